@@ -1,0 +1,59 @@
+"""Adapters and base networks on disk: a safetensors file with a JSON file beside it, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import load, save
+
+from sahfl.adapters import AdapterState
+from sahfl.atomic import write_atomic
+from sahfl.errors import AdapterError
+
+TENSORS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def save_tensors(path: Path, state: AdapterState, note: Mapping[str, Any] | None = None) -> None:
+    """Write tensors as safetensors, atomically; the same state and note give the same bytes.
+
+    Args:
+        path: file to write.
+        state: float32 tensors by name.
+        note: JSON values kept in the file's header.
+    """
+    # One metadata key only: safetensors writes several in random order, and equal states would give unequal files.
+    metadata = {"sahfl": json.dumps(note, sort_keys=True)} if note is not None else None
+    write_atomic(path, save({name: np.ascontiguousarray(value) for name, value in state.items()}, metadata))
+
+
+def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
+    """Read what ``save_tensors`` wrote.
+
+    Raises:
+        AdapterError: the file is missing, damaged, or holds another type than float32; the message names it.
+    """
+    try:
+        content = path.read_bytes()
+        state = load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        note = json.loads(metadata.get("sahfl", "{}"))
+    except OSError as error:
+        raise AdapterError(f"{path}: {error.strerror}") from error
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise AdapterError(f"{path}: is damaged or not safetensors") from error
+    if odd := [name for name, value in state.items() if value.dtype != np.float32]:
+        raise AdapterError(f"{path}: tensor {odd[0]!r} is {state[odd[0]].dtype}, expected float32")
+    return state, note
+
+
+def save_adapter(folder: Path, state: AdapterState, config: Mapping[str, Any]) -> None:
+    """Write an adapter folder: the tensors, and what they belong to (method, rank, base hash, study, fold, rounds)."""
+    save_tensors(folder / TENSORS, state)
+    write_atomic(folder / CONFIG, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")

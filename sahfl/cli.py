@@ -1,0 +1,109 @@
+"""The command ``sahfl``: parse, one library call, print. Results on stdout, progress and errors on stderr.
+
+Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sahfl.config import load_study
+from sahfl.errors import ConfigError, SahflError
+
+app = typer.Typer(
+    name="sahfl",
+    help="Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Datalist = Annotated[
+    Path | None, typer.Option(help="Datalist of NIfTI scans; takes the place of data.path in the study file.")
+]
+
+
+@app.callback()
+def _about() -> None:
+    """Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital."""
+
+
+@app.command()
+def simulate(
+    study: Annotated[Path | None, typer.Argument(help="Study file (YAML); not with --resume.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>-<time>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of an interrupted run to go on with.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")] = None,
+    datalist: Datalist = None,
+) -> None:
+    """Run a study as a simulated federation on this machine, to a report.
+
+    Example: sahfl simulate configs/demo.yaml
+
+    Example: sahfl simulate --resume runs/demo-20261122-140000
+    """
+    from sahfl.console import showing
+    from sahfl.federation.run_folder import RunFolder
+    from sahfl.simulation import simulate as run
+
+    if (study is None) == (resume is None):
+        raise ConfigError("simulate: expected either a study file or --resume RUN_DIR; see sahfl simulate -h")
+    if resume is not None:
+        if out is not None or datalist is not None:
+            raise ConfigError(
+                "simulate: --resume goes on with the run's own folder and data; leave out the other options"
+            )
+        folder = RunFolder.reopen(resume)
+    else:
+        assert study is not None
+        settings = load_study(study, datalist=datalist)
+        folder = RunFolder.create(out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}", settings)
+    try:
+        with showing(folder.study(), Console(stderr=True)):
+            report = run(folder, workers=workers)
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with: sahfl simulate --resume {folder.path}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(report)
+
+
+@app.command()
+def check(study: Annotated[Path, typer.Argument(help="Study file (YAML).")], datalist: Datalist = None) -> None:
+    """Check a study file and print it with every default filled in.
+
+    Example: sahfl check configs/demo.yaml
+    """
+    print(load_study(study, datalist=datalist).model_dump_json(indent=2))
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+    """Write the report of a finished run again, from its results.json.
+
+    Example: sahfl report runs/demo-20261122-140000
+    """
+    from sahfl.errors import RunError
+    from sahfl.federation.run_folder import RunFolder
+    from sahfl.report import write_report
+
+    results = RunFolder(run_dir).read_json("results.json")
+    if results is None:
+        raise RunError(f"{run_dir}: has no results.json; the run is not finished (sahfl simulate --resume {run_dir})")
+    print(write_report(results, run_dir))
+
+
+def main() -> None:
+    """Entry point: turn deliberate errors into one clear message and an exit code."""
+    try:
+        app()
+    except SahflError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,187 @@
+"""What a running simulation looks like: a live table in a terminal, one line per event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sahfl.config import Study, ZeroShot
+from sahfl.federation.events import Event, listening
+
+PREPARE_STEPS, EVALUATE_STEPS = 60, 15
+"""Work of preparing a site's data, and of evaluating a fold at a site, counted in training steps."""
+LINES_EVERY_S = 15.0
+"""A plain log repeats a site's state no more often than this."""
+
+
+@dataclass
+class SiteState:
+    """What is known of one site right now."""
+
+    doing: str = "waiting"
+    done: float = 0
+    total: float = 0
+    loss: float | None = None
+
+
+@dataclass
+class State:
+    """Everything that a display shows."""
+
+    study: Study
+    began: float = field(default_factory=time.monotonic)
+    stage: str = "starting"
+    round: str = ""
+    committed: str = ""
+    warning: str = ""
+    sites: dict[str, SiteState] = field(default_factory=dict)
+    done: float = 0
+    """Work done, in training steps, in this session."""
+    skipped: float = 0
+    """Work that an earlier session had done."""
+
+    def __post_init__(self) -> None:
+        names = (*self.study.pretrain.sites, *self.study.finetune.sites)
+        self.sites = {name: SiteState() for name in names}
+
+    @property
+    def total(self) -> float:
+        """All work of the study, in training steps."""
+        pretrain, finetune = self.study.pretrain, self.study.finetune
+        trained = sum(not isinstance(method, ZeroShot) for method in finetune.methods)
+        steps = self._round_steps("pretrain") * pretrain.rounds
+        steps += self._round_steps("") * finetune.rounds * finetune.folds * trained
+        evaluations = EVALUATE_STEPS * len(finetune.sites) * finetune.folds * len(finetune.methods)
+        return steps + evaluations + PREPARE_STEPS * len(self.sites)
+
+    def hear(self, event: Event) -> None:
+        """Take in an event."""
+        match event.kind:
+            case "stage":
+                self.stage, self.round = event.text, ""
+            case "round":
+                self.round = f"round {event.done:.0f} of {event.total:.0f}"
+            case "committed":
+                self.committed = f"{event.text}, round {event.done:.0f}: loss {event.loss:.3f}"
+                self.done += self._round_steps(event.text)
+            case "resumed":
+                self.skipped += self._round_steps(event.text) * event.done
+            case "evaluated":
+                self.done += EVALUATE_STEPS * len(self.study.finetune.sites)
+            case "failed_round":
+                self.warning = event.text
+            case "started":
+                self.sites[event.site] = SiteState(_doing(event.text))
+            case "step":
+                self.sites[event.site] = SiteState(_doing(event.text), event.done, event.total, event.loss)
+            case "finished":
+                before = self.sites[event.site]
+                self.done += PREPARE_STEPS if event.text == "query.describe" else 0
+                self.sites[event.site] = SiteState("waiting", loss=before.loss)
+            case "failed":
+                self.warning = f"{event.site}: {event.text}"
+                self.sites[event.site] = SiteState("failed")
+
+    def time_left(self) -> str:
+        """Estimated time to the end, from this session's pace."""
+        elapsed, left = time.monotonic() - self.began, self.total - self.done - self.skipped
+        running = sum(self._running(state) for state in self.sites.values())
+        if self.done + running < 0.02 * self.total:
+            return "time left: measuring"
+        return f"time left: about {_clock(elapsed * max(0.0, left - running) / (self.done + running))}"
+
+    def _running(self, state: SiteState) -> float:
+        return state.done if state.doing == "training" else 0.0
+
+    def _round_steps(self, cell: str) -> int:
+        stage = self.study.pretrain if cell == "pretrain" else self.study.finetune
+        return stage.local.steps * len(stage.sites)
+
+
+@contextmanager
+def showing(study: Study, console: Console) -> Iterator[None]:
+    """Show all events while the block runs: live in a terminal, as plain lines elsewhere."""
+    state = State(study)
+    if not console.is_terminal:
+        with listening(_plain(state, console)):
+            yield
+        return
+    with Live(console=console, get_renderable=lambda: _picture(state), refresh_per_second=4), listening(state.hear):
+        yield
+
+
+def _picture(state: State) -> RenderableType:
+    head = Text.assemble(
+        (state.study.name, "bold"), "  ", (state.stage, "cyan"), "  ", state.round, "\n",
+        f"elapsed {_clock(time.monotonic() - state.began)}   {state.time_left()}",
+    )  # fmt: skip
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("site", "state", "", "done", "loss"):
+        table.add_column(title)
+    for name, site in state.sites.items():
+        bar = ProgressBar(total=site.total or 1, completed=site.done, width=24)
+        count = f"{site.done:.0f} / {site.total:.0f}" if site.total else ""
+        table.add_row(name, site.doing, bar, count, "" if site.loss is None else f"{site.loss:.3f}")
+    rows: list[RenderableType] = [head, table]
+    if state.committed:
+        rows.append(Text(f"last commit: {state.committed}", "dim"))
+    if state.warning:
+        rows.append(Text(f"warning: {state.warning}", "yellow"))
+    return Group(*rows)
+
+
+def _plain(state: State, console: Console) -> Callable[[Event], None]:
+    """One line per event that matters; steps are thinned out."""
+    last: dict[str, float] = {}
+
+    def hear(event: Event) -> None:
+        state.hear(event)
+        now = time.monotonic()
+        if event.kind == "step" and now - last.get(event.site, state.began) < LINES_EVERY_S:
+            return
+        last[event.site] = now
+        if line := _line(event, state):
+            console.print(f"{_clock(now - state.began)}  {line}", highlight=False, markup=False, soft_wrap=True)
+
+    return hear
+
+
+def _line(event: Event, state: State) -> str:
+    loss = "" if event.loss is None else f", loss {event.loss:.3f}"
+    match event.kind:
+        case "stage":
+            return event.text
+        case "committed":
+            return f"{event.text}, round {event.done:.0f} of {event.total:.0f} committed{loss}; {state.time_left()}"
+        case "resumed":
+            return f"{event.text}: resumed after round {event.done:.0f} of {event.total:.0f}"
+        case "step":
+            return f"{event.site}: {_doing(event.text)} {event.done:.0f} of {event.total:.0f}{loss}"
+        case "failed":
+            return f"warning: {event.site}: {event.text}"
+        case "failed_round":
+            return f"warning: {event.text}"
+    return ""
+
+
+def _doing(text: str) -> str:
+    words = {
+        "train": "training",
+        "evaluate": "evaluating",
+        "data": "preparing data",
+        "query.describe": "preparing data",
+    }
+    return words.get(text, "working")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""Scans at a site: datalists and folds, CT volumes, checks, multi-view slices, and the phantom cohort."""

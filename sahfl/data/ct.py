@@ -1,0 +1,171 @@
+"""CT volumes: from a NIfTI file to Hounsfield units on the grid that the network sees, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from sahfl.data.manifest import Case
+from sahfl.errors import DataError
+
+AIR_HU = -1000.0
+HEAD_HU = -300.0
+"""Above this, a voxel belongs to the head (or the headrest), not to the air around it."""
+AFFINE_TOLERANCE_MM = 1e-3
+
+
+class ScanProblem(DataError):
+    """A scan that breaks a rule; ``rule`` is the rule's name in the site's check report."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(text)
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One CT volume and its annotation, axes (x, y, z) from right to left, back to front, foot to head (RAS+)."""
+
+    image: NDArray[np.float32]
+    """(X, Y, Z), HU."""
+    label: NDArray[np.bool_]
+    """(X, Y, Z), True where there is blood of any kind."""
+    affine: NDArray[np.float64]
+    """(4, 4), voxel index to mm."""
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in mL: the determinant of the affine, so oblique scans are right too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along x, y, z in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def volume_ml(self) -> float:
+        """Annotated volume in mL."""
+        return float(self.label.sum()) * self.voxel_ml
+
+
+def read_scan(case: Case) -> Scan:
+    """Read a case's image and annotation, both turned to RAS+.
+
+    Raises:
+        ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
+    """
+    image, label = _open(case, "image"), _open(case, "label")
+    if len(image.shape) != 3:
+        raise ScanProblem("not_3d", f"case {case.id}: image has shape {image.shape}, expected three dimensions")
+    if image.shape != label.shape:
+        raise ScanProblem("shape", f"case {case.id}: label has shape {label.shape}, the image has {image.shape}")
+    if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
+        raise ScanProblem("affine", f"case {case.id}: label and image lie at different places (their affines differ)")
+    image, label = nibabel.as_closest_canonical(image), nibabel.as_closest_canonical(label)
+    hounsfield, classes = _voxels(case, "image", image), _voxels(case, "label", label)
+    if not np.isfinite(hounsfield).all():
+        raise ScanProblem("not_finite", f"case {case.id}: image holds NaN or infinite voxels")
+    if not np.array_equal(classes, np.rint(classes)) or classes.min() < 0 or classes.max() > 255:
+        raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
+    return Scan(hounsfield, classes > 0, np.asarray(image.affine, np.float64))
+
+
+def _open(case: Case, which: str) -> Any:
+    path = case.image if which == "image" else case.label
+    try:
+        return nibabel.load(path)
+    except FileNotFoundError as error:
+        raise ScanProblem("missing", f"case {case.id}: the {which} file is missing") from error
+    except PermissionError as error:
+        raise ScanProblem("permission", f"case {case.id}: no permission to read the {which} file") from error
+    except (OSError, ImageFileError, ValueError) as error:
+        raise ScanProblem("unreadable", f"case {case.id}: the {which} file is not readable NIfTI") from error
+
+
+def _voxels(case: Case, which: str, image: Any) -> NDArray[np.float32]:
+    try:
+        return np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError) as error:  # a truncated .nii.gz opens, and fails only here
+        raise ScanProblem("unreadable", f"case {case.id}: the {which} file is truncated or damaged") from error
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the grid lies in a scan: enough to bring a prediction back to the scan's own voxels."""
+
+    scan_shape: tuple[int, int, int]
+    resized: tuple[int, int]
+    """In-plane pixels of the whole scan at the grid's spacing."""
+    start: tuple[int, int]
+    """First pixel of the grid within the resized slice; negative where the grid reaches beyond the scan."""
+
+
+def to_grid(
+    scan: Scan, *, spacing_mm: float, size: tuple[int, int]
+) -> tuple[NDArray[np.int16], NDArray[np.bool_], Placement]:
+    """Resample a scan in-plane and cut out the field around the head's centre; slices stay where they are.
+
+    Shrinking averages over the source pixels (anti-aliased bilinear), so thin blood fades instead of vanishing between
+    samples.
+
+    Args:
+        scan: as read.
+        spacing_mm: pixel size of the result.
+        size: pixels of the result along x and y.
+
+    Returns:
+        Image (x, y, Z) in HU, annotation (x, y, Z), and the placement for ``from_grid``.
+    """
+    resized = tuple(
+        max(1, round(n * s / spacing_mm)) for n, s in zip(scan.image.shape[:2], scan.spacing_mm[:2], strict=True)
+    )
+    image, label = _resize(scan.image, resized), _resize(scan.label.astype(np.float32), resized)
+    start = tuple(c - n // 2 for c, n in zip(_head_centre(image), size, strict=True))
+    placement = Placement(scan.image.shape, (resized[0], resized[1]), (start[0], start[1]))
+    hounsfield = np.clip(np.rint(_cut(image, start, size, AIR_HU)), -2048, 4095).astype(np.int16)
+    return hounsfield, _cut(label, start, size, 0.0) >= 0.5, placement
+
+
+def from_grid(values: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+    """Bring values (x, y, Z) on the grid back to the scan's own voxels (X, Y, Z); zero outside the grid."""
+    start = (-placement.start[0], -placement.start[1])
+    whole = _cut(values, start, placement.resized, 0.0)
+    return _resize(whole, placement.scan_shape[:2])
+
+
+def _resize(volume: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    if volume.shape[:2] == tuple(size):
+        return volume
+    slices = torch.from_numpy(np.ascontiguousarray(volume.transpose(2, 0, 1)))[:, None]
+    resized = functional.interpolate(slices, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return resized[:, 0].numpy().transpose(1, 2, 0)
+
+
+def _head_centre(image: NDArray[np.float32]) -> tuple[int, int]:
+    head = image > HEAD_HU
+    if not head.any():
+        return image.shape[0] // 2, image.shape[1] // 2
+    x, y = (np.flatnonzero(head.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+    return int(x[0] + x[-1] + 1) // 2, int(y[0] + y[-1] + 1) // 2
+
+
+def _cut(
+    volume: NDArray[np.float32], start: tuple[int, ...], size: tuple[int, ...], fill: float
+) -> NDArray[np.float32]:
+    result = np.full((*size, volume.shape[2]), fill, np.float32)
+    source, target = [], []
+    for begin, wanted, available in zip(start, size, volume.shape[:2], strict=True):
+        low, high = max(begin, 0), max(min(begin + wanted, available), max(begin, 0))
+        source.append(slice(low, high))
+        target.append(slice(low - begin, high - begin))
+    result[tuple(target)] = volume[tuple(source)]
+    return result

@@ -1,0 +1,127 @@
+"""The cases of a site: which files, which patient, which fold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sahfl.errors import DataError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT volume with its annotation. ``id`` is what logs show; the patient and the paths stay in this process."""
+
+    id: str
+    """``<site>-0007``: the position in the site's datalist."""
+    image: Path
+    label: Path
+    patient: str
+    fold: int | None = None
+    """The datalist's own fold of this case, if it names one."""
+
+
+def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
+    """The cases of one site, in the datalist's order.
+
+    The file is JSON: ``{"sites": {site: [{"image", "label", "patient", "fold"?}, ...]}}``, with image and label
+    relative to the file's folder.
+
+    Raises:
+        DataError: the file cannot be read, has no such site, or an entry lacks a key; the message names the entry.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not JSON"
+        raise DataError(f"datalist {path}: {reason}") from error
+    sites = content.get("sites") if isinstance(content, dict) else None
+    if not isinstance(sites, dict) or site not in sites:
+        known = ", ".join(sorted(sites)) if isinstance(sites, dict) else "no 'sites' mapping"
+        raise DataError(f"datalist {path}: has no site {site!r} (it has: {known})")
+    if not isinstance(sites[site], list) or not sites[site]:
+        raise DataError(f"datalist {path}, site {site!r}: expected a list with at least one case")
+    return tuple(_case(entry, path, site, index) for index, entry in enumerate(sites[site]))
+
+
+def datalist_sites(path: Path) -> tuple[str, ...]:
+    """Names of the sites in a datalist, without reading the cases.
+
+    Raises:
+        DataError: the file cannot be read or has no ``sites``.
+    """
+    try:
+        return tuple(json.loads(path.read_text(encoding="utf-8"))["sites"])
+    except OSError as error:
+        raise DataError(f"datalist {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"datalist {path}: expected JSON with a 'sites' mapping") from error
+
+
+def _case(entry: Any, path: Path, site: str, index: int) -> Case:
+    where = f"datalist {path}, site {site!r}, case {index}"
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: got {type(entry).__name__}, expected a mapping with image, label and patient")
+    if missing := [key for key in ("image", "label", "patient") if not isinstance(entry.get(key), str)]:
+        raise DataError(f"{where}: expected text under {', '.join(missing)}")
+    fold = entry.get("fold")
+    if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
+        raise DataError(f"{where}: fold must be a whole number, got {fold!r}")
+    image, label = path.parent / entry["image"], path.parent / entry["label"]
+    return Case(f"{site}-{index:04d}", image, label, entry["patient"], fold)
+
+
+def pseudonym(patient: str, salt: str) -> str:
+    """A salted hash of the patient id (16 hex digits); the same patient has another one in another study."""
+    return hashlib.sha256(f"{salt}\x1f{patient}".encode()).hexdigest()[:16]
+
+
+def assign_folds(volumes_ml: Mapping[str, float], *, n_folds: int, salt: str) -> dict[str, int]:
+    """Fold of every patient, stratified by hemorrhage volume.
+
+    Patients are ordered by volume and cut into blocks of ``n_folds``; within a block, the salted hash of the patient
+    id decides who goes to which fold.
+
+    Guarantees: every patient has exactly one fold; the folds' sizes differ by at most one; the result depends on the
+    patients and the salt only, not on their order.
+
+    Args:
+        volumes_ml: annotated volume per patient (summed over the patient's scans).
+        n_folds: number of folds.
+        salt: the study's; another study gets other folds.
+    """
+    ordered = sorted(volumes_ml, key=lambda patient: (volumes_ml[patient], pseudonym(patient, salt)))
+    folds: dict[str, int] = {}
+    for start in range(0, len(ordered), n_folds):
+        block = ordered[start : start + n_folds]
+        shuffled = sorted(block, key=lambda patient: pseudonym(patient, f"{salt} fold"))
+        places = range(n_folds) if len(block) == n_folds else _drawn_folds(n_folds, block, salt)
+        folds |= dict(zip(shuffled, places, strict=False))
+    return folds
+
+
+def _drawn_folds(n_folds: int, block: list[str], salt: str) -> list[int]:
+    """An order of the folds for a last, incomplete block; without it fold 0 would be the largest at every site."""
+    return sorted(range(n_folds), key=lambda fold: pseudonym(f"{fold} {block[0]}", salt))
+
+
+def declared_folds(cases: Iterable[Case], *, n_folds: int) -> dict[str, int] | None:
+    """Folds that the datalist itself names, or None where it names none.
+
+    Raises:
+        DataError: only some cases name a fold, a fold is outside the study's, or a patient would be in two folds.
+    """
+    cases = tuple(cases)
+    if all(case.fold is None for case in cases):
+        return None
+    folds: dict[str, int] = {}
+    for case in cases:
+        if case.fold is None or not 0 <= case.fold < n_folds:
+            raise DataError(f"case {case.id}: got fold {case.fold}, expected 0 to {n_folds - 1} for every case or none")
+        if folds.setdefault(case.patient, case.fold) != case.fold:
+            raise DataError(f"case {case.id}: its patient is also in fold {folds[case.patient]}, expected one fold")
+    return folds

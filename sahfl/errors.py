@@ -1,0 +1,45 @@
+"""Every error that sahfl raises on purpose.
+
+    SahflError              caught once, in the command line: one clear line, no traceback
+    ├── ConfigError         a study or site file is wrong                        exit code 2
+    ├── DataError           a scan, mask or datalist cannot be used              exit code 2
+    ├── AdapterError        an adapter does not fit the network or the study     exit code 2
+    ├── PayloadError        a site's reply is refused (dropped for the round)
+    ├── RunError            a run cannot start or resume from what is on disk    exit code 2
+    └── RunFailed           a run ended without its result                       exit code 3
+
+Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
+the machine that raised them: a peer only ever sees the class name (``federation.client_app``).
+"""
+
+
+class SahflError(Exception):
+    """Base of all deliberate errors."""
+
+    exit_code = 2
+
+
+class ConfigError(SahflError):
+    """A YAML file has problems; the message lists all of them."""
+
+
+class DataError(SahflError):
+    """A scan, mask or datalist cannot be used."""
+
+
+class AdapterError(SahflError):
+    """An adapter does not fit the network, the base or the study."""
+
+
+class PayloadError(SahflError):
+    """What a peer sent does not fit what was asked for."""
+
+
+class RunError(SahflError):
+    """A run folder cannot be used: it belongs to another study, or holds no state to resume."""
+
+
+class RunFailed(SahflError):
+    """A run ended without its result, for example below the quorum of sites."""
+
+    exit_code = 3

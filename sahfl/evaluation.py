@@ -1,0 +1,48 @@
+"""Evaluation at a site: every held-out case is segmented and scored; none is left out silently."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from sahfl.config import View, ViewsConfig
+from sahfl.data.ct import Scan
+from sahfl.data.views import CaseViews, fuse, slab, windows
+from sahfl.statistics import CaseResult
+
+BATCH_SLICES = 16
+
+
+@torch.no_grad()
+def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
+    """Probability of blood on the scan's own voxels, (X, Y, Z): every slice of every view, fused.
+
+    Slices of a view have one size, so the network sees them whole; there is no sliding window.
+    """
+    net.eval()
+    probabilities: dict[View, NDArray[np.float32]] = {}
+    for view, stack in case.stacks.items():
+        parts = []
+        for start in range(0, len(stack.image), BATCH_SLICES):
+            indices = range(start, min(start + BATCH_SLICES, len(stack.image)))
+            slabs = torch.from_numpy(np.stack([slab(stack, index, config.neighbours) for index in indices]))
+            parts.append(torch.sigmoid(net(windows(slabs, config.windows_hu)))[:, 0].numpy())
+        probabilities[view] = np.concatenate(parts)
+    return fuse(probabilities, case, config)
+
+
+def score(predicted: NDArray[np.bool_], scan: Scan, *, key: str) -> CaseResult:
+    """Compare a predicted mask with the annotation, both (X, Y, Z) on the scan's own voxels.
+
+    Dice is 2 |A and B| / (|A| + |B|); 0 for a prediction on a case without blood, None where both are empty (the
+    statistics count that separately).
+    """
+    common, total = int((predicted & scan.label).sum()), int(predicted.sum()) + int(scan.label.sum())
+    return CaseResult(
+        key=key,
+        volume_ml=scan.volume_ml,
+        predicted_ml=float(predicted.sum()) * scan.voxel_ml,
+        dice=2 * common / total if total else None,
+    )

@@ -1,0 +1,164 @@
+"""The site's app: answers describe, install_base, train and evaluate; the same in a simulation and in a hospital.
+
+What leaves: counts (describe); the exchanged tensors with the number of volumes, the loss and the seconds (train);
+sums (evaluate). An error leaves as the name of its class; its text, which may name files, stays in the site's log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import wraps
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from sahfl.adapters import state
+from sahfl.adapters.attach import merge
+from sahfl.config import SiteConfig
+from sahfl.data.sampler import SliceSampler
+from sahfl.errors import PayloadError
+from sahfl.evaluation import predict, score
+from sahfl.federation import protocol
+from sahfl.federation.events import Event, emit
+from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
+from sahfl.federation.protocol import Task
+from sahfl.federation.site import Site, load_scan, load_views
+from sahfl.model import MultiViewUNet
+from sahfl.payload import Header
+from sahfl.seeds import derive_seed
+from sahfl.statistics import CaseResult, EvaluationSums
+from sahfl.training import Schedule, train
+
+log = logging.getLogger(__name__)
+app = ClientApp()
+Answer = Callable[[Site, RecordDict], RecordDict]
+
+
+class SiteFailure(Exception):
+    """What the server sees of an error at a site: the name of its class."""
+
+
+def answering(answer: Answer) -> Callable[[Message, Context], Message]:
+    """Turn an answer into a Flower handler that logs what happened and keeps error texts at the site."""
+
+    @wraps(answer)
+    def handler(message: Message, context: Context) -> Message:
+        site = Site(SiteConfig.model_validate_json(str(context.node_config["site"])))
+        began = time.monotonic()
+        try:
+            content = answer(site, message.content)
+        except Exception as error:
+            log.exception("event=failed what=%s error=%s", answer.__name__, type(error).__name__)
+            raise SiteFailure(type(error).__name__) from None
+        seconds = time.monotonic() - began
+        log.info(
+            "event=answered what=%s bytes_out=%d seconds=%.2f", answer.__name__, protocol.n_bytes(content), seconds
+        )
+        return Message(content, reply_to=message)
+
+    return handler
+
+
+def describe(site: Site, content: RecordDict) -> RecordDict:
+    """Prepare and check the data, and answer with counts."""
+    task = protocol.read_task(content)
+    site.prepare(lambda done, total: emit(Event("step", "data", site.config.name, done, total)))
+    description = site.describe(n_folds=task.folds, seed=task.seed)
+    log.info("event=described %s", " ".join(f"{key}={value}" for key, value in description.model_dump().items()))
+    return protocol.description_reply(description)
+
+
+def install_base(site: Site, content: RecordDict) -> RecordDict:
+    """Keep the base network that later tasks name by its hash."""
+    task, header = protocol.read_task(content), _header(content)
+    like = state.read(whole_network(task.views, task.model, task.seed))
+    site.install_base(protocol.read_state(content, like=like), header.base)
+    return RecordDict({"header": ConfigRecord(header.as_dict())})
+
+
+def train_round(site: Site, content: RecordDict) -> RecordDict:
+    """Train on the site's own cases from the state received, and answer with the new state."""
+    task, header, began = protocol.read_task(content), _header(content), time.monotonic()
+    if task.local is None or not 1 <= task.round <= task.rounds:
+        raise PayloadError(f"task: got round {task.round} of {task.rounds}, expected settings of a training round")
+    net = _network(site, task, header)
+    state.load(net, protocol.read_state(content, like=state.read(net)))
+    cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
+    sampler = SliceSampler(
+        [load_views(case, task.views) for case in cases],
+        task.views,
+        batch_size=task.local.batch_size,
+        foreground_share=task.local.foreground_share,
+        seed=derive_seed(task.seed, task.stage, header.method, task.fold, task.round, site.config.name),
+    )
+    schedule = Schedule(task.learning_rate, task.local.weight_decay, task.local.steps, task.round, task.rounds)
+    loss = train(
+        net,
+        sampler,
+        schedule,
+        on_step=lambda done, total, loss: emit(Event("step", "train", site.config.name, done, total, loss)),
+    )
+    log.info(
+        "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",
+        *(task.stage, header.method, task.fold, task.round, len(cases), loss),
+    )
+    seconds = time.monotonic() - began
+    return protocol.train_reply(header, state.read(net), n_volumes=len(cases), loss=loss, seconds=seconds)
+
+
+def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
+    """Segment and score the held-out cases, and answer with sums."""
+    task, header = protocol.read_task(content), _header(content)
+    if task.evaluation is None:
+        raise PayloadError("task: has no settings for evaluation")
+    net = _network(site, task, header)
+    if header.method != "zero_shot":
+        state.load(net, protocol.read_state(content, like=state.read(net)))
+    merge(net)
+    results = _score_cases(site, task, net)
+    site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | vars(r) for case, r in results])
+    sums = EvaluationSums.of(
+        [result for _, result in results],
+        edges_ml=task.evaluation.volume_edges_ml,
+        replicates=task.evaluation.replicates,
+        seed=task.seed,
+    )
+    return protocol.evaluation_reply(header, sums.to_array())
+
+
+def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, CaseResult]]:
+    assert task.evaluation is not None
+    keys = site.patient_keys(task.seed)
+    cases = site.held_out_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
+    results = []
+    for done, item in enumerate(cases, start=1):
+        probability = predict(net, load_views(item, task.views), task.views)
+        mask = probability >= task.evaluation.threshold
+        results.append((item.case.id, score(mask, load_scan(item), key=keys[item.case.patient])))
+        emit(Event("step", "evaluate", site.config.name, done, len(cases)))
+    return results
+
+
+def _network(site: Site, task: Task, header: Header) -> MultiViewUNet:
+    if task.stage == "pretrain":
+        return whole_network(task.views, task.model, task.seed)
+    base = site.base(header.base)
+    if task.method is None or task.method.method == "zero_shot":
+        return base_network(task.views, task.model, base)
+    return fine_tuned_network(task.views, task.model, base, task.method, task.seed)
+
+
+def _header(content: RecordDict) -> Header:
+    header = protocol.read_header(content)
+    try:
+        return Header(**header)
+    except TypeError as error:
+        raise PayloadError("header: has missing or unknown fields") from error
+
+
+app.query("describe")(answering(describe))
+app.query("install_base")(answering(install_base))
+app.train()(answering(train_round))
+app.evaluate()(answering(evaluate_fold))

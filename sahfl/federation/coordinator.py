@@ -1,0 +1,202 @@
+"""The coordinator of a study: describe the sites, pretrain, fine-tune fold by fold, evaluate, report.
+
+Every step asks the run folder first what is done already, so that starting again is resuming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from sahfl.adapters import AdapterState, state
+from sahfl.adapters.files import save_adapter, save_tensors
+from sahfl.config import CpLora, Method, Study, TrainedMethod, ZeroShot
+from sahfl.errors import PayloadError, RunFailed
+from sahfl.federation import protocol
+from sahfl.federation.events import Event, emit
+from sahfl.federation.networks import fine_tuned_network, whole_network
+from sahfl.federation.protocol import SiteDescription, Task
+from sahfl.federation.results import collect
+from sahfl.federation.rounds import Cell, Member, Roster, exchange, needed, reason_of, run_cell
+from sahfl.federation.run_folder import RunFolder
+from sahfl.payload import Header, digest
+from sahfl.report import write_report
+from sahfl.statistics import EvaluationSums
+
+
+class Coordinator:
+    """One run of one study.
+
+    Args:
+        grid: how messages reach the sites.
+        folder: the run on disk.
+        nodes: site name of each node.
+    """
+
+    def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str]) -> None:
+        self._grid, self._folder = grid, folder
+        self._node_of = {site: node for node, site in nodes.items()}
+        self._study: Study = folder.study()
+        self._fingerprint = self._study.fingerprint()
+        self._roster: Roster = {}
+        self._base: AdapterState = {}
+        self._base_hash = ""
+
+    def run(self) -> None:
+        """Do all stages; each continues at what is committed.
+
+        Raises:
+            RunFailed: a stage stayed below its quorum of sites.
+        """
+        self._folder.note({"event": "resumed" if self._folder.journal() else "started", "at": _now()})
+        self._describe_sites()
+        self._pretrain()
+        self._install_base()
+        for method in self._study.finetune.methods:
+            for fold in range(self._study.finetune.folds):
+                final = {} if isinstance(method, ZeroShot) else self._fine_tune(method, fold)
+                self._evaluate(method, fold, final)
+        self._folder.note({"event": "finished", "at": _now()})
+        descriptions = {site: member.description for site, member in self._roster.items()}
+        results = collect(self._folder, self._study, descriptions, self._base)
+        self._folder.write_json("results.json", results)
+        emit(Event("stage", "writing the report"))
+        write_report(results, self._folder.path)
+
+    # ------------------------------------------------------------------------------------------- sites
+
+    def _describe_sites(self) -> None:
+        emit(Event("stage", "preparing and checking the sites' data"))
+        content = protocol.request(self._task("finetune"), self._header("finetune", "describe", -1), {})
+        roster: dict[str, Member] = {}
+        for site, reply in self._ask(dict.fromkeys(self._node_of, content), protocol.DESCRIBE).items():
+            try:
+                description = self._read_description(site, reply)
+            except PayloadError as error:
+                self._folder.note({"event": "site_out", "site": site, "reason": str(error)})
+                emit(Event("failed", str(error), site))
+                continue
+            roster[site] = Member(self._node_of[site], description)
+        self._roster = roster
+        self._require_quorum("pretrain", self._study.pretrain.sites)
+        self._require_quorum("finetune", self._study.finetune.sites)
+
+    def _read_description(self, site: str, reply: Message | None) -> SiteDescription:
+        if reason := reason_of(reply, self._study.rounds.deadline_s):
+            raise PayloadError(reason)
+        assert reply is not None
+        description = protocol.read_description(reply.content)
+        if description.site != site or len(description.fold_sizes) != self._study.finetune.folds:
+            raise PayloadError(f"describes site {description.site[:40]!r}, expected {site!r} with the study's folds")
+        return description
+
+    def _require_quorum(self, stage: str, sites: tuple[str, ...]) -> None:
+        absent = [site for site in sites if site not in self._roster]
+        quorum, present = needed(self._study.rounds, len(sites)), len(sites) - len(absent)
+        if present < quorum:
+            found = f"got {present} of {len(sites)} sites, expected at least {quorum}"
+            raise RunFailed(f"{stage}: {found}; out: {', '.join(absent)} (see each site's log and the journal)")
+
+    def _ask(self, contents: Mapping[str, RecordDict], message_type: str) -> dict[str, Message | None]:
+        nodes = {site: self._node_of[site] for site in contents}
+        deadline_s = self._study.rounds.deadline_s
+        replies = exchange(self._grid, contents, message_type, nodes=nodes, deadline_s=deadline_s)
+        return {site: replies.get(site) for site in contents}
+
+    # ------------------------------------------------------------------------------------------- stages
+
+    def _pretrain(self) -> None:
+        emit(Event("stage", "pretraining"))
+        study, config = self._study, self._study.pretrain
+        task = self._task("pretrain").model_copy(
+            update={"rounds": config.rounds, "learning_rate": config.learning_rate, "local": config.local}
+        )
+        start = state.read(whole_network(study.views, study.model, study.seed))
+        cell = Cell("pretrain", task, self._header("pretrain", "pretrain", -1), config.sites)
+        self._base = self._run_cell(cell, start)
+        self._base_hash = digest(self._base)
+        save_tensors(self._folder.path / "base" / "base.safetensors", self._base, {"sha256": self._base_hash})
+
+    def _install_base(self) -> None:
+        content = protocol.request(self._task("finetune"), self._header("finetune", "base", -1), self._base)
+        sites = [site for site in self._study.finetune.sites if site in self._roster]
+        for site, reply in self._ask(dict.fromkeys(sites, content), protocol.INSTALL_BASE).items():
+            if reason := reason_of(reply, self._study.rounds.deadline_s):
+                self._folder.note({"event": "base_not_installed", "site": site, "reason": reason})
+
+    def _fine_tune(self, method: TrainedMethod, fold: int) -> AdapterState:
+        emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
+        study, config = self._study, self._study.finetune
+        start = state.read(fine_tuned_network(study.views, study.model, self._base, method, study.seed))
+        task = self._task("finetune", method, fold).model_copy(
+            update={"rounds": config.rounds, "learning_rate": method.learning_rate, "local": config.local}
+        )
+        cell = Cell(f"{method.id}/fold-{fold}", task, self._header("finetune", method.id, fold), config.sites)
+        final = self._run_cell(cell, start)
+        save_adapter(self._folder.path / "adapters" / cell.key, final, self._adapter_config(method, fold, final))
+        return final
+
+    def _run_cell(self, cell: Cell, start: AdapterState) -> AdapterState:
+        config = self._study.rounds
+        return run_cell(self._grid, cell, start, roster=self._roster, config=config, folder=self._folder)
+
+    def _adapter_config(self, method: TrainedMethod, fold: int, final: AdapterState) -> dict[str, Any]:
+        config = {
+            "method": method.method,
+            "base_sha256": self._base_hash,
+            "sha256": digest(final),
+            "study": self._study.name,
+            "fingerprint": self._fingerprint,
+            "fold": fold,
+            "rounds": self._study.finetune.rounds,
+            "parameters": sum(value.size for value in final.values()),
+        }
+        return config | ({"rank": method.rank, "alpha": method.alpha} if isinstance(method, CpLora) else {})
+
+    def _evaluate(self, method: Method, fold: int, final: AdapterState) -> None:
+        name = f"evaluation/{method.id}/fold-{fold}.json"
+        known = self._folder.read_json(name) or {"sums": {}, "missing": {}}
+        sites = [site for site in self._study.finetune.sites if site in self._roster and site not in known["sums"]]
+        emit(Event("stage", f"evaluating, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
+        header = self._header("finetune", method.id, fold)
+        task = self._task("finetune", method, fold).model_copy(update={"evaluation": self._study.evaluation})
+        content = protocol.request(task, header, final)
+        missing: dict[str, str] = {}
+        for site, reply in self._ask(dict.fromkeys(sites, content), protocol.EVALUATE).items():
+            try:
+                known["sums"][site] = self._read_sums(reply, header)
+            except PayloadError as error:
+                missing[site] = str(error)
+        for site, reason in missing.items():
+            self._folder.note(
+                {"event": "not_evaluated", "method": method.id, "fold": fold, "site": site, "reason": reason}
+            )
+        self._folder.write_json(name, {"sums": known["sums"], "missing": missing})
+        emit(Event("evaluated", f"{method.id}/fold-{fold}"))
+
+    def _read_sums(self, reply: Message | None, header: Header) -> list[float]:
+        if reason := reason_of(reply, self._study.rounds.deadline_s):
+            raise PayloadError(reason)
+        assert reply is not None
+        array = protocol.read_evaluation_reply(reply.content, header=header)
+        config = self._study.evaluation
+        EvaluationSums.from_array(array, n_strata=len(config.volume_edges_ml) + 1, replicates=config.replicates)
+        return [float(value) for value in array]
+
+    # ------------------------------------------------------------------------------------------- requests
+
+    def _task(self, stage: str, method: Method | None = None, fold: int = -1) -> Task:
+        study = self._study
+        settings = {"stage": stage, "seed": study.seed, "views": study.views, "model": study.model}
+        return Task.model_validate(settings | {"folds": study.finetune.folds, "fold": fold, "method": method})
+
+    def _header(self, stage: str, method: str, fold: int) -> Header:
+        return Header(self._fingerprint, stage=stage, method=method, fold=fold, round=0, base=self._base_hash)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

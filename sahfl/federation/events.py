@@ -1,0 +1,47 @@
+"""What is going on right now, for whoever shows it: the simulation's display, a daemon's status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "stage", "round", "committed", "resumed", "evaluated", "failed_round", "started", "step", "finished", "failed"
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    ``stage``, ``round``, ``committed``, ``resumed``, ``evaluated`` and ``failed_round`` come from the server's app;
+    ``started``, ``step``, ``finished`` and ``failed`` are about one site.
+    """
+
+    kind: Kind
+    text: str = ""
+    site: str = ""
+    done: float = 0
+    total: float = 0
+    loss: float | None = None
+
+
+_listeners: list[Callable[[Event], None]] = []
+
+
+def emit(event: Event) -> None:
+    """Tell every listener of this process."""
+    for listener in _listeners:
+        listener(event)
+
+
+@contextmanager
+def listening(listener: Callable[[Event], None]) -> Iterator[None]:
+    """Hear all events of this process while the block runs."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

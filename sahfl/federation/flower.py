@@ -1,0 +1,49 @@
+"""The only module that touches private parts of flwr 1.41; ``tests/federation/test_flower.py`` is its contract.
+
+Flower's public ``Message`` reads the identity of the running task from a private class when it is created outside a
+Flower runtime, and leaves the message id to the SuperLink. A grid of our own has to do both.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+SERVER_NODE_ID = 1
+
+
+def enter_run(run_id: int, node_id: int = SERVER_NODE_ID) -> None:
+    """Say which run and node the messages made in this process belong to; Flower's own chatter is turned down."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, 1
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+def new_run_id() -> int:
+    """A random run id that fits Flower's signed 64 bits."""
+    return uuid.uuid4().int >> 65
+
+
+def empty_run(run_id: int) -> Run:
+    """The run object that ``Grid.run`` has to return."""
+    return Run.create_empty(run_id)
+
+
+def new_message(content: RecordDict, node_id: int, message_type: str, group_id: str, ttl: float | None) -> Message:
+    """A message to a node."""
+    return Message(content, node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+def give_id(message: Message) -> str:
+    """Give a message its id, as the SuperLink would."""
+    message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
+    return message.metadata.message_id
+
+
+def error_reply(request: Message, reason: str) -> Message:
+    """The reply that stands for a site that could not answer."""
+    return Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=request)

@@ -1,0 +1,283 @@
+"""LocalGrid: Flower's Grid on one machine, with spawned worker processes that run the site's app."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from sahfl.config import SiteConfig
+from sahfl.errors import RunFailed
+from sahfl.federation import flower
+from sahfl.federation.events import Event, emit, listening
+
+FIRST_NODE_ID = 100
+STOP_S = 1.0
+"""How long idle workers may take to end by themselves before they are killed."""
+
+
+@dataclass
+class Worker:
+    """A process that runs one message at a time."""
+
+    process: BaseProcess
+    connection: Connection
+    ready: bool = False
+    message: Message | None = None
+
+
+class LocalGrid(Grid):
+    """Runs a site's app for any number of sites in a few worker processes.
+
+    Guarantees: a site has at most one message in work; a worker that raises or dies gives an error reply for that one
+    site and is replaced; results do not depend on the number of workers (each computes with one thread); leaving the
+    block ends every worker, at once if it is left by an exception. Workers also end when this process dies.
+
+    Args:
+        sites: the sites' own configurations; node ids count from 100 in this order.
+        workers: number of processes.
+        logs: folder for one log file per site.
+
+    Raises:
+        RunFailed: a worker process cannot start (out of memory, broken installation).
+    """
+
+    def __init__(self, sites: Iterable[SiteConfig], *, workers: int, logs: Path) -> None:
+        self._run_id = flower.new_run_id()
+        flower.enter_run(self._run_id)
+        self._sites = {FIRST_NODE_ID + index: site for index, site in enumerate(sites)}
+        self._n_workers, self._logs = workers, logs
+        self._workers: list[Worker] = []
+        self._queue: deque[Message] = deque()
+        self._replies: dict[str, Message] = {}
+        self._run = flower.empty_run(self._run_id)
+
+    def __enter__(self) -> Self:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for _ in range(self._n_workers):
+            self._spawn()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.connection.close()  # an idle worker ends at the end of its input
+            if kind is not None or worker.message is not None:
+                worker.process.kill()
+        end = time.monotonic() + STOP_S
+        for worker in self._workers:
+            worker.process.join(max(0.0, end - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._workers.clear()
+
+    # ------------------------------------------------------------------------------------------- Grid
+
+    def set_run(self, run: Run) -> None:
+        """Set the run (Flower's runtimes call this)."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message to a node."""
+        return flower.new_message(content, dst_node_id, message_type, group_id, ttl)
+
+    def get_node_ids(self) -> list[int]:
+        """Ids of all sites."""
+        return list(self._sites)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Queue messages; what a site was still doing for an earlier message is stopped and gets no reply."""
+        ids = []
+        for message in messages:
+            self._drop(message.metadata.dst_node_id)
+            ids.append(flower.give_id(message))
+            self._queue.append(message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies that have arrived, waiting for a twentieth of a second at most if there are none."""
+        wanted = list(message_ids)
+        self._pump(0.0 if any(id_ in self._replies for id_ in wanted) else 0.05)
+        return [self._replies.pop(id_) for id_ in wanted if id_ in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Push messages and wait for their replies, or until the timeout in seconds."""
+        waiting, replies = set(self.push_messages(messages)), []
+        end = None if timeout is None else time.monotonic() + timeout
+        while waiting and (end is None or time.monotonic() < end):
+            for reply in self.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+        return replies
+
+    # ------------------------------------------------------------------------------------------- workers
+
+    def busy(self) -> dict[str, int]:
+        """Process id of the worker of each site that is being worked for."""
+        return {
+            self._name(worker.message): worker.process.pid
+            for worker in self._workers
+            if worker.message is not None and worker.process.pid is not None
+        }
+
+    def _name(self, message: Message) -> str:
+        return self._sites[message.metadata.dst_node_id].name
+
+    def _spawn(self) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        ours, theirs = spawning.Pipe()
+        # Blocked while the child starts, and inherited: Ctrl-C reaches the whole group, but this process decides.
+        with _interrupts_blocked():
+            process = spawning.Process(target=_work, args=(theirs, str(self._logs)), daemon=True)
+            process.start()
+        theirs.close()
+        self._workers.append(Worker(process, ours))
+
+    def _drop(self, node_id: int) -> None:
+        self._queue = deque(message for message in self._queue if message.metadata.dst_node_id != node_id)
+        for worker in [w for w in self._workers if w.message and w.message.metadata.dst_node_id == node_id]:
+            worker.message = None
+            self._replace(worker)
+
+    def _replace(self, worker: Worker) -> None:
+        worker.process.kill()
+        worker.process.join()
+        worker.connection.close()
+        self._workers.remove(worker)
+        self._spawn()
+
+    def _pump(self, timeout: float) -> None:
+        self._dispatch()
+        sources: dict[Any, Worker] = {}
+        for worker in self._workers:
+            sources |= {worker.connection: worker, worker.process.sentinel: worker}
+        for worker in {id(sources[source]): sources[source] for source in wait(list(sources), timeout)}.values():
+            self._listen(worker)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        for worker in self._workers:
+            if self._queue and worker.ready and worker.message is None:
+                worker.message = self._queue.popleft()
+                node_id = worker.message.metadata.dst_node_id
+                emit(Event("started", worker.message.metadata.message_type, self._name(worker.message)))
+                with suppress(OSError):  # a worker that has just died is found by its sentinel
+                    worker.connection.send((self._sites[node_id], self._run_id, node_id, worker.message))
+
+    def _listen(self, worker: Worker) -> None:
+        try:
+            while worker.connection.poll():
+                self._hear(worker, *worker.connection.recv())
+        except (EOFError, OSError):
+            worker.process.join()
+        if not worker.process.is_alive():
+            self._bury(worker)
+
+    def _hear(self, worker: Worker, kind: str, content: Any) -> None:
+        if kind == "ready":
+            worker.ready = True
+        elif kind == "event":
+            emit(content)
+        elif worker.message is not None:
+            message, worker.message = worker.message, None
+            if kind == "reply":
+                self._replies[message.metadata.message_id] = content
+                emit(Event("finished", message.metadata.message_type, self._name(message)))
+            else:
+                self._fail(message, content)
+
+    def _bury(self, worker: Worker) -> None:
+        code = worker.process.exitcode or 0
+        cause = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        if not worker.ready:
+            raise RunFailed(f"a worker process could not start ({cause}); its messages are on standard error")
+        message, worker.message = worker.message, None
+        self._replace(worker)
+        if message is not None:
+            self._fail(message, f"worker process died ({cause})")
+
+    def _fail(self, message: Message, reason: str) -> None:
+        self._replies[message.metadata.message_id] = flower.error_reply(message, reason)
+        emit(Event("failed", reason, self._name(message)))
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ------------------------------------------------------------------------------------------- in the worker process
+
+
+def _work(connection: Connection, logs: str) -> None:
+    """Run messages until the other end closes. Imports come late, so that this process can be told to stop early."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    import torch
+
+    from sahfl.federation.client_app import app
+
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with listening(lambda event: connection.send(("event", event))), suppress(EOFError, OSError):
+        connection.send(("ready", None))
+        while True:
+            site, run_id, node_id, message = connection.recv()
+            flower.enter_run(run_id, node_id)
+            _log_to(Path(logs) / f"{site.name}.log")
+            connection.send(_answer(app, site, message, node_id))
+
+
+def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:
+    config: Mapping[str, Any] = {"site": site.model_dump_json()}
+    context = Context(message.metadata.run_id, node_id, dict(config), RecordDict(), {})
+    try:
+        return "reply", app(message, context)
+    except Exception as error:
+        return "error", str(error)
+
+
+def _log_to(path: Path) -> None:
+    """Send everything that this process prints to the site's log: logging, print, and native code too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,234 @@
+"""Messages between the server and the sites, as Flower records. Nothing in them becomes a path, an import or code.
+
+A request carries a task (settings, checked by pydantic at the site), a header and a state; a reply repeats the header
+and carries a state or sums. States travel as one flat float32 array with the layout beside it (``payload``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from sahfl.adapters import AdapterState
+from sahfl.config import EvaluationConfig, LocalTraining, Method, ModelConfig, Section, ViewsConfig
+from sahfl.errors import PayloadError
+from sahfl.payload import Header, Layout, check_header, check_training, layout, pack, unpack
+
+DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
+RAW = "raw.little-endian"
+"""Serialisation of arrays: the plain bytes, so that reading them parses nothing."""
+
+
+class Task(Section):
+    """What a site is asked to do, apart from the tensors."""
+
+    stage: Literal["pretrain", "finetune"]
+    """Which stage of the study."""
+    seed: int
+    """The study's seed."""
+    views: ViewsConfig
+    """From volume to slices."""
+    model: ModelConfig
+    """The network."""
+    folds: Annotated[int, Field(ge=2, le=20)]
+    """Number of folds of the study."""
+    fold: Annotated[int, Field(ge=-1, le=19)] = -1
+    """Held-out fold; -1 in pretraining."""
+    method: Method | None = None
+    """Fine-tuning method; none in pretraining."""
+    round: Annotated[int, Field(ge=0)] = 0
+    """This round, from 1; 0 outside rounds."""
+    rounds: Annotated[int, Field(ge=0)] = 0
+    """Rounds in all."""
+    learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Peak learning rate."""
+    local: LocalTraining | None = None
+    """Steps and batches; none where nothing is trained."""
+    evaluation: EvaluationConfig | None = None
+    """Threshold, strata and replicates; none where nothing is evaluated."""
+
+
+class SiteDescription(Section):
+    """What a site tells about its data: counts only."""
+
+    site: str
+    """The site's name."""
+    source: str
+    """Phantom or datalist."""
+    n_volumes: Annotated[int, Field(ge=1)]
+    """Usable CT volumes."""
+    n_patients: Annotated[int, Field(ge=1)]
+    """Patients with a usable volume."""
+    n_positive: Annotated[int, Field(ge=0)]
+    """Volumes with annotated blood."""
+    volume_ml: Annotated[float, Field(ge=0)]
+    """Annotated blood in all, mL."""
+    fold_sizes: tuple[int, ...]
+    """Patients per fold."""
+    n_refused: Annotated[int, Field(ge=0)]
+    """Cases that cannot be used."""
+    findings: dict[str, int]
+    """Cases per broken rule of the site's checks."""
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """A usable answer of a site to a training request."""
+
+    state: AdapterState
+    n_volumes: int
+    loss: float
+    seconds: float
+    n_bytes: int
+
+
+def request(task: Task, header: Header, state: AdapterState) -> RecordDict:
+    """The content of a train, evaluate or install_base message."""
+    return RecordDict({"task": ConfigRecord({"json": task.model_dump_json()}), **_state_records(header, state)})
+
+
+def read_task(content: RecordDict) -> Task:
+    """The task of a request.
+
+    Raises:
+        PayloadError: it is missing, or breaks a rule of ``Task``.
+    """
+    try:
+        return Task.model_validate_json(str(_config(content, "task").get("json")))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise PayloadError(f"task {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+
+
+def read_header(content: RecordDict) -> dict[str, Any]:
+    """The header as it came; ``payload.check_header`` judges it."""
+    return dict(_config(content, "header"))
+
+
+def read_state(content: RecordDict, *, like: AdapterState) -> AdapterState:
+    """The tensors of a message.
+
+    Raises:
+        PayloadError: anything differs from ``like``; see ``payload.unpack``.
+    """
+    array = _array(content, "state", dtype="float32")
+    return unpack(array.data, _layout(content), like=like)
+
+
+def train_reply(header: Header, state: AdapterState, *, n_volumes: int, loss: float, seconds: float) -> RecordDict:
+    """A site's answer to a training request."""
+    metrics = MetricRecord({"n_volumes": n_volumes, "loss": loss, "seconds": seconds})
+    return RecordDict({"metrics": metrics, **_state_records(header, state)})
+
+
+def read_train_reply(content: RecordDict, *, header: Header, like: AdapterState, most_volumes: int) -> TrainReply:
+    """Check a site's answer against the request.
+
+    Raises:
+        PayloadError: with the first thing that does not fit.
+    """
+    check_header(read_header(content), header)
+    metrics = content.metric_records.get("metrics", MetricRecord({}))
+    n_volumes, loss = check_training(metrics.get("n_volumes"), metrics.get("loss"))
+    if n_volumes > most_volumes:
+        raise PayloadError(f"n_volumes: got {n_volumes}, the site registered {most_volumes}")
+    seconds = metrics.get("seconds")
+    if type(seconds) is not float or not 0 <= seconds < math.inf:
+        raise PayloadError("seconds: expected a number")
+    state = read_state(content, like=like)
+    return TrainReply(state, n_volumes, loss, seconds, n_bytes(content))
+
+
+def evaluation_reply(header: Header, sums: NDArray[np.float64]) -> RecordDict:
+    """A site's answer to an evaluation request: sums over its cases, no case."""
+    array = Array("float64", (int(sums.size),), RAW, sums.astype("<f8", copy=False).tobytes())
+    return RecordDict({"header": ConfigRecord(header.as_dict()), "sums": ArrayRecord({"flat": array})})
+
+
+def read_evaluation_reply(content: RecordDict, *, header: Header) -> NDArray[np.float64]:
+    """The sums of an answer; ``statistics.EvaluationSums.from_array`` judges the numbers.
+
+    Raises:
+        PayloadError: the header is another one, or there is no float64 array.
+    """
+    check_header(read_header(content), header)
+    array = _array(content, "sums", dtype="float64")
+    if len(array.data) % 8:
+        raise PayloadError(f"sums: got {len(array.data)} bytes, expected a multiple of 8")
+    return np.frombuffer(array.data, "<f8").astype(np.float64)
+
+
+def description_reply(description: SiteDescription) -> RecordDict:
+    """A site's answer to the question what it has."""
+    return RecordDict({"description": ConfigRecord({"json": description.model_dump_json()})})
+
+
+def read_description(content: RecordDict) -> SiteDescription:
+    """What a site says that it has.
+
+    Raises:
+        PayloadError: it breaks a rule of ``SiteDescription``.
+    """
+    try:
+        return SiteDescription.model_validate_json(str(_config(content, "description").get("json")))
+    except ValidationError as error:
+        raise PayloadError(f"description: {error.errors(include_url=False)[0]['msg']}") from error
+
+
+def n_bytes(content: RecordDict) -> int:
+    """Bytes of arrays, header, layout and metrics of a message, as they are counted in the report."""
+    arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    settings = sum(
+        len(str(name)) + _size(value) for record in content.config_records.values() for name, value in record.items()
+    )
+    return arrays + settings + sum(8 * len(record) for record in content.metric_records.values())
+
+
+def _size(value: Any) -> int:
+    return sum(_size(part) for part in value) if isinstance(value, list) else len(str(value))
+
+
+def _state_records(header: Header, state: AdapterState) -> dict[str, ArrayRecord | ConfigRecord]:
+    flat = pack(state)
+    shapes = [",".join(map(str, shape)) for _, shape in layout(state)]
+    return {
+        "header": ConfigRecord(header.as_dict()),
+        "layout": ConfigRecord({"names": list(state), "shapes": shapes}),
+        "state": ArrayRecord({"flat": Array("float32", (int(flat.size),), RAW, flat.tobytes())}),
+    }
+
+
+def _layout(content: RecordDict) -> Layout:
+    record = _config(content, "layout")
+    names, shapes = record.get("names"), record.get("shapes")
+    if not (isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
+        raise PayloadError("layout: expected as many names as shapes")
+    try:
+        return tuple(
+            (str(name), tuple(int(size) for size in str(shape).split(",") if size))
+            for name, shape in zip(names, shapes, strict=True)
+        )
+    except ValueError as error:
+        raise PayloadError("layout: expected shapes such as '16,9,3,3'") from error
+
+
+def _config(content: RecordDict, name: str) -> ConfigRecord:
+    if name not in content.config_records:
+        raise PayloadError(f"record {name!r} is missing")
+    return content.config_records[name]
+
+
+def _array(content: RecordDict, name: str, *, dtype: str) -> Array:
+    record = content.array_records.get(name)
+    if record is None or set(record) != {"flat"} or len(content.array_records) != 1:
+        raise PayloadError(f"arrays: expected one flat array under {name!r} and no other")
+    array = record["flat"]
+    if (array.dtype, array.stype) != (dtype, RAW):
+        raise PayloadError(f"arrays: got {str(array.dtype)[:20]} as {str(array.stype)[:20]}, expected {dtype} as {RAW}")
+    return array

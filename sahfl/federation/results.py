@@ -1,0 +1,200 @@
+"""From a finished run's files to ``results.json``, the one source of every figure and table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import datetime
+from functools import reduce
+from importlib.metadata import version
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from sahfl import __version__
+from sahfl.adapters import AdapterState
+from sahfl.adapters.files import load_tensors
+from sahfl.config import CpLora, Method, Study, ZeroShot
+from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.run_folder import Record, RunFolder
+from sahfl.payload import digest
+from sahfl.statistics import Estimate, EvaluationSums, dice_estimate, difference, overall, stratum_labels
+
+SCHEMA = 1
+Key = tuple[int, str]
+"""Fold and site; methods are compared on the keys that both have."""
+Sums = dict[Key, EvaluationSums]
+
+
+def collect(
+    folder: RunFolder, study: Study, sites: Mapping[str, SiteDescription], base: AdapterState
+) -> dict[str, Any]:
+    """Everything that the report shows, as plain JSON values."""
+    journal = folder.journal()
+    sums = {method.id: _read_sums(folder, study, method) for method in study.finetune.methods}
+    started, finished = (_last(journal, event) for event in ("started", "finished"))
+    rounds = _rounds(journal)
+    return {
+        "schema": SCHEMA,
+        "sahfl": __version__,
+        "name": study.name,
+        "fingerprint": study.fingerprint(),
+        "study": study.model_dump(mode="json"),
+        "environment": _environment(),
+        "started": started,
+        "finished": finished,
+        "seconds": _seconds(journal),
+        "sites": [_site(name, study, sites, journal) for name in (*study.pretrain.sites, *study.finetune.sites)],
+        "base": {
+            "sha256": digest(base),
+            "parameters": sum(value.size for value in base.values()),
+            "bytes": sum(value.nbytes for value in base.values()),
+            "mode": "federated",
+        },
+        "evaluation": study.evaluation.model_dump(mode="json"),
+        "methods": [_method(folder, study, method, sums[method.id], rounds) for method in study.finetune.methods],
+        "comparisons": _comparisons(study, sums),
+        "rounds": rounds,
+        "interruptions": sum(line["event"] == "resumed" for line in journal),
+    }
+
+
+def _read_sums(folder: RunFolder, study: Study, method: Method) -> Sums:
+    n_strata, replicates = len(study.evaluation.volume_edges_ml) + 1, study.evaluation.replicates
+    return {
+        (fold, site): EvaluationSums.from_array(np.asarray(values), n_strata=n_strata, replicates=replicates)
+        for fold in range(study.finetune.folds)
+        for site, values in sorted(
+            (folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {"sums": {}})["sums"].items()
+        )
+    }
+
+
+def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds: list[Record]) -> dict[str, Any]:
+    labels = stratum_labels(study.evaluation.volume_edges_ml)
+    total = _add(sums.values(), study)
+    sent = [site["bytes_up"] for line in rounds if line["method"] == method.id for site in line["used"]]
+    agreement = total.volume.agreement()
+    return {
+        "id": method.id,
+        "method": method.method,
+        "rank": method.rank if isinstance(method, CpLora) else None,
+        "trainable": 0 if isinstance(method, ZeroShot) else _trainable(folder, method),
+        "bytes_up_per_round": max(sent, default=0),
+        "strata": [_stratum(label, dice_estimate(part)) for label, part in zip(labels, total.strata, strict=True)],
+        "overall": _stratum("all with blood", dice_estimate(overall(total))),
+        "no_blood": {"n": total.n_no_blood, "n_false_positive": total.n_false_positive},
+        "volume": vars(agreement),
+        "by_site": [_by_site(site, sums, study) for site in study.finetune.sites],
+        "failed": None if overall(total).n else "no case with blood was evaluated",
+        "not_evaluated": _not_evaluated(folder, study, method),
+    }
+
+
+def _trainable(folder: RunFolder, method: Method) -> int:
+    state, _ = load_tensors(folder.path / "adapters" / method.id / "fold-0" / "adapter_model.safetensors")
+    return sum(value.size for value in state.values())
+
+
+def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict[str, Any]]:
+    return [
+        {"fold": fold, "site": site, "reason": reason}
+        for fold in range(study.finetune.folds)
+        for site, reason in (
+            (folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {}).get("missing", {})
+        ).items()
+    ]
+
+
+def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
+    estimate = dice_estimate(overall(_add([part for (_, name), part in sums.items() if name == site], study)))
+    return {"site": site, "n": estimate.n, "dice": estimate.value}
+
+
+def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]:
+    if "zero_shot" not in sums:
+        return []
+    labels, compared = stratum_labels(study.evaluation.volume_edges_ml), []
+    for method in study.finetune.methods:
+        if isinstance(method, ZeroShot):
+            continue
+        common = sorted(sums[method.id].keys() & sums["zero_shot"].keys())
+        ours, theirs = (_add([sums[id_][key] for key in common], study) for id_ in (method.id, "zero_shot"))
+        estimate = difference(overall(ours), overall(theirs))
+        strata = zip(labels, ours.strata, theirs.strata, strict=True)
+        compared.append(
+            {
+                "method": method.id,
+                "reference": "zero_shot",
+                **_difference(estimate),
+                "strata": [{"stratum": label, **_difference(difference(a, b))} for label, a, b in strata],
+            }
+        )
+    return compared
+
+
+def _difference(estimate: Estimate) -> dict[str, Any]:
+    return {"n": estimate.n, "difference": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _stratum(label: str, estimate: Estimate) -> dict[str, Any]:
+    numbers = {"dice": estimate.value, "sd": estimate.sd, "low": estimate.low, "high": estimate.high}
+    return {"stratum": label, "n": estimate.n, **numbers}
+
+
+def _add(parts: Any, study: Study) -> EvaluationSums:
+    zero = EvaluationSums.zero(
+        n_strata=len(study.evaluation.volume_edges_ml) + 1, replicates=study.evaluation.replicates
+    )
+    return reduce(add, parts, zero)
+
+
+def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal: list[Record]) -> dict[str, Any]:
+    role = "pretrain" if name in study.pretrain.sites else "finetune"
+    if name not in sites:
+        reasons = [line["reason"] for line in journal if line["event"] == "site_out" and line["site"] == name]
+        nothing = {"source": "", "n_volumes": 0, "n_patients": 0, "n_positive": 0, "volume_ml": 0.0, "fold_sizes": []}
+        out = reasons[-1] if reasons else "absent"
+        return {"site": name, "role": role, "out": out, "n_refused": 0, "findings": {}} | nothing
+    described = sites[name].model_dump(mode="json")
+    if role == "pretrain":
+        described["fold_sizes"] = []
+    return described | {"role": role, "out": None}
+
+
+def _rounds(journal: list[Record]) -> list[Record]:
+    """Rounds in order; a round that was committed again after a damaged checkpoint counts once, as it last was."""
+    committed = {}
+    failed = []
+    for line in journal:
+        if line["event"] != "round":
+            continue
+        if line["committed"]:
+            committed[line["stage"], line["method"], line["fold"], line["round"]] = line
+        else:
+            failed.append(line)
+    return [*failed, *committed.values()]
+
+
+def _last(journal: list[Record], event: str) -> str | None:
+    times = [line["at"] for line in journal if line["event"] == event]
+    return times[-1] if times else None
+
+
+def _seconds(journal: list[Record]) -> float:
+    """Time at work: from each start to the last sign of life before the next, so that pauses do not count."""
+    total, began, last = 0.0, None, None
+    for line in journal:
+        at = datetime.fromisoformat(line["at"]) if "at" in line else None
+        if line["event"] in ("started", "resumed"):
+            if began and last:
+                total += (last - began).total_seconds()
+            began = at
+        last = at or last
+    return round(total + (last - began).total_seconds(), 1) if began and last else 0.0
+
+
+def _environment() -> dict[str, str]:
+    packages = ("torch", "flwr", "monai", "numpy")
+    return {"python": platform.python_version(), "platform": platform.platform(), **{p: version(p) for p in packages}}

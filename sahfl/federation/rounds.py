@@ -1,0 +1,205 @@
+"""Rounds: ask the sites, use what is usable, name what is not, commit, go on; or stop below the quorum."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from sahfl.adapters import AdapterState
+from sahfl.aggregation import SiteUpdate, mean
+from sahfl.config import RoundsConfig
+from sahfl.errors import PayloadError, RunFailed
+from sahfl.federation import protocol
+from sahfl.federation.events import Event, emit
+from sahfl.federation.protocol import SiteDescription, Task, TrainReply
+from sahfl.federation.run_folder import Checkpoint, RunFolder
+from sahfl.payload import Header
+
+POLL_S = 0.01
+"""Pause between looks for replies, for grids that do not wait themselves."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site that takes part."""
+
+    node_id: int
+    description: SiteDescription
+
+
+Roster = Mapping[str, Member]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training to run: pretraining, or one method on one fold."""
+
+    key: str
+    """Folder of its checkpoints, ``pretrain`` or ``cp_lora-r8/fold-0``."""
+    task: Task
+    """What sites are asked, without the round."""
+    header: Header
+    """What replies must repeat, without the round."""
+    sites: tuple[str, ...]
+    """Sites of this stage; the quorum counts these."""
+
+
+@dataclass
+class Outcome:
+    """What became of the requests of a round; every site asked is in exactly one of the three."""
+
+    used: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def reasons(self) -> list[dict[str, str]]:
+        """Sites without a usable reply, each with its reason."""
+        return [{"site": site, "reason": reason} for site, reason in sorted((self.refused | self.missing).items())]
+
+
+def needed(config: RoundsConfig, n_sites: int) -> int:
+    """Usable replies that commit a round."""
+    return max(1, math.ceil(config.quorum * n_sites - 1e-9))
+
+
+def exchange(
+    grid: Grid, contents: Mapping[str, RecordDict], message_type: str, *, nodes: Mapping[str, int], deadline_s: float
+) -> dict[str, Message]:
+    """Send each site its content and collect the replies that come before the deadline.
+
+    Replies are matched by the id of the request, never by what a reply says of its sender.
+    """
+    messages = [grid.create_message(content, message_type, nodes[site], "") for site, content in contents.items()]
+    waiting = dict(zip(grid.push_messages(messages), contents, strict=True))
+    replies: dict[str, Message] = {}
+    end = time.monotonic() + deadline_s
+    while waiting and time.monotonic() < end:
+        arrived = list(grid.pull_messages(list(waiting)))
+        for reply in arrived:
+            site = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if site is not None:
+                replies[site] = reply
+        if not arrived:
+            time.sleep(POLL_S)
+    return replies
+
+
+def reason_of(reply: Message | None, deadline_s: float) -> str | None:
+    """Why a site has no reply; None where it has one."""
+    if reply is None:
+        return f"no reply within {deadline_s:g} s"
+    if not reply.has_error():
+        return None
+    return f"error at the site: {str(reply.error.reason)[:120]} (details in the site's log)"
+
+
+def run_cell(
+    grid: Grid, cell: Cell, start: AdapterState, *, roster: Roster, config: RoundsConfig, folder: RunFolder
+) -> AdapterState:
+    """Run the rounds of a cell from its last committed one, and return the final state.
+
+    Guarantees: a round is committed or leaves no trace but a journal line; the result does not depend on interruptions.
+
+    Raises:
+        RunFailed: a round stayed below the quorum in every attempt.
+    """
+    checkpoint = folder.last_checkpoint(cell.key)
+    state, done = (checkpoint.state, checkpoint.round) if checkpoint else (start, 0)
+    if done:
+        emit(Event("resumed", cell.key, done=done, total=cell.task.rounds))
+    for round_ in range(done + 1, cell.task.rounds + 1):
+        emit(Event("round", cell.key, done=round_, total=cell.task.rounds))
+        state, record = _run_round(grid, cell, state, round_=round_, roster=roster, config=config, folder=folder)
+        folder.commit(cell.key, Checkpoint(round_, state, record))
+        losses = [site["loss"] * site["n_volumes"] for site in record["used"]]
+        loss = sum(losses) / sum(site["n_volumes"] for site in record["used"])
+        emit(Event("committed", cell.key, done=round_, total=cell.task.rounds, loss=loss))
+    return state
+
+
+def _run_round(
+    grid: Grid,
+    cell: Cell,
+    state: AdapterState,
+    *,
+    round_: int,
+    roster: Roster,
+    config: RoundsConfig,
+    folder: RunFolder,
+) -> tuple[AdapterState, dict[str, Any]]:
+    quorum = needed(config, len(cell.sites))
+    for attempt in range(1, config.attempts + 1):
+        began = time.monotonic()
+        outcome, n_bytes_down = _ask(grid, cell, state, round_, roster=roster, deadline_s=config.deadline_s)
+        enough = len(outcome.used) >= quorum
+        record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
+        if enough:
+            updates = [SiteUpdate(site, reply.n_volumes, reply.state) for site, reply in outcome.used.items()]
+            return mean(updates, like=state), record
+        folder.note(record)
+        emit(Event("failed_round", _shortage(cell, round_, attempt, outcome, quorum)))
+    raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
+
+
+def _ask(
+    grid: Grid, cell: Cell, state: AdapterState, round_: int, *, roster: Roster, deadline_s: float
+) -> tuple[Outcome, int]:
+    header = Header(**{**cell.header.as_dict(), "round": round_})
+    task = cell.task.model_copy(update={"round": round_})
+    members = {site: roster[site] for site in cell.sites if site in roster}
+    contents = {site: protocol.request(task, header, state) for site in members}
+    nodes = {site: member.node_id for site, member in members.items()}
+    replies = exchange(grid, contents, protocol.TRAIN, nodes=nodes, deadline_s=deadline_s)
+    outcome = Outcome(missing={site: "not in the roster" for site in cell.sites if site not in roster})
+    for site, member in members.items():
+        if reason := reason_of(replies.get(site), deadline_s):
+            outcome.missing[site] = reason
+            continue
+        try:
+            outcome.used[site] = protocol.read_train_reply(
+                replies[site].content, header=header, like=state, most_volumes=member.description.n_volumes
+            )
+        except PayloadError as error:
+            outcome.refused[site] = str(error)
+            emit(Event("failed", f"refused: {error}", site))
+    return outcome, max((protocol.n_bytes(content) for content in contents.values()), default=0)
+
+
+def _record(
+    cell: Cell, round_: int, attempt: int, outcome: Outcome, n_bytes_down: int, seconds: float
+) -> dict[str, Any]:
+    used: dict[str, TrainReply] = outcome.used
+    return {
+        "event": "round",
+        "stage": cell.task.stage,
+        "method": cell.header.method if cell.task.stage == "finetune" else None,
+        "fold": cell.task.fold if cell.task.stage == "finetune" else None,
+        "round": round_,
+        "attempt": attempt,
+        "seconds": round(seconds, 3),
+        "used": [
+            {
+                "site": site,
+                "n_volumes": reply.n_volumes,
+                "loss": reply.loss,
+                "bytes_up": reply.n_bytes,
+                "bytes_down": n_bytes_down,
+                "seconds": round(reply.seconds, 3),
+            }
+            for site, reply in sorted(used.items())
+        ],
+        "refused": [{"site": site, "reason": reason} for site, reason in sorted(outcome.refused.items())],
+        "missing": [{"site": site, "reason": reason} for site, reason in sorted(outcome.missing.items())],
+    }
+
+
+def _shortage(cell: Cell, round_: int, attempt: int, outcome: Outcome, quorum: int) -> str:
+    named = "; ".join(f"{item['site']}: {item['reason']}" for item in outcome.reasons())
+    found = f"got {len(outcome.used)} usable replies of {len(cell.sites)} sites, expected at least {quorum}"
+    return f"{cell.key}, round {round_}, attempt {attempt}: {found} ({named})"

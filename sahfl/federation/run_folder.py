@@ -1,0 +1,178 @@
+"""A run on disk: journal, checkpoints, base, adapters, results. A crash at any moment leaves it resumable."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sahfl.adapters import AdapterState
+from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.atomic import write_atomic
+from sahfl.config import Study, parse
+from sahfl.errors import AdapterError, RunError
+from sahfl.payload import digest
+
+KEPT_CHECKPOINTS = 2
+"""The newest, and the one before it in case the newest turns out damaged."""
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The global state after a committed round, with that round's journal line."""
+
+    round: int
+    state: AdapterState
+    record: Record
+
+
+class RunFolder:
+    """The folder of one run.
+
+    ``study.json`` settings, ``journal.jsonl`` one line per event, ``state/`` checkpoints, ``base/`` the pretrained
+    network, ``adapters/`` the results of fine-tuning, ``evaluation/`` sums, ``sites/`` what belongs to each simulated
+    site, ``logs/`` one file per site, ``results.json`` and ``report.html``.
+
+    A round is committed by one rename: its checkpoint holds the journal line too, so journal and state cannot disagree
+    after a crash; ``reconcile`` adds the line if it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    # ------------------------------------------------------------------------------------------- opening
+
+    @classmethod
+    def create(cls, path: Path, study: Study) -> RunFolder:
+        """Start a run in an empty or new folder.
+
+        Raises:
+            RunError: the folder holds something already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: is not empty; name another folder with --out, or go on with --resume {path}")
+        write_atomic(path / "study.json", study.model_dump_json(indent=1))
+        return cls(path)
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """Open a run to resume it.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
+        if not (path / "study.json").is_file():
+            raise RunError(f"{path}: holds no run to resume (study.json is missing)")
+        folder = cls(path)
+        folder.study()
+        folder._end_torn_line()
+        return folder
+
+    def study(self) -> Study:
+        """The run's settings, as they were resolved when it started."""
+        path = self.path / "study.json"
+        try:
+            return parse(Study, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read as settings") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process out of the run; the lock ends with the process, however it ends.
+
+        Raises:
+            RunError: another process works on this run.
+        """
+        with (self.path / "run.lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{self.path}: another process works on this run; wait for it, or stop it") from error
+            yield
+
+    # ------------------------------------------------------------------------------------------- journal
+
+    def note(self, record: Record) -> None:
+        """Append a line to the journal and flush it to the disk."""
+        with (self.path / "journal.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, sort_keys=True) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _end_torn_line(self) -> None:
+        path = self.path / "journal.jsonl"
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write("\n")
+
+    def journal(self) -> list[Record]:
+        """All whole lines; the torn last line of a crash is left out."""
+        path = self.path / "journal.jsonl"
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    # ------------------------------------------------------------------------------------------- checkpoints
+
+    def commit(self, cell: str, checkpoint: Checkpoint) -> None:
+        """Commit a round: first the checkpoint, then its line in the journal, then old checkpoints go."""
+        record = checkpoint.record | {"sha256": digest(checkpoint.state)}
+        save_tensors(self._checkpoint(cell, checkpoint.round), checkpoint.state, record)
+        self.note(record)
+        for path in self._checkpoints(cell)[:-KEPT_CHECKPOINTS]:
+            path.unlink()
+
+    def last_checkpoint(self, cell: str) -> Checkpoint | None:
+        """The newest whole checkpoint of a cell; a damaged one is skipped and noted in the journal."""
+        for path in reversed(self._checkpoints(cell)):
+            try:
+                state, record = load_tensors(path)
+                if digest(state) != record.get("sha256"):
+                    raise AdapterError(f"{path}: content does not match its hash")
+            except AdapterError:
+                self.note({"event": "damaged_checkpoint", "cell": cell, "file": path.name})
+                path.unlink()
+                continue
+            self._reconcile(record)
+            return Checkpoint(record["round"], state, record)
+        return None
+
+    def _reconcile(self, record: Record) -> None:
+        if not any(
+            line.get("sha256") == record["sha256"] and line.get("round") == record["round"] for line in self.journal()
+        ):
+            self.note(record)
+
+    def _checkpoint(self, cell: str, round_: int) -> Path:
+        return self.path / "state" / cell / f"round-{round_:05d}.safetensors"
+
+    def _checkpoints(self, cell: str) -> list[Path]:
+        return sorted((self.path / "state" / cell).glob("round-*.safetensors"))
+
+    # ------------------------------------------------------------------------------------------- results
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file of the run, atomically."""
+        write_atomic(self.path / name, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any | None:
+        """Read a JSON file of the run; None where it does not exist.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except ValueError as error:
+            raise RunError(f"{path}: is damaged; delete it to have it made again") from error

@@ -1,0 +1,186 @@
+"""A site's own side: its scans, its checks, its folds, and the base network that it keeps. Nothing here is sent."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from sahfl.adapters import AdapterState
+from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.atomic import write_atomic
+from sahfl.config import DatalistData, SiteConfig, ViewsConfig
+from sahfl.data import phantom
+from sahfl.data.checks import CheckedCase, check_cases, count_findings, patient_keys, usable_cases, verify_unchanged
+from sahfl.data.ct import Scan, read_scan
+from sahfl.data.manifest import assign_folds, declared_folds, read_datalist
+from sahfl.data.views import CaseViews, make_views
+from sahfl.errors import AdapterError, DataError
+from sahfl.federation.protocol import SiteDescription
+from sahfl.payload import digest
+
+CACHED_VOLUMES = 64
+"""Preprocessed volumes that one process keeps: about 3 MB each at the default size."""
+_manifest_format = TypeAdapter(tuple[CheckedCase, ...])
+
+
+class Site:
+    """One hospital's data behind the few questions that a task asks."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config = config
+
+    # ------------------------------------------------------------------------------------------- cases
+
+    def prepare(self, on_case: Callable[[int, int], None]) -> None:
+        """Write the phantom cohort if this is a simulated site, check every case, and keep the verdicts.
+
+        Raises:
+            DataError: the datalist is wrong, or no case can be used.
+        """
+        if isinstance(self.config.data, DatalistData):
+            datalist = self.config.data.path
+        else:
+            cohort = self.config.data
+            spec = phantom.CohortSpec(
+                site=self.config.name,
+                kind=cohort.patients.kind,
+                profile=cohort.patients.profile,
+                n_cases=cohort.patients.n_cases,
+                seed=cohort.seed,
+                shape=cohort.shape,
+                spacing_mm=cohort.spacing_mm,
+            )
+            datalist = phantom.write_cohort(self.config.folder / "scans", spec, on_case=on_case)
+        checked = check_cases(read_datalist(datalist, self.config.name), on_case=on_case)
+        write_atomic(self._manifest, _manifest_format.dump_json(checked, indent=1))
+        usable_cases(checked)
+
+    def cases(self) -> tuple[CheckedCase, ...]:
+        """The usable cases, as checked by ``prepare``.
+
+        Raises:
+            DataError: the site was not prepared, or a file changed since.
+        """
+        usable = usable_cases(self._checked())
+        for item in usable:
+            verify_unchanged(item)
+        return usable
+
+    def describe(self, *, n_folds: int, seed: int) -> SiteDescription:
+        """Counts of what the site has; all that it tells about its data."""
+        checked = self._checked()
+        usable = usable_cases(checked)
+        folds = list(self._folds(usable, n_folds, seed).values())
+        return SiteDescription(
+            site=self.config.name,
+            source="datalist" if isinstance(self.config.data, DatalistData) else self._phantom_name(),
+            n_volumes=len(usable),
+            n_patients=len(folds),
+            n_positive=sum(item.volume_ml > 0 for item in usable),
+            volume_ml=round(sum(item.volume_ml for item in usable), 1),
+            fold_sizes=tuple(folds.count(fold) for fold in range(n_folds)),
+            n_refused=len(checked) - len(usable),
+            findings=count_findings(checked),
+        )
+
+    def training_cases(self, *, fold: int, n_folds: int, seed: int) -> tuple[CheckedCase, ...]:
+        """Cases of all folds but ``fold``; every case for fold -1 (pretraining).
+
+        Raises:
+            DataError: every patient of the site is held out.
+        """
+        usable = self.cases()
+        if fold < 0:
+            return usable
+        folds = self._folds(usable, n_folds, seed)
+        chosen = tuple(item for item in usable if folds[item.case.patient] != fold)
+        if not chosen:
+            raise DataError(f"site {self.config.name}: all patients are in fold {fold}, none is left to train on")
+        return chosen
+
+    def held_out_cases(self, *, fold: int, n_folds: int, seed: int) -> tuple[CheckedCase, ...]:
+        """Cases of fold ``fold``; may be empty at a small site."""
+        usable = self.cases()
+        folds = self._folds(usable, n_folds, seed)
+        return tuple(item for item in usable if folds[item.case.patient] == fold)
+
+    def patient_keys(self, seed: int) -> dict[str, str]:
+        """Salted key per patient, for the bootstrap."""
+        return patient_keys(self.cases(), salt=f"{seed} {self.config.name}")
+
+    @property
+    def _manifest(self) -> Path:
+        return self.config.folder / "manifest.json"
+
+    def _checked(self) -> tuple[CheckedCase, ...]:
+        try:
+            return _manifest_format.validate_json(self._manifest.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise DataError(
+                f"site {self.config.name}: {self._manifest} is missing or damaged; check the data again"
+            ) from error
+
+    def _folds(self, usable: Iterable[CheckedCase], n_folds: int, seed: int) -> dict[str, int]:
+        usable = tuple(usable)
+        if declared := declared_folds((item.case for item in usable), n_folds=n_folds):
+            return declared
+        volumes: dict[str, float] = {}
+        for item in usable:
+            volumes[item.case.patient] = volumes.get(item.case.patient, 0.0) + item.volume_ml
+        return assign_folds(volumes, n_folds=n_folds, salt=f"{seed} {self.config.name}")
+
+    def _phantom_name(self) -> str:
+        assert not isinstance(self.config.data, DatalistData)
+        return f"phantom ({self.config.data.patients.profile})"
+
+    # ------------------------------------------------------------------------------------------- base
+
+    def install_base(self, state: AdapterState, sha256: str) -> None:
+        """Keep the base network of the study; it stays valid for every later task that names its hash."""
+        if digest(state) != sha256:
+            raise AdapterError(f"site {self.config.name}: the base's content does not match its hash {sha256[:12]}")
+        save_tensors(self._base_file(sha256), state)
+
+    def base(self, sha256: str) -> AdapterState:
+        """The installed base network.
+
+        Raises:
+            AdapterError: it was never installed here, or its file was changed.
+        """
+        state, _ = load_tensors(self._base_file(sha256))
+        if digest(state) != sha256:
+            raise AdapterError(f"site {self.config.name}: the installed base {sha256[:12]} was changed on disk")
+        return state
+
+    def _base_file(self, sha256: str) -> Path:
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise AdapterError(
+                f"site {self.config.name}: got a base hash of {len(sha256)} characters, expected 64 hex digits"
+            )
+        return self.config.folder / f"base-{sha256}.safetensors"
+
+    # ------------------------------------------------------------------------------------------- results
+
+    def keep_results(self, rows: list[dict[str, object]]) -> None:
+        """Append results per case to the site's own file; they never leave."""
+        with (self.config.folder / "cases.jsonl").open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def load_views(item: CheckedCase, views: ViewsConfig) -> CaseViews:
+    """A case as slices, from this process's memory where it was used before."""
+    return _views(item, views.model_dump_json())
+
+
+@functools.lru_cache(maxsize=CACHED_VOLUMES)
+def _views(item: CheckedCase, views: str) -> CaseViews:
+    return make_views(read_scan(item.case), ViewsConfig.model_validate_json(views))
+
+
+def load_scan(item: CheckedCase) -> Scan:
+    """A case's scan and annotation at full resolution."""
+    return read_scan(item.case)

@@ -1,0 +1,78 @@
+"""The page: what ``report.html.j2`` shows, and writing it."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sahfl.atomic import write_atomic
+from sahfl.errors import DataError
+from sahfl.report import tables
+from sahfl.report.figures import Picture, draw_figures
+from sahfl.report.summary import headline, tiles
+from sahfl.report.text import DASH, Results, moment
+
+SCHEMA = 1
+"""The form of results.json that this version reads."""
+
+
+def write_report(results: Results, folder: Path) -> Path:
+    """Write ``report.html`` and ``figures/*.png`` into a folder.
+
+    Guarantees: the page loads nothing from the network and runs no script; text from the results is escaped; each
+    file is whole or absent; a value that is not known is a dash.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        DataError: the results have another schema number.
+
+    """
+    if (schema := results.get("schema")) != SCHEMA:
+        raise DataError(f"results: got schema {schema!r}, expected {SCHEMA}; use the sahfl that wrote them")
+    pictures = draw_figures(results)
+    for picture in pictures:
+        write_atomic(folder / "figures" / f"{picture.name}.png", picture.png)
+    path = folder / "report.html"
+    write_atomic(path, render_page(results, pictures))
+    return path
+
+
+def render_page(results: Results, pictures: tuple[Picture, ...]) -> str:
+    """Fill the template."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: DASH if value is None else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(_context(results, pictures))
+
+
+def _context(results: Results, pictures: tuple[Picture, ...]) -> dict[str, Any]:
+    return {
+        "results": results,
+        "headline": headline(results),
+        "tiles": tiles(results),
+        "pictures": {picture.name: picture for picture in pictures},
+        "sources": {picture.name: base64.b64encode(picture.png).decode() for picture in pictures},
+        "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
+        "finished": moment(results["finished"]),
+        "started": moment(results["started"]),
+        "methods": tables.method_table(results),
+        "others": tables.other_comparisons_table(results),
+        "strata": tables.stratum_table(results),
+        "by_site": tables.site_dice_table(results),
+        "volume": tables.volume_table(results),
+        "traffic": tables.traffic_table(results),
+        "sites": tables.site_table(results),
+        "failures": tables.failure_table(results),
+        "settings": tables.settings_table(results),
+        "versions": tables.version_table(results),
+    }

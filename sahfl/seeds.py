@@ -1,0 +1,15 @@
+"""Random seeds derived from names, so that no result depends on the order or the process in which work happens."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A 63-bit seed from the parts, for example ``derive_seed(study.seed, "finetune", site, fold, round)``.
+
+    Guarantees: the same parts give the same seed on every machine and Python version; parts cannot run together
+    (``("a", "bc")`` and ``("ab", "c")`` differ).
+    """
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,88 @@
+"""A simulated federation on one machine: the sites' app in worker processes, the server's app in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from flwr.app import Context, RecordDict
+
+from sahfl.config import DatalistData, PhantomCohort, SiteConfig, Study
+from sahfl.data.manifest import datalist_sites
+from sahfl.errors import DataError
+from sahfl.federation.local_grid import LocalGrid
+from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.server_app import app
+
+
+def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
+    """The sites of a study, each with a folder of its own below ``folder``.
+
+    Raises:
+        DataError: the datalist cannot be read, or lacks a site of the study.
+    """
+    names = [*study.pretrain.sites, *study.finetune.sites]
+    if isinstance(study.data, DatalistData):
+        known = datalist_sites(study.data.path)
+        if unknown := sorted(set(names) - set(known)):
+            raise DataError(f"{study.data.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
+        return tuple(SiteConfig(name=name, folder=folder / name, data=study.data) for name in names)
+    data = study.data
+    return tuple(
+        SiteConfig(
+            name=name,
+            folder=folder / name,
+            data=PhantomCohort(
+                seed=study.seed, shape=data.shape, spacing_mm=data.spacing_mm, patients=data.sites[name]
+            ),
+        )
+        for name in names
+    )
+
+
+def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
+    """Run the study of a run folder to its report, continuing at what is committed.
+
+    Args:
+        folder: a new run, or one to resume.
+        workers: worker processes; by default one per core, and at most one per site. The result does not depend on it.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; every worker has ended, and what was committed is on disk.
+        RunFailed: below the quorum of sites.
+        RunError: another process works on this run.
+    """
+    study = folder.study()
+    sites = site_configs(study, folder.path.resolve() / "sites")
+    workers = min(workers or os.cpu_count() or 1, len(sites))
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
+    with folder.lock(), _stopped_by_sigterm(), LocalGrid(sites, workers=workers, logs=folder.path / "logs") as grid:
+        nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
+        settings = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
+        try:
+            app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
+        except KeyboardInterrupt:
+            folder.note({"event": "interrupted", "at": datetime.now(UTC).isoformat(timespec="seconds")})
+            raise
+    return folder.path / "report.html"
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

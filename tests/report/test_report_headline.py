@@ -1,0 +1,69 @@
+"""The first sentence says what the interval says, whichever way the study came out."""
+
+import pytest
+from test_report_sample import VARIANTS, comparison, gain
+
+from sahfl.report.summary import headline
+
+TUNED = "Fine-tuning with CP-LoRA (rank 8)"
+COST = "sending 0.41 MB per site and round, 12 % of the bytes of the full model."
+SENTENCES = {
+    "gain": (
+        "gain",
+        f"{TUNED} raised Dice from 0.41 to 0.50: +0.09 (95 % interval +0.05 to +0.13) "
+        f"over 30 patients in 3 folds, {COST}",
+    ),
+    "loss": (
+        "loss",
+        f"{TUNED} lowered Dice from 0.41 to 0.35: −0.06 (95 % interval −0.10 to −0.02) "
+        f"over 30 patients in 3 folds, {COST}",
+    ),
+    "unclear": (
+        "unclear",
+        f"{TUNED} made no clear change to Dice, from 0.41 to 0.43: +0.02 (95 % interval −0.02 to +0.06, "
+        f"which includes zero) over 30 patients in 3 folds, {COST}",
+    ),
+    "failed": ("none", f"{TUNED} has no result: fold 2, round 3: 1 of 2 sites replied, quorum is 2."),
+    "nothing_tuned": (
+        "none",
+        "Without fine-tuning, the pretrained network reached Dice 0.41 (95 % interval 0.35 to 0.47) "
+        "over 30 patients in 3 folds; no method was fine-tuned.",
+    ),
+    "few_patients": (
+        "none",
+        f"{TUNED} moved Dice from 0.41 to 0.50: +0.09, with too few patients for an interval, "
+        f"over 4 patients in 3 folds, {COST}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("variant", "expected"), SENTENCES.items(), ids=SENTENCES.keys())
+def test_the_headline_says_what_the_interval_says(variant, expected):
+    found = headline(VARIANTS[variant]())
+    assert (found.verdict, found.sentence) == expected
+
+
+def test_other_methods_follow_the_headline_with_their_cost():
+    (other,) = headline(gain()).others
+    assert other.startswith("Full fine-tuning raised Dice from 0.41 to 0.53: +0.12 (95 % interval +0.07 to +0.16)")
+    assert other.endswith("sending 3.25 MB per site and round, as much as the full model.")
+
+
+DIGITS = {  # before, after, half width -> what the sentence shows
+    "two decimals that do not add up": (0.414, 0.496, 0.03, "from 0.414 to 0.496: +0.082 (95 % interval +0.052 to"),
+    "a gain that would look like zero": (0.410, 0.414, 0.003, "from 0.410 to 0.414: +0.004 (95 % interval +0.001 to"),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "half", "shown"), DIGITS.values(), ids=DIGITS.keys())
+def test_a_third_decimal_is_shown_where_two_would_mislead(before, after, half, shown):
+    results = gain()
+    results["methods"][0]["overall"]["dice"], results["methods"][1]["overall"]["dice"] = before, after
+    results["comparisons"][0] = comparison("cp_lora-r8", after - before, half)
+    assert shown in headline(results).sentence
+
+
+def test_patients_with_several_scans_are_counted_as_scans():
+    results = gain()
+    results["sites"][2]["n_volumes"] += 3
+    assert "over 30 scans in 3 folds" in headline(results).sentence

@@ -1,0 +1,188 @@
+"""The page says what the results say, in words that follow the intervals, and can be opened anywhere."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from test_report_sample import DIED, VARIANTS, failed, gain, refusals, unclear
+
+from sahfl.errors import DataError
+from sahfl.report import write_report
+from sahfl.report.summary import headline, method_colours
+
+
+class Page(HTMLParser):
+    """Text, attributes and table rows of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.text, self.attributes, self.rows, self._tag, self.tags = "", [], [], "", set()
+        self._in_cell = False
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", self.text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self._tag = tag
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        self._tag = "" if tag == "style" else self._tag
+        self._in_cell = self._in_cell and tag not in ("th", "td")
+
+    def handle_data(self, data):
+        if self._tag == "style":
+            return
+        self.text += data + " "
+        if self._in_cell:
+            self.rows[-1][-1] += data.strip()
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def written(request, tmp_path_factory):
+    results = VARIANTS[request.param]()
+    folder = tmp_path_factory.mktemp(request.param)
+    return results, folder, Page(write_report(results, folder))
+
+
+def test_every_name_is_on_every_page(written):
+    results, _, page = written
+    tuned = {"cp_lora-r8": "CP-LoRA (rank 8)", "full": "Full fine-tuning", "zero_shot": "Zero-shot"}
+    names = [tuned[m["id"]] for m in results["methods"]] + [s["site"] for s in results["sites"]]
+    assert [name for name in [*names, results["name"], results["fingerprint"]] if name not in page.text] == []
+    assert headline(results).sentence in page.text
+
+
+def test_nothing_unknown_is_written_as_none_or_nan(written):
+    _, _, page = written
+    alternatives = " ".join(value for _, name, value in page.attributes if name in ("alt", "aria-label"))
+    assert not re.search(
+        r"\b(None(?!: every)|nan|NaN|inf|null)\b", (page.text + alternatives).replace("NaN or inf", "")
+    )
+
+
+def test_the_page_loads_nothing_and_runs_nothing(written):
+    _, _, page = written
+    links = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")]
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    assert not re.search(r"https?://|@import|url\(|//cdn", page.source)
+    assert not page.tags & {"script", "link", "iframe", "object", "form"}
+
+
+def test_figures_are_png_files_that_are_not_blank_and_have_words(written):
+    _, folder, page = written
+    files = sorted((folder / "figures").iterdir())
+    alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert {f.suffix for f in files} == {".png"}
+    assert len(files) == len(alternatives) >= 3
+    for file in files:
+        assert np.ptp(imread(file)[..., :3]) > 0.5
+    assert all(re.search(r"\d\.\d", text) for text in alternatives)
+
+
+def test_every_table_has_a_caption_and_every_row_fits_it(written):
+    _, _, page = written
+    assert page.source.count("<table>") == page.source.count("<caption>")
+    widths = [len(row) for row in page.rows if not any("Failed:" in cell for cell in row)]
+    assert min(widths) > 1
+
+
+def row_of(page, first, length):
+    return next(row for row in page.rows if row[0] == first and len(row) == length)
+
+
+def test_numbers_in_the_method_table_are_those_of_the_results(written):
+    results, _, page = written
+    if results["methods"][0]["overall"]["low"] is None:
+        assert row_of(page, "Zero-shot", 10)[1:5] == ["0.412", "0.171", "–", "4"]
+        return
+    assert row_of(page, "Zero-shot", 10) == [
+        *("Zero-shot", "0.412", "0.171", "0.350 to 0.469", "30", "–", "–", "0", "0 B", "0 %"),
+    ]
+    if len(results["methods"]) > 1:
+        full = ["Full fine-tuning", "0.527", "0.171", "0.465 to 0.584", "30", "+0.115", "+0.074 to +0.156"]
+        assert row_of(page, "Full fine-tuning", 10) == [*full, "812,345", "3.25 MB", "100 %"]
+
+
+def test_other_tables_hold_the_numbers_of_the_results(tmp_path):
+    page = Page(write_report(unclear(), tmp_path))
+    assert row_of(page, "CP-LoRA (rank 8)", 7) == [
+        *("CP-LoRA (rank 8)", "30", "0.81", "−3.1", "−20.2 to +13.9", "4", "1"),
+    ]
+    assert row_of(page, "sah_a", 10)[3:] == ["thick slices: 2", "15", "15", "15", "315.8", "5 + 5 + 5", "0"]
+    assert row_of(page, "sah_a", 5) == ["sah_a", "CP-LoRA (rank 8)", "15", "6.08 MB", "6.08 MB"]
+    assert row_of(page, "CP-LoRA (rank 8) against Full fine-tuning", 4)[2:] == ["−0.102", "−0.143 to −0.061"]
+    assert row_of(page, "finetune.methods.1.rank", 2)[1] == "8"
+    assert row_of(page, "CP-LoRA (rank 8)", 4)[1] == "0.261 (0.199 to 0.318)"
+
+
+def test_a_failed_method_is_shown_with_its_reason(tmp_path):
+    page = Page(write_report(failed(), tmp_path))
+    reason = "Failed: fold 2, round 3: 1 of 2 sites replied, quorum is 2"
+    assert [row for row in page.rows if row == ["CP-LoRA (rank 8)", reason]]
+
+
+def test_failures_of_rounds_are_listed_or_none(tmp_path):
+    page = Page(write_report(refusals(), tmp_path / "a"))
+    first = ["CP-LoRA (rank 8)", "sah_b refused: contains NaN or inf", "committed with the other sites", "1", "1", "1"]
+    died = f"sah_a missing: {DIED}; sah_b missing: {DIED}"
+    second = ["CP-LoRA (rank 8)", died, "not committed, state unchanged", "1", "2", "1"]
+    assert [row for row in page.rows if len(row) == 6][-2:] == [first, second]
+    assert "Interruptions of the run: 2" in page.text
+    clean = Page(write_report(gain(), tmp_path / "b"))
+    assert "None: every site's reply was used in every round." in clean.text.replace("&#39;", "'")
+
+
+def test_phantom_data_are_called_so_only_where_they_are(tmp_path):
+    real = gain()
+    for each in real["sites"]:
+        each["source"] = "datalist"
+    assert "Simulated heads." in Page(write_report(gain(), tmp_path)).text
+    assert "Simulated heads." not in Page(write_report(real, tmp_path)).text
+
+
+def test_hostile_names_are_escaped(tmp_path):
+    hostile = "<script>alert(1)</script>\"'$\\frac$"
+    results = json.loads(json.dumps(refusals()).replace("sah_a", "HOSTILE").replace("tbi_a", "HOSTILE"))
+    text = json.dumps(results).replace("HOSTILE", json.dumps(hostile)[1:-1])
+    results = json.loads(text) | {"name": hostile}
+    results["methods"][1] |= {"method": hostile, "failed": hostile}
+    page = Page(write_report(results, tmp_path))
+    assert "<script" not in page.source
+    assert hostile in page.text
+    assert "script" not in page.tags
+
+
+@pytest.mark.parametrize("schema", [2, "1", None])
+def test_another_schema_is_refused_before_anything_is_written(tmp_path, schema):
+    with pytest.raises(DataError, match=f"got schema {schema!r}, expected 1"):
+        write_report(gain() | {"schema": schema}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_twice_gives_the_same_files_and_leaves_no_trace(tmp_path):
+    results, before = gain(), copy.deepcopy(dict(matplotlib.rcParams))
+    copied = copy.deepcopy(results)
+    first = write_report(results, tmp_path).read_bytes()
+    assert write_report(results, tmp_path).read_bytes() == first
+    assert results == copied
+    assert dict(matplotlib.rcParams) == before
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_every_method_keeps_its_own_colour():
+    many = [{"id": name} for name in ("zero_shot", "cp_lora-r4", "cp_lora-r8", "full", "cp_lora-r16")]
+    colours = method_colours(many)
+    assert len({colours[m["id"]] for m in many}) == 5
+    assert colours["full"] == method_colours(many[3:])["full"]
