@@ -118,7 +118,8 @@ def unpack(data: bytes, got: Layout, *, like: AdapterState) -> AdapterState:
 
 
 def digest(state: AdapterState) -> str:
-    """SHA-256 (hex) over names, shapes and values; equal states have equal digests on every machine."""
+    """SHA-256 (hex) over names, shapes and values, whatever their order; equal on every machine."""
+    state = dict(sorted(state.items()))
     sha = hashlib.sha256(repr(layout(state)).encode())
     sha.update(pack(state).tobytes())
     return sha.hexdigest()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from flwr.app import Context, RecordDict
+from flwr.app import Context, RecordDict, UserConfig
 
 from sahfl.config import DatalistData, PhantomCohort, SiteConfig, Study
 from sahfl.data.manifest import datalist_sites
@@ -67,7 +67,7 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
     with folder.lock(), _stopped_by_sigterm(), LocalGrid(sites, workers=workers, logs=folder.path / "logs") as grid:
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
-        settings = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
+        settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
         try:
             app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
         except KeyboardInterrupt:

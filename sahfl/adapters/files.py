@@ -33,7 +33,7 @@ def save_tensors(path: Path, state: AdapterState, note: Mapping[str, Any] | None
 
 
 def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
-    """Read what ``save_tensors`` wrote.
+    """Read what ``save_tensors`` wrote: the tensors in alphabetical order, and the note.
 
     Raises:
         AdapterError: the file is missing, damaged, or holds another type than float32; the message names it.
@@ -50,7 +50,7 @@ def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
         raise AdapterError(f"{path}: is damaged or not safetensors") from error
     if odd := [name for name, value in state.items() if value.dtype != np.float32]:
         raise AdapterError(f"{path}: tensor {odd[0]!r} is {state[odd[0]].dtype}, expected float32")
-    return state, note
+    return dict(sorted(state.items())), note
 
 
 def save_adapter(folder: Path, state: AdapterState, config: Mapping[str, Any]) -> None:

@@ -32,12 +32,13 @@ def forget(net: nn.Module) -> None:
 
 
 def parameters(net: nn.Module) -> dict[str, nn.Parameter]:
-    """Exchanged parameters by full name, in the order of the network's modules."""
-    return {
+    """Exchanged parameters by full name, in alphabetical order: the order of states, files and the wire."""
+    found = {
         f"{path}.{name}" if path else name: module.get_parameter(name)
         for path, module in net.named_modules()
         for name in getattr(module, "exchanged", ())
     }
+    return dict(sorted(found.items()))
 
 
 def read(net: nn.Module) -> AdapterState:

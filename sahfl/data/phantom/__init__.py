@@ -1,0 +1,25 @@
+"""A procedural 3-D head-CT phantom: synthetic patients for demonstrations, tests and pretraining.
+
+    ScannerProfile ─┐
+    seed, kind ─────┴─> make_case ─> PhantomCase (image, label, affine)
+    CohortSpec ───────> write_cohort ─> images/, labels/, datalist.json
+
+Anatomy, volumes and contrast come from published and measured values, never from what a network scores on it.
+"""
+
+from sahfl.data.phantom.case import PhantomCase, make_case
+from sahfl.data.phantom.cohort import CohortSpec, write_cohort
+from sahfl.data.phantom.hemorrhage import LABELS
+from sahfl.data.phantom.lesions import PhantomKind
+from sahfl.data.phantom.profiles import PROFILES, ScannerProfile
+
+__all__ = [
+    "LABELS",
+    "PROFILES",
+    "CohortSpec",
+    "PhantomCase",
+    "PhantomKind",
+    "ScannerProfile",
+    "make_case",
+    "write_cohort",
+]

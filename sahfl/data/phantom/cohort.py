@@ -1,0 +1,168 @@
+"""A site's folder of synthetic cases, written so that an interruption costs at most one case."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from sahfl.data.phantom.case import PhantomCase, make_case
+from sahfl.data.phantom.hemorrhage import LABELS
+from sahfl.data.phantom.lesions import PhantomKind
+from sahfl.data.phantom.profiles import PROFILES
+from sahfl.errors import DataError
+
+_GZIP_LEVEL = 2
+_DATALIST = "datalist.json"
+_PLAN = "phantom.json"
+
+
+@dataclass(frozen=True)
+class CohortSpec:
+    """Everything that determines the bytes of a cohort."""
+
+    site: str
+    """Name of the site; goes into the seeds and the patient names."""
+    kind: PhantomKind
+    profile: str
+    """A name in ``PROFILES``."""
+    n_cases: int
+    seed: int
+    shape: tuple[int, int, int] = (128, 128, 32)
+    """Voxels (X, Y, Z)."""
+    spacing_mm: tuple[float, float, float] = (1.8, 1.8, 5.0)
+
+
+def write_cohort(
+    folder: Path, spec: CohortSpec, *, on_case: Callable[[int, int], None] = lambda done, total: None
+) -> Path:
+    """Write the cohort into ``folder`` and return the path of its datalist.json.
+
+    Guarantees: the same spec gives bit-identical files; every file appears under its name only when complete;
+    datalist.json comes last. Finished cases of an interrupted cohort are kept; a finished cohort is left as it is.
+
+    Args:
+        folder: created if missing.
+        spec: what to write.
+        on_case: called with (cases done, cases in all) after each case.
+
+    Raises:
+        DataError: the folder belongs to another spec, or the spec cannot be built.
+    """
+    _check_spec(spec)
+    datalist = folder / _DATALIST
+    if _claim(folder, spec):
+        return datalist
+    entries = []
+    for index in range(spec.n_cases):
+        name = f"{index:04d}.nii.gz"
+        entry = {"image": f"images/{name}", "label": f"labels/{name}", "patient": f"{spec.site}-{index:04d}"}
+        if not all((folder / entry[part]).exists() for part in ("image", "label")):
+            _write_case(folder, entry, _make(spec, index))
+        entries.append(entry)
+        on_case(index + 1, spec.n_cases)
+    content = {
+        "description": f"Synthetic head CT, kind {spec.kind}, scanner profile {spec.profile}; no patient data.",
+        "labels": {"background": 0, **LABELS},
+        "phantom": _as_json(spec),
+        "sites": {spec.site: entries},
+    }
+    _write_atomically(datalist, _json_bytes(content))
+    return datalist
+
+
+def case_seed(spec: CohortSpec, index: int) -> int:
+    """Seed of one case, below 2**63: a hash of the cohort's seed, its site and the case's number."""
+    digest = hashlib.sha256(json.dumps([spec.seed, spec.site, index]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def encode_nifti(data: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
+    """A .nii.gz file of integers (X, Y, Z): scanner space, mm, no text fields, no time stamp."""
+    image = nib.Nifti1Image(data, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units(xyz="mm")
+    image.header.set_slope_inter(1.0, 0.0)
+    return gzip.compress(image.to_bytes(), _GZIP_LEVEL, mtime=0)
+
+
+def _check_spec(spec: CohortSpec) -> None:
+    problems = []
+    if spec.profile not in PROFILES:
+        problems.append(f"profile: got {spec.profile!r}, expected one of {', '.join(PROFILES)}")
+    if spec.n_cases < 1:
+        problems.append(f"n_cases: got {spec.n_cases}, expected 1 or more")
+    if problems:
+        raise DataError(f"phantom cohort of site {spec.site!r}: " + "; ".join(problems))
+
+
+def _claim(folder: Path, spec: CohortSpec) -> bool:
+    """Reserve ``folder`` for ``spec``; True if it already holds the finished cohort."""
+    for name in (_DATALIST, _PLAN):
+        path = folder / name
+        if path.exists():
+            _check_owner(path, spec)
+            if name == _DATALIST:
+                return True
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    # Without this an interrupted cohort of one spec could be completed with the cases of another.
+    _write_atomically(folder / _PLAN, _json_bytes({"phantom": _as_json(spec)}))
+    return False
+
+
+def _check_owner(path: Path, spec: CohortSpec) -> None:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); choose an empty folder") from error
+    found = content.get("phantom") if isinstance(content, dict) else None
+    expected = _as_json(spec)
+    if found != expected:
+        raise DataError(f"{path}: holds phantom spec {found}, expected {expected}; choose another folder or remove it")
+
+
+def _make(spec: CohortSpec, index: int) -> PhantomCase:
+    return make_case(
+        case_seed(spec, index),
+        kind=spec.kind,
+        profile=PROFILES[spec.profile],
+        shape=spec.shape,
+        spacing_mm=spec.spacing_mm,
+    )
+
+
+def _write_case(folder: Path, entry: dict[str, str], case: PhantomCase) -> None:
+    for part, data in (("image", case.image), ("label", case.label)):
+        path = folder / entry[part]
+        if not path.exists():
+            _write_atomically(path, encode_nifti(data, case.affine))
+
+
+def _as_json(spec: CohortSpec) -> dict[str, Any]:
+    """The spec as JSON gives it back: tuples become lists."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    return values
+
+
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

@@ -1,0 +1,133 @@
+"""Where blood goes: shares of blood in tissue, cisterns and ventricles, and its density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from sahfl.data.phantom.brain import Brain
+from sahfl.data.phantom.lesions import CisternalBlood, Contusion, EpiduralClot, Injury, SubduralClot, VentricularBlood
+from sahfl.data.phantom.mass_effect import MassEffect
+from sahfl.data.phantom.space import Field, coverage
+from sahfl.data.phantom.subject import Subject
+
+LABELS: Mapping[str, int] = MappingProxyType({"EDH": 1, "IPH": 2, "IVH": 3, "SAH": 4, "SDH": 5})
+"""Label values of the masks; 0 is background."""
+
+_DENSITY_HU = {"EDH": 3.0, "IPH": 1.0, "IVH": -2.0, "SAH": -2.0, "SDH": 0.0}
+"""Difference of each kind from the patient's clot: mixing with CSF dilutes (HU)."""
+_SWIRL_HU = 22.0
+_OCCIPITAL_FLOOR_MM = -58.0
+"""Where the occipital horns end: the lowest place of the ventricles in a patient lying on the back."""
+_FADE_MM = 9.0
+"""Width of the zone over which subarachnoid blood thins out (mm)."""
+_SEARCH_STEPS = 14
+
+
+def spread_blood(brain: Brain, injury: Injury, mass: MassEffect) -> tuple[dict[str, Field], Field]:
+    """Blood share of the cavity's content at each point by label name, and its share of oedema: fields (n,).
+
+    Guarantees: shares lie in [0, 1] and their sum over the kinds is at most 1. They say nothing of bone: where a point
+    is partly bone, multiply by ``brain.inside``.
+    """
+    shares: dict[str, Field] = dict(mass.blood)
+    oedema = np.zeros_like(brain.depth_mm)
+    for lesion in injury.lesions:
+        if isinstance(lesion, Contusion):
+            share, rim = _bruise(brain, lesion)
+            oedema = np.maximum(oedema, rim)
+            _merge(shares, "IPH", share)
+        elif isinstance(lesion, CisternalBlood):
+            _merge(shares, "SAH", _fill_cisterns(brain, lesion))
+        elif isinstance(lesion, VentricularBlood):
+            _merge(shares, "IVH", _fill_ventricles(brain, lesion))
+    room = np.ones_like(brain.depth_mm)
+    for name, share in shares.items():
+        shares[name] = np.clip(share, 0, 1) * room
+        room = room - shares[name]
+    return shares, oedema
+
+
+def mix_blood(hu: Field, brain: Brain, shares: Mapping[str, Field], injury: Injury, subject: Subject) -> Field:
+    """HU (n,) after each kind of blood has taken its share of every point."""
+    swirling = {
+        "EDH": any(isinstance(lesion, EpiduralClot) and lesion.swirl for lesion in injury.lesions),
+        "SDH": any(isinstance(lesion, SubduralClot) and lesion.swirl for lesion in injury.lesions),
+    }
+    for name, share in shares.items():
+        clot = subject.blood_hu + _DENSITY_HU[name] + 4.0 * brain.region.noise(7)
+        if swirling.get(name):
+            clot = clot - _SWIRL_HU * coverage(0.6 - brain.region.noise(10.5), 0.25)
+        hu = hu + (clot - hu) * share
+    return hu
+
+
+def _merge(shares: dict[str, Field], name: str, share: Field) -> None:
+    shares[name] = np.maximum(shares[name], share) if name in shares else share
+
+
+def _bruise(brain: Brain, lesion: Contusion) -> tuple[Field, Field]:
+    """A ragged ellipsoid in the tissue and its rim of oedema."""
+    region = brain.region
+    radius = (lesion.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
+    squared = sum(((axis - c) / q) ** 2 for axis, c, q in zip(brain.points, lesion.centre, lesion.aspect, strict=True))
+    distance = np.sqrt(np.asarray(squared, np.float32)) - np.float32(radius)
+    distance += np.float32(0.28 * radius) * region.noise(10.5)
+    distance += np.float32(lesion.raggedness * radius) * region.noise(4.5)
+    tissue = coverage(-brain.pial_depth_mm, region.partial_mm) * (1 - brain.ventricle)
+    rim = coverage(distance - np.float32(lesion.oedema_mm), 2.0) * tissue * (1 - brain.csf)
+    return coverage(distance, region.partial_mm) * tissue, rim
+
+
+def _fill_cisterns(brain: Brain, lesion: CisternalBlood) -> Field:
+    """Mix blood into subarachnoid CSF, outwards from the source until the lesion's volume is used up."""
+    region = brain.region
+    x, y, z = brain.points
+    source_x, source_y, source_z = lesion.source
+    # Blood of a midline aneurysm spreads to both sides more easily than to one.
+    across = 1.35 if abs(source_x) < 5 else 1.0
+    distance = np.sqrt(((x - source_x) / across) ** 2 + 0.8 * (y - source_y) ** 2 + (1.1 * (z - source_z)) ** 2)
+    shallow = np.clip(14 - brain.vault_depth_mm, 0, 14) / 14
+    # Blood sinks into the basal cisterns, whatever ruptured.
+    basal = np.clip((-4 - z) / 10, 0, 1)
+    nearness = 8 * basal + 9 * region.noise(16) + lesion.sulcal_spread * 16 * shallow - distance
+    density = lesion.density * (0.88 + 0.12 * region.noise(4.5))
+    # Little blood stays in the thin space over the convexity: it collects in sulci.
+    space = brain.csf * (1 - brain.ventricle) * np.where(brain.depth_mm < 1.2, np.float32(0.25), np.float32(1))
+    in_brain = coverage(-brain.pial_depth_mm, region.partial_mm)
+    widened = coverage(brain.cistern_mm - np.float32(1.2 * lesion.expansion_mm), region.partial_mm)
+    widened *= (1 - brain.stem) * in_brain
+
+    def fill(reach_mm: float) -> Field:
+        concentration = np.clip((nearness + np.float32(reach_mm)) / _FADE_MM, 0, 1) * density
+        share = np.clip(concentration, 0, 1) * space
+        return np.maximum(share, widened * np.clip(1.1 * concentration - 0.35, 0, 1))
+
+    def volume_ml(reach_mm: float) -> float:
+        return float((fill(reach_mm) * brain.inside).sum(dtype=np.float64)) * region.grid.layer_ml
+
+    return fill(_solve(volume_ml, lesion.volume_ml))
+
+
+def _solve(volume_ml: Callable[[float], float], target_ml: float) -> float:
+    """The reach (mm) that fills ``target_ml``; the greatest if there is not so much space."""
+    low, high = -40.0, 160.0
+    for _ in range(_SEARCH_STEPS):
+        middle = (low + high) / 2
+        if volume_ml(middle) < target_ml:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _fill_ventricles(brain: Brain, lesion: VentricularBlood) -> Field:
+    """A fluid level in the dependent horns, or a cast around the lesion's source."""
+    if lesion.cast_mm > 0:
+        distance = brain.points.distance_to(lesion.source) - lesion.cast_mm - 6 * brain.region.noise(16)
+        filled = coverage(distance, 3.0)
+    else:
+        filled = coverage(brain.points.y - (_OCCIPITAL_FLOOR_MM + lesion.level_mm), 1.5)
+    return brain.ventricle * filled * np.float32(lesion.density)

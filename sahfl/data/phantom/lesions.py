@@ -1,0 +1,255 @@
+"""What bleeds, where and how much: lesions drawn from published volume distributions.
+
+Places are in the head's frame (mm, x to the right). Sources: intraparenchymal volumes are log-normal with median
+6.3 mL and IQR 1.7-15 mL (525 real masks); aneurysmal SAH 39.7 +- 32.8 mL (Boers et al., AJNR 2014); extents
+of extra-axial clots and the shares of their kinds are judgement. Volume and density of aneurysmal SAH were set so that
+the masks hold a median of 20-30 mL and stand out by 13-14 HU, as measured on 72 real slices, and then frozen:
+``tests/data/test_phantom_values.py`` measures both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from sahfl.data.phantom.space import Triple
+
+PhantomKind = Literal["tbi", "sah", "normal"]
+AneurysmSite = Literal["acom", "mca", "pcom", "basilar"]
+
+
+@dataclass(frozen=True)
+class EpiduralClot:
+    """A lens under the vault."""
+
+    direction: Triple
+    """From the head's origin to the clot's centre; not normalised."""
+    volume_ml: float
+    thickness_ratio: float
+    """Greatest thickness over the radius of its base."""
+    swirl: bool
+    """Whether unclotted, darker blood lies in it."""
+
+
+@dataclass(frozen=True)
+class SubduralClot:
+    """A crescent along one hemisphere that does not cross the midline."""
+
+    direction: Triple
+    thickness_mm: float
+    half_angles_rad: tuple[float, float]
+    """Half extent from front to back and from top to bottom, seen from the head's origin."""
+    density: float
+    """Blood share of the collection: subdural blood is diluted by CSF from the torn arachnoid."""
+    swirl: bool
+
+
+@dataclass(frozen=True)
+class Contusion:
+    """Blood in the brain's tissue (IPH) with a rim of oedema."""
+
+    centre: Triple
+    volume_ml: float
+    aspect: Triple
+    raggedness: float
+    """Amplitude of small irregularities relative to its radius."""
+    oedema_mm: float
+    swirl: bool = False
+
+
+@dataclass(frozen=True)
+class CisternalBlood:
+    """Blood mixed into subarachnoid CSF (SAH), densest at its source."""
+
+    source: Triple
+    volume_ml: float
+    density: float
+    """Blood share of the CSF at the source; above 1 the clot is saturated further out."""
+    expansion_mm: float
+    """How far clot widens the cisterns."""
+    sulcal_spread: float
+    """0 stays at the base, 1.4 reaches far over the convexity."""
+
+
+@dataclass(frozen=True)
+class VentricularBlood:
+    """Blood in the ventricles (IVH): a fluid level in the dependent horns or a cast around ``source``."""
+
+    level_mm: float
+    """Height of the fluid level above the lowest part of the occipital horns; 0 for a cast."""
+    cast_mm: float
+    """Radius filled around the third ventricle's top; 0 for a level."""
+    density: float = 0.9
+    source: Triple = (0.0, 10.0, 8.0)
+
+
+Lesion: TypeAlias = EpiduralClot | SubduralClot | Contusion | CisternalBlood | VentricularBlood
+
+
+@dataclass(frozen=True)
+class Injury:
+    """All lesions of one case and what they do to the healthy head."""
+
+    lesions: tuple[Lesion, ...] = ()
+    hydrocephalus: float = 0.0
+    """Relative widening of the ventricles."""
+    drain_side: float = 0.0
+    """Side of a ventricular drain: -1 left, 1 right, 0 none. A bright line that is no blood."""
+    swelling: Triple | None = None
+    """Direction of a scalp swelling, if there is one."""
+
+
+SAH_MEDIAN_ML = 25.0
+"""Median volume of subarachnoid blood; Boers 2014: 31 mL, cisterns alone 7 to 17 mL (Foettinger et al., JAHA 2024)."""
+SAH_SIGMA = 0.72
+"""Log-normal sigma of that volume, from 39.7 +- 32.8 mL (Boers 2014)."""
+THICK_ABOVE_ML = 18.0
+"""Thin (Fisher 1, 2) or thick (Fisher 3, 4) clot; splits the volumes about 1 to 2."""
+
+SOURCES: dict[AneurysmSite, Triple] = {
+    "acom": (0, 18, -13),
+    "mca": (30, 12, -12),
+    "pcom": (11, 2, -16),
+    "basilar": (0, -10, -17),
+}
+"""Where aneurysms rupture; the side is drawn."""
+
+_CLOT_BESIDE: dict[AneurysmSite, Triple] = {
+    "acom": (8, 38, -2),
+    "mca": (42, 6, -6),
+    "pcom": (34, 0, -16),
+    "basilar": (10, -20, 0),
+}
+
+
+def sample_injury(rng: np.random.Generator, kind: PhantomKind) -> Injury:
+    """Draw the lesions of one case of this kind."""
+    samplers: dict[PhantomKind, Callable[[np.random.Generator], Injury]] = {
+        "normal": lambda _: Injury(),
+        "tbi": _sample_trauma,
+        "sah": _sample_aneurysm,
+    }
+    return samplers[kind](rng)
+
+
+def _log_normal(rng: np.random.Generator, median: float, sigma: float, limits: tuple[float, float]) -> float:
+    return min(max(median * math.exp(rng.normal(0, sigma)), limits[0]), limits[1])
+
+
+def _sample_trauma(rng: np.random.Generator) -> Injury:
+    side = float(rng.choice([-1, 1]))
+    kinds = ["epidural", "subdural", "contusion", "subdural contusion", "epidural contusion"]
+    kind = str(rng.choice(kinds, p=[0.26, 0.34, 0.20, 0.12, 0.08]))
+    lesions: list[Lesion] = []
+    swelling: Triple = (side, rng.uniform(-0.4, 0.6), rng.uniform(0.0, 0.7))
+    if "epidural" in kind:
+        lesions.append(_sample_epidural(rng, side))
+    if "subdural" in kind:
+        lesions.append(_sample_subdural(rng, side))
+    if "contusion" in kind:
+        n_contusions = 1 + int(rng.random() < 0.45) + int(rng.random() < 0.2)
+        lesions += [_sample_contusion(rng) for _ in range(n_contusions)]
+    if rng.random() < 0.15:
+        lesions.append(VentricularBlood(level_mm=rng.uniform(2, 8), cast_mm=0.0))
+    if rng.random() < 0.2:
+        lesions.append(_sample_convexity_blood(rng, side))
+    return Injury(tuple(lesions), swelling=swelling if rng.random() < 0.5 else None)
+
+
+def _sample_epidural(rng: np.random.Generator, side: float) -> EpiduralClot:
+    temporal: Triple = (side, rng.uniform(-0.35, 0.55), rng.uniform(-0.15, 0.55))
+    frontal: Triple = (side * 0.55, float(rng.choice([-1, 1])) * 0.8, rng.uniform(0, 0.5))
+    return EpiduralClot(
+        direction=temporal if rng.random() < 0.75 else frontal,
+        volume_ml=_log_normal(rng, 18, 0.8, (2, 90)),
+        thickness_ratio=rng.uniform(0.32, 0.6),
+        swirl=rng.random() < 0.2,
+    )
+
+
+def _sample_subdural(rng: np.random.Generator, side: float) -> SubduralClot:
+    return SubduralClot(
+        direction=(side, rng.uniform(-0.25, 0.3), rng.uniform(0.05, 0.5)),
+        thickness_mm=_log_normal(rng, 5.5, 0.5, (2.2, 15)),
+        half_angles_rad=(rng.uniform(0.65, 1.15), rng.uniform(0.4, 0.8)),
+        density=rng.uniform(0.5, 0.85),
+        swirl=rng.random() < 0.25,
+    )
+
+
+def _sample_contusion(rng: np.random.Generator) -> Contusion:
+    side = float(rng.choice([-1, 1]))
+    where = rng.random()
+    # Frontal and temporal poles strike bone; the rest lies anywhere in the hemispheres.
+    if where < 0.45:
+        centre = (side * rng.uniform(14, 34), rng.uniform(44, 60), rng.uniform(-12, 12))
+    elif where < 0.8:
+        centre = (side * rng.uniform(38, 50), rng.uniform(-20, 16), rng.uniform(-26, -10))
+    else:
+        centre = (side * rng.uniform(18, 42), rng.uniform(-55, 25), rng.uniform(10, 45))
+    return Contusion(
+        centre=centre,
+        volume_ml=_log_normal(rng, 5, 1.2, (0.3, 60)),
+        aspect=_sample_aspect(rng, 0.75, 1.35),
+        raggedness=rng.uniform(0.1, 0.35),
+        oedema_mm=rng.uniform(2, 7),
+        swirl=rng.random() < 0.1,
+    )
+
+
+def _sample_aspect(rng: np.random.Generator, low: float, high: float) -> Triple:
+    x, y, z = (rng.uniform(low, high) for _ in range(3))
+    size = (x * y * z) ** (1 / 3)
+    return (x / size, y / size, z / size)
+
+
+def _sample_convexity_blood(rng: np.random.Generator, side: float) -> CisternalBlood:
+    """Traumatic SAH: a few millilitres in the sulci of one convexity or a sylvian fissure."""
+    return CisternalBlood(
+        source=(side * rng.uniform(40, 58), rng.uniform(-40, 35), rng.uniform(-5, 45)),
+        volume_ml=_log_normal(rng, 2.0, 0.6, (0.8, 6)),
+        density=rng.uniform(0.8, 1.0),
+        expansion_mm=0.0,
+        sulcal_spread=1.0,
+    )
+
+
+def _sample_aneurysm(rng: np.random.Generator) -> Injury:
+    sites: list[AneurysmSite] = ["acom", "mca", "pcom", "basilar"]
+    site = sites[int(rng.choice(4, p=[0.36, 0.24, 0.27, 0.13]))]
+    side = float(rng.choice([-1, 1]))
+    volume = _log_normal(rng, SAH_MEDIAN_ML, SAH_SIGMA, (5, 110))
+    thick = volume > THICK_ABOVE_ML
+    in_ventricles = rng.random() < (0.43 if thick else 0.33)
+    x, y, z = SOURCES[site]
+    lesions: list[Lesion] = [
+        CisternalBlood(
+            source=(side * x, y, z),
+            volume_ml=volume,
+            density=rng.uniform(1.05, 1.4) if thick else rng.uniform(0.95, 1.2),
+            expansion_mm=rng.uniform(0.3, 1.2) if thick else rng.uniform(0.0, 0.3),
+            sulcal_spread=rng.uniform(0.2, 1.4),
+        )
+    ]
+    if in_ventricles:
+        cast = rng.random() >= 0.7
+        lesions.append(
+            VentricularBlood(level_mm=0.0 if cast else rng.uniform(2, 12), cast_mm=rng.uniform(15, 40) if cast else 0.0)
+        )
+    if thick and rng.random() < 0.2:
+        x, y, z = _CLOT_BESIDE[site]
+        lesions.append(
+            Contusion(
+                centre=(side * x, y, z),
+                volume_ml=_log_normal(rng, 12, 0.7, (1, 50)),
+                aspect=_sample_aspect(rng, 0.7, 1.4),
+                raggedness=0.15,
+                oedema_mm=rng.uniform(1, 4),
+            )
+        )
+    drain_side = float(rng.choice([-1, 1])) if rng.random() < 0.15 else 0.0
+    return Injury(tuple(lesions), hydrocephalus=rng.uniform(0, 0.45), drain_side=drain_side)
