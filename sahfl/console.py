@@ -16,7 +16,7 @@ from rich.text import Text
 from sahfl.config import Study, ZeroShot
 from sahfl.federation.events import Event, listening
 
-PREPARE_STEPS, EVALUATE_STEPS = 60, 15
+PREPARE_STEPS, EVALUATE_STEPS = 30, 25
 """Work of preparing a site's data, and of evaluating a fold at a site, counted in training steps."""
 LINES_EVERY_S = 15.0
 """A plain log repeats a site's state no more often than this."""

@@ -8,28 +8,29 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sahfl.config import View, ViewsConfig
-from sahfl.data.ct import Scan
+from sahfl.data.ct import HEAD_HU, Scan
 from sahfl.data.views import CaseViews, fuse, slab, windows
 from sahfl.statistics import CaseResult
 
-BATCH_SLICES = 16
+BATCH_SLICES = 8
 
 
 @torch.no_grad()
 def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
     """Probability of blood on the scan's own voxels, (X, Y, Z): every slice of every view, fused.
 
-    Slices of a view have one size, so the network sees them whole; there is no sliding window.
+    Slices of a view have one size, so the network sees them whole; there is no sliding window. Slices that show no
+    part of the head keep probability 0.
     """
     net.eval()
     probabilities: dict[View, NDArray[np.float32]] = {}
     for view, stack in case.stacks.items():
-        parts = []
-        for start in range(0, len(stack.image), BATCH_SLICES):
-            indices = range(start, min(start + BATCH_SLICES, len(stack.image)))
+        probabilities[view] = np.zeros(stack.image.shape, np.float32)
+        shown = np.flatnonzero((stack.image > HEAD_HU).any(axis=(1, 2)))
+        for start in range(0, len(shown), BATCH_SLICES):
+            indices = shown[start : start + BATCH_SLICES]
             slabs = torch.from_numpy(np.stack([slab(stack, index, config.neighbours) for index in indices]))
-            parts.append(torch.sigmoid(net(windows(slabs, config.windows_hu)))[:, 0].numpy())
-        probabilities[view] = np.concatenate(parts)
+            probabilities[view][indices] = torch.sigmoid(net(windows(slabs, config.windows_hu)))[:, 0].numpy()
     return fuse(probabilities, case, config)
 
 

@@ -51,7 +51,8 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
 
     Args:
         folder: a new run, or one to resume.
-        workers: worker processes; by default one per core, and at most one per site. The result does not depend on it.
+        workers: worker processes; by default one per site of the larger stage, but two per core at most: three sites
+            that take turns on two cores end sooner than two and then one. The result does not depend on it.
 
     Returns:
         Path of the report.
@@ -63,7 +64,8 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
     """
     study = folder.study()
     sites = site_configs(study, folder.path.resolve() / "sites")
-    workers = min(workers or os.cpu_count() or 1, len(sites))
+    at_once = max(len(study.pretrain.sites), len(study.finetune.sites))
+    workers = workers or min(at_once, 2 * (os.cpu_count() or 1))
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
     with folder.lock(), _stopped_by_sigterm(), LocalGrid(sites, workers=workers, logs=folder.path / "logs") as grid:
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))

@@ -1,0 +1,34 @@
+# Everything runs in .venv, which the first target that needs it makes; nothing is installed outside this folder.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: demo test test-all check format clean
+
+demo: .venv/installed  ## simulated federation on a phantom cohort, to a report
+	$(BIN)/sahfl simulate configs/demo.yaml
+
+test: .venv/installed  ## all tests but the slow ones
+	$(BIN)/pytest -n 2
+
+test-all: .venv/installed  ## all tests
+	$(BIN)/pytest -n 2 -m "slow or not slow"
+
+check: .venv/installed  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# torch first and pinned: as a dependency of something else, pip would take the newest build with gigabytes of CUDA.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sahfl needs Python 3.11 or newer; make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
