@@ -24,7 +24,9 @@ View = Literal["axial", "coronal", "sagittal"]
 class Section(BaseModel):
     """A part of a YAML file: typed, frozen, and strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -111,7 +113,7 @@ class ModelConfig(Section):
     """The multi-view U-Net: one 2-D network shared by all views."""
 
     size: Literal["tiny", "base", "large"] = "tiny"
-    """Width of the network: about 0.5, 6.9 and 27 million parameters."""
+    """Width of the network: about 0.5, 6.9 and 27.5 million parameters."""
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -341,7 +343,11 @@ def parse(model: type[SectionT], settings: Any, *, where: str) -> SectionT:
     """
     try:
         # Through JSON, because strict mode then still takes a YAML list for a tuple and a string for a path.
-        return model.model_validate_json(json.dumps(settings, default=str))
+        text = json.dumps(settings, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # a date as a key, an anchor that contains itself
+        raise ConfigError(f"{where}: holds what a settings file cannot: {error}") from error
+    try:
+        return model.model_validate_json(text)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_describe(error)}") from error
 
@@ -352,7 +358,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"{path}: cannot be read ({reason})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{place}: is not YAML: {getattr(error, 'problem', error)}") from error

@@ -11,5 +11,7 @@ def derive_seed(*parts: str | int) -> int:
     Guarantees: the same parts give the same seed on every machine and Python version; parts cannot run together
     (``("a", "bc")`` and ``("ab", "c")`` differ).
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    # A separator within a part is doubled; between parts a type's name follows it, so the two cannot be confused.
+    texts = (str(part).replace("\x1f", "\x1f\x1f") for part in parts)
+    text = "\x1f".join(f"{type(part).__name__}:{text}" for part, text in zip(parts, texts, strict=True))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

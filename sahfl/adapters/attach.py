@@ -13,7 +13,7 @@ from sahfl.seeds import derive_seed
 def attach(net: nn.Module, method: TrainedMethod, *, seed: int) -> None:
     """Freeze a network and put a fine-tuning method on it, in place.
 
-    Guarantees: afterwards exactly the tensors that ``state.names`` lists are trainable. For adapters, the network
+    Guarantees: afterwards exactly the tensors that ``state.parameters`` lists are trainable. For adapters, the network
     computes what it computed before, bit for bit. The same seed gives the same start.
 
     Args:

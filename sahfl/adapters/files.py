@@ -29,7 +29,7 @@ def save_tensors(path: Path, state: AdapterState, note: Mapping[str, Any] | None
     """
     # One metadata key only: safetensors writes several in random order, and equal states would give unequal files.
     metadata = {"sahfl": json.dumps(note, sort_keys=True)} if note is not None else None
-    write_atomic(path, save({name: np.ascontiguousarray(value) for name, value in state.items()}, metadata))
+    write_atomic(path, save({name: np.asarray(value, order="C") for name, value in state.items()}, metadata))
 
 
 def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
@@ -40,17 +40,25 @@ def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
     """
     try:
         content = path.read_bytes()
-        state = load(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-        note = json.loads(metadata.get("sahfl", "{}"))
+        state, note = load(content), _read_note(content)
     except OSError as error:
         raise AdapterError(f"{path}: {error.strerror}") from error
-    except (safetensors.SafetensorError, ValueError) as error:
+    except KeyError as error:  # a type that numpy does not have, such as BF16
+        raise AdapterError(f"{path}: holds tensors of type {error.args[0]}, expected float32") from error
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: is damaged or not safetensors") from error
     if odd := [name for name, value in state.items() if value.dtype != np.float32]:
         raise AdapterError(f"{path}: tensor {odd[0]!r} is {state[odd[0]].dtype}, expected float32")
     return dict(sorted(state.items())), note
+
+
+def _read_note(content: bytes) -> dict[str, Any]:
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    note = json.loads(metadata.get("sahfl", "{}"))
+    if not isinstance(note, dict):
+        raise ValueError(f"note: got {type(note).__name__}, expected a mapping")
+    return note
 
 
 def save_adapter(folder: Path, state: AdapterState, config: Mapping[str, Any]) -> None:

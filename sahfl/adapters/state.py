@@ -62,7 +62,7 @@ def load(net: nn.Module, state: AdapterState) -> None:
         if state[name].shape != tuple(parameter.shape):
             raise AdapterError(f"tensor {name!r}: got shape {state[name].shape}, expected {tuple(parameter.shape)}")
     for name, parameter in wanted.items():
-        parameter.copy_(torch.from_numpy(np.asarray(state[name], np.float32)))
+        parameter.copy_(torch.from_numpy(np.array(state[name], np.float32, order="C")))  # torch wants it writable
 
 
 def _some(names: list[str], most: int = 5) -> str:

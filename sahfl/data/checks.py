@@ -124,7 +124,8 @@ def _judge(case: Case, scan: Scan) -> Iterable[Finding]:
         yield Finding("not_hu", "error", f"case {case.id}: {text}")
     if not scan.label.any():
         yield Finding("no_blood", "warning", f"case {case.id}: the annotation is empty")
-    elif scan.volume_ml > MOST_BLOOD_ML:
+        return
+    if scan.volume_ml > MOST_BLOOD_ML:
         yield Finding("much_blood", "warning", f"case {case.id}: {scan.volume_ml:.0f} mL of annotated blood")
-    elif float(np.median(scan.image[scan.label])) < 0:
+    if float(np.median(scan.image[scan.label])) < 0:
         yield Finding("label_place", "error", f"case {case.id}: most of the annotation lies on fat or air")

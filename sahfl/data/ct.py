@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import nibabel
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -64,12 +66,14 @@ def read_scan(case: Case) -> Scan:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
     image, label = _open(case, "image"), _open(case, "label")
-    if len(image.shape) != 3:
+    if len(image.shape) != 3 or 0 in image.shape:
         raise ScanProblem("not_3d", f"case {case.id}: image has shape {image.shape}, expected three dimensions")
     if image.shape != label.shape:
         raise ScanProblem("shape", f"case {case.id}: label has shape {label.shape}, the image has {image.shape}")
     if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
         raise ScanProblem("affine", f"case {case.id}: label and image lie at different places (their affines differ)")
+    if not abs(np.linalg.det(image.affine[:3, :3])) > 0:
+        raise ScanProblem("affine", f"case {case.id}: the voxels have no volume (the affine's determinant is 0)")
     image, label = nibabel.as_closest_canonical(image), nibabel.as_closest_canonical(label)
     hounsfield, classes = _voxels(case, "image", image), _voxels(case, "label", label)
     if not np.isfinite(hounsfield).all():
@@ -87,15 +91,21 @@ def _open(case: Case, which: str) -> Any:
         raise ScanProblem("missing", f"case {case.id}: the {which} file is missing") from error
     except PermissionError as error:
         raise ScanProblem("permission", f"case {case.id}: no permission to read the {which} file") from error
-    except (OSError, ImageFileError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
         raise ScanProblem("unreadable", f"case {case.id}: the {which} file is not readable NIfTI") from error
 
 
 def _voxels(case: Case, which: str, image: Any) -> NDArray[np.float32]:
+    if image.get_data_dtype().kind not in "iuf":
+        text = f"the {which} holds {image.get_data_dtype()} voxels, expected whole or real numbers"
+        raise ScanProblem("unreadable", f"case {case.id}: {text}")
     try:
         return np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError) as error:  # a truncated .nii.gz opens, and fails only here
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # a truncated .nii.gz opens, and fails only here
         raise ScanProblem("unreadable", f"case {case.id}: the {which} file is truncated or damaged") from error
+    except MemoryError as error:  # a damaged header can claim any size
+        text = f"the {which} file claims {image.shape} voxels, too many for this machine's memory"
+        raise ScanProblem("unreadable", f"case {case.id}: {text}") from error
 
 
 @dataclass(frozen=True)

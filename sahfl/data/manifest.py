@@ -55,10 +55,10 @@ def datalist_sites(path: Path) -> tuple[str, ...]:
         DataError: the file cannot be read or has no ``sites``.
     """
     try:
-        return tuple(json.loads(path.read_text(encoding="utf-8"))["sites"])
+        return tuple(json.loads(path.read_text(encoding="utf-8"))["sites"].keys())
     except OSError as error:
         raise DataError(f"datalist {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"datalist {path}: expected JSON with a 'sites' mapping") from error
 
 

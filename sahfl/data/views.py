@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from sahfl.config import View, ViewsConfig
 from sahfl.data.ct import AIR_HU, Placement, Scan, from_grid, to_grid
+from sahfl.errors import DataError
 
 MIN_SLICES = 8
 """Fewer slices than this make no coronal or sagittal picture."""
@@ -44,10 +45,17 @@ class CaseViews:
 
 
 def make_views(scan: Scan, config: ViewsConfig) -> CaseViews:
-    """Cut a scan into the slice stacks of the configured views."""
+    """Cut a scan into the slice stacks of the configured views.
+
+    Raises:
+        DataError: the scan has too few slices for the configured views, none of which is axial.
+    """
     image, label, placement = to_grid(scan, spacing_mm=config.spacing_mm, size=config.size[:2])
     spacing_z = scan.spacing_mm[2]
     views = [view for view in config.weights if view == "axial" or image.shape[2] >= MIN_SLICES]
+    if not views:
+        wanted = ", ".join(config.weights)
+        raise DataError(f"a scan with {image.shape[2]} slices has only an axial view, the study uses {wanted}")
     even = (image, label)
     if any(view != "axial" for view in views):
         resampled = _even_z(image.astype(np.float32), spacing_z, config, AIR_HU)
@@ -88,17 +96,19 @@ def fuse(probabilities: dict[View, NDArray[np.float32]], case: CaseViews, config
     Args:
         probabilities: per view (n, height, width), as the stacks of ``case``.
         case: the volume's views.
-        config: the views' weights; they are normalised over the views that this volume has.
+        config: the views' weights; they are normalised, for each axial slice, over the views that show it. A scan
+            taller than the field has slices that only the axial view shows.
     """
-    total = sum(config.weights[view] for view in probabilities)
     depth = case.placement.scan_shape[2]
-    fused = np.zeros((*config.size[:2], depth), np.float32)
+    fused, total = np.zeros((*config.size[:2], depth), np.float32), np.zeros(depth, np.float32)
     for view, slices in probabilities.items():
-        volume = np.moveaxis(slices, 0, SLICE_AXIS[view])
+        volume, shown = np.moveaxis(slices, 0, SLICE_AXIS[view]), np.ones((1, 1, depth), np.float32)
         if view != "axial":
             volume = _scan_z(volume, depth, case.slice_spacing_mm, config)
-        fused += volume * np.float32(config.weights[view] / total)
-    return from_grid(fused, case.placement)
+            shown = _scan_z(np.ones((1, 1, config.size[2]), np.float32), depth, case.slice_spacing_mm, config)
+        fused += volume * np.float32(config.weights[view])
+        total += shown[0, 0] * np.float32(config.weights[view])
+    return from_grid(fused / np.where(total > 0, total, 1), case.placement)
 
 
 def _even_z(volume: NDArray[np.float32], spacing_z: float, config: ViewsConfig, fill: float) -> NDArray[np.float32]:

@@ -1,0 +1,251 @@
+"""A study file is read once, and everything that is wrong with it is said in one message."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sahfl.config import DatalistData, PhantomData, Section, Study, load_study
+from sahfl.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+STUDY = """
+name: small
+seed: 3
+data:
+  source: phantom
+  shape: [32, 32, 8]
+  spacing_mm: [6.0, 6.0, 12.0]
+  sites:
+    graz: {kind: tbi, n_cases: 2}
+    bern: {kind: sah, n_cases: 3}
+    linz: {kind: sah, n_cases: 3}
+pretrain: {sites: [graz], rounds: 1, local: {steps: 2}}
+finetune:
+  sites: [bern, linz]
+  rounds: 1
+  local: {steps: 2}
+  methods:
+    - {method: zero_shot}
+    - {method: cp_lora, rank: 2}
+"""
+FROM_DISK = STUDY[: STUDY.index("data:")] + "data: {source: datalist, path: %s}\n" + STUDY[STUDY.index("pretrain:") :]
+
+
+def study_file(folder, text=STUDY):
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(folder, *changes):
+    """The message for the study with some of its text replaced."""
+    text = STUDY
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    with pytest.raises(ConfigError) as caught:
+        load_study(study_file(folder, text))
+    return str(caught.value)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_read_as_typed_values_with_defaults_filled_in(tmp_path):
+    study = load_study(study_file(tmp_path))
+    assert isinstance(study.data, PhantomData)
+    assert study.data.sites["bern"].n_cases == 3
+    assert study.data.sites["bern"].profile == "standard"
+    assert [method.id for method in study.finetune.methods] == ["zero_shot", "cp_lora-r2"]
+    assert study.finetune.methods[1].alpha == 16.0
+    assert study.rounds.quorum == 0.6
+
+
+def test_a_study_cannot_be_changed_after_reading(tmp_path):
+    study = load_study(study_file(tmp_path))
+    with pytest.raises(ValueError, match="frozen"):
+        study.seed = 4
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_study_file_of_the_repository_loads(path):
+    if "finetune" not in yaml.safe_load(path.read_text()):
+        pytest.skip("not a study file: it belongs to a site or a server")
+    load_study(path)
+
+
+def sections(of=Section):
+    return [of, *(inner for child in of.__subclasses__() for inner in sections(child))]
+
+
+@pytest.mark.parametrize("section", sections()[1:], ids=lambda section: section.__name__)
+def test_every_setting_is_documented(section):
+    assert section.__doc__
+    assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+# --- what is wrong --------------------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_reported_in_one_message_with_key_value_and_expectation(tmp_path):
+    message = problems(
+        tmp_path,
+        ("rank: 2", "rnak: 2, rank: 0, alpha: true"),
+        ("seed: 3", "seed: -1\ncolour: red"),
+        ("{kind: tbi, n_cases: 2}", "{kind: xyz, n_cases: 2.5}"),
+        ("pretrain: {sites: [graz], rounds: 1, ", "pretrain: {sites: [graz], "),
+    )
+    lines = message.splitlines()
+    assert lines[0] == f"{tmp_path / 'study.yaml'}: 8 problem(s)"
+    assert set(lines[1:]) == {
+        "  seed: Input should be greater than or equal to 0, got -1",
+        "  colour: Extra inputs are not permitted, got 'red'",
+        "  data.phantom.sites.graz.kind: Input should be 'tbi', 'sah' or 'normal', got 'xyz'",
+        "  data.phantom.sites.graz.n_cases: Input should be a valid integer, got 2.5",
+        "  pretrain.rounds: Field required",
+        "  finetune.methods.1.cp_lora.rank: Input should be greater than or equal to 1, got 0",
+        "  finetune.methods.1.cp_lora.alpha: Input should be a valid number, got True",
+        "  finetune.methods.1.cp_lora.rnak: Extra inputs are not permitted, got 2",
+    }
+
+
+def test_a_wrong_study_file_ends_with_the_exit_code_of_a_user_error(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_study(study_file(tmp_path, "name: 3"))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "method: zero_shot",
+            "method: cp_lora, rank: 2",
+            "finetune: .*methods must be distinct, got twice: cp_lora-r2",
+        ),
+        ("sites: [bern, linz]", "sites: [bern, graz]", "study: .*a site has one role, got twice: graz"),
+        ("sites: [bern, linz]", "sites: [bern, bern]", "study: .*a site has one role, got twice: bern"),
+        ("sites: [bern, linz]", "sites: [bern, oslo]", r"unknown site\(s\) oslo; data.sites has bern, graz, linz"),
+        ("sites: [bern, linz]", "sites: []", "finetune.sites: .*at least 1 item"),
+        ("name: small", "name: ../up", "name: String should match pattern .*, got '../up'"),
+        ("name: small", 'name: "small\\n"', r"name: String should match pattern .*, got 'small\\n'"),
+        ("graz: {", "Graz: {", "data.phantom.sites.Graz.*: String should match pattern"),
+        ("seed: 3", "seed: '3'", "seed: Input should be a valid integer, got '3'"),
+        ("seed: 3", "views: {size: [100, 96, 96]}", r"views.size.0: .*multiple of 16 \(four halvings.*got 100"),
+        ("seed: 3", "views: {windows_hu: [[80, 0]]}", "views: .*windows_hu must be pairs .* with low < high"),
+        ("seed: 3", "views: {windows_hu: []}", "views: .*windows_hu must be pairs"),
+        ("seed: 3", "views: {windows_hu: [[.nan, 80]]}", "windows_hu.0.0: .*finite number, got nan"),
+        ("seed: 3", "views: {weights: {}}", "views.weights: .*at least 1 item"),
+        ("seed: 3", "views: {weights: {oblique: 1.0}}", "views.weights.oblique.*'axial', 'coronal' or 'sagittal'"),
+        ("seed: 3", "evaluation: {volume_edges_ml: [30.0, 10.0]}", "evaluation: .*volume_edges_ml must increase"),
+        ("seed: 3", "rounds: {deadline_s: .inf}", "rounds.deadline_s: Input should be a finite number, got inf"),
+        ("source: phantom", "source: csv", "data: .*'csv'.*'phantom', 'datalist'"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path, old, new, message):
+    text = problems(tmp_path, (old, new))
+    assert "study.yaml: 1 problem(s)\n" in text
+    assert re.search(message, text)
+
+
+UNREADABLE = {
+    "unclosed": ("name: [", "study.yaml, line 1: is not YAML: "),
+    "tab": ("name: a\n\tb: c", "study.yaml, line 2: is not YAML: "),
+    "control-character": ("name: \0", "study.yaml: is not YAML: .*special characters are not allowed"),
+    "python-object": ("name: !!python/object/apply:os.getcwd []", "line 1: is not YAML: could not determine a constr"),
+    "list": ("- a", "study.yaml: got list, expected a mapping of settings"),
+    "empty": ("", "study.yaml: got NoneType, expected a mapping of settings"),
+    "date-as-key": ("2020-01-01: a", "study.yaml: holds what a settings file cannot: keys must be str"),
+    "contains-itself": ("a: &a {b: *a}", "study.yaml: holds what a settings file cannot: Circular reference"),
+    "deep": ("[" * 5000, "study.yaml: is not YAML: maximum recursion depth"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_file_that_is_no_settings_file_is_refused_naming_it(tmp_path, text, message):
+    path = study_file(tmp_path, text)
+    with pytest.raises(ConfigError, match="(?s)" + message):
+        load_study(path)
+
+
+def test_a_missing_file_is_named_with_the_systems_reason(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.yaml: cannot be read \(No such file or directory\)"):
+        load_study(tmp_path / "no.yaml")
+
+
+def test_a_binary_file_is_not_a_text_file(tmp_path):
+    (tmp_path / "study.yaml").write_bytes(b"\xff\xfe\x00\x9f")
+    with pytest.raises(ConfigError, match=r"study\.yaml: cannot be read \(not a text file\)"):
+        load_study(tmp_path / "study.yaml")
+
+
+# --- where the data lie ---------------------------------------------------------------------------------------------
+
+
+def test_a_relative_datalist_lies_beside_the_study_file(tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study = load_study(study_file(tmp_path / "studies", FROM_DISK % "../scans/list.json"))
+    assert isinstance(study.data, DatalistData)
+    assert study.data.path == tmp_path / "scans" / "list.json"
+
+
+def test_an_absolute_datalist_stays_where_it_is(tmp_path):
+    assert load_study(study_file(tmp_path, FROM_DISK % "/scans/list.json")).data.path == Path("/scans/list.json")
+
+
+def test_the_datalist_option_takes_the_place_of_the_files_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = load_study(study_file(tmp_path, FROM_DISK % "here.json"), datalist=Path("scans/there.json"))
+    assert study.data.path == tmp_path / "scans" / "there.json"
+
+
+@pytest.mark.parametrize("text", [STUDY, "name: small", "data: 3"], ids=["phantom", "no-data", "wrong-data"])
+def test_the_datalist_option_needs_a_study_of_scans_on_disk(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"study\.yaml: --datalist needs a study whose data.source is 'datalist'"):
+        load_study(study_file(tmp_path, text), datalist=Path("x.json"))
+
+
+# --- fingerprint ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rank: 2", "rank: 2, learning_rate: 0.004"),
+        ("rounds: 1, local", "rounds: 1, learning_rate: 0.001, local"),
+        ("seed: 3", "seed: 4"),
+        ("n_cases: 2", "n_cases: 1"),
+        ("seed: 3", "seed: 3\nevaluation: {threshold: 0.4}"),
+    ],
+)
+def test_the_fingerprint_changes_with_a_setting(tmp_path, old, new):
+    before = load_study(study_file(tmp_path)).fingerprint()
+    assert STUDY.count(old) == 1
+    assert load_study(study_file(tmp_path, STUDY.replace(old, new))).fingerprint() != before
+
+
+def test_the_fingerprint_is_a_sha256_that_does_not_depend_on_how_the_file_is_written(tmp_path):
+    one = load_study(study_file(tmp_path))
+    rewritten = yaml.safe_dump(yaml.safe_load(STUDY), sort_keys=True)
+    other = load_study(study_file(tmp_path, rewritten + "\nviews: {neighbours: 1}"))
+    assert rewritten.strip() != STUDY.strip()
+    assert one.fingerprint() == other.fingerprint()
+    assert len(bytes.fromhex(one.fingerprint())) == 32
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_data_lie(tmp_path):
+    here, there = (load_study(study_file(tmp_path, FROM_DISK % name)) for name in ("here.json", "there.json"))
+    assert here.data != there.data
+    assert here.fingerprint() == there.fingerprint()
+
+
+def test_a_study_survives_the_way_through_json_unchanged(tmp_path):
+    study = load_study(study_file(tmp_path))
+    again = Study.model_validate_json(study.model_dump_json())
+    assert again == study
+    assert again.fingerprint() == study.fingerprint()
