@@ -25,3 +25,13 @@ def study_file(tmp_path: Path, tiny: dict[str, Any]) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny))
     return path
+
+
+@pytest.fixture
+def realct() -> Path:
+    """Folder of real annotated CT slices; they are not part of the project (non-commercial terms)."""
+    root = Path(__file__).parents[1]
+    folder = Path(os.environ.get("SAHFL_REALCT", root.parent / "shared" / "realct"))
+    if not (folder / "datalist.json").is_file():
+        pytest.skip("no real annotated slices here; set SAHFL_REALCT to their folder")
+    return folder

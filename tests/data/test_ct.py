@@ -85,15 +85,10 @@ def test_a_scan_has_the_promised_types_and_every_kind_of_blood_counts(tmp_path):
 
 def test_rescaled_integers_are_read_as_hounsfield_units(tmp_path):
     case = a_case(tmp_path)
-    image = nibabel.Nifti1Image(a_volume(), AFFINE)
-    image.header.set_slope_inter(2.0, -1024.0)
-    raw = nibabel.Nifti1Image(nibabel.arrayproxy.ArrayProxy, AFFINE) if False else image
-    nibabel.save(raw, case.image)
     content = bytearray(case.image.read_bytes())
     content[112:120] = np.array([2.0, -1024.0], "<f4").tobytes()  # scl_slope, scl_inter
     case.image.write_bytes(content)
-    stored_values = np.frombuffer(bytes(content[352:]), "<i2").reshape((6, 8, 5), order="F")
-    np.testing.assert_array_equal(read_scan(case).image, stored_values * 2.0 - 1024.0)
+    np.testing.assert_array_equal(read_scan(case).image, a_volume() * 2.0 - 1024.0)
 
 
 def oblique(spacing=(0.5, 0.75, 5.0), angle=0.3):
@@ -321,8 +316,7 @@ def test_values_beyond_hounsfield_units_are_cut_off_not_wrapped():
 
 def ball_scan(spacing, radius_mm=18.0):
     """A bright ball of blood away from the centre of a larger ball of tissue."""
-    shape = tuple(round(160 / s) for s in spacing[:2]) + (6,)
-    x, y = ((np.arange(n) + 0.5) * s for n, s in zip(shape, spacing, strict=False))
+    x, y = ((np.arange(round(160 / s)) + 0.5) * s for s in spacing[:2])
     ball = ((x[:, None] - 95) ** 2 + (y - 60) ** 2 < radius_mm**2)[..., None] & np.ones(6, bool)
     head = ((x[:, None] - 85) ** 2 + (y - 75) ** 2 < 70**2)[..., None] & np.ones(6, bool)
     image = np.where(ball, 70, np.where(head, 30, -1000)).astype(np.float32)

@@ -1,0 +1,220 @@
+import dataclasses
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from sahfl.data.checks import (
+    CheckedCase,
+    Finding,
+    check_case,
+    check_cases,
+    count_findings,
+    patient_keys,
+    usable_cases,
+    verify_unchanged,
+)
+from sahfl.data.manifest import Case
+from sahfl.errors import DataError
+
+SHAPE = (20, 20, 8)
+
+
+def head():
+    """Air, a ring of bone, brain inside: HU."""
+    image = np.full(SHAPE, -1000.0, np.float32)
+    image[3:17, 3:17] = 800
+    image[4:16, 4:16] = 30
+    return image
+
+
+def blood(where=np.s_[6:9, 6:10, 3]):
+    label = np.zeros(SHAPE, np.uint8)
+    label[where] = 1
+    return label
+
+
+def a_case(folder, name="a", image=None, label=None, spacing=(2.0, 2.0, 5.0), patient="p1"):
+    affine = np.diag([*spacing, 1.0])
+    paths = [folder / f"{name}-image.nii", folder / f"{name}-label.nii"]
+    for path, voxels in zip(
+        paths, (head() if image is None else image, blood() if label is None else label), strict=True
+    ):
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+    return Case(f"bern-{name}", *paths, patient)
+
+
+def findings(case):
+    return [(finding.rule, finding.severity) for finding in check_case(case).findings]
+
+
+def test_a_good_case_has_no_findings_and_its_volume(tmp_path):
+    checked = check_case(a_case(tmp_path))
+    assert checked.findings == ()
+    assert checked.usable
+    assert checked.volume_ml == pytest.approx(3 * 4 * 2 * 2 * 5 / 1000)
+    assert len(bytes.fromhex(checked.content)) == 32
+
+
+IMAGES = {
+    "windowed": (np.clip(head(), 0, 80), [("not_hu", "error")]),
+    "without-air": (np.clip(head(), -100, 800), [("not_hu", "error")]),
+    "without-bone": (np.clip(head(), -1000, 200), [("not_hu", "error")]),
+    "barely": (np.clip(head(), -200, 300), []),
+}
+
+
+@pytest.mark.parametrize(("image", "expected"), IMAGES.values(), ids=IMAGES.keys())
+def test_an_image_must_be_a_whole_head_in_hounsfield_units(tmp_path, image, expected):
+    assert findings(a_case(tmp_path, image=image)) == expected
+
+
+LABELS = {
+    "empty": (blood(np.s_[:0]), [("no_blood", "warning")]),
+    "on-air": (blood(np.s_[:2, :, 2:4]), [("label_place", "error")]),
+    "mostly-on-air": (blood(np.s_[:6, 10, 3]), []),
+    "everything": (blood(np.s_[:]), [("much_blood", "warning"), ("label_place", "error")]),
+}
+
+
+@pytest.mark.parametrize(("label", "expected"), LABELS.values(), ids=LABELS.keys())
+def test_an_annotation_must_be_plausible(tmp_path, label, expected):
+    assert findings(a_case(tmp_path, label=label, spacing=(3.0, 3.0, 10.0))) == expected
+
+
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [
+        ((0.2, 2.0, 5.0), [("spacing", "warning")]),
+        ((2.0, 3.5, 5.0), [("spacing", "warning")]),
+        ((2.0, 2.0, 0.4), [("spacing", "warning")]),
+        ((2.0, 2.0, 11.0), [("spacing", "warning")]),
+        ((0.5, 0.5, 0.5), []),
+    ],
+)
+def test_an_unusual_voxel_size_is_a_warning(tmp_path, spacing, expected):
+    assert findings(a_case(tmp_path, spacing=spacing)) == expected
+
+
+def test_a_case_with_warnings_is_usable_and_one_with_an_error_is_not(tmp_path):
+    assert check_case(a_case(tmp_path, label=blood(np.s_[:0]), spacing=(2.0, 2.0, 11.0))).usable
+    assert not check_case(a_case(tmp_path, label=blood(np.s_[:2]))).usable
+
+
+def test_a_finding_names_the_case_and_what_was_found(tmp_path):
+    (finding,) = check_case(a_case(tmp_path, image=np.clip(head(), 0, 80))).findings
+    assert finding.text == (
+        "case bern-a: values from 0 to 80 are not HU of a whole head (air to bone); a windowed picture?"
+    )
+
+
+def test_a_case_that_cannot_be_read_is_a_finding_not_an_exception(tmp_path):
+    case = a_case(tmp_path)
+    case.label.unlink()
+    checked = check_case(case)
+    assert checked.findings == (Finding("missing", "error", "case bern-a: the label file is missing"),)
+    assert (checked.volume_ml, checked.content, checked.usable) == (0.0, "", False)
+
+
+def test_progress_is_reported_after_each_case(tmp_path):
+    heard = []
+    cases = [a_case(tmp_path, name) for name in "abc"]
+    checked = check_cases(cases, on_case=lambda done, total: heard.append((done, total)))
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+    assert [item.case for item in checked] == cases
+
+
+def a_site(folder):
+    """Two good cases, two windowed ones, and one that cannot be read."""
+    cases = [a_case(folder, name) for name in "abc"]
+    cases += [a_case(folder, name, image=np.clip(head(), 0, 80)) for name in "de"]
+    cases[0].image.unlink()
+    return check_cases(cases)
+
+
+def test_cases_with_errors_are_left_out_and_counted_by_rule(tmp_path):
+    checked = a_site(tmp_path)
+    assert [item.case.id for item in usable_cases(checked)] == ["bern-b", "bern-c"]
+    assert count_findings(iter(checked)) == {"missing": 1, "not_hu": 2}
+
+
+def test_a_site_without_a_usable_case_is_refused_with_every_rule_its_count_and_an_example(tmp_path):
+    with pytest.raises(DataError) as caught:
+        usable_cases(item for item in a_site(tmp_path) if not item.usable)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "none of 3 case(s) can be used:"
+    assert lines[1] == "  missing (1x), for example: case bern-a: the image file is missing"
+    assert lines[2].startswith("  not_hu (2x), for example: case bern-e: values from 0 to 80")
+
+
+@pytest.mark.parametrize("which", ["image", "label"])
+def test_a_file_that_changed_after_the_check_is_noticed(tmp_path, which):
+    checked = check_case(a_case(tmp_path))
+    verify_unchanged(checked)
+    path = getattr(checked.case, which)
+    before = path.stat()
+    with path.open("ab") as stream:
+        stream.write(b"x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match="case bern-a: its files changed after they were checked; start a new run"):
+        verify_unchanged(checked)
+
+
+def test_a_file_rewritten_with_the_same_size_is_noticed(tmp_path):
+    checked = check_case(a_case(tmp_path))
+    before = checked.case.label.stat()
+    os.utime(checked.case.label, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+    with pytest.raises(DataError, match="its files changed"):
+        verify_unchanged(checked)
+
+
+def test_a_file_that_vanished_after_the_check_is_noticed(tmp_path):
+    checked = check_case(a_case(tmp_path))
+    checked.case.image.unlink()
+    with pytest.raises(DataError, match="its files changed"):
+        verify_unchanged(checked)
+
+
+# --- keys of patients -----------------------------------------------------------------------------------------------
+
+
+def checked(patient, content):
+    return CheckedCase(Case("bern-0", Path("a"), Path("b"), patient), 1.0, content, (), ())
+
+
+def test_the_scans_of_a_patient_share_one_key_whatever_their_order():
+    scans = [checked("p1", "aa"), checked("p2", "bb"), checked("p1", "cc")]
+    keys = patient_keys(scans, "study")
+    assert keys.keys() == {"p1", "p2"}
+    assert keys["p1"] != keys["p2"]
+    assert patient_keys(reversed(scans), "study") == keys
+
+
+def test_a_key_cannot_be_derived_from_the_patients_id():
+    """The same id with another scan has another key, another id with the same scan has the same one."""
+    one, other = patient_keys([checked("p1", "aa")], "study"), patient_keys([checked("p1", "bb")], "study")
+    assert one["p1"] != other["p1"]
+    assert patient_keys([checked("Hans Muster", "aa")], "study")["Hans Muster"] == one["p1"]
+
+
+def test_another_study_has_other_keys():
+    assert patient_keys([checked("p1", "aa")], "a") != patient_keys([checked("p1", "aa")], "b")
+
+
+def test_the_content_of_a_case_depends_on_image_and_annotation(tmp_path):
+    image = head()
+    image[10, 10, 4] += 1
+    contents = {
+        check_case(a_case(tmp_path, "a")).content,
+        check_case(a_case(tmp_path, "b")).content,
+        check_case(a_case(tmp_path, "c", image=image)).content,
+        check_case(a_case(tmp_path, "d", label=blood(np.s_[6:9, 6:9, 3]))).content,
+    }
+    assert len(contents) == 3
+
+
+def test_a_verdict_cannot_be_changed(tmp_path):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        check_case(a_case(tmp_path)).findings = ()

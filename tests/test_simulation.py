@@ -1,0 +1,263 @@
+"""The command, the processes and the files: a whole study as a user runs it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_study import TINY, changed
+
+SAHFL = Path(sys.executable).with_name("sahfl")
+STUDY = changed(TINY, views__weights={"axial": 1.0, "coronal": 0.5, "sagittal": 0.5}, finetune__rounds=3)
+
+
+def write(path, settings):
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [SAHFL, "simulate", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def tensors(folder):
+    paths = [*folder.glob("adapters/**/*.safetensors"), *folder.glob("base/*.safetensors")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
+
+
+def journal(folder, event=None):
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return [line for line in lines if event in (None, line["event"])]
+
+
+def wait_for_round(process, folder, *, cell, timeout_s=120):
+    end = time.monotonic() + timeout_s
+    while not list((folder / "state" / cell).glob("round-*.safetensors")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def processes_of_session(session):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One uninterrupted run with one worker; the tests only read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    code, out, err = run(write(folder / "study.yaml", STUDY), "--out", folder / "run", "--workers", 1)
+    assert code == 0, err
+    return folder / "run", out, err
+
+
+def test_a_run_ends_with_a_report_results_adapters_and_base(finished):
+    folder, out, _ = finished
+    assert out.strip() == str(folder / "report.html")
+    assert "<html" in (folder / "report.html").read_text()
+    assert sorted(tensors(folder)) == [
+        "adapters/cp_lora-r2/fold-0/adapter_model.safetensors",
+        "adapters/cp_lora-r2/fold-1/adapter_model.safetensors",
+        "base/base.safetensors",
+    ]
+    results = json.loads((folder / "results.json").read_text())
+    assert [method["overall"]["n"] for method in results["methods"]] == [7, 7]
+    (comparison,) = results["comparisons"]
+    assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+    assert len(results["rounds"]) == 2 + 2 * 3
+    config = json.loads((folder / "adapters/cp_lora-r2/fold-0/adapter_config.json").read_text())
+    assert (config["method"], config["rank"], config["base_sha256"]) == ("cp_lora", 2, results["base"]["sha256"])
+
+
+def test_a_method_sends_what_its_parameters_weigh_and_far_less_than_the_network(finished):
+    folder, _, _ = finished
+    results = json.loads((folder / "results.json").read_text())
+    tuned = results["methods"][1]
+    assert 4 * tuned["trainable"] <= tuned["bytes_up_per_round"] <= 4 * tuned["trainable"] + 5000
+    assert tuned["bytes_up_per_round"] < 0.02 * results["base"]["bytes"]
+
+
+def test_outside_a_terminal_progress_is_plain_lines_on_standard_error(finished):
+    _, _, err = finished
+    assert "\x1b" not in err
+    assert re.search(r"^0:\d\d  pretrain, round 1 of 2 committed, loss \d\.\d{3}; time left", err, re.MULTILINE)
+    assert re.search(r"^0:\d\d  evaluating, cp_lora-r2, fold 2 of 2$", err, re.MULTILINE)
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(finished, tmp_path):
+    reference, _, _ = finished
+    code, _, err = run(write(tmp_path / "study.yaml", STUDY), "--out", tmp_path / "run", "--workers", 3)
+    assert code == 0, err
+    assert tensors(tmp_path / "run") == tensors(reference)
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "run", reference))
+    for part in ("methods", "comparisons", "base", "sites"):
+        assert ours[part] == theirs[part]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_and_resumes_to_bit_identical_adapters(finished, tmp_path, sent):
+    reference, _, _ = finished
+    folder = tmp_path / "run"
+    process = start(write(tmp_path / "study.yaml", STUDY), "--out", folder)
+    wait_for_round(process, folder, cell="cp_lora-r2/fold-0")
+    # Ctrl-C in a terminal reaches every process of the group; kill reaches one.
+    (os.killpg if sent is signal.SIGINT else os.kill)(process.pid, sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert processes_of_session(process.pid) == []
+    assert f"interrupted; go on with: sahfl simulate --resume {folder}" in err
+    assert "Traceback" not in err
+    assert not (folder / "results.json").exists()
+    code, _, err = run("--resume", folder)
+    assert code == 0, err
+    assert "pretrain: resumed after round 2 of 2" in err
+    assert tensors(folder) == tensors(reference)
+    assert [line["event"] for line in journal(folder) if "at" in line] == [
+        "started",
+        "interrupted",
+        "resumed",
+        "finished",
+    ]
+
+
+def test_a_run_that_was_killed_outright_resumes_to_bit_identical_adapters(finished, tmp_path):
+    reference, _, _ = finished
+    folder = tmp_path / "run"
+    process = start(write(tmp_path / "study.yaml", STUDY), "--out", folder)
+    wait_for_round(process, folder, cell="pretrain")
+    process.kill()
+    process.communicate(timeout=60)
+    code, _, err = run("--resume", folder)
+    assert code == 0, err
+    assert tensors(folder) == tensors(reference)
+
+
+def test_a_killed_worker_is_one_site_s_event_and_the_run_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    settings = changed(STUDY, finetune__local={"steps": 60, "batch_size": 2}, finetune__rounds=1)
+    process = start(write(tmp_path / "study.yaml", settings), "--out", folder, "--workers", 3)
+    site, pid = worker_in_training(process, folder)
+    os.kill(pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    events = [item for line in journal(folder, "round") for item in line["missing"]]
+    assert [item["site"] for item in events] == [site]
+    assert "worker process died (killed by signal 9)" in events[0]["reason"]
+
+
+def worker_in_training(process, folder, timeout_s=120):
+    """Site and process id of a worker that is training an adapter: it holds the site's log open."""
+    wait_for_round(process, folder, cell="pretrain")
+    end = time.monotonic() + timeout_s
+    while not list((folder / "evaluation" / "zero_shot").glob("fold-1.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    while time.monotonic() < end:
+        for pid in processes_of_session(process.pid):
+            try:
+                target = Path(os.readlink(f"/proc/{pid}/fd/1"))
+            except OSError:
+                continue
+            if target.name.startswith("sah_"):
+                return target.stem, pid
+    raise AssertionError("no worker of a fine-tuning site found")
+
+
+def datalist_of(folder, sites):
+    """A datalist over the phantom scans of a finished run."""
+    listed = {}
+    for site in sites:
+        scans = folder / "sites" / site / "scans"
+        entries = json.loads((scans / "datalist.json").read_text())["sites"][site]
+        listed[site] = [e | {"image": str(scans / e["image"]), "label": str(scans / e["label"])} for e in entries]
+    return listed
+
+
+def damage(sites, *names, tmp_path):
+    """Let the named sites' images be files that are no NIfTI."""
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"not a scan")
+    return {
+        site: [entry | {"image": str(broken)} for entry in entries] if site in names else entries
+        for site, entries in sites.items()
+    }
+
+
+def study_with_datalist(tmp_path, sites):
+    (tmp_path / "datalist.json").write_text(json.dumps({"sites": sites}))
+    return write(tmp_path / "study.yaml", changed(STUDY, data={"source": "datalist", "path": "datalist.json"}))
+
+
+def test_a_site_without_usable_data_is_named_and_the_run_goes_on_above_the_quorum(finished, tmp_path):
+    sites = damage(datalist_of(finished[0], TINY["data"]["sites"]), "sah_b", tmp_path=tmp_path)
+    code, _, err = run(study_with_datalist(tmp_path, sites), "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "warning: sah_b: error at the site: DataError" in err
+    (line,) = journal(tmp_path / "run", "site_out")
+    assert line["site"] == "sah_b"
+    assert "none of 2 case(s) can be used" in (tmp_path / "run" / "logs" / "sah_b.log").read_text()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["methods"][0]["overall"]["n"] == 5
+
+
+@pytest.mark.parametrize(
+    "broken", [("sah_b", "sah_c"), tuple(TINY["data"]["sites"])], ids=["below-quorum", "all-sites"]
+)
+def test_below_the_quorum_a_run_fails_with_exit_code_3_naming_the_sites(finished, tmp_path, broken):
+    sites = damage(datalist_of(finished[0], TINY["data"]["sites"]), *broken, tmp_path=tmp_path)
+    code, out, err = run(study_with_datalist(tmp_path, sites), "--out", tmp_path / "run")
+    assert code == 3
+    assert out == ""
+    assert "Traceback" not in err
+    for site in broken:
+        assert f"warning: {site}: error at the site: DataError" in err
+    assert re.search(r"error: (pretrain|finetune): got \d of \d sites, expected at least 2", err)
+
+
+def test_real_annotated_scans_go_through_to_the_same_report(realct, tmp_path):
+    settings = yaml.safe_load((Path(__file__).parents[1] / "configs" / "real.yaml").read_text())
+    settings = changed(
+        settings,
+        pretrain__rounds=2,
+        pretrain__local={"steps": 2},
+        finetune__rounds=1,
+        finetune__local={"steps": 2},
+        views__spacing_mm=2.0,
+        views__size=[96, 112, 80],
+    )
+    study = write(tmp_path / "real.yaml", settings)
+    code, out, err = run(study, "--datalist", realct / "datalist.json", "--out", tmp_path / "run")
+    assert code == 0, err
+    assert Path(out.strip()).is_file()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {site["site"]: site["n_volumes"] for site in results["sites"]} == {
+        "tbi_a": 8, "tbi_b": 6, "tbi_c": 9, "sah_a": 5, "sah_b": 8,
+    }  # fmt: skip
+    assert [method["overall"]["n"] for method in results["methods"]] == [13] * len(results["methods"])
