@@ -26,16 +26,10 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
-from sahfl.errors import PayloadError
-
-Floats = NDArray[np.float64]
+from sahfl.agreement import Floats, VolumeSums, check, deviation, read_count
 
 SMALLEST_INTERVAL = 5
 """Below this number of cases no interval is given."""
-MOST_CASES = 1_000_000
-"""A site that reports more cases than this is refused."""
-MOST_ML = 100_000.0
-"""A mean volume above this (mL) is refused; a whole head scan is about 10 000 mL."""
 
 
 @dataclass(frozen=True)
@@ -111,65 +105,6 @@ class DiceSums:
         return np.divide(self.weighted, self.weights, out=means, where=self.weights > 0)
 
 
-@dataclass(frozen=True)
-class VolumeAgreement:
-    """Predicted against annotated volume of the cases with blood; None where too few cases decide."""
-
-    n: int
-    pearson_r: float | None
-    bias_ml: float | None
-    """Mean of predicted minus annotated volume."""
-    loa_low_ml: float | None
-    loa_high_ml: float | None
-
-
-@dataclass(frozen=True)
-class VolumeSums:
-    """Sums of annotated (x) and predicted (y) volume in mL, and of their products."""
-
-    n: int
-    x: float
-    y: float
-    xx: float
-    yy: float
-    xy: float
-
-    @classmethod
-    def of(cls, cases: Sequence[CaseResult]) -> VolumeSums:
-        """Add up ``cases``; their order does not change a bit of the result."""
-        pairs = sorted((case.volume_ml, case.predicted_ml) for case in cases)
-        x, y = np.array(pairs, np.float64).reshape(-1, 2).T
-        return cls(len(pairs), *(float(values.sum()) for values in (x, y, x * x, y * y, x * y)))
-
-    def __add__(self, other: VolumeSums) -> VolumeSums:
-        return VolumeSums(*map(add, astuple(self), astuple(other)))
-
-    def agreement(self) -> VolumeAgreement:
-        """Pearson r, bias and 95 % limits of agreement, ``bias +- 1.96 * SD(predicted - annotated)``.
-
-        Guarantees: never NaN. r is None below 3 cases (two points always lie on a line) or if a volume is the same in
-        all cases; the limits are None below 2 cases, the bias without a case.
-
-        Source: Bland & Altman 1986, Lancet 327:307.
-        """
-        if self.n == 0:
-            return VolumeAgreement(0, None, None, None, None)
-        bias = (self.y - self.x) / self.n
-        sd = _deviation(self.n, self.y - self.x, self.xx + self.yy - 2 * self.xy)
-        low, high = (None, None) if sd is None else (bias - 1.96 * sd, bias + 1.96 * sd)
-        return VolumeAgreement(self.n, self._pearson_r(), bias, low, high)
-
-    def _pearson_r(self) -> float | None:
-        if self.n < 3:
-            return None
-        spread_x, spread_y = self.xx - self.x**2 / self.n, self.yy - self.y**2 / self.n
-        # Below 1e-12 of the squares the spread is rounding, and r would be a ratio of noise.
-        if spread_x <= 1e-12 * self.xx or spread_y <= 1e-12 * self.yy:
-            return None
-        r = (self.xy - self.x * self.y / self.n) / math.sqrt(spread_x * spread_y)
-        return min(1.0, max(-1.0, r))
-
-
 @dataclass(frozen=True, eq=False)
 class EvaluationSums:
     """All that a site reports of one method's evaluation."""
@@ -200,12 +135,12 @@ class EvaluationSums:
             groups[bisect_right(edges_ml, case.volume_ml)].append(case)
         strata = tuple(DiceSums.of(group, replicates=replicates, seed=seed) for group in groups)
         n_false_positive = sum(case.predicted_ml > 0 for case in empty)
-        return cls(strata, len(empty), n_false_positive, VolumeSums.of(blood))
+        return cls(strata, len(empty), n_false_positive, VolumeSums.of([(case.volume_ml, case.predicted_ml) for case in blood]))
 
     @classmethod
     def zero(cls, *, n_strata: int, replicates: int) -> EvaluationSums:
         """Return sums over no case; the start of a sum over sites."""
-        return cls((DiceSums.zero(replicates),) * n_strata, 0, 0, VolumeSums(0, 0.0, 0.0, 0.0, 0.0, 0.0))
+        return cls((DiceSums.zero(replicates),) * n_strata, 0, 0, VolumeSums.zero())
 
     def __add__(self, other: EvaluationSums) -> EvaluationSums:
         if len(self.strata) != len(other.strata):
@@ -232,14 +167,14 @@ class EvaluationSums:
 
         """
         length = 8 + n_strata * (3 + 2 * replicates)
-        _expect(array.dtype == np.float64, "dtype", array.dtype, "float64")
-        _expect(array.shape == (length,), "shape", array.shape, f"({length},)")
-        _expect(bool(np.isfinite(array).all()), "array", "NaN or inf", "finite numbers")
+        check(array.dtype == np.float64, "dtype", array.dtype, "float64")
+        check(array.shape == (length,), "shape", array.shape, f"({length},)")
+        check(bool(np.isfinite(array).all()), "array", "NaN or inf", "finite numbers")
         head, rows = np.split(array.astype(np.float64), [8])
         strata = tuple(_read_stratum(row, f"stratum {i}") for i, row in enumerate(rows.reshape(n_strata, -1)))
-        n_no_blood, n_false_positive = _count(head[0], "n_no_blood"), _count(head[1], "n_false_positive")
-        _expect(n_false_positive <= n_no_blood, "n_false_positive", n_false_positive, f"<= n_no_blood={n_no_blood}")
-        volume = _read_volume(head[2:], n=sum(stratum.n for stratum in strata))
+        n_no_blood, n_false_positive = read_count(head[0], "n_no_blood"), read_count(head[1], "n_false_positive")
+        check(n_false_positive <= n_no_blood, "n_false_positive", n_false_positive, f"<= n_no_blood={n_no_blood}")
+        volume = VolumeSums.from_array(head[2:], n=sum(stratum.n for stratum in strata))
         return cls(strata, n_no_blood, n_false_positive, volume)
 
 
@@ -290,7 +225,7 @@ def dice_estimate(sums: DiceSums) -> Estimate:
 
     Source: Hanley & MacGibbon 2006, Comput. Methods Programs Biomed. 83:57; percentile interval.
     """
-    sd = _deviation(sums.n, sums.total, sums.squares)
+    sd = deviation(sums.n, sums.total, sums.squares)
     return _estimate(sums.n, sums.total, sums.replicate_means(), sd=sd)
 
 
@@ -321,47 +256,18 @@ def _estimate(n: int, total: float, replicates: Floats, *, sd: float | None = No
     return Estimate(total / n, float(low), float(high), n, sd)
 
 
-def _deviation(n: int, total: float, squares: float) -> float | None:
-    """Sample SD (ddof 1) from sums; rounding below zero counts as zero."""
-    return math.sqrt(max(0.0, (squares - total * total / n) / (n - 1))) if n > 1 else None
-
-
-def _expect(holds: bool, name: str, got: object, expected: str) -> None:
-    if not holds:
-        raise PayloadError(f"evaluation sums, {name}: got {got}, expected {expected}")
-
-
-def _count(value: float, name: str) -> int:
-    _expect(0 <= value <= MOST_CASES and value == int(value), name, value, f"a whole number in [0, {MOST_CASES}]")
-    return int(value)
-
-
 def _read_stratum(row: Floats, name: str) -> DiceSums:
     """Check one stratum: for Dice in [0, 1], ``total**2 / n <= squares <= total <= n``."""
-    n, total, squares = _count(row[0], f"{name}, n"), float(row[1]), float(row[2])
+    n, total, squares = read_count(row[0], f"{name}, n"), float(row[1]), float(row[2])
     weights, weighted = np.split(row[3:].copy(), 2)
     slack = 1e-9 * (n + 1)
-    _expect(0 <= total <= n + slack, f"{name}, total", total, f"a sum of {n} Dice in [0, 1]")
+    check(0 <= total <= n + slack, f"{name}, total", total, f"a sum of {n} Dice in [0, 1]")
     least = total * total / max(n, 1)
-    _expect(least - slack <= squares <= total + slack, f"{name}, squares", squares, f"in [{least:g}, {total:g}]")
+    check(least - slack <= squares <= total + slack, f"{name}, squares", squares, f"in [{least:g}, {total:g}]")
     # A Poisson(1) number lies above 20 once in 10**19 draws; larger weights would drown the other sites.
     most = 20 * n
     whole = bool(((weights >= 0) & (weights <= most) & (weights == np.floor(weights))).all())
-    _expect(whole, f"{name}, weights", "another number", f"whole numbers in [0, {most}]")
+    check(whole, f"{name}, weights", "another number", f"whole numbers in [0, {most}]")
     fits = bool(((weighted >= 0) & (weighted <= weights * (1 + 1e-9))).all())
-    _expect(fits, f"{name}, weighted", "a number outside", "between 0 and the weights")
+    check(fits, f"{name}, weighted", "a number outside", "between 0 and the weights")
     return DiceSums(n, total, squares, weights, weighted)
-
-
-def _read_volume(row: Floats, *, n: int) -> VolumeSums:
-    """Check the volume sums: means within MOST_ML, and the squares and products that such volumes can have."""
-    sums = VolumeSums(_count(row[0], "volume, n"), *map(float, row[1:]))
-    _expect(sums.n == n, "volume, n", sums.n, f"{n}, the cases of all strata")
-    for name, total, squares in (("x", sums.x, sums.xx), ("y", sums.y, sums.yy)):
-        _expect(0 <= total <= n * MOST_ML, f"volume, {name}", total, f"in [0, {n * MOST_ML:g}]")
-        least, most = total * total / max(n, 1), total * total
-        fits = least * (1 - 1e-9) <= squares <= most * (1 + 1e-9)
-        _expect(fits, f"volume, {name}{name}", squares, f"in [{least:g}, {most:g}]")
-    most = math.sqrt(sums.xx * sums.yy) * (1 + 1e-9)
-    _expect(0 <= sums.xy <= most, "volume, xy", sums.xy, f"in [0, {most:g}]")
-    return sums

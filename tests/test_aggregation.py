@@ -53,7 +53,7 @@ VALUES = arrays.arrays(np.float32, (4, 2), elements=st.floats(-1e6, 1e6, width=3
 UPDATES = st.lists(st.tuples(st.integers(1, 1000), VALUES), min_size=2, max_size=6)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(UPDATES, st.randoms(use_true_random=False))
 def test_the_order_of_replies_does_not_change_a_bit(pairs, random):
     updates = [update(f"site{i}", 0.0, n, up=values) for i, (n, values) in enumerate(pairs)]
@@ -68,7 +68,7 @@ def test_the_order_of_replies_does_not_matter_even_where_rounding_does():
     assert len(means) == 1
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(UPDATES)
 def test_the_mean_equals_numpys_weighted_average(pairs):
     updates = [update(f"site{i}", 0.0, n, up=values) for i, (n, values) in enumerate(pairs)]

@@ -189,9 +189,9 @@ def test_a_relative_datalist_lies_beside_the_study_file(tmp_path, monkeypatch):
     (tmp_path / "studies").mkdir()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    study = load_study(study_file(tmp_path / "studies", FROM_DISK % "../scans/list.json"))
+    study = load_study(study_file(tmp_path / "studies", FROM_DISK % "scans/list.json"))
     assert isinstance(study.data, DatalistData)
-    assert study.data.path == tmp_path / "scans" / "list.json"
+    assert study.data.path == tmp_path / "studies" / "scans" / "list.json"
 
 
 def test_an_absolute_datalist_stays_where_it_is(tmp_path):

@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sahfl.seeds import derive_seed
@@ -11,6 +11,7 @@ def test_a_seed_is_the_same_on_every_machine():
     assert derive_seed(7, "finetune", 2) == 0xA57AA2102440AA71 >> 1
 
 
+@settings(deadline=None)
 @given(PARTS, PARTS)
 def test_different_parts_give_different_seeds(one, other):
     if [(type(part), part) for part in one] != [(type(part), part) for part in other]:
@@ -26,6 +27,7 @@ def test_a_number_and_its_text_differ():
     assert derive_seed(1) != derive_seed("1")
 
 
+@settings(deadline=None)
 @given(PARTS)
 def test_a_seed_has_63_bits(parts):
     assert 0 <= derive_seed(*parts) < 2**63

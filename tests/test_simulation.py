@@ -68,6 +68,14 @@ def processes_of_session(session):
     return found
 
 
+def wait_for_no_process(session, timeout_s=5):
+    """Python's own helper process of multiprocessing ends a moment after its parent; nothing else may outlive it."""
+    end = time.monotonic() + timeout_s
+    while left := processes_of_session(session):
+        assert time.monotonic() < end, f"processes {left} outlived the command"
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One uninterrupted run with one worker; the tests only read it."""
@@ -130,7 +138,7 @@ def test_an_interrupted_run_leaves_no_process_and_resumes_to_bit_identical_adapt
     (os.killpg if sent is signal.SIGINT else os.kill)(process.pid, sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert processes_of_session(process.pid) == []
+    wait_for_no_process(process.pid)
     assert f"interrupted; go on with: sahfl simulate --resume {folder}" in err
     assert "Traceback" not in err
     assert not (folder / "results.json").exists()

@@ -86,6 +86,7 @@ def read_scan(case: Case) -> Scan:
 def _open(case: Case, which: str) -> Any:
     path = case.image if which == "image" else case.label
     try:
+        path.open("rb").close()  # nibabel takes a file that it may not read for one of another format
         return nibabel.load(path)
     except FileNotFoundError as error:
         raise ScanProblem("missing", f"case {case.id}: the {which} file is missing") from error

@@ -108,7 +108,8 @@ def fuse(probabilities: dict[View, NDArray[np.float32]], case: CaseViews, config
             shown = _scan_z(np.ones((1, 1, config.size[2]), np.float32), depth, case.slice_spacing_mm, config)
         fused += volume * np.float32(config.weights[view])
         total += shown[0, 0] * np.float32(config.weights[view])
-    return from_grid(fused / np.where(total > 0, total, 1), case.placement)
+    total[total == 0] = 1  # no configured view shows this slice
+    return from_grid(fused / total, case.placement)
 
 
 def _even_z(volume: NDArray[np.float32], spacing_z: float, config: ViewsConfig, fill: float) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+__all__ = ["Run", "empty_run", "enter_run", "error_reply", "give_id", "new_message", "new_run_id"]
 SERVER_NODE_ID = 1
 
 

@@ -21,12 +21,12 @@ from typing import Any, Self
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from sahfl.config import SiteConfig
 from sahfl.errors import RunFailed
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit, listening
+from sahfl.federation.flower import Run
 
 FIRST_NODE_ID = 100
 STOP_S = 1.0

@@ -19,14 +19,14 @@ from sahfl.data.checks import (
 from sahfl.data.manifest import Case
 from sahfl.errors import DataError
 
-SHAPE = (20, 20, 8)
+SHAPE = (32, 32, 16)
 
 
 def head():
     """Air, a ring of bone, brain inside: HU."""
     image = np.full(SHAPE, -1000.0, np.float32)
-    image[3:17, 3:17] = 800
-    image[4:16, 4:16] = 30
+    image[3:25, 3:25] = 800
+    image[4:24, 4:24] = 30
     return image
 
 
@@ -74,8 +74,10 @@ def test_an_image_must_be_a_whole_head_in_hounsfield_units(tmp_path, image, expe
 LABELS = {
     "empty": (blood(np.s_[:0]), [("no_blood", "warning")]),
     "on-air": (blood(np.s_[:2, :, 2:4]), [("label_place", "error")]),
-    "mostly-on-air": (blood(np.s_[:6, 10, 3]), []),
-    "everything": (blood(np.s_[:]), [("much_blood", "warning"), ("label_place", "error")]),
+    "half-on-air": (blood(np.s_[:6, 10, 3]), [("label_place", "error")]),
+    "partly-on-air": (blood(np.s_[:7, 10, 3]), []),
+    "whole-head": (blood(np.s_[3:25, 3:25]), [("much_blood", "warning")]),
+    "inverted": ((head() < 0).astype(np.uint8), [("much_blood", "warning"), ("label_place", "error")]),
 }
 
 

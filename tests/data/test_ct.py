@@ -134,11 +134,15 @@ def test_a_missing_file_is_missing(tmp_path, which):
     assert broken(case) == ("missing", f"case bern-0007: the {which} file is missing")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file, whatever its permissions")
 def test_a_file_without_permission_is_named_so(tmp_path):
-    case = a_case(tmp_path)
-    case.label.chmod(0)
-    assert broken(case) == ("permission", "case bern-0007: no permission to read the label file")
+    case, user = a_case(tmp_path), os.geteuid()
+    case.image.chmod(0)
+    if user == 0:
+        os.seteuid(65534)  # root may read every file; nobody may not
+    try:
+        assert broken(case) == ("permission", "case bern-0007: no permission to read the image file")
+    finally:
+        os.seteuid(user)
 
 
 CONTENTS = {"empty": b"", "text": b"this is not an image" * 100, "zeros": bytes(2000)}
@@ -308,6 +312,13 @@ def test_a_scan_without_a_head_is_cut_in_the_middle():
     assert to_grid(empty, spacing_mm=2.0, size=(8, 8))[2].start == (6, 8)
 
 
+def test_hounsfield_units_are_rounded_not_cut():
+    scan = boxed_scan()
+    scan.image[9, 13] = [-1.6, 1.6, 2.4]
+    image, _, placement = to_grid(scan, spacing_mm=2.0, size=(16, 18))
+    assert list(image[9 - placement.start[0], 13 - placement.start[1]]) == [-2, 2, 2]
+
+
 def test_values_beyond_hounsfield_units_are_cut_off_not_wrapped():
     scan = boxed_scan()
     scan.image[8, 12, 1] = 1e6
@@ -348,3 +359,20 @@ def test_shrinking_averages_instead_of_picking():
     inner = shrunk[2:-2, 2:-2]
     assert inner.min() > 50
     assert inner.max() < 150
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 5.0), (1.6, 0.8, 5.0), (4.0, 4.0, 5.0)], ids=str)
+def test_a_pixel_of_the_grid_shows_what_lies_at_its_place(spacing):
+    """The image says ten times each voxel's distance in mm from the scan's edge, first along x, then along y."""
+    n_x, n_y = (round(160 / s) for s in spacing[:2])
+    from_edge = (
+        10 * (np.arange(n_x)[:, None, None] + 0.5) * spacing[0],
+        10 * (np.arange(n_y)[:, None] + 0.5) * spacing[1],
+    )
+    expected = 10 * (np.arange(80) + 0.5) * 2.0
+    inner = slice(4, -4)  # at the very edge there is nothing to average with
+    for axis, distances in enumerate(from_edge):
+        image = np.broadcast_to(distances, (n_x, n_y, 2)).astype(np.float32)
+        grid, _, _ = to_grid(Scan(image, image < 0, np.diag([*spacing, 1.0])), spacing_mm=2.0, size=(80, 80))
+        along = grid[:, 40, 0] if axis == 0 else grid[40, :, 0]
+        np.testing.assert_allclose(along[inner], expected[inner], atol=1)

@@ -77,6 +77,17 @@ def test_views_across_slices_have_even_spacing():
         assert stack.label.any(axis=(0, 1)).sum() == pytest.approx(12, abs=2)
 
 
+def test_a_pixel_across_slices_shows_what_lies_at_its_height():
+    """The image says ten times each voxel's height in mm; 120 mm are 30 of the field's 32 pixels of 4 mm."""
+    heights = 10 * (np.arange(20) + 0.5) * 6.0
+    image = np.broadcast_to(heights, (48, 64, 20)).astype(np.float32)
+    stacks = make_views(Scan(image, image < 0, np.diag([4.0, 4.0, 6.0, 1.0])), CONFIG).stacks
+    for view in ("coronal", "sagittal"):
+        column = stacks[view].image[20, 20]
+        np.testing.assert_allclose(column[2:-2], (10 * (np.arange(30) + 0.5) * 4.0)[1:-1], atol=1)
+        assert (column[[0, -1]] == -1000).all()
+
+
 @pytest.mark.parametrize("depth", [1, MIN_SLICES - 1])
 def test_a_volume_of_few_slices_has_an_axial_view_only(depth):
     assert list(make_views(head((48, 56, depth)), CONFIG).stacks) == ["axial"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from sahfl.atomic import write_atomic
 from sahfl.data.phantom.case import PhantomCase, make_case
 from sahfl.data.phantom.hemorrhage import LABELS
 from sahfl.data.phantom.lesions import PhantomKind
@@ -76,7 +76,7 @@ def write_cohort(
         "phantom": _as_json(spec),
         "sites": {spec.site: entries},
     }
-    _write_atomically(datalist, _json_bytes(content))
+    write_atomic(datalist, _json_bytes(content))
     return datalist
 
 
@@ -117,7 +117,7 @@ def _claim(folder: Path, spec: CohortSpec) -> bool:
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     # Without this an interrupted cohort of one spec could be completed with the cases of another.
-    _write_atomically(folder / _PLAN, _json_bytes({"phantom": _as_json(spec)}))
+    write_atomic(folder / _PLAN, _json_bytes({"phantom": _as_json(spec)}))
     return False
 
 
@@ -146,7 +146,7 @@ def _write_case(folder: Path, entry: dict[str, str], case: PhantomCase) -> None:
     for part, data in (("image", case.image), ("label", case.label)):
         path = folder / entry[part]
         if not path.exists():
-            _write_atomically(path, encode_nifti(data, case.affine))
+            write_atomic(path, encode_nifti(data, case.affine))
 
 
 def _as_json(spec: CohortSpec) -> dict[str, Any]:
@@ -157,12 +157,3 @@ def _as_json(spec: CohortSpec) -> dict[str, Any]:
 
 def _json_bytes(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)

@@ -1,0 +1,132 @@
+"""Agreement of predicted with annotated hemorrhage volume, from sums that add up over sites.
+
+Also what every kind of sum needs: the spread of a sample from its sums, and the checks of numbers that a site sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from operator import add
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sahfl.errors import PayloadError
+
+Floats = NDArray[np.float64]
+
+MOST_CASES = 1_000_000
+"""A site that reports more cases than this is refused."""
+MOST_ML = 100_000.0
+"""A mean volume above this (mL) is refused; a whole head scan is about 10 000 mL."""
+
+
+@dataclass(frozen=True)
+class VolumeAgreement:
+    """Predicted against annotated volume of the cases with blood; None where too few cases decide."""
+
+    n: int
+    pearson_r: float | None
+    bias_ml: float | None
+    """Mean of predicted minus annotated volume."""
+    loa_low_ml: float | None
+    loa_high_ml: float | None
+
+
+@dataclass(frozen=True)
+class VolumeSums:
+    """Sums of annotated (x) and predicted (y) volume in mL, and of their products."""
+
+    n: int
+    x: float
+    y: float
+    xx: float
+    yy: float
+    xy: float
+
+    @classmethod
+    def zero(cls) -> VolumeSums:
+        """Return sums over no case."""
+        return cls(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    @classmethod
+    def of(cls, volumes_ml: Iterable[tuple[float, float]]) -> VolumeSums:
+        """Add up pairs of annotated and predicted volume; their order does not change a bit of the result."""
+        pairs = sorted(volumes_ml)
+        x, y = np.array(pairs, np.float64).reshape(-1, 2).T
+        return cls(len(pairs), *(float(values.sum()) for values in (x, y, x * x, y * y, x * y)))
+
+    @classmethod
+    def from_array(cls, array: Floats, *, n: int) -> VolumeSums:
+        """Read the six sums that a site sent.
+
+        Guarantees: means lie within MOST_ML, and squares and products are such as volumes can have.
+
+        Args:
+            array: n, x, y, xx, yy, xy; finite.
+            n: the number of cases that the site's other sums have.
+
+        Raises:
+            PayloadError: anything else, naming the sum.
+        """
+        sums = cls(read_count(array[0], "volume, n"), *map(float, array[1:]))
+        check(sums.n == n, "volume, n", sums.n, f"{n}, the cases of all strata")
+        for name, total, squares in (("x", sums.x, sums.xx), ("y", sums.y, sums.yy)):
+            check(0 <= total <= n * MOST_ML, f"volume, {name}", total, f"in [0, {n * MOST_ML:g}]")
+            least, most = total * total / max(n, 1), total * total
+            fits = least * (1 - 1e-9) <= squares <= most * (1 + 1e-9)
+            check(fits, f"volume, {name}{name}", squares, f"in [{least:g}, {most:g}]")
+        most = math.sqrt(sums.xx * sums.yy) * (1 + 1e-9)
+        check(0 <= sums.xy <= most, "volume, xy", sums.xy, f"in [0, {most:g}]")
+        return sums
+
+    def __add__(self, other: VolumeSums) -> VolumeSums:
+        return VolumeSums(*map(add, astuple(self), astuple(other)))
+
+    def agreement(self) -> VolumeAgreement:
+        """Pearson r, bias and 95 % limits of agreement, ``bias +- 1.96 * SD(predicted - annotated)``.
+
+        Guarantees: never NaN. r is None below 3 cases (two points always lie on a line) or if a volume is the same in
+        all cases; the limits are None below 2 cases, the bias without a case.
+
+        Source: Bland & Altman 1986, Lancet 327:307.
+        """
+        if self.n == 0:
+            return VolumeAgreement(0, None, None, None, None)
+        bias = (self.y - self.x) / self.n
+        sd = deviation(self.n, self.y - self.x, self.xx + self.yy - 2 * self.xy)
+        low, high = (None, None) if sd is None else (bias - 1.96 * sd, bias + 1.96 * sd)
+        return VolumeAgreement(self.n, self._pearson_r(), bias, low, high)
+
+    def _pearson_r(self) -> float | None:
+        if self.n < 3:
+            return None
+        spread_x, spread_y = self.xx - self.x**2 / self.n, self.yy - self.y**2 / self.n
+        # Below 1e-12 of the squares the spread is rounding, and r would be a ratio of noise.
+        if spread_x <= 1e-12 * self.xx or spread_y <= 1e-12 * self.yy:
+            return None
+        r = (self.xy - self.x * self.y / self.n) / math.sqrt(spread_x * spread_y)
+        return min(1.0, max(-1.0, r))
+
+
+def deviation(n: int, total: float, squares: float) -> float | None:
+    """Sample SD (ddof 1) from sums, None below 2 values; rounding below zero counts as zero."""
+    return math.sqrt(max(0.0, (squares - total * total / n) / (n - 1))) if n > 1 else None
+
+
+def check(holds: bool, name: str, got: object, expected: str) -> None:
+    """Raise PayloadError naming the sum unless ``holds``."""
+    if not holds:
+        raise PayloadError(f"evaluation sums, {name}: got {got}, expected {expected}")
+
+
+def read_count(value: float, name: str) -> int:
+    """Read a number of cases.
+
+    Raises:
+        PayloadError: it is not a whole number from 0 to MOST_CASES.
+    """
+    check(0 <= value <= MOST_CASES and value == int(value), name, value, f"a whole number in [0, {MOST_CASES}]")
+    return int(value)

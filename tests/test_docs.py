@@ -1,0 +1,136 @@
+"""The documents: every command, file, link and number in them exists."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sahfl.adapters import state
+from sahfl.config import Study, load_study
+from sahfl.data.manifest import read_datalist
+from sahfl.federation.networks import fine_tuned_network, whole_network
+from sahfl.federation.protocol import evaluation_reply, n_bytes, train_reply
+from sahfl.payload import Header
+from sahfl.statistics import EvaluationSums
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+SAHFL = Path(sys.executable).with_name("sahfl")
+COMMANDS = re.findall(r"^\$ (.+?)(?:\s+#.*)?$", README + CONTRIBUTING, re.MULTILINE)
+
+
+def help_of(command):
+    return subprocess.run([SAHFL, command, "-h"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_of_the_documents_exists(command):
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    assert program == "sahfl"
+    known = help_of(arguments[0])
+    for argument in arguments[1:]:
+        if argument.startswith("--"):
+            assert argument in known
+        elif argument.startswith("configs/"):
+            assert (ROOT / argument).is_file()
+
+
+def test_the_readme_names_every_command_of_the_program():
+    listed = subprocess.run([SAHFL, "-h"], capture_output=True, text=True, check=True).stdout
+    commands = re.findall(r"^\W*([a-z]+)  +[A-Z]", listed.split("Commands", 1)[1], re.MULTILINE)
+    assert commands
+    assert not [command for command in commands if f"$ sahfl {command}" not in README]
+
+
+def test_every_example_in_a_help_text_is_a_command_of_the_program():
+    for command in ("simulate", "check", "report"):
+        examples = re.findall(r"Example: (sahfl \S+)", help_of(command))
+        assert examples
+        assert {example.split()[1] for example in examples} == {command}
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)", README + CONTRIBUTING))
+def test_each_link_leads_to_a_file(link):
+    assert (ROOT / link).exists()
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    tree = README.split("## The tree", 1)[1].split("```")[1]
+    for entry in (ROOT / "sahfl").iterdir():
+        if entry.name.startswith("__"):
+            continue
+        name = entry.name if entry.suffix else f"{entry.name}/"
+        assert re.search(rf"^  {re.escape(name)}\s", tree, re.MULTILINE), f"{name} is not in the README's tree"
+    for name in re.findall(r"^  ([a-z_]+(?:\.py|/)) ", tree, re.MULTILINE):
+        assert (ROOT / "sahfl" / name).exists(), f"{name} is in the README's tree only"
+    for module in (ROOT / "sahfl" / "federation").glob("[a-z]*.py"):
+        assert re.search(rf"\b{module.stem}\b", tree), f"federation/{module.name} is not in the README's tree"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_each_study_file_is_right_and_says_how_to_run_it(path):
+    assert load_study(path).name
+    assert f"sahfl simulate configs/{path.name}" in path.read_text()
+
+
+def test_the_demo_is_the_one_that_the_readme_describes():
+    study = load_study(ROOT / "configs" / "demo.yaml")
+    assert (len(study.pretrain.sites), len(study.finetune.sites), study.finetune.folds) == (4, 3, 3)
+    assert sum(study.data.sites[site].n_cases for site in study.finetune.sites) == 30
+    assert len({study.data.sites[site].profile for site in study.data.sites}) == 7
+    assert [method.id for method in study.finetune.methods] == ["zero_shot", "cp_lora-r8", "full"]
+    assert study.evaluation.replicates == 1000
+
+
+def test_the_bytes_in_the_readme_s_table_are_those_of_the_demo():
+    study = load_study(ROOT / "configs" / "demo.yaml")
+    base = state.read(whole_network(study.views, study.model, study.seed))
+    adapter = state.read(fine_tuned_network(study.views, study.model, base, study.finetune.methods[1], study.seed))
+    header = Header(study.fingerprint(), stage="finetune", method="cp_lora-r8", fold=0, round=1, base="0" * 64)
+    sizes = [n_bytes(train_reply(header, tensors, n_volumes=8, loss=0.5, seconds=5.0)) for tensors in (base, adapter)]
+    sums = EvaluationSums.zero(n_strata=3, replicates=study.evaluation.replicates).to_array()
+    sizes.append(n_bytes(evaluation_reply(header, sums)))
+    table = README.split("## What leaves a hospital", 1)[1]
+    assert [f"{sizes[0] / 1e6:.0f} MB", f"{sizes[1] / 1e3:.0f} kB", f"{sizes[2] / 1e3:.0f} kB"] == [
+        row.rsplit("|", 2)[1].strip() for row in table.splitlines() if re.match(r"\| (pretr|CP-|eval)", row)
+    ]
+
+
+def test_the_readme_s_example_of_a_datalist_is_one(tmp_path):
+    example = re.search(r"A datalist is JSON: `(.+?)`", README).group(1)
+    (tmp_path / "datalist.json").write_text(example)
+    (case,) = read_datalist(tmp_path / "datalist.json", "site_name")
+    assert case.image == tmp_path / "a.nii.gz"
+
+
+def test_every_setting_says_what_it_means():
+    def settings(section, path=""):
+        for name, field in section.model_fields.items():
+            yield f"{path}{name}", field
+
+    for section in [
+        Study,
+        *(field.annotation for _, field in settings(Study) if hasattr(field.annotation, "model_fields")),
+    ]:
+        for name, field in settings(section):
+            assert field.description, f"{section.__name__}.{name} has no docstring"
+
+
+def test_ci_runs_the_check_and_the_tests():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert [line for line in script.splitlines() if line.startswith("make")] == ["make check", "make test"]
+
+
+def test_the_constraints_pin_what_the_project_pins():
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert pins["torch"] == "2.13.0"
+    assert pins["flwr"] == "1.41.0"
+    assert yaml.__version__ == pins["PyYAML"]

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sahfl.config import ViewsConfig
+from sahfl.data.ct import Scan
+from sahfl.data.views import make_views, n_channels
+from sahfl.evaluation import BATCH_SLICES, predict, score
+from sahfl.model import MultiViewUNet
+
+VIEWS = ViewsConfig(spacing_mm=4.0, size=(48, 48, 32))
+AXIAL = VIEWS.model_copy(update={"weights": {"axial": 1.0}})
+
+
+def a_scan(n_slices=18, shape=(44, 40)):
+    """A box of tissue with a smaller box of blood, off the centre in every direction; air above and below."""
+    image = np.full((*shape, n_slices), -1000.0, np.float32)
+    image[4:40, 4:36, 2:-4] = 30
+    label = np.zeros(image.shape, bool)
+    label[8:20, 10:28, 3:10] = True
+    image[label] = 75
+    return Scan(image, label, np.diag([4.0, 4.0, 6.0, 1.0]))
+
+
+class Brightness(nn.Module):
+    """Calls a pixel blood where the middle slice is above 50 HU in the first window (0 to 80 HU)."""
+
+    def __init__(self, neighbours):
+        super().__init__()
+        self.middle = neighbours
+
+    def forward(self, slices):
+        return 200 * (slices[:, self.middle : self.middle + 1] - 50 / 80)
+
+
+@pytest.mark.parametrize("weights", [{"axial": 1.0}, {"coronal": 1.0}, {"sagittal": 1.0}, VIEWS.weights], ids=str)
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_what_a_network_finds_on_slices_lies_at_its_place_in_the_scan(weights, neighbours):
+    views = VIEWS.model_copy(update={"weights": weights, "neighbours": neighbours})
+    scan = a_scan()
+    probability = predict(Brightness(neighbours), make_views(scan, views), views)
+    assert (probability.shape, probability.dtype) == (scan.image.shape, np.float32)
+    found = probability > 0.5
+    assert 2 * (found & scan.label).sum() / (found.sum() + scan.label.sum()) > 0.9
+
+
+def test_a_prediction_is_a_probability_for_every_voxel():
+    scan = a_scan()
+    net = MultiViewUNet(n_channels(VIEWS), size="tiny", seed=0)
+    probability = predict(net, make_views(scan, VIEWS), VIEWS)
+    assert probability.shape == scan.image.shape
+    assert probability.min() >= 0
+    assert probability.max() <= 1 + 1e-6
+    assert probability[scan.label].min() > 0
+
+
+def test_every_slice_of_the_head_is_predicted_and_slices_without_it_stay_zero():
+    scan = a_scan(n_slices=2 * BATCH_SLICES + 9)  # 19 slices of head: two full batches and a part
+    net = MultiViewUNet(n_channels(AXIAL), size="tiny", seed=0)
+    shown = (predict(net, make_views(scan, AXIAL), AXIAL) > 0).any(axis=(0, 1))
+    np.testing.assert_array_equal(shown, (scan.image > -300).any(axis=(0, 1)))
+    assert shown.sum() == 19
+
+
+def test_a_scan_without_a_head_has_no_blood():
+    empty = Scan(np.full((44, 40, 10), -1000.0, np.float32), np.zeros((44, 40, 10), bool), np.diag([4.0, 4, 6, 1]))
+    net = MultiViewUNet(n_channels(VIEWS), size="tiny", seed=0)
+    assert (predict(net, make_views(empty, VIEWS), VIEWS) == 0).all()
+
+
+def test_a_prediction_does_not_depend_on_how_slices_are_batched():
+    scan = a_scan()
+    net = MultiViewUNet(n_channels(AXIAL), size="tiny", seed=0)
+    whole = predict(net, make_views(scan, AXIAL), AXIAL)
+    later = Scan(scan.image[:, :, 1:], scan.label[:, :, 1:], scan.affine)  # the same head starts one slice earlier
+    np.testing.assert_allclose(predict(net, make_views(later, AXIAL), AXIAL), whole[:, :, 1:], atol=1e-5)
+
+
+def test_predicting_leaves_no_gradients():
+    net = MultiViewUNet(n_channels(AXIAL), size="tiny", seed=0)
+    predict(net, make_views(a_scan(), AXIAL), AXIAL)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert torch.is_grad_enabled()
+
+
+# --- score ----------------------------------------------------------------------------------------------------------
+
+
+def mask(*voxels):
+    values = np.zeros((4, 3, 2), bool)
+    values.flat[list(voxels)] = True
+    return values
+
+
+def labelled(*voxels):
+    """2 x 2.5 x 4 mm: a voxel has 0.02 mL."""
+    return Scan(np.zeros((4, 3, 2), np.float32), mask(*voxels), np.diag([2.0, 2.5, 4.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "annotated", "dice"),
+    [
+        ((0, 1, 2), (1, 2, 3, 4, 5), 4 / 8),
+        ((0, 1, 2), (0, 1, 2), 1.0),
+        ((0,), (1,), 0.0),
+        ((), (1, 2), 0.0),
+        ((1, 2), (), 0.0),
+        ((), (), None),
+    ],
+    ids=["partly", "equal", "apart", "missed", "false-positive", "both-empty"],
+)
+def test_a_case_is_scored_by_dice_and_volumes(predicted, annotated, dice):
+    result = score(mask(*predicted), labelled(*annotated), key="k")
+    assert result.dice == dice
+    assert result.key == "k"
+    assert result.volume_ml == pytest.approx(0.02 * len(annotated))
+    assert result.predicted_ml == pytest.approx(0.02 * len(predicted))
+
+
+def test_the_volume_of_an_oblique_scan_is_scored_by_its_determinant():
+    affine = np.diag([2.0, 2.5, 4.0, 1.0])
+    affine[1, 2] = 3.0
+    scan = Scan(np.zeros((4, 3, 2), np.float32), mask(0, 1), affine)
+    assert score(mask(0, 1, 2), scan, key="k").predicted_ml == pytest.approx(0.06)

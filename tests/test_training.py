@@ -1,0 +1,167 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sahfl.adapters import state
+from sahfl.adapters.attach import attach
+from sahfl.config import CpLora, ViewsConfig
+from sahfl.data.ct import Placement
+from sahfl.data.sampler import SliceSampler
+from sahfl.data.views import CaseViews, SliceStack, n_channels
+from sahfl.errors import RunFailed
+from sahfl.model import MultiViewUNet
+from sahfl.training import Schedule, train
+
+VIEWS = ViewsConfig(weights={"axial": 1.0}, size=(32, 32, 32))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def a_sampler(seed=0):
+    """Tissue with a bright patch of blood: a problem that a few steps solve."""
+    image = np.full((6, 32, 32), 30, np.int16)
+    label = np.zeros(image.shape, bool)
+    label[:, 10:22, 12:24] = True
+    image[label] = 75
+    case = CaseViews({"axial": SliceStack(image, label, np.arange(6))}, Placement((32, 32, 6), (32, 32), (0, 0)), 5.0)
+    return SliceSampler([case], VIEWS, batch_size=4, foreground_share=0.5, seed=seed)
+
+
+def a_net(seed=0):
+    return MultiViewUNet(n_channels(VIEWS), size="tiny", seed=seed)
+
+
+def a_schedule(**changes):
+    values = {"learning_rate": 5e-3, "weight_decay": 1e-4, "steps": 4, "round": 1, "rounds": 2}
+    return Schedule(**values | changes)
+
+
+# --- schedule -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("round_", "step", "expected"),
+    [
+        (1, 0, 0.2),  # start: the first of five warm-up steps, cos(0)
+        (1, 4, 0.5 * (1 + math.cos(math.pi * 0.1))),  # the warm-up ends; 4 of 40 steps are done
+        (1, 10, 0.5 * (1 + math.cos(math.pi / 4))),
+        (2, 0, 0.2 * 0.5),  # middle: cos(pi / 2) = 0, and each round warms up anew
+        (2, 2, 0.6 * 0.5 * (1 + math.cos(math.pi * 0.55))),
+        (2, 19, 0.5 * (1 + math.cos(math.pi * 0.975))),  # end: 39 of 40 steps are done
+    ],
+)
+def test_the_learning_rate_follows_a_cosine_over_all_rounds_with_a_warm_up_in_each(round_, step, expected):
+    schedule = Schedule(learning_rate=3e-3, weight_decay=0.0, steps=20, round=round_, rounds=2)
+    assert schedule.rate(step) == pytest.approx(3e-3 * expected, rel=1e-12)
+
+
+def test_the_learning_rate_ends_near_zero():
+    assert Schedule(learning_rate=1.0, weight_decay=0.0, steps=100, round=3, rounds=3).rate(99) < 1e-4
+
+
+def test_a_step_has_the_size_that_the_schedule_says():
+    """AdamW's first step moves every parameter with a gradient by the learning rate, whatever the gradient's size."""
+    net, before = a_net(), a_net()
+    schedule = a_schedule(steps=1, weight_decay=0.0, round=2)
+    train(net, a_sampler(), schedule)
+    moved = (net.net.final_conv.weight - before.net.final_conv.weight).abs()
+    assert moved.median().item() == pytest.approx(schedule.rate(0), rel=0.01)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def losses_of(net, schedule, seed=0):
+    means = []
+    train(net, a_sampler(seed), schedule, on_step=lambda done, total, mean: means.append(mean))
+    sums = np.array(means) * np.arange(1, len(means) + 1)
+    return np.diff(sums, prepend=0)
+
+
+def test_the_loss_falls():
+    losses = losses_of(a_net(), a_schedule(steps=25, rounds=1))
+    assert losses[-5:].mean() < 0.6 * losses[:5].mean()
+
+
+def test_the_loss_falls_with_adapters_alone_and_all_else_stays_bit_for_bit():
+    net = a_net()
+    attach(net, CpLora(method="cp_lora", rank=4), seed=1)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    losses = losses_of(net, a_schedule(steps=25, rounds=1, learning_rate=2e-2))
+    assert losses[-5:].mean() < 0.8 * losses[:5].mean()
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set(state.parameters(net))
+
+
+def test_weight_decay_does_not_touch_frozen_parameters():
+    net = a_net()
+    net.requires_grad_(False)
+    net.net.final_conv.requires_grad_(True)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    train(net, a_sampler(), a_schedule(weight_decay=1.0))
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"net.final_conv.weight", "net.final_conv.bias"}
+
+
+def test_the_same_arguments_give_the_same_network_and_loss_bit_for_bit():
+    results = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        net = a_net()
+        results.append((train(net, a_sampler(), a_schedule()), net.state_dict()))
+    (loss, weights), (other_loss, other_weights) = results
+    assert loss == other_loss
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
+def test_other_batches_give_another_network():
+    nets = a_net(), a_net()
+    for seed, net in enumerate(nets):
+        train(net, a_sampler(seed), a_schedule())
+    assert not torch.equal(nets[0].net.final_conv.weight, nets[1].net.final_conv.weight)
+
+
+def test_each_step_is_reported_with_the_mean_loss_so_far():
+    heard = []
+    mean = train(a_net(), a_sampler(), a_schedule(), on_step=lambda *values: heard.append(values))
+    assert [values[:2] for values in heard] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert heard[-1][2] == mean
+    first_alone = losses_of(a_net(), a_schedule())[0]
+    assert heard[0][2] == pytest.approx(first_alone)
+    assert all(math.isfinite(values[2]) for values in heard)
+
+
+class Constant(nn.Module):
+    """Says the same logit everywhere, so that the loss can be computed by hand."""
+
+    def __init__(self, logit):
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(logit))
+
+    def forward(self, slices):
+        return self.logit.expand(len(slices), 1, *slices.shape[2:])
+
+
+def test_the_loss_is_dice_pooled_over_the_batch_plus_cross_entropy():
+    _, label = a_sampler().batch()
+    p, share = 0.25, label.mean().item()
+    dice = 1 - (2 * p * label.sum().item() + 1e-5) / (label.sum().item() + p * label.numel() + 1e-5)
+    entropy = -share * math.log(p) - (1 - share) * math.log(1 - p)
+    loss = train(Constant(math.log(p / (1 - p))), a_sampler(), a_schedule(steps=1))
+    assert loss == pytest.approx(dice + entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_naming_step_and_round(value):
+    with pytest.raises(RunFailed, match=r"the loss is (nan|inf) after step 1 of round 2, expected a number") as caught:
+        train(Constant(value), a_sampler(), a_schedule(round=2))
+    assert caught.value.exit_code == 3
