@@ -39,7 +39,9 @@ def simulate(
     study: Annotated[Path | None, typer.Argument(help="Study file (YAML); not with --resume.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>-<time>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of an interrupted run to go on with.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per site, two per core at most.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; by default one per site, two per core at most.")
+    ] = None,
     datalist: Datalist = None,
 ) -> None:
     """Run a study as a simulated federation on this machine, to a report.

@@ -74,12 +74,12 @@ def train(
             group["lr"] = schedule.rate(step)
         image, label = sampler.batch()
         loss = loss_function(net(image), label)
+        total += loss.item()
+        if not math.isfinite(total):
+            raise RunFailed(f"the loss is {total} at step {step + 1} of round {schedule.round}, expected a number")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
         optimiser.step()
-        total += loss.item()
-        if not math.isfinite(total):
-            raise RunFailed(f"the loss is {total} after step {step + 1} of round {schedule.round}, expected a number")
         on_step(step + 1, schedule.steps, total / (step + 1))
     return total / schedule.steps

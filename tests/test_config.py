@@ -249,3 +249,9 @@ def test_a_study_survives_the_way_through_json_unchanged(tmp_path):
     again = Study.model_validate_json(study.model_dump_json())
     assert again == study
     assert again.fingerprint() == study.fingerprint()
+
+
+def test_a_key_given_twice_is_an_error_not_the_last_one_s_win(tmp_path):
+    path = study_file(tmp_path, STUDY + "\nseed: 1\nseed: 2\n")
+    with pytest.raises(ConfigError, match=r"study.yaml, line \d+: is not YAML: key 'seed' is given twice"):
+        load_study(path)

@@ -162,6 +162,6 @@ def test_the_loss_is_dice_pooled_over_the_batch_plus_cross_entropy():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_naming_step_and_round(value):
-    with pytest.raises(RunFailed, match=r"the loss is (nan|inf) after step 1 of round 2, expected a number") as caught:
+    with pytest.raises(RunFailed, match=r"the loss is (nan|inf) at step 1 of round 2, expected a number") as caught:
         train(Constant(value), a_sampler(), a_schedule(round=2))
     assert caught.value.exit_code == 3

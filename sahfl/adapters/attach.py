@@ -7,6 +7,7 @@ from torch import Generator, nn
 from sahfl.adapters import state
 from sahfl.adapters.cp_lora import CONVOLUTIONS, CPLoRAConv
 from sahfl.config import CpLora, FullFineTuning, TrainedMethod
+from sahfl.errors import AdapterError
 from sahfl.seeds import derive_seed
 
 
@@ -22,7 +23,8 @@ def attach(net: nn.Module, method: TrainedMethod, *, seed: int) -> None:
         seed: of the adapters' random factors; a layer's own seed also depends on its name.
 
     Raises:
-        AdapterError: a convolution cannot be adapted (grouped), or the network carries an adapter already.
+        AdapterError: a convolution cannot be adapted (grouped; the layer is named), there is none, or the
+            network carries an adapter already. The network computes what it did, but may be frozen.
     """
     state.forget(net)
     net.requires_grad_(False)
@@ -30,7 +32,7 @@ def attach(net: nn.Module, method: TrainedMethod, *, seed: int) -> None:
         case FullFineTuning():
             attach_everything(net)
         case CpLora(rank=rank, alpha=alpha):
-            for parent, name, path in _convolutions(net):
+            for parent, name, path in _adaptable(net):
                 generator = Generator().manual_seed(derive_seed(seed, path))
                 adapted = CPLoRAConv(getattr(parent, name), rank=rank, alpha=alpha, generator=generator)
                 setattr(parent, name, adapted)
@@ -53,10 +55,17 @@ def merge(net: nn.Module) -> None:
                 setattr(module, name, child.merged())
 
 
-def _convolutions(net: nn.Module) -> list[tuple[nn.Module, str, str]]:
-    return [
+def _adaptable(net: nn.Module) -> list[tuple[nn.Module, str, str]]:
+    """Parent, name and full path of every convolution; all are looked at before the first is changed."""
+    found = [
         (module, name, f"{path}.{name}" if path else name)
         for path, module in net.named_modules()
         for name, child in module.named_children()
         if isinstance(child, CONVOLUTIONS)
     ]
+    if not found:
+        raise AdapterError(f"{type(net).__name__}: holds no convolution to adapt")
+    for module, name, path in found:
+        if (groups := getattr(module, name).groups) != 1:
+            raise AdapterError(f"layer {path!r}: has groups={groups}, CP-LoRA needs groups=1")
+    return found

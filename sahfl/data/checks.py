@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ SPACING_MM = (0.3, 3.0), (0.5, 10.0)
 HEAD_SHARE_HU = (-200.0, 300.0)
 """A head CT has air below the first value and bone above the second."""
 MOST_BLOOD_ML = 500.0
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class CheckedCase:
 
 def check_case(case: Case) -> CheckedCase:
     """Read one case and apply every rule; never raises for bad data."""
+    stamp = _stamp(case)  # before reading, so that a change while reading shows later
     try:
-        scan = read_scan(case)
-        content = hashlib.sha256(case.image.read_bytes() + case.label.read_bytes()).hexdigest()
+        scan, content = read_scan(case), _content(case)
     except ScanProblem as problem:
-        return CheckedCase(case, 0.0, "", _stamp(case), (Finding(problem.rule, "error", str(problem)),))
-    return CheckedCase(case, scan.volume_ml, content, _stamp(case), tuple(_judge(case, scan)))
+        return CheckedCase(case, 0.0, "", stamp, (Finding(problem.rule, "error", str(problem)),))
+    return CheckedCase(case, scan.volume_ml, content, stamp, tuple(_judge(case, scan)))
 
 
 def check_cases(
@@ -103,6 +106,20 @@ def patient_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
     for item in checked:
         contents.setdefault(item.case.patient, []).append(item.content)
     return {patient: pseudonym(" ".join(sorted(parts)), salt) for patient, parts in contents.items()}
+
+
+def _content(case: Case) -> str:
+    """SHA-256 over both files; a .gz is unpacked to its end, because nibabel never compares the checksum there."""
+    sha = hashlib.sha256()
+    for path in (case.image, case.label):
+        try:
+            data = path.read_bytes()
+            if data.startswith(GZIP_MAGIC):
+                gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ScanProblem("unreadable", f"case {case.id}: a file is damaged (its checksum does not fit)") from error
+        sha.update(data)
+    return sha.hexdigest()
 
 
 def _stamp(case: Case) -> tuple[int, ...]:

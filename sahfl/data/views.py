@@ -129,8 +129,10 @@ def _even_length(depth: int, spacing_z: float, config: ViewsConfig) -> int:
 
 
 def _interpolate_z(volume: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    columns = torch.from_numpy(np.ascontiguousarray(volume)).reshape(-1, 1, volume.shape[2])
-    moved = functional.interpolate(columns, size=length, mode="linear", align_corners=False)
+    """Linear between slices; thin slices are averaged on the way to thicker ones."""
+    columns = torch.from_numpy(np.ascontiguousarray(volume)).reshape(1, 1, -1, volume.shape[2])
+    size = (columns.shape[2], length)
+    moved = functional.interpolate(columns, size=size, mode="bilinear", antialias=True, align_corners=False)
     return moved.reshape(*volume.shape[:2], length).numpy()
 
 

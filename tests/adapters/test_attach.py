@@ -139,8 +139,16 @@ def test_a_merged_network_takes_an_adapter_again():
 
 
 def test_a_grouped_convolution_in_the_network_is_refused():
-    with pytest.raises(AdapterError, match="got groups=2"):
-        attach(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), CP, seed=1)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(AdapterError, match="layer '1': has groups=2, CP-LoRA needs groups=1"):
+        attach(net, CP, seed=1)
+    assert type(net[0]) is nn.Conv2d  # not half adapted
+
+
+def test_a_network_without_a_convolution_inside_it_is_refused():
+    for net in (nn.Conv2d(3, 4, 3), nn.Sequential(nn.Linear(3, 3))):
+        with pytest.raises(AdapterError, match="holds no convolution to adapt"):
+            attach(net, CP, seed=1)
 
 
 @pytest.mark.parametrize("put_on", [attach_everything, lambda net: attach(net, FULL, seed=0)], ids=["pretrain", "full"])

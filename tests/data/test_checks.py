@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import os
 from pathlib import Path
 
@@ -220,3 +221,14 @@ def test_the_content_of_a_case_depends_on_image_and_annotation(tmp_path):
 def test_a_verdict_cannot_be_changed(tmp_path):
     with pytest.raises(dataclasses.FrozenInstanceError):
         check_case(a_case(tmp_path)).findings = ()
+
+
+def test_a_gz_file_whose_checksum_does_not_fit_is_unreadable(tmp_path):
+    case = a_case(tmp_path)
+    content = bytearray(gzip.compress(case.image.read_bytes()))
+    content[-5] ^= 1  # the last eight bytes are checksum and size; nibabel reads neither
+    packed = tmp_path / "image.nii.gz"
+    packed.write_bytes(content)
+    (finding,) = check_case(dataclasses.replace(case, image=packed)).findings
+    assert (finding.rule, finding.severity) == ("unreadable", "error")
+    assert "its checksum does not fit" in finding.text

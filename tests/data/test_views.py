@@ -203,3 +203,15 @@ def test_slices_beyond_the_field_are_judged_by_the_axial_view_alone():
     column = fuse(constant(case, axial=0.9, coronal=0.5, sagittal=0.5), case, CONFIG)[24, 28]
     np.testing.assert_allclose(column[[0, 1, 2, -2, -1]], 0.9, rtol=1e-5)
     np.testing.assert_allclose(column[7:-7], 0.7, rtol=1e-5)
+
+
+def test_thin_blood_between_thin_slices_fades_but_does_not_vanish_in_coronal_views():
+    # 0.5 mm slices onto 2 mm pixels: every fourth would be looked at without averaging.
+    image = np.full((32, 32, 64), 30.0, np.float32)
+    for z in range(64):
+        scan_image = image.copy()
+        scan_image[10:20, 10:20, z] = 90.0
+        scan = Scan(scan_image, scan_image > 60, np.diag([2.0, 2.0, 0.5, 1.0]))
+        config = ViewsConfig(weights={"coronal": 1.0}, spacing_mm=2.0, size=(32, 32, 32))
+        stack = make_views(scan, config).stacks["coronal"]
+        assert stack.image[15].max() >= 35

@@ -1,0 +1,47 @@
+"""Every YAML file that sahfl reads, as typed values.
+
+A study file is read once, checked as a whole and then frozen: code receives ``Study``, never a dict. All problems of a
+file are reported together (``ConfigError``), each with its key, the value found and what was expected.
+"""
+
+from sahfl.config.data import DatalistData, PhantomCohort, PhantomData, PhantomSite, SiteConfig
+from sahfl.config.network import ModelConfig, View, ViewsConfig
+from sahfl.config.section import Name, Section, parse
+from sahfl.config.stages import (
+    CpLora,
+    FinetuneConfig,
+    FullFineTuning,
+    LocalTraining,
+    Method,
+    PretrainConfig,
+    RoundsConfig,
+    TrainedMethod,
+    ZeroShot,
+)
+from sahfl.config.study import EvaluationConfig, Study, load_study
+
+__all__ = [
+    "CpLora",
+    "DatalistData",
+    "EvaluationConfig",
+    "FinetuneConfig",
+    "FullFineTuning",
+    "LocalTraining",
+    "Method",
+    "ModelConfig",
+    "Name",
+    "PhantomCohort",
+    "PhantomData",
+    "PhantomSite",
+    "PretrainConfig",
+    "RoundsConfig",
+    "Section",
+    "SiteConfig",
+    "Study",
+    "TrainedMethod",
+    "View",
+    "ViewsConfig",
+    "ZeroShot",
+    "load_study",
+    "parse",
+]

@@ -1,0 +1,93 @@
+"""The study file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from sahfl.config.data import DatalistData, PhantomData
+from sahfl.config.network import ModelConfig, ViewsConfig
+from sahfl.config.section import Name, Section, parse, read_mapping
+from sahfl.config.stages import FinetuneConfig, PretrainConfig, RoundsConfig
+from sahfl.errors import ConfigError
+
+
+class EvaluationConfig(Section):
+    """How the held-out patients are scored."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Fused probability above which a voxel is called blood."""
+    volume_edges_ml: tuple[Annotated[float, Field(gt=0)], ...] = (10.0, 30.0)
+    """Edges in mL between the strata of annotated hemorrhage volume."""
+    replicates: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Poisson-bootstrap replicates behind every interval."""
+
+    @model_validator(mode="after")
+    def _edges_increase(self) -> Self:
+        if any(low >= high for low, high in zip(self.volume_edges_ml, self.volume_edges_ml[1:], strict=False)):
+            raise ValueError("volume_edges_ml must increase")
+        return self
+
+
+class Study(Section):
+    """A whole study: data, network, pretraining, fine-tuning in folds, evaluation."""
+
+    name: Name
+    """Names the run's folder and report."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Every random number of the study derives from it."""
+    data: Annotated[PhantomData | DatalistData, Field(discriminator="source")]
+    """Where each site's scans come from."""
+    views: ViewsConfig = ViewsConfig()
+    """From volume to slices."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    pretrain: PretrainConfig
+    """Stage 1."""
+    finetune: FinetuneConfig
+    """Stages 2 and 3."""
+    rounds: RoundsConfig = RoundsConfig()
+    """Quorum, deadline, attempts."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Threshold, strata, intervals."""
+
+    @model_validator(mode="after")
+    def _sites_are_known_and_have_one_role(self) -> Self:
+        wanted = [*self.pretrain.sites, *self.finetune.sites]
+        if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
+            raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
+        if isinstance(self.data, PhantomData) and (unknown := sorted(set(wanted) - set(self.data.sites))):
+            known = ", ".join(sorted(self.data.sites))
+            raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {known}")
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of everything that determines the result; where the data lie does not."""
+        settings = self.model_dump(mode="json")
+        settings["data"].pop("path", None)
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def load_study(path: Path, *, datalist: Path | None = None) -> Study:
+    """Read a study file.
+
+    Args:
+        path: YAML file.
+        datalist: takes the place of ``data.path``, so that a study file need not know where the scans lie.
+
+    Raises:
+        ConfigError: the file cannot be read, or has problems: every unknown key and bad value, in one message.
+    """
+    settings = read_mapping(path)
+    data = settings.get("data")
+    if datalist is not None:
+        if not isinstance(data, dict) or data.get("source") != "datalist":
+            raise ConfigError(f"{path}: --datalist needs a study whose data.source is 'datalist'")
+        data["path"] = str(datalist.resolve())
+    elif isinstance(data, dict) and isinstance(data.get("path"), str):
+        data["path"] = str((path.parent / data["path"]).resolve())
+    return parse(Study, settings, where=str(path))
