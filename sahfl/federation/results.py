@@ -15,7 +15,7 @@ import numpy as np
 from sahfl import __version__
 from sahfl.adapters import AdapterState
 from sahfl.adapters.files import load_tensors
-from sahfl.config import CpLora, Method, Study, ZeroShot
+from sahfl.config import CpLora, FullFineTuning, Method, Study, ZeroShot
 from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.run_folder import Record, RunFolder
 from sahfl.payload import digest
@@ -113,25 +113,24 @@ def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
 
 
 def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]:
-    if "zero_shot" not in sums:
-        return []
-    labels, compared = stratum_labels(study.evaluation.volume_edges_ml), []
-    for method in study.finetune.methods:
-        if isinstance(method, ZeroShot):
-            continue
-        common = sorted(sums[method.id].keys() & sums["zero_shot"].keys())
-        ours, theirs = (_add([sums[id_][key] for key in common], study) for id_ in (method.id, "zero_shot"))
-        estimate = difference(overall(ours), overall(theirs))
-        strata = zip(labels, ours.strata, theirs.strata, strict=True)
-        compared.append(
-            {
-                "method": method.id,
-                "reference": "zero_shot",
-                **_difference(estimate),
-                "strata": [{"stratum": label, **_difference(difference(a, b))} for label, a, b in strata],
-            }
-        )
-    return compared
+    """Every trained method against zero-shot, and every adapter against full fine-tuning, where these are there."""
+    trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
+    adapters = [method for method in trained if not isinstance(method, FullFineTuning)]
+    pairs = [(method.id, "zero_shot") for method in trained] + [(method.id, "full") for method in adapters]
+    return [_compare(study, sums, *pair) for pair in pairs if pair[1] in sums]
+
+
+def _compare(study: Study, sums: Mapping[str, Sums], method: str, reference: str) -> dict[str, Any]:
+    """The difference on the patients that both methods were evaluated on."""
+    common = sorted(sums[method].keys() & sums[reference].keys())
+    ours, theirs = (_add([sums[id_][key] for key in common], study) for id_ in (method, reference))
+    strata = zip(stratum_labels(study.evaluation.volume_edges_ml), ours.strata, theirs.strata, strict=True)
+    return {
+        "method": method,
+        "reference": reference,
+        **_difference(difference(overall(ours), overall(theirs))),
+        "strata": [{"stratum": label, **_difference(difference(a, b))} for label, a, b in strata],
+    }
 
 
 def _difference(estimate: Estimate) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def _context(results: Results, pictures: tuple[Picture, ...]) -> dict[str, Any]:
         "traffic": tables.traffic_table(results),
         "sites": tables.site_table(results),
         "failures": tables.failure_table(results),
+        "not_evaluated": tables.not_evaluated_table(results),
         "settings": tables.settings_table(results),
         "versions": tables.version_table(results),
     }

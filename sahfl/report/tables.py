@@ -155,7 +155,8 @@ def site_table(results: Results) -> Table:
     rows = tuple(
         Row(
             (
-                *(site["site"], roles.get(site["role"], site["role"]), site["source"], _findings(site["findings"])),
+                *(site["site"], roles.get(site["role"], site["role"])),
+                *(site["source"] or DASH, f"out: {site['out']}" if site["out"] else _findings(site["findings"])),
                 *(str(site["n_patients"]), str(site["n_volumes"]), str(site["n_positive"])),
                 *(number(site["volume_ml"], 1), " + ".join(map(str, site["fold_sizes"])) or DASH),
                 str(site["n_refused"]),
@@ -190,6 +191,16 @@ def failure_table(results: Results) -> Table:
         rows.append(Row((stage, what, outcome, fold, str(entry["round"]), str(entry["attempt"]))))
     columns = ("Stage", "What happened", "Outcome", "Fold", "Round", "Attempt")
     return Table("Rounds with failures", columns, tuple(rows), n_text=3)
+
+
+def not_evaluated_table(results: Results) -> Table:
+    """Sites whose held-out patients are missing from a method's numbers."""
+    rows = tuple(
+        Row((*row.cells, str(lost["fold"] + 1), lost["site"], lost["reason"]), row.colour)
+        for method, row in _named_rows(results)
+        for lost in method["not_evaluated"]
+    )
+    return Table("Folds that a site did not evaluate", ("Method", "Fold", "Hospital", "Reason"), rows, n_text=4)
 
 
 def settings_table(results: Results) -> Table:

@@ -3,6 +3,8 @@
 import copy
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import matplotlib
@@ -186,3 +188,39 @@ def test_every_method_keeps_its_own_colour():
     colours = method_colours(many)
     assert len({colours[m["id"]] for m in many}) == 5
     assert colours["full"] == method_colours(many[3:])["full"]
+
+
+def test_a_hospital_that_is_out_and_a_fold_that_was_not_evaluated_are_named_with_their_reason(tmp_path):
+    results = copy.deepcopy(gain())
+    results["sites"][-1]["out"] = "error at the site: DataError"
+    results["methods"][1]["not_evaluated"] = [{"fold": 1, "site": "sah_b", "reason": "no reply within 300 s"}]
+    page = Page(write_report(results, tmp_path))
+    (out,) = [row for row in page.rows if "out: error at the site: DataError" in row]
+    assert out[0] == results["sites"][-1]["site"]
+    assert ["CP-LoRA (rank 8)", "2", "sah_b", "no reply within 300 s"] in page.rows
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_a_browser_shows_the_page_with_its_pictures_and_nothing_wider_than_the_window(tmp_path, width):
+    page = write_report(gain(), tmp_path)
+    probe = (
+        "<script>document.title = [document.documentElement.scrollWidth <= window.innerWidth,"
+        " [...document.images].every(i => i.naturalWidth > 100), document.images.length].join()</script>"
+    )
+    # The page's own policy forbids scripts; the probe needs a copy without it.
+    source = re.sub(r"<meta[^>]*Content-Security-Policy[^>]*>", "", page.read_text())
+    (tmp_path / "probe.html").write_text(source.replace("</body>", probe + "</body>"))
+    window = [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    shown = subprocess.run(
+        [CHROMIUM, *BROWSER, *window, "--dump-dom", (tmp_path / "probe.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    assert re.search(r"<title>true,true,4</title>", shown), re.findall("<title>.*</title>", shown)

@@ -27,6 +27,7 @@ def method(name, kind, dice, *, rank=None, trainable=0, sent=0):
         "volume": {"n": 30, "pearson_r": 0.813, "bias_ml": -3.14, "loa_low_ml": -20.2, "loa_high_ml": 13.9},
         "by_site": [{"site": site, "n": 10, "dice": dice + d} for site, d in (("sah_a", 0.01), ("sah_b", -0.01))],
         "failed": None,
+        "not_evaluated": [],
     }
 
 
@@ -43,6 +44,7 @@ def site(name, role, n):
         "site": name, "role": role, "source": "phantom (sharp)", "n_volumes": n, "n_patients": n, "n_positive": n,
         "volume_ml": 21.05 * n, "fold_sizes": [n // 3] * 3 if tuned else [], "n_refused": 0,
         "findings": {"thick slices": 2} if tuned else {},
+        "out": None,
     }  # fmt: skip
 
 
