@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
+import errno
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 
 from sahfl.config import load_study
-from sahfl.errors import ConfigError, SahflError
+from sahfl.errors import ConfigError, RunFailed, SahflError
 
 app = typer.Typer(
     name="sahfl",
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 Datalist = Annotated[
     Path | None, typer.Option(help="Datalist of NIfTI scans; takes the place of data.path in the study file.")
 ]
@@ -97,6 +99,8 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     results = RunFolder(run_dir).read_json("results.json")
     if results is None:
         raise RunError(f"{run_dir}: has no results.json; the run is not finished (sahfl simulate --resume {run_dir})")
+    if not isinstance(results, dict):
+        raise RunError(f"{run_dir}: results.json is not a mapping; delete it to have it made again")
     print(write_report(results, run_dir))
 
 
@@ -107,5 +111,10 @@ def main() -> None:
     except SahflError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"error: {error.strerror}; make room, then go on with: sahfl simulate --resume RUN_DIR", file=sys.stderr)
+        sys.exit(RunFailed.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

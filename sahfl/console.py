@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -47,6 +47,8 @@ class State:
     """Work done, in training steps, in this session."""
     skipped: float = 0
     """Work that an earlier session had done."""
+    asked: set[str] = field(default_factory=set)
+    """Sites that were asked to evaluate since the last fold ended."""
 
     def __post_init__(self) -> None:
         names = (*self.study.pretrain.sites, *self.study.finetune.sites)
@@ -70,22 +72,29 @@ class State:
             case "round":
                 self.round = f"round {event.done:.0f} of {event.total:.0f}"
             case "committed":
-                self.committed = f"{event.text}, round {event.done:.0f}: loss {event.loss:.3f}"
+                self.committed = f"{event.text}, round {event.done:.0f}{_loss(event)}"
                 self.done += self._round_steps(event.text)
+                for name in [name for name, site in self.sites.items() if site.doing == "done"]:
+                    self.sites[name] = SiteState(loss=self.sites[name].loss)
             case "resumed":
                 self.skipped += self._round_steps(event.text) * event.done
             case "evaluated":
-                self.done += EVALUATE_STEPS * len(self.study.finetune.sites)
+                # A site that was not asked now was evaluated by an earlier session, or is out.
+                asked, self.asked = len(self.asked), set()
+                self.done += EVALUATE_STEPS * asked
+                self.skipped += EVALUATE_STEPS * max(0, len(self.study.finetune.sites) - asked)
             case "failed_round":
                 self.warning = event.text
             case "started":
+                self.asked |= {event.site} if event.text == "evaluate" else set()
                 self.sites[event.site] = SiteState(_doing(event.text))
             case "step":
                 self.sites[event.site] = SiteState(_doing(event.text), event.done, event.total, event.loss)
             case "finished":
-                before = self.sites[event.site]
+                before = self.sites.get(event.site)
                 self.done += PREPARE_STEPS if event.text == "query.describe" else 0
-                self.sites[event.site] = SiteState("waiting", loss=before.loss)
+                trained = before is not None and event.text == "train"
+                self.sites[event.site] = replace(before, doing="done") if before and trained else SiteState()
             case "failed":
                 self.warning = f"{event.site}: {event.text}"
                 self.sites[event.site] = SiteState("failed")
@@ -99,7 +108,7 @@ class State:
         return f"time left: about {_clock(elapsed * max(0.0, left - running) / (self.done + running))}"
 
     def _running(self, state: SiteState) -> float:
-        return state.done if state.doing == "training" else 0.0
+        return state.done if state.doing in ("training", "done") else 0.0
 
     def _round_steps(self, cell: str) -> int:
         stage = self.study.pretrain if cell == "pretrain" else self.study.finetune
@@ -120,21 +129,21 @@ def showing(study: Study, console: Console) -> Iterator[None]:
 
 def _picture(state: State) -> RenderableType:
     head = Text.assemble(
-        (state.study.name, "bold"), "  ", (state.stage, "cyan"), "  ", state.round, "\n",
+        (state.study.name, "bold"), "  ", (printable(state.stage), "cyan"), "  ", state.round, "\n",
         f"elapsed {_clock(time.monotonic() - state.began)}   {state.time_left()}",
     )  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "state", "", "done", "loss"):
         table.add_column(title)
-    for name, site in state.sites.items():
+    for name, site in list(state.sites.items()):  # the display draws in a thread of its own
         bar = ProgressBar(total=site.total or 1, completed=site.done, width=24)
         count = f"{site.done:.0f} / {site.total:.0f}" if site.total else ""
-        table.add_row(name, site.doing, bar, count, "" if site.loss is None else f"{site.loss:.3f}")
+        table.add_row(Text(printable(name)), site.doing, bar, count, "" if site.loss is None else f"{site.loss:.3f}")
     rows: list[RenderableType] = [head, table]
     if state.committed:
-        rows.append(Text(f"last commit: {state.committed}", "dim"))
+        rows.append(Text(printable(f"last commit: {state.committed}"), "dim"))
     if state.warning:
-        rows.append(Text(f"warning: {state.warning}", "yellow"))
+        rows.append(Text(printable(f"warning: {state.warning}"), "yellow"))
     return Group(*rows)
 
 
@@ -149,13 +158,14 @@ def _plain(state: State, console: Console) -> Callable[[Event], None]:
             return
         last[event.site] = now
         if line := _line(event, state):
-            console.print(f"{_clock(now - state.began)}  {line}", highlight=False, markup=False, soft_wrap=True)
+            text = f"{_clock(now - state.began)}  {printable(line)}"
+            console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     return hear
 
 
 def _line(event: Event, state: State) -> str:
-    loss = "" if event.loss is None else f", loss {event.loss:.3f}"
+    loss = _loss(event)
     match event.kind:
         case "stage":
             return event.text
@@ -170,6 +180,15 @@ def _line(event: Event, state: State) -> str:
         case "failed_round":
             return f"warning: {event.text}"
     return ""
+
+
+def _loss(event: Event) -> str:
+    return "" if event.loss is None else f", loss {event.loss:.3f}"
+
+
+def printable(text: str) -> str:
+    """Text of a peer with every control character replaced, so that it can neither steer a terminal nor fake a line."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _doing(text: str) -> str:

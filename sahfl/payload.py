@@ -52,13 +52,15 @@ def check_header(got: dict[str, Any], expected: Header) -> None:
     """Compare a received header with the expected one.
 
     Raises:
-        PayloadError: the first field that differs, version first, with both values.
+        PayloadError: the first field that differs, version first, with both values; or a field that is unknown.
     """
     order = ("schema", "sahfl", *(field.name for field in fields(Header)))
     for name in dict.fromkeys(order):
         value, wanted = got.get(name), getattr(expected, name)
         if type(value) is not type(wanted) or value != wanted:
-            raise PayloadError(f"{name}: got {str(value)[:80]!r}, expected {wanted!r}")
+            raise PayloadError(f"{name}: got {_cut(value, 80)!r}, expected {wanted!r}")
+    if unknown := sorted(got.keys() - set(order)):
+        raise PayloadError(f"header: has unknown field {unknown[0][:40]!r}")
 
 
 def check_training(n_volumes: object, loss: object) -> tuple[int, float]:
@@ -68,9 +70,9 @@ def check_training(n_volumes: object, loss: object) -> tuple[int, float]:
         PayloadError: the number of volumes is not a whole number from 1 to a million, or the loss is not finite.
     """
     if type(n_volumes) is not int or not 1 <= n_volumes <= MOST_VOLUMES:
-        raise PayloadError(f"n_volumes: got {str(n_volumes)[:40]!r}, expected 1 to {MOST_VOLUMES}")
+        raise PayloadError(f"n_volumes: got {_cut(n_volumes, 40)!r}, expected 1 to {MOST_VOLUMES}")
     if type(loss) is not float or not math.isfinite(loss):
-        raise PayloadError(f"loss: got {str(loss)[:40]!r}, expected a finite number")
+        raise PayloadError(f"loss: got {_cut(loss, 40)!r}, expected a finite number")
     return n_volumes, loss
 
 
@@ -125,13 +127,20 @@ def digest(state: AdapterState) -> str:
     return sha.hexdigest()
 
 
+def _cut(value: object, most: int) -> str:
+    try:
+        return str(value)[:most]
+    except ValueError:  # Python refuses to write a number of more than 4300 digits
+        return "a huge number"
+
+
 def _first_difference(got: Layout, wanted: Layout) -> str:
     found, expected = dict(got), dict(wanted)
     for name in expected:
         if name not in found:
             return f"tensor {name!r} is missing"
         if found[name] != expected[name]:
-            return f"tensor {name!r}: got shape {found[name]}, expected {expected[name]}"
+            return f"tensor {name!r}: got shape {_cut(found[name], 80)}, expected {expected[name]}"
     if extra := [name for name in found if name not in expected]:
         return f"unexpected tensor {extra[0][:120]!r}"
     return "tensors are in another order or named twice"

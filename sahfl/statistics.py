@@ -135,9 +135,8 @@ class EvaluationSums:
             groups[bisect_right(edges_ml, case.volume_ml)].append(case)
         strata = tuple(DiceSums.of(group, replicates=replicates, seed=seed) for group in groups)
         n_false_positive = sum(case.predicted_ml > 0 for case in empty)
-        return cls(
-            strata, len(empty), n_false_positive, VolumeSums.of([(case.volume_ml, case.predicted_ml) for case in blood])
-        )
+        volume = VolumeSums.of((case.volume_ml, case.predicted_ml) for case in blood)
+        return cls(strata, len(empty), n_false_positive, volume)
 
     @classmethod
     def zero(cls, *, n_strata: int, replicates: int) -> EvaluationSums:

@@ -17,7 +17,6 @@ from sahfl.statistics import (
     CaseResult,
     DiceSums,
     EvaluationSums,
-    VolumeSums,
     dice_estimate,
     difference,
     overall,
@@ -64,17 +63,6 @@ def test_the_interval_of_the_sites_sums_equals_that_of_the_pooled_cases():
     federated = dice_estimate(overall(reduce(add, map(sums, SITES))))
     pooled = dice_estimate(dice_sums(POOLED))
     assert (federated.low, federated.high) == pytest.approx((pooled.low, pooled.high), abs=1e-12)
-
-
-def test_volume_agreement_equals_scipy_and_numpy_on_the_pooled_cases():
-    annotated = np.array([case.volume_ml for case in POOLED])
-    predicted = np.array([case.predicted_ml for case in POOLED])
-    agreement = reduce(add, map(sums, SITES)).volume.agreement()
-    gap = predicted - annotated
-    assert agreement.pearson_r == pytest.approx(stats.pearsonr(annotated, predicted).statistic, abs=1e-12)
-    assert agreement.bias_ml == pytest.approx(gap.mean(), abs=1e-10)
-    assert agreement.loa_low_ml == pytest.approx(gap.mean() - 1.96 * gap.std(ddof=1), abs=1e-10)
-    assert agreement.loa_high_ml == pytest.approx(gap.mean() + 1.96 * gap.std(ddof=1), abs=1e-10)
 
 
 def test_the_interval_is_close_to_the_percentile_bootstrap_of_scipy():
@@ -210,22 +198,6 @@ def test_no_replicates_leave_the_mean_without_an_interval():
     assert dataclasses.astuple(dice_estimate(dice_sums(POOLED, 0)))[1:4] == (None, None, 60)
 
 
-AGREEMENTS = {  # volumes -> (r is None, limits are None)
-    "one case": ([(5, 4)], True, True),
-    "two cases": ([(5, 4), (7, 9)], True, False),
-    "same volume in all": ([(5.1, 4), (5.1, 9), (5.1, 6)], True, False),
-    "nothing predicted": ([(5, 0), (7, 0), (9, 0)], True, False),
-    "three cases": ([(5, 4), (7, 9), (9, 8)], False, False),
-}
-
-
-@pytest.mark.parametrize(("pairs", "no_r", "no_limits"), AGREEMENTS.values(), ids=AGREEMENTS.keys())
-def test_agreement_is_none_where_too_few_cases_decide(pairs, no_r, no_limits):
-    agreement = VolumeSums.of([CaseResult("k", x, y, 0.5) for x, y in pairs]).agreement()
-    assert (agreement.pearson_r is None, agreement.loa_low_ml is None) == (no_r, no_limits)
-    assert agreement.bias_ml == pytest.approx(np.mean([y - x for x, y in pairs]))
-
-
 BAD_CASES = {
     "negative volume": (-1.0, 2.0, 0.5, "volumes"),
     "nan volume": (1.0, math.nan, 0.5, "volumes"),
@@ -292,11 +264,6 @@ REFUSED = {  # index into the array, value, what the message names
     "huge weight": (11 + WIDTH, 1e6, "stratum 1, weights: got another number"),
     "negative weighted": (11 + REPLICATES, -1.0, "stratum 0, weighted: got a number outside"),
     "weighted above weights": (8 + 3 * WIDTH - 1, 1e6, "stratum 2, weighted: got a number outside"),
-    "other number of volumes": (2, 59.0, "volume, n: got 59, expected 60"),
-    "negative volume": (3, -1.0, "volume, x: got -1.0"),
-    "impossible volume": (4, 1e200, r"volume, y: got 1e\+200"),
-    "impossible squares": (5, 0.0, "volume, xx: got 0.0"),
-    "impossible products": (7, 1e9, "volume, xy: got 1000000000.0"),
 }
 
 

@@ -45,9 +45,9 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
 
     @wraps(answer)
     def handler(message: Message, context: Context) -> Message:
-        site = Site(SiteConfig.model_validate_json(str(context.node_config["site"])))
         began = time.monotonic()
         try:
+            site = Site(SiteConfig.model_validate_json(str(context.node_config["site"])))
             content = answer(site, message.content)
         except Exception as error:
             log.exception("event=failed what=%s error=%s", answer.__name__, type(error).__name__)
@@ -80,9 +80,14 @@ def install_base(site: Site, content: RecordDict) -> RecordDict:
 
 def train_round(site: Site, content: RecordDict) -> RecordDict:
     """Train on the site's own cases from the state received, and answer with the new state."""
-    task, header, began = protocol.read_task(content), _header(content), time.monotonic()
+    began = time.monotonic()
+    task, header = _task_and_header(content)
     if task.local is None or not 1 <= task.round <= task.rounds:
         raise PayloadError(f"task: got round {task.round} of {task.rounds}, expected settings of a training round")
+    if (task.fold < 0) != (task.stage == "pretrain"):
+        raise PayloadError(
+            f"task: got fold {task.fold} in stage {task.stage}, expected a held-out fold in finetune only"
+        )
     net = _network(site, task, header)
     state.load(net, protocol.read_state(content, like=state.read(net)))
     cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
@@ -110,9 +115,9 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
 
 def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     """Segment and score the held-out cases, and answer with sums."""
-    task, header = protocol.read_task(content), _header(content)
-    if task.evaluation is None:
-        raise PayloadError("task: has no settings for evaluation")
+    task, header = _task_and_header(content)
+    if task.evaluation is None or task.fold < 0:
+        raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
     net = _network(site, task, header)
     if header.method != "zero_shot":
         state.load(net, protocol.read_state(content, like=state.read(net)))
@@ -148,6 +153,15 @@ def _network(site: Site, task: Task, header: Header) -> MultiViewUNet:
     if task.method is None or task.method.method == "zero_shot":
         return base_network(task.views, task.model, base)
     return fine_tuned_network(task.views, task.model, base, task.method, task.seed)
+
+
+def _task_and_header(content: RecordDict) -> tuple[Task, Header]:
+    """What is asked, and the name that the answer carries: no server asks for one thing and files it as another."""
+    task, header = protocol.read_task(content), _header(content)
+    asked = (task.stage, task.method.id if task.method else "pretrain", task.fold, task.round)
+    if asked != (header.stage, header.method, header.fold, header.round):
+        raise PayloadError("header: names another stage, method, fold or round than the task")
+    return task, header
 
 
 def _header(content: RecordDict) -> Header:

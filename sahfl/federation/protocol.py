@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from sahfl.adapters import AdapterState
-from sahfl.config import EvaluationConfig, LocalTraining, Method, ModelConfig, Section, ViewsConfig
+from sahfl.config import EvaluationConfig, LocalTraining, Method, ModelConfig, Name, Section, ViewsConfig
 from sahfl.errors import PayloadError
-from sahfl.payload import Header, Layout, check_header, check_training, layout, pack, unpack
+from sahfl.payload import MOST_VOLUMES, Header, Layout, check_header, check_training, layout, pack, unpack
 
 DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
 RAW = "raw.little-endian"
@@ -53,28 +53,43 @@ class Task(Section):
     evaluation: EvaluationConfig | None = None
     """Threshold, strata and replicates; none where nothing is evaluated."""
 
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is not one of {self.folds}, counted from 0")
+        return self
+
+
+Count = Annotated[int, Field(ge=0, le=MOST_VOLUMES)]
+
 
 class SiteDescription(Section):
     """What a site tells about its data: counts only."""
 
-    site: str
+    site: Name
     """The site's name."""
-    source: str
+    source: Annotated[str, Field(max_length=60)]
     """Phantom or datalist."""
-    n_volumes: Annotated[int, Field(ge=1)]
+    n_volumes: Annotated[int, Field(ge=1, le=MOST_VOLUMES)]
     """Usable CT volumes."""
-    n_patients: Annotated[int, Field(ge=1)]
+    n_patients: Annotated[int, Field(ge=1, le=MOST_VOLUMES)]
     """Patients with a usable volume."""
-    n_positive: Annotated[int, Field(ge=0)]
+    n_positive: Count
     """Volumes with annotated blood."""
-    volume_ml: Annotated[float, Field(ge=0)]
+    volume_ml: Annotated[float, Field(ge=0, le=1e9)]
     """Annotated blood in all, mL."""
-    fold_sizes: tuple[int, ...]
+    fold_sizes: Annotated[tuple[Count, ...], Field(max_length=20)]
     """Patients per fold."""
-    n_refused: Annotated[int, Field(ge=0)]
+    n_refused: Count
     """Cases that cannot be used."""
-    findings: dict[str, int]
+    findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count], Field(max_length=100)]
     """Cases per broken rule of the site's checks."""
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if max(self.n_patients, self.n_positive) > self.n_volumes or sum(self.fold_sizes) != self.n_patients:
+            raise ValueError("patients, positive volumes and folds do not add up")
+        return self
 
 
 @dataclass(frozen=True)
@@ -102,8 +117,7 @@ def read_task(content: RecordDict) -> Task:
     try:
         return Task.model_validate_json(str(_config(content, "task").get("json")))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise PayloadError(f"task {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        raise PayloadError(f"task{_first_problem(error)}") from error
 
 
 def read_header(content: RecordDict) -> dict[str, Any]:
@@ -133,8 +147,11 @@ def read_train_reply(content: RecordDict, *, header: Header, like: AdapterState,
     Raises:
         PayloadError: with the first thing that does not fit.
     """
+    _expect_records(content, "header", "layout", "metrics", "state")
     check_header(read_header(content), header)
     metrics = content.metric_records.get("metrics", MetricRecord({}))
+    if unknown := sorted(metrics.keys() - {"n_volumes", "loss", "seconds"}):
+        raise PayloadError(f"metrics: has unknown value {unknown[0][:40]!r}")
     n_volumes, loss = check_training(metrics.get("n_volumes"), metrics.get("loss"))
     if n_volumes > most_volumes:
         raise PayloadError(f"n_volumes: got {n_volumes}, the site registered {most_volumes}")
@@ -157,6 +174,7 @@ def read_evaluation_reply(content: RecordDict, *, header: Header) -> NDArray[np.
     Raises:
         PayloadError: the header is another one, or there is no float64 array.
     """
+    _expect_records(content, "header", "sums")
     check_header(read_header(content), header)
     array = _array(content, "sums", dtype="float64")
     if len(array.data) % 8:
@@ -178,7 +196,7 @@ def read_description(content: RecordDict) -> SiteDescription:
     try:
         return SiteDescription.model_validate_json(str(_config(content, "description").get("json")))
     except ValidationError as error:
-        raise PayloadError(f"description: {error.errors(include_url=False)[0]['msg']}") from error
+        raise PayloadError(f"description{_first_problem(error)}") from error
 
 
 def n_bytes(content: RecordDict) -> int:
@@ -207,7 +225,7 @@ def _state_records(header: Header, state: AdapterState) -> dict[str, ArrayRecord
 def _layout(content: RecordDict) -> Layout:
     record = _config(content, "layout")
     names, shapes = record.get("names"), record.get("shapes")
-    if not (isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
+    if not (len(record) == 2 and isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
         raise PayloadError("layout: expected as many names as shapes")
     try:
         return tuple(
@@ -216,6 +234,17 @@ def _layout(content: RecordDict) -> Layout:
         )
     except ValueError as error:
         raise PayloadError("layout: expected shapes such as '16,9,3,3'") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(map(str, problem["loc"]))[:80]
+    return f"{where and ' ' + where}: {problem['msg'][:300]}"
+
+
+def _expect_records(content: RecordDict, *names: str) -> None:
+    if unknown := sorted(content.keys() - set(names)):
+        raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")
 
 
 def _config(content: RecordDict, name: str) -> ConfigRecord:
@@ -231,4 +260,6 @@ def _array(content: RecordDict, name: str, *, dtype: str) -> Array:
     array = record["flat"]
     if (array.dtype, array.stype) != (dtype, RAW):
         raise PayloadError(f"arrays: got {str(array.dtype)[:20]} as {str(array.stype)[:20]}, expected {dtype} as {RAW}")
+    if array.shape != (len(array.data) // np.dtype(dtype).itemsize,):
+        raise PayloadError(f"arrays: got {len(array.data)} bytes, expected as many as the declared shape needs")
     return array

@@ -53,11 +53,14 @@ class RunFolder:
         """Start a run in an empty or new folder.
 
         Raises:
-            RunError: the folder holds something already.
+            RunError: the folder holds something already, or cannot be written.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path}: is not empty; name another folder with --out, or go on with --resume {path}")
-        write_atomic(path / "study.json", study.model_dump_json(indent=1))
+        try:
+            write_atomic(path / "study.json", study.model_dump_json(indent=1))
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written ({error.strerror}); name another folder with --out") from error
         return cls(path)
 
     @classmethod
@@ -71,7 +74,6 @@ class RunFolder:
             raise RunError(f"{path}: holds no run to resume (study.json is missing)")
         folder = cls(path)
         folder.study()
-        folder._end_torn_line()
         return folder
 
     def study(self) -> Study:
@@ -99,23 +101,19 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------- journal
 
     def note(self, record: Record) -> None:
-        """Append a line to the journal and flush it to the disk."""
-        with (self.path / "journal.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, sort_keys=True) + "\n")
+        """Append a line to the journal and flush it to the disk; the torn line of a crash is ended first."""
+        with (self.path / "journal.jsonl").open("ab+") as stream:
+            stream.seek(max(0, stream.tell() - 1))
+            torn = stream.read() not in (b"", b"\n")
+            stream.write(b"\n" * torn + json.dumps(record, sort_keys=True).encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
-
-    def _end_torn_line(self) -> None:
-        path = self.path / "journal.jsonl"
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            with path.open("a", encoding="utf-8") as stream:
-                stream.write("\n")
 
     def journal(self) -> list[Record]:
         """All whole lines; the torn last line of a crash is left out."""
         path = self.path / "journal.jsonl"
         records = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
             try:
                 records.append(json.loads(line))
             except ValueError:
@@ -148,9 +146,7 @@ class RunFolder:
         return None
 
     def _reconcile(self, record: Record) -> None:
-        if not any(
-            line.get("sha256") == record["sha256"] and line.get("round") == record["round"] for line in self.journal()
-        ):
+        if record not in self.journal():
             self.note(record)
 
     def _checkpoint(self, cell: str, round_: int) -> Path:
@@ -174,5 +170,5 @@ class RunFolder:
         path = self.path / name
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{path}: is damaged; delete it to have it made again") from error

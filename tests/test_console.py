@@ -1,0 +1,216 @@
+"""What a running simulation shows, from its events."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+from tiny_study import TINY
+
+from sahfl import console
+from sahfl.config import Study, parse
+from sahfl.console import EVALUATE_STEPS, PREPARE_STEPS, State, printable, showing
+from sahfl.federation.events import Event, emit
+
+STUDY = parse(Study, TINY, where="test")
+SITES = ["tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c"]
+# By hand: pretraining 2 rounds x 2 steps x 2 sites, tuning 2 folds x 2 rounds x 2 steps x 3 sites, 2 folds x 2 methods
+# evaluated at 3 sites, 5 sites prepared.
+TOTAL = 2 * 2 * 2 + 2 * 2 * 2 * 3 + EVALUATE_STEPS * 3 * 2 * 2 + PREPARE_STEPS * 5
+
+
+def plain(*events):
+    """The lines that the events give where there is no terminal, without their time."""
+    target = Console(file=io.StringIO(), width=100)
+    with showing(STUDY, target):
+        for event in events:
+            emit(event)
+    return [line.split("  ", 1)[1] for line in target.file.getvalue().splitlines()]
+
+
+def live(state, width=100):
+    """The live picture as a terminal shows it."""
+    target = Console(record=True, width=width, force_terminal=True, file=io.StringIO())
+    target.print(console._picture(state))
+    return target.export_text()
+
+
+def after(*events, elapsed_s=0.0):
+    state = State(STUDY, began=time.monotonic() - elapsed_s)
+    for event in events:
+        state.hear(event)
+    return state
+
+
+def prepared():
+    return [Event("finished", "query.describe", site) for site in SITES]
+
+
+PLAIN = {
+    "stage": (Event("stage", "pretraining"), ["pretraining"]),
+    "round": (Event("round", "pretrain", done=1, total=2), []),
+    "started": (Event("started", "train", "tbi_a"), []),
+    "finished": (Event("finished", "train", "tbi_a"), []),
+    "resumed": (Event("resumed", "pretrain", done=1, total=2), ["pretrain: resumed after round 1 of 2"]),
+    "failed": (Event("failed", "DataError", "tbi_a"), ["warning: tbi_a: DataError"]),
+    "failed-round": (Event("failed_round", "pretrain, round 1: got 0"), ["warning: pretrain, round 1: got 0"]),
+    "committed": (
+        Event("committed", "pretrain", done=1, total=2, loss=0.51249),
+        ["pretrain, round 1 of 2 committed, loss 0.512; time left: measuring"],
+    ),
+    "committed-without-loss": (
+        Event("committed", "pretrain", done=1, total=2),
+        ["pretrain, round 1 of 2 committed; time left: measuring"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("event", "lines"), PLAIN.values(), ids=PLAIN.keys())
+def test_outside_a_terminal_an_event_that_matters_is_one_line(event, lines):
+    assert plain(event) == lines
+
+
+def test_outside_a_terminal_steps_are_thinned_out(monkeypatch):
+    steps = [Event("step", "train", "tbi_a", done, 9, 0.5) for done in range(1, 10)]
+    assert plain(*steps) == []
+    monkeypatch.setattr(console, "LINES_EVERY_S", 0.0)
+    assert plain(*steps[:2]) == ["tbi_a: training 1 of 9, loss 0.500", "tbi_a: training 2 of 9, loss 0.500"]
+
+
+def test_a_line_begins_with_the_time_since_the_start():
+    target = Console(file=io.StringIO())
+    with showing(STUDY, target):
+        emit(Event("stage", "pretraining"))
+    assert target.file.getvalue() == "0:00  pretraining\n"
+
+
+def test_nothing_is_heard_after_the_block():
+    target = Console(file=io.StringIO())
+    with showing(STUDY, target):
+        pass
+    emit(Event("stage", "pretraining"))
+    assert target.file.getvalue() == ""
+
+
+def test_a_terminal_shows_the_events_while_the_block_runs():
+    target = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
+    with showing(STUDY, target):
+        emit(Event("stage", "pretraining"))
+    assert "tiny  pretraining" in target.export_text()
+
+
+def test_the_picture_shows_stage_round_sites_losses_the_last_commit_and_the_last_warning():
+    state = after(
+        Event("stage", "fine-tuning, cp_lora-r2, fold 1 of 2"),
+        Event("round", "cp_lora-r2/fold-0", done=2, total=2),
+        Event("started", "train", "sah_a"),
+        Event("step", "train", "sah_a", 1, 2, 0.25),
+        Event("step", "data", "sah_b", 3, 4),
+        Event("failed", "worker process died (killed by signal 9)", "sah_c"),
+        Event("committed", "cp_lora-r2/fold-0", done=1, total=2, loss=0.5),
+        elapsed_s=61,
+    )
+    lines = live(state).splitlines()
+    assert lines[0].rstrip() == "tiny  fine-tuning, cp_lora-r2, fold 1 of 2  round 2 of 2"
+    assert lines[1].startswith("elapsed 1:01   time left: ")
+    rows = {line.split()[0]: line for line in lines[3:8]}
+    assert list(rows) == SITES
+    assert "training" in rows["sah_a"]
+    assert rows["sah_a"].rstrip().endswith("1 / 2  0.250")
+    assert "preparing data" in rows["sah_b"]
+    assert "3 / 4" in rows["sah_b"]
+    assert "failed" in rows["sah_c"]
+    assert "waiting" in rows["tbi_a"]
+    assert lines[8].rstrip() == "last commit: cp_lora-r2/fold-0, round 1, loss 0.500"
+    assert lines[9].rstrip() == "warning: sah_c: worker process died (killed by signal 9)"
+
+
+def test_a_new_stage_has_no_round_yet_and_a_finished_site_keeps_its_loss():
+    state = after(
+        Event("round", "pretrain", done=2, total=2),
+        Event("step", "train", "tbi_a", 2, 2, 0.125),
+        Event("finished", "train", "tbi_a"),
+        Event("stage", "evaluating"),
+    )
+    assert "round" not in live(state)
+    assert (state.sites["tbi_a"].doing, state.sites["tbi_a"].loss) == ("done", 0.125)
+    state.hear(Event("committed", "pretrain", done=2, total=2, loss=0.125))
+    assert (state.sites["tbi_a"].doing, state.sites["tbi_a"].loss) == ("waiting", 0.125)
+
+
+@pytest.mark.parametrize(
+    "kind", ["started", "step", "finished", "failed", "stage", "committed", "evaluated", "resumed"]
+)
+def test_an_event_of_an_unknown_site_or_without_numbers_never_raises(kind):
+    state = after(Event(kind, "whatever", "nobody"))
+    assert live(state)
+    plain(Event(kind, "whatever", "nobody"))
+
+
+# --- time left ------------------------------------------------------------------------------------------------------
+
+
+def test_all_the_work_of_a_study_by_hand():
+    assert State(STUDY).total == TOTAL
+
+
+def test_the_time_left_follows_from_the_pace_and_shrinks():
+    assert after(elapsed_s=10).time_left() == "time left: measuring"
+    state = after(*prepared(), elapsed_s=100)
+    left = 100 * (TOTAL - 150) / 150
+    assert state.time_left() == f"time left: about {console._clock(left)}"
+    state.hear(Event("step", "train", "tbi_a", 2, 2))
+    assert state.time_left() == f"time left: about {console._clock(100 * (TOTAL - 152) / 152)}"
+
+
+def test_the_time_left_is_never_negative():
+    events = [Event("committed", "pretrain", done=round_, total=2, loss=0.5) for round_ in range(1, 200)]
+    assert after(*events, elapsed_s=100).time_left() == "time left: about 0:00"
+
+
+def test_work_of_an_earlier_session_is_not_counted_into_the_pace():
+    fresh = after(*prepared(), elapsed_s=100)
+    resumed = after(*prepared(), Event("resumed", "pretrain", done=2, total=2), elapsed_s=100)
+    assert (resumed.done, resumed.skipped) == (fresh.done, 2 * 2 * 2)
+    assert resumed.time_left() == f"time left: about {console._clock(100 * (TOTAL - 150 - 8) / 150)}"
+
+
+def test_a_fold_that_an_earlier_session_evaluated_is_not_counted_into_the_pace():
+    again = after(Event("stage", "evaluating"), Event("evaluated", "zero_shot/fold-0"))
+    assert (again.done, again.skipped) == (0, 3 * EVALUATE_STEPS)
+    asked = [Event("started", "evaluate", site) for site in SITES[2:]]
+    now = after(*asked, Event("evaluated", "zero_shot/fold-0"), Event("evaluated", "zero_shot/fold-1"))
+    assert (now.done, now.skipped) == (3 * EVALUATE_STEPS, 3 * EVALUATE_STEPS)
+    partly = after(*asked[:1], Event("evaluated", "zero_shot/fold-0"))
+    assert (partly.done, partly.skipped) == (EVALUATE_STEPS, 2 * EVALUATE_STEPS)
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+HOSTILE = "[red]boo[/red] :boom: [/nothing]"
+
+
+def test_markup_in_a_text_is_shown_as_it_is():
+    assert plain(Event("failed", HOSTILE, "sah_a"), Event("stage", HOSTILE)) == [f"warning: sah_a: {HOSTILE}", HOSTILE]
+    picture = live(after(Event("failed", HOSTILE, "[bold]"), Event("stage", HOSTILE)))
+    assert f"tiny  {HOSTILE}" in picture
+    assert f"warning: [bold]: {HOSTILE}" in picture
+    assert "\n[bold] " in picture
+
+
+def test_control_characters_can_neither_steer_the_terminal_nor_fake_a_line():
+    text = "x\n0:00  finished\x1b[2J\r\u2028y"
+    assert plain(Event("failed", text, "sah_a")) == ["warning: sah_a: x\ufffd0:00  finished\ufffd[2J\ufffd\ufffdy"]
+    target = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    target.print(console._picture(after(Event("failed", text, "sah_a"))))
+    assert "\x1b" not in target.file.getvalue()
+    assert "\n0:00" not in target.file.getvalue()
+    assert printable("größer 3 µL — ok") == "größer 3 µL — ok"
+
+
+CLOCKS = {0: "0:00", 59: "0:59", 59.6: "1:00", 61: "1:01", 3599.7: "1:00:00", 3700: "1:01:40", 90_000: "25:00:00"}
+
+
+@pytest.mark.parametrize(("seconds", "text"), CLOCKS.items())
+def test_a_clock_has_hours_only_where_it_needs_them(seconds, text):
+    assert console._clock(seconds) == text
