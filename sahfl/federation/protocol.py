@@ -60,7 +60,7 @@ class SiteDescription(Section):
     site: str
     """The site's name."""
     source: str
-    """Phantom or datalist."""
+    """Phantom and its scanner profile, datalist, nnU-Net or DICOM."""
     n_volumes: Annotated[int, Field(ge=1)]
     """Usable CT volumes."""
     n_patients: Annotated[int, Field(ge=1)]
