@@ -8,6 +8,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import highdicom
 import nibabel
 import numpy as np
 import pydicom
@@ -110,6 +111,19 @@ def test_D02_dicom_and_nifti_of_one_head_give_the_same_voxels_affine_and_volume(
     np.testing.assert_array_equal(series.label, nifti.label)
     np.testing.assert_allclose(series.affine, nifti.affine, atol=1e-4)
     assert series.volume_ml == pytest.approx(3 * abs(np.linalg.det(affine[:3, :3])) / 1000, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in GEOMETRIES if "tilt" not in name])
+def test_another_library_puts_the_voxels_at_the_same_places(tmp_path, name):
+    """highdicom has its own way from headers to a volume; it counts (slice, row, column) in LPS."""
+    paths = write_series(tmp_path / "d", a_volume(), GEOMETRIES[name])
+    reference = highdicom.get_volume_from_series([pydicom.dcmread(path) for path in paths])
+    image = read_series(tmp_path / "d").image
+    for index in ((0, 0, 0), (5, 0, 0), (0, 7, 0), (0, 0, 4), (3, 2, 1)):
+        x, y, z, _ = reference.inverse_affine @ [*(RAS_TO_LPS @ (image.affine @ [*index, 1])[:3]), 1]
+        there = tuple(np.rint([x, y, z]).astype(int))
+        np.testing.assert_allclose([x, y, z], there, atol=1e-3)
+        assert reference.array[there] == image.get_fdata()[index]
 
 
 def test_a_voxel_lies_where_its_header_says_in_the_patient(tmp_path):
@@ -348,6 +362,7 @@ HEADERS = {
     "mixed-orientations": (only(3, ImageOrientationPatient=LEAN), "mixed_orientations", "lean differently"),
     "no-orientation": (without("ImageOrientationPatient"), "no_geometry", "no usable ImageOrientationPatient"),
     "skewed": (only(None, ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]), "no_geometry", "perpendicular unit vectors"),
+    "thickness-of-words": (only(None, SliceThickness="1e999"), "no_geometry", "no usable SliceThickness"),
     "no-position": (without("ImagePositionPatient"), "no_geometry", "no usable ImagePositionPatient"),
     "short-position": (only(1, ImagePositionPatient=[1, 2]), "no_geometry", "no usable ImagePositionPatient"),
     "mixed-spacing": (only(1, PixelSpacing=[0.6, 0.6]), "mixed_sizes", "6 x 8 of 0.6 x 0.6 mm"),
@@ -467,6 +482,15 @@ def test_the_annotation_may_lie_elsewhere_as_a_datalist_says(tmp_path):
     apart = Case(case.id, case.image, tmp_path / "seg", case.patient)
     np.testing.assert_array_equal(read_scan(apart).label, expected)
     assert apart.files()[-1] == tmp_path / "seg"
+
+
+def test_a_segment_may_be_blood_by_its_property_type(tmp_path):
+    case = segmented(tmp_path / "d", name="Segment_1")
+    assert broken(case)[0] == "seg_segments"
+    data = pydicom.dcmread(tmp_path / "d" / "seg.dcm")
+    data.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning = "Intracranial hemorrhage"
+    data.save_as(tmp_path / "d" / "seg.dcm")
+    assert read_scan(case).label.sum() == 3
 
 
 def other_frame(data):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dicom_files import write_series
 
-from sahfl.config import FolderData, SiteConfig, load_study
+from sahfl.config import FolderData, SiteConfig, Study, load_study
 from sahfl.data.sources import read_cases, recognise
 from sahfl.errors import ConfigError, DataError
 from sahfl.federation.site import Site
@@ -123,6 +123,7 @@ def test_the_fingerprint_depends_on_the_sites_and_not_on_their_paths(scans, tmp_
     here, there = study_of(tmp_path), study_of(tmp_path, STUDY.replace("scans/", "/data/"))
     assert here.data != there.data
     assert here.fingerprint() == there.fingerprint()
+    assert Study.model_validate_json(here.model_dump_json()) == here
     more = study_of(tmp_path, STUDY.replace("{graz:", "{oslo: x, graz:"))
     assert more.fingerprint() != here.fingerprint()
 

@@ -72,6 +72,8 @@ def read_slice(path: Path) -> Slice:
         if min(pixel_mm) <= 0:
             raise ScanProblem("no_geometry", "a slice's PixelSpacing is not above 0")
         (rows,), (columns,) = (numbers(header, keyword, 1, rule="no_geometry") for keyword in ("Rows", "Columns"))
+        has_thickness = header.get("SliceThickness") not in (None, "")
+        (thickness_mm,) = numbers(header, "SliceThickness", 1, rule="no_geometry") if has_thickness else (0.0,)
         return Slice(
             path=path,
             frame_of_reference=str(header.get("FrameOfReferenceUID") or ""),
@@ -79,7 +81,7 @@ def read_slice(path: Path) -> Slice:
             orientation=numbers(header, "ImageOrientationPatient", 6, rule="no_geometry"),
             pixel_mm=pixel_mm,
             shape=(int(rows), int(columns)),
-            thickness_mm=max(0.0, float(header.get("SliceThickness") or 0)),
+            thickness_mm=thickness_mm,
             slope=slope,
             intercept=intercept,
         )

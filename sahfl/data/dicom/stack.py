@@ -46,7 +46,7 @@ class Slice:
     shape: tuple[int, int]
     """Rows, columns."""
     thickness_mm: float
-    """0 where the header does not say."""
+    """0 where the header does not say; used for a single slice only."""
     slope: float
     intercept: float
 
@@ -105,7 +105,7 @@ def _step(
         thickness_mm: stands in for the distance if there is only one slice.
     """
     if len(positions) == 1:
-        if thickness_mm == 0:
+        if thickness_mm <= 0:
             raise ScanProblem("one_slice", "the series is one slice without SliceThickness: its volume is unknown")
         return normal * thickness_mm
     gaps = np.diff(along)
@@ -124,7 +124,7 @@ def _step(
     off = np.linalg.norm(places - places[0] - np.arange(len(places))[:, None] * step, axis=1).max()
     if off > POSITION_TOLERANCE_MM:
         text = f"slice distances of {gaps.min():.2f} to {gaps.max():.2f} mm, a slice is {off:.2f} mm off its place"
-        raise ScanProblem("uneven_slices", f"{text}, expected even distances in one direction")
+        raise ScanProblem("uneven_slices", f"{text}; dcm2niix writes an evenly spaced NIfTI copy (_Eq)")
     tilt = np.degrees(np.arccos(np.clip(np.dot(step, normal) / np.linalg.norm(step), -1, 1)))
     if tilt > MOST_TILT_DEGREES:
         raise ScanProblem("tilt", f"the slices are stacked {tilt:.0f} degrees off their normal, expected a gantry tilt")
