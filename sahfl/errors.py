@@ -3,6 +3,7 @@
     SahflError              caught once, in the command line: one clear line, no traceback
     ├── ConfigError         a study or site file is wrong                        exit code 2
     ├── DataError           a scan, mask or datalist cannot be used              exit code 2
+    │   └── ScanProblem     one scan breaks one rule, which it names (a finding of the site's checks)
     ├── AdapterError        an adapter does not fit the network or the study     exit code 2
     ├── PayloadError        a site's reply is refused (dropped for the round)
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
@@ -25,6 +26,14 @@ class ConfigError(SahflError):
 
 class DataError(SahflError):
     """A scan, mask or datalist cannot be used."""
+
+
+class ScanProblem(DataError):
+    """A scan that breaks a rule; ``rule`` is the rule's name in the site's check report."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(text)
+        self.rule = rule
 
 
 class AdapterError(SahflError):

@@ -13,8 +13,9 @@ from types import FrameType
 
 from flwr.app import Context, RecordDict, UserConfig
 
-from sahfl.config import DatalistData, PhantomCohort, SiteConfig, Study
+from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, SiteConfig, Study
 from sahfl.data.manifest import datalist_sites
+from sahfl.data.sources import recognise
 from sahfl.errors import DataError
 from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
@@ -25,7 +26,7 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
     """The sites of a study, each with a folder of its own below ``folder``.
 
     Raises:
-        DataError: the datalist cannot be read, or lacks a site of the study.
+        DataError: the datalist cannot be read, or lacks a site of the study; every path at which no scans are.
     """
     names = [*study.pretrain.sites, *study.finetune.sites]
     if isinstance(study.data, DatalistData):
@@ -33,6 +34,8 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         if unknown := sorted(set(names) - set(known)):
             raise DataError(f"{study.data.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
         return tuple(SiteConfig(name=name, folder=folder / name, data=study.data) for name in names)
+    if isinstance(study.data, FoldersData):
+        return _folder_sites(names, study.data, folder)
     data = study.data
     return tuple(
         SiteConfig(
@@ -44,6 +47,18 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         )
         for name in names
     )
+
+
+def _folder_sites(names: list[str], data: FoldersData, folder: Path) -> tuple[SiteConfig, ...]:
+    problems = []
+    for name in names:
+        try:
+            recognise(data.sites[name], name)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return tuple(SiteConfig(name=name, folder=folder / name, data=FolderData(path=data.sites[name])) for name in names)
 
 
 def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:

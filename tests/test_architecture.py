@@ -21,6 +21,7 @@ ONLY_IN = {
     "yaml": {"config"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
+    "pydicom": {"data"},
     "rich": {"console", "cli"},
 }
 AUDITED = {"payload.py", "aggregation.py", "agreement.py", "statistics.py", "report"}

@@ -4,7 +4,15 @@ A study file is read once, checked as a whole and then frozen: code receives ``S
 file are reported together (``ConfigError``), each with its key, the value found and what was expected.
 """
 
-from sahfl.config.data import DatalistData, PhantomCohort, PhantomData, PhantomSite, SiteConfig
+from sahfl.config.data import (
+    DatalistData,
+    FolderData,
+    FoldersData,
+    PhantomCohort,
+    PhantomData,
+    PhantomSite,
+    SiteConfig,
+)
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.section import Name, Section, parse
 from sahfl.config.stages import (
@@ -25,6 +33,8 @@ __all__ = [
     "DatalistData",
     "EvaluationConfig",
     "FinetuneConfig",
+    "FolderData",
+    "FoldersData",
     "FullFineTuning",
     "LocalTraining",
     "Method",

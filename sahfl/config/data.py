@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sahfl.config.section import Name, Section
 
@@ -47,6 +47,22 @@ class DatalistData(Section):
     """JSON file ``{"sites": {name: [{"image": ..., "label": ..., "patient": ...}]}}``; files relative to its folder."""
 
 
+class FoldersData(Section):
+    """Scans on disk, at a path of its own for each site."""
+
+    source: Literal["folders"]
+    """Which kind of data section this is."""
+    sites: Annotated[dict[Name, Path], Field(min_length=1)]
+    """Per site a datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
+
+    @model_validator(mode="after")
+    def _paths_are_distinct(self) -> Self:
+        paths = list(self.sites.values())
+        if twice := sorted(site for site, path in self.sites.items() if paths.count(path) > 1):
+            raise ValueError(f"each site needs scans of its own, got one path for {', '.join(twice)}")
+        return self
+
+
 class PhantomCohort(Section):
     """The phantom patients of one simulated site; they are a function of these values alone."""
 
@@ -62,6 +78,15 @@ class PhantomCohort(Section):
     """Kind and number of patients, scanner profile."""
 
 
+class FolderData(Section):
+    """One site's scans on disk."""
+
+    source: Literal["folder"] = "folder"
+    """Which kind of data section this is."""
+    path: Path
+    """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
+
+
 class SiteConfig(Section):
     """One hospital: its name, its scans, and the folder that it works in."""
 
@@ -69,5 +94,5 @@ class SiteConfig(Section):
     """The site's name in the study."""
     folder: Path
     """The site's own folder (scans of a phantom cohort, manifest, base network, results per case); never leaves."""
-    data: Annotated[PhantomCohort | DatalistData, Field(discriminator="source")]
+    data: Annotated[PhantomCohort | DatalistData | FolderData, Field(discriminator="source")]
     """Where the scans come from."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.config.data import DatalistData, PhantomData
+from sahfl.config.data import DatalistData, FoldersData, PhantomData
 from sahfl.config.network import ModelConfig, ViewsConfig
 from sahfl.config.section import Name, Section, parse, read_mapping
 from sahfl.config.stages import FinetuneConfig, PretrainConfig, RoundsConfig
@@ -40,7 +40,7 @@ class Study(Section):
     """Names the run's folder and report."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random number of the study derives from it."""
-    data: Annotated[PhantomData | DatalistData, Field(discriminator="source")]
+    data: Annotated[PhantomData | DatalistData | FoldersData, Field(discriminator="source")]
     """Where each site's scans come from."""
     views: ViewsConfig = ViewsConfig()
     """From volume to slices."""
@@ -60,7 +60,7 @@ class Study(Section):
         wanted = [*self.pretrain.sites, *self.finetune.sites]
         if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
-        if isinstance(self.data, PhantomData) and (unknown := sorted(set(wanted) - set(self.data.sites))):
+        if not isinstance(self.data, DatalistData) and (unknown := sorted(set(wanted) - set(self.data.sites))):
             known = ", ".join(sorted(self.data.sites))
             raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {known}")
         return self
@@ -69,6 +69,8 @@ class Study(Section):
         """SHA-256 (hex) of everything that determines the result; where the data lie does not."""
         settings = self.model_dump(mode="json")
         settings["data"].pop("path", None)
+        if isinstance(self.data, FoldersData):
+            settings["data"]["sites"] = sorted(self.data.sites)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -88,6 +90,17 @@ def load_study(path: Path, *, datalist: Path | None = None) -> Study:
         if not isinstance(data, dict) or data.get("source") != "datalist":
             raise ConfigError(f"{path}: --datalist needs a study whose data.source is 'datalist'")
         data["path"] = str(datalist.resolve())
-    elif isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str((path.parent / data["path"]).resolve())
+    elif isinstance(data, dict):
+        _resolve_paths(data, path.parent)
     return parse(Study, settings, where=str(path))
+
+
+def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
+    """Relative paths of a data section lie beside the study file; what is no path is left for the check to name."""
+    if isinstance(data.get("path"), str):
+        data["path"] = str((folder / data["path"]).resolve())
+    if data.get("source") == "folders" and isinstance(data.get("sites"), dict):
+        data["sites"] = {
+            site: str((folder / path).resolve()) if isinstance(path, str) else path
+            for site, path in data["sites"].items()
+        }

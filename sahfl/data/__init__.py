@@ -1,1 +1,1 @@
-"""Scans at a site: datalists and folds, CT volumes, checks, multi-view slices, and the phantom cohort."""
+"""Scans at a site: where they come from, patients and folds, CT volumes, checks, slices, and the phantom cohort."""

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from sahfl.data.ct import Scan, ScanProblem, read_scan
+from sahfl.data.ct import Scan, read_scan
 from sahfl.data.manifest import Case, pseudonym
-from sahfl.errors import DataError
+from sahfl.errors import DataError, ScanProblem
 
 SPACING_MM = (0.3, 3.0), (0.5, 10.0)
 """Plausible pixel size and slice distance of a head CT."""
@@ -41,9 +41,9 @@ class CheckedCase:
     volume_ml: float
     """Annotated blood; 0 for a legal empty mask, and where the case cannot be read."""
     content: str
-    """SHA-256 over the bytes of image and annotation; empty where they cannot be read."""
+    """SHA-256 over the bytes of image and annotation (of every file, for DICOM); empty where they cannot be read."""
     stamp: tuple[int, ...]
-    """Sizes and modification times of both files when they were checked."""
+    """Sizes and modification times of the case's files when they were checked."""
     findings: tuple[Finding, ...]
 
     @property
@@ -109,22 +109,22 @@ def patient_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
 
 
 def _content(case: Case) -> str:
-    """SHA-256 over both files; a .gz is unpacked to its end, because nibabel never compares the checksum there."""
+    """SHA-256 over all files; a .gz is unpacked to its end, because nibabel never compares the checksum there."""
     sha = hashlib.sha256()
-    for path in (case.image, case.label):
-        try:
+    try:
+        for path in case.files():
             data = path.read_bytes()
             if data.startswith(GZIP_MAGIC):
                 gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ScanProblem("unreadable", f"case {case.id}: a file is damaged (its checksum does not fit)") from error
-        sha.update(data)
+            sha.update(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ScanProblem("unreadable", f"case {case.id}: a file is damaged (its checksum does not fit)") from error
     return sha.hexdigest()
 
 
 def _stamp(case: Case) -> tuple[int, ...]:
     try:
-        stats = [path.stat() for path in (case.image, case.label)]
+        stats = [path.stat() for path in case.files()]
     except OSError:
         return ()
     return tuple(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))

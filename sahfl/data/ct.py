@@ -1,9 +1,10 @@
-"""CT volumes: from a NIfTI file to Hounsfield units on the grid that the network sees, and back."""
+"""CT volumes: from NIfTI or DICOM to Hounsfield units on the grid that the network sees, and back."""
 
 from __future__ import annotations
 
+import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel
@@ -14,21 +15,14 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from sahfl.data import dicom
 from sahfl.data.manifest import Case
-from sahfl.errors import DataError
+from sahfl.errors import ScanProblem
 
 AIR_HU = -1000.0
 HEAD_HU = -300.0
 """Above this, a voxel belongs to the head (or the headrest), not to the air around it."""
 AFFINE_TOLERANCE_MM = 1e-3
-
-
-class ScanProblem(DataError):
-    """A scan that breaks a rule; ``rule`` is the rule's name in the site's check report."""
-
-    def __init__(self, rule: str, text: str) -> None:
-        super().__init__(text)
-        self.rule = rule
 
 
 @dataclass(frozen=True)
@@ -62,10 +56,13 @@ class Scan:
 def read_scan(case: Case) -> Scan:
     """Read a case's image and annotation, both turned to RAS+.
 
+    An image that is a folder is a DICOM series (``sahfl.data.dicom``); any other is a NIfTI file.
+
     Raises:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
-    image, label = _open(case, "image"), _open(case, "label")
+    # os.path.isdir, unlike Path.is_dir, does not raise for a path that may not be looked at.
+    image, label = _open_dicom(case) if os.path.isdir(case.image) else (_open(case, "image"), _open(case, "label"))
     if len(image.shape) != 3 or 0 in image.shape:
         raise ScanProblem("not_3d", f"case {case.id}: image has shape {image.shape}, expected three dimensions")
     if image.shape != label.shape:
@@ -81,6 +78,20 @@ def read_scan(case: Case) -> Scan:
     if not np.array_equal(classes, np.rint(classes)) or classes.min() < 0 or classes.max() > 255:
         raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
     return Scan(hounsfield, classes > 0, np.asarray(image.affine, np.float64))
+
+
+def _open_dicom(case: Case) -> tuple[Any, Any]:
+    """A series and its annotation; a NIfTI annotation may store the same voxels in another order (dcm2niix does)."""
+    try:
+        series = dicom.read_series(case.image)
+        annotation = dicom.find_annotation(case.label) if os.path.isdir(case.label) else case.label
+        if dicom.is_dicom(annotation):
+            return series.image, dicom.read_segmentation(annotation, series)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
+    label = _open(replace(case, label=annotation), "label")
+    has_volume = len(label.shape) == 3 and abs(np.linalg.det(label.affine[:3, :3])) > 0
+    return nibabel.as_closest_canonical(series.image), nibabel.as_closest_canonical(label) if has_volume else label
 
 
 def _open(case: Case, which: str) -> Any:

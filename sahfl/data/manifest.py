@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,35 +13,81 @@ from typing import Any
 
 from sahfl.errors import DataError
 
+NO_SCAN = {
+    ".txt",
+    ".json",
+    ".xml",
+    ".csv",
+    ".tsv",
+    ".pdf",
+    ".html",
+    ".htm",
+    ".md",
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".db",
+    ".ini",
+}
+"""Files with these endings lie beside scans, and are none."""
+
 
 @dataclass(frozen=True)
 class Case:
     """One CT volume with its annotation. ``id`` is what logs show; the patient and the paths stay in this process."""
 
     id: str
-    """``<site>-0007``: the position in the site's datalist."""
+    """``<site>-0007``: the position in the site's datalist or folder."""
     image: Path
+    """NIfTI file, or folder of a DICOM series."""
     label: Path
+    """NIfTI file, DICOM segmentation, or the folder that holds either."""
     patient: str
     fold: int | None = None
     """The datalist's own fold of this case, if it names one."""
+
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the case is read from: image first, each once.
+
+        Raises:
+            OSError: a folder cannot be read.
+        """
+        both = (scan_files(path) if path.is_dir() else (path,) for path in (self.image, self.label))
+        return tuple(dict.fromkeys(path for paths in both for path in paths))
+
+
+def scan_files(folder: Path) -> tuple[Path, ...]:
+    """All files below a folder that may be scans, sorted: hidden ones and texts, tables and pictures are left out.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:  # os.walk, like Path.rglob, would leave an unreadable folder out silently
+        raise error
+
+    found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return tuple(sorted(p for p in found if not p.name.startswith(".") and p.suffix.lower() not in NO_SCAN))
 
 
 def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
     """The cases of one site, in the datalist's order.
 
-    The file is JSON: ``{"sites": {site: [{"image", "label", "patient", "fold"?}, ...]}}``, with image and label
-    relative to the file's folder.
+    The file is JSON, with image and label relative to its folder: ``{"sites": {site: [{"image", "label", "patient",
+    "fold"?}, ...]}}``, or one site's MONAI datalist ``{"training": [{"image", "label", "patient"?, "fold"?}, ...]}``.
+    Where the latter names no patient, the image's name decides (``patient_of``).
 
     Raises:
         DataError: the file cannot be read, has no such site, or an entry lacks a key; the message names the entry.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not JSON"
         raise DataError(f"datalist {path}: {reason}") from error
     sites = content.get("sites") if isinstance(content, dict) else None
+    if sites is None and isinstance(content, dict) and "training" in content:
+        sites = {site: _with_patients(content["training"])}
     if not isinstance(sites, dict) or site not in sites:
         known = ", ".join(sorted(sites)) if isinstance(sites, dict) else "no 'sites' mapping"
         raise DataError(f"datalist {path}: has no site {site!r} (it has: {known})")
@@ -60,6 +108,34 @@ def datalist_sites(path: Path) -> tuple[str, ...]:
         raise DataError(f"datalist {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"datalist {path}: expected JSON with a 'sites' mapping") from error
+
+
+def _with_patients(training: Any) -> Any:
+    """MONAI's entries as sahfl's; what is wrong with one is said when it is read."""
+    if not isinstance(training, list):
+        return training
+    return [
+        {"patient": patient_of(case_name(Path(entry["image"])))} | entry
+        if isinstance(entry, dict) and isinstance(entry.get("image"), str)
+        else entry
+        for entry in training
+    ]
+
+
+def case_name(path: Path) -> str:
+    """A NIfTI file's name without its ending."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def patient_of(name: str) -> str:
+    """The patient of a case of which only the name is known.
+
+    A BIDS name says it (``sub-012_ses-2`` is patient ``sub-012``). Any other name is a patient of its own, because to
+    guess that two names mean one patient, or two, would leak between folds unseen: where a patient has several scans,
+    a datalist names the patients.
+    """
+    match = re.match(r"sub-[A-Za-z0-9]+(?=_|$)", name)
+    return match[0] if match else name
 
 
 def _case(entry: Any, path: Path, site: str, index: int) -> Case:

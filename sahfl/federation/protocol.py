@@ -69,7 +69,7 @@ class SiteDescription(Section):
     site: Name
     """The site's name."""
     source: Annotated[str, Field(max_length=60)]
-    """Phantom or datalist."""
+    """Phantom and its scanner profile, datalist, nnU-Net or DICOM."""
     n_volumes: Annotated[int, Field(ge=1, le=MOST_VOLUMES)]
     """Usable CT volumes."""
     n_patients: Annotated[int, Field(ge=1, le=MOST_VOLUMES)]

@@ -12,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from sahfl.adapters import AdapterState
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import write_atomic
-from sahfl.config import DatalistData, SiteConfig, ViewsConfig
+from sahfl.config import DatalistData, FolderData, PhantomCohort, SiteConfig, ViewsConfig
 from sahfl.data import phantom
 from sahfl.data.checks import CheckedCase, check_cases, count_findings, patient_keys, usable_cases, verify_unchanged
 from sahfl.data.ct import Scan, read_scan
-from sahfl.data.manifest import assign_folds, declared_folds, read_datalist
+from sahfl.data.manifest import Case, assign_folds, declared_folds, read_datalist
+from sahfl.data.sources import read_cases, recognise
 from sahfl.data.views import CaseViews, make_views
 from sahfl.errors import AdapterError, DataError
 from sahfl.federation.protocol import SiteDescription
@@ -39,8 +40,15 @@ class Site:
         """Write the phantom cohort if this is a simulated site, check every case, and keep the verdicts.
 
         Raises:
-            DataError: the datalist is wrong, or no case can be used.
+            DataError: the datalist or folder is wrong, or no case can be used.
         """
+        checked = check_cases(self._list_cases(on_case), on_case=on_case)
+        write_atomic(self._manifest, _manifest_format.dump_json(checked, indent=1))
+        usable_cases(checked)
+
+    def _list_cases(self, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
+        if isinstance(self.config.data, FolderData):
+            return read_cases(self.config.data.path, self.config.name)
         if isinstance(self.config.data, DatalistData):
             datalist = self.config.data.path
         else:
@@ -55,9 +63,7 @@ class Site:
                 spacing_mm=cohort.spacing_mm,
             )
             datalist = phantom.write_cohort(self.config.folder / "scans", spec, on_case=on_case)
-        checked = check_cases(read_datalist(datalist, self.config.name), on_case=on_case)
-        write_atomic(self._manifest, _manifest_format.dump_json(checked, indent=1))
-        usable_cases(checked)
+        return read_datalist(datalist, self.config.name)
 
     def cases(self) -> tuple[CheckedCase, ...]:
         """The usable cases, as checked by ``prepare``.
@@ -77,7 +83,7 @@ class Site:
         folds = list(self._folds(usable, n_folds, seed).values())
         return SiteDescription(
             site=self.config.name,
-            source="datalist" if isinstance(self.config.data, DatalistData) else self._phantom_name(),
+            source=self._source_name(),
             n_volumes=len(usable),
             n_patients=len(folds),
             n_positive=sum(item.volume_ml > 0 for item in usable),
@@ -133,9 +139,11 @@ class Site:
             volumes[item.case.patient] = volumes.get(item.case.patient, 0.0) + item.volume_ml
         return assign_folds(volumes, n_folds=n_folds, salt=f"{seed} {self.config.name}")
 
-    def _phantom_name(self) -> str:
-        assert not isinstance(self.config.data, DatalistData)
-        return f"phantom ({self.config.data.patients.profile})"
+    def _source_name(self) -> str:
+        data = self.config.data
+        if isinstance(data, PhantomCohort):
+            return f"phantom ({data.patients.profile})"
+        return recognise(data.path, self.config.name) if isinstance(data, FolderData) else data.source
 
     # ------------------------------------------------------------------------------------------- base
 

@@ -7,8 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from sahfl.data.ct import Scan, ScanProblem, from_grid, read_scan, to_grid
+from sahfl.data.ct import Scan, from_grid, read_scan, to_grid
 from sahfl.data.manifest import Case
+from sahfl.errors import ScanProblem
 
 AFFINE = np.array([[0.5, 0, 0, -60], [0, 0.75, 0, -80], [0, 0, 5.0, 20], [0, 0, 0, 1]])
 

@@ -1,0 +1,20 @@
+"""Head CT as a hospital's archive exports it: one folder per patient, with a DICOM series and its annotation.
+
+    SITE/anything/            one folder per patient ──> ``read_patients`` ──> cases, patient id hashed
+        .../slices            one CT series          ──> ``read_series`` ──> HU and affine
+        .../mask.nii.gz       or a DICOM SEG object  ──> ``find_annotation``, ``read_segmentation``
+
+pydicom reads the files, not SimpleITK: ITK's readers sort, repair and average a wrong geometry with at most a warning,
+cannot hold a gantry tilt in their direction matrix, take the whole header of each file into memory, and do not read
+SEG. With pydicom every rule is ours and has a name, and of a header only the listed elements are ever read: a patient's
+name or birth date is skipped in the file and never becomes an object (``header``).
+
+Nothing here writes names of files, folders or header texts into a message: folders of an export carry patients' names.
+"""
+
+from sahfl.data.dicom.header import is_dicom
+from sahfl.data.dicom.patients import read_patients
+from sahfl.data.dicom.segmentation import find_annotation, read_segmentation
+from sahfl.data.dicom.series import Series, read_series
+
+__all__ = ["Series", "find_annotation", "is_dicom", "read_patients", "read_segmentation", "read_series"]

@@ -1,0 +1,115 @@
+"""Reading DICOM files without what they say about the patient."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
+
+from sahfl.errors import ScanProblem
+
+MAGIC_AT, MAGIC = 128, b"DICM"
+PIXEL_ELEMENTS = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+)
+"""What it takes to decode pixels, and not more."""
+_MALFORMED = (
+    *(InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError),
+    *(NotImplementedError, OverflowError, RecursionError, MemoryError, RuntimeError, struct.error, zlib.error),
+)
+"""What pydicom raises on damaged files."""
+
+
+def is_dicom(path: Path) -> bool:
+    """The file exists, can be read and begins as DICOM does."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
+    except OSError:
+        return False
+
+
+@contextmanager
+def private() -> Iterator[None]:
+    """Work on a header without a word about it: pydicom's warnings and log lines quote the values they complain about.
+
+    Values are converted to numbers and checked texts inside this context; no ``Dataset`` is used outside.
+
+    Raises:
+        ScanProblem: for whatever pydicom raises; its own words, which may quote the header, are cut off.
+    """
+    log = logging.getLogger("pydicom")
+    before = log.disabled
+    log.disabled = True
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    except ScanProblem:
+        raise
+    except PermissionError:
+        raise ScanProblem("permission", "no permission to read a DICOM file") from None
+    except FileNotFoundError:
+        raise ScanProblem("missing", "a DICOM file is missing") from None
+    except _MALFORMED:
+        raise ScanProblem("unreadable", "a DICOM file is damaged") from None
+    finally:
+        log.disabled = before
+
+
+def read_elements(path: Path, elements: tuple[str, ...]) -> Dataset:
+    """The named elements of a file; every other one is skipped, patient name and dates included.
+
+    Only within ``private``.
+    """
+    return pydicom.dcmread(path, specific_tags=list(elements), stop_before_pixels="PixelData" not in elements)
+
+
+def decoded(dataset: Dataset) -> NDArray[Any]:
+    """Stored pixel values, (rows, columns) or (frames, rows, columns). Only within ``private``.
+
+    Raises:
+        ScanProblem: the pixels are compressed in a way that nothing installed here can undo.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not get_decoder(syntax).is_available:
+        text = f"pixels are compressed ({syntax.name}) and no decoder is installed; decompress them"
+        raise ScanProblem("compressed", f"{text}, for example with dcmdjpeg or gdcmconv --raw, or install pylibjpeg")
+    return dataset.pixel_array
+
+
+def numbers(dataset: Dataset, keyword: str, count: int, *, rule: str) -> tuple[float, ...]:
+    """An element's finite numbers. Only within ``private``.
+
+    Raises:
+        ScanProblem: with ``rule``, if they are not ``count`` finite numbers.
+    """
+    try:
+        value = dataset[keyword].value
+        found = tuple(float(part) for part in (value if count > 1 else [value]))
+    except (KeyError, ValueError, TypeError):
+        found = ()
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise ScanProblem(rule, f"a slice's header has no usable {keyword}")
+    return found
+
+
+def code(dataset: Dataset, keyword: str) -> str:
+    """An element that holds an upper-case code such as CT, or ``unknown``: free text never gets further."""
+    value = str(dataset.get(keyword, ""))
+    return value if re.fullmatch(r"[A-Z0-9_]{2,16}", value) else "unknown"

@@ -1,0 +1,57 @@
+"""The patients below a site's folder of DICOM series."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sahfl.data.dicom.header import is_dicom, private, read_elements
+from sahfl.data.manifest import Case, scan_files
+from sahfl.errors import DataError, ScanProblem
+
+_HASH_ROUNDS = 50_000
+"""Patient ids are short numbers: a fast hash of one is undone by trying them all."""
+
+
+def read_patients(folder: Path, site: str) -> tuple[Case, ...]:
+    """One case per folder directly below ``folder``, in the order of their names.
+
+    What is wrong within a patient's folder is found when the case is read, as a finding of that case.
+
+    Raises:
+        DataError: the folder cannot be read, or DICOM files lie in it directly: whose, nothing says.
+    """
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"DICOM folder {folder}: {error.strerror}") from error
+    if loose := sum(is_dicom(path) and path.name != "DICOMDIR" for path in entries if path.is_file()):
+        raise DataError(f"DICOM folder {folder}: got {loose} DICOM file(s) in it, expected one folder per patient")
+    patients = [path for path in entries if path.is_dir()]
+    return tuple(Case(f"{site}-{i:04d}", path, path, patient_key(path)) for i, path in enumerate(patients))
+
+
+def patient_key(folder: Path) -> str:
+    """Hash of the patient id in a patient's folder (32 hex digits); of the folder's name where no file has an id.
+
+    The id is read, hashed and forgotten here. The same id gives the same key at every site, so that a patient who was
+    scanned twice, or at two sites, is one patient. If an export gives all patients the same id (``ANON``), they are
+    one patient and never in different folds: give each an id of its own, or list the folders in a datalist.
+    """
+    name = _patient_id(folder) or f"folder {folder.name}"
+    return hashlib.pbkdf2_hmac("sha256", name.encode(), b"sahfl patient", _HASH_ROUNDS, 16).hex()
+
+
+def _patient_id(folder: Path) -> str:
+    try:
+        paths = scan_files(folder)
+    except OSError:
+        return ""
+    for path in filter(is_dicom, paths):
+        try:
+            with private():
+                if found := str(read_elements(path, ("PatientID",)).get("PatientID") or "").strip():
+                    return found
+        except ScanProblem:
+            continue  # the case's own check reports the file
+    return ""

@@ -1,0 +1,83 @@
+"""What the files below a patient's folder are, and which of them are the CT series."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+
+from sahfl.data.dicom.header import code, is_dicom, private, read_elements
+from sahfl.data.manifest import scan_files
+from sahfl.errors import ScanProblem
+
+Kind = Literal["slice", "localizer", "frames", "segmentation", "nifti", "other"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file is, as far as the folder's survey asks."""
+
+    path: Path
+    kind: Kind
+    modality: str = ""
+    series: str = ""
+
+
+def survey(folder: Path) -> tuple[Found, ...]:
+    """What each file below a patient's folder is.
+
+    Raises:
+        ScanProblem: the folder or a file cannot be read; a file that is neither DICOM nor NIfTI may be a lost slice.
+    """
+    try:
+        paths = scan_files(folder)
+    except PermissionError as error:
+        raise ScanProblem("permission", "no permission to read the case's folder") from error
+    except OSError as error:
+        raise ScanProblem("missing", "the case's folder cannot be read") from error
+    return tuple(_classify(path) for path in paths if path.name != "DICOMDIR")
+
+
+def _classify(path: Path) -> Found:
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return Found(path, "nifti")
+    with private():
+        path.open("rb").close()  # so that "not permitted" is said, not "not DICOM"
+        if not is_dicom(path):
+            raise ScanProblem("unreadable", "the case's folder holds a file that is neither DICOM nor NIfTI")
+        header = read_elements(path, ("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "NumberOfFrames"))
+        modality, series = code(header, "Modality"), str(header.get("SeriesInstanceUID", ""))
+        kind: Kind = "other"
+        if modality == "SEG":
+            kind = "segmentation"
+        elif modality == "CT" and "LOCALIZER" in (header.get("ImageType") or ()):
+            kind = "localizer"
+        elif header.get("SOPClassUID") in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
+            kind = "frames"
+        elif modality == "CT" and header.get("SOPClassUID", CTImageStorage) == CTImageStorage:
+            kind = "frames" if int(header.get("NumberOfFrames") or 1) > 1 else "slice"
+        return Found(path, kind, modality, series)
+
+
+def find_slices(folder: Path) -> list[Path]:
+    """The files of the folder's only CT series, by SeriesInstanceUID."""
+    found = survey(folder)
+    kinds = Counter(item.kind for item in found)
+    if kinds["frames"]:
+        raise ScanProblem(
+            "multi_frame", "got multi-frame (enhanced) CT, expected one file per slice; export as classic CT"
+        )
+    series = Counter(item.series for item in found if item.kind == "slice")
+    if not series:
+        if kinds["localizer"]:
+            raise ScanProblem("localizer", f"got {kinds['localizer']} localizer image(s) only, expected a CT series")
+        others = Counter(item.modality for item in found if item.kind in ("other", "segmentation"))
+        listed = ", ".join(f"{n} x {modality}" for modality, n in sorted(others.items())) or "no DICOM file"
+        raise ScanProblem("not_ct", f"got {listed}, expected a CT series")
+    if len(series) > 1:
+        sizes = ", ".join(map(str, sorted(series.values())))
+        raise ScanProblem("several_series", f"got {len(series)} CT series (of {sizes} slices), expected one: keep one")
+    return [item.path for item in found if item.kind == "slice"]

@@ -1,0 +1,136 @@
+"""Scans in nnU-Net's raw folder.
+
+    dataset.json              channel_names {"0": "CT"}, labels {"background": 0, name: value}, numTraining, file_ending
+    imagesTr/CASE_0000.nii.gz one CT channel
+    labelsTr/CASE.nii.gz
+    splits_final.json         optional: [{"train": [CASE, ...], "val": [CASE, ...]}, ...]; a case's fold is the split
+                              that holds it in ``val``
+
+Source: nnU-Net, documentation/dataset_format.md (version 2); splits as nnU-Net keeps them in ``nnUNet_preprocessed``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sahfl.data.labels import is_blood
+from sahfl.data.manifest import Case, patient_of
+from sahfl.errors import DataError
+
+CHANNEL = "_0000"
+_HIDDEN = "."
+
+
+def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
+    """The cases of a raw folder in the order of their names.
+
+    The patient is read from the case's name (``manifest.patient_of``). A case with an image only, or a label only, is
+    in the result: its check reports what is missing.
+
+    Raises:
+        DataError: every problem of dataset.json, the folders and the splits, in one message.
+    """
+    settings = _read_json(folder / "dataset.json", dict)
+    problems = list(_problems(settings))
+    ending = settings.get("file_ending") if settings.get("file_ending") in (".nii.gz", ".nii") else ".nii.gz"
+    names, odd = _case_names(folder, ending)
+    problems += odd
+    if settings.get("numTraining") != len(names):
+        problems.append(f"numTraining: got {settings.get('numTraining')!r}, found {len(names)} case(s)")
+    folds: dict[str, int] = {}
+    if (folder / "splits_final.json").exists():
+        folds, odd = _folds(_read_json(folder / "splits_final.json", list), names)
+        problems += odd
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise DataError(f"nnU-Net folder {folder}: {len(problems)} problem(s)\n{listed}")
+    return tuple(
+        Case(
+            f"{site}-{index:04d}",
+            folder / "imagesTr" / f"{name}{CHANNEL}{ending}",
+            folder / "labelsTr" / f"{name}{ending}",
+            patient_of(name),
+            folds.get(name),
+        )
+        for index, name in enumerate(names)
+    )
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not JSON"
+        raise DataError(f"{path}: {reason}") from error
+    if not isinstance(content, kind):
+        raise DataError(f"{path}: got {type(content).__name__}, expected {kind.__name__}")
+    return content
+
+
+def _problems(settings: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with dataset.json itself."""
+    channels = settings.get("channel_names")
+    if channels is None:
+        yield "channel_names: missing; is this nnU-Net version 1? (nnUNetv2_convert_old_nnUNet_dataset converts it)"
+    elif not isinstance(channels, dict) or [str(name).upper() for name in channels.values()] != ["CT"]:
+        yield f"channel_names: got {channels!r}, expected one channel, CT"
+    if settings.get("file_ending") not in (".nii.gz", ".nii"):
+        yield f"file_ending: got {settings.get('file_ending')!r}, expected '.nii.gz' or '.nii'"
+    if "dataset" in settings:
+        yield "dataset: files listed in dataset.json are not read, expected imagesTr and labelsTr"
+    yield from _label_problems(settings.get("labels"))
+
+
+def _label_problems(labels: Any) -> Iterator[str]:
+    if not isinstance(labels, dict) or labels.get("background") != 0 or len(labels) < 2:
+        yield f"labels: got {labels!r}, expected {{'background': 0, name: value, ...}}"
+        return
+    blood = {name: value for name, value in labels.items() if name != "background"}
+    for name, value in blood.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 255:
+            yield f"labels.{name}: got {value!r}, expected a whole number from 1 to 255 (regions are not read)"
+        if not is_blood(name):
+            yield f"labels.{name}: is not named as blood, and every label counts as blood; rename or remove it"
+    if twice := [value for value, n in Counter(map(str, blood.values())).items() if n > 1]:
+        yield f"labels: value {', '.join(twice)} is given twice"
+
+
+def _case_names(folder: Path, ending: str) -> tuple[tuple[str, ...], list[str]]:
+    """Sorted names of all images and labels, and what is wrong with the folders."""
+    names, problems = set(), []
+    for part, tail in (("imagesTr", f"{CHANNEL}{ending}"), ("labelsTr", ending)):
+        try:
+            files = [path.name for path in (folder / part).iterdir() if not path.name.startswith(_HIDDEN)]
+        except OSError as error:
+            problems.append(f"{part}: {error.strerror}")
+            continue
+        names |= {name.removesuffix(tail) for name in files if name.endswith(tail)}
+        if others := sum(not name.endswith(tail) for name in files):
+            problems.append(f"{part}: {others} file(s) do not end in {tail}")
+    if not names and not problems:
+        problems.append("imagesTr: holds no case")
+    return tuple(sorted(names)), problems
+
+
+def _folds(splits: list[Any], names: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
+    """Fold per case, and what is wrong with the splits."""
+    folds: dict[str, int] = {}
+    problems = []
+    for fold, split in enumerate(splits):
+        held_out, trained = (split.get(key) if isinstance(split, dict) else None for key in ("val", "train"))
+        if not isinstance(held_out, list) or not isinstance(trained, list):
+            problems.append(f"splits_final.json, split {fold}: expected lists 'train' and 'val'")
+            continue
+        if both := {str(name) for name in held_out} & {str(name) for name in trained}:
+            problems.append(f"splits_final.json, split {fold}: {len(both)} case(s) are in train and in val")
+        for name in map(str, held_out):
+            if folds.setdefault(name, fold) != fold:
+                problems.append(f"splits_final.json: case {name!r} is in val of splits {folds[name]} and {fold}")
+    if odd := folds.keys() ^ set(names):
+        without, unknown = len(odd & set(names)), len(odd - set(names))
+        problems.append(f"splits_final.json: {without} case(s) are in no val list, {unknown} are not in the folder")
+    return folds, problems
