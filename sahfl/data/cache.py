@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,17 +61,22 @@ class SliceCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load(self, item: CheckedCase, config: ViewsConfig) -> CaseViews:
-        """A case as slices that are read from disk when they are looked at.
+    def load(self, items: Sequence[CheckedCase], config: ViewsConfig) -> list[CaseViews]:
+        """Cases as slices that are read from disk when they are looked at.
 
         Raises:
-            DataError: the case has to be preprocessed, and its files changed or cannot be read.
-            StorageError: the entry cannot be written; the others are untouched.
+            DataError: a case has to be preprocessed, and its files changed or cannot be read.
+            StorageError: an entry cannot be written; the others are untouched.
         """
-        entry = _Entry(self._folder / _settings_key(config) / f"{item.content}.slices", item, config)
+        folder = self._folder / _settings_key(config)
         with suppress(OSError):  # there is none yet
-            os.utime(entry.path.parent)
-        return entry.read(entry.case_views)
+            os.utime(folder)
+        entries = [_Entry(folder / f"{item.content}.slices", item, config) for item in items]
+        # All are made before one is kept: small things that stay, allocated between large ones that go, would leave
+        # holes that no later volume fits into, and the process would grow by a volume with each case.
+        for entry in entries:
+            entry.read(entry.case_views)
+        return [entry.read(entry.case_views) for entry in entries]
 
     def keep_only(self, contents: Collection[str]) -> None:
         """Remove the entries of scans that the site no longer has, and what a killed process left half written."""

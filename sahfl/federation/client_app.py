@@ -87,7 +87,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     state.load(net, protocol.read_state(content, like=state.read(net)))
     cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
     sampler = SliceSampler(
-        [site.load_views(case, task.views) for case in cases],
+        site.load_views(cases, task.views),
         task.views,
         batch_size=task.local.batch_size,
         foreground_share=task.local.foreground_share,
@@ -134,7 +134,8 @@ def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, 
     cases = site.held_out_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
     results = []
     for done, item in enumerate(cases, start=1):
-        probability = predict(net, site.load_views(item, task.views), task.views)
+        (views,) = site.load_views([item], task.views)
+        probability = predict(net, views, task.views)
         mask = probability >= task.evaluation.threshold
         results.append((item.case.id, score(mask, load_scan(item), key=keys[item.case.patient])))
         emit(Event("step", "evaluate", site.config.name, done, len(cases)))

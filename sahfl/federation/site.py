@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -111,14 +111,14 @@ class Site:
         """Salted key per patient, for the bootstrap."""
         return patient_keys(self.cases(), salt=f"{seed} {self.config.name}")
 
-    def load_views(self, item: CheckedCase, views: ViewsConfig) -> CaseViews:
-        """A case as slices, from the site's cache.
+    def load_views(self, items: Sequence[CheckedCase], views: ViewsConfig) -> list[CaseViews]:
+        """Cases as slices, from the site's cache.
 
         Raises:
-            DataError: its files changed, or cannot be read any more.
+            DataError: the files of a case changed, or cannot be read any more.
             StorageError: the cache cannot be written.
         """
-        return self._cache.load(item, views)
+        return self._cache.load(items, views)
 
     @property
     def _cache(self) -> SliceCache:
