@@ -7,6 +7,7 @@
     ├── AdapterError        an adapter does not fit the network or the study     exit code 2
     ├── PayloadError        a site's reply is refused (dropped for the round)
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
+    ├── StorageError        the disk is full, or does not let sahfl write        exit code 3
     └── RunFailed           a run ended without its result                       exit code 3
 
 Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
@@ -46,6 +47,12 @@ class PayloadError(SahflError):
 
 class RunError(SahflError):
     """A run folder cannot be used: it belongs to another study, or holds no state to resume."""
+
+
+class StorageError(SahflError):
+    """What has to be kept cannot be written: the disk is full, read-only or failing."""
+
+    exit_code = 3
 
 
 class RunFailed(SahflError):

@@ -26,7 +26,7 @@ def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.
     probabilities: dict[View, NDArray[np.float32]] = {}
     for view, stack in case.stacks.items():
         probabilities[view] = np.zeros(stack.image.shape, np.float32)
-        shown = np.flatnonzero((stack.image > HEAD_HU).any(axis=(1, 2)))
+        shown = np.flatnonzero((stack.image[:] > HEAD_HU).any(axis=(1, 2)))
         for start in range(0, len(shown), BATCH_SLICES):
             indices = shown[start : start + BATCH_SLICES]
             slabs = torch.from_numpy(np.stack([slab(stack, index, config.neighbours) for index in indices]))

@@ -32,7 +32,9 @@ def a_sampler(seed=0):
     label = np.zeros(image.shape, bool)
     label[:, 10:22, 12:24] = True
     image[label] = 75
-    case = CaseViews({"axial": SliceStack(image, label, np.arange(6))}, Placement((32, 32, 6), (32, 32), (0, 0)), 5.0)
+    case = CaseViews(
+        {"axial": SliceStack(image, label, np.arange(6))}, Placement((32, 32, 6), (32, 32), (0, 0)), 5.0, 0
+    )
     return SliceSampler([case], VIEWS, batch_size=4, foreground_share=0.5, seed=seed)
 
 

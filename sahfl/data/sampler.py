@@ -67,10 +67,10 @@ class SliceSampler:
         if foreground and len(stack.with_blood):
             index = int(self._random.choice(stack.with_blood))
         else:
-            index = int(self._random.integers(len(stack.image)))
+            index = int(self._random.integers(stack.image.shape[0]))
         item = {
             "image": slab(stack, index, self._config.neighbours),
-            "label": stack.label[index][None].astype(np.float32),
+            "label": stack.label[index : index + 1].astype(np.float32),
         }
         # Height is x in axial and coronal slices: mirroring it swaps left and right. A sagittal slice has no such axis.
         return self._augment[view != "sagittal"](item)

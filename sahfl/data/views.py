@@ -2,12 +2,14 @@
 
 Axial slices stay where the scanner made them. Coronal and sagittal slices need even spacing along z, so the volume is
 interpolated along z first; a volume with fewer than ``MIN_SLICES`` slices has an axial view only. In every view a
-slice is (height, width): (x, y) axial, (x, z) coronal, (y, z) sagittal.
+slice is (height, width): (x, y) axial, (x, z) coronal, (y, z) sagittal. A volume higher than their field is cut around
+the head; where head and neck are higher than the field, it hangs from the vertex.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,16 +23,29 @@ from sahfl.errors import DataError
 
 MIN_SLICES = 8
 """Fewer slices than this make no coronal or sagittal picture."""
+BONE_HU, BONE_MM2 = 300, 100.0
+"""A slice with this much above this value shows the head or the neck; a headrest or a table has no bone."""
+
+
+class Slices(Protocol):
+    """Slices (n, height, width), read by ``slices[first:last]``: an array in memory, or on disk (``data.cache``)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, height, width)."""
+
+    def __getitem__(self, key: slice, /) -> NDArray[Any]:
+        """Slices ``first`` to ``last`` - 1, as an array (n, height, width)."""
 
 
 @dataclass(frozen=True)
 class SliceStack:
     """All slices of one volume in one view."""
 
-    image: NDArray[np.int16]
-    """(n, height, width), HU."""
-    label: NDArray[np.bool_]
-    """(n, height, width)."""
+    image: Slices
+    """(n, height, width), int16, HU."""
+    label: Slices
+    """(n, height, width), bool."""
     with_blood: NDArray[np.intp]
     """Indices of the slices with annotated blood."""
 
@@ -42,6 +57,9 @@ class CaseViews:
     stacks: dict[View, SliceStack]
     placement: Placement
     slice_spacing_mm: float
+    start_z: int
+    """First pixel along z of the coronal and sagittal field in the evenly spaced volume; negative where that is lower
+    than the field."""
 
 
 def make_views(scan: Scan, config: ViewsConfig) -> CaseViews:
@@ -56,12 +74,14 @@ def make_views(scan: Scan, config: ViewsConfig) -> CaseViews:
     if not views:
         wanted = ", ".join(config.weights)
         raise DataError(f"a scan with {image.shape[2]} slices has only an axial view, the study uses {wanted}")
-    even = (image, label)
+    length = _even_length(image.shape[2], spacing_z, config)
+    start, even = _start_z(image, length, config), (image, label)
     if any(view != "axial" for view in views):
-        resampled = _even_z(image.astype(np.float32), spacing_z, config, AIR_HU)
-        even = (np.rint(resampled).astype(np.int16), _even_z(label.astype(np.float32), spacing_z, config, 0.0) >= 0.5)
+        hounsfield, blood = (_interpolate_z(volume.astype(np.float32), length) for volume in (image, label))
+        hounsfield = np.rint(_cut_z(hounsfield, start, config.size[2], AIR_HU))
+        even = (hounsfield.astype(np.int16), _cut_z(blood, start, config.size[2], 0.0) >= 0.5)
     stacks = {view: _stack(*((image, label) if view == "axial" else even), view) for view in views}
-    return CaseViews(stacks, placement, spacing_z)
+    return CaseViews(stacks, placement, spacing_z, start)
 
 
 SLICE_AXIS: dict[View, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -75,8 +95,9 @@ def _stack(image: NDArray[np.int16], label: NDArray[np.bool_], view: View) -> Sl
 
 def slab(stack: SliceStack, index: int, neighbours: int) -> NDArray[np.float32]:
     """Slice ``index`` with its neighbours, (2 * neighbours + 1, height, width) in HU; the ends are repeated."""
-    around = np.clip(np.arange(index - neighbours, index + neighbours + 1), 0, len(stack.image) - 1)
-    return stack.image[around].astype(np.float32)
+    first, end = max(index - neighbours, 0), stack.image.shape[0]
+    around = np.clip(np.arange(index - neighbours, index + neighbours + 1), 0, end - 1)
+    return stack.image[first : index + neighbours + 1][around - first].astype(np.float32)
 
 
 def windows(slabs: Tensor, windows_hu: tuple[tuple[float, float], ...]) -> Tensor:
@@ -104,28 +125,37 @@ def fuse(probabilities: dict[View, NDArray[np.float32]], case: CaseViews, config
     for view, slices in probabilities.items():
         volume, shown = np.moveaxis(slices, 0, SLICE_AXIS[view]), np.ones((1, 1, depth), np.float32)
         if view != "axial":
-            volume = _scan_z(volume, depth, case.slice_spacing_mm, config)
-            shown = _scan_z(np.ones((1, 1, config.size[2]), np.float32), depth, case.slice_spacing_mm, config)
+            volume = _scan_z(volume, case, config)
+            shown = _scan_z(np.ones((1, 1, config.size[2]), np.float32), case, config)
         fused += volume * np.float32(config.weights[view])
         total += shown[0, 0] * np.float32(config.weights[view])
     total[total == 0] = 1  # no configured view shows this slice
     return from_grid(fused / total, case.placement)
 
 
-def _even_z(volume: NDArray[np.float32], spacing_z: float, config: ViewsConfig, fill: float) -> NDArray[np.float32]:
-    """Interpolate along z to the in-plane spacing and centre in ``size[2]`` pixels."""
-    length = _even_length(volume.shape[2], spacing_z, config)
-    return _centre_z(_interpolate_z(volume, length), config.size[2], fill)
-
-
-def _scan_z(volume: NDArray[np.float32], depth: int, spacing_z: float, config: ViewsConfig) -> NDArray[np.float32]:
-    """Undo ``_even_z``: back to the scan's own slices."""
-    length = _even_length(depth, spacing_z, config)
-    return _interpolate_z(_centre_z(volume, length, 0.0), depth)
+def _scan_z(volume: NDArray[np.float32], case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
+    """From the field along z back to the scan's own slices; zero outside the field."""
+    depth = case.placement.scan_shape[2]
+    length = _even_length(depth, case.slice_spacing_mm, config)
+    return _interpolate_z(_cut_z(volume, -case.start_z, length, 0.0), depth)
 
 
 def _even_length(depth: int, spacing_z: float, config: ViewsConfig) -> int:
     return max(1, round(depth * spacing_z / config.spacing_mm))
+
+
+def _start_z(image: NDArray[np.int16], length: int, config: ViewsConfig) -> int:
+    """Where the field begins along z, in a volume (x, y, Z) that becomes ``length`` pixels high.
+
+    A volume that fits lies in the middle, and so does one without bone, where nothing says how high the head is.
+    """
+    depth, size = image.shape[2], config.size[2]
+    bone = np.flatnonzero((image > BONE_HU).sum(axis=(0, 1)) * config.spacing_mm**2 >= BONE_MM2)
+    if length <= size or not len(bone):
+        return (length - size) // 2
+    low, vertex = (round(int(edge) * length / depth) for edge in (bone[0], bone[-1] + 1))
+    start = (low + vertex - size) // 2 if vertex - low <= size else vertex - size
+    return min(max(start, 0), length - size)
 
 
 def _interpolate_z(volume: NDArray[np.float32], length: int) -> NDArray[np.float32]:
@@ -136,13 +166,9 @@ def _interpolate_z(volume: NDArray[np.float32], length: int) -> NDArray[np.float
     return moved.reshape(*volume.shape[:2], length).numpy()
 
 
-def _centre_z(volume: NDArray[np.float32], size: int, fill: float) -> NDArray[np.float32]:
-    """Cut or pad along z around the middle; ``_centre_z`` to another size and back keeps what both have in common."""
-    have = volume.shape[2]
-    if have >= size:
-        begin = (have - size) // 2
-        return volume[:, :, begin : begin + size]
-    begin = (size - have) // 2
+def _cut_z(volume: NDArray[np.float32], start: int, size: int, fill: float) -> NDArray[np.float32]:
+    """Cut or pad along z; to another ``size`` at ``start``, and back at -``start``, keeps what both have in common."""
     result = np.full((*volume.shape[:2], size), fill, np.float32)
-    result[:, :, begin : begin + have] = volume
+    low, high = max(start, 0), min(start + size, volume.shape[2])
+    result[:, :, low - start : high - start] = volume[:, :, low:high]
     return result

@@ -24,7 +24,7 @@ from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
 from sahfl.federation.protocol import Task
-from sahfl.federation.site import Site, load_scan, load_views
+from sahfl.federation.site import Site, load_scan
 from sahfl.model import MultiViewUNet
 from sahfl.payload import Header
 from sahfl.seeds import derive_seed
@@ -92,7 +92,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     state.load(net, protocol.read_state(content, like=state.read(net)))
     cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
     sampler = SliceSampler(
-        [load_views(case, task.views) for case in cases],
+        site.load_views(cases, task.views),
         task.views,
         batch_size=task.local.batch_size,
         foreground_share=task.local.foreground_share,
@@ -139,7 +139,8 @@ def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, 
     cases = site.held_out_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
     results = []
     for done, item in enumerate(cases, start=1):
-        probability = predict(net, load_views(item, task.views), task.views)
+        (views,) = site.load_views([item], task.views)
+        probability = predict(net, views, task.views)
         mask = probability >= task.evaluation.threshold
         results.append((item.case.id, score(mask, load_scan(item), key=keys[item.case.patient])))
         emit(Event("step", "evaluate", site.config.name, done, len(cases)))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,17 +13,16 @@ from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import write_atomic
 from sahfl.config import DatalistData, FolderData, PhantomCohort, SiteConfig, ViewsConfig
 from sahfl.data import phantom
+from sahfl.data.cache import SliceCache
 from sahfl.data.checks import CheckedCase, check_cases, count_findings, patient_keys, usable_cases, verify_unchanged
 from sahfl.data.ct import Scan, read_scan
 from sahfl.data.manifest import Case, assign_folds, declared_folds, read_datalist
 from sahfl.data.sources import read_cases, recognise
-from sahfl.data.views import CaseViews, make_views
+from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError
 from sahfl.federation.protocol import SiteDescription
 from sahfl.payload import digest
 
-CACHED_VOLUMES = 64
-"""Preprocessed volumes that one process keeps: about 3 MB each at the default size."""
 _manifest_format = TypeAdapter(tuple[CheckedCase, ...])
 
 
@@ -44,6 +42,7 @@ class Site:
         """
         checked = check_cases(self._list_cases(on_case), on_case=on_case)
         write_atomic(self._manifest, _manifest_format.dump_json(checked, indent=1))
+        self._cache.keep_only({item.content for item in checked})
         usable_cases(checked)
 
     def _list_cases(self, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
@@ -118,6 +117,19 @@ class Site:
         """Salted key per patient, for the bootstrap."""
         return patient_keys(self.cases(), salt=f"{seed} {self.config.name}")
 
+    def load_views(self, items: Sequence[CheckedCase], views: ViewsConfig) -> list[CaseViews]:
+        """Cases as slices, from the site's cache.
+
+        Raises:
+            DataError: the files of a case changed, or cannot be read any more.
+            StorageError: the cache cannot be written.
+        """
+        return self._cache.load(items, views)
+
+    @property
+    def _cache(self) -> SliceCache:
+        return SliceCache(self.config.folder / "cache")
+
     @property
     def _manifest(self) -> Path:
         return self.config.folder / "manifest.json"
@@ -177,16 +189,6 @@ class Site:
         """Append results per case to the site's own file; they never leave."""
         with (self.config.folder / "cases.jsonl").open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def load_views(item: CheckedCase, views: ViewsConfig) -> CaseViews:
-    """A case as slices, from this process's memory where it was used before."""
-    return _views(item, views.model_dump_json())
-
-
-@functools.lru_cache(maxsize=CACHED_VOLUMES)
-def _views(item: CheckedCase, views: str) -> CaseViews:
-    return make_views(read_scan(item.case), ViewsConfig.model_validate_json(views))
 
 
 def load_scan(item: CheckedCase) -> Scan:

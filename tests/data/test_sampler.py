@@ -23,7 +23,7 @@ def stack(view, n=20, hu=30, blood=np.s_[:0], bloody=None):
 
 
 def case(stacks):
-    return CaseViews(stacks, Placement((48, 64, 20), (48, 64), (0, 0)), 4.0)
+    return CaseViews(stacks, Placement((48, 64, 20), (48, 64), (0, 0)), 4.0, 0)
 
 
 CENTRE = np.s_[18:30, 12:20]

@@ -215,3 +215,78 @@ def test_thin_blood_between_thin_slices_fades_but_does_not_vanish_in_coronal_vie
         config = ViewsConfig(weights={"coronal": 1.0}, spacing_mm=2.0, size=(32, 32, 32))
         stack = make_views(scan, config).stacks["coronal"]
         assert stack.image[15].max() >= 35
+
+
+# --- the field along z ----------------------------------------------------------------------------------------------
+
+TALL = ViewsConfig(spacing_mm=4.0, size=(48, 64, 48))
+"""The field is 192 mm high."""
+
+
+def head_on_neck(*, neck_mm, above_mm, spacing_z=5.0, table=True):
+    """A head of 160 mm on a neck with its spine, air above, on a table that is as long as the scan."""
+    heights = (np.arange(round((neck_mm + 160 + above_mm) / spacing_z)) + 0.5) * spacing_z - neck_mm
+    x, y, z = np.meshgrid((np.arange(48) - 23.5) * 4, (np.arange(64) - 31.5) * 4, heights, indexing="ij")
+    image = np.full(x.shape, -1000.0, np.float32)
+    if table:
+        image[(y < -90) & (y > -110) & (abs(x) < 80)] = 120
+    image[(x**2 + y**2 < 55**2) & (z < 60)] = 40
+    image[(x**2 + (y + 20) ** 2 < 20**2) & (z < 40)] = 700
+    head = (x / 70) ** 2 + (y / 85) ** 2 + ((z - 80) / 80) ** 2
+    image[head < 1], image[head < 0.8] = 900, 30
+    blood = (x - 20) ** 2 + (y - 10) ** 2 + (z - 125) ** 2 < 20**2  # high up, near the vertex
+    image[blood] = 70
+    return Scan(image, blood, np.diag([4.0, 4.0, spacing_z, 1.0]))
+
+
+def vertex_of(stack):
+    """Highest row of the field that shows the skull."""
+    return np.flatnonzero((stack.image > 300).any(axis=(0, 1)))[-1]
+
+
+@pytest.mark.parametrize("spacing_z", [1.25, 5.0])
+@pytest.mark.parametrize(("neck_mm", "above_mm"), [(150, 0), (150, 60), (60, 10), (300, 25)])
+@pytest.mark.parametrize("view", ["coronal", "sagittal"])
+def test_the_vertex_of_a_head_and_neck_scan_is_at_the_top_of_the_field(view, neck_mm, above_mm, spacing_z):
+    scan = head_on_neck(neck_mm=neck_mm, above_mm=above_mm, spacing_z=spacing_z)
+    stack = make_views(scan, TALL).stacks[view]
+    assert vertex_of(stack) == pytest.approx(46.5, abs=1.5)
+    assert stack.label.sum() * 4.0**3 == pytest.approx(scan.label.sum() * 16 * spacing_z, rel=0.1)
+
+
+@pytest.mark.parametrize("above_mm", [100, 40, 300])
+def test_a_head_with_much_air_around_it_is_in_the_middle_of_the_field(above_mm):
+    scan = head_on_neck(neck_mm=100, above_mm=above_mm)
+    scan.image[:, 12:, :20] = -1000  # no neck, but the table goes on
+    rows = np.flatnonzero((make_views(scan, TALL).stacks["sagittal"].image > 300).any(axis=(0, 1)))
+    assert len(rows) == pytest.approx(40, abs=2)
+    assert (rows[0] + rows[-1]) / 2 == pytest.approx(23.5, abs=1)
+
+
+@pytest.mark.parametrize("above_mm", [0, 20, 32])
+def test_a_volume_that_fits_the_field_is_all_in_it(above_mm):
+    scan = head_on_neck(neck_mm=0, above_mm=above_mm)
+    stack = make_views(scan, TALL).stacks["coronal"]
+    n_rows = round(scan.image.shape[2] * 5.0 / 4.0)
+    assert ((stack.image > -1000).any(axis=(0, 1))).sum() == pytest.approx(n_rows, abs=1)  # the table is in each row
+
+
+def test_without_bone_the_field_is_in_the_middle_of_the_volume():
+    scan = head_on_neck(neck_mm=150, above_mm=60)
+    scan.image[scan.image > 300] = 40
+    assert make_views(scan, TALL).start_z == (round(74 * 5 / 4) - 48) // 2
+
+
+def test_a_speck_of_metal_above_the_head_does_not_move_the_field():
+    scan = head_on_neck(neck_mm=150, above_mm=60)
+    expected = make_views(scan, TALL).start_z
+    scan.image[20, 6, -1] = 3000
+    assert make_views(scan, TALL).start_z == expected
+
+
+@pytest.mark.parametrize("view", ["coronal", "sagittal"])
+def test_labels_of_a_field_that_hangs_from_the_vertex_go_back_to_their_place(view):
+    scan = head_on_neck(neck_mm=150, above_mm=60)
+    case = make_views(scan, TALL)
+    fused = fuse({view: case.stacks[view].label.astype(np.float32)}, case, TALL)
+    assert dice(fused > 0.5, scan.label) > 0.9
