@@ -4,7 +4,7 @@ A study file is read once, checked as a whole and then frozen: code receives ``S
 file are reported together (``ConfigError``), each with its key, the value found and what was expected.
 """
 
-from sahfl.config.data import DatalistData, PhantomCohort, PhantomData, PhantomSite, SiteConfig
+from sahfl.config.data import DatalistData, PhantomCohort, PhantomData, PhantomSite, SiteConfig, load_site
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.section import Name, Section, parse
 from sahfl.config.stages import (
@@ -18,7 +18,7 @@ from sahfl.config.stages import (
     TrainedMethod,
     ZeroShot,
 )
-from sahfl.config.study import EvaluationConfig, Study, load_study
+from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
 __all__ = [
     "CpLora",
@@ -42,6 +42,8 @@ __all__ = [
     "View",
     "ViewsConfig",
     "ZeroShot",
+    "kind_of",
+    "load_site",
     "load_study",
     "parse",
 ]
