@@ -39,16 +39,19 @@ PLAIN_WORDS = frozenset(_PLAIN.split())
 
 def judge_files(case: Case) -> Iterator[Finding]:
     """Findings about a readable case's files, from their names and headers alone."""
-    for which, path in (("image", case.image), ("label", case.label)):
-        if looks_personal(path.name.split(".nii")[0]):
-            yield finding("file_name", f"case {case.id}: the {which} file's name looks like a name or a date")
+    files = (("image", case.image), ("label", case.label))
+    if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
+        yield finding(
+            "file_name", f"case {case.id}: what the {' and '.join(named)} file is called looks like a name or a date"
+        )
+    for which, path in files:
         if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):
             continue
         header = nibabel.load(path).header
         if which == "image":
             yield from _forms(case, header)
         if fields := [name for name, text in _texts(path, header) if looks_personal(text)]:
-            text = f"{', '.join(fields)} of the {which} file look like a name or a date"
+            text = f"{', '.join(fields)} of the {which} file looks like a name or a date"
             yield finding("header_text", f"case {case.id}: {text}")
 
 

@@ -211,7 +211,7 @@ RULES = (
         "label_hu",
         "warning",
         "The annotated tissue has a median that acute blood does not have (25-110 HU).",
-        "Look at the contour: old blood, another structure, or a shifted annotation?",
+        "Look at the contour for old blood, another structure or a shifted annotation.",
     ),
     Rule(
         "left_right",

@@ -13,8 +13,8 @@ from sahfl.data.rules import Finding, finding
 SPACING_MM = (0.3, 1.2), (0.5, 10.0)
 """Usual pixel size and slice distance of a head CT."""
 SLICES = 15, 400
-WHOLE_HEAD_HU = (-200.0, 300.0)
-"""A head CT has air below the first value and bone above the second."""
+WHOLE_HEAD_HU = (-500.0, 300.0)
+"""A head CT has air below the first value, if only in its sinuses, and bone above the second."""
 LOW_HU, HIGH_HU = -900.0, 300.0
 """Usual limits of the 1st and the 99th percentile."""
 BRAIN_HU, BRAIN_RANGE_HU = (20.0, 45.0), (0.0, 90.0)
@@ -22,22 +22,26 @@ BRAIN_HU, BRAIN_RANGE_HU = (20.0, 45.0), (0.0, 90.0)
 UNSIGNED_SHIFT_HU = 1024.0
 MOST_NOISE_HU = 12.0
 """Measured: 2.0-3.2 HU on real slices; bone kernels have 20 and more."""
+NO_HU = {"windowed", "shifted", "not_hu"}
 MOST_BLOOD_ML, MOST_HEAD_SHARE = 500.0, 0.3
 BLOOD_HU = (25.0, 110.0)
 """Measured on real annotations: medians of 36-93 HU."""
 TOP_SHARE, MOST_SHEAR = 0.85, 0.02
 """Head in the topmost slice against the fullest; cosine between two axes (0.02 is a degree)."""
-MIRRORED_HU = 3.0, 20.0
-"""Suspicious: contrast to the surroundings at most the first, and at least the second with left and right swapped."""
+MIRRORED_HU = 5.0, 15.0
+"""Suspicious: contrast to the surroundings at most the first, and at least the second more when mirrored."""
 
 
 def judge_scan(case: str, scan: Scan, measures: Measures) -> Iterator[Finding]:
     """Findings of a readable scan in the order of the rule table."""
-    for rule, text in (*_geometry(scan, measures), *_values(measures), *_annotation(scan, measures.annotation)):
+    found = [*_geometry(scan), *_values(measures)]
+    if not NO_HU & {rule for rule, _ in found}:  # otherwise the rest would only repeat it in other words
+        found += [*_tissue(scan, measures), *_annotation(scan, measures.annotation)]
+    for rule, text in found:
         yield finding(rule, f"case {case}: {text}")
 
 
-def _geometry(scan: Scan, measures: Measures) -> Iterator[tuple[str, str]]:
+def _geometry(scan: Scan) -> Iterator[tuple[str, str]]:
     axes = scan.affine[:3, :3] / np.linalg.norm(scan.affine[:3, :3], axis=0)
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if shear > MOST_SHEAR:
@@ -49,11 +53,8 @@ def _geometry(scan: Scan, measures: Measures) -> Iterator[tuple[str, str]]:
     n_slices = scan.image.shape[2]
     if n_slices == 1:
         yield "one_slice", "1 slice"
-        return
-    if not SLICES[0] <= n_slices <= SLICES[1]:
+    elif not SLICES[0] <= n_slices <= SLICES[1]:
         yield "slices", f"{n_slices} slices"
-    if measures.top_share > TOP_SHARE:
-        yield "vertex", f"the topmost slice shows {measures.top_share:.0%} of the head's largest section"
 
 
 def _values(measures: Measures) -> Iterator[tuple[str, str]]:
@@ -68,7 +69,6 @@ def _values(measures: Measures) -> Iterator[tuple[str, str]]:
     if low > WHOLE_HEAD_HU[0] or high < WHOLE_HEAD_HU[1]:
         yield "not_hu", f"{span} are not HU of a whole head (air to bone)"
         return
-    yield from _tissue(measures)
     if measures.low_hu > LOW_HU:
         yield "low_air", f"1st percentile {measures.low_hu:.0f} HU"
     if measures.high_hu < HIGH_HU:
@@ -87,7 +87,9 @@ def _is_shifted(measures: Measures) -> bool:
     return measures.lowest_hu >= 0 and measures.low_hu < 200 and bone < measures.highest_hu < 8192
 
 
-def _tissue(measures: Measures) -> Iterator[tuple[str, str]]:
+def _tissue(scan: Scan, measures: Measures) -> Iterator[tuple[str, str]]:
+    if scan.image.shape[2] > 1 and measures.top_share > TOP_SHARE:
+        yield "vertex", f"the topmost slice shows {measures.top_share:.0%} of the head's largest section"
     if measures.brain_hu is None:
         return
     text = f"median {measures.brain_hu:.0f} HU in {measures.brain_ml:.0f} mL inside the skull"
@@ -106,7 +108,7 @@ def _annotation(scan: Scan, blood: AnnotationMeasures | None) -> Iterator[tuple[
     if scan.volume_ml > MOST_BLOOD_ML:
         yield "much_blood", f"{scan.volume_ml:.0f} mL of annotated blood"
     if blood.head_share > MOST_HEAD_SHARE:
-        yield "label_share", f"the annotation covers {blood.head_share:.0%} of the head"
+        yield "label_share", f"the annotation is as large as {blood.head_share:.0%} of the head"
     outside, air, bone = blood.outside_share, blood.air_share, blood.bone_share
     if blood.median_hu < 0 or air + bone > 0.5 or outside > 0.5:
         places = f"{air:.0%} on air, {bone:.0%} on bone, {outside:.0%} outside the head"
@@ -122,5 +124,5 @@ def _annotation(scan: Scan, blood: AnnotationMeasures | None) -> Iterator[tuple[
     if not BLOOD_HU[0] <= blood.median_hu <= BLOOD_HU[1]:
         yield "label_hu", f"the annotation has a median of {blood.median_hu:.0f} HU"
     here, there = blood.contrast_hu, blood.mirrored_hu
-    if here is not None and there is not None and here <= MIRRORED_HU[0] and there >= MIRRORED_HU[1]:
+    if here is not None and there is not None and here <= MIRRORED_HU[0] and there - max(here, 0) >= MIRRORED_HU[1]:
         yield "left_right", f"contrast {here:.0f} HU as it is, {there:.0f} HU with left and right swapped"

@@ -47,6 +47,7 @@ def render_checks(checks: Results, pictures: Mapping[str, ScanPicture]) -> str:
             checked=moment(checks["checked"]),
             tiles=_tiles(checks),
             cases=sorted(cases, key=lambda case: ORDER[case["severity"]]),
+            rules=sorted(checks["rules"], key=lambda rule: ORDER[rule["severity"]]),
             remedies={rule["rule"]: rule["remedy"] for rule in checks["rules"]},
             width=WIDTH,
             height=HEIGHT,
