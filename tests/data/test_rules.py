@@ -112,7 +112,9 @@ SINGLE = {
     "brain_hu": with_image(np.where(np.abs(head() - 33) < 60, head() + 20, head()).astype(np.float32)),
     "low_air": with_image(np.maximum(head(), -800)),
     "low_bone": with_image(
-        np.where((head() > 200) & (np.indices(SHAPE)[1:].sum(0) > 12), 100, head()).astype(np.float32)
+        np.where((head() > 200) & ((np.indices(SHAPE)[2] > 0) | (np.indices(SHAPE)[1] > 12)), 100, head()).astype(
+            np.float32
+        )
     ),
     "padding": with_image(np.where(np.indices(SHAPE)[0] < 2, -2000, head()).astype(np.float32)),
     "not_whole": with_image(head() + np.float32(0.25)),
