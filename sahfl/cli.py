@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.config import load_study
+from sahfl.config import kind_of, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError
 
 app = typer.Typer(
@@ -78,12 +78,45 @@ def simulate(
 
 
 @app.command()
-def check(study: Annotated[Path, typer.Argument(help="Study file (YAML).")], datalist: Datalist = None) -> None:
-    """Check a study file and print it with every default filled in.
+def check(
+    file: Annotated[Path | None, typer.Argument(help="Study file or site file (YAML); told apart by content.")] = None,
+    datalist: Datalist = None,
+    rules: Annotated[bool, typer.Option("--rules", help="Print the table of data rules (Markdown) instead.")] = False,
+) -> None:
+    """Check a study file, or the data of a site.
+
+    A study file is printed with every default filled in. For a site file, every scan is checked against the data
+    rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
 
     Example: sahfl check configs/demo.yaml
+
+    Example: sahfl check site.yaml
     """
-    print(load_study(study, datalist=datalist).model_dump_json(indent=2))
+    if rules:
+        from sahfl.data.rules import rules_table
+
+        print(rules_table(), end="")
+    elif file is None:
+        raise ConfigError("check: expected a study file or a site file; see sahfl check -h")
+    elif kind_of(file) == "study":
+        print(load_study(file, datalist=datalist).model_dump_json(indent=2))
+    elif datalist is not None:
+        raise ConfigError(f"{file}: --datalist is for study files; a site file names its own under data.path")
+    else:
+        _check_site(file)
+
+
+def _check_site(file: Path) -> None:
+    from sahfl.console import counting, verdict_table
+    from sahfl.federation.site_check import check_site
+
+    config = load_site(file)
+    with counting(f"checking {config.name}", Console(stderr=True)) as on_case:
+        verdict = check_site(config, on_case=on_case)
+    Console().print(verdict_table(verdict.checks))
+    print(verdict.page)
+    if not verdict.may_train:
+        raise typer.Exit(2)
 
 
 @app.command()

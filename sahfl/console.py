@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import Progress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -113,6 +115,33 @@ class State:
     def _round_steps(self, cell: str) -> int:
         stage = self.study.pretrain if cell == "pretrain" else self.study.finetune
         return stage.local.steps * len(stage.sites)
+
+
+@contextmanager
+def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of how many are done: a bar in a terminal, nothing elsewhere."""
+    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def verdict_table(checks: Mapping[str, Any]) -> Table:
+    """The verdict on a site's data: a row per rule that found something."""
+    colours = {"error": "red", "warning": "yellow", "note": "dim"}
+    verdict = Text("may train", "bold green") if checks["may_train"] else Text("may NOT train", "bold red")
+    used = f"{checks['n_usable']} of {checks['n_cases']} cases usable, up to {checks['max_refused_share']:.0%} may fail"
+    title = Text.assemble(f"site {checks['site']}: ", verdict, f" ({used})")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="")
+    table.add_column("rule", no_wrap=True)
+    table.add_column("severity", no_wrap=True)
+    table.add_column("cases", justify="right")
+    table.add_column("meaning")
+    for rule in checks["rules"]:
+        severity = Text(rule["severity"], colours[rule["severity"]])
+        table.add_row(rule["rule"], severity, str(rule["n"]), rule["meaning"])
+    if not checks["rules"]:
+        table.add_row("none", "", "", "no rule found anything")
+    return table
 
 
 @contextmanager

@@ -3,7 +3,11 @@
     SahflError              caught once, in the command line: one clear line, no traceback
     ├── ConfigError         a study or site file is wrong                        exit code 2
     ├── DataError           a scan, mask or datalist cannot be used              exit code 2
-    │   └── ScanProblem     one scan breaks one rule, which it names (a finding of the site's checks)
+    │   ├── ScanProblem     one scan breaks one rule, which it names (a finding of the site's checks)
+    │   ├── DataRefused     more cases are refused than the site's policy allows exit code 2
+    │   ├── DataChanged     files changed after they were checked                exit code 2
+    │   └── DataShared      one scan lies at two sites                           exit code 2
+    ├── PolicyRefused       a site's own policy does not allow what was asked    exit code 2
     ├── AdapterError        an adapter does not fit the network or the study     exit code 2
     ├── PayloadError        a site's reply is refused (dropped for the round)
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
@@ -35,6 +39,22 @@ class ScanProblem(DataError):
     def __init__(self, rule: str, text: str) -> None:
         super().__init__(text)
         self.rule = rule
+
+
+class DataRefused(DataError):
+    """More of a site's cases break rules than the site's policy allows, or none is left."""
+
+
+class DataChanged(DataError):
+    """A site's data are not what they were when the study began; the site stops."""
+
+
+class DataShared(DataError):
+    """Two sites hold the same scan, so that it could be trained on at one and tested at the other."""
+
+
+class PolicyRefused(SahflError):
+    """A site's policy does not allow what a study asks of it."""
 
 
 class AdapterError(SahflError):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from flwr.app import Context, RecordDict, UserConfig
 
@@ -20,6 +21,9 @@ from sahfl.errors import DataError
 from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
+
+POLICY: dict[str, Any] = {"max_refused_share": 1.0, "share_scan_keys": True}
+"""All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest."""
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
@@ -33,7 +37,7 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         known = datalist_sites(study.data.path)
         if unknown := sorted(set(names) - set(known)):
             raise DataError(f"{study.data.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
-        return tuple(SiteConfig(name=name, folder=folder / name, data=study.data) for name in names)
+        return tuple(SiteConfig(name=name, folder=folder / name, data=study.data, **POLICY) for name in names)
     if isinstance(study.data, FoldersData):
         return _folder_sites(names, study.data, folder)
     data = study.data
@@ -44,6 +48,7 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
             data=PhantomCohort(
                 seed=study.seed, shape=data.shape, spacing_mm=data.spacing_mm, patients=data.sites[name]
             ),
+            **POLICY,
         )
         for name in names
     )
@@ -58,7 +63,9 @@ def _folder_sites(names: list[str], data: FoldersData, folder: Path) -> tuple[Si
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
-    return tuple(SiteConfig(name=name, folder=folder / name, data=FolderData(path=data.sites[name])) for name in names)
+    return tuple(
+        SiteConfig(name=name, folder=folder / name, data=FolderData(path=data.sites[name]), **POLICY) for name in names
+    )
 
 
 def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:

@@ -12,6 +12,7 @@ from sahfl.config.data import (
     PhantomData,
     PhantomSite,
     SiteConfig,
+    load_site,
 )
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.section import Name, Section, parse
@@ -26,7 +27,7 @@ from sahfl.config.stages import (
     TrainedMethod,
     ZeroShot,
 )
-from sahfl.config.study import EvaluationConfig, Study, load_study
+from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
 __all__ = [
     "CpLora",
@@ -52,6 +53,8 @@ __all__ = [
     "View",
     "ViewsConfig",
     "ZeroShot",
+    "kind_of",
+    "load_site",
     "load_study",
     "parse",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.config.section import Name, Section
+from sahfl.config.section import Name, Section, parse, read_mapping
 
 
 class PhantomSite(Section):
@@ -88,7 +88,7 @@ class FolderData(Section):
 
 
 class SiteConfig(Section):
-    """One hospital: its name, its scans, and the folder that it works in."""
+    """One hospital: its name, its scans, the folder that it works in, and what it allows."""
 
     name: Name
     """The site's name in the study."""
@@ -96,3 +96,21 @@ class SiteConfig(Section):
     """The site's own folder (scans of a phantom cohort, manifest, base network, results per case); never leaves."""
     data: Annotated[PhantomCohort | DatalistData | FolderData, Field(discriminator="source")]
     """Where the scans come from."""
+    max_refused_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the cases that may break an error rule of the data checks before the site refuses to train; 0: none."""
+    share_scan_keys: bool = False
+    """Whether a study may compare this site's scans with those of others, by salted hashes of their voxels."""
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read a site file; relative paths in it start at the file's folder.
+
+    Raises:
+        ConfigError: the file cannot be read, or has problems: every unknown key and bad value, in one message.
+    """
+    settings = read_mapping(path)
+    data = settings.get("data")
+    for section, key in ((settings, "folder"), (data, "path")):
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = str((path.parent / section[key]).resolve())
+    return parse(SiteConfig, settings, where=str(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,8 @@ class Study(Section):
     """Quorum, deadline, attempts."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Threshold, strata, intervals."""
+    compare_sites: bool = False
+    """Ask every site for a salted key of each scan, and refuse the study if two sites hold the same scan."""
 
     @model_validator(mode="after")
     def _sites_are_known_and_have_one_role(self) -> Self:
@@ -72,6 +74,24 @@ class Study(Section):
         if isinstance(self.data, FoldersData):
             settings["data"]["sites"] = sorted(self.data.sites)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def kind_of(path: Path) -> Literal["study", "site"]:
+    """Whether a file is a study's or a site's, told by its keys.
+
+    Raises:
+        ConfigError: it cannot be read, or is neither.
+    """
+    keys = read_mapping(path).keys()
+    study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "share_scan_keys"}
+    if study and not site:
+        return "study"
+    if site and not study:
+        return "site"
+    raise ConfigError(
+        f"{path}: is neither a study file (name, data, pretrain, finetune) nor a site file (name, folder, data); "
+        "see configs/demo.yaml and configs/site.example.yaml"
+    )
 
 
 def load_study(path: Path, *, datalist: Path | None = None) -> Study:

@@ -139,7 +139,7 @@ class _Entry:
 
     def _make(self) -> None:
         views = make_views(read_scan(self.item.case), self.config)
-        verify_unchanged(self.item)  # what was read is what the content's hash, and so the entry's name, stands for
+        verify_unchanged([self.item])  # what was read is what the content's hash, and so the entry's name, stands for
         content = _encode(views)
         _make_room(self.path.parent)
         log.info("event=cached case=%s bytes=%d again=%s", self.item.case.id, len(content), self.path.exists())

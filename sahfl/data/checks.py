@@ -1,36 +1,34 @@
-"""Checks of a site's data, done once before the first round: a verdict per case and rule, kept at the site."""
+"""Checks of a site's data, done once before the first round: a verdict per case and rule, kept at the site.
+
+``rules`` is the table of what can be found; ``scan_rules``, ``file_rules`` and ``site_rules`` find it.
+"""
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sahfl.data.ct import Scan, read_scan
+from sahfl.data.file_rules import judge_files
 from sahfl.data.manifest import Case, pseudonym
-from sahfl.errors import DataError, ScanProblem
+from sahfl.data.measures import Measures, measure, signature
+from sahfl.data.rules import RULES, Finding, finding
+from sahfl.data.scan_rules import judge_scan
+from sahfl.data.site_rules import Trace, judge_site
+from sahfl.errors import DataChanged, DataRefused, ScanProblem
 
-SPACING_MM = (0.3, 3.0), (0.5, 10.0)
-"""Plausible pixel size and slice distance of a head CT."""
-HEAD_SHARE_HU = (-200.0, 300.0)
-"""A head CT has air below the first value and bone above the second."""
-MOST_BLOOD_ML = 500.0
 GZIP_MAGIC = b"\x1f\x8b"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One rule that a case breaks."""
-
-    rule: str
-    severity: Literal["error", "warning"]
-    text: str
+HASHED_BYTES = 256_000_000
+"""Read again in each round to compare content: 0.2 s from memory, 2 s from a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,10 @@ class CheckedCase:
     content: str
     """SHA-256 over the bytes of image and annotation (of every file, for DICOM); empty where they cannot be read."""
     stamp: tuple[int, ...]
-    """Sizes and modification times of the case's files when they were checked."""
+    """Sizes, modification and change times of the case's files when they were checked."""
     findings: tuple[Finding, ...]
+    voxels: str = ""
+    """SHA-256 over the image's voxels, whatever the file format and orientation; empty where they cannot be read."""
 
     @property
     def usable(self) -> bool:
@@ -52,52 +52,94 @@ class CheckedCase:
         return all(finding.severity != "error" for finding in self.findings)
 
 
+OnScan = Callable[[CheckedCase, Scan | None, Measures | None], None]
+
+
 def check_case(case: Case) -> CheckedCase:
-    """Read one case and apply every rule; never raises for bad data."""
-    stamp = _stamp(case)  # before reading, so that a change while reading shows later
-    try:
-        scan, content = read_scan(case), _content(case)
-    except ScanProblem as problem:
-        return CheckedCase(case, 0.0, "", stamp, (Finding(problem.rule, "error", str(problem)),))
-    return CheckedCase(case, scan.volume_ml, content, stamp, tuple(_judge(case, scan)))
+    """Read one case and apply every rule of a single case; never raises for bad data."""
+    return _examine(case)[0]
 
 
 def check_cases(
-    cases: Sequence[Case], *, on_case: Callable[[int, int], None] = lambda done, total: None
+    cases: Sequence[Case],
+    *,
+    on_case: Callable[[int, int], None] = lambda done, total: None,
+    on_scan: OnScan = lambda checked, scan, measures: None,
 ) -> tuple[CheckedCase, ...]:
-    """Check all cases of a site; ``on_case`` hears (done, total) after each."""
-    checked = []
+    """Check all cases of a site, one scan in memory at a time.
+
+    Args:
+        cases: in the datalist's order.
+        on_case: hears (done, total) after each.
+        on_scan: sees each case with its scan, or None where it cannot be read; rules across cases come afterwards.
+    """
+    checked, traces = [], []
     for case in cases:
-        checked.append(check_case(case))
+        item, scan, measures = _examine(case)
+        if scan is not None and item.usable:  # a copy of a refused case may be the good one
+            traces.append(Trace(case, item.voxels, signature(scan.image)))
+        on_scan(item, scan, measures)
+        del scan
+        checked.append(item)
         on_case(len(checked), len(cases))
-    return tuple(checked)
+    found: dict[str, tuple[Finding, ...]] = {}
+    for case, extra in judge_site(traces, cases):
+        found[case.id] = (*found.get(case.id, ()), extra)
+    return tuple(replace(item, findings=item.findings + found.get(item.case.id, ())) for item in checked)
 
 
-def usable_cases(checked: Iterable[CheckedCase]) -> tuple[CheckedCase, ...]:
+def usable_cases(checked: Iterable[CheckedCase], *, max_refused_share: float = 1.0) -> tuple[CheckedCase, ...]:
     """The cases that a site may use.
 
+    Args:
+        checked: all cases of the site.
+        max_refused_share: the site's policy: most cases with errors, as a share of all.
+
     Raises:
-        DataError: not one case is usable; the message lists each broken rule with its count and one example.
+        DataRefused: more cases are refused, or not one is usable; the message lists each broken rule with its count
+            and one example.
     """
     checked = tuple(checked)
     usable = tuple(item for item in checked if item.usable)
+    refused = len(checked) - len(usable)
+    if usable and refused <= max_refused_share * len(checked) + 1e-9:
+        return usable
+    errors = [(item, broken) for item in checked for broken in item.findings if broken.severity == "error"]
+    examples = {broken.rule: broken.text for _, broken in errors}
+    counts = count_findings(checked)
+    listed = "\n".join(f"  {rule} ({counts[rule]}x), for example: {text}" for rule, text in examples.items())
     if not usable:
-        examples = {finding.rule: finding.text for item in checked for finding in item.findings}
-        counts = count_findings(checked)
-        listed = "\n".join(f"  {rule} ({counts[rule]}x), for example: {text}" for rule, text in examples.items())
-        raise DataError(f"none of {len(checked)} case(s) can be used:\n{listed}")
-    return usable
+        raise DataRefused(f"none of {len(checked)} case(s) can be used:\n{listed}")
+    share = f"{refused} of {len(checked)} case(s) are refused ({refused / len(checked):.1%})"
+    raise DataRefused(f"{share}, the site's max_refused_share is {max_refused_share:.1%}:\n{listed}")
 
 
 def count_findings(checked: Iterable[CheckedCase]) -> dict[str, int]:
-    """Number of cases per broken rule; this is all that a site tells of its findings."""
-    return dict(sorted(Counter(finding.rule for item in checked for finding in item.findings).items()))
+    """Number of cases per broken rule, in the table's order; this is all that a site tells of its findings."""
+    counts = Counter(rule for item in checked for rule in {broken.rule for broken in item.findings})
+    return {rule.id: counts[rule.id] for rule in RULES if rule.id in counts}
 
 
-def verify_unchanged(checked: CheckedCase) -> None:
-    """Raise DataError if a case's files changed after the check: a study must not train on moving data."""
-    if _stamp(checked.case) != checked.stamp:
-        raise DataError(f"case {checked.case.id}: its files changed after they were checked; start a new run")
+def verify_unchanged(checked: Sequence[CheckedCase], *, turn: int = 0) -> None:
+    """Compare files with what was checked: a study must not train on moving data.
+
+    Every call compares sizes and times of all files, and the content of those that differ. A file whose size and times
+    were kept is caught by content: each call hashes another part of the cohort, about ``HASHED_BYTES``, so that all of
+    it is hashed in ``ceil(bytes / HASHED_BYTES)`` calls with consecutive turns.
+
+    Raises:
+        DataChanged: a file's content changed, or it vanished or cannot be read any more.
+    """
+    n_bytes = sum(sum(item.stamp[::3]) for item in checked)
+    stride = max(1, math.ceil(n_bytes / HASHED_BYTES))
+    for index, item in enumerate(checked):
+        stamp = _stamp(item.case)
+        if index % stride == turn % stride:
+            same = _digest(item.case) == item.content
+        else:
+            same = stamp == item.stamp or _same(item.case, stamp, item.content)
+        if not same:
+            raise DataChanged(f"case {item.case.id}: its files changed after they were checked; start a new run")
 
 
 def patient_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
@@ -108,18 +150,68 @@ def patient_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
     return {patient: pseudonym(" ".join(sorted(parts)), salt) for patient, parts in contents.items()}
 
 
+def scan_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
+    """Salted key per case, from the image's voxels; equal at two sites that hold the same scan."""
+    return {item.case.id: pseudonym(item.voxels, salt) for item in checked}
+
+
+def data_key(checked: Iterable[CheckedCase], salt: str) -> str:
+    """One salted key of all contents: another one as soon as a case changes, comes or goes."""
+    return pseudonym(" ".join(sorted(item.content for item in checked)), salt)
+
+
+def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:
+    stamp = _stamp(case)  # before reading, so that a change while reading shows later
+    try:
+        scan, content = read_scan(case), _content(case)
+    except ScanProblem as problem:
+        return CheckedCase(case, 0.0, "", stamp, (finding(problem.rule, str(problem)),)), None, None
+    measures = measure(scan)
+    findings = sorted((*judge_scan(case.id, scan, measures), *judge_files(case)), key=_place)
+    return CheckedCase(case, scan.volume_ml, content, stamp, tuple(findings), _voxels(scan.image)), scan, measures
+
+
+def _place(found: Finding) -> int:
+    return [rule.id for rule in RULES].index(found.rule)
+
+
+def _voxels(image: NDArray[np.float32]) -> str:
+    """The voxels, rounded to whole HU, whatever number format they were stored in."""
+    sha = hashlib.sha256(repr(image.shape).encode())
+    for plane in np.moveaxis(image, 2, 0):
+        sha.update(np.ascontiguousarray(np.rint(plane).astype("<i4")).tobytes())
+    return sha.hexdigest()
+
+
 def _content(case: Case) -> str:
-    """SHA-256 over all files; a .gz is unpacked to its end, because nibabel never compares the checksum there."""
-    sha = hashlib.sha256()
+    """As ``_digest``; a .gz is unpacked to its end, because nibabel never compares the checksum there."""
     try:
         for path in case.files():
             data = path.read_bytes()
             if data.startswith(GZIP_MAGIC):
                 gzip.decompress(data)
-            sha.update(data)
     except (OSError, EOFError, zlib.error) as error:
         raise ScanProblem("unreadable", f"case {case.id}: a file is damaged (its checksum does not fit)") from error
+    return _digest(case)
+
+
+def _digest(case: Case) -> str:
+    """SHA-256 over all files of a case; empty where one cannot be read."""
+    sha = hashlib.sha256()
+    try:
+        for path in case.files():
+            with path.open("rb") as stream:
+                while part := stream.read(1 << 20):
+                    sha.update(part)
+    except OSError:
+        return ""
     return sha.hexdigest()
+
+
+@functools.lru_cache(maxsize=10_000)
+def _same(case: Case, stamp: tuple[int, ...], content: str) -> bool:
+    """Whether touched files still have their content; remembered: a backup costs one reading, not one a round."""
+    return bool(stamp) and _digest(case) == content
 
 
 def _stamp(case: Case) -> tuple[int, ...]:
@@ -127,22 +219,4 @@ def _stamp(case: Case) -> tuple[int, ...]:
         stats = [path.stat() for path in case.files()]
     except OSError:
         return ()
-    return tuple(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))
-
-
-def _judge(case: Case, scan: Scan) -> Iterable[Finding]:
-    in_plane, between = SPACING_MM
-    x, y, z = scan.spacing_mm
-    if not (in_plane[0] <= x <= in_plane[1] and in_plane[0] <= y <= in_plane[1] and between[0] <= z <= between[1]):
-        yield Finding("spacing", "warning", f"case {case.id}: unusual voxel size {x:.2f} x {y:.2f} x {z:.2f} mm")
-    low, high = float(scan.image.min()), float(scan.image.max())
-    if low > HEAD_SHARE_HU[0] or high < HEAD_SHARE_HU[1]:
-        text = f"values from {low:.0f} to {high:.0f} are not HU of a whole head (air to bone); a windowed picture?"
-        yield Finding("not_hu", "error", f"case {case.id}: {text}")
-    if not scan.label.any():
-        yield Finding("no_blood", "warning", f"case {case.id}: the annotation is empty")
-        return
-    if scan.volume_ml > MOST_BLOOD_ML:
-        yield Finding("much_blood", "warning", f"case {case.id}: {scan.volume_ml:.0f} mL of annotated blood")
-    if float(np.median(scan.image[scan.label])) < 0:
-        yield Finding("label_place", "error", f"case {case.id}: most of the annotation lies on fat or air")
+    return tuple(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))

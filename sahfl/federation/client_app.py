@@ -1,7 +1,8 @@
 """The site's app: answers describe, install_base, train and evaluate; the same in a simulation and in a hospital.
 
-What leaves: counts (describe); the exchanged tensors with the number of volumes, the loss and the seconds (train);
-sums (evaluate). An error leaves as the name of its class; its text, which may name files, stays in the site's log.
+What leaves: counts (describe); salted keys of scans, where the study asks and the site's policy allows it (scan_keys);
+the exchanged tensors with the number of volumes, the loss and the seconds (train); sums (evaluate). An error leaves as
+the name of its class; its text, which may name files, stays in the site's log.
 """
 
 from __future__ import annotations
@@ -70,6 +71,12 @@ def describe(site: Site, content: RecordDict) -> RecordDict:
     return protocol.description_reply(description)
 
 
+def scan_keys(site: Site, content: RecordDict) -> RecordDict:
+    """Salted keys of the site's scans, if its policy allows that."""
+    header = _header(content)
+    return protocol.scan_keys_reply(header, site.scan_keys(header.study))
+
+
 def install_base(site: Site, content: RecordDict) -> RecordDict:
     """Keep the base network that later tasks name by its hash."""
     task, header = protocol.read_task(content), _header(content)
@@ -90,7 +97,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         )
     net = _network(site, task, header)
     state.load(net, protocol.read_state(content, like=state.read(net)))
-    cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
+    cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round)
     sampler = SliceSampler(
         site.load_views(cases, task.views),
         task.views,
@@ -174,6 +181,7 @@ def _header(content: RecordDict) -> Header:
 
 
 app.query("describe")(answering(describe))
+app.query("scan_keys")(answering(scan_keys))
 app.query("install_base")(answering(install_base))
 app.train()(answering(train_round))
 app.evaluate()(answering(evaluate_fold))

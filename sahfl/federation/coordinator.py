@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -15,7 +16,7 @@ from flwr.serverapp import Grid
 from sahfl.adapters import AdapterState, state
 from sahfl.adapters.files import save_adapter, save_tensors
 from sahfl.config import CpLora, Method, Study, TrainedMethod, ZeroShot
-from sahfl.errors import PayloadError, RunFailed
+from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.networks import fine_tuned_network, whole_network
@@ -23,6 +24,7 @@ from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect
 from sahfl.federation.rounds import Cell, Member, Roster, exchange, needed, reason_of, run_cell
 from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header, digest
 from sahfl.report import write_report
 from sahfl.statistics import EvaluationSums
@@ -61,8 +63,7 @@ class Coordinator:
                 final = {} if isinstance(method, ZeroShot) else self._fine_tune(method, fold)
                 self._evaluate(method, fold, final)
         self._folder.note({"event": "finished", "at": _now()})
-        descriptions = {site: member.description for site, member in self._roster.items()}
-        results = collect(self._folder, self._study, descriptions, self._base)
+        results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
         emit(Event("stage", "writing the report"))
         write_report(results, self._folder.path)
@@ -77,21 +78,61 @@ class Coordinator:
             try:
                 description = self._read_description(site, reply)
             except PayloadError as error:
-                self._folder.note({"event": "site_out", "site": site, "reason": str(error)})
-                emit(Event("failed", str(error), site))
+                self._leave_out(site, str(error))
                 continue
             roster[site] = Member(self._node_of[site], description)
+            self._folder.note({"event": "described", "site": site, "data": description.data})
         self._roster = roster
+        if self._study.compare_sites:
+            self._compare_sites()
         self._require_quorum("pretrain", self._study.pretrain.sites)
         self._require_quorum("finetune", self._study.finetune.sites)
+        for note in support_notes(self._study, self._descriptions()):
+            if note not in self._folder.journal():
+                self._folder.note(note)
 
-    def _read_description(self, site: str, reply: Message | None) -> SiteDescription:
+    def _descriptions(self) -> dict[str, SiteDescription]:
+        return {site: member.description for site, member in self._roster.items()}
+
+    def _compare_sites(self) -> None:
+        """Drop sites that do not show their scan keys; refuse the study if two sites hold the same scan."""
+        header = self._header("finetune", "scan_keys", -1)
+        content = protocol.request(self._task("finetune"), header, {})
+        keys: dict[str, frozenset[str]] = {}
+        for site, reply in self._ask(dict.fromkeys(self._roster, content), protocol.SCAN_KEYS).items():
+            n_volumes = self._roster[site].description.n_volumes
+            try:
+                keys[site] = protocol.read_scan_keys(self._content(reply), header=header, n_volumes=n_volumes)
+            except PayloadError as error:
+                self._leave_out(site, str(error))
+        self._roster = {site: member for site, member in self._roster.items() if site in keys}
+        shared = [(a, b, sorted(keys[a] & keys[b])) for a, b in combinations(keys, 2) if keys[a] & keys[b]]
+        for a, b, common in shared:
+            self._folder.note({"event": "shared_scans", "sites": [a, b], "keys": common})
+        if shared:
+            named = "; ".join(f"{a} and {b}: {len(common)}, for example key {common[0]}" for a, b, common in shared)
+            raise DataShared(f"the same scan lies at two sites ({named}); see scan_keys.json in each site's folder")
+
+    def _leave_out(self, site: str, reason: str) -> None:
+        self._folder.note({"event": "site_out", "site": site, "reason": reason})
+        emit(Event("failed", reason, site))
+
+    def _content(self, reply: Message | None) -> RecordDict:
         if reason := reason_of(reply, self._study.rounds.deadline_s):
             raise PayloadError(reason)
         assert reply is not None
-        description = protocol.read_description(reply.content)
-        if description.site != site or len(description.fold_sizes) != self._study.finetune.folds:
+        return reply.content
+
+    def _read_description(self, site: str, reply: Message | None) -> SiteDescription:
+        description = protocol.read_description(self._content(reply))
+        folds = {len(description.fold_sizes), len(description.fold_positive)}
+        if description.site != site or folds != {self._study.finetune.folds}:
             raise PayloadError(f"describes site {description.site[:40]!r}, expected {site!r} with the study's folds")
+        before = {
+            line["data"] for line in self._folder.journal() if line["event"] == "described" and line["site"] == site
+        }
+        if before - {description.data}:
+            raise PayloadError("its data changed since this run began; start a new run")
         return description
 
     def _require_quorum(self, stage: str, sites: tuple[str, ...]) -> None:
@@ -135,7 +176,9 @@ class Coordinator:
         task = self._task("finetune", method, fold).model_copy(
             update={"rounds": config.rounds, "learning_rate": method.learning_rate, "local": config.local}
         )
-        cell = Cell(f"{method.id}/fold-{fold}", task, self._header("finetune", method.id, fold), config.sites)
+        out = [site for site, description in self._descriptions().items() if sits_out(description, fold)]
+        sites = tuple(site for site in config.sites if site not in out)
+        cell = Cell(f"{method.id}/fold-{fold}", task, self._header("finetune", method.id, fold), sites)
         final = self._run_cell(cell, start)
         save_adapter(self._folder.path / "adapters" / cell.key, final, self._adapter_config(method, fold, final))
         return final
@@ -179,10 +222,7 @@ class Coordinator:
         emit(Event("evaluated", f"{method.id}/fold-{fold}"))
 
     def _read_sums(self, reply: Message | None, header: Header) -> list[float]:
-        if reason := reason_of(reply, self._study.rounds.deadline_s):
-            raise PayloadError(reason)
-        assert reply is not None
-        array = protocol.read_evaluation_reply(reply.content, header=header)
+        array = protocol.read_evaluation_reply(self._content(reply), header=header)
         config = self._study.evaluation
         EvaluationSums.from_array(array, n_strata=len(config.volume_edges_ml) + 1, replicates=config.replicates)
         return [float(value) for value in array]

@@ -7,6 +7,8 @@ and carries a state or sums. States travel as one flat float32 array with the la
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +23,8 @@ from sahfl.errors import PayloadError
 from sahfl.payload import MOST_VOLUMES, Header, Layout, check_header, check_training, layout, pack, unpack
 
 DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
+SCAN_KEYS = "query.scan_keys"
+KEY = re.compile(r"[0-9a-f]{16}")
 RAW = "raw.little-endian"
 """Serialisation of arrays: the plain bytes, so that reading them parses nothing."""
 
@@ -80,6 +84,10 @@ class SiteDescription(Section):
     """Annotated blood in all, mL."""
     fold_sizes: Annotated[tuple[Count, ...], Field(max_length=20)]
     """Patients per fold."""
+    fold_positive: Annotated[tuple[Count, ...], Field(max_length=20)]
+    """Patients with annotated blood per fold."""
+    data: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """Salted hash of all contents: another one as soon as a scan or annotation changes."""
     n_refused: Count
     """Cases that cannot be used."""
     findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count], Field(max_length=100)]
@@ -197,6 +205,27 @@ def read_description(content: RecordDict) -> SiteDescription:
         return SiteDescription.model_validate_json(str(_config(content, "description").get("json")))
     except ValidationError as error:
         raise PayloadError(f"description{_first_problem(error)}") from error
+
+
+def scan_keys_reply(header: Header, keys: Iterable[str]) -> RecordDict:
+    """A site's answer to a study that compares sites: a salted key of each scan, in the order of the keys."""
+    keys_record = ConfigRecord({"keys": sorted(keys)})
+    return RecordDict({"header": ConfigRecord(header.as_dict()), "scan_keys": keys_record})
+
+
+def read_scan_keys(content: RecordDict, *, header: Header, n_volumes: int) -> frozenset[str]:
+    """The keys of a site's scans.
+
+    Raises:
+        PayloadError: the header is another one, or there is not one key of 16 hex digits for each volume.
+    """
+    check_header(read_header(content), header)
+    keys = _config(content, "scan_keys").get("keys")
+    if not isinstance(keys, list) or len(keys) != n_volumes or len(set(keys)) != n_volumes:
+        raise PayloadError(f"scan keys: expected {n_volumes} different keys, one for each volume")
+    if not all(isinstance(key, str) and KEY.fullmatch(key) for key in keys):
+        raise PayloadError("scan keys: expected 16 hex digits each")
+    return frozenset(str(key) for key in keys)
 
 
 def n_bytes(content: RecordDict) -> int:

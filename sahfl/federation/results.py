@@ -18,6 +18,7 @@ from sahfl.adapters.files import load_tensors
 from sahfl.config import CpLora, FullFineTuning, Method, Study, ZeroShot
 from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.run_folder import Record, RunFolder
+from sahfl.federation.support import fold_support, support_notes
 from sahfl.payload import digest
 from sahfl.statistics import Estimate, EvaluationSums, dice_estimate, difference, overall, stratum_labels
 
@@ -52,6 +53,7 @@ def collect(
             "bytes": sum(value.nbytes for value in base.values()),
             "mode": "federated",
         },
+        "support": {"folds": fold_support(study, sites), "notes": support_notes(study, sites)},
         "evaluation": study.evaluation.model_dump(mode="json"),
         "methods": [_method(folder, study, method, sums[method.id], rounds) for method in study.finetune.methods],
         "comparisons": _comparisons(study, sums),
@@ -86,6 +88,7 @@ def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds:
         "overall": _stratum("all with blood", dice_estimate(overall(total))),
         "no_blood": {"n": total.n_no_blood, "n_false_positive": total.n_false_positive},
         "volume": vars(agreement),
+        "by_fold": [_by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
         "by_site": [_by_site(site, sums, study) for site in study.finetune.sites],
         "failed": None if overall(total).n else "no case with blood was evaluated",
         "not_evaluated": _not_evaluated(folder, study, method),
@@ -110,6 +113,12 @@ def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict
 def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
     estimate = dice_estimate(overall(_add([part for (_, name), part in sums.items() if name == site], study)))
     return {"site": site, "n": estimate.n, "dice": estimate.value}
+
+
+def _by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
+    total = _add([part for (number, _), part in sums.items() if number == fold], study)
+    estimate = dice_estimate(overall(total))
+    return {"fold": fold, "n": estimate.n, "dice": estimate.value, "n_no_blood": total.n_no_blood}
 
 
 def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]:

@@ -14,12 +14,22 @@ from sahfl.atomic import write_atomic
 from sahfl.config import DatalistData, FolderData, PhantomCohort, SiteConfig, ViewsConfig
 from sahfl.data import phantom
 from sahfl.data.cache import SliceCache
-from sahfl.data.checks import CheckedCase, check_cases, count_findings, patient_keys, usable_cases, verify_unchanged
+from sahfl.data.checks import (
+    CheckedCase,
+    OnScan,
+    check_cases,
+    count_findings,
+    data_key,
+    patient_keys,
+    scan_keys,
+    usable_cases,
+    verify_unchanged,
+)
 from sahfl.data.ct import Scan, read_scan
 from sahfl.data.manifest import Case, assign_folds, declared_folds, read_datalist
 from sahfl.data.sources import read_cases, recognise
 from sahfl.data.views import CaseViews
-from sahfl.errors import AdapterError, DataError
+from sahfl.errors import AdapterError, DataError, PolicyRefused
 from sahfl.federation.protocol import SiteDescription
 from sahfl.payload import digest
 
@@ -35,15 +45,25 @@ class Site:
     # ------------------------------------------------------------------------------------------- cases
 
     def prepare(self, on_case: Callable[[int, int], None]) -> None:
+        """Check the data, and refuse to take part where too many cases cannot be used.
+
+        Raises:
+            DataError: the datalist is wrong, no case can be used, or more are refused than the site's policy allows.
+        """
+        usable_cases(self.check(on_case), max_refused_share=self.config.max_refused_share)
+
+    def check(
+        self, on_case: Callable[[int, int], None], on_scan: OnScan = lambda checked, scan, measures: None
+    ) -> tuple[CheckedCase, ...]:
         """Write the phantom cohort if this is a simulated site, check every case, and keep the verdicts.
 
         Raises:
-            DataError: the datalist or folder is wrong, or no case can be used.
+            DataError: the datalist or folder is wrong.
         """
-        checked = check_cases(self._list_cases(on_case), on_case=on_case)
+        checked = check_cases(self._list_cases(on_case), on_case=on_case, on_scan=on_scan)
         write_atomic(self._manifest, _manifest_format.dump_json(checked, indent=1))
         self._cache.keep_only({item.content for item in checked})
-        usable_cases(checked)
+        return checked
 
     def _list_cases(self, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         if isinstance(self.config.data, FolderData):
@@ -64,22 +84,27 @@ class Site:
             datalist = phantom.write_cohort(self.config.folder / "scans", spec, on_case=on_case)
         return read_datalist(datalist, self.config.name)
 
-    def cases(self) -> tuple[CheckedCase, ...]:
+    def cases(self, *, turn: int = 0) -> tuple[CheckedCase, ...]:
         """The usable cases, as checked by ``prepare``.
 
+        Args:
+            turn: which part of the cohort is read again and compared by content; see ``verify_unchanged``.
+
         Raises:
-            DataError: the site was not prepared, or a file changed since.
+            DataError: the site was not prepared.
+            DataChanged: a file changed since.
         """
         usable = usable_cases(self._checked())
-        for item in usable:
-            verify_unchanged(item)
+        verify_unchanged(usable, turn=turn)
         return usable
 
     def describe(self, *, n_folds: int, seed: int) -> SiteDescription:
         """Counts of what the site has; all that it tells about its data."""
         checked = self._checked()
         usable = usable_cases(checked)
-        folds = list(self._folds(usable, n_folds, seed).values())
+        fold_of = self._folds(usable, n_folds, seed)
+        folds = list(fold_of.values())
+        bleeding = [fold_of[patient] for patient in {item.case.patient for item in usable if item.volume_ml > 0}]
         return SiteDescription(
             site=self.config.name,
             source=self._source_name(),
@@ -88,17 +113,19 @@ class Site:
             n_positive=sum(item.volume_ml > 0 for item in usable),
             volume_ml=round(sum(item.volume_ml for item in usable), 1),
             fold_sizes=tuple(folds.count(fold) for fold in range(n_folds)),
+            fold_positive=tuple(bleeding.count(fold) for fold in range(n_folds)),
+            data=data_key(usable, salt=f"{seed} {self.config.name}"),
             n_refused=len(checked) - len(usable),
             findings=count_findings(checked),
         )
 
-    def training_cases(self, *, fold: int, n_folds: int, seed: int) -> tuple[CheckedCase, ...]:
+    def training_cases(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:
         """Cases of all folds but ``fold``; every case for fold -1 (pretraining).
 
         Raises:
             DataError: every patient of the site is held out.
         """
-        usable = self.cases()
+        usable = self.cases(turn=turn)
         if fold < 0:
             return usable
         folds = self._folds(usable, n_folds, seed)
@@ -116,6 +143,22 @@ class Site:
     def patient_keys(self, seed: int) -> dict[str, str]:
         """Salted key per patient, for the bootstrap."""
         return patient_keys(self.cases(), salt=f"{seed} {self.config.name}")
+
+    def scan_keys(self, study: str) -> tuple[str, ...]:
+        """Salted key per scan, for a study that looks for the same scan at two sites.
+
+        The salt is the study's fingerprint, which the server knows: whoever holds a scan can find out whether a site
+        has it, and nobody can go from a key to a scan or a person. Which key is which case is kept in
+        ``scan_keys.json`` in the site's folder, so that two data managers can settle a match by telephone.
+
+        Raises:
+            PolicyRefused: the site's policy does not allow it.
+        """
+        if not self.config.share_scan_keys:
+            raise PolicyRefused(f"site {self.config.name}: the study asks for scan keys; share_scan_keys is false here")
+        keys = scan_keys(self.cases(), salt=study)
+        write_atomic(self.config.folder / "scan_keys.json", json.dumps(keys, indent=1) + "\n")
+        return tuple(keys.values())
 
     def load_views(self, items: Sequence[CheckedCase], views: ViewsConfig) -> list[CaseViews]:
         """Cases as slices, from the site's cache.

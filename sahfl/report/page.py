@@ -44,7 +44,12 @@ def write_report(results: Results, folder: Path) -> Path:
 
 def render_page(results: Results, pictures: tuple[Picture, ...]) -> str:
     """Fill the template."""
-    environment = Environment(
+    return make_environment().get_template("report.html.j2").render(_context(results, pictures))
+
+
+def make_environment() -> Environment:
+    """Return the templates of this package: text is escaped, a missing value is an error, None is a dash."""
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -52,7 +57,6 @@ def render_page(results: Results, pictures: tuple[Picture, ...]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(_context(results, pictures))
 
 
 def _context(results: Results, pictures: tuple[Picture, ...]) -> dict[str, Any]:

@@ -405,7 +405,7 @@ def test_a_single_slice_is_as_thick_as_it_says_and_refused_if_it_says_nothing(tm
     write_series(tmp_path / "d", volume, placed(AXIAL), change=without("SliceThickness"))
     with pytest.raises(ScanProblem, match="one slice without SliceThickness") as caught:
         read_series(tmp_path / "d")
-    assert caught.value.rule == "one_slice"
+    assert caught.value.rule == "unknown_thickness"
 
 
 def test_run_length_compressed_pixels_are_read(tmp_path):
@@ -657,7 +657,7 @@ def test_a_real_slice_alone_has_no_known_volume(real_slices, tmp_path):
         shutil.copy(path, folder)
         with pytest.raises(ScanProblem) as caught:
             read_series(folder)
-        assert caught.value.rule == "one_slice"
+        assert caught.value.rule == "unknown_thickness"
 
 
 def test_real_slices_stack_to_hounsfield_units_with_their_tilt(real_slices, tmp_path):

@@ -106,7 +106,9 @@ def _step(
     """
     if len(positions) == 1:
         if thickness_mm <= 0:
-            raise ScanProblem("one_slice", "the series is one slice without SliceThickness: its volume is unknown")
+            raise ScanProblem(
+                "unknown_thickness", "the series is one slice without SliceThickness: its volume is unknown"
+            )
         return normal * thickness_mm
     gaps = np.diff(along)
     if (gaps < POSITION_TOLERANCE_MM).any():

@@ -1,0 +1,25 @@
+"""Why a folder of DICOM files cannot be a case: rule, what it means, what to do. Each is an error."""
+
+DICOM_RULES = (
+    ("not_ct", "The folder holds no CT series.", "Put the case's axial CT series there, and nothing else."),
+    ("localizer", "The folder holds only a localizer (scout).", "Put the axial series there."),
+    ("multi_frame", "The series is multi-frame (enhanced) CT.", "Export as classic CT, one file per slice."),
+    ("several_series", "The folder holds several CT series.", "Keep the one that was annotated."),
+    ("several_annotations", "The folder holds several annotations.", "Keep one."),
+    ("compressed", "The pixels are compressed in a way that cannot be read here.", "Decompress (dcmdjpeg, gdcmconv)."),
+    ("not_grey", "The pixels are not plain grey values.", "Export the original series, not a screen capture."),
+    ("no_rescale", "Rescale slope or intercept is missing or 0.", "Export the original series with its whole header."),
+    ("no_geometry", "Position, orientation or pixel size is missing or wrong.", "Export the original series."),
+    ("unknown_thickness", "One slice without a thickness: its volume is unknown.", "Export with SliceThickness."),
+    ("mixed_frames", "The slices belong to several frames of reference.", "Export one acquisition."),
+    ("mixed_orientations", "The slices lean differently.", "Export one acquisition; reformats do not belong to it."),
+    ("mixed_sizes", "The slices have different numbers or sizes of pixels.", "Export one acquisition."),
+    ("duplicate_positions", "Several slices lie at one place.", "Remove the copy, or the second acquisition."),
+    ("missing_slices", "Slices are missing between the first and the last.", "Export the series again, whole."),
+    ("uneven_slices", "The slices are not evenly spaced.", "Resample to even spacing (dcm2niix writes _Eq)."),
+    ("tilt", "The stack is sheared more than a gantry can tilt.", "Check the order and positions of the slices."),
+    ("seg_type", "The annotation is not a binary DICOM segmentation.", "Export as binary segmentation, or as NIfTI."),
+    ("seg_frame_of_reference", "The segmentation belongs to another acquisition.", "Put the right one there."),
+    ("seg_geometry", "The segmentation's frames do not lie on the slices.", "Annotate on this very series."),
+    ("seg_segments", "A segment is not named as blood, and every segment counts.", "Name it, or remove it."),
+)

@@ -1,0 +1,98 @@
+"""The rules about files and headers: orientation, and names or dates; a text never shows what was found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from sahfl.data.manifest import Case
+from sahfl.data.rules import Finding, finding
+
+FORMS_APART_MM = 1.0
+TEXT_FIELDS = ("descrip", "aux_file", "db_name", "intent_name")
+DATE = re.compile(
+    r"(?<!\d)(?:(?:19|20)\d\d([-_./]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+    r"|(?:0?[1-9]|[12]\d|3[01])([-_./])(?:0?[1-9]|1[0-2])\2(?:19|20)\d\d)(?!\d)"
+)
+"""20240131, 2024-01-31, 31.1.2024, with a plausible year, month and day."""
+PERSON = re.compile(r"[^\W\d_]+\^[^\W\d_]*|[^\W\d_]{2,}, ?[^\W\d_]{2,}")
+"""``Muster^Hans`` as in DICOM, or ``Muster, Hans``."""
+WORD = re.compile(r"[^\W\d_]{3,}")
+_PLAIN = """
+    abdomen and annotation anon anonymized anonymous ax axial blood bone brain case cases center class
+    control coronal cranial cranio cranium csf cta ctp data dataset dicom dose edh eq final fold fsl ground
+    haemorrhage head hematoma hemorrhage hemorrhagic hospital ich image images img intracranial iph ivh
+    kernel label labels left low manual mask masks mri native ncct nect nibabel nifti nii noisy noncontrast
+    normal offset original pat patient patients phantom plain pred raw right roi sagittal sah sample scan
+    scans sdh seg segmentation series set sharp site skull slice slices smooth soft spm standard std stroke
+    study sub subject tbi test the thick thin tilt tilted time tissue train trauma truth unenhanced val vol
+    volume with without
+"""
+PLAIN_WORDS = frozenset(_PLAIN.split())
+"""Words that data sets are full of; two other capitalised words side by side are taken for a person's name."""
+
+
+def judge_files(case: Case) -> Iterator[Finding]:
+    """Findings about a readable case's files, from their names and headers alone."""
+    files = (("image", case.image), ("label", case.label))
+    if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
+        yield finding(
+            "file_name", f"case {case.id}: what the {' and '.join(named)} file is called looks like a name or a date"
+        )
+    for which, path in files:
+        if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):
+            continue
+        header = nibabel.load(path).header
+        if which == "image":
+            yield from _forms(case, header)
+        if fields := [name for name, text in _texts(path, header) if looks_personal(text)]:
+            text = f"{', '.join(fields)} of the {which} file looks like a name or a date"
+            yield finding("header_text", f"case {case.id}: {text}")
+
+
+def looks_personal(text: str) -> bool:
+    """Whether a text holds what looks like a person's name or a date; a suspicion, not a proof."""
+    if DATE.search(text) or PERSON.search(text):
+        return True
+    words = [word for word in WORD.findall(text) if word.lower() not in PLAIN_WORDS]
+    named = [word for word in words if word[0].isupper()]
+    return len(named) >= 2 and bool(re.search(rf"{re.escape(named[0])}[ _.-]+{re.escape(named[1])}", text))
+
+
+def _forms(case: Case, header: Any) -> Iterator[Finding]:
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if not sform and not qform:
+        yield finding("no_orientation", f"case {case.id}: sform and qform codes are both 0")
+    if not sform or not qform:
+        return
+    by_sform, by_qform = header.get_sform(), header.get_qform()
+    if np.linalg.det(by_sform[:3, :3]) * np.linalg.det(by_qform[:3, :3]) < 0:
+        yield finding("handedness", f"case {case.id}: one of sform and qform is left-handed, the other right-handed")
+        return
+    corners = np.stack(np.meshgrid(*([0, n - 1] for n in header.get_data_shape()[:3])), -1).reshape(-1, 3)
+    apart = np.linalg.norm((corners @ (by_sform - by_qform)[:3, :3].T) + (by_sform - by_qform)[:3, 3], axis=1).max()
+    if apart > FORMS_APART_MM:
+        yield finding("forms_differ", f"case {case.id}: sform and qform lie up to {apart:.1f} mm apart")
+
+
+def _texts(path: Path, header: Any) -> Iterator[tuple[str, str]]:
+    """Text fields, extensions, and the file name that gzip keeps inside."""
+    for name in TEXT_FIELDS:
+        if name in header:
+            yield name, bytes(header[name].tobytes()).split(b"\0")[0].decode("latin-1")
+    for extension in getattr(header, "extensions", ()):
+        yield "an extension", _printable(extension)
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    if start[:2] == b"\x1f\x8b" and len(start) > 10 and start[3] & 8:
+        yield "the name inside the .gz", start[10:].split(b"\0")[0].decode("latin-1").split(".nii")[0]
+
+
+def _printable(extension: Any) -> str:
+    content = extension.get_content()
+    return content.decode("latin-1") if isinstance(content, bytes) else str(content)

@@ -1,0 +1,186 @@
+"""What the checks measure in a scan: its values, its head and brain, and where its annotation lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sahfl.data.ct import HEAD_HU, Scan
+
+BONE_HU = 300.0
+FAT_HU = -150.0
+"""Below this lie air and lung, above it fat and soft tissue."""
+COARSE_MM = 2.0
+"""Head and brain are found on pixels of about this size: enough for shares, and quick at 512 x 512."""
+SMALLEST_BRAIN_ML = 2.0
+"""Less soft tissue inside closed bone than this is no brain to measure."""
+NO_HU_RANGE = (-100.0, 150.0)
+"""Values that soft tissue inside the skull can have; anything else is bone, air or metal."""
+
+
+@dataclass(frozen=True)
+class AnnotationMeasures:
+    """Numbers of one annotation that is not empty; shares are of its voxels."""
+
+    median_hu: float
+    head_share: float
+    """Annotated voxels per voxel of the head."""
+    outside_share: float
+    """Outside the head."""
+    air_share: float
+    """Below -150 HU."""
+    bone_share: float
+    """Above 300 HU."""
+    contrast_hu: float | None
+    """Annotated soft tissue minus the tissue around it, medians; None where one of them is missing."""
+    mirrored_hu: float | None
+    """The same with the annotation turned left for right."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Numbers of one scan; None where there is nothing to measure."""
+
+    lowest_hu: float
+    low_hu: float
+    """1st percentile."""
+    high_hu: float
+    """99th percentile."""
+    highest_hu: float
+    padding_share: float
+    """Share of voxels below -1024 HU."""
+    whole_numbers: bool
+    n_values: int
+    """Distinct values, rounded to whole HU."""
+    brain_ml: float
+    """Soft tissue inside closed bone."""
+    brain_hu: float | None
+    """Median of that tissue."""
+    noise_hu: float | None
+    """Standard deviation of the noise between neighbouring pixels of that tissue."""
+    top_share: float
+    """Head in the topmost slice, as a share of the slice with most head."""
+    annotation: AnnotationMeasures | None
+    """None for an empty one."""
+
+
+def measure(scan: Scan) -> Measures:
+    """Measure a scan; about a second for 512 x 512 x 30 voxels, on copies that are coarser than the scan."""
+    image = scan.image
+    low, high = (float(value) for value in np.percentile(_sample(image), [1.0, 99.0]))
+    head, brain = _head(scan), _brain(scan)
+    tissue = _coarse(image, scan)[brain]
+    areas = head.sum(axis=(0, 1))
+    brain_ml = float(brain.sum()) * scan.voxel_ml * float(np.prod(_steps(scan)))
+    known = brain_ml >= SMALLEST_BRAIN_ML
+    return Measures(
+        lowest_hu=float(image.min()),
+        low_hu=low,
+        high_hu=high,
+        highest_hu=float(image.max()),
+        padding_share=float((image < -1024).mean()),
+        whole_numbers=bool(np.array_equal(_sample(image), np.rint(_sample(image)))),
+        n_values=_count_values(image),
+        brain_ml=brain_ml,
+        brain_hu=float(np.median(tissue)) if known else None,
+        noise_hu=_noise(image, _fine(brain, scan)) if known else None,
+        top_share=float(areas[-1] / areas.max()) if areas.max() else 0.0,
+        annotation=_annotation(scan, head),
+    )
+
+
+def signature(image: NDArray[np.float32], size: tuple[int, int, int] = (12, 12, 6)) -> NDArray[np.float32]:
+    """The box of the head as a small volume of mean HU, clipped to -100..300: alike for one scan saved twice."""
+    inside = ndimage.find_objects((image > HEAD_HU).astype(np.int8))
+    box = image[inside[0]] if inside and inside[0] is not None else image
+    for axis, n in enumerate(size):
+        edges = np.linspace(0, box.shape[axis], n + 1).astype(int)
+        starts = np.minimum(edges[:-1], box.shape[axis] - 1)
+        lengths = np.maximum(1, edges[1:] - starts)
+        parts = [np.take(box, range(s, s + k), axis).mean(axis) for s, k in zip(starts, lengths, strict=True)]
+        box = np.stack(parts, axis) if axis else np.stack([np.clip(part, -100, 300) for part in parts], 0)
+    return np.asarray(box, np.float32)
+
+
+def _sample(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most about a million voxels, evenly picked, for order statistics."""
+    flat = image.reshape(-1)
+    return flat[:: max(1, flat.size // 1_000_000)]
+
+
+def _count_values(image: NDArray[np.float32]) -> int:
+    rounded = np.clip(np.rint(_sample(image)), -4096, 8191).astype(np.int64) + 4096
+    return int(np.count_nonzero(np.bincount(rounded)))
+
+
+def _steps(scan: Scan) -> tuple[int, int]:
+    x, y, _ = scan.spacing_mm
+    return max(1, round(COARSE_MM / x)), max(1, round(COARSE_MM / y))
+
+
+def _coarse(volume: NDArray[np.float32], scan: Scan) -> NDArray[np.float32]:
+    x, y = _steps(scan)
+    return volume[::x, ::y]
+
+
+def _fine(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
+    x, y = _steps(scan)
+    return mask.repeat(x, 0).repeat(y, 1)[: scan.image.shape[0], : scan.image.shape[1]]
+
+
+def _head(scan: Scan) -> NDArray[np.bool_]:
+    """The head on coarse pixels, with the air inside it; a headrest is part of it."""
+    inside = _coarse(scan.image, scan) > HEAD_HU
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(inside, 2, 0)], axis=2)
+
+
+def _brain(scan: Scan) -> NDArray[np.bool_]:
+    """Soft tissue that bone encloses within its slice, on coarse pixels."""
+    coarse = _coarse(scan.image, scan)
+    cross = ndimage.generate_binary_structure(2, 2)
+    planes = []
+    for plane in np.moveaxis(coarse, 2, 0):
+        bone = ndimage.binary_closing(np.pad(plane > BONE_HU, 2), cross, iterations=2)[2:-2, 2:-2]
+        inside = ndimage.binary_fill_holes(bone) & ~bone
+        planes.append(ndimage.binary_erosion(inside, cross))
+    return np.stack(planes, axis=2) & (coarse > NO_HU_RANGE[0]) & (coarse < NO_HU_RANGE[1])
+
+
+def _noise(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> float | None:
+    """Robust SD of differences between x-neighbours over the square root of 2; edges of tissue hardly count."""
+    pairs = brain[1:] & brain[:-1]
+    differences = (image[1:] - image[:-1])[pairs]
+    return float(np.median(np.abs(differences)) * 1.4826 / np.sqrt(2)) if differences.size else None
+
+
+def _annotation(scan: Scan, head: NDArray[np.bool_]) -> AnnotationMeasures | None:
+    label, values = scan.label, scan.image[scan.label]
+    if not values.size:
+        return None
+    inside = _fine(head, scan)
+    return AnnotationMeasures(
+        median_hu=float(np.median(values)),
+        head_share=float(values.size / max(1, inside.sum())),
+        outside_share=float(1 - inside[label].mean()),
+        air_share=float((values < FAT_HU).mean()),
+        bone_share=float((values > BONE_HU).mean()),
+        contrast_hu=_contrast(scan.image, label),
+        mirrored_hu=_contrast(scan.image, label[::-1]),
+    )
+
+
+def _contrast(image: NDArray[np.float32], label: NDArray[np.bool_]) -> float | None:
+    """Median of the annotated soft tissue minus that of a ring around it, 3 to 6 pixels away in the slice."""
+    box = tuple(slice(max(0, s.start - 8), s.stop + 8) for s in ndimage.find_objects(label.astype(np.int8))[0])
+    part, mask = image[box], label[box]
+    disc = ndimage.generate_binary_structure(3, 1)
+    disc[:, :, [0, 2]] = False
+    near, far = (ndimage.binary_dilation(mask, disc, iterations=n) for n in (3, 6))
+    soft = (part > NO_HU_RANGE[0]) & (part < NO_HU_RANGE[1])
+    inside, around = part[mask & soft], part[far & ~near & soft]
+    if not inside.size or not around.size:
+        return None
+    return float(np.median(inside) - np.median(around))

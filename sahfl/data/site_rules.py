@@ -1,0 +1,68 @@
+"""The rules that need all cases of a site: the same scan twice, ids that are one patient's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sahfl.data.manifest import Case
+from sahfl.data.rules import Finding, finding
+
+ALIKE_HU = 10.0
+"""Mean difference of two small volumes below which they show one scan. Measured: 0-9 for copies with noise, padding or
+another grid; 21 and more for neighbouring slices of one patient; 23 and more for two phantoms."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What is kept of a readable case to compare it with the others."""
+
+    case: Case
+    voxels: str
+    """SHA-256 of the image's voxels in RAS+ order; the same for a copy in another file format or orientation."""
+    signature: NDArray[np.float32]
+    """A small volume of mean HU."""
+
+
+def judge_site(traces: Sequence[Trace], cases: Iterable[Case]) -> Iterator[tuple[Case, Finding]]:
+    """Findings across cases; the later of two cases has the finding, and its text names the earlier one."""
+    yield from _copies(traces)
+    known: dict[str, Case] = {}
+    for case in cases:
+        first = known.setdefault(_plain(case.patient), case)
+        if first.patient != case.patient:
+            text = f"case {case.id}: its patient id is almost that of case {first.id}"
+            yield case, finding("patient_alike", text)
+
+
+def _copies(traces: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:
+    first: dict[str, Trace] = {}
+    for trace in traces:
+        earlier = first.setdefault(trace.voxels, trace)
+        if earlier is not trace:
+            same = "the same patient" if earlier.case.patient == trace.case.patient else "another patient id"
+            text = f"case {trace.case.id}: same voxels as case {earlier.case.id} ({same})"
+            yield trace.case, finding("duplicate", text)
+    kept = list(first.values())
+    if len(kept) < 2:
+        return
+    signatures = np.stack([trace.signature.ravel() for trace in kept])
+    for index in range(1, len(kept)):
+        distance = np.abs(signatures[:index] - signatures[index]).mean(axis=1)
+        nearest = int(distance.argmin())
+        if distance[nearest] < ALIKE_HU:
+            text = (
+                f"case {kept[index].case.id}: differs from case {kept[nearest].case.id} by {distance[nearest]:.1f} HU"
+            )
+            yield kept[index].case, finding("near_duplicate", text)
+
+
+def _plain(patient: str) -> str:
+    """The id without case, punctuation and leading zeros: ``P-007`` and ``p7`` are alike, ``1-12`` and ``11-2`` not."""
+    letters = re.sub(r"(?<=[0-9])[^a-z0-9]+(?=[0-9])", "-", patient.lower())
+    letters = re.sub(r"(?![0-9])[^a-z0-9-]|(?<![0-9])-|-(?![0-9])", "", letters)
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", letters)

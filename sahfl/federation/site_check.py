@@ -1,0 +1,108 @@
+"""``sahfl check SITE.yaml``: the verdict on a site's data as ``checks.json`` and ``checks.html`` in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sahfl import __version__
+from sahfl.atomic import write_atomic
+from sahfl.config import SiteConfig
+from sahfl.data.checks import CheckedCase, count_findings, usable_cases
+from sahfl.data.ct import Scan
+from sahfl.data.measures import Measures
+from sahfl.data.rules import BY_ID
+from sahfl.errors import DataRefused
+from sahfl.federation.site import Site
+from sahfl.report.checks_page import write_checks_page
+from sahfl.report.scan_pictures import ScanPicture, draw_scan
+
+MOST_PICTURES = 400
+"""Pictures of about 40 kB on one page; of further cases, only those with a finding get one."""
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SiteVerdict:
+    """What became of the check."""
+
+    checks: dict[str, Any]
+    """The content of ``checks.json``."""
+    page: Path
+
+    @property
+    def may_train(self) -> bool:
+        """The share of refused cases is within the site's policy, and one case at least can be used."""
+        return bool(self.checks["may_train"])
+
+
+def check_site(config: SiteConfig, *, on_case: Callable[[int, int], None] = lambda done, total: None) -> SiteVerdict:
+    """Check every case of a site and write the verdict, one scan in memory at a time.
+
+    Raises:
+        DataError: the datalist is wrong; broken cases are findings, not errors.
+    """
+    facts: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, ScanPicture] = {}
+
+    def look(item: CheckedCase, scan: Scan | None, measures: Measures | None) -> None:
+        if scan is None or measures is None:
+            return
+        facts[item.case.id] = {
+            "measures": asdict(measures),
+            "shape": list(scan.image.shape),
+            "spacing_mm": [round(size, 4) for size in scan.spacing_mm],
+        }
+        if len(pictures) < MOST_PICTURES or item.findings:
+            x, y, _ = scan.spacing_mm
+            pictures[item.case.id] = draw_scan(scan.image, scan.label, y / x)
+
+    checked = Site(config).check(on_case, look)
+    checks = _as_json(config, checked, facts)
+    write_atomic(config.folder / "checks.json", json.dumps(checks, indent=1, allow_nan=False) + "\n")
+    return SiteVerdict(checks, write_checks_page(checks, pictures, config.folder))
+
+
+def _as_json(config: SiteConfig, checked: Sequence[CheckedCase], facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    n_usable = sum(item.usable for item in checked)
+    unknown = {"measures": None, "shape": None, "spacing_mm": None}
+    return {
+        "schema": SCHEMA,
+        "sahfl": __version__,
+        "site": config.name,
+        "checked": datetime.now(UTC).isoformat(timespec="seconds"),
+        "may_train": _may_train(config, checked),
+        "max_refused_share": config.max_refused_share,
+        "n_cases": len(checked),
+        "n_usable": n_usable,
+        "n_refused": len(checked) - n_usable,
+        "n_patients": len({item.case.patient for item in checked}),
+        "rules": [{"rule": name, "n": n, **_rule(name)} for name, n in count_findings(checked).items()],
+        "cases": [
+            {
+                "case": item.case.id,
+                "usable": item.usable,
+                "volume_ml": round(item.volume_ml, 3),
+                "findings": [asdict(found) for found in item.findings],
+                **facts.get(item.case.id, unknown),
+            }
+            for item in checked
+        ],
+    }
+
+
+def _rule(name: str) -> dict[str, str]:
+    rule = BY_ID[name]
+    return {"severity": rule.severity, "meaning": rule.meaning, "remedy": rule.remedy}
+
+
+def _may_train(config: SiteConfig, checked: Sequence[CheckedCase]) -> bool:
+    try:
+        usable_cases(checked, max_refused_share=config.max_refused_share)
+    except DataRefused:
+        return False
+    return True

@@ -1,0 +1,3 @@
+"""What the tests of faults share."""
+
+from in_process import federate, scans  # noqa: F401
