@@ -76,6 +76,30 @@ def simulate(
 
 
 @app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder for the cohort; an interrupted one is continued.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Study file whose data section says which sites; by default those of the demo.")
+    ] = None,
+) -> None:
+    """Write a cohort of synthetic head CTs as NIfTI with a datalist, and pictures of it.
+
+    Example: sahfl phantom phantoms/demo
+
+    Example: sahfl phantom phantoms/mine --study configs/demo.yaml
+    """
+    from sahfl.console import counting
+    from sahfl.data.phantom import demo_sites, plan_sites, write_sites
+    from sahfl.report.cohort import draw_cohort
+
+    specs = demo_sites() if study is None else plan_sites(load_study(study))
+    with counting({spec.site: spec.n_cases for spec in specs}, Console(stderr=True)) as show:
+        print(write_sites(out, specs, on_case=show))
+    for picture in draw_cohort(out, specs):
+        print(picture)
+
+
+@app.command()
 def check(study: Annotated[Path, typer.Argument(help="Study file (YAML).")], datalist: Datalist = None) -> None:
     """Check a study file and print it with every default filled in.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -116,6 +117,21 @@ def showing(study: Study, console: Console) -> Iterator[None]:
         return
     with Live(console=console, get_renderable=lambda: _picture(state), refresh_per_second=4), listening(state.hear):
         yield
+
+
+@contextmanager
+def counting(totals: Mapping[str, int], console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how many cases of each site are done: a bar per site in a terminal, a line per finished site elsewhere.
+
+    Yields:
+        What to call with (site, cases done, cases in all) after each case.
+    """
+    if not console.is_terminal:
+        yield lambda site, done, total: console.print(f"{site}: {done} cases") if done == total else None
+        return
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as progress:
+        tasks = {site: progress.add_task(site, total=total) for site, total in totals.items()}
+        yield lambda site, done, total: progress.update(tasks[site], completed=done)
 
 
 def _picture(state: State) -> RenderableType:
