@@ -38,9 +38,9 @@ from sahfl.model import MultiViewUNet
 from sahfl.seeds import derive_seed
 from sahfl.training import Schedule, train
 
-VIEWS = ViewsConfig(weights={"axial": 1.0}, spacing_mm=1.4, size=(128, 160, 32), neighbours=0)
-CASES_PER_PROFILE: dict[PhantomKind, int] = {"tbi": 7, "sah": 4, "normal": 1}
-SHAPE, SPACING_MM = (136, 176, 32), (1.4, 1.4, 5.0)
+VIEWS = ViewsConfig(weights={"axial": 1.0}, spacing_mm=1.4, size=(144, 160, 32), neighbours=0)
+CASES_PER_PROFILE: dict[PhantomKind, int] = {"tbi": 8, "sah": 5, "normal": 1}
+SHAPE, SPACING_MM = (152, 176, 32), (1.4, 1.4, 5.0)
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE, FOREGROUND_SHARE = 2e-3, 1e-4, 8, 0.5
 THRESHOLD = 0.5
 NEAR_MM = 3.0
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datalist", type=Path, help="datalist.json of the real scans, labels as in the phantom")
     parser.add_argument("--seeds", type=int, default=3, help="networks to train")
-    parser.add_argument("--steps", type=int, default=800, help="optimiser steps of each")
+    parser.add_argument("--steps", type=int, default=700, help="optimiser steps of each")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     torch.set_num_threads(1)
