@@ -78,7 +78,7 @@ def _bruise(brain: Brain, lesion: Contusion) -> tuple[Field, Field]:
     radius = (lesion.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     squared = sum(((axis - c) / q) ** 2 for axis, c, q in zip(brain.points, lesion.centre, lesion.aspect, strict=True))
     distance = np.sqrt(np.asarray(squared, np.float32)) - np.float32(radius)
-    distance += np.float32(0.28 * radius) * region.noise(10.5)
+    distance += np.float32(0.2 * radius) * region.noise(10.5)
     distance += np.float32(lesion.raggedness * radius) * region.noise(4.5)
     tissue = coverage(-brain.pial_depth_mm, region.partial_mm) * (1 - brain.ventricle)
     rim = coverage(distance - np.float32(lesion.oedema_mm), 2.0) * tissue * (1 - brain.csf)

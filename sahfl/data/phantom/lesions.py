@@ -176,8 +176,8 @@ def _sample_epidural(rng: np.random.Generator, side: float) -> EpiduralClot:
     frontal: Triple = (side * 0.55, float(rng.choice([-1, 1])) * 0.8, rng.uniform(0, 0.5))
     return EpiduralClot(
         direction=temporal if rng.random() < 0.75 else frontal,
-        volume_ml=_log_normal(rng, 18, 0.8, (2, 90)),
-        thickness_ratio=rng.uniform(0.32, 0.6),
+        volume_ml=_log_normal(rng, 11, 0.9, (1, 90)),
+        thickness_ratio=rng.uniform(0.22, 0.5),
         swirl=rng.random() < 0.2,
     )
 
@@ -187,7 +187,7 @@ def _sample_subdural(rng: np.random.Generator, side: float) -> SubduralClot:
         direction=(side, rng.uniform(-0.25, 0.3), rng.uniform(0.05, 0.5)),
         thickness_mm=_log_normal(rng, 5.5, 0.5, (2.2, 15)),
         half_angles_rad=(rng.uniform(0.65, 1.15), rng.uniform(0.4, 0.8)),
-        density=rng.uniform(0.45, 0.85),
+        density=rng.uniform(0.55, 0.9),
         swirl=rng.random() < 0.25,
         darkening_hu=rng.uniform(15, 40) if rng.random() < 0.2 else 0.0,
     )
@@ -205,9 +205,9 @@ def _sample_contusion(rng: np.random.Generator) -> Contusion:
         centre = (side * rng.uniform(18, 42), rng.uniform(-55, 25), rng.uniform(10, 45))
     return Contusion(
         centre=centre,
-        volume_ml=_log_normal(rng, 5, 1.2, (0.3, 60)),
+        volume_ml=_log_normal(rng, 6.3, 1.2, (0.3, 60)),
         aspect=_sample_aspect(rng, 0.75, 1.35),
-        raggedness=rng.uniform(0.1, 0.35),
+        raggedness=rng.uniform(0.06, 0.25),
         oedema_mm=rng.uniform(2, 7),
         swirl=rng.random() < 0.1,
     )
