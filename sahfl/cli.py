@@ -78,6 +78,30 @@ def simulate(
 
 
 @app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder for the cohort; an interrupted one is continued.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Study file whose data section says which sites; by default those of the demo.")
+    ] = None,
+) -> None:
+    """Write a cohort of synthetic head CTs as NIfTI with a datalist, and pictures of it.
+
+    Example: sahfl phantom phantoms/demo
+
+    Example: sahfl phantom phantoms/mine --study configs/demo.yaml
+    """
+    from sahfl.console import counting
+    from sahfl.data.phantom import demo_sites, plan_sites, write_sites
+    from sahfl.report.cohort import draw_cohort
+
+    specs = demo_sites() if study is None else plan_sites(load_study(study))
+    with counting([spec.site for spec in specs], Console(stderr=True)) as show:
+        print(write_sites(out, specs, on_case=show))
+    for picture in draw_cohort(out, specs):
+        print(picture)
+
+
+@app.command()
 def check(
     file: Annotated[Path | None, typer.Argument(help="Study file or site file (YAML); told apart by content.")] = None,
     datalist: Datalist = None,
@@ -111,8 +135,8 @@ def _check_site(file: Path) -> None:
     from sahfl.federation.site_check import check_site
 
     config = load_site(file)
-    with counting(f"checking {config.name}", Console(stderr=True)) as on_case:
-        verdict = check_site(config, on_case=on_case)
+    with counting([config.name], Console(stderr=True)) as show:
+        verdict = check_site(config, on_case=lambda done, total: show(config.name, done, total))
     Console().print(verdict_table(verdict.checks))
     print(verdict.page)
     if not verdict.may_train:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -117,14 +117,6 @@ class State:
         return stage.local.steps * len(stage.sites)
 
 
-@contextmanager
-def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show how many of how many are done: a bar in a terminal, nothing elsewhere."""
-    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
-
-
 def verdict_table(checks: Mapping[str, Any]) -> Table:
     """The verdict on a site's data: a row per rule that found something."""
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
@@ -154,6 +146,21 @@ def showing(study: Study, console: Console) -> Iterator[None]:
         return
     with Live(console=console, get_renderable=lambda: _picture(state), refresh_per_second=4), listening(state.hear):
         yield
+
+
+@contextmanager
+def counting(sites: Iterable[str], console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how many cases of each site are done: a bar per site in a terminal, a line per finished site elsewhere.
+
+    Yields:
+        What to call with (site, cases done, cases in all) after each case.
+    """
+    if not console.is_terminal:
+        yield lambda site, done, total: console.print(f"{site}: {done} cases") if done == total else None
+        return
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as progress:
+        bars = {site: progress.add_task(site, total=None) for site in sites}
+        yield lambda site, done, total: progress.update(bars[site], completed=done, total=total)
 
 
 def _picture(state: State) -> RenderableType:

@@ -25,14 +25,19 @@ def harden_beam(hu: Field, points: Points, depth_mm: Field, profile: ScannerProf
 
 
 def add_headrest(image: Field, grid: Grid, rng: np.random.Generator) -> None:
-    """Draw, in place, the thin shell that the head lies in: the same arc on every slice of (X, Y, Z)."""
+    """Draw, in place, the shell that the head lies in, and now and then a tube: the same on each slice of (X, Y, Z)."""
     x, y, _ = grid.axes_mm()
     radius, centre_y = rng.uniform(104, 118), rng.uniform(1, 6)
     centre_x = rng.normal(0, 4)
     across, along = x[:, None] - np.float32(centre_x), y[None, :] - np.float32(centre_y)
     shell = np.abs(np.hypot(across, along) - np.float32(radius)) - np.float32(rng.uniform(1.2, 2.0))
-    share = np.clip(0.5 - shell / (1.1 * grid.spacing_mm[0]), 0, 1) * (along < -radius * rng.uniform(0.45, 0.75))
+    share = np.clip(0.5 - shell / (1.1 * grid.spacing_mm[0]), 0, 1) * (along < -radius * rng.uniform(0.1, 0.75))
     np.maximum(image, (AIR_HU + share * rng.uniform(1000, 1250))[:, :, None], out=image)
+    for _ in range(rng.integers(0, 3)):
+        place_x, place_y = float(rng.choice([-1, 1])) * rng.uniform(82, 105), rng.uniform(-60, 60)
+        tube = np.hypot(x[:, None] - np.float32(place_x), y[None, :] - np.float32(place_y)) - rng.uniform(1.5, 3)
+        wall = np.clip(0.5 - tube / (1.1 * grid.spacing_mm[0]), 0, 1).astype(np.float32)
+        np.maximum(image, (AIR_HU + wall * rng.uniform(1050, 1900))[:, :, None], out=image)
 
 
 def scan(image: Field, grid: Grid, profile: ScannerProfile, rng: np.random.Generator) -> NDArray[np.int16]:

@@ -66,7 +66,8 @@ def build_brain(skull: Skull, subject: Subject, mass: MassEffect, *, hydrocephal
     gap = np.where(mass.clot_mm > 1, np.float32(0.4), np.float32(subject.convexity_gap_mm))
     pial_depth = -np.maximum(skull.cavity + gap + mass.clot_mm, skull.floor + 1)
     tentorium = _tentorium_height(points)
-    below = ((points.y < -22 + 0.25 * np.abs(points.x)) & (tentorium < 0)).astype(np.float32)
+    # The tentorium is fixed to the petrous ridges, which recede to the sides.
+    below = ((points.y < -8 - 0.4 * np.abs(points.x)) & (tentorium < 0)).astype(np.float32)
     stem = coverage(chain_distance(points, [(0, -20, -6, 14), (0, -22, -30, 13), (0, -36, -62, 8)]), partial)
     ventricle = coverage(_ventricles(points, subject.ventricle_width * (1 + hydrocephalus)), partial)
     posterior = _posterior_cisterns(points, subject.cistern_width)
@@ -158,7 +159,8 @@ def _sulci(region: Region, points: Points, subject: Subject, pial_depth: Field, 
     ]
     sheet = np.abs(ndimage.map_coordinates(field, at, order=1, mode="reflect")) / np.float32(_SULCUS_GRADIENT)
     depth = 15 + 5 * region.noise(16)
-    width = 0.75 + 0.85 * subject.atrophy + 0.3 * region.noise(50)
+    # Sulci open towards the vertex, in the young too.
+    width = 0.8 + 0.85 * subject.atrophy + 0.3 * region.noise(50) + 0.5 * np.clip((points.z - 15) / 30, 0, 1)
     half_width = np.maximum(width, 0.3) * np.clip(1.25 - pial_depth / np.maximum(depth, 4), 0, 1) ** np.float32(0.6)
     half_width *= 1 - np.clip(clot_mm / 5, 0, 1)
     sulcus = np.maximum(sheet - half_width, pial_depth - depth)
@@ -170,9 +172,10 @@ def _sulci(region: Region, points: Points, subject: Subject, pial_depth: Field, 
 def _ventricles(points: Points, width: float) -> Field:
     folded = points.mirrored()
     body = [
-        (7, 32, 3, 3.2),
-        (8, 18, 10, 4.4),
-        (11, 0, 19, 4.0),
+        (13, 33, 5, 2.0),
+        (9, 23, 8, 3.4),
+        (7, 9, 13, 4.0),
+        (11, -6, 19, 4.0),
         (14, -20, 19, 4.2),
         (23, -38, 10, 5.6),
         (21, -58, 2, 2.4),

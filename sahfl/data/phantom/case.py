@@ -62,7 +62,7 @@ def make_case(
     injury = sample_injury(np.random.default_rng(for_injury), kind)
     head = place_head(grid, subject, NoiseBank(for_noise, grid), gantry_tilt_deg=profile.gantry_tilt_deg)
     skull = build_skull(head, subject)
-    hu = render_skull(skull, swelling=injury.swelling)
+    hu = render_skull(skull, swelling=injury.swelling, bone_flap=injury.bone_flap)
     inner = np.flatnonzero(skull.cavity < head.partial_mm)
     cavity = _enter(skull, inner)
     contents, shares, soft = _fill(cavity, subject, injury, profile, np.random.default_rng(for_anatomy))

@@ -22,7 +22,8 @@ from sahfl.data.phantom.profiles import PROFILES
 from sahfl.errors import DataError
 
 _GZIP_LEVEL = 2
-_DATALIST = "datalist.json"
+DATALIST = "datalist.json"
+"""Name of the list of cases in a cohort's folder; it is written last."""
 _PLAN = "phantom.json"
 
 
@@ -59,9 +60,11 @@ def write_cohort(
         DataError: the folder belongs to another spec, or the spec cannot be built.
     """
     _check_spec(spec)
-    datalist = folder / _DATALIST
-    if _claim(folder, spec):
+    datalist = folder / DATALIST
+    if claim_folder(folder, spec_as_json(spec)):
         return datalist
+    for part in ("images", "labels"):
+        (folder / part).mkdir(exist_ok=True)
     entries = []
     for index in range(spec.n_cases):
         name = f"{index:04d}.nii.gz"
@@ -73,10 +76,10 @@ def write_cohort(
     content = {
         "description": f"Synthetic head CT, kind {spec.kind}, scanner profile {spec.profile}; no patient data.",
         "labels": {"background": 0, **LABELS},
-        "phantom": _as_json(spec),
+        "phantom": spec_as_json(spec),
         "sites": {spec.site: entries},
     }
-    write_atomic(datalist, _json_bytes(content))
+    write_atomic(datalist, json_bytes(content))
     return datalist
 
 
@@ -106,30 +109,32 @@ def _check_spec(spec: CohortSpec) -> None:
         raise DataError(f"phantom cohort of site {spec.site!r}: " + "; ".join(problems))
 
 
-def _claim(folder: Path, spec: CohortSpec) -> bool:
-    """Reserve ``folder`` for ``spec``; True if it already holds the finished cohort."""
-    for name in (_DATALIST, _PLAN):
+def claim_folder(folder: Path, plan: dict[str, Any]) -> bool:
+    """Reserve ``folder`` for what ``plan`` describes; True if it already holds a datalist of just that.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+    for name in (DATALIST, _PLAN):
         path = folder / name
         if path.exists():
-            _check_owner(path, spec)
-            if name == _DATALIST:
+            _check_owner(path, plan)
+            if name == DATALIST:
                 return True
-    for part in ("images", "labels"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     # Without this an interrupted cohort of one spec could be completed with the cases of another.
-    write_atomic(folder / _PLAN, _json_bytes({"phantom": _as_json(spec)}))
+    write_atomic(folder / _PLAN, json_bytes({"phantom": plan}))
     return False
 
 
-def _check_owner(path: Path, spec: CohortSpec) -> None:
+def _check_owner(path: Path, plan: dict[str, Any]) -> None:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); choose an empty folder") from error
     found = content.get("phantom") if isinstance(content, dict) else None
-    expected = _as_json(spec)
-    if found != expected:
-        raise DataError(f"{path}: holds phantom spec {found}, expected {expected}; choose another folder or remove it")
+    if found != plan:
+        raise DataError(f"{path}: holds phantom spec {found}, expected {plan}; choose another folder or remove it")
 
 
 def _make(spec: CohortSpec, index: int) -> PhantomCase:
@@ -149,11 +154,12 @@ def _write_case(folder: Path, entry: dict[str, str], case: PhantomCase) -> None:
             write_atomic(path, encode_nifti(data, case.affine))
 
 
-def _as_json(spec: CohortSpec) -> dict[str, Any]:
+def spec_as_json(spec: CohortSpec) -> dict[str, Any]:
     """The spec as JSON gives it back: tuples become lists."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
     return values
 
 
-def _json_bytes(content: dict[str, Any]) -> bytes:
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """JSON as a person reads it, ending in a line break."""
     return (json.dumps(content, indent=2) + "\n").encode()

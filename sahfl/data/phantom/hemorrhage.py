@@ -16,12 +16,12 @@ from sahfl.data.phantom.subject import Subject
 LABELS: Mapping[str, int] = MappingProxyType({"EDH": 1, "IPH": 2, "IVH": 3, "SAH": 4, "SDH": 5})
 """Label values of the masks; 0 is background."""
 
-_DENSITY_HU = {"EDH": 3.0, "IPH": 1.0, "IVH": -2.0, "SAH": -2.0, "SDH": 0.0}
+_DENSITY_HU = {"EDH": 8.0, "IPH": 1.0, "IVH": -2.0, "SAH": -2.0, "SDH": 0.0}
 """Difference of each kind from the patient's clot: mixing with CSF dilutes (HU)."""
 _SWIRL_HU = 22.0
 _OCCIPITAL_FLOOR_MM = -58.0
 """Where the occipital horns end: the lowest place of the ventricles in a patient lying on the back."""
-_FADE_MM = 9.0
+_FADE_MM = 12.0
 """Width of the zone over which subarachnoid blood thins out (mm)."""
 _SEARCH_STEPS = 14
 
@@ -56,10 +56,14 @@ def mix_blood(hu: Field, brain: Brain, shares: Mapping[str, Field], injury: Inju
         "EDH": any(isinstance(lesion, EpiduralClot) and lesion.swirl for lesion in injury.lesions),
         "SDH": any(isinstance(lesion, SubduralClot) and lesion.swirl for lesion in injury.lesions),
     }
+    subdural = (lesion.darkening_hu for lesion in injury.lesions if isinstance(lesion, SubduralClot))
+    darkening_hu = np.float32(max(subdural, default=0.0))
     for name, share in shares.items():
         clot = subject.blood_hu + _DENSITY_HU[name] + 4.0 * brain.region.noise(7)
         if swirling.get(name):
             clot = clot - _SWIRL_HU * coverage(0.6 - brain.region.noise(10.5), 0.25)
+        if name == "SDH":
+            clot = clot - darkening_hu * (1 - 0.7 * coverage(brain.points.y + 20, 25))
         hu = hu + (clot - hu) * share
     return hu
 
@@ -74,7 +78,7 @@ def _bruise(brain: Brain, lesion: Contusion) -> tuple[Field, Field]:
     radius = (lesion.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     squared = sum(((axis - c) / q) ** 2 for axis, c, q in zip(brain.points, lesion.centre, lesion.aspect, strict=True))
     distance = np.sqrt(np.asarray(squared, np.float32)) - np.float32(radius)
-    distance += np.float32(0.28 * radius) * region.noise(10.5)
+    distance += np.float32(0.2 * radius) * region.noise(10.5)
     distance += np.float32(lesion.raggedness * radius) * region.noise(4.5)
     tissue = coverage(-brain.pial_depth_mm, region.partial_mm) * (1 - brain.ventricle)
     rim = coverage(distance - np.float32(lesion.oedema_mm), 2.0) * tissue * (1 - brain.csf)

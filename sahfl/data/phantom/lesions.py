@@ -46,6 +46,8 @@ class SubduralClot:
     density: float
     """Blood share of the collection: subdural blood is diluted by CSF from the torn arachnoid."""
     swirl: bool
+    darkening_hu: float = 0.0
+    """By how much the collection has darkened with age (HU), most in front: cells settle in the back; 0 is acute."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class CisternalBlood:
     expansion_mm: float
     """How far clot widens the cisterns."""
     sulcal_spread: float
-    """0 stays at the base, 1.4 reaches far over the convexity."""
+    """0 stays at the base, 1.9 reaches far over the convexity."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Injury:
     """Side of a ventricular drain: -1 left, 1 right, 0 none. A bright line that is no blood."""
     swelling: Triple | None = None
     """Direction of a scalp swelling, if there is one."""
+    bone_flap: Triple | None = None
+    """Direction of a craniectomy, if there was one."""
 
 
 SAH_MEDIAN_ML = 25.0
@@ -153,11 +157,18 @@ def _sample_trauma(rng: np.random.Generator) -> Injury:
     if "contusion" in kind:
         n_contusions = 1 + int(rng.random() < 0.45) + int(rng.random() < 0.2)
         lesions += [_sample_contusion(rng) for _ in range(n_contusions)]
+    elif rng.random() < 0.12:
+        lesions += _sample_deep_clot(rng, side)
     if rng.random() < 0.15:
-        lesions.append(VentricularBlood(level_mm=rng.uniform(2, 8), cast_mm=0.0))
-    if rng.random() < 0.2:
+        lesions.append(VentricularBlood(level_mm=rng.uniform(2, 12), cast_mm=0.0))
+    if rng.random() < 0.35:
         lesions.append(_sample_convexity_blood(rng, side))
-    return Injury(tuple(lesions), swelling=swelling if rng.random() < 0.5 else None)
+    bone_flap: Triple = (side, rng.uniform(-0.1, 0.4), rng.uniform(0.1, 0.6))
+    return Injury(
+        tuple(lesions),
+        swelling=swelling if rng.random() < 0.5 else None,
+        bone_flap=bone_flap if rng.random() < 0.12 else None,
+    )
 
 
 def _sample_epidural(rng: np.random.Generator, side: float) -> EpiduralClot:
@@ -165,8 +176,8 @@ def _sample_epidural(rng: np.random.Generator, side: float) -> EpiduralClot:
     frontal: Triple = (side * 0.55, float(rng.choice([-1, 1])) * 0.8, rng.uniform(0, 0.5))
     return EpiduralClot(
         direction=temporal if rng.random() < 0.75 else frontal,
-        volume_ml=_log_normal(rng, 18, 0.8, (2, 90)),
-        thickness_ratio=rng.uniform(0.32, 0.6),
+        volume_ml=_log_normal(rng, 11, 0.9, (1, 90)),
+        thickness_ratio=rng.uniform(0.22, 0.5),
         swirl=rng.random() < 0.2,
     )
 
@@ -176,8 +187,9 @@ def _sample_subdural(rng: np.random.Generator, side: float) -> SubduralClot:
         direction=(side, rng.uniform(-0.25, 0.3), rng.uniform(0.05, 0.5)),
         thickness_mm=_log_normal(rng, 5.5, 0.5, (2.2, 15)),
         half_angles_rad=(rng.uniform(0.65, 1.15), rng.uniform(0.4, 0.8)),
-        density=rng.uniform(0.5, 0.85),
+        density=rng.uniform(0.55, 0.9),
         swirl=rng.random() < 0.25,
+        darkening_hu=rng.uniform(15, 40) if rng.random() < 0.2 else 0.0,
     )
 
 
@@ -193,12 +205,27 @@ def _sample_contusion(rng: np.random.Generator) -> Contusion:
         centre = (side * rng.uniform(18, 42), rng.uniform(-55, 25), rng.uniform(10, 45))
     return Contusion(
         centre=centre,
-        volume_ml=_log_normal(rng, 5, 1.2, (0.3, 60)),
+        volume_ml=_log_normal(rng, 6.3, 1.2, (0.3, 60)),
         aspect=_sample_aspect(rng, 0.75, 1.35),
-        raggedness=rng.uniform(0.1, 0.35),
+        raggedness=rng.uniform(0.06, 0.25),
         oedema_mm=rng.uniform(2, 7),
         swirl=rng.random() < 0.1,
     )
+
+
+def _sample_deep_clot(rng: np.random.Generator, side: float) -> list[Lesion]:
+    """A clot of the basal ganglia or the thalamus, which often breaks into the ventricles and fills them."""
+    centre: Triple = (side * rng.uniform(12, 27), rng.uniform(-20, 14), rng.uniform(0, 14))
+    clot = Contusion(
+        centre=centre,
+        volume_ml=_log_normal(rng, 6.3, 1.2, (0.5, 60)),
+        aspect=_sample_aspect(rng, 0.75, 1.4),
+        raggedness=rng.uniform(0.08, 0.25),
+        oedema_mm=rng.uniform(1, 5),
+    )
+    if rng.random() < 0.5:
+        return [clot]
+    return [clot, VentricularBlood(level_mm=0.0, cast_mm=rng.uniform(15, 45), density=1.0, source=centre)]
 
 
 def _sample_aspect(rng: np.random.Generator, low: float, high: float) -> Triple:
@@ -211,8 +238,8 @@ def _sample_convexity_blood(rng: np.random.Generator, side: float) -> CisternalB
     """Traumatic SAH: a few millilitres in the sulci of one convexity or a sylvian fissure."""
     return CisternalBlood(
         source=(side * rng.uniform(40, 58), rng.uniform(-40, 35), rng.uniform(-5, 45)),
-        volume_ml=_log_normal(rng, 2.0, 0.6, (0.8, 6)),
-        density=rng.uniform(0.8, 1.0),
+        volume_ml=_log_normal(rng, 4.0, 0.7, (0.8, 15)),
+        density=rng.uniform(0.85, 1.15),
         expansion_mm=0.0,
         sulcal_spread=1.0,
     )
@@ -231,14 +258,18 @@ def _sample_aneurysm(rng: np.random.Generator) -> Injury:
             source=(side * x, y, z),
             volume_ml=volume,
             density=rng.uniform(1.05, 1.4) if thick else rng.uniform(0.95, 1.2),
-            expansion_mm=rng.uniform(0.3, 1.2) if thick else rng.uniform(0.0, 0.3),
-            sulcal_spread=rng.uniform(0.2, 1.4),
+            expansion_mm=rng.uniform(0.2, 0.9) if thick else rng.uniform(0.0, 0.2),
+            sulcal_spread=rng.uniform(0.5, 1.9),
         )
     ]
     if in_ventricles:
         cast = rng.random() >= 0.7
         lesions.append(
-            VentricularBlood(level_mm=0.0 if cast else rng.uniform(2, 12), cast_mm=rng.uniform(15, 40) if cast else 0.0)
+            VentricularBlood(
+                level_mm=0.0 if cast else rng.uniform(3, 16),
+                cast_mm=rng.uniform(15, 40) if cast else 0.0,
+                density=1.0 if cast else 0.9,
+            )
         )
     if thick and rng.random() < 0.2:
         x, y, z = _CLOT_BESIDE[site]

@@ -27,7 +27,11 @@ _POWER = np.float32(2.25)
 """Exponent of the superellipsoid: 2 is an ellipsoid, more is boxier."""
 _FLOOR_Y_MM = (-110.0, -80.0, -55.0, -31.0, -19.0, 5.0, 14.0, 36.0, 60.0, 90.0)
 _FLOOR_Z_MM = (-44.0, -53.0, -60.0, -56.0, -37.0, -31.0, -25.5, -24.0, -27.0, -37.0)
-"""Height of the skull base from back to front: posterior, middle and anterior fossa."""
+"""Height of the skull base in the midline, from back to front: posterior, middle and anterior fossa."""
+_DORSUM_Y_MM, _PETROUS_SLOPE = -19.0, 0.40
+"""Rear border of the middle fossa: at the dorsum sellae, and how far it recedes for each mm to the side."""
+_CLINOID_Y_MM, _WING_SLOPE = 5.0, 0.38
+"""Front border of the middle fossa: at the clinoids; the sphenoid's wing runs forward from there."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,17 @@ def _outline_distance(powers: Field, radius: Field) -> Field:
 
 def _floor_distance(region: Region) -> Field:
     x, y, z = region.points
-    height = np.interp(y, _FLOOR_Y_MM, _FLOOR_Z_MM).astype(np.float32)
-    middle_fossa = np.clip((y + 30) / 8, 0, 1) * np.clip((20 - y) / 8, 0, 1)
+    aside = np.clip(np.abs(x) - 8, 0, 45)
+    rear, front = _DORSUM_Y_MM - _PETROUS_SLOPE * aside, _CLINOID_Y_MM + _WING_SLOPE * aside
+    within = np.clip((y - rear) / (front - rear), 0, 1)
+    # The three fossae meet along an X: the middle one is narrow at the sella and wide at the temples.
+    midline_y = _DORSUM_Y_MM + (_CLINOID_Y_MM - _DORSUM_Y_MM) * within + np.minimum(y - rear, 0)
+    height = np.interp(midline_y + np.maximum(y - front, 0), _FLOOR_Y_MM, _FLOOR_Z_MM).astype(np.float32)
     # The temporal poles lie deeper than the sella between them.
-    height -= 9 * middle_fossa * np.clip((np.abs(x) - 12) / 18, 0, 1)
+    height -= 12 * np.clip(8 * within * (1 - within), 0, 1) * np.clip((np.abs(x) - 11) / 14, 0, 1)
     # The orbits bulge into the anterior fossa; the nose between them does not.
-    height += 9 * np.exp(-(((np.abs(x) - 28) / 13) ** 2) - ((y - 46) / 18) ** 2)
-    height += 1.6 * region.noise(16) * np.clip((y + 20) / 30, 0.25, 1)
+    height += 7 * np.exp(-(((np.abs(x) - 30) / 15) ** 2) - ((y - 48) / 20) ** 2)
+    height += 1.8 * region.noise(10.5) * np.clip((y + 20) / 30, 0.25, 1)
     return (height - z) * np.float32(0.9)
 
 
@@ -95,12 +103,13 @@ def petrous_coverage(points: Points, floor: Field) -> Field:
     return coverage(ridge, 1.0) * (floor > -8)
 
 
-def render_skull(skull: Skull, *, swelling: Triple | None) -> Field:
+def render_skull(skull: Skull, *, swelling: Triple | None, bone_flap: Triple | None = None) -> Field:
     """HU of scalp, bone and face at the head's points (n,), as if the cavity were solid; air outside.
 
     Args:
         skull: the head's shells.
         swelling: direction of a scalp swelling, if there is one.
+        bone_flap: direction of the piece of vault that a surgeon took out, if one did.
     """
     region = skull.region
     partial = region.partial_mm
@@ -117,12 +126,21 @@ def render_skull(skull: Skull, *, swelling: Triple | None) -> Field:
     hu = _blend(hu, _render_base(skull), below)
     bone = _render_bone(skull)
     above_floor = skull.floor <= 0
-    hu = _blend(hu, bone, coverage(outside_bone, partial) * above_floor)
+    present = np.float32(1) if bone_flap is None else _remaining_bone(skull, bone_flap)
+    hu = _blend(hu, bone, coverage(outside_bone, partial) * above_floor * present)
     ring = coverage(np.maximum(outside_bone, -skull.vault), partial) * ~above_floor
     # Behind, the ring reaches down to the foramen magnum; in front it ends at the orbits.
     lowest = -62 + 24 * np.clip((region.points.y + 10) / 30, 0, 1)
     hu = _blend(hu, 0.8 * bone, ring * coverage(lowest - region.points.z, 2.0))
     return _add_air_cells(hu, skull)
+
+
+def _remaining_bone(skull: Skull, direction: Triple) -> Field:
+    """0 where a craniectomy of 85 mm has left only scalp, 1 elsewhere; the edge is uneven."""
+    length = math.sqrt(sum(value * value for value in direction))
+    along = sum(axis * np.float32(value / length) for axis, value in zip(skull.region.points, direction, strict=True))
+    aside = np.arccos(np.clip(np.asarray(along, np.float32) / skull.radius, -1, 1)) * np.float32(80)
+    return 1 - coverage(aside - 43 + 3 * skull.region.noise(24), 1.5)
 
 
 def _swelling_mm(skull: Skull, direction: Triple) -> Field:
@@ -146,9 +164,10 @@ def _render_base(skull: Skull) -> Field:
     in_front = points.y > 8
     plate = skull.floor < np.where(in_front, np.float32(1.2), np.float32(2.8))
     hu = np.where(plate, np.where(in_front, np.float32(ORBITAL_ROOF_HU), np.float32(BASE_HU)), soft)
-    orbit = ellipsoid_distance(folded, (29, 56, -38), (16, 25, 14))
-    hu = np.where(orbit < 0, np.float32(FAT_HU), hu)
-    hu = np.where(np.abs(orbit) < 1.0, np.float32(420), hu)
+    orbit = ellipsoid_distance(folded, (29, 56, -36), (17, 26, 17))
+    hu = np.where((orbit < 0) & ~plate, np.float32(FAT_HU), hu)
+    # Above, the plate itself is the orbit's wall.
+    hu = np.where((np.abs(orbit) < 1.0) & (skull.floor > 5), np.float32(420), hu)
     nerve = chain_distance(folded, [(10, 26, -36, 1.8), (29, 58, -38, 2.0)])
     muscles = np.minimum(
         chain_distance(folded, [(14, 32, -37, 1.5), (18, 64, -38, 2.2)]),
@@ -173,7 +192,9 @@ def _add_air_cells(hu: Field, skull: Skull) -> Field:
     hu = _blend(hu, np.float32(PETROUS_HU), 0.95 * petrous)
     mastoid = ellipsoid_distance(folded, (55, -34, -42), (10, 14, 13)) < 0
     hu = np.where(mastoid & (skull.region.noise(4.5) > 0), np.float32(MASTOID_AIR_HU), hu)
-    frontal = ellipsoid_distance(folded, (9, 87, -14), (11, 3.6, 12)) < 0
+    # A sinus of everybody's own: lobed, lopsided, sometimes absent.
+    sinus_mm = ellipsoid_distance(folded, (9, 87, -14), (13, 4.0, 14)) + 3.5 * np.clip(skull.region.noise(50), -1, 1.5)
+    frontal = sinus_mm + 1.2 * np.clip(skull.region.noise(7), -1, 1) < 0
     in_bone = (skull.vault > 1.5) & (skull.vault < skull.thickness - 1.5)
     return np.where(frontal & in_bone, np.float32(SINUS_AIR_HU), hu)
 
