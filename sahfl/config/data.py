@@ -93,7 +93,7 @@ class SiteConfig(Section):
     name: Name
     """The site's name in the study."""
     folder: Path
-    """The site's own folder (scans of a phantom cohort, manifest, base network, results per case); never leaves."""
+    """The site's own folder (phantom scans, manifest, cache, base network, results per case); never leaves."""
     data: Annotated[PhantomCohort | DatalistData | FolderData, Field(discriminator="source")]
     """Where the scans come from."""
     max_refused_share: Annotated[float, Field(ge=0, le=1)] = 0.0
