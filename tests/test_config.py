@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sahfl.config import DatalistData, PhantomData, Section, Study, load_study
+from sahfl.config import DatalistData, PhantomData, Section, Study, kind_of, load_site, load_study
 from sahfl.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +85,38 @@ def sections(of=Section):
 def test_every_setting_is_documented(section):
     assert section.__doc__
     assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+# --- site files -----------------------------------------------------------------------------------------------------
+
+SITE = "name: bern\nfolder: work\ndata: {source: datalist, path: scans/list.json}\n"
+
+
+def test_a_site_file_is_told_from_a_study_file_by_its_content(tmp_path):
+    (tmp_path / "a.yaml").write_text(SITE)
+    assert kind_of(tmp_path / "a.yaml") == "site"
+    assert kind_of(study_file(tmp_path)) == "study"
+
+
+@pytest.mark.parametrize("text", ["name: bern\n", SITE + "finetune: {}\n", "{}"], ids=["neither", "both", "empty"])
+def test_a_file_that_is_neither_is_refused_naming_both_forms(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"a.yaml: is neither a study file \(.*finetune\) nor a site file \(.*folder"):
+        kind_of(tmp_path / "a.yaml")
+
+
+def test_relative_paths_of_a_site_file_start_at_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    (tmp_path / "a.yaml").write_text(SITE)
+    site = load_site(tmp_path / "a.yaml")
+    assert (site.folder, site.data.path) == (tmp_path / "work", tmp_path / "scans" / "list.json")
+    assert (site.max_refused_share, site.share_scan_keys) == (0.0, False)
+
+
+def test_all_problems_of_a_site_file_are_reported_in_one_message(tmp_path):
+    (tmp_path / "a.yaml").write_text(SITE + "max_refused_share: 1.5\ncolour: red\n")
+    with pytest.raises(ConfigError, match=r"(?s)2 problem\(s\).*max_refused_share: .*less than or equal to 1.*colour"):
+        load_site(tmp_path / "a.yaml")
 
 
 # --- what is wrong --------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from sahfl.adapters import state
-from sahfl.config import Study, load_study
+from sahfl.config import SiteConfig, Study, kind_of, load_site, load_study
 from sahfl.data.manifest import read_datalist
+from sahfl.data.rules import RULES
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import evaluation_reply, n_bytes, train_reply
 from sahfl.payload import Header
@@ -76,9 +77,19 @@ def test_the_tree_in_the_readme_is_the_tree():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_each_study_file_is_right_and_says_how_to_run_it(path):
-    assert load_study(path).name
-    assert f"sahfl simulate configs/{path.name}" in path.read_text()
+def test_each_file_of_settings_is_right_and_says_what_to_do_with_it(path):
+    study = kind_of(path) == "study"
+    assert (load_study if study else load_site)(path).name
+    assert f"sahfl {'simulate' if study else 'check'} configs/{path.name}" in path.read_text()
+
+
+def test_the_example_of_a_site_file_shows_every_setting_of_a_site():
+    text = (ROOT / "configs" / "site.example.yaml").read_text()
+    assert set(yaml.safe_load(text)) == set(SiteConfig.model_fields)
+
+
+def test_the_readme_counts_the_rules_of_the_data_checks():
+    assert f"[{len(RULES)} rules](docs/data-checks.md)" in README
 
 
 def test_the_demo_is_the_one_that_the_readme_describes():

@@ -11,6 +11,7 @@ from sahfl.report.summary import ZERO_SHOT, gain_over_zero_shot, method_colours,
 from sahfl.report.text import (
     DASH,
     Results,
+    count,
     duration,
     estimate,
     interval,
@@ -169,6 +170,17 @@ def site_table(results: Results) -> Table:
         *("Patients per fold", "Refused scans"),
     )
     return Table("Hospitals and their data", columns, rows, n_text=4)
+
+
+def support_sentences(results: Results) -> tuple[str, ...]:
+    """Folds and hospitals that rest on little, and what was done about them; none in results of before."""
+    sentences = []
+    for note in results.get("support", {"notes": []})["notes"]:
+        place = [note["site"]] if "site" in note else []
+        place += [f"fold {note['fold'] + 1}"] if "fold" in note else []
+        n = f" ({count(note['n_patients'], 'patient')})" if "n_patients" in note else ""
+        sentences.append(f"{', '.join(place)}{n}: {note['policy']}.")
+    return tuple(sentences)
 
 
 def _findings(findings: Mapping[str, int]) -> str:
