@@ -120,18 +120,18 @@ def count_findings(checked: Iterable[CheckedCase]) -> dict[str, int]:
     return {rule.id: counts[rule.id] for rule in RULES if rule.id in counts}
 
 
-def verify_unchanged(checked: Sequence[CheckedCase], *, turn: int = 0) -> None:
+def verify_unchanged(checked: Sequence[CheckedCase], *, turn: int = 0, whole: bool = False) -> None:
     """Compare files with what was checked: a study must not train on moving data.
 
     Every call compares sizes and times of all files, and the content of those that differ. A file whose size and times
     were kept is caught by content: each call hashes another part of the cohort, about ``HASHED_BYTES``, so that all of
-    it is hashed in ``ceil(bytes / HASHED_BYTES)`` calls with consecutive turns.
+    it is hashed in ``ceil(bytes / HASHED_BYTES)`` calls with consecutive turns; ``whole`` hashes all of it at once.
 
     Raises:
         DataChanged: a file's content changed, or it vanished or cannot be read any more.
     """
     n_bytes = sum(sum(item.stamp[::3]) for item in checked)
-    stride = max(1, math.ceil(n_bytes / HASHED_BYTES))
+    stride = 1 if whole else max(1, math.ceil(n_bytes / HASHED_BYTES))
     for index, item in enumerate(checked):
         stamp = _stamp(item.case)
         if index % stride == turn % stride:

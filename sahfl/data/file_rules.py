@@ -42,7 +42,7 @@ def judge_files(case: Case) -> Iterator[Finding]:
     files = (("image", case.image), ("label", case.label))
     if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
         yield finding(
-            "file_name", f"case {case.id}: what the {' and '.join(named)} file is called looks like a name or a date"
+            "file_name", f"case {case.id}: the name of the {' and the '.join(named)} file looks like a name or a date"
         )
     for which, path in files:
         if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):

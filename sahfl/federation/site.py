@@ -50,7 +50,8 @@ class Site:
         Raises:
             DataError: the datalist is wrong, no case can be used, or more are refused than the site's policy allows.
         """
-        usable_cases(self.check(on_case), max_refused_share=self.config.max_refused_share)
+        self.check(on_case)
+        self._usable()
 
     def check(
         self, on_case: Callable[[int, int], None], on_scan: OnScan = lambda checked, scan, measures: None
@@ -85,23 +86,22 @@ class Site:
         return read_datalist(datalist, self.config.name)
 
     def cases(self, *, turn: int = 0) -> tuple[CheckedCase, ...]:
-        """The usable cases, as checked by ``prepare``.
+        """The usable cases, as checked by ``prepare``, after a look whether they are still the same.
 
         Args:
             turn: which part of the cohort is read again and compared by content; see ``verify_unchanged``.
 
         Raises:
-            DataError: the site was not prepared.
+            DataError: the site was not prepared, or more cases are refused than its policy allows.
             DataChanged: a file changed since.
         """
-        usable = usable_cases(self._checked())
+        usable = self._usable()
         verify_unchanged(usable, turn=turn)
         return usable
 
     def describe(self, *, n_folds: int, seed: int) -> SiteDescription:
         """Counts of what the site has; all that it tells about its data."""
-        checked = self._checked()
-        usable = usable_cases(checked)
+        checked, usable = self._checked(), self._usable()
         fold_of = self._folds(usable, n_folds, seed)
         folds = list(fold_of.values())
         bleeding = [fold_of[patient] for patient in {item.case.patient for item in usable if item.volume_ml > 0}]
@@ -135,14 +135,16 @@ class Site:
         return chosen
 
     def held_out_cases(self, *, fold: int, n_folds: int, seed: int) -> tuple[CheckedCase, ...]:
-        """Cases of fold ``fold``; may be empty at a small site."""
-        usable = self.cases()
+        """Cases of fold ``fold``, compared by content; may be empty at a small site."""
+        usable = self._usable()
         folds = self._folds(usable, n_folds, seed)
-        return tuple(item for item in usable if folds[item.case.patient] == fold)
+        held_out = tuple(item for item in usable if folds[item.case.patient] == fold)
+        verify_unchanged(held_out, whole=True)
+        return held_out
 
     def patient_keys(self, seed: int) -> dict[str, str]:
         """Salted key per patient, for the bootstrap."""
-        return patient_keys(self.cases(), salt=f"{seed} {self.config.name}")
+        return patient_keys(self._usable(), salt=f"{seed} {self.config.name}")
 
     def scan_keys(self, study: str) -> tuple[str, ...]:
         """Salted key per scan, for a study that looks for the same scan at two sites.
@@ -156,7 +158,7 @@ class Site:
         """
         if not self.config.share_scan_keys:
             raise PolicyRefused(f"site {self.config.name}: the study asks for scan keys; share_scan_keys is false here")
-        keys = scan_keys(self.cases(), salt=study)
+        keys = scan_keys(self._usable(), salt=study)
         write_atomic(self.config.folder / "scan_keys.json", json.dumps(keys, indent=1) + "\n")
         return tuple(keys.values())
 
@@ -176,6 +178,9 @@ class Site:
     @property
     def _manifest(self) -> Path:
         return self.config.folder / "manifest.json"
+
+    def _usable(self) -> tuple[CheckedCase, ...]:
+        return usable_cases(self._checked(), max_refused_share=self.config.max_refused_share)
 
     def _checked(self) -> tuple[CheckedCase, ...]:
         try:

@@ -168,6 +168,8 @@ def test_a_change_that_kept_size_and_times_is_found_when_its_turn_comes(tmp_path
         except DataChanged:
             noticed.append(turn)
     assert noticed == [2, 5]
+    with pytest.raises(DataChanged, match="bern-c"):
+        verify_unchanged(hidden, whole=True)
 
 
 # --- keys of patients -----------------------------------------------------------------------------------------------

@@ -108,6 +108,8 @@ def test_D01_a_threshold_decides_whether_the_site_may_train(tmp_path, phantom, s
         return
     with pytest.raises(DataRefused, match=r"1 of 4 case\(s\) are refused \(25.0%\).*\n  unreadable \(1x\)"):
         site.prepare(lambda done, total: None)
+    with pytest.raises(DataRefused):  # nor may it be asked to train all the same
+        site.training_cases(fold=0, n_folds=3, seed=1)
 
 
 def test_D01_by_default_a_site_file_allows_no_refused_case_and_a_simulation_goes_on(federate):

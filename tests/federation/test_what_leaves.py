@@ -102,6 +102,6 @@ def test_an_error_leaves_a_site_as_the_name_of_its_class(federate, tmp_path):
     folder, grid = federate(changed(TINY, finetune__rounds=1), change=break_scans)
     errors = [reply.error.reason for site, _, reply in grid.seen if reply.has_error()]
     assert errors
-    assert set(errors) == {"DataError"}
+    assert set(errors) == {"DataChanged"}
     missing = [line["missing"] for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune"]
-    assert all(m == [{"site": "sah_c", "reason": m[0]["reason"]}] and "DataError" in m[0]["reason"] for m in missing)
+    assert all(m == [{"site": "sah_c", "reason": m[0]["reason"]}] and "DataChanged" in m[0]["reason"] for m in missing)
