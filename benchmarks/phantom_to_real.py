@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450, help="optimiser steps of each")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
+    if options.seeds < 1 or options.steps < 1:
+        parser.error(f"--seeds and --steps must be 1 or more, got {options.seeds} and {options.steps}")
     torch.set_num_threads(1)
     try:
         datalist_sites(options.datalist)  # a wrong path should not be found out after the training
@@ -87,7 +89,8 @@ def main() -> None:
             sites = datalist_sites(options.datalist)
             cases = [case for site in sites for case in read_datalist(options.datalist, site)]
             scores.append(evaluate(net, loss, cases, seed))
-            print(f"seed {seed}: pooled Dice {scores[-1].dice:.3f}", file=sys.stderr, flush=True)
+            # An interrupted run still tells what it had: seeds take minutes each.
+            print(f"seed {seed}: {json.dumps({**asdict(scores[-1]), 'dice': scores[-1].dice})}", file=sys.stderr)
     except SahflError as error:
         sys.exit(f"error: {error}")
     result = summarise(scores, cases, steps=options.steps, minutes=(time.perf_counter() - began) / 60)

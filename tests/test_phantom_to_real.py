@@ -87,3 +87,11 @@ def test_a_wrong_path_is_found_before_the_training():
     result = subprocess.run([sys.executable, SCRIPT, "nowhere.json"], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "error: datalist nowhere.json: No such file or directory\n"
+
+
+def test_no_seeds_and_no_steps_are_refused(tmp_path):
+    result = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path, "--seeds", "0"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "must be 1 or more, got 0 and 450" in result.stderr

@@ -2,9 +2,10 @@
 
 Places are in the head's frame (mm, x to the right). Sources: intraparenchymal volumes are log-normal with median
 6.3 mL and IQR 1.7-15 mL (525 real masks); aneurysmal SAH 39.7 +- 32.8 mL (Boers et al., AJNR 2014); extents
-of extra-axial clots and the shares of their kinds are judgement. Volume and density of aneurysmal SAH were set so that
-the masks hold a median of 20-30 mL and stand out by 13-14 HU, as measured on 72 real slices, and then frozen:
-``tests/data/test_phantom_values.py`` measures both.
+of extra-axial clots, the shares of kinds and places, of craniectomies (12 %), old subdurals (20 %) and traumatic
+subarachnoid blood (35 %) are judgement. Densities and extents were set so that the masks hold a median of 20-30 mL in
+aneurysmal SAH and that every kind stands out, in HU, thickness and pieces a slice, as measured on 72 real slices;
+``tests/data/test_phantom_values.py`` measures all of it. None of it was ever set by what a network scores.
 """
 
 from __future__ import annotations
