@@ -68,7 +68,9 @@ def test_the_installed_command_tells_what_it_can_do():
         assert re.search(rf"^\W*{command}  ", result.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", [("chek",), ("check",), ("check", "a", "--fast"), ("simulate", "--workers", "0")])
+@pytest.mark.parametrize(
+    "arguments", [("chek",), ("report",), ("check", "a", "--fast"), ("simulate", "--workers", "0")]
+)
 def test_a_wrong_call_is_a_user_error(sahfl, arguments):
     code, out, err = sahfl(*arguments)
     assert (code, out) == (2, "")

@@ -32,7 +32,7 @@ from pydantic import TypeAdapter
 
 from sahfl.atomic import write_atomic
 from sahfl.config import View, ViewsConfig
-from sahfl.data.checks import CheckedCase, verify_unchanged
+from sahfl.data.checks import CheckedCase, verify_untouched
 from sahfl.data.ct import Placement, read_scan
 from sahfl.data.views import CaseViews, SliceStack, make_views
 from sahfl.errors import StorageError
@@ -139,7 +139,7 @@ class _Entry:
 
     def _make(self) -> None:
         views = make_views(read_scan(self.item.case), self.config)
-        verify_unchanged([self.item])  # what was read is what the content's hash, and so the entry's name, stands for
+        verify_untouched(self.item)  # what was read is what the content's hash, and so the entry's name, stands for
         content = _encode(views)
         _make_room(self.path.parent)
         log.info("event=cached case=%s bytes=%d again=%s", self.item.case.id, len(content), self.path.exists())

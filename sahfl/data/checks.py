@@ -133,13 +133,20 @@ def verify_unchanged(checked: Sequence[CheckedCase], *, turn: int = 0, whole: bo
     n_bytes = sum(sum(item.stamp[::3]) for item in checked)
     stride = 1 if whole else max(1, math.ceil(n_bytes / HASHED_BYTES))
     for index, item in enumerate(checked):
-        stamp = _stamp(item.case)
-        if index % stride == turn % stride:
-            same = _digest(item.case) == item.content
-        else:
-            same = stamp == item.stamp or _same(item.case, stamp, item.content)
-        if not same:
-            raise DataChanged(f"case {item.case.id}: its files changed after they were checked; start a new run")
+        if index % stride == turn % stride and _digest(item.case) != item.content:
+            raise _changed(item)
+        verify_untouched(item)
+
+
+def verify_untouched(item: CheckedCase) -> None:
+    """Raise DataChanged if a case's sizes or times are other than when it was checked, and its content too."""
+    stamp = _stamp(item.case)
+    if stamp != item.stamp and not _same(item.case, stamp, item.content):
+        raise _changed(item)
+
+
+def _changed(item: CheckedCase) -> DataChanged:
+    return DataChanged(f"case {item.case.id}: its files changed after they were checked; start a new run")
 
 
 def patient_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:

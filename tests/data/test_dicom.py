@@ -583,7 +583,7 @@ def test_D05_a_change_in_any_file_of_a_series_is_noticed(tmp_path):
         checked = check_case(case)
         damage(case.image)
         with pytest.raises(DataError, match="files changed after they were checked"):
-            verify_unchanged(checked)
+            verify_unchanged([checked])
 
 
 def test_C06_what_headers_say_of_the_patient_is_nowhere_else(tmp_path, caplog, capfd):
@@ -605,7 +605,9 @@ def test_C06_what_headers_say_of_the_patient_is_nowhere_else(tmp_path, caplog, c
     (site / "not-dicom" / "x").write_text("Muster")
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        hospital = Site(SiteConfig(name="bern", folder=tmp_path / "work", data=FolderData(path=site)))
+        hospital = Site(
+            SiteConfig(name="bern", folder=tmp_path / "work", data=FolderData(path=site), max_refused_share=1.0)
+        )
         hospital.prepare(lambda done, total: None)
     described = hospital.describe(n_folds=2, seed=1)
     assert described.source == "DICOM"

@@ -12,6 +12,7 @@ from test_checks import SHAPE, a_case, blood, head
 
 from sahfl.data.checks import check_case, check_cases
 from sahfl.data.ct import Scan
+from sahfl.data.dicom.rules import DICOM_RULES
 from sahfl.data.file_rules import looks_personal
 from sahfl.data.manifest import read_datalist
 from sahfl.data.measures import measure
@@ -134,8 +135,8 @@ SINGLE = {
     "header_text": changed(packed),
 }
 """One broken case for each rule of a single case."""
-ELSEWHERE = {"duplicate", "near_duplicate", "patient_alike", "permission"}
-"""The first three below, the last in tests/faults, with a user who may not read."""
+ELSEWHERE = {"duplicate", "near_duplicate", "patient_alike", "permission", *(rule for rule, *_ in DICOM_RULES)}
+"""The first three below, the fourth in tests/faults with a user who may not read, those of DICOM in test_dicom."""
 
 
 def _write(case, content):
