@@ -68,6 +68,6 @@ class SiteConfig(Section):
     name: Name
     """The site's name in the study."""
     folder: Path
-    """The site's own folder (scans of a phantom cohort, manifest, base network, results per case); never leaves."""
+    """The site's own folder (phantom scans, manifest, cache, base network, results per case); never leaves."""
     data: Annotated[PhantomCohort | DatalistData, Field(discriminator="source")]
     """Where the scans come from."""

@@ -6,8 +6,8 @@ and then a record for each slice: its voxels and their CRC-32. Records are read 
 memory: the operating system caches what is used, nothing counts as this process's memory, and a file that is cut while
 it is in use gives a short read instead of a crash.
 
-The annotation at full resolution is not kept here: reading it from its source takes less than a hundredth of the time
-that segmenting the case takes (``benchmarks/README.md``).
+The annotation at full resolution, which scoring needs, is not kept: reading it from its source takes a few hundredths
+of the time that segmenting the case takes (``benchmarks/README.md``).
 """
 
 from __future__ import annotations

@@ -263,6 +263,17 @@ def test_an_entry_that_is_damaged_while_it_is_in_use_is_made_again(slices, item,
     assert everything(views) == fresh(item)
 
 
+def test_no_random_damage_gives_another_picture(slices, item, tmp_path):
+    """Bytes changed, left out, doubled or cut off anywhere, 100 times."""
+    views, path, expected = load(slices, item, CONFIG), entry_of(tmp_path, item), fresh(item)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(100):
+        start, length = int(random.integers(len(whole))), int(random.integers(1, 5000))
+        middle = [random.bytes(length), b"", whole[start : start + length] * 2][random.integers(3)]
+        path.write_bytes(whole[:start] + middle + whole[start + length :])
+        assert everything(load(slices, item, CONFIG)) == everything(views) == expected
+
+
 def test_slices_that_traded_places_are_noticed(slices, item, tmp_path):
     views, path = load(slices, item, CONFIG), entry_of(tmp_path, item)
     whole = path.read_bytes()
@@ -315,6 +326,16 @@ def test_A12_a_folder_that_cannot_be_made_is_a_typed_error(item, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="cache: cannot be written"):
         load(SliceCache(tmp_path / "cache"), item, CONFIG)
+
+
+def test_a_disk_that_does_not_give_back_what_was_written_is_a_typed_error(slices, item, monkeypatch):
+    def failing_disk(path, content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(len(content)))
+
+    monkeypatch.setattr(cache, "write_atomic", failing_disk)
+    with pytest.raises(StorageError, match="what was just written cannot be read back; a failing disk"):
+        load(slices, item, CONFIG)
 
 
 def load_all(folder, items, start, results):
