@@ -72,8 +72,8 @@ def test_every_example_in_the_help_text_is_a_phantom_command():
 
 def test_a_terminal_shows_a_bar_per_site():
     console = Console(force_terminal=True, record=True, width=100)
-    with counting({"bern": 3, "graz": 2}, console) as show:
+    with counting(["bern", "graz"], console) as show:
         show("bern", 3, 3)
     text = console.export_text()
     assert re.search(r"bern .* 3/3", text)
-    assert re.search(r"graz .* 0/2", text)
+    assert re.search(r"graz .* 0/\?", text)

@@ -92,6 +92,7 @@ def test_a_phantom_site_describes_itself_in_counts(phantom):
 def test_a_hospital_describes_patients_refused_cases_and_findings_by_hand(hospital, tmp_path):
     site = hospital(("Muster", None), ("Muster", None), ("Meier", None), prepare=False)
     (tmp_path / "scans" / "images" / "0002.nii.gz").write_bytes(b"not a scan")
+    site = Site(site.config.model_copy(update={"max_refused_share": 0.5}))
     site.prepare(lambda done, total: None)
     description = site.describe(n_folds=FOLDS, seed=SEED)
     assert description.source == "datalist"
@@ -120,9 +121,11 @@ def test_a_site_that_was_not_prepared_says_so(phantom, content):
 def test_a_scan_that_changes_after_the_check_stops_training_and_evaluation(phantom, part):
     path = phantom.config.folder / "scans" / part / "0001.nii.gz"
     path.write_bytes(path.read_bytes() + b"x")
-    for ask in (phantom.training_cases, phantom.held_out_cases):
-        with pytest.raises(DataError, match=r"^case sah_a-0001: its files changed after they were checked"):
-            ask(fold=0, n_folds=FOLDS, seed=SEED)
+    said = r"^case sah_a-0001: its files changed after they were checked"
+    with pytest.raises(DataError, match=said):
+        phantom.training_cases(fold=0, n_folds=FOLDS, seed=SEED)
+    with pytest.raises(DataError, match=said):
+        [phantom.held_out_cases(fold=fold, n_folds=FOLDS, seed=SEED) for fold in range(FOLDS)]
 
 
 # --- folds ----------------------------------------------------------------------------------------------------------
