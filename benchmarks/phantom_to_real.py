@@ -1,6 +1,6 @@
 """How far does the phantom carry? A network trained on phantoms alone, evaluated on real annotated scans.
 
-    python benchmarks/phantom_to_real.py ../shared/realct/datalist.json
+    python benchmarks/phantom_to_real.py PATH/datalist.json
 
 For each seed, trains the project's own network (axial view, one slice, no neighbours: the real scans may be single
 slices) on trauma, aneurysm and normal phantoms of every scanner profile, and only then opens the real scans. Nothing is
