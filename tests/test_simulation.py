@@ -17,6 +17,14 @@ SAHFL = Path(sys.executable).with_name("sahfl")
 STUDY = changed(TINY, views__weights={"axial": 1.0, "coronal": 0.5, "sagittal": 0.5}, finetune__rounds=3)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell that runs the tests in the background ignores Ctrl-C for all that they start; undo that here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def write(path, settings):
     path.write_text(yaml.safe_dump(settings))
     return path
@@ -227,7 +235,7 @@ def test_a_site_without_usable_data_is_named_and_the_run_goes_on_above_the_quoru
     sites = damage(datalist_of(finished[0], TINY["data"]["sites"]), "sah_b", tmp_path=tmp_path)
     code, _, err = run(study_with_datalist(tmp_path, sites), "--out", tmp_path / "run")
     assert code == 0, err
-    assert "warning: sah_b: error at the site: DataError" in err
+    assert "warning: sah_b: error at the site: DataRefused" in err
     (line,) = journal(tmp_path / "run", "site_out")
     assert line["site"] == "sah_b"
     assert "none of 2 case(s) can be used" in (tmp_path / "run" / "logs" / "sah_b.log").read_text()
@@ -245,7 +253,7 @@ def test_below_the_quorum_a_run_fails_with_exit_code_3_naming_the_sites(finished
     assert out == ""
     assert "Traceback" not in err
     for site in broken:
-        assert f"warning: {site}: error at the site: DataError" in err
+        assert f"warning: {site}: error at the site: DataRefused" in err
     assert re.search(r"error: (pretrain|finetune): got \d of \d sites, expected at least 2", err)
 
 

@@ -25,7 +25,7 @@ TASK = Task(
 )  # fmt: skip
 DESCRIPTION = SiteDescription(
     site="bern", source="datalist", n_volumes=7, n_patients=6, n_positive=5, volume_ml=81.5, fold_sizes=(3, 3),
-    n_refused=2, findings={"not_hu": 2},
+    fold_positive=(3, 2), data="0123456789abcdef", n_refused=2, findings={"not_hu": 2},
 )  # fmt: skip
 
 
