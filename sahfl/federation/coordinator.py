@@ -87,8 +87,9 @@ class Coordinator:
             self._compare_sites()
         self._require_quorum("pretrain", self._study.pretrain.sites)
         self._require_quorum("finetune", self._study.finetune.sites)
+        known = self._folder.journal()
         for note in support_notes(self._study, self._descriptions()):
-            if note not in self._folder.journal():
+            if note not in known:
                 self._folder.note(note)
 
     def _descriptions(self) -> dict[str, SiteDescription]:
