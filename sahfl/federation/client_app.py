@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 from sahfl.adapters import state
 from sahfl.adapters.attach import merge
 from sahfl.config import SiteConfig
+from sahfl.data.ct import read_scan
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import PayloadError
 from sahfl.evaluation import predict, score
@@ -25,7 +26,7 @@ from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
 from sahfl.federation.protocol import Task
-from sahfl.federation.site import Site, load_scan
+from sahfl.federation.site import Site
 from sahfl.model import MultiViewUNet
 from sahfl.payload import Header
 from sahfl.seeds import derive_seed
@@ -149,7 +150,7 @@ def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, 
         (views,) = site.load_views([item], task.views)
         probability = predict(net, views, task.views)
         mask = probability >= task.evaluation.threshold
-        results.append((item.case.id, score(mask, load_scan(item), key=keys[item.case.patient])))
+        results.append((item.case.id, score(mask, read_scan(item.case), key=keys[item.case.patient])))
         emit(Event("step", "evaluate", site.config.name, done, len(cases)))
     return results
 

@@ -25,7 +25,6 @@ from sahfl.data.checks import (
     usable_cases,
     verify_unchanged,
 )
-from sahfl.data.ct import Scan, read_scan
 from sahfl.data.manifest import Case, assign_folds, declared_folds, read_datalist
 from sahfl.data.sources import read_cases, recognise
 from sahfl.data.views import CaseViews
@@ -237,8 +236,3 @@ class Site:
         """Append results per case to the site's own file; they never leave."""
         with (self.config.folder / "cases.jsonl").open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def load_scan(item: CheckedCase) -> Scan:
-    """A case's scan and annotation at full resolution."""
-    return read_scan(item.case)

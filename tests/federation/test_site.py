@@ -12,12 +12,13 @@ from tiny_study import TINY
 from sahfl.adapters import state
 from sahfl.adapters.files import save_tensors
 from sahfl.config import DatalistData, EvaluationConfig, LocalTraining, SiteConfig, Study, ZeroShot, parse
+from sahfl.data.ct import read_scan
 from sahfl.errors import AdapterError, DataError
 from sahfl.federation import flower, protocol
 from sahfl.federation.client_app import SiteFailure, app
 from sahfl.federation.networks import whole_network
 from sahfl.federation.protocol import Task
-from sahfl.federation.site import Site, load_scan
+from sahfl.federation.site import Site
 from sahfl.payload import Header, digest
 from sahfl.simulation import site_configs
 from sahfl.statistics import EvaluationSums
@@ -80,7 +81,7 @@ def test_a_phantom_site_writes_its_cohort_checks_it_and_tells_of_each_case(tmp_p
 
 
 def test_a_phantom_site_describes_itself_in_counts(phantom):
-    volumes = [load_scan(item).volume_ml for item in phantom.cases()]
+    volumes = [read_scan(item.case).volume_ml for item in phantom.cases()]
     description = phantom.describe(n_folds=FOLDS, seed=SEED)
     assert (description.site, description.source) == ("sah_a", "phantom (standard)")
     assert (description.n_volumes, description.n_patients, description.n_refused) == (3, 3, 0)
