@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 
 from sahfl.adapters import AdapterState, state
 from sahfl.adapters.files import save_adapter, save_tensors
-from sahfl.config import CpLora, Method, Study, TrainedMethod, ZeroShot
+from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
@@ -199,7 +199,7 @@ class Coordinator:
             "rounds": self._study.finetune.rounds,
             "parameters": sum(value.size for value in final.values()),
         }
-        return config | ({"rank": method.rank, "alpha": method.alpha} if isinstance(method, CpLora) else {})
+        return config | ({"rank": method.rank, "alpha": method.alpha} if isinstance(method, AdapterTuning) else {})
 
     def _evaluate(self, method: Method, fold: int, final: AdapterState) -> None:
         name = f"evaluation/{method.id}/fold-{fold}.json"

@@ -15,7 +15,7 @@ import numpy as np
 from sahfl import __version__
 from sahfl.adapters import AdapterState
 from sahfl.adapters.files import load_tensors
-from sahfl.config import CpLora, FullFineTuning, Method, Study, ZeroShot
+from sahfl.config import AdapterTuning, Method, Study, ZeroShot
 from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.run_folder import Record, RunFolder
 from sahfl.federation.support import fold_support, support_notes
@@ -81,7 +81,7 @@ def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds:
     return {
         "id": method.id,
         "method": method.method,
-        "rank": method.rank if isinstance(method, CpLora) else None,
+        "rank": method.rank if isinstance(method, AdapterTuning) else None,
         "trainable": 0 if isinstance(method, ZeroShot) else _trainable(folder, method),
         "bytes_up_per_round": max(sent, default=0),
         "strata": [_stratum(label, dice_estimate(part)) for label, part in zip(labels, total.strata, strict=True)],
@@ -124,8 +124,8 @@ def _by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
 def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]:
     """Every trained method against zero-shot, and every adapter against full fine-tuning, where these are there."""
     trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
-    adapters = [method for method in trained if not isinstance(method, FullFineTuning)]
-    pairs = [(method.id, "zero_shot") for method in trained] + [(method.id, "full") for method in adapters]
+    others = [method for method in trained if method.id != "full"]
+    pairs = [(method.id, "zero_shot") for method in trained] + [(method.id, "full") for method in others]
     return [_compare(study, sums, *pair) for pair in pairs if pair[1] in sums]
 
 
