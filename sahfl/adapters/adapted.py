@@ -21,6 +21,8 @@ class Update(Protocol):
     inner_factors: tuple[str, ...]
     """Names of those that ``inner`` uses."""
 
+    rank: int
+    """Number of terms, as the method counts them."""
     full_rank: int
     """Terms with which every kernel of this shape can be written; more are legal (over-parameterisation)."""
 

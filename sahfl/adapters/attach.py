@@ -34,6 +34,8 @@ class Attached:
     """Those of them whose kernels need fewer terms than they got; legal, and often useful."""
     without_magnitude: tuple[str, ...]
     """Those of them whose DoRA magnitude was left out, because the norm that follows would cancel it."""
+    weights: tuple[str, ...]
+    """The network's own tensors that are trained, by their names in the adapted network."""
 
 
 def attach(
@@ -64,16 +66,63 @@ def attach(
     """
     state.forget(net)
     net.requires_grad_(False)
-    attached = Attached((), (), ())
     if isinstance(method, WeightTuning):
         _declare_all(_tuned_modules(net, method, parts), only_bias=False)
         if method.method == "norm_bias":
             _declare_all(net.modules(), only_bias=True)
     else:
-        attached = _put_adapters(net, method, seed, parts, example)
+        _put_adapters(net, method, seed, parts, example)
+    _make_trainable(net)
+    attached = inspect(net)
+    _log(attached)
+    return attached
+
+
+def inspect(net: nn.Module) -> Attached:
+    """What was attached to a network."""
+    layers = {path: module for path, module in net.named_modules() if isinstance(module, AdaptedConv)}
+    factors = {
+        f"{path}.{prefix}{name}"
+        for path, layer in layers.items()
+        for prefix, names in (("", layer.exchanged), ("update.", layer.update.exchanged))
+        for name in names
+    }
+    decomposed = any(layer.magnitude is not None for layer in layers.values())
+    return Attached(
+        adapted=tuple(layers),
+        over_full_rank=tuple(path for path, layer in layers.items() if layer.update.rank > layer.update.full_rank),
+        without_magnitude=tuple(path for path, layer in layers.items() if decomposed and layer.magnitude is None),
+        weights=tuple(name for name in state.parameters(net) if name not in factors),
+    )
+
+
+def restore(net: nn.Module, method: TrainedMethod, attached: Attached) -> None:
+    """Put a method on a network just as ``attach`` did on another network of the same architecture, in place.
+
+    Raises:
+        AdapterError: the network lacks a layer or tensor; it carries an adapter already.
+    """
+    state.forget(net)
+    layers = {path: module for path, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
+    if odd := [path for path in attached.adapted if path not in layers]:
+        raise AdapterError(f"{type(net).__name__}: has no convolution {odd[0]!r}, the adapter is of another network")
+    net.requires_grad_(False)
+    if isinstance(method, AdapterTuning):
+        chosen = {path: layers[path] for path in attached.adapted}
+        _adapt_all(net, chosen, method, cancelled=frozenset(attached.without_magnitude), seed=0)
+    tensors = dict(net.named_parameters())
+    if odd := [name for name in attached.weights if name not in tensors]:
+        raise AdapterError(f"{type(net).__name__}: has no tensor {odd[0]!r}, the adapter is of another network")
+    for name in attached.weights:
+        path, _, own = name.rpartition(".")
+        module = net.get_submodule(path)
+        state.declare(module, (*getattr(module, "exchanged", ()), own))
+    _make_trainable(net)
+
+
+def _make_trainable(net: nn.Module) -> None:
     for parameter in state.parameters(net).values():
         parameter.requires_grad_(True)
-    return attached
 
 
 def attach_everything(net: nn.Module) -> None:
@@ -112,29 +161,29 @@ def detach(net: nn.Module) -> None:
 
 def _put_adapters(
     net: nn.Module, method: AdapterTuning, seed: int, parts: Mapping[str, str], example: Tensor | None
-) -> Attached:
+) -> None:
     trained = _within(net, [name for name in method.also_train if name not in ("norm", "bias")], parts)
     wanted = net.modules() if "all" in method.layers else _within(net, method.layers, parts)
     layers = _adaptable(net, set(wanted) - set(trained))
     cancelled: frozenset[str] = frozenset()
     if method.has_magnitudes and not method.all_magnitudes and example is not None:
         cancelled = normed_convolutions(net, example) & layers.keys()
-    over = []
-    everywhere = list(net.named_modules(remove_duplicate=False))  # a layer that is used twice stays one layer
-    for path, base in layers.items():
-        adapted = _adapt(base, method, magnitude=path not in cancelled, seed=derive_seed(seed, path))
-        for place in [name for name, module in everywhere if module is base]:
-            net.set_submodule(place, adapted)
-        if method.rank > adapted.update.full_rank:
-            over.append(path)
+    _adapt_all(net, layers, method, cancelled=cancelled, seed=seed)
     _declare_all(trained, only_bias=False)
     if "norm" in method.also_train:
         _declare_all((module for module in net.modules() if isinstance(module, NORMS)), only_bias=False)
     if "bias" in method.also_train:
         _declare_all(net.modules(), only_bias=True)
-    attached = Attached(tuple(layers), tuple(over), tuple(sorted(cancelled)))
-    _log(attached, method)
-    return attached
+
+
+def _adapt_all(
+    net: nn.Module, layers: Mapping[str, Convolution], method: AdapterTuning, *, cancelled: frozenset[str], seed: int
+) -> None:
+    everywhere = list(net.named_modules(remove_duplicate=False))  # a layer that is used twice stays one layer
+    for path, base in layers.items():
+        adapted = _adapt(base, method, magnitude=path not in cancelled, seed=derive_seed(seed, path))
+        for place in [name for name, module in everywhere if module is base]:
+            net.set_submodule(place, adapted)
 
 
 def _adapt(base: Convolution, method: AdapterTuning, *, magnitude: bool, seed: int) -> AdaptedConv:
@@ -203,9 +252,9 @@ def _declare_all(modules: Iterable[nn.Module], *, only_bias: bool) -> None:
         state.declare(module, tuple(dict.fromkeys([*declared, *names])))
 
 
-def _log(attached: Attached, method: AdapterTuning) -> None:
-    log.info("event=attached method=%s rank=%d layers=%d", method.method, method.rank, len(attached.adapted))
+def _log(attached: Attached) -> None:
+    log.info("event=attached adapters=%d weights=%d", len(attached.adapted), len(attached.weights))
     if attached.over_full_rank:
-        log.info("event=over_full_rank rank=%d layers=%s", method.rank, ",".join(attached.over_full_rank))
+        log.info("event=over_full_rank layers=%s", ",".join(attached.over_full_rank))
     if attached.without_magnitude:
         log.info("event=magnitude_left_out reason=norm_cancels_it layers=%s", ",".join(attached.without_magnitude))

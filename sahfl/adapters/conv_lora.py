@@ -24,6 +24,7 @@ class ConvLoRA(nn.Module):
 
     def __init__(self, base: Convolution, *, rank: int, generator: Generator) -> None:
         super().__init__()
+        self.rank = rank
         self.full_rank = min(base.out_channels, base.in_channels * math.prod(base.kernel_size))
         weight = base.weight
         bound = 1 / math.sqrt(base.in_channels * math.prod(base.kernel_size))  # kaiming_uniform(a=sqrt 5)

@@ -25,6 +25,7 @@ class CPLoRA(nn.Module):
     def __init__(self, base: Convolution, *, rank: int, joint: bool, generator: Generator) -> None:
         super().__init__()
         axes = (base.out_channels, base.in_channels, *base.kernel_size)
+        self.rank = rank
         self.full_rank = math.prod(axes) // max(axes)
         weight = base.weight
         self.factor_out = nn.Parameter(weight.new_zeros(base.out_channels, rank))

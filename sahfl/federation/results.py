@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from sahfl import __version__
-from sahfl.adapters import AdapterState
-from sahfl.adapters.files import load_tensors
+from sahfl.adapters import AdapterState, digest
+from sahfl.adapters.folder import CONFIG
 from sahfl.config import AdapterTuning, Method, Study, ZeroShot
 from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.run_folder import Record, RunFolder
 from sahfl.federation.support import fold_support, support_notes
-from sahfl.payload import digest
 from sahfl.statistics import Estimate, EvaluationSums, dice_estimate, difference, overall, stratum_labels
 
 SCHEMA = 1
@@ -96,8 +95,7 @@ def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds:
 
 
 def _trainable(folder: RunFolder, method: Method) -> int:
-    state, _ = load_tensors(folder.path / "adapters" / method.id / "fold-0" / "adapter_model.safetensors")
-    return sum(value.size for value in state.values())
+    return int((folder.read_json(f"adapters/{method.id}/fold-0/{CONFIG}") or {})["sahfl"]["parameters"])
 
 
 def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict[str, Any]]:
@@ -113,6 +111,12 @@ def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict
 def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
     estimate = dice_estimate(overall(_add([part for (_, name), part in sums.items() if name == site], study)))
     return {"site": site, "n": estimate.n, "dice": estimate.value}
+
+
+def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
+    """What was measured on the held-out patients of one fold."""
+    measured = _by_fold(fold, _read_sums(folder, study, method), study)
+    return {name: measured[name] for name in ("dice", "n", "n_no_blood")}
 
 
 def _by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
