@@ -1,0 +1,229 @@
+"""Exact aggregation of low-rank updates: the mean of the products instead of the product of the means.
+
+Every adapter method writes a kernel's update as a sum of rank-one terms (or, for LoRA-C and convLoRA, as a product of
+two matrices, which is one). The weighted mean of the sites' updates is therefore the update made of all their terms,
+each with its site's weight folded into the out-side factor: ``stack``. It has the sum of the ranks; ``project`` brings
+it back to one rank, by singular values or, for the CP form, by alternating least squares from a warm start.
+
+DoRA's magnitudes are never averaged. A site's kernel is diag(d) (W + scale * D) with d = m / ||W + scale * D||; the
+mean of such kernels is diag(mean d) (W + scale * mean(d / mean(d) * D)), a kernel of the same form again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sahfl.adapters import AdapterState, FactoredLayer
+from sahfl.aggregation.update import SiteUpdate, check_update, in_order
+
+Floats = NDArray[np.float64]
+SWEEPS = 4
+"""Of alternating least squares; from the warm start more changed the error by under 1 % (``benchmarks/aggregation.py``)."""
+
+
+def stack(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
+    """The exact mean of the sites' updates, as one adapter with the sum of their ranks.
+
+    Guarantees: every layer's kernel is the weighted mean of the sites' kernels, up to rounding to the dtype of
+    ``like``; sites may have different ranks; tensors that belong to no layer are averaged; the result does not depend
+    on the order of the sites. Its size grows with the number of sites.
+
+    Raises:
+        PayloadError: as ``mean``; ranks may differ from those of ``like``.
+
+    Source: Wang et al. 2024, arXiv 2409.05976 (FLoRA) for matrices; for CP and DoRA forms, here.
+    """
+    sites = _read(updates, like, layers)
+    result = _mean_of_the_rest(sites, like, layers)
+    for layer in layers:
+        terms, magnitude = _stacked(layer, sites)
+        result |= _written(layer, terms, magnitude, like)
+    return {name: result[name] for name in like}
+
+
+def project(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
+    """The mean of the sites' updates, brought back to the ranks of ``like``.
+
+    Guarantees: names, shapes and dtypes of ``like``; for LoRA-C and convLoRA the nearest update of that rank
+    (Eckart and Young), for the CP form no worse than the mean of the factors from which its least squares start; sites
+    may have different ranks. Costs: memory for all sites' factors.
+
+    Raises:
+        PayloadError: as ``stack``.
+
+    Source: Bai et al. 2024, arXiv 2402.11505 (FlexLoRA) for matrices; Kolda and Bader 2009, section 3.4, for CP.
+    """
+    sites = _read(updates, like, layers)
+    result = _mean_of_the_rest(sites, like, layers)
+    for layer in layers:
+        terms, magnitude = _stacked(layer, sites)
+        rank = like[layer.up].shape[1]
+        if layer.form == "cp":
+            start = [_mean_factor(name, sites, like[name].shape) for name in (layer.up, *layer.inner)]
+            terms = nearest_cp(terms, start)
+        else:
+            terms = nearest_matrix(terms, rank, size=_size(layer, sites))
+        result |= _written(layer, terms, magnitude, like)
+    return {name: result[name] for name in like}
+
+
+@dataclass(frozen=True)
+class _Site:
+    weight: float
+    state: dict[str, Floats]
+
+
+def _read(updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[FactoredLayer]) -> list[_Site]:
+    ordered, axes = in_order(updates), {name: axis for layer in layers for name, axis in layer.rank_axes.items()}
+    for update in ordered:
+        check_update(update, like=like, rank_axes=axes)
+    total = sum(update.n_volumes for update in ordered)
+    return [
+        _Site(update.n_volumes / total, {name: update.state[name].astype(np.float64) for name in like})
+        for update in ordered
+    ]
+
+
+def _mean_of_the_rest(sites: list[_Site], like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
+    factored = {name for layer in layers for name in layer.names}
+    return {
+        name: sum(site.weight * site.state[name] for site in sites).astype(reference.dtype)  # type: ignore[union-attr]
+        for name, reference in like.items()
+        if name not in factored
+    }
+
+
+def _stacked(layer: FactoredLayer, sites: list[_Site]) -> tuple[list[Floats], Floats | None]:
+    """Terms of the mean update, (size of the axis, terms) each, the scale folded in; and the mean of d, if any."""
+    parts = [_terms(layer, site.state) for site in sites]
+    ratios = None
+    if layer.magnitude is not None:
+        ratios = [site.state[layer.magnitude] / _lengths(layer, terms) for site, terms in zip(sites, parts, strict=True)]
+        mean = sum(site.weight * ratio for site, ratio in zip(sites, ratios, strict=True))
+    for index, (site, terms) in enumerate(zip(sites, parts, strict=True)):
+        rows = site.weight if ratios is None else site.weight * ratios[index] / mean
+        terms[0] = _scale_rows(layer, terms[0], rows)
+    joined = [np.concatenate(factor, axis=1) for factor in zip(*parts, strict=True)]
+    return joined, (None if ratios is None else np.asarray(mean))
+
+
+def _terms(layer: FactoredLayer, state: dict[str, Floats]) -> list[Floats]:
+    up, inner = state[layer.up], [state[name] for name in layer.inner]
+    scale = layer.scale(up.shape[1])
+    match layer.form:
+        case "cp":
+            return [scale * up, *(factor.reshape(-1, factor.shape[-1]) for factor in inner)]
+        case "conv_lora":
+            return [scale * up, inner[0].reshape(up.shape[1], -1).T.copy()]
+        case "lora_c":
+            rows = np.moveaxis(up, 1, -1).reshape(-1, up.shape[1])  # (out * others, terms)
+            return [scale * rows, inner[0].reshape(up.shape[1], -1).T.copy()]
+
+
+def _scale_rows(layer: FactoredLayer, up: Floats, rows: Floats | float) -> Floats:
+    if isinstance(rows, float):
+        return up * rows
+    return up * np.repeat(rows, up.shape[0] // len(rows))[:, None]
+
+
+def _lengths(layer: FactoredLayer, terms: list[Floats]) -> Floats:
+    """Length of every output channel's kernel W + D; D as ``terms``, the scale folded in."""
+    assert layer.kernel is not None
+    direction = layer.kernel.astype(np.float64) + dense(layer, terms)
+    return np.sqrt(np.square(direction.reshape(len(direction), -1)).sum(axis=1))
+
+
+def dense(layer: FactoredLayer, terms: Sequence[Floats]) -> Floats:
+    """The update that terms stand for, (out, in, *kernel)."""
+    shape = layer.shape
+    if layer.form == "lora_c":
+        *others, width = shape[2:]
+        matrix = (terms[0] @ terms[1].T).reshape(shape[0], *others, shape[1], width)
+        return np.moveaxis(matrix, -2, 1)
+    right = terms[1]
+    for factor in terms[2:]:
+        right = (right[:, None] * factor[None]).reshape(-1, factor.shape[1])
+    return (terms[0] @ right.T).reshape(shape)
+
+
+def _written(layer: FactoredLayer, terms: list[Floats], ratio: Floats | None, like: AdapterState) -> AdapterState:
+    """Terms back in the layer's own tensors, the scale taken out again."""
+    n_terms = terms[0].shape[1]
+    found: dict[str, Floats] = {}
+    up = terms[0] / layer.scale(n_terms)
+    if layer.form == "lora_c":
+        *others, _ = layer.shape[2:]
+        up = np.moveaxis(up.reshape(layer.shape[0], *others, 1, n_terms), -1, 1)
+    found[layer.up] = up
+    for name, factor in zip(layer.inner, terms[1:], strict=True):
+        shape = like[name].shape
+        found[name] = factor.T.reshape(n_terms, *shape[1:]) if layer.form != "cp" else factor.reshape(*shape[:-1], -1)
+    if layer.magnitude is not None and ratio is not None:
+        found[layer.magnitude] = ratio * _lengths(layer, terms)
+    return {name: value.astype(like[name].dtype) for name, value in found.items()}
+
+
+def _mean_factor(name: str, sites: list[_Site], shape: tuple[int, ...]) -> Floats:
+    """Mean of a CP factor, (size, rank), over the sites' first terms; missing terms count as zero."""
+    rank = shape[-1]
+    total = np.zeros((int(np.prod(shape[:-1])), rank))
+    for site in sites:
+        factor = site.state[name].reshape(total.shape[0], -1)[:, :rank]
+        total[:, : factor.shape[1]] += site.weight * factor
+    return total
+
+
+def _size(layer: FactoredLayer, sites: list[_Site]) -> float:
+    """Root mean square of the in-side factor's numbers: what a projected one should have, to train on as before."""
+    return float(np.sqrt(np.mean([np.square(site.state[layer.inner[0]]).mean() for site in sites])))
+
+
+def nearest_matrix(terms: list[Floats], rank: int, *, size: float) -> list[Floats]:
+    """The nearest ``rank`` terms to U D^T, for U (a, n) and D (b, n): truncated singular values, without a dense matrix.
+
+    The right factor has orthogonal columns of root mean square ``size``, also where the update has a lower rank than
+    ``rank``: a factor pair that is zero on both sides could never be trained again.
+    """
+    left, right = (np.linalg.qr(factor) for factor in terms)
+    u, values, v = np.linalg.svd(left.R @ right.R.T)
+    kept = min(rank, len(values))
+    length = size * np.sqrt(len(terms[1]))
+    up, down = np.zeros((len(terms[0]), rank)), np.zeros((len(terms[1]), rank))
+    up[:, :kept] = (left.Q @ u[:, :kept]) * values[:kept] / length
+    down[:, :kept] = (right.Q @ v[:kept].T) * length
+    return [_fix_signs(up, down), _fix_signs(down, down)]
+
+
+def _fix_signs(factor: Floats, by: Floats) -> Floats:
+    """Signs of singular vectors are free; fixed, the result is the same on every machine."""
+    largest = by[np.abs(by).argmax(axis=0), np.arange(by.shape[1])]
+    return factor * np.where(largest < 0, -1.0, 1.0)
+
+
+def nearest_cp(terms: list[Floats], start: list[Floats]) -> list[Floats]:
+    """Terms near the sum of outer products ``terms``, one factor (size, n) per axis, from ``start`` (size, rank).
+
+    Alternating least squares through Gram matrices: nothing of the size of the tensor is made. The in-side factors
+    keep the columns' lengths that they have in ``start``; the out-side factor, solved last, carries the rest.
+    """
+    factors = [factor.copy() for factor in start]
+    lengths = [np.sqrt(np.square(factor).sum(axis=0)) for factor in start]
+    for _ in range(SWEEPS):
+        for axis in (*range(1, len(terms)), 0):
+            gram, cross = np.ones((factors[0].shape[1],) * 2), np.ones((terms[0].shape[1], factors[0].shape[1]))
+            for other in range(len(terms)):
+                if other != axis:
+                    gram *= factors[other].T @ factors[other]
+                    cross *= terms[other].T @ factors[other]
+            if axis and not gram.any():
+                continue  # the out-side factor is still zero: nothing to fit the others to
+            solved = terms[axis] @ np.linalg.lstsq(gram, cross.T, rcond=1e-10)[0].T
+            if axis:
+                found = np.sqrt(np.square(solved).sum(axis=0))
+                solved = np.where(found > 0, solved * (lengths[axis] / np.where(found > 0, found, 1)), factors[axis])
+            factors[axis] = solved
+    return factors

@@ -1,0 +1,45 @@
+"""The weighted mean of the sites' tensors, in one pass and in memory that does not grow with the number of sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from sahfl.adapters import AdapterState
+from sahfl.aggregation.update import SiteUpdate, checked, in_order
+
+
+def mean(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
+    """Average the sites' tensors, weighted by their numbers of volumes.
+
+    Guarantees: names, shapes and dtypes of the result are those of ``like``; the result is finite; sums run in
+    float64 in the order of the sites' names, so it does not depend on who replied first, to the last bit. For
+    adapters this is the mean of the factors, which is not the mean of the updates: mean(up) @ mean(down) differs from
+    mean(up @ down), unless the sites differ in one factor only (``federation.alternate``).
+
+    Args:
+        updates: one per site.
+        like: the global state that was sent out; every update must match it.
+
+    Raises:
+        PayloadError: there are no updates, a site occurs twice, or one cannot be used (``check_update``).
+
+    Source: McMahan et al. 2017, arXiv 1602.05629, algorithm 1; for adapters Zhang et al. 2023, arXiv 2305.05644 (FedIT).
+    """
+    return mean_of_stream(in_order(updates), like=like)
+
+
+def mean_of_stream(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
+    """As ``mean``, over updates that come in the order of the sites' names and are never held together.
+
+    Guarantees: those of ``mean``, to the same bits; memory for one update and one state in float64.
+    """
+    total = 0
+    sums = {name: np.zeros(reference.shape, np.float64) for name, reference in like.items()}
+    for update in checked(updates, like=like):
+        total += update.n_volumes
+        for name, accumulated in sums.items():
+            # The product of a float32 and a count below 2^24 is exact in float64: only the sum rounds.
+            accumulated += update.state[name].astype(np.float64) * update.n_volumes
+    return {name: (accumulated / total).astype(like[name].dtype) for name, accumulated in sums.items()}

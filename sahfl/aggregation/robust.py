@@ -1,0 +1,141 @@
+"""What bounds the harm of one site: a share of the weight, a length of the update, and means that ignore extremes.
+
+Each costs something when nobody attacks; the docstrings say what, ``benchmarks/attacks.py`` measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sahfl.adapters import AdapterState
+from sahfl.aggregation.update import SiteUpdate, check_update, in_order
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Updates within bounds, and what was done to get them there."""
+
+    updates: tuple[SiteUpdate, ...]
+    norms: dict[str, float]
+    """Length of each site's change, before."""
+    shortened: dict[str, float]
+    """Factor by which a site's change was shortened."""
+    lightened: dict[str, float]
+    """Share of the weight that a site had and lost."""
+
+
+def bound(
+    updates: Sequence[SiteUpdate], *, like: AdapterState, most_share: float, most_norm: float
+) -> Bounded:
+    """Shorten changes that are far longer than the others', and cap the weight of a single site.
+
+    A site's change is its state minus ``like``. One that is longer than ``most_norm`` times the median of all sites is
+    scaled down to that length. A site with more than ``most_share`` of all volumes counts as if it had that share; with
+    fewer than 1 / most_share sites the cap rises to an equal share.
+
+    Guarantees: afterwards no site moves the mean by more than most_share * most_norm * median length. Without a change
+    that long and a site that large the updates are returned as they were, bit for bit: no cost without an attacker.
+    With two sites the median is between both, and the longer one is shortened only beyond most_norm times that.
+
+    Raises:
+        PayloadError: as ``mean``.
+
+    Source: Sun et al. 2019, arXiv 1911.07963, section 4 (norm bounding).
+    """
+    ordered = in_order(updates)
+    for update in ordered:
+        check_update(update, like=like)
+    norms = {update.site: change_norm(update.state, like) for update in ordered}
+    longest = most_norm * float(np.median(list(norms.values())))
+    shortened = {site: longest / norm for site, norm in norms.items() if norm > longest}
+    volumes, lightened = _cap(ordered, most_share)
+    bounded = tuple(
+        replace(
+            update,
+            n_volumes=volumes[update.site],
+            state=_shorten(update.state, like, shortened[update.site]) if update.site in shortened else update.state,
+        )
+        for update in ordered
+    )
+    return Bounded(bounded, norms, shortened, lightened)
+
+
+def change_norm(state: AdapterState, like: AdapterState) -> float:
+    """Length of the change from ``like``, over all tensors, in float64."""
+    squares = sum(float(np.square(state[name].astype(np.float64) - like[name]).sum()) for name in like)
+    return float(np.sqrt(squares))
+
+
+def _shorten(state: AdapterState, like: AdapterState, factor: float) -> AdapterState:
+    return {
+        name: (reference + factor * (state[name].astype(np.float64) - reference)).astype(reference.dtype)
+        for name, reference in like.items()
+    }
+
+
+def _cap(ordered: Sequence[SiteUpdate], most_share: float) -> tuple[dict[str, int], dict[str, float]]:
+    """Volumes with which no site has more than ``most_share``: the largest ones are cut to a common number."""
+    most_share = max(most_share, 1 / len(ordered))
+    volumes = {update.site: update.n_volumes for update in ordered}
+    counts = sorted(volumes.values(), reverse=True)
+    total, cap, n_large = sum(counts), float(counts[0]), 0
+    # n_large sites at the cap c, the others as they are: c = share * (n_large * c + rest).
+    while counts[n_large] > cap or (n_large == 0 and counts[0] > most_share * total):
+        n_large += 1
+        cap = most_share * sum(counts[n_large:]) / (1 - most_share * n_large)
+    capped = {site: min(count, max(1, int(cap))) for site, count in volumes.items()}
+    lost = {
+        site: volumes[site] / total - capped[site] / sum(capped.values())
+        for site in volumes
+        if capped[site] < volumes[site]
+    }
+    return capped, lost
+
+
+def median(updates: Sequence[SiteUpdate], *, like: AdapterState) -> AdapterState:
+    """The middle value of every number over the sites; every site counts once, whatever its volumes.
+
+    Guarantees: as long as fewer than half of the sites are hostile, every number lies between two honest ones. Costs,
+    without an attacker: volumes are ignored, and with few unlike sites it is a noisier estimate than the mean. For
+    adapters it mixes numbers of different sites within a factor.
+
+    Source: Yin et al. 2018, arXiv 1803.01498, option I.
+    """
+    return _over_sites(updates, like, lambda values: np.median(values, axis=0))
+
+
+def trimmed_mean(updates: Sequence[SiteUpdate], *, like: AdapterState, trim: float) -> AdapterState:
+    """The mean of every number over the sites without the ``trim`` largest and smallest share of them, unweighted.
+
+    Guarantees: with at most that share of hostile sites every number lies between honest ones. At least one site is
+    left; with fewer than 1 / trim sites nothing is trimmed off but where three or more are there, when one is at each
+    end. Costs, without an attacker: volumes are ignored, and the sites that differ most, often those that would
+    teach most, are left out.
+
+    Source: Yin et al. 2018, arXiv 1803.01498, option II.
+    """
+
+    def trimmed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        off = max(int(trim * len(values)), 1) if len(values) >= 3 and trim > 0 else 0
+        off = min(off, (len(values) - 1) // 2)
+        ordered = np.sort(values, axis=0)
+        result: NDArray[np.float64] = ordered[off : len(values) - off].mean(axis=0)
+        return result
+
+    return _over_sites(updates, like, trimmed)
+
+
+def _over_sites(
+    updates: Sequence[SiteUpdate], like: AdapterState, rule: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> AdapterState:
+    ordered = in_order(updates)
+    for update in ordered:
+        check_update(update, like=like)
+    return {
+        name: rule(np.stack([update.state[name].astype(np.float64) for update in ordered])).astype(reference.dtype)
+        for name, reference in like.items()
+    }

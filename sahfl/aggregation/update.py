@@ -1,0 +1,80 @@
+"""What one site sends back, and whether it fits what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sahfl.adapters import AdapterState
+from sahfl.errors import PayloadError
+
+
+@dataclass(frozen=True)
+class SiteUpdate:
+    """What one site sends back after a round of local training."""
+
+    site: str
+    n_volumes: int
+    """CT volumes trained on; the averaging weight (volumes, not batches or slices)."""
+    state: AdapterState
+
+
+def in_order(updates: Iterable[SiteUpdate]) -> list[SiteUpdate]:
+    """The updates by the sites' names, so that no result depends on who replied first.
+
+    Raises:
+        PayloadError: there are none, or a site occurs twice.
+    """
+    ordered = sorted(updates, key=lambda update: update.site)
+    if not ordered:
+        raise PayloadError("no site updates to average")
+    for update, following in zip(ordered, ordered[1:], strict=False):
+        if following.site == update.site:
+            raise PayloadError(f"site {update.site!r}: occurs twice in one round")
+    return ordered
+
+
+def checked(updates: Iterable[SiteUpdate], *, like: AdapterState) -> Iterator[SiteUpdate]:
+    """The updates one after another, each looked at before it is used; in a stream that is never held whole.
+
+    Raises:
+        PayloadError: an update does not fit (``check_update``), or the sites are not in the order of their names.
+    """
+    before = None
+    for update in updates:
+        if before is not None and update.site <= before:
+            raise PayloadError(f"site {update.site!r}: follows {before!r}, expected each once in the order of names")
+        before = update.site
+        check_update(update, like=like)
+        yield update
+    if before is None:
+        raise PayloadError("no site updates to average")
+
+
+def check_update(
+    update: SiteUpdate, *, like: AdapterState, rank_axes: Mapping[str, int] | None = None
+) -> None:
+    """Raise PayloadError, naming site and tensor, if ``update`` does not fit ``like``.
+
+    Args:
+        update: as received.
+        like: the global state.
+        rank_axes: axis of each tensor along which sites may differ (``lowrank``: sites with ranks of their own).
+    """
+    if update.n_volumes < 1:
+        raise PayloadError(f"site {update.site!r}: n_volumes={update.n_volumes}, expected >= 1")
+    if odd := sorted(update.state.keys() ^ like.keys()):
+        raise PayloadError(f"site {update.site!r}: missing or unexpected tensors {odd}")
+    for name, reference in like.items():
+        got = update.state[name]
+        axis = (rank_axes or {}).get(name)
+        shapes = [
+            tuple(size for index, size in enumerate(shape) if index != axis) for shape in (got.shape, reference.shape)
+        ]
+        if got.ndim != reference.ndim or shapes[0] != shapes[1] or got.dtype != reference.dtype:
+            found, expected = f"{got.shape} {got.dtype}", f"{reference.shape} {reference.dtype}"
+            raise PayloadError(f"site {update.site!r}, {name!r}: got {found}, expected {expected}")
+        if not np.isfinite(got).all():
+            raise PayloadError(f"site {update.site!r}, {name!r}: contains NaN or inf")
