@@ -1,4 +1,4 @@
-"""Adapter state on the wire: one flat float32 array, its layout, and a header that says what it belongs to.
+"""Adapter state on the wire: one flat array, its layout, and a header that says what it belongs to.
 
 Hundreds of small arrays cost a federated engine more than the bytes do, so a state travels as one array. Nothing that
 a peer sent is used before ``check_header`` and ``unpack`` have compared it with what was asked for. numpy only: this
@@ -8,8 +8,9 @@ is a module that a hospital audits.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,10 @@ MOST_VOLUMES = 1_000_000
 
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes of a state, in the order of the flat array."""
+Encoding = Literal["float32", "float16", "int8"]
+DTYPES: dict[Encoding, str] = {"float32": "<f4", "float16": "<f2", "int8": "|i1"}
+STEPS = 127
+"""int8 numbers run from -127 to 127; -128 is never written."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +85,54 @@ def layout(state: AdapterState) -> Layout:
     return tuple((name, tuple(value.shape)) for name, value in state.items())
 
 
-def pack(state: AdapterState) -> NDArray[np.float32]:
-    """All tensors behind one another, float32, little-endian; empty for an empty state."""
+def pack(state: AdapterState, encoding: Encoding = "float32") -> NDArray[Any]:
+    """All tensors behind one another, little-endian; empty for an empty state.
+
+    float32 is exact. float16 and int8 round; ``feedback`` makes up for it over the rounds. int8 numbers are multiples
+    of their tensor's step (``steps``).
+
+    Raises:
+        PayloadError: a number is too large for float16, naming the tensor.
+    """
     if not state:
-        return np.zeros(0, "<f4")
-    return np.concatenate([np.ravel(value) for value in state.values()]).astype("<f4", copy=False)
+        return np.zeros(0, DTYPES[encoding])
+    if encoding == "int8":
+        parts = [_whole_steps(value, step) for value, step in zip(state.values(), steps(state), strict=True)]
+        return np.concatenate(parts)
+    flat = np.concatenate([np.ravel(value) for value in state.values()]).astype("<f4", copy=False)
+    if encoding == "float16":
+        with np.errstate(over="ignore"):
+            flat = flat.astype("<f2")
+        if not np.isfinite(flat).all():
+            raise PayloadError(f"{_first_not_finite(flat, state)!r}: has a number too large for float16")
+    return flat
 
 
-def unpack(data: bytes, got: Layout, *, like: AdapterState) -> AdapterState:
+def steps(state: AdapterState) -> tuple[float, ...]:
+    """The step of each tensor in int8: a 127th of its largest absolute value; 0 for a tensor of zeros."""
+    return tuple(float(np.float32(np.abs(value).max(initial=0.0)) / np.float32(STEPS)) for value in state.values())
+
+
+def unpack(
+    data: bytes,
+    got: Layout,
+    *,
+    like: AdapterState,
+    encoding: Encoding = "float32",
+    tensor_steps: Sequence[float] = (),
+) -> AdapterState:
     """Read a flat array back into tensors.
 
     Guarantees: nothing is allocated before names, shapes and size have been compared with ``like``; the result has
-    the names, order and shapes of ``like``, and is finite. A round trip is exact.
+    the names, order and shapes of ``like``, is float32 and finite. A round trip in float32 is exact; in float16 each
+    number is off by at most 2^-11 of itself (or 2^-25), in int8 by at most half a step.
 
     Args:
-        data: bytes of the flat float32 array.
+        data: bytes of the flat array.
         got: the layout that came with it.
         like: the state that is expected.
+        encoding: how numbers are written; what was agreed, not what the sender says.
+        tensor_steps: of int8, one per tensor.
 
     Raises:
         PayloadError: naming the first tensor that is missing, unexpected, misplaced, of another shape or not finite,
@@ -105,17 +141,36 @@ def unpack(data: bytes, got: Layout, *, like: AdapterState) -> AdapterState:
     wanted = layout(like)
     if got != wanted:
         raise PayloadError(_first_difference(got, wanted))
-    n_bytes = 4 * sum(value.size for value in like.values())
+    dtype = np.dtype(DTYPES[encoding])
+    n_bytes = dtype.itemsize * sum(value.size for value in like.values())
     if len(data) != n_bytes:
         raise PayloadError(f"body: got {len(data)} bytes, expected {n_bytes}")
-    flat = np.frombuffer(data, "<f4")
-    if not np.isfinite(flat).all():
+    flat = np.frombuffer(data, dtype)
+    if encoding == "int8":
+        _check_steps(tensor_steps, like)
+    elif not np.isfinite(flat).all():
         raise PayloadError(f"{_first_not_finite(flat, like)!r}: contains NaN or inf")
     state, start = {}, 0
-    for name, value in like.items():
-        state[name] = flat[start : start + value.size].reshape(value.shape).astype(np.float32)
+    for index, (name, value) in enumerate(like.items()):
+        part = flat[start : start + value.size].reshape(value.shape).astype(np.float32)
+        state[name] = part * np.float32(tensor_steps[index]) if encoding == "int8" else part
         start += value.size
     return state
+
+
+def _whole_steps(value: NDArray[np.float32], step: float) -> NDArray[np.int8]:
+    if not step:
+        return np.zeros(value.size, np.int8)
+    return np.clip(np.rint(np.ravel(value) / np.float32(step)), -STEPS, STEPS).astype(np.int8)
+
+
+def _check_steps(tensor_steps: Sequence[float], like: AdapterState) -> None:
+    if len(tensor_steps) != len(like):
+        raise PayloadError(f"steps: got {len(tensor_steps)}, expected one for each of {len(like)} tensors")
+    largest = float(np.finfo(np.float32).max) / 128
+    for name, step in zip(like, tensor_steps, strict=True):
+        if type(step) is not float or not 0 <= step <= largest:
+            raise PayloadError(f"{name!r}: got step {_cut(step, 40)!r}, expected a finite number of 0 or more")
 
 
 def _cut(value: object, most: int) -> str:
@@ -137,7 +192,7 @@ def _first_difference(got: Layout, wanted: Layout) -> str:
     return "tensors are in another order or named twice"
 
 
-def _first_not_finite(flat: NDArray[np.float32], like: AdapterState) -> str:
+def _first_not_finite(flat: NDArray[Any], like: AdapterState) -> str:
     bad, start = int(np.flatnonzero(~np.isfinite(flat))[0]), 0
     for name, value in like.items():
         start += value.size

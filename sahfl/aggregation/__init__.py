@@ -4,7 +4,7 @@ Every rule is a pure function of the updates, with its guarantees in its docstri
 in which the sites replied, to the last bit.
 """
 
-from sahfl.aggregation.lowrank import project, stack
+from sahfl.aggregation.lowrank import aggregation_error, mean_of_factors, project, stack
 from sahfl.aggregation.mean import mean, mean_of_stream
 from sahfl.aggregation.robust import Bounded, bound, change_norm, median, trimmed_mean
 from sahfl.aggregation.server_step import Adam, Memory, Momentum
@@ -16,10 +16,12 @@ __all__ = [
     "Memory",
     "Momentum",
     "SiteUpdate",
+    "aggregation_error",
     "bound",
     "change_norm",
     "check_update",
     "mean",
+    "mean_of_factors",
     "mean_of_stream",
     "median",
     "project",

@@ -17,7 +17,7 @@ from sahfl.config.data import (
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.section import Name, Section, parse
-from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig
+from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig, ServerAdam, ServerMomentum
 from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
 __all__ = [
@@ -37,6 +37,8 @@ __all__ = [
     "PretrainConfig",
     "RoundsConfig",
     "Section",
+    "ServerAdam",
+    "ServerMomentum",
     "SiteConfig",
     "Study",
     "TrainedMethod",

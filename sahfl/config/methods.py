@@ -23,6 +23,7 @@ Part = Literal[
     "head",
 ]
 """A part of the multi-view U-Net, by role and depth: 1 is at full resolution, the bottleneck at the lowest."""
+Rule = Literal["mean", "project", "alternate", "median", "trimmed_mean"]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -45,13 +46,16 @@ class WeightTuning(Section):
     """Which weights: all of them, a part of the network, the last convolution, or all norms and biases."""
     learning_rate: LearningRate = 5e-4
     """Peak learning rate of AdamW."""
+    aggregation: Literal["mean", "median", "trimmed_mean"] = "mean"
+    """How the sites' weights become the next global ones."""
     label: Name | None = None
     """Appended to the method's name, to tell apart two that differ in their numbers only."""
 
     @property
     def id(self) -> str:
         """Name of the method in folders and results."""
-        return "-".join([self.method, *filter(None, [self.label])])
+        rule = None if self.aggregation == "mean" else self.aggregation
+        return "-".join([self.method, *filter(None, [rule, self.label])])
 
 
 class AdapterTuning(Section):
@@ -81,6 +85,9 @@ class AdapterTuning(Section):
     """DoRA forms only: also train the magnitudes that a following norm cancels."""
     learning_rate: LearningRate = 5e-3
     """Peak learning rate of AdamW."""
+    aggregation: Rule = "mean"
+    """How the sites' factors become the next global ones: ``project`` is the exact mean of the updates brought back to
+    the rank, ``alternate`` trains one factor per round, so that the plain mean is exact."""
     label: Name | None = None
     """Appended to the method's name, to tell apart two that differ in their numbers only."""
 
@@ -91,6 +98,7 @@ class AdapterTuning(Section):
         parts += ["joint"] if self.joint_kernel else []
         parts += list(self.layers) if self.layers != ("all",) else []
         parts += ["with", *self.also_train] if self.also_train else []
+        parts += [self.aggregation] if self.aggregation != "mean" else []
         return "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,32 @@ class FinetuneConfig(Section):
         return self
 
 
+class ServerMomentum(Section):
+    """FedAvgM: each round's change is added to a decaying sum of the earlier ones."""
+
+    optimiser: Literal["momentum"]
+    """Which step this is."""
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """What is left of a change after a round."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Factor of the sum."""
+
+
+class ServerAdam(Section):
+    """FedAdam: Adam, with each round's change in the place of the gradient."""
+
+    optimiser: Literal["adam"]
+    """Which step this is."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-2
+    """Length of a step."""
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean change."""
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the mean square."""
+    floor: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Added to the root of the mean square; the larger, the less adaptive."""
+
+
 class RoundsConfig(Section):
     """When a round counts."""
 
@@ -67,3 +93,11 @@ class RoundsConfig(Section):
     """Seconds until a site that has not replied is left out of the round."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
     """How often a round below the quorum is tried before the run ends with exit code 3."""
+    payload: Literal["float32", "float16", "int8"] = "float32"
+    """How sites write the numbers they send; what rounding leaves over stays at the site for its next round."""
+    most_share: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Largest share of the weight that one site has in an average; with two sites at least one half."""
+    most_norm: Annotated[float, Field(ge=1)] = 3.0
+    """A site's change is shortened to this many times the median length of all sites' changes."""
+    server: Annotated[ServerMomentum | ServerAdam, Field(discriminator="optimiser")] | None = None
+    """An optimiser of the server on top of every average; without one, the average is the next state."""

@@ -133,23 +133,28 @@ def read_header(content: RecordDict) -> dict[str, Any]:
     return dict(_config(content, "header"))
 
 
-def read_state(content: RecordDict, *, like: AdapterState) -> AdapterState:
+def read_state(content: RecordDict, *, like: AdapterState, encoding: Encoding = "float32") -> AdapterState:
     """The tensors of a message.
 
     Raises:
         PayloadError: anything differs from ``like``; see ``payload.unpack``.
     """
-    array = _array(content, "state", dtype="float32")
-    return unpack(array.data, _layout(content), like=like)
+    array = _array(content, "state", dtype=encoding)
+    shapes, tensor_steps = _layout(content, with_steps=encoding == "int8")
+    return unpack(array.data, shapes, like=like, encoding=encoding, tensor_steps=tensor_steps)
 
 
-def train_reply(header: Header, state: AdapterState, *, n_volumes: int, loss: float, seconds: float) -> RecordDict:
-    """A site's answer to a training request."""
+def train_reply(
+    header: Header, state: AdapterState, *, n_volumes: int, loss: float, seconds: float, encoding: Encoding = "float32"
+) -> RecordDict:
+    """A site's answer to a training request: its state in float32, else its change, rounded."""
     metrics = MetricRecord({"n_volumes": n_volumes, "loss": loss, "seconds": seconds})
-    return RecordDict({"metrics": metrics, **_state_records(header, state)})
+    return RecordDict({"metrics": metrics, **_state_records(header, state, encoding)})
 
 
-def read_train_reply(content: RecordDict, *, header: Header, like: AdapterState, most_volumes: int) -> TrainReply:
+def read_train_reply(
+    content: RecordDict, *, header: Header, like: AdapterState, most_volumes: int, encoding: Encoding = "float32"
+) -> TrainReply:
     """Check a site's answer against the request.
 
     Raises:
@@ -166,7 +171,9 @@ def read_train_reply(content: RecordDict, *, header: Header, like: AdapterState,
     seconds = metrics.get("seconds")
     if type(seconds) is not float or not 0 <= seconds < math.inf:
         raise PayloadError("seconds: expected a number")
-    state = read_state(content, like=like)
+    state = read_state(content, like=like, encoding=encoding)
+    if encoding != "float32":
+        state = {name: value + state[name] for name, value in like.items()}
     return TrainReply(state, n_volumes, loss, seconds, n_bytes(content))
 
 
@@ -241,26 +248,34 @@ def _size(value: Any) -> int:
     return sum(_size(part) for part in value) if isinstance(value, list) else len(str(value))
 
 
-def _state_records(header: Header, state: AdapterState) -> dict[str, ArrayRecord | ConfigRecord]:
-    flat = pack(state)
+def _state_records(
+    header: Header, state: AdapterState, encoding: Encoding = "float32"
+) -> dict[str, ArrayRecord | ConfigRecord]:
+    flat = pack(state, encoding)
     shapes = [",".join(map(str, shape)) for _, shape in layout(state)]
+    record = ConfigRecord({"names": list(state), "shapes": shapes})
+    if encoding == "int8":
+        record["steps"] = list(steps(state))
     return {
         "header": ConfigRecord(header.as_dict()),
-        "layout": ConfigRecord({"names": list(state), "shapes": shapes}),
-        "state": ArrayRecord({"flat": Array("float32", (int(flat.size),), RAW, flat.tobytes())}),
+        "layout": record,
+        "state": ArrayRecord({"flat": Array(encoding, (int(flat.size),), RAW, flat.tobytes())}),
     }
 
 
-def _layout(content: RecordDict) -> Layout:
+def _layout(content: RecordDict, *, with_steps: bool) -> tuple[Layout, list[Any]]:
     record = _config(content, "layout")
-    names, shapes = record.get("names"), record.get("shapes")
-    if not (len(record) == 2 and isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
+    names, shapes, tensor_steps = record.get("names"), record.get("shapes"), record.get("steps", [])
+    if not (isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
         raise PayloadError("layout: expected as many names as shapes")
+    if set(record) - {"names", "shapes"} != ({"steps"} if with_steps else set()) or not isinstance(tensor_steps, list):
+        raise PayloadError("layout: expected names and shapes, and in int8 steps, and nothing else")
     try:
-        return tuple(
+        found = tuple(
             (str(name), tuple(int(size) for size in str(shape).split(",") if size))
             for name, shape in zip(names, shapes, strict=True)
         )
+        return found, tensor_steps
     except ValueError as error:
         raise PayloadError("layout: expected shapes such as '16,9,3,3'") from error
 
