@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sahfl.data.phantom.acquisition import add_headrest, harden_beam, scan
 from sahfl.data.phantom.brain import build_brain
 from sahfl.data.phantom.hemorrhage import mix_blood, spread_blood
-from sahfl.data.phantom.lesions import Injury, PhantomKind, sample_injury
+from sahfl.data.phantom.injuries import sample_injury
+from sahfl.data.phantom.lesions import Injury, PhantomKind
 from sahfl.data.phantom.mass_effect import displace_brain
 from sahfl.data.phantom.noise import NoiseBank
 from sahfl.data.phantom.profiles import ScannerProfile
