@@ -32,7 +32,7 @@ from sahfl.data.phantom.subdurals import sample_subdurals
 
 AneurysmSite = Literal["acom", "mca", "pcom", "basilar"]
 
-SAH_MEDIAN_ML = 25.0
+SAH_MEDIAN_ML = 30.0
 """Median volume of subarachnoid blood; Boers 2014: 31 mL, cisterns alone 7 to 17 mL (Foettinger et al., JAHA 2024)."""
 SAH_SIGMA = 0.72
 """Log-normal sigma of that volume, from 39.7 +- 32.8 mL (Boers 2014)."""
