@@ -107,7 +107,7 @@ def _fissures(region: Region, points: Points, width: float) -> Field:
     wobble = region.noise(16)
     # Sylvian fissure: a sheet from its stem to the lateral surface, then up and back; its ends taper off.
     height = -13 + 0.33 * (x - 25) + 0.28 * np.clip(10 - y, 0, 60) * np.clip((x - 34) / 12, 0, 1)
-    half_width = (0.6 + 0.7 * width) * np.clip(1.25 - 0.012 * np.clip(10 - y, 0, 60), 0.5, 1.3)
+    half_width = (0.5 + 0.65 * width) * np.clip(1.25 - 0.012 * np.clip(10 - y, 0, 60), 0.5, 1.3)
     end = np.maximum(25 - x, np.maximum(y - 17 + 0.10 * (x - 25), -(y + 26 - 0.25 * np.clip(x - 40, 0, 30))))
     sylvian = np.abs(z - height + 2.4 * wobble) - half_width * np.clip(-end / 5, -1, 1)
     surface = 40 - 0.020 * (y + 2) ** 2 - 0.03 * (z - 2) ** 2

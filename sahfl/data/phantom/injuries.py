@@ -178,7 +178,7 @@ def _sample_convexity_blood(rng: np.random.Generator, side: float) -> CisternalB
     return CisternalBlood(
         source=(side * rng.uniform(40, 58), rng.uniform(-40, 35), rng.uniform(-5, 45)),
         volume_ml=_log_normal(rng, 4.0, 0.7, (0.8, 15)),
-        density=rng.uniform(0.75, 1.05),
+        density=rng.uniform(0.85, 1.15),
         expansion_mm=0.0,
         sulcal_spread=1.2,
         basal_mm=0.0,
@@ -230,8 +230,8 @@ def _sample_cisternal_blood(rng: np.random.Generator, source: Triple, volume_ml:
     return CisternalBlood(
         source=source,
         volume_ml=volume_ml,
-        density=rng.uniform(1.05, 1.4) if thick else rng.uniform(0.95, 1.2),
-        expansion_mm=rng.uniform(0.8, 1.6) if diffuse else rng.uniform(0.0, 0.3),
+        density=rng.uniform(1.0, 1.35) if thick else rng.uniform(0.92, 1.15),
+        expansion_mm=rng.uniform(0.6, 1.3) if diffuse else rng.uniform(0.0, 0.2),
         sulcal_spread=rng.uniform(0.5, 1.9),
         basal_mm=rng.uniform(25, 40) if diffuse else 8.0,
     )

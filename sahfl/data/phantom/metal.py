@@ -13,13 +13,13 @@ from sahfl.data.phantom.subject import Region
 _METAL_HU = 3000.0
 _BLOOM_MM = 3.0
 """Around metal nothing can be outlined up to this distance (mm)."""
-_STREAK_HU = 420.0
+_STREAK_HU = 120.0
 """Streaks next to the metal where it fills a disc of radius 4 mm (HU, standard deviation over directions)."""
-_FADE_MM = 7.0
-"""A streak has half its strength at this distance (mm) and then falls with the distance."""
-_STRONGEST_HU = 250.0
+_FADE_MM = 14.0
+"""A streak has half its strength at this distance (mm)."""
+_STRONGEST_HU = 180.0
 _FAINTEST_AREA_MM2 = 2.0
-_FREQUENCIES = np.arange(2, 42, 2)
+_FREQUENCIES = np.arange(2, 32, 2)
 """Even ones alone: what a line through the metal loses on one side, it loses on the other."""
 
 
@@ -43,7 +43,7 @@ def add_metal(image: Field, region: Region, distance_mm: Field, rng: np.random.G
         across = x[:, None] - np.float32((share.sum(axis=1) * x).sum() / share.sum())
         along = y[None, :] - np.float32((share.sum(axis=0) * y).sum() / share.sum())
         strength = _STREAK_HU * min(area_mm2 / (math.pi * 4**2), 1.5)
-        streaks = _directions(np.arctan2(along, across), rng) / (1 + np.hypot(across, along) / np.float32(_FADE_MM))
+        streaks = _directions(np.arctan2(along, across), rng) / (1 + (across**2 + along**2) / np.float32(_FADE_MM**2))
         image[:, :, index] += np.clip(np.float32(strength) * streaks, -_STRONGEST_HU, _STRONGEST_HU)
     np.maximum(image, metal * np.float32(_METAL_HU), out=image, where=metal > 0.02)
 
@@ -54,9 +54,9 @@ def outlined_share(distance_mm: Field) -> Field:
 
 
 def _directions(angle: Field, rng: np.random.Generator) -> Field:
-    """A random function of direction with unit variance, sharp enough for single streaks."""
+    """A random function of direction with about unit variance: a few sharp streaks, little between them."""
     values = np.zeros_like(angle)
     amplitudes = rng.normal(size=_FREQUENCIES.size) * np.sqrt(2 / _FREQUENCIES.size)
-    for frequency, amplitude, phase in zip(_FREQUENCIES, amplitudes, rng.uniform(0, 2 * math.pi, 20), strict=True):
+    for frequency, amplitude, phase in zip(_FREQUENCIES, amplitudes, rng.uniform(0, 2 * math.pi, _FREQUENCIES.size), strict=True):
         values += np.float32(amplitude) * np.cos(np.float32(frequency) * angle + np.float32(phase))
-    return values
+    return values * np.abs(values) / np.float32(math.sqrt(3))

@@ -32,14 +32,14 @@ def _sample_fresh(rng: np.random.Generator, side: float) -> SubduralClot:
         direction=_sample_direction(rng, side),
         thickness_mm=min(max(5.5 * math.exp(rng.normal(0, 0.5)), 2.2), 18),
         half_angles_rad=(rng.uniform(0.65, 1.15), rng.uniform(0.4, 0.8)),
-        density=rng.uniform(0.55, 0.9),
+        density=rng.uniform(0.7, 1.0),
         swirl=rng.random() < 0.25,
     )
 
 
 def _sample_old(rng: np.random.Generator, side: float, stage: str, *, thickest_mm: float) -> SubduralClot:
     """A long crescent; nothing is left to dilute it, so its density is its age alone."""
-    dark = rng.uniform(34, 46)
+    dark = rng.uniform(36, 48)
     mixed = stage == "mixed"
     return SubduralClot(
         direction=_sample_direction(rng, side),
