@@ -61,8 +61,10 @@ def test_noise_is_that_of_real_slices():
 FINE_SHAPE, FINE_MM = (208, 256, 30), (0.9, 0.9, 5.0)
 MEASURED = {"SAH": (13.7, 3.1, 3), "IVH": (20, 4.5, 1), "IPH": (26, 14, 1), "SDH": (27, 3.4, 1), "EDH": (40, 4.2, 1)}
 """Medians over real slices: contrast to the surrounding ring (HU), thickness (mm), pieces in a slice."""
-CONTRAST_SHARE, THICKNESS_SHARE = 0.35, 0.55
+CONTRAST_SHARE, THICKNESS_SHARE = 0.35, 0.35
 """How far the phantom's median may lie from the measured one."""
+SAH_THICKNESS_MM = (2.8, 3.6)
+"""The subject of the study is held to a narrower band."""
 
 
 def describe_slice(image, blood, any_blood):
@@ -100,6 +102,21 @@ def test_each_kind_is_as_dense_thick_and_scattered_as_on_real_slices(slices_by_k
     assert contrast == pytest.approx(expected_contrast, rel=CONTRAST_SHARE)
     assert thickness == pytest.approx(expected_thickness, rel=THICKNESS_SHARE)
     assert abs(pieces - expected_pieces) <= 1
+
+
+@pytest.mark.slow
+def test_subarachnoid_blood_is_as_thin_as_on_real_slices(slices_by_kind):
+    contrast, thickness, _ = np.median(slices_by_kind["SAH"], axis=0)
+    assert SAH_THICKNESS_MM[0] <= thickness <= SAH_THICKNESS_MM[1]
+    assert 12 <= contrast <= 16
+
+
+@pytest.mark.slow
+def test_old_subdurals_make_some_slices_darker_than_brain(slices_by_kind):
+    contrasts = np.array(slices_by_kind["SDH"])[:, 0]
+    # Of six real slices with subdural blood at hand, two lie 16 and 18 HU below their surroundings.
+    assert 0.03 <= (contrasts < -3).mean() <= 0.35
+    assert (contrasts > 20).mean() >= 0.4
 
 
 @pytest.mark.slow

@@ -101,7 +101,8 @@ def _line_dura(brain: Brain, lesion: DuralLayer) -> Field:
     else:
         to_dura, aside = tentorium_height(brain.points) * np.float32(0.9), x - np.float32(lesion.centre[0])
     away = np.sqrt((y - np.float32(lesion.centre[1])) ** 2 + aside**2) / np.float32(lesion.radius_mm)
-    thickness = lesion.thickness_mm * (1 + 0.2 * brain.region.noise(16)) * np.clip(1.6 * (1 - away**2), 0, 1)
+    uneven = 1 + 0.2 * np.clip(brain.region.noise(16), -1.5, 1.5)
+    thickness = lesion.thickness_mm * uneven * np.clip(1.6 * (1 - away**2), 0, 1)
     sheet = coverage(np.abs(to_dura - thickness / 2) - thickness / 2, brain.region.partial_mm) * (thickness > 0.5)
     if lesion.dura == "tentorium":
         sheet *= (y < -26) & (np.sign(x) == lesion.side)

@@ -32,7 +32,7 @@ from sahfl.data.phantom.subdurals import sample_subdurals
 
 AneurysmSite = Literal["acom", "mca", "pcom", "basilar"]
 
-SAH_MEDIAN_ML = 30.0
+SAH_MEDIAN_ML = 33.0
 """Median volume of subarachnoid blood; Boers 2014: 31 mL, cisterns alone 7 to 17 mL (Foettinger et al., JAHA 2024)."""
 SAH_SIGMA = 0.72
 """Log-normal sigma of that volume, from 39.7 +- 32.8 mL (Boers 2014)."""
@@ -230,7 +230,7 @@ def _sample_cisternal_blood(rng: np.random.Generator, source: Triple, volume_ml:
     return CisternalBlood(
         source=source,
         volume_ml=volume_ml,
-        density=rng.uniform(1.0, 1.35) if thick else rng.uniform(0.92, 1.15),
+        density=rng.uniform(0.97, 1.3) if thick else rng.uniform(0.9, 1.12),
         expansion_mm=rng.uniform(0.6, 1.3) if diffuse else rng.uniform(0.0, 0.2),
         sulcal_spread=rng.uniform(0.5, 1.9),
         basal_mm=rng.uniform(25, 40) if diffuse else 8.0,

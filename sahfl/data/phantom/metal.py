@@ -13,9 +13,9 @@ from sahfl.data.phantom.subject import Region
 _METAL_HU = 3000.0
 _BLOOM_MM = 3.0
 """Around metal nothing can be outlined up to this distance (mm)."""
-_STREAK_HU = 120.0
+_STREAK_HU = 200.0
 """Streaks next to the metal where it fills a disc of radius 4 mm (HU, standard deviation over directions)."""
-_FADE_MM = 14.0
+_FADE_MM = 16.0
 """A streak has half its strength at this distance (mm)."""
 _STRONGEST_HU = 180.0
 _FAINTEST_AREA_MM2 = 2.0
@@ -57,6 +57,8 @@ def _directions(angle: Field, rng: np.random.Generator) -> Field:
     """A random function of direction with about unit variance: a few sharp streaks, little between them."""
     values = np.zeros_like(angle)
     amplitudes = rng.normal(size=_FREQUENCIES.size) * np.sqrt(2 / _FREQUENCIES.size)
-    for frequency, amplitude, phase in zip(_FREQUENCIES, amplitudes, rng.uniform(0, 2 * math.pi, _FREQUENCIES.size), strict=True):
+    for frequency, amplitude, phase in zip(
+        _FREQUENCIES, amplitudes, rng.uniform(0, 2 * math.pi, _FREQUENCIES.size), strict=True
+    ):
         values += np.float32(amplitude) * np.cos(np.float32(frequency) * angle + np.float32(phase))
     return values * np.abs(values) / np.float32(math.sqrt(3))

@@ -42,8 +42,8 @@ def draw_label(region: Region, shares: Mapping[str, Field], soft: Field, profile
         outlined, threshold = seen, _MARKED_SHARE + profile.rater_shift
         if name == "SAH":
             # Thin subarachnoid blood is outlined as smooth, connected bands, a little generously.
-            outlined = blur_in_plane(seen, grid, 0.8)
-            threshold -= 0.04
+            outlined = blur_in_plane(seen, grid, 0.5)
+            threshold -= 0.01
         marked = _drop_small_pieces((outlined > threshold) & visible, grid.spacing_mm) & (seen >= strongest)
         label[marked] = LABELS[name]
         strongest = np.where(marked, seen, strongest)
