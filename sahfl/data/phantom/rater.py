@@ -18,8 +18,8 @@ _MARKED_SHARE = 0.42
 """Blood share from which a rater marks a voxel (unitless)."""
 _BONE_SHARE = 0.10
 """A voxel with more bone than this is left out."""
-_SMALLEST_PIECE_MM2 = 10.0
-"""Pieces of a slice below this area are not outlined: 50 pixels of 0.45 mm, the smallest common in real masks."""
+_SMALLEST_PIECE_MM2 = 14.0
+"""Pieces of a slice below this area are not outlined: 5 pixels of 1.8 mm, 70 of 0.45 mm."""
 
 
 def draw_label(region: Region, shares: Mapping[str, Field], soft: Field, profile: ScannerProfile) -> NDArray[np.uint8]:

@@ -32,7 +32,7 @@ def _sample_fresh(rng: np.random.Generator, side: float) -> SubduralClot:
         direction=_sample_direction(rng, side),
         thickness_mm=min(max(5.5 * math.exp(rng.normal(0, 0.5)), 2.2), 18),
         half_angles_rad=(rng.uniform(0.65, 1.15), rng.uniform(0.4, 0.8)),
-        density=rng.uniform(0.7, 1.0),
+        density=rng.uniform(0.8, 1.0),
         swirl=rng.random() < 0.25,
     )
 
