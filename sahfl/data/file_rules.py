@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from sahfl.data import dicom
 from sahfl.data.manifest import Case
 from sahfl.data.rules import Finding, finding
 
@@ -44,6 +45,8 @@ def judge_files(case: Case) -> Iterator[Finding]:
         yield finding(
             "file_name", f"case {case.id}: the name of the {' and the '.join(named)} file looks like a name or a date"
         )
+    if case.image.is_dir():
+        yield from (finding(rule, f"case {case.id}: {text}") for rule, text in dicom.judge_protocol(case.image))
     for which, path in files:
         if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):
             continue

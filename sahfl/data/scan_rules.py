@@ -49,7 +49,11 @@ def _geometry(scan: Scan) -> Iterator[tuple[str, str]]:
     (x, y, z), (pixel, slice_) = scan.spacing_mm, SPACING_MM
     usual = ((x, pixel), (y, pixel), (z, slice_))
     if not all(low - 1e-4 <= size <= high + 1e-4 for size, (low, high) in usual):  # headers hold float32
-        yield "spacing", f"voxels of {x:.2f} x {y:.2f} x {z:.2f} mm"
+        coarse = x > pixel[1] or y > pixel[1] or z > slice_[1]
+        text = (
+            "coarser than usual: downsampled, or not in mm?" if coarse else "finer than usual: resampled, or not in mm?"
+        )
+        yield "spacing", f"voxels of {x:.2f} x {y:.2f} x {z:.2f} mm, {text}"
     n_slices = scan.image.shape[2]
     if n_slices == 1:
         yield "one_slice", "1 slice"
