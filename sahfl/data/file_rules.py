@@ -42,9 +42,8 @@ def judge_files(case: Case) -> Iterator[Finding]:
     """Findings about a readable case's files, from their names and headers alone."""
     files = (("image", case.image), ("label", case.label))
     if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
-        yield finding(
-            "file_name", f"case {case.id}: the name of the {' and the '.join(named)} file looks like a name or a date"
-        )
+        what = "folder" if case.image == case.label else f"{' and the '.join(named)} file"
+        yield finding("file_name", f"case {case.id}: the name of the {what} looks like a name or a date")
     if case.image.is_dir():
         yield from (finding(rule, f"case {case.id}: {text}") for rule, text in dicom.judge_protocol(case.image))
     for which, path in files:

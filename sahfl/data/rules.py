@@ -262,8 +262,8 @@ RULES = (
     Rule(
         "file_name",
         "warning",
-        "A file name holds what looks like a person's name or a date.",
-        "Rename the file to a pseudonym; sahfl never sends it, but people see it.",
+        "The name of a file or folder holds what looks like a person's name or a date.",
+        "Rename it to a pseudonym; sahfl never sends it, but people see it.",
     ),
     Rule(
         "header_text",

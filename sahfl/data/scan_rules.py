@@ -15,6 +15,8 @@ SPACING_MM = (0.3, 1.2), (0.5, 10.0)
 SLICES = 15, 400
 WHOLE_HEAD_HU = (-500.0, 300.0)
 """A head CT has air below the first value, if only in its sinuses, and bone above the second."""
+MOST_HU = 70_000.0
+"""Beyond what 16 bits with any usual intercept hold; metal reaches 30,000 HU."""
 LOW_HU, HIGH_HU = -900.0, 300.0
 """Usual limits of the 1st and the 99th percentile."""
 BRAIN_HU, BRAIN_RANGE_HU = (20.0, 45.0), (0.0, 90.0)
@@ -69,6 +71,9 @@ def _values(measures: Measures) -> Iterator[tuple[str, str]]:
         return
     if _is_shifted(measures):
         yield "shifted", f"{span}, 1st percentile {measures.low_hu:.0f}, none below zero where air should be"
+        return
+    if max(-low, high) > MOST_HU:
+        yield "not_hu", f"values from {low:.3g} to {high:.3g} are more than a scanner can store"
         return
     if low > WHOLE_HEAD_HU[0] or high < WHOLE_HEAD_HU[1]:
         yield "not_hu", f"{span} are not HU of a whole head (air to bone)"

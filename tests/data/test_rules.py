@@ -13,8 +13,8 @@ from test_checks import SHAPE, a_case, blood, head
 from sahfl.data.checks import check_case, check_cases
 from sahfl.data.ct import Scan
 from sahfl.data.dicom.rules import DICOM_RULES
-from sahfl.data.file_rules import looks_personal
-from sahfl.data.manifest import read_datalist
+from sahfl.data.file_rules import judge_files, looks_personal
+from sahfl.data.manifest import Case, read_datalist
 from sahfl.data.measures import measure
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.rules import BY_ID, RULES, rules_table
@@ -255,6 +255,19 @@ def test_a_corrected_copy_alone_and_one_in_another_folder_are_no_copies(tmp_path
     (tmp_path / "other").mkdir()
     second = dataclasses.replace(second, image=second.image.rename(tmp_path / "other" / "7.nii"))
     assert ("bern-b", "corrected_copy") not in found_across([first, second])
+
+
+@pytest.mark.parametrize("image", [head() * np.float32(1e30), np.where(head() > 300, 80_000, head())])
+def test_values_that_no_scanner_stores_are_no_hounsfield_units(tmp_path, image):
+    (found,) = check_case(a_case(tmp_path, image=image.astype(np.float32))).findings
+    assert found.rule == "not_hu"
+    assert re.search(r"values from -1\S+ to \S+e\+\d\d are more than a scanner can store", found.text)
+
+
+def test_the_finding_about_a_folder_s_name_speaks_of_the_folder(tmp_path):
+    case = Case("bern-a", tmp_path / "Muster^Hans", tmp_path / "Muster^Hans", "p")
+    (found,) = judge_files(case)
+    assert found.text == "case bern-a: the name of the folder looks like a name or a date"
 
 
 @pytest.mark.parametrize(("spacing", "text"), [((2.0, 2.0, 5.0), "coarser"), ((0.2, 0.2, 5.0), "finer")])
