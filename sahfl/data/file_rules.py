@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 
 from sahfl.data import dicom
-from sahfl.data.manifest import Case
+from sahfl.data.manifest import Case, scan_files
 from sahfl.data.rules import Finding, finding
 
 FORMS_APART_MM = 1.0
@@ -46,7 +46,7 @@ def judge_files(case: Case) -> Iterator[Finding]:
         yield finding("file_name", f"case {case.id}: the name of the {what} looks like a name or a date")
     if case.image.is_dir():
         yield from (finding(rule, f"case {case.id}: {text}") for rule, text in dicom.judge_protocol(case.image))
-    for which, path in files:
+    for which, path in (("image", case.image), ("label", _label_file(case))):
         if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):
             continue
         header = nibabel.load(path).header
@@ -55,6 +55,13 @@ def judge_files(case: Case) -> Iterator[Finding]:
         if fields := [name for name, text in _texts(path, header) if looks_personal(text)]:
             text = f"{', '.join(fields)} of the {which} file looks like a name or a date"
             yield finding("header_text", f"case {case.id}: {text}")
+
+
+def _label_file(case: Case) -> Path:
+    """The NIfTI annotation that lies beside a DICOM series, or the label as it is."""
+    if not case.label.is_dir():
+        return case.label
+    return next((path for path in scan_files(case.label) if path.name.endswith((".nii", ".nii.gz"))), case.label)
 
 
 def looks_personal(text: str) -> bool:

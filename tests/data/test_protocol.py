@@ -1,5 +1,7 @@
 """Contrast agent and kernel, as a DICOM header names them."""
 
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -122,3 +124,13 @@ def test_real_slices_have_no_finding_about_their_protocol(realct, tmp_path):
 def test_the_texts_hold_nothing_of_the_patient(tmp_path):
     texts = repr(found(tmp_path, ContrastBolusAgent="Muster^Hans", ConvolutionKernel="BONE"))
     assert not [word for word in CANARIES if word in texts]
+
+
+def test_the_header_of_a_nifti_annotation_beside_a_series_is_searched_for_names(tmp_path):
+    assert found(tmp_path) == {}
+    path = tmp_path / "ct" / "mask.nii.gz"
+    label = nibabel.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()))
+    label.header["descrip"] = b"Muster^Hans"
+    nibabel.save(label, path)
+    (finding,) = check_case(Case("bern-a", tmp_path / "ct", tmp_path / "ct", "p")).findings
+    assert finding.text == "case bern-a: descrip of the label file looks like a name or a date"
