@@ -43,6 +43,13 @@ class MultiViewUNet(nn.Module):
             )
         nn.init.constant_(self.net.final_conv.bias, BLOOD_PRIOR_LOGIT)
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """Paths of the parts by role and depth; depth 1 is at full resolution."""
+        encoder = {"encoder.1": "net.conv_0"} | {f"encoder.{n + 1}": f"net.down_{n}" for n in (1, 2, 3)}
+        decoder = {f"decoder.{n}": f"net.upcat_{n}" for n in (4, 3, 2, 1)}
+        return encoder | {"bottleneck": "net.down_4"} | decoder | {"head": "net.final_conv"}
+
     def forward(self, slices: Tensor) -> Tensor:
         """(batch, in_channels, height, width) in 0..1 -> logits of blood (batch, 1, height, width)."""
         return self.net(slices)

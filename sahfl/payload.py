@@ -7,7 +7,6 @@ is a module that a hospital audits.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -117,14 +116,6 @@ def unpack(data: bytes, got: Layout, *, like: AdapterState) -> AdapterState:
         state[name] = flat[start : start + value.size].reshape(value.shape).astype(np.float32)
         start += value.size
     return state
-
-
-def digest(state: AdapterState) -> str:
-    """SHA-256 (hex) over names, shapes and values, whatever their order; equal on every machine."""
-    state = dict(sorted(state.items()))
-    sha = hashlib.sha256(repr(layout(state)).encode())
-    sha.update(pack(state).tobytes())
-    return sha.hexdigest()
 
 
 def _cut(value: object, most: int) -> str:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import sahfl
+from sahfl.adapters import digest
 from sahfl.errors import PayloadError
-from sahfl.payload import MOST_VOLUMES, Header, check_header, check_training, digest, layout, pack, unpack
+from sahfl.payload import MOST_VOLUMES, Header, check_header, check_training, layout, pack, unpack
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 STATES = st.dictionaries(

@@ -7,7 +7,7 @@ from torch import nn
 
 from sahfl.adapters import state
 from sahfl.adapters.attach import attach
-from sahfl.config import CpLora, ViewsConfig
+from sahfl.config import AdapterTuning, ViewsConfig
 from sahfl.data.ct import Placement
 from sahfl.data.sampler import SliceSampler
 from sahfl.data.views import CaseViews, SliceStack, n_channels
@@ -96,7 +96,7 @@ def test_the_loss_falls():
 
 def test_the_loss_falls_with_adapters_alone_and_all_else_stays_bit_for_bit():
     net = a_net()
-    attach(net, CpLora(method="cp_lora", rank=4), seed=1)
+    attach(net, AdapterTuning(method="cp_lora", rank=4), seed=1)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     losses = losses_of(net, a_schedule(steps=25, rounds=1, learning_rate=2e-2))
     assert losses[-5:].mean() < 0.8 * losses[:5].mean()

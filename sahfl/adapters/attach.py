@@ -2,40 +2,125 @@
 
 from __future__ import annotations
 
-from torch import Generator, nn
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Generator, Tensor, nn
 
 from sahfl.adapters import state
-from sahfl.adapters.cp_lora import CONVOLUTIONS, CPLoRAConv
-from sahfl.config import CpLora, FullFineTuning, TrainedMethod
+from sahfl.adapters.adapted import AdaptedConv
+from sahfl.adapters.conv_lora import ConvLoRA
+from sahfl.adapters.cp_lora import CPLoRA
+from sahfl.adapters.geometry import CONVOLUTIONS, Convolution
+from sahfl.adapters.lora_c import LoRAC
+from sahfl.adapters.norms import normed_convolutions
+from sahfl.config import AdapterTuning, TrainedMethod, WeightTuning
 from sahfl.errors import AdapterError
 from sahfl.seeds import derive_seed
 
+log = logging.getLogger(__name__)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+NO_PARTS: Mapping[str, str] = {}
 
-def attach(net: nn.Module, method: TrainedMethod, *, seed: int) -> None:
+
+@dataclass(frozen=True)
+class Attached:
+    """What a method did to a network."""
+
+    adapted: tuple[str, ...]
+    """Paths of the convolutions with an adapter."""
+    over_full_rank: tuple[str, ...]
+    """Those of them whose kernels need fewer terms than they got; legal, and often useful."""
+    without_magnitude: tuple[str, ...]
+    """Those of them whose DoRA magnitude was left out, because the norm that follows would cancel it."""
+    weights: tuple[str, ...]
+    """The network's own tensors that are trained, by their names in the adapted network."""
+
+
+def attach(
+    net: nn.Module,
+    method: TrainedMethod,
+    *,
+    seed: int,
+    parts: Mapping[str, str] = NO_PARTS,
+    example: Tensor | None = None,
+) -> Attached:
     """Freeze a network and put a fine-tuning method on it, in place.
 
-    Guarantees: afterwards exactly the tensors that ``state.parameters`` lists are trainable. For adapters, the network
-    computes what it computed before, bit for bit. The same seed gives the same start.
+    Guarantees: afterwards exactly the tensors that ``state.parameters`` lists are trainable. The network computes what
+    it computed before, bit for bit. The same seed gives the same start.
 
     Args:
         net: any network with convolutions.
-        method: which method, with its rank and scale.
+        method: which method, with its rank, scale and layers.
         seed: of the adapters' random factors; a layer's own seed also depends on its name.
+        parts: names that the method may use for groups of modules, each with the path of a module; ``encoder`` also
+            stands for every ``encoder.*``.
+        example: an input of the network, to find the convolutions whose DoRA magnitude a following norm cancels;
+            without it every layer keeps its magnitude.
 
     Raises:
-        AdapterError: a convolution cannot be adapted (grouped; the layer is named), there is none, or the
-            network carries an adapter already. The network computes what it did, but may be frozen.
+        AdapterError: a convolution cannot be adapted (grouped; the layer is named), there is none, a part is unknown,
+            or the network carries an adapter already. The network computes what it did, but may be frozen.
     """
     state.forget(net)
     net.requires_grad_(False)
-    match method:
-        case FullFineTuning():
-            attach_everything(net)
-        case CpLora(rank=rank, alpha=alpha):
-            for parent, name, path in _adaptable(net):
-                generator = Generator().manual_seed(derive_seed(seed, path))
-                adapted = CPLoRAConv(getattr(parent, name), rank=rank, alpha=alpha, generator=generator)
-                setattr(parent, name, adapted)
+    if isinstance(method, WeightTuning):
+        _declare_all(_tuned_modules(net, method, parts), only_bias=False)
+        if method.method == "norm_bias":
+            _declare_all(net.modules(), only_bias=True)
+    else:
+        _put_adapters(net, method, seed, parts, example)
+    _make_trainable(net)
+    attached = inspect(net)
+    _log(attached)
+    return attached
+
+
+def inspect(net: nn.Module) -> Attached:
+    """What was attached to a network."""
+    layers = {path: module for path, module in net.named_modules() if isinstance(module, AdaptedConv)}
+    factors = {
+        f"{path}.{prefix}{name}"
+        for path, layer in layers.items()
+        for prefix, names in (("", layer.exchanged), ("update.", layer.update.exchanged))
+        for name in names
+    }
+    decomposed = any(layer.magnitude is not None for layer in layers.values())
+    return Attached(
+        adapted=tuple(layers),
+        over_full_rank=tuple(path for path, layer in layers.items() if layer.update.rank > layer.update.full_rank),
+        without_magnitude=tuple(path for path, layer in layers.items() if decomposed and layer.magnitude is None),
+        weights=tuple(name for name in state.parameters(net) if name not in factors),
+    )
+
+
+def restore(net: nn.Module, method: TrainedMethod, attached: Attached) -> None:
+    """Put a method on a network just as ``attach`` did on another network of the same architecture, in place.
+
+    Raises:
+        AdapterError: the network lacks a layer or tensor; it carries an adapter already.
+    """
+    state.forget(net)
+    layers = {path: module for path, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
+    if odd := [path for path in attached.adapted if path not in layers]:
+        raise AdapterError(f"{type(net).__name__}: has no convolution {odd[0]!r}, the adapter is of another network")
+    net.requires_grad_(False)
+    if isinstance(method, AdapterTuning):
+        chosen = {path: layers[path] for path in attached.adapted}
+        _adapt_all(net, chosen, method, cancelled=frozenset(attached.without_magnitude), seed=0)
+    tensors = dict(net.named_parameters())
+    if odd := [name for name in attached.weights if name not in tensors]:
+        raise AdapterError(f"{type(net).__name__}: has no tensor {odd[0]!r}, the adapter is of another network")
+    for name in attached.weights:
+        path, _, own = name.rpartition(".")
+        module = net.get_submodule(path)
+        state.declare(module, (*getattr(module, "exchanged", ()), own))
+    _make_trainable(net)
+
+
+def _make_trainable(net: nn.Module) -> None:
     for parameter in state.parameters(net).values():
         parameter.requires_grad_(True)
 
@@ -43,29 +128,133 @@ def attach(net: nn.Module, method: TrainedMethod, *, seed: int) -> None:
 def attach_everything(net: nn.Module) -> None:
     """Make every parameter of a network trainable and exchanged: pretraining and full fine-tuning, in place."""
     net.requires_grad_(True)
-    for module in net.modules():
-        state.declare(module, tuple(name for name, _ in module.named_parameters(recurse=False)))
+    _declare_all(net.modules(), only_bias=False)
 
 
-def merge(net: nn.Module) -> None:
-    """Replace every adapted convolution by a plain one that computes the same, in place; for evaluation and export."""
-    for module in list(net.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, CPLoRAConv):
-                setattr(module, name, child.merged())
+def merge(net: nn.Module) -> dict[str, AdaptedConv]:
+    """Replace every adapted convolution by a plain one that computes the same, in place; for evaluation and export.
+
+    Returns:
+        What ``unmerge`` needs.
+    """
+    places = net.named_modules(remove_duplicate=False)
+    adapted = {path: module for path, module in places if isinstance(module, AdaptedConv)}
+    plain = {module: module.merged() for module in adapted.values()}
+    for path, module in adapted.items():
+        net.set_submodule(path, plain[module])
+    return adapted
 
 
-def _adaptable(net: nn.Module) -> list[tuple[nn.Module, str, str]]:
-    """Parent, name and full path of every convolution; all are looked at before the first is changed."""
-    found = [
-        (module, name, f"{path}.{name}" if path else name)
+def unmerge(net: nn.Module, adapted: Mapping[str, AdaptedConv]) -> None:
+    """Put back what ``merge`` took off, in place; base and adapters are then what they were, bit for bit."""
+    for path, module in adapted.items():
+        net.set_submodule(path, module)
+
+
+def detach(net: nn.Module) -> None:
+    """Take the adapters off, in place: the base is then what it was before ``attach``, bit for bit."""
+    for path, module in list(net.named_modules(remove_duplicate=False)):
+        if isinstance(module, AdaptedConv):
+            net.set_submodule(path, module.base)
+    state.forget(net)
+
+
+def _put_adapters(
+    net: nn.Module, method: AdapterTuning, seed: int, parts: Mapping[str, str], example: Tensor | None
+) -> None:
+    trained = _within(net, [name for name in method.also_train if name not in ("norm", "bias")], parts)
+    wanted = net.modules() if "all" in method.layers else _within(net, method.layers, parts)
+    layers = _adaptable(net, set(wanted) - set(trained))
+    cancelled: frozenset[str] = frozenset()
+    if method.has_magnitudes and not method.all_magnitudes and example is not None:
+        cancelled = normed_convolutions(net, example) & layers.keys()
+    _adapt_all(net, layers, method, cancelled=cancelled, seed=seed)
+    _declare_all(trained, only_bias=False)
+    if "norm" in method.also_train:
+        _declare_all((module for module in net.modules() if isinstance(module, NORMS)), only_bias=False)
+    if "bias" in method.also_train:
+        _declare_all(net.modules(), only_bias=True)
+
+
+def _adapt_all(
+    net: nn.Module, layers: Mapping[str, Convolution], method: AdapterTuning, *, cancelled: frozenset[str], seed: int
+) -> None:
+    everywhere = list(net.named_modules(remove_duplicate=False))  # a layer that is used twice stays one layer
+    for path, base in layers.items():
+        adapted = _adapt(base, method, magnitude=path not in cancelled, seed=derive_seed(seed, path))
+        for place in [name for name, module in everywhere if module is base]:
+            net.set_submodule(place, adapted)
+
+
+def _adapt(base: Convolution, method: AdapterTuning, *, magnitude: bool, seed: int) -> AdaptedConv:
+    generator = Generator().manual_seed(seed)
+    update: nn.Module
+    match method.method:
+        case "lora_c" | "dora_c":
+            update = LoRAC(base, rank=method.rank, generator=generator)
+        case "conv_lora" | "conv_dora":
+            update = ConvLoRA(base, rank=method.rank, generator=generator)
+        case "cp_lora" | "cp_dora":
+            update = CPLoRA(base, rank=method.rank, joint=method.joint_kernel, generator=generator)
+    magnitude = magnitude and method.has_magnitudes
+    return AdaptedConv(base, update, scale=method.scale, magnitude=magnitude, rank_dropout=method.rank_dropout)
+
+
+def _adaptable(net: nn.Module, wanted: set[nn.Module]) -> dict[str, Convolution]:
+    """Every convolution among ``wanted`` by its path; all are looked at before the first is changed."""
+    found = {
+        path: module
         for path, module in net.named_modules()
-        for name, child in module.named_children()
-        if isinstance(child, CONVOLUTIONS)
-    ]
+        if path and module in wanted and isinstance(module, CONVOLUTIONS)
+    }
     if not found:
-        raise AdapterError(f"{type(net).__name__}: holds no convolution to adapt")
-    for module, name, path in found:
-        if (groups := getattr(module, name).groups) != 1:
-            raise AdapterError(f"layer {path!r}: has groups={groups}, CP-LoRA needs groups=1")
+        raise AdapterError(f"{type(net).__name__}: holds no convolution to adapt among the chosen layers")
+    for path, module in found.items():
+        if module.groups != 1:
+            raise AdapterError(f"layer {path!r}: has groups={module.groups}, an adapter needs groups=1")
     return found
+
+
+def _tuned_modules(net: nn.Module, method: WeightTuning, parts: Mapping[str, str]) -> list[nn.Module]:
+    match method.method:
+        case "full":
+            return list(net.modules())
+        case "norm_bias":
+            return [module for module in net.modules() if isinstance(module, NORMS)]
+        case "last_layer":
+            return _within(net, ["head"], parts)
+        case part:
+            return _within(net, [part], parts)
+
+
+def _within(net: nn.Module, names: Iterable[str], parts: Mapping[str, str]) -> list[nn.Module]:
+    """Every module in the named parts.
+
+    Raises:
+        AdapterError: the network has no such part.
+    """
+    found = []
+    for name in names:
+        roots = [path for part, path in parts.items() if part == name or part.startswith(f"{name}.")]
+        if not roots:
+            known = ", ".join(parts) or "none"
+            raise AdapterError(f"{type(net).__name__}: has no part {name!r}; its parts are: {known}")
+        found += [module for root in roots for module in net.get_submodule(root).modules()]
+    return found
+
+
+def _declare_all(modules: Iterable[nn.Module], *, only_bias: bool) -> None:
+    for module in modules:
+        if isinstance(module, AdaptedConv) or hasattr(module, "inner_factors"):
+            continue  # an adapter declares its own
+        names = tuple(name for name, _ in module.named_parameters(recurse=False) if not only_bias or name == "bias")
+        declared = getattr(module, "exchanged", ())
+        state.declare(module, tuple(dict.fromkeys([*declared, *names])))
+
+
+def _log(attached: Attached) -> None:
+    log.info("event=attached adapters=%d weights=%d", len(attached.adapted), len(attached.weights))
+    if attached.over_full_rank:
+        log.info("event=over_full_rank layers=%s", ",".join(attached.over_full_rank))
+    if attached.without_magnitude:
+        log.info("event=magnitude_left_out reason=norm_cancels_it layers=%s", ",".join(attached.without_magnitude))

@@ -1,80 +1,81 @@
-"""CP-LoRA: a low-rank update of a convolution's kernel, factorised over every axis of the kernel."""
+"""CP-LoRA: a kernel's update factorised over every axis of the kernel."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional
 
-from sahfl.errors import AdapterError
+from sahfl.adapters.geometry import Convolution, Geometry, convolve, pointwise, pointwise_gradient
 
-Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
-CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
-class CPLoRAConv(nn.Module):
-    """A frozen convolution plus a trainable CP (canonical polyadic) update of its kernel.
+class CPLoRA(nn.Module):
+    """The update sum_p out[:, p] x in[:, p] x height[:, p] x width[:, p] of a kernel (canonical polyadic form).
 
-    With the kernel read as (out, in, height, width), the layer computes the convolution with
+    rank * (out + in + height + width) numbers, and one more factor, ``depth``, in three dimensions. With ``joint``
+    (CP3) one factor ``kernel`` (*kernel, rank) takes the place of those of the axes: the kernels of a term are then
+    not restricted to products. ``factor_out`` starts at zero.
 
-        W + alpha / rank * sum_p  out[:, p] x in[:, p] x height[:, p] x width[:, p]
-
-    and one more factor, ``depth``, in three dimensions. ``factor_out`` starts at zero, so a fresh adapter leaves the
-    output unchanged, bit for bit. Transposed convolutions keep their kernel as (in, out, ...); the factors mean the
-    same. The update lives in weight space: stride, padding, dilation and padding mode stay the base layer's own.
-
-    Guarantees: ``merged()`` computes the same function; only the factors are trainable, the base's bias is not.
-
-    Raises:
-        AdapterError: the convolution is grouped.
-
-    Source: arXiv 2508.01772 (the idea); Lebedev et al. 2015, arXiv 1412.6553, section 3 (CP form of a kernel); scaling
-    by alpha / rank after Hu et al. 2021, arXiv 2106.09685, section 4.1.
+    Source: arXiv 2508.01772 (the idea); Lebedev et al. 2015, arXiv 1412.6553, section 3 (CP form of a kernel).
     """
 
-    def __init__(self, base: Convolution, *, rank: int, alpha: float, generator: Generator) -> None:
+    def __init__(self, base: Convolution, *, rank: int, joint: bool, generator: Generator) -> None:
         super().__init__()
-        if base.groups != 1:
-            raise AdapterError(f"CP-LoRA needs a convolution with groups=1, got groups={base.groups}")
-        self.base = base.requires_grad_(False)
-        self.scale = alpha / rank
-        self.axes = AXES[len(base.kernel_size)]
-        self.exchanged = ("factor_out", "factor_in", *(f"factor_{axis}" for axis in self.axes))
-        self.factor_out = nn.Parameter(base.weight.new_zeros(base.out_channels, rank))  # (out, rank)
+        axes = (base.out_channels, base.in_channels, *base.kernel_size)
+        self.rank = rank
+        self.full_rank = math.prod(axes) // max(axes)
+        weight = base.weight
+        self.factor_out = nn.Parameter(weight.new_zeros(base.out_channels, rank))
         # All in-side factors together have the variance that kaiming_uniform(a=sqrt 5) gives a kernel: 1 / (3 fan_in).
         bound = 1 / math.sqrt(base.in_channels)
-        self.factor_in = nn.Parameter(
-            base.weight.new_empty(base.in_channels, rank).uniform_(-bound, bound, generator=generator)
+        shape = (base.in_channels, rank)
+        self.factor_in = nn.Parameter(weight.new_empty(shape).uniform_(-bound, bound, generator=generator))
+        names = AXES[len(base.kernel_size)]
+        shapes = (
+            {"kernel": base.kernel_size}
+            if joint
+            else {name: (size,) for name, size in zip(names, base.kernel_size, strict=True)}
         )
-        for axis, size in zip(self.axes, base.kernel_size, strict=True):
-            factor = base.weight.new_empty(size, rank).normal_(0, 1 / math.sqrt(size), generator=generator)
-            self.register_parameter(f"factor_{axis}", nn.Parameter(factor))  # (size, rank)
+        for name, size in shapes.items():
+            factor = weight.new_empty(*size, rank).normal_(0, 1 / math.sqrt(math.prod(size)), generator=generator)
+            self.register_parameter(f"factor_{name}", nn.Parameter(factor))
+        self.inner_factors = ("factor_in", *(f"factor_{name}" for name in shapes))
+        self.exchanged = ("factor_out", *self.inner_factors)
 
-    def delta(self) -> Tensor:
-        """Update of the kernel, in the kernel's own layout."""
-        right: Tensor = self.factor_in
-        for axis in self.axes:  # Khatri-Rao product, (in * height * width, rank)
-            right = (right[:, None] * self.get_parameter(f"factor_{axis}")[None]).flatten(0, 1)
-        delta = self.scale * self.factor_out @ right.t()
-        delta = delta.view(self.base.out_channels, self.base.in_channels, *self.base.kernel_size)
-        return delta.transpose(0, 1) if self.base.transposed else delta
+    @property
+    def up(self) -> nn.Parameter:
+        """The side that starts at zero, (out, rank)."""
+        return self.factor_out
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, *space) -> (batch, out, *space')."""
-        base, weight = self.base, self.base.weight + self.delta()
-        if isinstance(base, nn.ConvTranspose2d | nn.ConvTranspose3d):
-            convolve = functional.conv_transpose2d if len(self.axes) == 2 else functional.conv_transpose3d
-            return convolve(x, weight, base.bias, base.stride, base.padding, base.output_padding, 1, base.dilation)  # type: ignore[arg-type]
-        # _conv_forward is private, but the only entry that honours padding_mode.
-        return base._conv_forward(x, weight, base.bias)
+    def space(self) -> Tensor:
+        """Each term's kernel, (*kernel, rank)."""
+        first, *others = (self.get_parameter(name) for name in self.inner_factors[1:])
+        space: Tensor = first
+        for factor in others:
+            space = space.unsqueeze(-2) * factor
+        return space
 
-    @torch.no_grad()
-    def merged(self) -> Convolution:
-        """A plain convolution that computes the same function; ``self`` is unchanged."""
-        plain = copy.deepcopy(self.base)
-        plain.weight.copy_(self.base.weight + self.delta())
-        return plain
+    def delta(self, up: Tensor) -> Tensor:
+        """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
+        space = self.space()
+        right = self.factor_in[:, None] * space.flatten(0, -2)  # (in, voxels, rank)
+        return torch.matmul(up, right.flatten(0, 1).t()).reshape(up.shape[0], -1, *space.shape[:-1])
+
+    def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
+        """(batch, in, *space) -> (batch, rank, *space')."""
+        kernels = self.space().movedim(-1, 0).unsqueeze(1)  # (rank, 1, *kernel)
+        terms = pointwise(x, self.factor_in.t())
+        if kernels[0].numel() == 1 and geometry.is_still:
+            return terms * kernels[:, 0]
+        return convolve(terms, kernels, geometry, groups=kernels.shape[0])
+
+    def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
+        """(batch, rank, *space') -> (batch, out, *space')."""
+        return pointwise(u, up)
+
+    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
+        return pointwise(gradient, up.t()), pointwise_gradient(gradient, u)

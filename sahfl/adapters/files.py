@@ -1,4 +1,4 @@
-"""Adapters and base networks on disk: a safetensors file with a JSON file beside it, never a pickle."""
+"""Tensors on disk: safetensors, never a pickle."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from safetensors.numpy import load, save
 from sahfl.adapters import AdapterState
 from sahfl.atomic import write_atomic
 from sahfl.errors import AdapterError
-
-TENSORS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 
 def save_tensors(path: Path, state: AdapterState, note: Mapping[str, Any] | None = None) -> None:
@@ -59,9 +56,3 @@ def _read_note(content: bytes) -> dict[str, Any]:
     if not isinstance(note, dict):
         raise ValueError(f"note: got {type(note).__name__}, expected a mapping")
     return note
-
-
-def save_adapter(folder: Path, state: AdapterState, config: Mapping[str, Any]) -> None:
-    """Write an adapter folder: the tensors, and what they belong to (method, rank, base hash, study, fold, rounds)."""
-    save_tensors(folder / TENSORS, state)
-    write_atomic(folder / CONFIG, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")

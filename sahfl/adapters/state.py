@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sahfl.adapters import AdapterState
+from sahfl.adapters.adapted import AdaptedConv
 from sahfl.errors import AdapterError
 
 
@@ -26,8 +27,8 @@ def forget(net: nn.Module) -> None:
         AdapterError: the network carries an adapter; forgetting its factors would freeze half-trained weights.
     """
     for path, module in net.named_modules():
-        if hasattr(module, "delta"):
-            raise AdapterError(f"layer {path!r} carries an adapter already; merge it first")
+        if isinstance(module, AdaptedConv):
+            raise AdapterError(f"layer {path!r} carries an adapter already; merge or detach it first")
         declare(module, ())
 
 
@@ -38,6 +39,12 @@ def parameters(net: nn.Module) -> dict[str, nn.Parameter]:
         for path, module in net.named_modules()
         for name in getattr(module, "exchanged", ())
     }
+    return dict(sorted(found.items()))
+
+
+def read_all(net: nn.Module) -> AdapterState:
+    """Copy every parameter out of a network without adapters, float32: what its digest is taken over."""
+    found = {name: value.detach().to("cpu", torch.float32).numpy().copy() for name, value in net.named_parameters()}
     return dict(sorted(found.items()))
 
 

@@ -14,29 +14,19 @@ from sahfl.config.data import (
     SiteConfig,
     load_site,
 )
+from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.section import Name, Section, parse
-from sahfl.config.stages import (
-    CpLora,
-    FinetuneConfig,
-    FullFineTuning,
-    LocalTraining,
-    Method,
-    PretrainConfig,
-    RoundsConfig,
-    TrainedMethod,
-    ZeroShot,
-)
+from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig
 from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
 __all__ = [
-    "CpLora",
+    "AdapterTuning",
     "DatalistData",
     "EvaluationConfig",
     "FinetuneConfig",
     "FolderData",
     "FoldersData",
-    "FullFineTuning",
     "LocalTraining",
     "Method",
     "ModelConfig",
@@ -52,6 +42,7 @@ __all__ = [
     "TrainedMethod",
     "View",
     "ViewsConfig",
+    "WeightTuning",
     "ZeroShot",
     "kind_of",
     "load_site",

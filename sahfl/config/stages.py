@@ -1,11 +1,12 @@
-"""The stages of a study: pretraining, fine-tuning with its methods, and when a round counts."""
+"""The stages of a study: pretraining, fine-tuning, and when a round counts."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from sahfl.config.methods import Method
 from sahfl.config.section import Name, Section
 
 
@@ -35,54 +36,6 @@ class PretrainConfig(Section):
     """What each site does in a round."""
 
 
-class ZeroShot(Section):
-    """The base network as it is, without any fine-tuning."""
-
-    method: Literal["zero_shot"]
-    """Which method this is."""
-
-    @property
-    def id(self) -> str:
-        """Name of the method in folders and results."""
-        return "zero_shot"
-
-
-class FullFineTuning(Section):
-    """Every weight of the network is trained and travels: the comparison that adapters have to beat."""
-
-    method: Literal["full"]
-    """Which method this is."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
-    """Peak learning rate of AdamW."""
-
-    @property
-    def id(self) -> str:
-        """Name of the method in folders and results."""
-        return "full"
-
-
-class CpLora(Section):
-    """CP-LoRA: the update of each convolution is a sum of ``rank`` outer products (arXiv 2508.01772)."""
-
-    method: Literal["cp_lora"]
-    """Which method this is."""
-    rank: Annotated[int, Field(ge=1, le=512)] = 8
-    """Number of rank-one terms; payload bytes grow linearly with it."""
-    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
-    """The update is multiplied by alpha / rank (unitless)."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-3
-    """Peak learning rate of AdamW."""
-
-    @property
-    def id(self) -> str:
-        """Name of the method in folders and results."""
-        return f"cp_lora-r{self.rank}"
-
-
-Method = Annotated[ZeroShot | FullFineTuning | CpLora, Field(discriminator="method")]
-TrainedMethod = FullFineTuning | CpLora
-
-
 class FinetuneConfig(Section):
     """Stage 2 and 3: fine-tuning at the SAH sites, fold by fold, and evaluation on each fold's held-out patients."""
 
@@ -101,7 +54,7 @@ class FinetuneConfig(Section):
     def _methods_are_distinct(self) -> Self:
         ids = [method.id for method in self.methods]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
-            raise ValueError(f"methods must be distinct, got twice: {', '.join(twice)}")
+            raise ValueError(f"methods must be distinct, got twice: {', '.join(twice)}; label one of them")
         return self
 
 

@@ -8,24 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import combinations
-from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.adapters import AdapterState, state
-from sahfl.adapters.files import save_adapter, save_tensors
-from sahfl.config import CpLora, Method, Study, TrainedMethod, ZeroShot
+from sahfl.adapters import AdapterState, digest, state
+from sahfl.adapters.files import save_tensors
+from sahfl.adapters.folder import describe, save_adapter
+from sahfl.config import Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
-from sahfl.federation.results import collect
+from sahfl.federation.results import collect, fold_metrics
 from sahfl.federation.rounds import Cell, Member, Roster, exchange, needed, reason_of, run_cell
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.support import sits_out, support_notes
-from sahfl.payload import Header, digest
+from sahfl.payload import Header
 from sahfl.report import write_report
 from sahfl.statistics import EvaluationSums
 
@@ -61,8 +61,12 @@ class Coordinator:
         self._install_base()
         for method in self._study.finetune.methods:
             for fold in range(self._study.finetune.folds):
-                final = {} if isinstance(method, ZeroShot) else self._fine_tune(method, fold)
+                if isinstance(method, ZeroShot):
+                    self._evaluate(method, fold, {})
+                    continue
+                final = self._fine_tune(method, fold)
                 self._evaluate(method, fold, final)
+                self._save_adapter(method, fold, final)
         self._folder.note({"event": "finished", "at": _now()})
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
@@ -189,26 +193,27 @@ class Coordinator:
         out = [site for site, description in self._descriptions().items() if sits_out(description, fold)]
         sites = tuple(site for site in config.sites if site not in out)
         cell = Cell(f"{method.id}/fold-{fold}", task, self._header("finetune", method.id, fold), sites)
-        final = self._run_cell(cell, start)
-        save_adapter(self._folder.path / "adapters" / cell.key, final, self._adapter_config(method, fold, final))
-        return final
+        return self._run_cell(cell, start)
 
     def _run_cell(self, cell: Cell, start: AdapterState) -> AdapterState:
         config = self._study.rounds
         return run_cell(self._grid, cell, start, roster=self._roster, config=config, folder=self._folder)
 
-    def _adapter_config(self, method: TrainedMethod, fold: int, final: AdapterState) -> dict[str, Any]:
-        config = {
-            "method": method.method,
-            "base_sha256": self._base_hash,
-            "sha256": digest(final),
-            "study": self._study.name,
-            "fingerprint": self._fingerprint,
-            "fold": fold,
-            "rounds": self._study.finetune.rounds,
-            "parameters": sum(value.size for value in final.values()),
-        }
-        return config | ({"rank": method.rank, "alpha": method.alpha} if isinstance(method, CpLora) else {})
+    def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
+        study = self._study
+        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
+        state.load(net, final)
+        note = describe(net, method, self._base_hash).model_copy(
+            update={
+                "study": study.name,
+                "fingerprint": self._fingerprint,
+                "fold": fold,
+                "rounds": study.finetune.rounds,
+                "sites": tuple(site for site in study.finetune.sites if site in self._roster),
+                "metrics": fold_metrics(self._folder, study, method, fold),
+            }
+        )
+        save_adapter(self._folder.path / "adapters" / method.id / f"fold-{fold}", net, note)
 
     def _evaluate(self, method: Method, fold: int, final: AdapterState) -> None:
         name = f"evaluation/{method.id}/fold-{fold}.json"

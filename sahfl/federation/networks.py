@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from sahfl.adapters import AdapterState, state
 from sahfl.adapters.attach import attach, attach_everything
 from sahfl.config import ModelConfig, TrainedMethod, ViewsConfig
@@ -33,5 +35,6 @@ def fine_tuned_network(
 ) -> MultiViewUNet:
     """The base with a fine-tuning method put on it, at its start; ``seed`` is the study's."""
     net = base_network(views, model, base)
-    attach(net, method, seed=derive_seed(seed, "adapter", method.id))
+    example = torch.zeros(1, n_channels(views), 32, 32)
+    attach(net, method, seed=derive_seed(seed, "adapter", method.id), parts=net.parts, example=example)
     return net

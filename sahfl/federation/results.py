@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from sahfl import __version__
-from sahfl.adapters import AdapterState
-from sahfl.adapters.files import load_tensors
-from sahfl.config import CpLora, FullFineTuning, Method, Study, ZeroShot
+from sahfl.adapters import AdapterState, digest
+from sahfl.adapters.folder import CONFIG
+from sahfl.config import AdapterTuning, Method, Study, ZeroShot
 from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.run_folder import Record, RunFolder
 from sahfl.federation.support import fold_support, support_notes
-from sahfl.payload import digest
 from sahfl.statistics import Estimate, EvaluationSums, dice_estimate, difference, overall, stratum_labels
 
 SCHEMA = 1
@@ -82,7 +81,7 @@ def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds:
     return {
         "id": method.id,
         "method": method.method,
-        "rank": method.rank if isinstance(method, CpLora) else None,
+        "rank": method.rank if isinstance(method, AdapterTuning) else None,
         "trainable": 0 if isinstance(method, ZeroShot) else _trainable(folder, method),
         "bytes_up_per_round": max(sent, default=0),
         "strata": [_stratum(label, dice_estimate(part)) for label, part in zip(labels, total.strata, strict=True)],
@@ -97,8 +96,7 @@ def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds:
 
 
 def _trainable(folder: RunFolder, method: Method) -> int:
-    state, _ = load_tensors(folder.path / "adapters" / method.id / "fold-0" / "adapter_model.safetensors")
-    return sum(value.size for value in state.values())
+    return int((folder.read_json(f"adapters/{method.id}/fold-0/{CONFIG}") or {})["sahfl"]["parameters"])
 
 
 def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict[str, Any]]:
@@ -116,6 +114,12 @@ def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
     return {"site": site, "n": estimate.n, "dice": estimate.value}
 
 
+def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
+    """What was measured on the held-out patients of one fold."""
+    measured = _by_fold(fold, _read_sums(folder, study, method), study)
+    return {name: measured[name] for name in ("dice", "n", "n_no_blood")}
+
+
 def _by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
     total = _add([part for (number, _), part in sums.items() if number == fold], study)
     estimate = dice_estimate(overall(total))
@@ -125,8 +129,8 @@ def _by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
 def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]:
     """Every trained method against zero-shot, and every adapter against full fine-tuning, where these are there."""
     trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
-    adapters = [method for method in trained if not isinstance(method, FullFineTuning)]
-    pairs = [(method.id, "zero_shot") for method in trained] + [(method.id, "full") for method in adapters]
+    others = [method for method in trained if method.id != "full"]
+    pairs = [(method.id, "zero_shot") for method in trained] + [(method.id, "full") for method in others]
     return [_compare(study, sums, *pair) for pair in pairs if pair[1] in sums]
 
 

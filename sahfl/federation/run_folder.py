@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sahfl.adapters import AdapterState
+from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import write_atomic
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError, RunError
-from sahfl.payload import digest
 
 KEPT_CHECKPOINTS = 2
 """The newest, and the one before it in case the newest turns out damaged."""

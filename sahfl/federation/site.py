@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sahfl.adapters import AdapterState
+from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import write_atomic
 from sahfl.config import DatalistData, FolderData, PhantomCohort, SiteConfig, ViewsConfig
@@ -30,7 +30,6 @@ from sahfl.data.sources import read_cases, recognise
 from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError, PolicyRefused
 from sahfl.federation.protocol import SiteDescription
-from sahfl.payload import digest
 
 _manifest_format = TypeAdapter(tuple[CheckedCase, ...])
 

@@ -7,7 +7,21 @@ from dataclasses import dataclass
 from sahfl.report.text import DASH, Results, count, duration, interval, number, percent, signed, size
 
 ZERO_SHOT = "zero_shot"
-NAMES = {"zero_shot": "Zero-shot", "cp_lora": "CP-LoRA", "full": "Full fine-tuning"}
+NAMES = {
+    "zero_shot": "Zero-shot",
+    "full": "Full fine-tuning",
+    "encoder": "Fine-tuned encoder",
+    "bottleneck": "Fine-tuned bottleneck",
+    "decoder": "Fine-tuned decoder",
+    "last_layer": "Fine-tuned last layer",
+    "norm_bias": "Fine-tuned norms and biases",
+    "lora_c": "LoRA-C",
+    "conv_lora": "convLoRA",
+    "cp_lora": "CP-LoRA",
+    "dora_c": "DoRA-C",
+    "conv_dora": "convDoRA",
+    "cp_dora": "CP-DoRA",
+}
 FIXED_COLOURS = {"zero_shot": "#6B6B6B", "full": "#D55E00"}
 OTHER_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe & Ito 2008, "Color universal design": told apart with any colour vision."""

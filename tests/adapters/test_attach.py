@@ -4,14 +4,14 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from sahfl.adapters import state
+from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.attach import attach, attach_everything, merge
-from sahfl.adapters.cp_lora import CPLoRAConv
-from sahfl.config import CpLora, FullFineTuning
+from sahfl.config import AdapterTuning, WeightTuning
 from sahfl.errors import AdapterError
 from sahfl.model import MultiViewUNet
 
-CP = CpLora(method="cp_lora", rank=2, alpha=4.0)
-FULL = FullFineTuning(method="full")
+CP = AdapterTuning(method="cp_lora", rank=2, alpha=4.0)
+FULL = WeightTuning(method="full")
 
 
 def slice_net():
@@ -53,7 +53,7 @@ def test_every_convolution_is_adapted(net_and_input):
     kinds = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     n_convolutions = sum(isinstance(module, kinds) for module in net.modules())
     attach(net, CP, seed=1)
-    assert sum(isinstance(module, CPLoRAConv) for module in net.modules()) == n_convolutions > 5
+    assert sum(isinstance(module, AdaptedConv) for module in net.modules()) == n_convolutions > 5
 
 
 def test_exactly_the_exchanged_tensors_are_trainable(net_and_input):
@@ -85,7 +85,7 @@ def test_merging_gives_a_plain_network_that_computes_the_same(net_and_input):
     randomise(net)
     adapted = net(x)
     merge(net)
-    assert not any(isinstance(module, CPLoRAConv) for module in net.modules())
+    assert not any(isinstance(module, AdaptedConv) for module in net.modules())
     assert set(net.state_dict()) == names
     assert (adapted - untouched).abs().max() > 1e-3
     torch.testing.assert_close(net(x), adapted, rtol=1e-10, atol=1e-10)
@@ -106,7 +106,7 @@ def test_layers_of_the_same_shape_start_differently():
     net = nn.ModuleDict({"one": nn.Conv2d(4, 4, 3), "other": nn.Conv2d(4, 4, 3)})
     attach(net, CP, seed=1)
     start = state.read(net)
-    assert (start["one.factor_in"] != start["other.factor_in"]).any()
+    assert (start["one.update.factor_in"] != start["other.update.factor_in"]).any()
 
 
 def test_a_layers_start_does_not_depend_on_what_stands_before_it():
@@ -114,7 +114,7 @@ def test_a_layers_start_does_not_depend_on_what_stands_before_it():
     after = nn.ModuleDict({"a": nn.Conv2d(4, 4, 3), "b": nn.Conv2d(4, 4, 3)})
     attach(alone, CP, seed=1)
     attach(after, CP, seed=1)
-    assert (state.read(alone)["b.factor_in"] == state.read(after)["b.factor_in"]).all()
+    assert (state.read(alone)["b.update.factor_in"] == state.read(after)["b.update.factor_in"]).all()
 
 
 def test_attaching_twice_is_refused_naming_the_layer_and_what_to_do():
@@ -122,7 +122,9 @@ def test_attaching_twice_is_refused_naming_the_layer_and_what_to_do():
     attach(net, CP, seed=1)
     before = state.read(net)
     for method in (CP, FULL):
-        with pytest.raises(AdapterError, match=r"layer 'net\.conv_0\.conv_0\.conv' carries an adapter .*; merge it"):
+        with pytest.raises(
+            AdapterError, match=r"'net\.conv_0\.conv_0\.conv' carries an adapter already; merge or detach"
+        ):
             attach(net, method, seed=1)
     assert all((value == before[name]).all() for name, value in state.read(net).items())
 
@@ -140,7 +142,7 @@ def test_a_merged_network_takes_an_adapter_again():
 
 def test_a_grouped_convolution_in_the_network_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(AdapterError, match="layer '1': has groups=2, CP-LoRA needs groups=1"):
+    with pytest.raises(AdapterError, match="layer '1': has groups=2, an adapter needs groups=1"):
         attach(net, CP, seed=1)
     assert type(net[0]) is nn.Conv2d  # not half adapted
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from sahfl.adapters.files import CONFIG, TENSORS, load_tensors, save_adapter, save_tensors
+from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.errors import AdapterError
 
 NOTE = {"round": 3, "sites": ["bern", "linz"], "method": "cp_lora"}
@@ -59,14 +59,6 @@ def test_another_state_or_note_gives_other_bytes(tmp_path, change):
             note["round"] = 4
     save_tensors(tmp_path / "other", state, note)
     assert (tmp_path / "one").read_bytes() != (tmp_path / "other").read_bytes()
-
-
-def test_an_adapter_folder_holds_tensors_and_what_they_belong_to(tmp_path):
-    save_adapter(tmp_path / "new" / "adapter", a_state(), NOTE)
-    folder = tmp_path / "new" / "adapter"
-    assert {path.name for path in folder.iterdir()} == {TENSORS, CONFIG}
-    assert json.loads((folder / CONFIG).read_text()) == NOTE
-    np.testing.assert_array_equal(load_tensors(folder / TENSORS)[0]["up"], a_state()["up"])
 
 
 class Trap:

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sahfl.config import CpLora, EvaluationConfig, LocalTraining, ModelConfig, ViewsConfig
+from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, ModelConfig, ViewsConfig
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.protocol import RAW, SiteDescription, Task
@@ -20,7 +20,7 @@ STATE = {"a.factor_0": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ful
 HEADER = Header(study="abc", stage="finetune", method="cp_lora-r2", fold=1, round=2, base="def")
 TASK = Task(
     stage="finetune", seed=3, views=ViewsConfig(), model=ModelConfig(), folds=3, fold=1,
-    method=CpLora(method="cp_lora", rank=2), round=2, rounds=5, learning_rate=0.01, local=LocalTraining(steps=4),
+    method=AdapterTuning(method="cp_lora", rank=2), round=2, rounds=5, learning_rate=0.01, local=LocalTraining(steps=4),
     evaluation=EvaluationConfig(),
 )  # fmt: skip
 DESCRIPTION = SiteDescription(

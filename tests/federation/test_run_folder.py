@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from tiny_study import TINY, changed
 
+from sahfl.adapters import digest
 from sahfl.config import Study, parse
 from sahfl.errors import ConfigError, RunError
 from sahfl.federation.run_folder import Checkpoint, RunFolder
-from sahfl.payload import digest
 
 STUDY = parse(Study, TINY, where="test")
 CELL = "cp_lora-r2/fold-0"

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from tiny_study import TINY
 
-from sahfl.adapters import state
+from sahfl.adapters import digest, state
 from sahfl.adapters.files import save_tensors
 from sahfl.config import DatalistData, EvaluationConfig, LocalTraining, SiteConfig, Study, ZeroShot, parse
 from sahfl.data.ct import read_scan
@@ -19,7 +19,7 @@ from sahfl.federation.client_app import SiteFailure, app
 from sahfl.federation.networks import whole_network
 from sahfl.federation.protocol import Task
 from sahfl.federation.site import Site
-from sahfl.payload import Header, digest
+from sahfl.payload import Header
 from sahfl.simulation import site_configs
 from sahfl.statistics import EvaluationSums
 

@@ -7,7 +7,7 @@ from tiny_study import TINY, changed
 
 from sahfl.adapters import state
 from sahfl.adapters.files import load_tensors
-from sahfl.config import CpLora, ModelConfig, ViewsConfig
+from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import SiteDescription
 from sahfl.payload import Header
@@ -18,7 +18,7 @@ HEADER_KEYS = set(Header.__dataclass_fields__)
 def declared(study):
     views, model = ViewsConfig.model_validate(study.views), ModelConfig.model_validate(study.model)
     base = state.read(whole_network(views, model, study.seed))
-    method = next(m for m in study.finetune.methods if isinstance(m, CpLora))
+    method = next(m for m in study.finetune.methods if isinstance(m, AdapterTuning))
     return state.read(fine_tuned_network(views, model, base, method, study.seed))
 
 

@@ -1,0 +1,143 @@
+"""The adapted convolution: a frozen layer, a low-rank update of its kernel, and optionally DoRA's magnitudes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sahfl.adapters.fused import FusedConvolution
+from sahfl.adapters.geometry import Convolution, Geometry, convolve, kernel_of, prepare
+from sahfl.adapters.paths import choose_path
+
+
+class Update(Protocol):
+    """A low-rank update of a kernel: ``up`` after an inner map of few channels. A module; its factors are trainable."""
+
+    exchanged: tuple[str, ...]
+    """Names of all its factors."""
+    inner_factors: tuple[str, ...]
+    """Names of those that ``inner`` uses."""
+
+    rank: int
+    """Number of terms, as the method counts them."""
+    full_rank: int
+    """Terms with which every kernel of this shape can be written; more are legal (over-parameterisation)."""
+
+    @property
+    def up(self) -> nn.Parameter:
+        """The factor on the output's side, (out, terms, ...); zero at the start."""
+
+    def delta(self, up: Tensor) -> Tensor:
+        """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
+
+    def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
+        """(batch, in, *space) -> (batch, terms, *space')."""
+
+    def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
+        """(batch, terms, *space') -> (batch, out, *space''); ``outer(inner(x), up)`` is x convolved with ``delta``."""
+
+    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """A factor by name."""
+
+
+class AdaptedConv(nn.Module):
+    """A frozen convolution plus a trainable low-rank update of its kernel.
+
+    With W the kernel of the base and D the update's, the layer is the convolution with V = W + scale * D; with
+    magnitudes m (DoRA) it is that with m[o] * V[o] / ||V[o]||, the norm of every output channel's kernel being taken
+    as a constant in the backward pass, as the paper does. Stride, padding,
+    dilation, padding mode and bias stay the base layer's own.
+
+    Guarantees: a fresh layer gives the base's output bit for bit; the base never changes, so taking the adapter off
+    restores it bit for bit; ``merged()`` computes the same function; only what ``exchanged`` names is trainable.
+
+    Args:
+        base: the layer; frozen from here on.
+        update: its kernel's update, fresh.
+        scale: factor of the update (alpha / rank, or alpha / sqrt(rank)).
+        magnitude: learn the length of each output channel's kernel apart from its direction.
+        rank_dropout: chance that a term of the update is left out of a training step; the others are scaled up.
+
+    Source: Hu et al. 2021, arXiv 2106.09685, section 4.1 (scale); Kalajdzievski 2023, arXiv 2312.03732 (square root);
+    Liu et al. 2024, arXiv 2402.09353, sections 4.1 and 4.3 (magnitude, constant norm); Yeh et al. 2023, arXiv
+    2309.14859 (rank dropout).
+    """
+
+    def __init__(
+        self, base: Convolution, update: nn.Module, *, scale: float, magnitude: bool, rank_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.update: Update = update  # type: ignore[assignment]
+        self.scale = scale
+        self.rank_dropout = rank_dropout
+        self.magnitude = nn.Parameter(_lengths(kernel_of(base).detach())) if magnitude else None
+        self.exchanged = ("magnitude",) if magnitude else ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, *space) -> (batch, out, *space')."""
+        x, geometry = prepare(x, self.base)
+        up = self._scaled_up()
+        match choose_path(self, x):
+            case "dense":
+                return convolve(x, self._kernel(up), geometry, self.base.bias)
+            case "chain":
+                return self._chain(x, up, geometry)
+            case _:
+                inner = [self.update.get_parameter(name) for name in self.update.inner_factors]
+                return FusedConvolution.apply(x, self, geometry, up, self.magnitude, self.base.bias, *inner)  # type: ignore[no-untyped-call]
+
+    def direction(self, up: Tensor) -> Tensor:
+        """V, (out, in, *kernel)."""
+        return kernel_of(self.base) + self.update.delta(up)
+
+    def ratio(self, direction: Tensor) -> Tensor | None:
+        """Ratio m / ||V|| of each output channel, (out,); None without magnitudes."""
+        return None if self.magnitude is None else self.magnitude / _lengths(direction.detach())
+
+    @torch.no_grad()
+    def merged(self) -> Convolution:
+        """A plain convolution that computes the same function; ``self`` is unchanged."""
+        plain = copy.deepcopy(self.base)
+        kernel_of(plain).copy_(self._kernel(self.update.up * self.scale))
+        return plain
+
+    def _kernel(self, up: Tensor) -> Tensor:
+        direction = self.direction(up)
+        ratio = self.ratio(direction)
+        return direction if ratio is None else direction * per_channel(ratio, direction.ndim, axis=0)
+
+    def _chain(self, x: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
+        before = convolve(x, kernel_of(self.base), geometry, self.base.bias)
+        change = self.update.outer(self.update.inner(x, geometry), up, geometry)
+        ratio = self.ratio(self.direction(up.detach()).detach())
+        if ratio is None:
+            return before + change
+        ratio = per_channel(ratio, x.ndim, axis=1)
+        plain = before if self.base.bias is None else before - per_channel(self.base.bias, x.ndim, axis=1)
+        # Not (plain + change) * ratio + bias: a fresh adapter has ratio 1 and change 0 and must round nothing.
+        return before + (ratio - 1) * plain + ratio * change
+
+    def _scaled_up(self) -> Tensor:
+        up = self.update.up * self.scale
+        if self.training and self.rank_dropout:
+            kept = torch.empty(up.shape[1], device=up.device, dtype=up.dtype).bernoulli_(1 - self.rank_dropout)
+            up = up * per_channel(kept / (1 - self.rank_dropout), up.ndim, axis=1)
+        return up
+
+
+def per_channel(values: Tensor, n_axes: int, *, axis: int) -> Tensor:
+    """One number per channel, shaped to multiply a tensor of ``n_axes`` axes along ``axis``."""
+    shape = [1] * n_axes
+    shape[axis] = -1
+    return values.view(shape)
+
+
+def _lengths(kernel: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(kernel.flatten(1), dim=1)

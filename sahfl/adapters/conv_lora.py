@@ -1,0 +1,49 @@
+"""convLoRA: a kernel's update as a convolution to ``rank`` channels and a mixture of these."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from sahfl.adapters.geometry import Convolution, Geometry, convolve, pointwise, pointwise_gradient
+
+
+class ConvLoRA(nn.Module):
+    """The update ``up @ down`` of a kernel, with ``down`` (rank, in, *kernel) and ``up`` (out, rank).
+
+    rank * (in * voxels of the kernel + out) numbers. The form of Hugging Face PEFT for ``Conv2d`` and ``Conv3d``.
+    ``up`` starts at zero, ``down`` like the kernel of a new layer.
+
+    Source: Aleem et al. 2024, arXiv 2402.04964, section 3.
+    """
+
+    exchanged = ("down", "up")
+    inner_factors = ("down",)
+
+    def __init__(self, base: Convolution, *, rank: int, generator: Generator) -> None:
+        super().__init__()
+        self.rank = rank
+        self.full_rank = min(base.out_channels, base.in_channels * math.prod(base.kernel_size))
+        weight = base.weight
+        bound = 1 / math.sqrt(base.in_channels * math.prod(base.kernel_size))  # kaiming_uniform(a=sqrt 5)
+        shape = (rank, base.in_channels, *base.kernel_size)
+        self.down = nn.Parameter(weight.new_empty(shape).uniform_(-bound, bound, generator=generator))
+        self.up = nn.Parameter(weight.new_zeros(base.out_channels, rank))
+
+    def delta(self, up: Tensor) -> Tensor:
+        """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
+        return torch.matmul(up, self.down.flatten(1)).view(-1, *self.down.shape[1:])
+
+    def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
+        """(batch, in, *space) -> (batch, rank, *space')."""
+        return convolve(x, self.down, geometry)
+
+    def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
+        """(batch, rank, *space') -> (batch, out, *space')."""
+        return pointwise(u, up)
+
+    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
+        return pointwise(gradient, up.t()), pointwise_gradient(gradient, u)

@@ -1,0 +1,106 @@
+"""The adapted convolution as one operation: two dense convolutions a step, forward and backward, and no more.
+
+Training a frozen kernel's low-rank update needs the dense gradient of that kernel nowhere. Forward, one convolution
+with the updated kernel; backward, one for the gradient of the input, and the factors' gradients through maps of few
+channels that are made again instead of kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sahfl.adapters.geometry import Geometry, convolve, input_gradient
+
+if TYPE_CHECKING:
+    from sahfl.adapters.adapted import AdaptedConv
+
+
+class FusedConvolution(torch.autograd.Function):
+    """Convolution with the kernel of an ``AdaptedConv``; gradients for all that may train, and for the input.
+
+    Guarantees: equals autograd through the materialised kernel, up to rounding. What is kept for the backward pass:
+    the input (where no inner factor trains: the map of few channels instead), and the output if there are magnitudes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        layer: AdaptedConv,
+        geometry: Geometry,
+        up: Tensor,
+        magnitude: Tensor | None,
+        bias: Tensor | None,
+        *inner: Tensor,
+    ) -> Tensor:
+        """(batch, in, *space) -> (batch, out, *space')."""
+        device = x.device.type
+        ctx.autocast = torch.is_autocast_enabled(device)
+        if ctx.autocast:
+            x = x.to(torch.get_autocast_dtype(device))
+        ctx.layer, ctx.geometry, ctx.shape = layer, geometry, x.shape
+        ctx.inner_trains = any(ctx.needs_input_grad[6:])
+        with torch.autocast(device, enabled=False):
+            kernel, _ = _kernel(layer, up, x.dtype)
+            y = convolve(x, kernel, geometry, None if bias is None else bias.to(x.dtype))
+        kept = x if ctx.inner_trains else _inner(ctx, x)
+        ctx.save_for_backward(kept, up, magnitude, y if magnitude is not None else None, *inner)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """Gradients in the order of the arguments of ``forward``."""
+        kept, up, magnitude, y, *inner = ctx.saved_tensors
+        layer, geometry, dtype = ctx.layer, ctx.geometry, kept.dtype
+        with torch.autocast(kept.device.type, enabled=False):
+            kernel, ratio = _kernel(layer, up, dtype)
+            of_x = input_gradient(gradient, kernel, geometry, ctx.shape) if ctx.needs_input_grad[0] else None
+        with torch.set_grad_enabled(ctx.inner_trains):
+            u = _inner(ctx, kept) if ctx.inner_trains else kept
+        rows = up if ratio is None else up * _rows(ratio, up)
+        of_u, of_rows = layer.update.outer_gradients(gradient, u.detach(), rows.to(dtype), geometry)
+        of_up = of_rows.to(up.dtype)
+        of_up = of_up if ratio is None else of_up * _rows(ratio, up)
+        of_inner: tuple[Tensor | None, ...] = (None,) * len(inner)
+        if ctx.inner_trains:
+            of_inner = _inner_gradients(layer, u, of_u)
+        of_magnitude = None if magnitude is None else _magnitude_gradient(gradient, y, layer, magnitude)
+        of_bias = gradient.sum([0, *range(2, gradient.ndim)]) if ctx.needs_input_grad[5] else None
+        return of_x, None, None, of_up, of_magnitude, of_bias, *of_inner
+
+
+def _kernel(layer: AdaptedConv, up: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    direction = layer.direction(up)
+    ratio = layer.ratio(direction)
+    kernel = direction if ratio is None else direction * _rows(ratio, direction)
+    return kernel.to(dtype), ratio
+
+
+def _rows(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+def _inner(ctx: Any, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, dtype=x.dtype if ctx.autocast else None, enabled=ctx.autocast):
+        return ctx.layer.update.inner(x.detach(), ctx.geometry)
+
+
+def _inner_gradients(layer: AdaptedConv, u: Tensor, of_u: Tensor) -> tuple[Tensor | None, ...]:
+    factors = [layer.update.get_parameter(name) for name in layer.update.inner_factors]
+    found = iter(torch.autograd.grad(u, [factor for factor in factors if factor.requires_grad], of_u))
+    return tuple(next(found) if factor.requires_grad else None for factor in factors)
+
+
+def _magnitude_gradient(gradient: Tensor, y: Tensor, layer: AdaptedConv, magnitude: Tensor) -> Tensor:
+    space = [0, *range(2, y.ndim)]
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    bias = layer.base.bias
+    along = (gradient * y).sum(space, dtype=wide)
+    if bias is not None:
+        along = along - gradient.sum(space, dtype=wide) * bias
+    return (along / magnitude).to(magnitude.dtype)

@@ -1,0 +1,136 @@
+"""Convolutions of two and three dimensions, plain and transposed, behind one function and one kernel layout.
+
+Kernels are (out, in, *kernel) everywhere in ``adapters``; PyTorch keeps those of transposed convolutions as
+(in, out, *kernel), and only this module knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a kernel moves over its input; one number per axis."""
+
+    transposed: bool
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    """Zeros on both sides."""
+    dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
+
+    def along(self, axes: Sequence[bool]) -> Geometry:
+        """The same movement along some axes; one step at a time, without padding, along the others."""
+
+        def pick(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
+            return tuple(value if chosen else neutral for value, chosen in zip(values, axes, strict=True))
+
+        return Geometry(
+            self.transposed,
+            pick(self.stride, 1),
+            pick(self.padding, 0),
+            pick(self.dilation, 1),
+            pick(self.output_padding, 0),
+        )
+
+    @property
+    def is_still(self) -> bool:
+        """A kernel of one voxel computes one output per input."""
+        return set(self.stride) == {1} and set(self.padding) == set(self.output_padding) == {0}
+
+
+def kernel_of(base: Convolution) -> Tensor:
+    """A layer's weight as (out, in, *kernel); a view."""
+    return base.weight.transpose(0, 1) if base.transposed else base.weight
+
+
+def prepare(x: Tensor, base: Convolution) -> tuple[Tensor, Geometry]:
+    """The input, padded where zeros on both sides would not do, and the movement of the layer's kernel over it."""
+    nothing = (0,) * len(base.kernel_size)
+    padding = base.padding
+    if base.padding_mode != "zeros" or padding == "same":
+        reversed_twice = base._reversed_padding_repeated_twice  # private, but what the layer itself pads by
+        sides = [(reversed_twice[2 * axis], reversed_twice[2 * axis + 1]) for axis in range(len(nothing))][::-1]
+        if base.padding_mode == "zeros" and all(before == after for before, after in sides):
+            padding = tuple(before for before, _ in sides)
+        else:
+            mode = "constant" if base.padding_mode == "zeros" else base.padding_mode
+            x, padding = functional.pad(x, reversed_twice, mode=mode), nothing
+    elif padding == "valid":
+        padding = nothing
+    return x, Geometry(base.transposed, base.stride, padding, base.dilation, base.output_padding)  # type: ignore[arg-type]
+
+
+def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, bias: Tensor | None = None, groups: int = 1) -> Tensor:
+    """(batch, in, *space) by a kernel (out, in / groups, *kernel) -> (batch, out, *space')."""
+    flat = kernel.ndim == 4
+    if geometry.transposed:
+        transposed = functional.conv_transpose2d if flat else functional.conv_transpose3d
+        # Of a depthwise kernel (channels, 1, *kernel) both layouts are the same.
+        weight = kernel if groups > 1 else kernel.transpose(0, 1)
+        return transposed(
+            x,
+            weight,
+            bias,
+            geometry.stride,
+            geometry.padding,
+            geometry.output_padding,
+            groups,
+            geometry.dilation,
+        )
+    plain = functional.conv2d if flat else functional.conv3d
+    return plain(x, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, groups)
+
+
+def input_gradient(gradient: Tensor, kernel: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
+    """Gradient of ``convolve`` with respect to its input of the given shape; the input itself is not needed."""
+    return _backward(gradient, gradient.new_empty(1).expand(shape), kernel, geometry, (True, False, False))[0]
+
+
+def input_and_kernel_gradients(
+    gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``convolve`` with respect to its input and its kernel."""
+    inner, outer, _ = _backward(gradient, x, kernel, geometry, (True, True, False))
+    return inner, outer.transpose(0, 1) if geometry.transposed else outer
+
+
+def _backward(
+    gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight = kernel.transpose(0, 1) if geometry.transposed else kernel
+    return torch.ops.aten.convolution_backward(
+        gradient,
+        x,
+        weight,
+        None,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.transposed,
+        geometry.output_padding,
+        1,
+        wanted,
+    )
+
+
+def pointwise(x: Tensor, matrix: Tensor) -> Tensor:
+    """Mix the channels of every voxel: (batch, in, *space) by (out, in) -> (batch, out, *space).
+
+    A matrix product, because convolution libraries pad a few channels to sixteen.
+    """
+    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])
+
+
+def pointwise_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """Gradient of ``pointwise`` with respect to its matrix: (out, in)."""
+    return torch.matmul(gradient.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)

@@ -1,0 +1,59 @@
+"""LoRA-C: the kernel read as one matrix of (out x height) by (in x width), updated by a product of two thin ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from sahfl.adapters.geometry import Convolution, Geometry, convolve, input_and_kernel_gradients
+
+
+class LoRAC(nn.Module):
+    """The update B A of a kernel read as a matrix, B (out * height, rank * width), A (rank * width, in * width).
+
+    Kept as two kernels with the axes where they belong: ``up`` (out, rank * width, height, 1) and ``down``
+    (rank * width, in, 1, width). For k x k kernels that makes rank * k^2 * (in + out) numbers. In three dimensions
+    depth stays with height. ``up`` starts at zero, ``down`` like the kernel of a new layer.
+
+    The published code reshapes B A with ``view``, which mixes the axes: an update of rank one then has full rank along
+    the input channels. The permuted form here is what the paper writes.
+
+    Source: Ding et al. 2024, arXiv 2410.16954, section 3.
+    """
+
+    exchanged = ("down", "up")
+    inner_factors = ("down",)
+
+    def __init__(self, base: Convolution, *, rank: int, generator: Generator) -> None:
+        super().__init__()
+        *others, width = base.kernel_size
+        self.rank = rank
+        self.full_rank = max(1, min(base.out_channels * math.prod(others), base.in_channels * width) // width)
+        rows, weight = rank * width, base.weight
+        bound = 1 / math.sqrt(base.in_channels * width)  # kaiming_uniform(a=sqrt 5) of A
+        shape = (rows, base.in_channels, *(1 for _ in others), width)
+        self.down = nn.Parameter(weight.new_empty(shape).uniform_(-bound, bound, generator=generator))
+        self.up = nn.Parameter(weight.new_zeros(base.out_channels, rows, *others, 1))
+        self._last = (*(False for _ in others), True)
+
+    def delta(self, up: Tensor) -> Tensor:
+        """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
+        kernel = torch.tensordot(up.squeeze(-1), self.down.flatten(2), dims=([1], [0]))  # (out, *others, in, width)
+        return kernel.movedim(-2, 1)
+
+    def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
+        """(batch, in, *space) -> (batch, rank * width, *space with the last axis convolved)."""
+        return convolve(x, self.down, geometry.along(self._last))
+
+    def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
+        """(batch, rank * width, *space) -> (batch, out, *space')."""
+        return convolve(u, up, self._outer(geometry))
+
+    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
+        return input_and_kernel_gradients(gradient, u, up, self._outer(geometry))
+
+    def _outer(self, geometry: Geometry) -> Geometry:
+        return geometry.along([not last for last in self._last])

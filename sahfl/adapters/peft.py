@@ -1,0 +1,96 @@
+"""Names and settings of Hugging Face PEFT, for the adapters that are PEFT's own form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sahfl.adapters import AdapterState
+from sahfl.adapters.adapted import AdaptedConv
+from sahfl.adapters.conv_lora import ConvLoRA
+from sahfl.adapters.geometry import kernel_of
+from sahfl.config import AdapterTuning
+
+PREFIX = "base_model.model."
+SUFFIXES = {"update.down": "lora_A.weight", "update.up": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+
+
+def is_peft_form(net: nn.Module, method: AdapterTuning) -> bool:
+    """Whether PEFT computes what this network computes: convLoRA or convDoRA on plain convolutions, and nothing else.
+
+    PEFT 0.21 refuses transposed convolutions, ignores the padding mode and fails on dilated ones.
+    """
+    adapted = [module for module in net.modules() if isinstance(module, AdaptedConv)]
+    plain = all(
+        isinstance(layer.update, ConvLoRA)
+        and not layer.base.transposed
+        and layer.base.padding_mode == "zeros"
+        and set(layer.base.dilation) == {1}
+        for layer in adapted
+    )
+    return bool(adapted) and plain and not method.also_train
+
+
+def peft_settings(net: nn.Module, method: AdapterTuning, base: str) -> dict[str, Any]:
+    """What PEFT reads from ``adapter_config.json``."""
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": method.rank,
+        "lora_alpha": method.alpha,
+        "lora_dropout": 0.0,
+        "use_rslora": method.scaling == "sqrt_rank",
+        "use_dora": method.has_magnitudes,
+        "bias": "none",
+        "target_modules": [path for path, module in net.named_modules() if isinstance(module, AdaptedConv)],
+    }
+
+
+def to_peft(net: nn.Module, state: AdapterState, *, decomposed: bool) -> AdapterState:
+    """The exchanged tensors under PEFT's names and in PEFT's shapes.
+
+    Where a magnitude was left out, PEFT gets the length of the adapted kernel: its layer then computes the same.
+    """
+    found: AdapterState = {}
+    for path, layer in net.named_modules():
+        if not isinstance(layer, AdaptedConv):
+            continue
+        ones = (1,) * len(layer.base.kernel_size)
+        found[f"{PREFIX}{path}.{SUFFIXES['update.down']}"] = state[f"{path}.update.down"]
+        up = state[f"{path}.update.up"]
+        found[f"{PREFIX}{path}.{SUFFIXES['update.up']}"] = up.reshape(*up.shape, *ones)
+        if decomposed:
+            lengths = state.get(f"{path}.magnitude", _lengths(layer))
+            found[f"{PREFIX}{path}.{SUFFIXES['magnitude']}"] = lengths.reshape(1, -1, *ones)
+    return found
+
+
+def from_peft(tensors: AdapterState, *, without_magnitude: frozenset[str]) -> AdapterState:
+    """The inverse of ``to_peft``; names that are not PEFT's stay as they are, for ``state.load`` to refuse."""
+    found: AdapterState = {}
+    for name, value in tensors.items():
+        path, ours = _our_name(name)
+        if ours == "magnitude" and path in without_magnitude:
+            continue
+        shape = {"update.up": value.shape[:2], "magnitude": (-1,)}.get(ours, value.shape)
+        found[f"{path}.{ours}" if ours else name] = value.reshape(shape)
+    return dict(sorted(found.items()))
+
+
+def _our_name(name: str) -> tuple[str, str]:
+    for ours, theirs in SUFFIXES.items():
+        path = name.removeprefix(PREFIX).removesuffix(f".{theirs}")
+        if name == f"{PREFIX}{path}.{theirs}":
+            return path, ours
+    return name, ""
+
+
+@torch.no_grad()
+def _lengths(layer: AdaptedConv) -> np.ndarray[Any, Any]:
+    kernel = kernel_of(layer.base) + layer.update.delta(layer.update.up * layer.scale)
+    return torch.linalg.vector_norm(kernel.flatten(1), dim=1).cpu().float().numpy()

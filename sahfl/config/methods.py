@@ -1,0 +1,116 @@
+"""What is compared: the network as it is, standard fine-tuning of its own weights, and adapters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sahfl.config.section import Name, Section
+
+Part = Literal[
+    "encoder",
+    "encoder.1",
+    "encoder.2",
+    "encoder.3",
+    "encoder.4",
+    "bottleneck",
+    "decoder",
+    "decoder.4",
+    "decoder.3",
+    "decoder.2",
+    "decoder.1",
+    "head",
+]
+"""A part of the multi-view U-Net, by role and depth: 1 is at full resolution, the bottleneck at the lowest."""
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class ZeroShot(Section):
+    """The base network as it is, without any fine-tuning."""
+
+    method: Literal["zero_shot"]
+    """Which method this is."""
+
+    @property
+    def id(self) -> str:
+        """Name of the method in folders and results."""
+        return "zero_shot"
+
+
+class WeightTuning(Section):
+    """Standard fine-tuning: some or all of the network's own weights are trained and travel."""
+
+    method: Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
+    """Which weights: all of them, a part of the network, the last convolution, or all norms and biases."""
+    learning_rate: LearningRate = 5e-4
+    """Peak learning rate of AdamW."""
+    label: Name | None = None
+    """Appended to the method's name, to tell apart two that differ in their numbers only."""
+
+    @property
+    def id(self) -> str:
+        """Name of the method in folders and results."""
+        return "-".join([self.method, *filter(None, [self.label])])
+
+
+class AdapterTuning(Section):
+    """Low-rank adapters on the frozen network's convolutions: only their factors are trained and travel.
+
+    LoRA-C (arXiv 2410.16954), convLoRA (arXiv 2402.04964), CP-LoRA (arXiv 2508.01772), and each of them with DoRA's
+    magnitudes (arXiv 2402.09353).
+    """
+
+    method: Literal["lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"]
+    """How the update of a convolution's kernel is factorised."""
+    rank: Annotated[int, Field(ge=1, le=512)] = 8
+    """Number of terms; payload bytes grow linearly with it. More than a layer's full rank is legal."""
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
+    """The update is multiplied by alpha / rank (unitless)."""
+    scaling: Literal["rank", "sqrt_rank"] = "rank"
+    """Divide alpha by the rank, or by its square root (rsLoRA, arXiv 2312.03732)."""
+    joint_kernel: bool = False
+    """CP forms only: one factor for the whole kernel instead of one per axis (CP3)."""
+    rank_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a term is left out of a training step."""
+    layers: Annotated[tuple[Literal["all"] | Part, ...], Field(min_length=1)] = ("all",)
+    """Parts of the network whose convolutions get an adapter."""
+    also_train: tuple[Literal["norm", "bias"] | Part, ...] = ()
+    """Weights of the network itself that are trained and travel as well; a part named here gets no adapter."""
+    all_magnitudes: bool = False
+    """DoRA forms only: also train the magnitudes that a following norm cancels."""
+    learning_rate: LearningRate = 5e-3
+    """Peak learning rate of AdamW."""
+    label: Name | None = None
+    """Appended to the method's name, to tell apart two that differ in their numbers only."""
+
+    @property
+    def id(self) -> str:
+        """Name of the method in folders and results."""
+        parts = [self.method, f"r{self.rank}"]
+        parts += ["joint"] if self.joint_kernel else []
+        parts += list(self.layers) if self.layers != ("all",) else []
+        parts += ["with", *self.also_train] if self.also_train else []
+        return "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
+
+    @property
+    def scale(self) -> float:
+        """Factor of every update."""
+        return self.alpha / (self.rank if self.scaling == "rank" else self.rank**0.5)
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether this is a DoRA form."""
+        return "dora" in self.method
+
+    @model_validator(mode="after")
+    def _options_fit_the_method(self) -> Self:
+        if self.joint_kernel and not self.method.startswith("cp_"):
+            raise ValueError(f"joint_kernel is an option of cp_lora and cp_dora, not of {self.method}")
+        if self.all_magnitudes and not self.has_magnitudes:
+            raise ValueError(f"all_magnitudes is an option of the DoRA forms, {self.method} has no magnitudes")
+        return self
+
+
+Method = Annotated[ZeroShot | WeightTuning | AdapterTuning, Field(discriminator="method")]
+TrainedMethod = WeightTuning | AdapterTuning
