@@ -97,7 +97,10 @@ class AdaptedConv(nn.Module):
 
     def ratio(self, direction: Tensor) -> Tensor | None:
         """Ratio m / ||V|| of each output channel, (out,); None without magnitudes."""
-        return None if self.magnitude is None else self.magnitude / _lengths(direction.detach())
+        if self.magnitude is None:
+            return None
+        lengths = _lengths(direction.detach())
+        return self.magnitude / torch.where(lengths > 0, lengths, 1)  # a kernel of zeros stays one
 
     @torch.no_grad()
     def merged(self) -> Convolution:
