@@ -99,6 +99,7 @@ def merge(net: nn.Module) -> dict[str, AdaptedConv]:
 def unmerge(net: nn.Module, adapted: Mapping[str, AdaptedConv]) -> None:
     """Put back what ``merge`` took off, in place; base and adapters are then what they were, bit for bit."""
     for path, module in adapted.items():
+        module.train(net.get_submodule(path).training)  # the network may have changed over since ``merge``
         net.set_submodule(path, module)
 
 

@@ -29,7 +29,7 @@ class LoRAC(nn.Module):
     def __init__(self, base: Convolution, *, rank: int, generator: Generator) -> None:
         super().__init__()
         *others, width = base.kernel_size
-        self.full_rank = max(1, min(base.out_channels * math.prod(others), base.in_channels * width) // width)
+        self.full_rank = math.ceil(min(base.out_channels * math.prod(others), base.in_channels * width) / width)
         rows, weight = rank * width, base.weight
         bound = 1 / math.sqrt(base.in_channels * width)  # kaiming_uniform(a=sqrt 5) of A
         shape = (rows, base.in_channels, *(1 for _ in others), width)
