@@ -40,7 +40,12 @@ ONLY_PLAIN = {
 }
 ONLY_TRANSPOSED = {
     "output-padding": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
-    "dilated-output-padding": {"kernel_size": (2, 3, 1), "stride": (2, 1, 2), "dilation": 2, "output_padding": (1, 0, 1)},
+    "dilated-output-padding": {
+        "kernel_size": (2, 3, 1),
+        "stride": (2, 1, 2),
+        "dilation": 2,
+        "output_padding": (1, 0, 1),
+    },
 }
 KINDS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAYERS = {

@@ -35,7 +35,9 @@ def of_peft(setting, *, rslora, dora):
 def of_sahfl(setting, *, rslora, dora):
     net = two_convolutions(setting)
     scaling = "sqrt_rank" if rslora else "rank"
-    attach(net, AdapterTuning(method="conv_dora" if dora else "conv_lora", rank=RANK, alpha=ALPHA, scaling=scaling), seed=0)
+    attach(
+        net, AdapterTuning(method="conv_dora" if dora else "conv_lora", rank=RANK, alpha=ALPHA, scaling=scaling), seed=0
+    )
     return net
 
 
