@@ -79,7 +79,9 @@ class AdaptedConv(nn.Module):
         self.exchanged = ("magnitude",) if magnitude else ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, *space) -> (batch, out, *space')."""
+        """(batch, in, *space) -> (batch, out, *space'); without a batch too, as the base."""
+        if x.ndim == len(self.base.kernel_size) + 1:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
         x, geometry = prepare(x, self.base)
         up = self._scaled_up()
         match choose_path(self, x):

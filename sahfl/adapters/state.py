@@ -24,8 +24,8 @@ def forget(net: nn.Module) -> None:
     """Take back what ``declare`` declared in a network.
 
     Raises:
-        AdapterError: the network carries an adapter; forgetting its factors would freeze half-trained weights. Nothing is
-            changed then.
+        AdapterError: the network carries an adapter; forgetting its factors would freeze half-trained weights; nothing
+            is changed then.
     """
     for path, module in net.named_modules():
         if isinstance(module, AdaptedConv):

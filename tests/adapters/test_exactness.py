@@ -155,3 +155,17 @@ def test_channels_last_gives_the_same(method, path, monkeypatch):
     torch.testing.assert_close(y, plain)
     y.sum().backward()
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_input_without_a_batch_and_a_batch_of_none_are_taken(method, kind, path, monkeypatch):
+    compute_by(monkeypatch, path)
+    layer, x = trained(make_layer(kind, {"kernel_size": 1}, method)), an_input(kind)
+    torch.testing.assert_close(layer(x[0]), layer(x)[0])
+    nothing = x[:0].requires_grad_()
+    y = layer(nothing)
+    assert y.shape == layer.base(nothing).shape
+    y.sum().backward()
+    assert nothing.grad.shape == nothing.shape
+    assert not any(tensor.grad.any() for tensor in tensors_of(layer).values())

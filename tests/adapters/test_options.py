@@ -126,8 +126,8 @@ def test_an_unknown_part_is_refused_with_those_that_there_are(net):
 
 
 def test_a_choice_that_leaves_no_layer_for_an_adapter_is_refused(net):
+    method = AdapterTuning(method="cp_lora", layers=("head",), also_train=("head",))
     with pytest.raises(AdapterError, match="holds no convolution to adapt among the chosen layers"):
-        method = AdapterTuning(method="cp_lora", layers=("head",), also_train=("head",))
         attach(net, method, seed=0, parts=net.parts)
 
 
