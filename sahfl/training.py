@@ -12,6 +12,7 @@ from torch import nn
 
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import RunFailed
+from sahfl.seeds import derive_seed
 
 WARM_UP_STEPS = 5
 """AdamW starts each round without history; its first steps are shortened, or they would undo the last average."""
@@ -50,7 +51,7 @@ def train(
     undefined, and a batch nearly always has some blood.
 
     Guarantees: parameters that do not require a gradient are unchanged; with one thread the result is a function of
-    the arguments alone.
+    the arguments alone, dropout included; PyTorch's random state is afterwards what it was.
 
     Args:
         net: network with logits out.
@@ -64,6 +65,15 @@ def train(
     Raises:
         RunFailed: the loss is not finite; nothing that follows could be trusted.
     """
+    devices = {parameter.device.index for parameter in net.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(derive_seed("training", sampler.seed, schedule.round))
+        return _train(net, sampler, schedule, on_step)
+
+
+def _train(
+    net: nn.Module, sampler: SliceSampler, schedule: Schedule, on_step: Callable[[int, int, float], None]
+) -> float:
     net.train()
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)

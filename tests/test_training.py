@@ -125,6 +125,22 @@ def test_the_same_arguments_give_the_same_network_and_loss_bit_for_bit():
     assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
+def test_dropout_is_a_function_of_the_arguments_and_leaves_the_random_state_alone():
+    results = []
+    for state_before, round_, chance in ((1, 1, 0.5), (2, 1, 0.5), (1, 2, 0.5), (1, 1, 0.0)):
+        net = a_net()
+        attach(net, AdapterTuning(method="cp_lora", rank=4, rank_dropout=chance), seed=0)
+        torch.manual_seed(state_before)
+        before = torch.get_rng_state()
+        train(net, a_sampler(), a_schedule(round=round_, learning_rate=1e-3 * round_))
+        assert torch.equal(torch.get_rng_state(), before)
+        results.append(state.read(net))
+    first, same, other_round, without = results
+    assert all((first[name] == same[name]).all() for name in first)
+    for other in (other_round, without):
+        assert any((first[name] != other[name]).any() for name in first)
+
+
 def test_other_batches_give_another_network():
     nets = a_net(), a_net()
     for seed, net in enumerate(nets):

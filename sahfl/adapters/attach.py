@@ -12,7 +12,7 @@ from sahfl.adapters import state
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.conv_lora import ConvLoRA
 from sahfl.adapters.cp_lora import CPLoRA
-from sahfl.adapters.geometry import CONVOLUTIONS, Convolution
+from sahfl.adapters.geometry import CONVOLUTIONS, Convolution, is_plain
 from sahfl.adapters.lora_c import LoRAC
 from sahfl.adapters.norms import normed_convolutions
 from sahfl.config import AdapterTuning, TrainedMethod, WeightTuning
@@ -61,8 +61,9 @@ def attach(
             without it every layer keeps its magnitude.
 
     Raises:
-        AdapterError: a convolution cannot be adapted (grouped; the layer is named), there is none, a part is unknown,
-            or the network carries an adapter already. The network computes what it did, but may be frozen.
+        AdapterError: a convolution cannot be adapted (grouped, or more than a convolution; the layer is named), there
+            is none, a part is unknown, or the network carries an adapter already. The network computes what it did, but
+            may be frozen.
     """
     state.forget(net)
     net.requires_grad_(False)
@@ -126,7 +127,12 @@ def _make_trainable(net: nn.Module) -> None:
 
 
 def attach_everything(net: nn.Module) -> None:
-    """Make every parameter of a network trainable and exchanged: pretraining and full fine-tuning, in place."""
+    """Make every parameter of a network trainable and exchanged: pretraining and full fine-tuning, in place.
+
+    Raises:
+        AdapterError: the network carries an adapter.
+    """
+    state.forget(net)
     net.requires_grad_(True)
     _declare_all(net.modules(), only_bias=False)
 
@@ -148,6 +154,7 @@ def merge(net: nn.Module) -> dict[str, AdaptedConv]:
 def unmerge(net: nn.Module, adapted: Mapping[str, AdaptedConv]) -> None:
     """Put back what ``merge`` took off, in place; base and adapters are then what they were, bit for bit."""
     for path, module in adapted.items():
+        module.train(net.get_submodule(path).training)  # the network may have changed over since ``merge``
         net.set_submodule(path, module)
 
 
@@ -212,6 +219,11 @@ def _adaptable(net: nn.Module, wanted: set[nn.Module]) -> dict[str, Convolution]
     for path, module in found.items():
         if module.groups != 1:
             raise AdapterError(f"layer {path!r}: has groups={module.groups}, an adapter needs groups=1")
+        if not is_plain(module):
+            raise AdapterError(
+                f"layer {path!r}: does more than a plain convolution (an own forward, hooks or a kernel "
+                "that is computed), which an adapter would leave out; choose other layers"
+            )
     return found
 
 

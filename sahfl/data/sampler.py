@@ -47,6 +47,7 @@ class SliceSampler:
         self._config = views
         self._batch_size = batch_size
         self._n_foreground = round(batch_size * foreground_share)
+        self.seed = seed
         self._random = np.random.default_rng(seed)
         self._augment = {mirror: _augmentation(mirror=mirror, seed=seed) for mirror in (True, False)}
         self._chances = [weight if self._by_view[view] else 0.0 for view, weight in views.weights.items()]
