@@ -128,7 +128,9 @@ def make_phantoms(seed: int) -> list[CaseViews]:
             for index in range(n_cases):
                 case_seed = derive_seed(PHANTOM_SEED, seed, name, kind, index)
                 case = make_case(case_seed, kind=kind, profile=profile, shape=SHAPE, spacing_mm=SPACING_MM)
-                made.append(make_views(as_grey(Scan(case.image.astype(np.float32), case.label > 0, case.affine)), VIEWS))
+                made.append(
+                    make_views(as_grey(Scan(case.image.astype(np.float32), case.label > 0, case.affine)), VIEWS)
+                )
         print(f"seed {seed}: {len(made)} phantoms, profile {name} done", file=sys.stderr, flush=True)
     return made
 

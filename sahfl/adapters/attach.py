@@ -21,7 +21,8 @@ from sahfl.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-NO_PARTS: Mapping[str, str] = {}
+Parts = Mapping[str, tuple[str, ...]]
+NO_PARTS: Parts = {}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def attach(
     method: TrainedMethod,
     *,
     seed: int,
-    parts: Mapping[str, str] = NO_PARTS,
+    parts: Parts = NO_PARTS,
     example: Tensor | None = None,
 ) -> Attached:
     """Freeze a network and put a fine-tuning method on it, in place.
@@ -55,7 +56,7 @@ def attach(
         net: any network with convolutions.
         method: which method, with its rank, scale and layers.
         seed: of the adapters' random factors; a layer's own seed also depends on its name.
-        parts: names that the method may use for groups of modules, each with the path of a module; ``encoder`` also
+        parts: names that the method may use for groups of modules, each with the paths of its modules; ``encoder`` also
             stands for every ``encoder.*``.
         example: an input of the network, to find the convolutions whose DoRA magnitude a following norm cancels;
             without it every layer keeps its magnitude.
@@ -166,9 +167,7 @@ def detach(net: nn.Module) -> None:
     state.forget(net)
 
 
-def _put_adapters(
-    net: nn.Module, method: AdapterTuning, seed: int, parts: Mapping[str, str], example: Tensor | None
-) -> None:
+def _put_adapters(net: nn.Module, method: AdapterTuning, seed: int, parts: Parts, example: Tensor | None) -> None:
     trained = _within(net, [name for name in method.also_train if name not in ("norm", "bias")], parts)
     wanted = net.modules() if "all" in method.layers else _within(net, method.layers, parts)
     layers = _adaptable(net, set(wanted) - set(trained))
@@ -227,7 +226,7 @@ def _adaptable(net: nn.Module, wanted: set[nn.Module]) -> dict[str, Convolution]
     return found
 
 
-def _tuned_modules(net: nn.Module, method: WeightTuning, parts: Mapping[str, str]) -> list[nn.Module]:
+def _tuned_modules(net: nn.Module, method: WeightTuning, parts: Parts) -> list[nn.Module]:
     match method.method:
         case "full":
             return list(net.modules())
@@ -239,7 +238,7 @@ def _tuned_modules(net: nn.Module, method: WeightTuning, parts: Mapping[str, str
             return _within(net, [part], parts)
 
 
-def _within(net: nn.Module, names: Iterable[str], parts: Mapping[str, str]) -> list[nn.Module]:
+def _within(net: nn.Module, names: Iterable[str], parts: Parts) -> list[nn.Module]:
     """Every module in the named parts.
 
     Raises:
@@ -247,11 +246,11 @@ def _within(net: nn.Module, names: Iterable[str], parts: Mapping[str, str]) -> l
     """
     found = []
     for name in names:
-        roots = [path for part, path in parts.items() if part == name or part.startswith(f"{name}.")]
-        if not roots:
+        named = [paths for part, paths in parts.items() if part == name or part.startswith(f"{name}.")]
+        if not named:
             known = ", ".join(parts) or "none"
             raise AdapterError(f"{type(net).__name__}: has no part {name!r}; its parts are: {known}")
-        found += [module for root in roots for module in net.get_submodule(root).modules()]
+        found += [module for paths in named for path in paths for module in net.get_submodule(path).modules()]
     return found
 
 

@@ -123,7 +123,7 @@ def test_attaching_twice_is_refused_naming_the_layer_and_what_to_do():
     before = state.read(net)
     for method in (CP, FULL):
         with pytest.raises(
-            AdapterError, match=r"layer 'net\.conv_0\.conv_0\.conv' carries an adapter .*; merge or detach it"
+            AdapterError, match=r"layer 'net\.encoder\.1\.0\.conv' carries an adapter .*; merge or detach it"
         ):
             attach(net, method, seed=1)
     assert all((value == before[name]).all() for name, value in state.read(net).items())
