@@ -5,8 +5,9 @@
 For each seed, trains the project's own network (axial view, one slice, no neighbours: the real scans may be single
 slices) on trauma, aneurysm and normal phantoms of every scanner profile, and only then opens the real scans. Nothing is
 chosen on them: steps, learning rate and the threshold of 0.5 are fixed here. The real scans came through an 8-bit grey
-scale that keeps 0 to 300 HU (below is black, above is white), so phantoms and real scans are both cut to that. One figure comes out for the phantom: the
-Dice of all blood, pooled over every voxel of every scan, with the share of each kind's voxels that was found.
+scale that keeps 0 to 300 HU (below is black, above is white), so phantoms and real scans are both cut to that. One
+figure comes out for the phantom: the Dice of all blood, pooled over every voxel of every scan, with the share of each
+kind's voxels that was found.
 """
 
 from __future__ import annotations
