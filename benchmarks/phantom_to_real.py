@@ -4,8 +4,10 @@
 
 For each seed, trains the project's own network (axial view, one slice, no neighbours: the real scans may be single
 slices) on trauma, aneurysm and normal phantoms of every scanner profile, and only then opens the real scans. Nothing is
-chosen on them: steps, learning rate and the threshold of 0.5 are fixed here. One figure comes out for the phantom: the
-Dice of all blood, pooled over every voxel of every scan, with the share of each kind's voxels that was found.
+chosen on them: steps, learning rate and the threshold of 0.5 are fixed here. The real scans came through an 8-bit grey
+scale that keeps 0 to 300 HU (below is black, above is white), so phantoms and real scans are both cut to that. One
+figure comes out for the phantom: the Dice of all blood, pooled over every voxel of every scan, with the share of each
+kind's voxels that was found.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sahfl.config import ViewsConfig
-from sahfl.data.ct import Scan, read_scan
+from sahfl.data.ct import AIR_HU, Scan, read_scan
 from sahfl.data.manifest import Case, datalist_sites, read_datalist
 from sahfl.data.phantom import LABELS, PROFILES, PhantomKind, make_case
 from sahfl.data.sampler import SliceSampler
@@ -38,8 +40,16 @@ from sahfl.model import MultiViewUNet
 from sahfl.seeds import derive_seed
 from sahfl.training import Schedule, train
 
-VIEWS = ViewsConfig(weights={"axial": 1.0}, spacing_mm=1.4, size=(128, 160, 32), neighbours=0)
-CASES_PER_PROFILE: dict[PhantomKind, int] = {"tbi": 4, "sah": 2, "normal": 1}
+GREY_HU = (0.0, 300.0)
+"""What the grey scale of the real scans keeps."""
+VIEWS = ViewsConfig(
+    weights={"axial": 1.0},
+    spacing_mm=1.4,
+    size=(128, 160, 32),
+    neighbours=0,
+    windows_hu=((0.0, 80.0), (0.0, 180.0), GREY_HU),
+)
+CASES_PER_PROFILE: dict[PhantomKind, int] = {"tbi": 8, "sah": 4, "normal": 2}
 SHAPE, SPACING_MM = (136, 176, 32), (1.4, 1.4, 5.0)
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE, FOREGROUND_SHARE = 2e-3, 1e-4, 4, 0.5
 THRESHOLD = 0.5
@@ -74,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datalist", type=Path, help="datalist.json of the real scans, labels as in the phantom")
     parser.add_argument("--seeds", type=int, default=3, help="networks to train")
-    parser.add_argument("--steps", type=int, default=450, help="optimiser steps of each")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps of each")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     if options.seeds < 1 or options.steps < 1:
@@ -119,9 +129,18 @@ def make_phantoms(seed: int) -> list[CaseViews]:
             for index in range(n_cases):
                 case_seed = derive_seed(PHANTOM_SEED, seed, name, kind, index)
                 case = make_case(case_seed, kind=kind, profile=profile, shape=SHAPE, spacing_mm=SPACING_MM)
-                made.append(make_views(Scan(case.image.astype(np.float32), case.label > 0, case.affine), VIEWS))
+                made.append(
+                    make_views(as_grey(Scan(case.image.astype(np.float32), case.label > 0, case.affine)), VIEWS)
+                )
         print(f"seed {seed}: {len(made)} phantoms, profile {name} done", file=sys.stderr, flush=True)
     return made
+
+
+def as_grey(scan: Scan) -> Scan:
+    """What is left of a scan in 8-bit grey: black and white for all outside ``GREY_HU``, air around the head."""
+    low, high = GREY_HU
+    head = np.stack([ndimage.binary_fill_holes(plane > low) for plane in np.moveaxis(scan.image, 2, 0)], axis=2)
+    return replace(scan, image=np.where(head, np.clip(scan.image, low, high), AIR_HU).astype(np.float32))
 
 
 def evaluate(net: MultiViewUNet, loss: float, cases: Sequence[Case], seed: int) -> Score:
@@ -131,7 +150,7 @@ def evaluate(net: MultiViewUNet, loss: float, cases: Sequence[Case], seed: int) 
     dice = []
     for case in cases:
         scan = read_scan(case)
-        guess = predict(net, make_views(scan, VIEWS), VIEWS) > THRESHOLD
+        guess = predict(net, make_views(as_grey(scan), VIEWS), VIEWS) > THRESHOLD
         hits, drawn = int((guess & scan.label).sum()), int(guess.sum())
         common, predicted, annotated = common + hits, predicted + drawn, annotated + int(scan.label.sum())
         far += int((guess & ~_near(scan)).sum())

@@ -85,7 +85,7 @@ class State:
                 asked, self.asked = len(self.asked), set()
                 self.done += EVALUATE_STEPS * asked
                 self.skipped += EVALUATE_STEPS * max(0, len(self.study.finetune.sites) - asked)
-            case "failed_round":
+            case "failed_round" | "warning":
                 self.warning = event.text
             case "started":
                 self.asked |= {event.site} if event.text == "evaluate" else set()
@@ -213,7 +213,7 @@ def _line(event: Event, state: State) -> str:
             return f"{event.site}: {_doing(event.text)} {event.done:.0f} of {event.total:.0f}{loss}"
         case "failed":
             return f"warning: {event.site}: {event.text}"
-        case "failed_round":
+        case "failed_round" | "warning":
             return f"warning: {event.text}"
     return ""
 

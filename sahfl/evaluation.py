@@ -21,6 +21,11 @@ def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.
 
     Slices of a view have one size, so the network sees them whole; there is no sliding window. Slices that show no
     part of the head keep probability 0.
+
+    Args:
+        net: called with a batch of slices and the name of their view; logits (batch, 1, height, width) out.
+        case: the volume's slices.
+        config: windows, neighbours and weights of the views.
     """
     net.eval()
     probabilities: dict[View, NDArray[np.float32]] = {}
@@ -30,7 +35,8 @@ def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.
         for start in range(0, len(shown), BATCH_SLICES):
             indices = shown[start : start + BATCH_SLICES]
             slabs = torch.from_numpy(np.stack([slab(stack, index, config.neighbours) for index in indices]))
-            probabilities[view][indices] = torch.sigmoid(net(windows(slabs, config.windows_hu)))[:, 0].numpy()
+            logits = net(windows(slabs, config.windows_hu), view)
+            probabilities[view][indices] = torch.sigmoid(logits)[:, 0].numpy()
     return fuse(probabilities, case, config)
 
 

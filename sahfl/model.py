@@ -1,55 +1,142 @@
-"""The multi-view U-Net: one 2-D network that sees axial, coronal and sagittal slices."""
+"""The multi-view U-Net: 2-D networks that see axial, coronal and sagittal slices."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from monai.networks.nets import BasicUNet
+from monai.networks.blocks import Convolution
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
-FEATURES: dict[str, tuple[int, ...]] = {
-    "tiny": (16, 16, 32, 64, 128, 16),
-    "base": (32, 64, 128, 256, 448, 32),
-    "large": (64, 128, 256, 512, 896, 64),
+from sahfl.config import View
+from sahfl.seeds import derive_seed
+
+WIDTHS: dict[str, tuple[int, int, int, int, int]] = {
+    "tiny": (16, 16, 32, 64, 128),
+    "base": (32, 64, 128, 256, 400),
+    "large": (64, 128, 256, 512, 800),
 }
+"""Channels at the depths 1 (full resolution) to 4, and in the bottleneck."""
+DEPTHS = ("1", "2", "3", "4")
 BLOOD_PRIOR_LOGIT = -4.0
 """Start of the output bias: about 2 % of the pixels of a slice are blood, and starting there saves the first steps."""
 
 
 class MultiViewUNet(nn.Module):
-    """A U-Net on slices with neighbours and HU windows as channels, shared by all views.
+    """U-Nets on slices with neighbours and HU windows as channels: one shared by all views, or one for each.
 
-    MONAI's ``BasicUNet`` with instance norm: no running statistics, so a site's scanner never leaks into the weights
-    through a norm, and averaging sites is well defined. Its parts are named by role: ``conv_0``, ``down_1`` to
-    ``down_3`` (encoder), ``down_4`` (bottleneck), ``upcat_4`` to ``upcat_1`` (decoder), ``final_conv`` (head).
+    Guarantees: no buffers, so a site's scanner never leaks through running statistics and averaging sites is well
+    defined; a batch of one view gives no gradient to another view's own network; the same seed gives the same
+    weights, those of a view whatever the other views are.
 
     Args:
         in_channels: windows times slices (``data.views.n_channels``).
-        size: width of the network.
+        size: width of each network.
         seed: seed of the initial weights.
+        views: the views that have a network of their own; without any, one network sees all.
+        deep_supervision: add outputs at half and quarter resolution, for training only.
     """
 
-    def __init__(self, in_channels: int, *, size: Literal["tiny", "base", "large"], seed: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        size: Literal["tiny", "base", "large"],
+        seed: int,
+        views: Sequence[View] = (),
+        deep_supervision: bool = False,
+    ) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.net = BasicUNet(
-                spatial_dims=2,
-                in_channels=in_channels,
-                out_channels=1,
-                features=FEATURES[size],
-                norm=("instance", {"affine": True}),
-            )
-        nn.init.constant_(self.net.final_conv.bias, BLOOD_PRIOR_LOGIT)
+        self._shared = not views
+        seeds: dict[str, int] = {view: derive_seed(seed, view) for view in views} or {"net": seed}
+        for name, own_seed in seeds.items():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(own_seed)
+                self.add_module(name, UNet(in_channels, WIDTHS[size], n_outputs=3 if deep_supervision else 1))
 
     @property
-    def parts(self) -> dict[str, str]:
-        """Paths of the parts by role and depth; depth 1 is at full resolution."""
-        encoder = {"encoder.1": "net.conv_0"} | {f"encoder.{n + 1}": f"net.down_{n}" for n in (1, 2, 3)}
-        decoder = {f"decoder.{n}": f"net.upcat_{n}" for n in (4, 3, 2, 1)}
-        return encoder | {"bottleneck": "net.down_4"} | decoder | {"head": "net.final_conv"}
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Paths of the parts by role and depth; depth 1 is at full resolution. A part spans all networks."""
+        roles = [f"encoder.{depth}" for depth in DEPTHS] + ["bottleneck"]
+        roles += [f"decoder.{depth}" for depth in reversed(DEPTHS)] + ["head"]
+        return {role: tuple(f"{name}.{role}" for name, _ in self.named_children()) for role in roles}
 
-    def forward(self, slices: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) in 0..1 -> logits of blood (batch, 1, height, width)."""
-        return self.net(slices)
+    def forward(self, slices: Tensor, view: View | None = None) -> Tensor | list[Tensor]:
+        """Logits of blood for slices of a view.
+
+        Args:
+            slices: (batch, in_channels, height, width) in 0..1; height and width are multiples of 16.
+            view: which one. Without it, the mean over all networks, for code that knows no views and has to run every
+                layer once.
+
+        Returns:
+            (batch, 1, height, width). In training with deep supervision a list: that, at half, and at quarter size.
+        """
+        nets = list(self.children()) if view is None or self._shared else [self.get_submodule(view)]
+        outputs = [net(slices) for net in nets]
+        logits = [level[0] if len(nets) == 1 else torch.stack(level).mean(0) for level in zip(*outputs, strict=True)]
+        return logits if len(logits) > 1 else logits[0]
+
+
+class UNet(nn.Module):
+    """A 2-D U-Net of four halvings, its modules named by role and depth, with 1x1 outputs that start at rare blood.
+
+    Two convolutions of MONAI with instance norm and leaky ReLU at each depth. No convolution before a norm has a
+    bias: the norm takes it away again. The transposed ones have none either, as it would reach the next norm as a
+    constant, but for the picture's edge.
+
+    Source: Ronneberger et al. 2015, arXiv 1505.04597; instance norm, transposed convolutions and outputs at several
+    resolutions as in nnU-Net, Isensee et al. 2021, doi 10.1038/s41592-020-01008-z.
+
+    Args:
+        in_channels: channels of a slice.
+        widths: channels at the depths 1 to 4, and in the bottleneck.
+        n_outputs: resolutions with an output, the finest first; all but the finest are computed in training only.
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...], *, n_outputs: int) -> None:
+        super().__init__()
+        inputs, below = (in_channels, *widths), widths[1:]
+        self.encoder = nn.ModuleDict({d: _two_convolutions(*inputs[n : n + 2]) for n, d in enumerate(DEPTHS)})
+        self.bottleneck = _two_convolutions(*widths[-2:])
+        steps = reversed(list(zip(DEPTHS, below, widths, strict=False)))
+        self.decoder = nn.ModuleDict({depth: UpStep(deeper, width) for depth, deeper, width in steps})
+        self.head = nn.ModuleDict({DEPTHS[n]: nn.Conv2d(widths[n], 1, kernel_size=1) for n in range(n_outputs)})
+        for output in self.head.values():
+            nn.init.constant_(output.bias, BLOOD_PRIOR_LOGIT)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(batch, in_channels, height, width) -> logits (batch, 1, ...), the finest first; alone unless training."""
+        skips, logits = {}, {}
+        for depth in DEPTHS:
+            skips[depth] = x = self.encoder[depth](x)
+            x = max_pool2d(x, 2)
+        x = self.bottleneck(x)
+        for depth, step in self.decoder.items():
+            x = step(x, skips[depth])
+            if depth == "1" or (self.training and depth in self.head):
+                logits[depth] = self.head[depth](x)
+        return [logits[depth] for depth in sorted(logits)]
+
+
+class UpStep(nn.Module):
+    """From one depth of the decoder to the next: twice the size, beside what the encoder saw there."""
+
+    def __init__(self, deeper: int, width: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(deeper, width, kernel_size=2, stride=2, bias=False)
+        self.convs = _two_convolutions(2 * width, width)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(batch, deeper, height, width) and (batch, width, 2 height, 2 width) -> the shape of the second."""
+        return self.convs(torch.cat([skip, self.up(x)], dim=1))
+
+
+def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
+    act, norm = ("leakyrelu", {"negative_slope": 0.1, "inplace": True}), ("instance", {"affine": True})
+    return nn.Sequential(
+        Convolution(2, in_channels, out_channels, act=act, norm=norm, bias=False),
+        Convolution(2, out_channels, out_channels, act=act, norm=norm, bias=False),
+    )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from monai.losses import DiceCELoss
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import RunFailed
+from sahfl.seeds import derive_seed
 
 WARM_UP_STEPS = 5
 """AdamW starts each round without history; its first steps are shortened, or they would undo the last average."""
@@ -46,14 +48,11 @@ def train(
 ) -> float:
     """Train the trainable parameters of a network for one round, in place.
 
-    The loss is Dice plus cross-entropy, with Dice pooled over the batch: the Dice of a slice without blood is
-    undefined, and a batch nearly always has some blood.
-
-    Guarantees: parameters that do not require a gradient are unchanged; with one thread the result is a function of
-    the arguments alone.
+    Guarantees: parameters that do not require a gradient, or whose view is not drawn, are unchanged; with one thread
+    the result is a function of the arguments alone, dropout included; PyTorch's random state is afterwards what it was.
 
     Args:
-        net: network with logits out.
+        net: called with a batch of slices and the name of their view; gives what ``supervised_loss`` takes.
         sampler: batches of the site's own training cases.
         schedule: steps and learning rates.
         on_step: called after each step with (steps done, steps in all, mean loss so far).
@@ -64,22 +63,51 @@ def train(
     Raises:
         RunFailed: the loss is not finite; nothing that follows could be trusted.
     """
+    devices = {parameter.device.index for parameter in net.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(derive_seed("training", sampler.seed, schedule.round))
+        return _train(net, sampler, schedule, on_step)
+
+
+def _train(
+    net: nn.Module, sampler: SliceSampler, schedule: Schedule, on_step: Callable[[int, int, float], None]
+) -> float:
     net.train()
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    loss_function = DiceCELoss(sigmoid=True, batch=True)
     total = 0.0
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(step)
-        image, label = sampler.batch()
-        loss = loss_function(net(image), label)
+        image, label, view = sampler.batch()
+        loss = supervised_loss(net(image, view), label)
         total += loss.item()
         if not math.isfinite(total):
             raise RunFailed(f"the loss is {total} at step {step + 1} of round {schedule.round}, expected a number")
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
         optimiser.step()
         on_step(step + 1, schedule.steps, total / (step + 1))
     return total / schedule.steps
+
+
+def supervised_loss(outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
+    """Dice plus cross-entropy, and with deep supervision its weighted mean over the resolutions.
+
+    Dice is pooled over the batch: the Dice of a slice without blood is undefined, and a batch nearly always has some
+    blood. Each resolution weighs half of the one before. A coarse pixel is blood if any pixel under it is: a thin
+    layer of blood would vanish between the pixels that nearest-neighbour sampling keeps.
+
+    Args:
+        outputs: logits (batch, 1, height, width), or a list of them, each half the size of the one before.
+        label: blood, (batch, 1, height, width).
+
+    Source: Isensee et al. 2021, doi 10.1038/s41592-020-01008-z (weights of deep supervision).
+    """
+    loss_function = DiceCELoss(sigmoid=True, batch=True)
+    outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+    weights = [0.5**level for level in range(len(outputs))]
+    targets = [max_pool2d(label, 2**level) if level else label for level in range(len(outputs))]
+    losses = [w * loss_function(logits, target) for w, logits, target in zip(weights, outputs, targets, strict=True)]
+    return torch.stack(losses).sum() / sum(weights)

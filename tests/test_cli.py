@@ -215,6 +215,7 @@ def test_report_of_an_unfinished_run_tells_how_to_go_on(sahfl, finished, tmp_pat
     [
         ("{", "results.json: is damaged; delete it to have it made again"),
         ("[]", "results.json is not a mapping; delete it to have it made again"),
+        ('{"schema": 1, "name": "demo"}', "results: 14 problem(s); delete results.json to have it made again"),
         ('{"schema": 2}', "results: got schema 2, expected 1; use the sahfl that wrote them"),
     ],
 )

@@ -53,6 +53,7 @@ PLAIN = {
     "finished": (Event("finished", "train", "tbi_a"), []),
     "resumed": (Event("resumed", "pretrain", done=1, total=2), ["pretrain: resumed after round 1 of 2"]),
     "failed": (Event("failed", "DataError", "tbi_a"), ["warning: tbi_a: DataError"]),
+    "warning": (Event("warning", "2 line(s)"), ["warning: 2 line(s)"]),
     "failed-round": (Event("failed_round", "pretrain, round 1: got 0"), ["warning: pretrain, round 1: got 0"]),
     "committed": (
         Event("committed", "pretrain", done=1, total=2, loss=0.51249),

@@ -30,7 +30,7 @@ class Brightness(nn.Module):
         super().__init__()
         self.middle = neighbours
 
-    def forward(self, slices):
+    def forward(self, slices, view):
         return 200 * (slices[:, self.middle : self.middle + 1] - 50 / 80)
 
 

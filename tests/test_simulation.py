@@ -108,7 +108,12 @@ def test_a_run_ends_with_a_report_results_adapters_and_base(finished):
     assert comparison["low"] <= comparison["difference"] <= comparison["high"]
     assert len(results["rounds"]) == 2 + 2 * 3
     config = json.loads((folder / "adapters/cp_lora-r2/fold-0/adapter_config.json").read_text())
-    assert (config["method"], config["rank"], config["base_sha256"]) == ("cp_lora", 2, results["base"]["sha256"])
+    note = config["sahfl"]
+    assert (note["method"]["method"], note["method"]["rank"], note["fold"]) == ("cp_lora", 2, 0)
+    assert (note["base_sha256"], note["fingerprint"]) == (results["base"]["sha256"], results["fingerprint"])
+    dice = results["methods"][1]["by_fold"][0]["dice"]
+    assert note["metrics"]["dice"] == dice
+    assert f"| Dice, all with blood | {dice:.3f} |" in (folder / "adapters/cp_lora-r2/fold-0/README.md").read_text()
 
 
 def test_a_method_sends_what_its_parameters_weigh_and_far_less_than_the_network(finished):

@@ -13,7 +13,7 @@ from sahfl.data.sampler import SliceSampler
 from sahfl.data.views import CaseViews, SliceStack, n_channels
 from sahfl.errors import RunFailed
 from sahfl.model import MultiViewUNet
-from sahfl.training import Schedule, train
+from sahfl.training import Schedule, supervised_loss, train
 
 VIEWS = ViewsConfig(weights={"axial": 1.0}, size=(32, 32, 32))
 
@@ -38,8 +38,8 @@ def a_sampler(seed=0):
     return SliceSampler([case], VIEWS, batch_size=4, foreground_share=0.5, seed=seed)
 
 
-def a_net(seed=0):
-    return MultiViewUNet(n_channels(VIEWS), size="tiny", seed=seed)
+def a_net(seed=0, **options):
+    return MultiViewUNet(n_channels(VIEWS), size="tiny", seed=seed, **options)
 
 
 def a_schedule(**changes):
@@ -75,7 +75,7 @@ def test_a_step_has_the_size_that_the_schedule_says():
     net, before = a_net(), a_net()
     schedule = a_schedule(steps=1, weight_decay=0.0, round=2)
     train(net, a_sampler(), schedule)
-    moved = (net.net.final_conv.weight - before.net.final_conv.weight).abs()
+    moved = (net.net.head["1"].weight - before.net.head["1"].weight).abs()
     assert moved.median().item() == pytest.approx(schedule.rate(0), rel=0.01)
 
 
@@ -107,11 +107,24 @@ def test_the_loss_falls_with_adapters_alone_and_all_else_stays_bit_for_bit():
 def test_weight_decay_does_not_touch_frozen_parameters():
     net = a_net()
     net.requires_grad_(False)
-    net.net.final_conv.requires_grad_(True)
+    net.net.head["1"].requires_grad_(True)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     train(net, a_sampler(), a_schedule(weight_decay=1.0))
     changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"net.final_conv.weight", "net.final_conv.bias"}
+    assert changed == {"net.head.1.weight", "net.head.1.bias"}
+
+
+def test_weight_decay_does_not_touch_the_networks_of_views_that_are_not_drawn():
+    net = a_net(views=("axial", "coronal"))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    train(net, a_sampler(), a_schedule(weight_decay=1.0))  # every batch is axial
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("axial.")}
+
+
+def test_the_loss_falls_with_deep_supervision():
+    losses = losses_of(a_net(deep_supervision=True), a_schedule(steps=25, rounds=1))
+    assert losses[-5:].mean() < 0.7 * losses[:5].mean()
 
 
 def test_the_same_arguments_give_the_same_network_and_loss_bit_for_bit():
@@ -125,11 +138,27 @@ def test_the_same_arguments_give_the_same_network_and_loss_bit_for_bit():
     assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
+def test_dropout_is_a_function_of_the_arguments_and_leaves_the_random_state_alone():
+    results = []
+    for state_before, round_, chance in ((1, 1, 0.5), (2, 1, 0.5), (1, 2, 0.5), (1, 1, 0.0)):
+        net = a_net()
+        attach(net, AdapterTuning(method="cp_lora", rank=4, rank_dropout=chance), seed=0)
+        torch.manual_seed(state_before)
+        before = torch.get_rng_state()
+        train(net, a_sampler(), a_schedule(round=round_, learning_rate=1e-3 * round_))
+        assert torch.equal(torch.get_rng_state(), before)
+        results.append(state.read(net))
+    first, same, other_round, without = results
+    assert all((first[name] == same[name]).all() for name in first)
+    for other in (other_round, without):
+        assert any((first[name] != other[name]).any() for name in first)
+
+
 def test_other_batches_give_another_network():
     nets = a_net(), a_net()
     for seed, net in enumerate(nets):
         train(net, a_sampler(seed), a_schedule())
-    assert not torch.equal(nets[0].net.final_conv.weight, nets[1].net.final_conv.weight)
+    assert not torch.equal(nets[0].net.head["1"].weight, nets[1].net.head["1"].weight)
 
 
 def test_each_step_is_reported_with_the_mean_loss_so_far():
@@ -149,17 +178,35 @@ class Constant(nn.Module):
         super().__init__()
         self.logit = nn.Parameter(torch.tensor(logit))
 
-    def forward(self, slices):
+    def forward(self, slices, view):
         return self.logit.expand(len(slices), 1, *slices.shape[2:])
 
 
 def test_the_loss_is_dice_pooled_over_the_batch_plus_cross_entropy():
-    _, label = a_sampler().batch()
+    _, label, _ = a_sampler().batch()
     p, share = 0.25, label.mean().item()
     dice = 1 - (2 * p * label.sum().item() + 1e-5) / (label.sum().item() + p * label.numel() + 1e-5)
     entropy = -share * math.log(p) - (1 - share) * math.log(1 - p)
     loss = train(Constant(math.log(p / (1 - p))), a_sampler(), a_schedule(steps=1))
     assert loss == pytest.approx(dice + entropy, rel=1e-5)
+
+
+def test_resolutions_weigh_4_to_2_to_1_in_the_loss_of_deep_supervision():
+    """Where blood is everywhere the Dice term is the same at each size, and so is the cross-entropy: by hand, a sum."""
+    label = torch.ones(1, 1, 8, 8)
+    logits = [torch.full((1, 1, size, size), logit) for size, logit in ((8, 0.0), (4, 1.0), (2, 2.0))]
+    alone = [supervised_loss(level, torch.ones_like(level)).item() for level in logits]
+    expected = (4 * alone[0] + 2 * alone[1] + alone[2]) / 7
+    assert supervised_loss(logits, label).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_single_pixel_of_blood_is_blood_at_every_resolution():
+    label = torch.zeros(1, 1, 8, 8)
+    label[0, 0, 3, 5] = 1
+    right = [torch.full((1, 1, size, size), -20.0) for size in (8, 4, 2)]
+    for level, (y, x) in zip(right, [(3, 5), (1, 2), (0, 1)], strict=True):
+        level[0, 0, y, x] = 20
+    assert supervised_loss(right, label).item() == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

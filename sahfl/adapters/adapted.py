@@ -81,7 +81,9 @@ class AdaptedConv(nn.Module):
         self.exchanged = ("magnitude",) if magnitude else ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, *space) -> (batch, out, *space')."""
+        """(batch, in, *space) -> (batch, out, *space'); without a batch too, as the base."""
+        if x.ndim == len(self.base.kernel_size) + 1:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
         x, geometry = prepare(x, self.base)
         up = self._scaled_up()
         match choose_path(self, x):
@@ -99,7 +101,10 @@ class AdaptedConv(nn.Module):
 
     def ratio(self, direction: Tensor) -> Tensor | None:
         """Ratio m / ||V|| of each output channel, (out,); None without magnitudes."""
-        return None if self.magnitude is None else self.magnitude / _lengths(direction.detach())
+        if self.magnitude is None:
+            return None
+        lengths = _lengths(direction.detach())
+        return self.magnitude / torch.where(lengths > 0, lengths, 1)  # a kernel of zeros stays one
 
     @torch.no_grad()
     def merged(self) -> Convolution:

@@ -12,7 +12,7 @@ from sahfl.adapters import state
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.conv_lora import ConvLoRA
 from sahfl.adapters.cp_lora import CPLoRA
-from sahfl.adapters.geometry import CONVOLUTIONS, Convolution
+from sahfl.adapters.geometry import CONVOLUTIONS, Convolution, is_plain
 from sahfl.adapters.lora_c import LoRAC
 from sahfl.adapters.norms import normed_convolutions
 from sahfl.config import AdapterTuning, TrainedMethod, WeightTuning
@@ -21,7 +21,8 @@ from sahfl.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-NO_PARTS: Mapping[str, str] = {}
+Parts = Mapping[str, tuple[str, ...]]
+NO_PARTS: Parts = {}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def attach(
     method: TrainedMethod,
     *,
     seed: int,
-    parts: Mapping[str, str] = NO_PARTS,
+    parts: Parts = NO_PARTS,
     example: Tensor | None = None,
 ) -> Attached:
     """Freeze a network and put a fine-tuning method on it, in place.
@@ -55,14 +56,15 @@ def attach(
         net: any network with convolutions.
         method: which method, with its rank, scale and layers.
         seed: of the adapters' random factors; a layer's own seed also depends on its name.
-        parts: names that the method may use for groups of modules, each with the path of a module; ``encoder`` also
+        parts: names that the method may use for groups of modules, each with the paths of its modules; ``encoder`` also
             stands for every ``encoder.*``.
         example: an input of the network, to find the convolutions whose DoRA magnitude a following norm cancels;
             without it every layer keeps its magnitude.
 
     Raises:
-        AdapterError: a convolution cannot be adapted (grouped; the layer is named), there is none, a part is unknown,
-            or the network carries an adapter already. The network computes what it did, but may be frozen.
+        AdapterError: a convolution cannot be adapted (grouped, or more than a convolution; the layer is named), there
+            is none, a part is unknown, or the network carries an adapter already. The network computes what it did, but
+            may be frozen.
     """
     state.forget(net)
     net.requires_grad_(False)
@@ -126,7 +128,12 @@ def _make_trainable(net: nn.Module) -> None:
 
 
 def attach_everything(net: nn.Module) -> None:
-    """Make every parameter of a network trainable and exchanged: pretraining and full fine-tuning, in place."""
+    """Make every parameter of a network trainable and exchanged: pretraining and full fine-tuning, in place.
+
+    Raises:
+        AdapterError: the network carries an adapter.
+    """
+    state.forget(net)
     net.requires_grad_(True)
     _declare_all(net.modules(), only_bias=False)
 
@@ -148,6 +155,7 @@ def merge(net: nn.Module) -> dict[str, AdaptedConv]:
 def unmerge(net: nn.Module, adapted: Mapping[str, AdaptedConv]) -> None:
     """Put back what ``merge`` took off, in place; base and adapters are then what they were, bit for bit."""
     for path, module in adapted.items():
+        module.train(net.get_submodule(path).training)  # the network may have changed over since ``merge``
         net.set_submodule(path, module)
 
 
@@ -159,9 +167,7 @@ def detach(net: nn.Module) -> None:
     state.forget(net)
 
 
-def _put_adapters(
-    net: nn.Module, method: AdapterTuning, seed: int, parts: Mapping[str, str], example: Tensor | None
-) -> None:
+def _put_adapters(net: nn.Module, method: AdapterTuning, seed: int, parts: Parts, example: Tensor | None) -> None:
     trained = _within(net, [name for name in method.also_train if name not in ("norm", "bias")], parts)
     wanted = net.modules() if "all" in method.layers else _within(net, method.layers, parts)
     layers = _adaptable(net, set(wanted) - set(trained))
@@ -212,10 +218,15 @@ def _adaptable(net: nn.Module, wanted: set[nn.Module]) -> dict[str, Convolution]
     for path, module in found.items():
         if module.groups != 1:
             raise AdapterError(f"layer {path!r}: has groups={module.groups}, an adapter needs groups=1")
+        if not is_plain(module):
+            raise AdapterError(
+                f"layer {path!r}: does more than a plain convolution (an own forward, hooks or a kernel "
+                "that is computed), which an adapter would leave out; choose other layers"
+            )
     return found
 
 
-def _tuned_modules(net: nn.Module, method: WeightTuning, parts: Mapping[str, str]) -> list[nn.Module]:
+def _tuned_modules(net: nn.Module, method: WeightTuning, parts: Parts) -> list[nn.Module]:
     match method.method:
         case "full":
             return list(net.modules())
@@ -227,7 +238,7 @@ def _tuned_modules(net: nn.Module, method: WeightTuning, parts: Mapping[str, str
             return _within(net, [part], parts)
 
 
-def _within(net: nn.Module, names: Iterable[str], parts: Mapping[str, str]) -> list[nn.Module]:
+def _within(net: nn.Module, names: Iterable[str], parts: Parts) -> list[nn.Module]:
     """Every module in the named parts.
 
     Raises:
@@ -235,11 +246,11 @@ def _within(net: nn.Module, names: Iterable[str], parts: Mapping[str, str]) -> l
     """
     found = []
     for name in names:
-        roots = [path for part, path in parts.items() if part == name or part.startswith(f"{name}.")]
-        if not roots:
+        named = [paths for part, paths in parts.items() if part == name or part.startswith(f"{name}.")]
+        if not named:
             known = ", ".join(parts) or "none"
             raise AdapterError(f"{type(net).__name__}: has no part {name!r}; its parts are: {known}")
-        found += [module for root in roots for module in net.get_submodule(root).modules()]
+        found += [module for paths in named for path in paths for module in net.get_submodule(path).modules()]
     return found
 
 

@@ -24,8 +24,9 @@ class CPLoRA(nn.Module):
 
     def __init__(self, base: Convolution, *, rank: int, joint: bool, generator: Generator) -> None:
         super().__init__()
-        axes = (base.out_channels, base.in_channels, *base.kernel_size)
         self.rank = rank
+        kernel = (math.prod(base.kernel_size),) if joint else base.kernel_size
+        axes = (base.out_channels, base.in_channels, *kernel)
         self.full_rank = math.prod(axes) // max(axes)
         weight = base.weight
         self.factor_out = nn.Parameter(weight.new_zeros(base.out_channels, rank))
@@ -69,7 +70,7 @@ class CPLoRA(nn.Module):
         kernels = self.space().movedim(-1, 0).unsqueeze(1)  # (rank, 1, *kernel)
         terms = pointwise(x, self.factor_in.t())
         if kernels[0].numel() == 1 and geometry.is_still:
-            return terms * kernels[:, 0]
+            return terms * kernels[:, 0].to(terms.dtype)  # under autocast they differ
         return convolve(terms, kernels, geometry, groups=kernels.shape[0])
 
     def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:

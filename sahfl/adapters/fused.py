@@ -23,7 +23,8 @@ class FusedConvolution(torch.autograd.Function):
     """Convolution with the kernel of an ``AdaptedConv``; gradients for all that may train, and for the input.
 
     Guarantees: equals autograd through the materialised kernel, up to rounding. What is kept for the backward pass:
-    the input (where no inner factor trains: the map of few channels instead), and the output if there are magnitudes.
+    the input (where neither an inner factor nor a magnitude trains: the map of few channels instead), and the output if
+    there are magnitudes. Whatever follows may overwrite the output in place; it is then computed again.
     """
 
     @staticmethod
@@ -47,21 +48,26 @@ class FusedConvolution(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             kernel, _ = _kernel(layer, up, x.dtype)
             y = convolve(x, kernel, geometry, None if bias is None else bias.to(x.dtype))
-        kept = x if ctx.inner_trains else _inner(ctx, x)
-        ctx.save_for_backward(kept, up, magnitude, y if magnitude is not None else None, *inner)
+        ctx.keeps_input = ctx.inner_trains or magnitude is not None
+        ctx.save_for_backward(x if ctx.keeps_input else _inner(ctx, x), up, magnitude, bias, *inner)
+        # Not saved as the others: autograd would refuse the backward pass if an activation overwrote it in place.
+        ctx.y, ctx.version = None if magnitude is None else y.detach(), y._version
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """Gradients in the order of the arguments of ``forward``."""
-        kept, up, magnitude, y, *inner = ctx.saved_tensors
+        kept, up, magnitude, bias, *inner = ctx.saved_tensors
+        y, ctx.y = ctx.y, None  # at once: the graph may live until the next step's
         layer, geometry, dtype = ctx.layer, ctx.geometry, kept.dtype
         with torch.autocast(kept.device.type, enabled=False):
             kernel, ratio = _kernel(layer, up, dtype)
             of_x = input_gradient(gradient, kernel, geometry, ctx.shape) if ctx.needs_input_grad[0] else None
+            if magnitude is not None and (y is None or y._version != ctx.version):
+                y = convolve(kept, kernel, geometry, None if bias is None else bias.to(dtype))
         with torch.set_grad_enabled(ctx.inner_trains):
-            u = _inner(ctx, kept) if ctx.inner_trains else kept
+            u = _inner(ctx, kept) if ctx.keeps_input else kept
         rows = up if ratio is None else up * _rows(ratio, up)
         of_u, of_rows = layer.update.outer_gradients(gradient, u.detach(), rows.to(dtype), geometry)
         of_up = of_rows.to(up.dtype)
@@ -70,7 +76,7 @@ class FusedConvolution(torch.autograd.Function):
         if ctx.inner_trains:
             of_inner = _inner_gradients(layer, u, of_u)
         of_magnitude = None if magnitude is None else _magnitude_gradient(gradient, y, layer, magnitude)
-        of_bias = gradient.sum([0, *range(2, gradient.ndim)]) if ctx.needs_input_grad[5] else None
+        of_bias = gradient.sum([0, *range(2, gradient.ndim)], dtype=bias.dtype) if ctx.needs_input_grad[5] else None
         return of_x, None, None, of_up, of_magnitude, of_bias, *of_inner
 
 
@@ -103,4 +109,5 @@ def _magnitude_gradient(gradient: Tensor, y: Tensor, layer: AdaptedConv, magnitu
     along = (gradient * y).sum(space, dtype=wide)
     if bias is not None:
         along = along - gradient.sum(space, dtype=wide) * bias
-    return (along / magnitude).to(magnitude.dtype)
+    # A magnitude of zero belongs to a kernel of zeros, which nothing trains.
+    return torch.where(magnitude == 0, 0, along / magnitude).to(magnitude.dtype)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized
 
 Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -51,6 +52,15 @@ class Geometry:
 def kernel_of(base: Convolution) -> Tensor:
     """A layer's weight as (out, in, *kernel); a view."""
     return base.weight.transpose(0, 1) if base.transposed else base.weight
+
+
+def is_plain(module: Convolution) -> bool:
+    """Whether a layer computes the convolution with its weight and nothing else, whatever its class is called."""
+    kind = next(kind for kind in CONVOLUTIONS if isinstance(module, kind))
+    own = any(getattr(type(module), name) is not getattr(kind, name) for name in ("forward", "__call__"))
+    own |= not module.transposed and type(module)._conv_forward is not kind._conv_forward
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    return not (own or hooked or is_parametrized(module))
 
 
 def prepare(x: Tensor, base: Convolution) -> tuple[Tensor, Geometry]:
@@ -128,7 +138,7 @@ def pointwise(x: Tensor, matrix: Tensor) -> Tensor:
 
     A matrix product, because convolution libraries pad a few channels to sixteen.
     """
-    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])
+    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], matrix.shape[0], *x.shape[2:])
 
 
 def pointwise_gradient(gradient: Tensor, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class LoRAC(nn.Module):
         super().__init__()
         *others, width = base.kernel_size
         self.rank = rank
-        self.full_rank = max(1, min(base.out_channels * math.prod(others), base.in_channels * width) // width)
+        self.full_rank = math.ceil(min(base.out_channels * math.prod(others), base.in_channels * width) / width)
         rows, weight = rank * width, base.weight
         bound = 1 / math.sqrt(base.in_channels * width)  # kaiming_uniform(a=sqrt 5) of A
         shape = (rows, base.in_channels, *(1 for _ in others), width)

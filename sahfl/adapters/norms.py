@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sahfl.adapters.geometry import CONVOLUTIONS
@@ -19,25 +20,31 @@ def normed_convolutions(net: nn.Module, example: Tensor) -> frozenset[str]:
     the norm's epsilon. Found by running the network once on ``example``: the output's record of what was computed from
     what tells where every convolution's output went, whatever the modules are called.
     """
-    outputs: dict[str, Tensor] = {}
+    outputs: dict[str, list[Any]] = {}
     normed: list[Any] = []
     hooks = []
     for path, module in net.named_modules():
         if isinstance(module, CONVOLUTIONS):
-            hooks.append(module.register_forward_hook(lambda _, __, y, path=path: outputs.__setitem__(path, y)))
+            # The node now, not the tensor: what overwrites the tensor in place gives it another node.
+            calls = outputs.setdefault(path, [])
+            hooks.append(module.register_forward_hook(lambda _, __, y, calls=calls: calls.append(y.grad_fn)))
         elif _is_per_channel(module):
             hooks.append(module.register_forward_pre_hook(lambda _, inputs: normed.append(inputs[0].grad_fn)))
-    was_training = net.training
+    was_training = {module: module.training for module in net.modules()}
     try:
         # Only an input that requires a gradient makes torch record the computation of a frozen network.
-        result = net.eval()(example.detach().clone().requires_grad_())
+        with torch.enable_grad():
+            result = net.eval()(example.detach().clone().requires_grad_())
     finally:
-        net.train(was_training)
+        for module, training in was_training.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
-    uses = _count_uses(result)
+    uses = _count_uses(_tensors(result))
     return frozenset(
-        path for path, y in outputs.items() if any(y.grad_fn is norm for norm in normed) and uses[y.grad_fn] == 1
+        path
+        for path, calls in outputs.items()
+        if calls and all(uses[node] == 1 and any(node is norm for norm in normed) for node in calls)
     )
 
 
@@ -47,9 +54,19 @@ def _is_per_channel(module: nn.Module) -> bool:
     return isinstance(module, INSTANCE_NORMS) and not module.track_running_stats
 
 
-def _count_uses(result: Any) -> Counter[Any]:
-    results = result if isinstance(result, list | tuple) else [result]
-    waiting = [tensor.grad_fn for tensor in results]
+def _tensors(result: Any) -> list[Tensor]:
+    match result:
+        case Tensor():
+            return [result]
+        case list() | tuple():
+            return [tensor for part in result for tensor in _tensors(part)]
+        case dict():
+            return _tensors(list(result.values()))
+    return []
+
+
+def _count_uses(results: list[Tensor]) -> Counter[Any]:
+    waiting = [tensor.grad_fn for tensor in results if tensor.grad_fn is not None]
     seen, uses = set(waiting), Counter(waiting)
     while waiting:
         for node, _ in waiting.pop().next_functions:

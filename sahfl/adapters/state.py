@@ -24,11 +24,13 @@ def forget(net: nn.Module) -> None:
     """Take back what ``declare`` declared in a network.
 
     Raises:
-        AdapterError: the network carries an adapter; forgetting its factors would freeze half-trained weights.
+        AdapterError: the network carries an adapter; forgetting its factors would freeze half-trained weights; nothing
+            is changed then.
     """
     for path, module in net.named_modules():
         if isinstance(module, AdaptedConv):
             raise AdapterError(f"layer {path!r} carries an adapter already; merge or detach it first")
+    for module in net.modules():
         declare(module, ())
 
 

@@ -113,6 +113,11 @@ class AdapterTuning(Section):
 
     @model_validator(mode="after")
     def _options_fit_the_method(self) -> Self:
+        if "all" in self.layers and len(self.layers) > 1:
+            raise ValueError(f"layers names all and more: {', '.join(self.layers)}; all stands alone")
+        for option, names in (("layers", self.layers), ("also_train", self.also_train)):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{option} names twice: {', '.join(twice)}")
         if self.joint_kernel and not self.method.startswith("cp_"):
             raise ValueError(f"joint_kernel is an option of cp_lora and cp_dora, not of {self.method}")
         if self.all_magnitudes and not self.has_magnitudes:

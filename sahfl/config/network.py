@@ -44,7 +44,11 @@ class ViewsConfig(Section):
 
 
 class ModelConfig(Section):
-    """The multi-view U-Net: one 2-D network shared by all views."""
+    """The multi-view U-Net: 2-D networks on slices of every view."""
 
     size: Literal["tiny", "base", "large"] = "tiny"
-    """Width of the network: about 0.5, 6.9 and 27.5 million parameters."""
+    """Width of each network: 496161, 6471809 and 25871105 parameters, at three windows and one neighbour."""
+    planes: Literal["shared", "per_view"] = "shared"
+    """One network for the slices of all views, or one for each view in use (as many times the parameters)."""
+    deep_supervision: bool = False
+    """In training, also compare outputs at half and quarter resolution; they belong to the part ``head``."""

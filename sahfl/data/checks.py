@@ -186,7 +186,7 @@ def _voxels(image: NDArray[np.float32]) -> str:
     """The voxels, rounded to whole HU, whatever number format they were stored in."""
     sha = hashlib.sha256(repr(image.shape).encode())
     for plane in np.moveaxis(image, 2, 0):
-        sha.update(np.ascontiguousarray(np.rint(plane).astype("<i4")).tobytes())
+        sha.update(np.ascontiguousarray(np.clip(np.rint(plane), -1e9, 1e9).astype("<i4")).tobytes())
     return sha.hexdigest()
 
 

@@ -97,6 +97,8 @@ def _open_dicom(case: Case) -> tuple[Any, Any]:
 def _open(case: Case, which: str) -> Any:
     path = case.image if which == "image" else case.label
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise ScanProblem("unreadable", f"case {case.id}: the {which} is not a file")
         path.open("rb").close()  # nibabel takes a file that it may not read for one of another format
         return nibabel.load(path)
     except FileNotFoundError as error:

@@ -10,7 +10,8 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from sahfl.data.manifest import Case
+from sahfl.data import dicom
+from sahfl.data.manifest import Case, scan_files
 from sahfl.data.rules import Finding, finding
 
 FORMS_APART_MM = 1.0
@@ -41,10 +42,11 @@ def judge_files(case: Case) -> Iterator[Finding]:
     """Findings about a readable case's files, from their names and headers alone."""
     files = (("image", case.image), ("label", case.label))
     if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
-        yield finding(
-            "file_name", f"case {case.id}: the name of the {' and the '.join(named)} file looks like a name or a date"
-        )
-    for which, path in files:
+        what = "folder" if case.image == case.label else f"{' and the '.join(named)} file"
+        yield finding("file_name", f"case {case.id}: the name of the {what} looks like a name or a date")
+    if case.image.is_dir():
+        yield from (finding(rule, f"case {case.id}: {text}") for rule, text in dicom.judge_protocol(case.image))
+    for which, path in (("image", case.image), ("label", _label_file(case))):
         if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):
             continue
         header = nibabel.load(path).header
@@ -53,6 +55,13 @@ def judge_files(case: Case) -> Iterator[Finding]:
         if fields := [name for name, text in _texts(path, header) if looks_personal(text)]:
             text = f"{', '.join(fields)} of the {which} file looks like a name or a date"
             yield finding("header_text", f"case {case.id}: {text}")
+
+
+def _label_file(case: Case) -> Path:
+    """The NIfTI annotation that lies beside a DICOM series, or the label as it is."""
+    if not case.label.is_dir():
+        return case.label
+    return next((path for path in scan_files(case.label) if path.name.endswith((".nii", ".nii.gz"))), case.label)
 
 
 def looks_personal(text: str) -> bool:

@@ -142,13 +142,18 @@ def _case(entry: Any, path: Path, site: str, index: int) -> Case:
     where = f"datalist {path}, site {site!r}, case {index}"
     if not isinstance(entry, dict):
         raise DataError(f"{where}: got {type(entry).__name__}, expected a mapping with image, label and patient")
-    if missing := [key for key in ("image", "label", "patient") if not isinstance(entry.get(key), str)]:
+    if missing := [key for key in ("image", "label", "patient") if not _is_text(entry.get(key))]:
         raise DataError(f"{where}: expected text under {', '.join(missing)}")
     fold = entry.get("fold")
     if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
         raise DataError(f"{where}: fold must be a whole number, got {fold!r}")
     image, label = path.parent / entry["image"], path.parent / entry["label"]
     return Case(f"{site}-{index:04d}", image, label, entry["patient"], fold)
+
+
+def _is_text(value: Any) -> bool:
+    """Text that is not blank, and that a file can have as its name: without NUL and halves of surrogate pairs."""
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\0\ud800-\udfff]", value)
 
 
 def pseudonym(patient: str, salt: str) -> str:

@@ -92,8 +92,8 @@ RULES = (
     Rule(
         "spacing",
         "warning",
-        "The voxel size is unusual for head CT (0.3-1.2 mm in the slice, 0.5-10 mm between slices).",
-        "Check the unit (mm) and whether the scan was resampled.",
+        "The voxels are coarser or finer than scanners deliver (0.3-1.2 mm in the slice, 0.5-10 mm between slices).",
+        "Check the unit (mm); if the scan was downsampled, use the original: thin blood is lost in coarse voxels.",
     ),
     Rule("one_slice", "warning", "The volume has a single slice.", "Legal; whole volumes give better results."),
     Rule(
@@ -175,6 +175,18 @@ RULES = (
         "Very noisy brain (SD above 12 HU): a bone kernel or a very thin slice.",
         "Use the soft-tissue reconstruction.",
     ),
+    Rule(
+        "contrast_agent",
+        "warning",
+        "The DICOM header names a contrast agent.",
+        "Use the scan without contrast agent: enhanced vessels look like blood.",
+    ),
+    Rule(
+        "sharp_kernel",
+        "warning",
+        "The DICOM header names a reconstruction kernel for bone or lung.",
+        "Use the soft-tissue reconstruction of the same acquisition.",
+    ),
     # Annotations
     Rule(
         "label_values",
@@ -229,6 +241,12 @@ RULES = (
         "Remove one of the two; check which patient it belongs to.",
     ),
     Rule(
+        "corrected_copy",
+        "error",
+        "By its file name the image is the raw or corrected copy (dcm2niix _Tilt, _Eq) of an earlier case.",
+        "Keep the copy on which the annotation was drawn, and remove the other one.",
+    ),
+    Rule(
         "near_duplicate",
         "warning",
         "The image looks like an earlier case (a resampled or tilt-corrected copy, or the same patient).",
@@ -244,8 +262,8 @@ RULES = (
     Rule(
         "file_name",
         "warning",
-        "A file name holds what looks like a person's name or a date.",
-        "Rename the file to a pseudonym; sahfl never sends it, but people see it.",
+        "The name of a file or folder holds what looks like a person's name or a date.",
+        "Rename it to a pseudonym; sahfl never sends it, but people see it.",
     ),
     Rule(
         "header_text",

@@ -47,19 +47,20 @@ class SliceSampler:
         self._config = views
         self._batch_size = batch_size
         self._n_foreground = round(batch_size * foreground_share)
+        self.seed = seed
         self._random = np.random.default_rng(seed)
         self._augment = {mirror: _augmentation(mirror=mirror, seed=seed) for mirror in (True, False)}
         self._chances = [weight if self._by_view[view] else 0.0 for view, weight in views.weights.items()]
         set_track_meta(False)  # MONAI's metadata tensors would cost a third of the loading time
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """One batch: network input (batch, channels, height, width) in 0..1, and blood (batch, 1, height, width)."""
+    def batch(self) -> tuple[Tensor, Tensor, View]:
+        """Network input (batch, channels, height, width) in 0..1, blood (batch, 1, height, width), and their view."""
         chances = np.asarray(self._chances) / sum(self._chances)
         view = list(self._by_view)[self._random.choice(len(chances), p=chances)]
         slices = [self._draw(view, foreground=index < self._n_foreground) for index in range(self._batch_size)]
         image = torch.stack([torch.as_tensor(item["image"]) for item in slices])
         label = torch.stack([torch.as_tensor(item["label"]) for item in slices])
-        return windows(image, self._config.windows_hu), (label >= 0.5).float()
+        return windows(image, self._config.windows_hu), (label >= 0.5).float(), view
 
     def _draw(self, view: View, *, foreground: bool) -> dict[str, Tensor]:
         cases = self._by_view[view]

@@ -15,6 +15,8 @@ SPACING_MM = (0.3, 1.2), (0.5, 10.0)
 SLICES = 15, 400
 WHOLE_HEAD_HU = (-500.0, 300.0)
 """A head CT has air below the first value, if only in its sinuses, and bone above the second."""
+MOST_HU = 70_000.0
+"""Beyond what 16 bits with any usual intercept hold; metal reaches 30,000 HU."""
 LOW_HU, HIGH_HU = -900.0, 300.0
 """Usual limits of the 1st and the 99th percentile."""
 BRAIN_HU, BRAIN_RANGE_HU = (20.0, 45.0), (0.0, 90.0)
@@ -49,7 +51,11 @@ def _geometry(scan: Scan) -> Iterator[tuple[str, str]]:
     (x, y, z), (pixel, slice_) = scan.spacing_mm, SPACING_MM
     usual = ((x, pixel), (y, pixel), (z, slice_))
     if not all(low - 1e-4 <= size <= high + 1e-4 for size, (low, high) in usual):  # headers hold float32
-        yield "spacing", f"voxels of {x:.2f} x {y:.2f} x {z:.2f} mm"
+        coarse = x > pixel[1] or y > pixel[1] or z > slice_[1]
+        text = (
+            "coarser than usual: downsampled, or not in mm?" if coarse else "finer than usual: resampled, or not in mm?"
+        )
+        yield "spacing", f"voxels of {x:.2f} x {y:.2f} x {z:.2f} mm, {text}"
     n_slices = scan.image.shape[2]
     if n_slices == 1:
         yield "one_slice", "1 slice"
@@ -65,6 +71,9 @@ def _values(measures: Measures) -> Iterator[tuple[str, str]]:
         return
     if _is_shifted(measures):
         yield "shifted", f"{span}, 1st percentile {measures.low_hu:.0f}, none below zero where air should be"
+        return
+    if max(-low, high) > MOST_HU:
+        yield "not_hu", f"values from {low:.3g} to {high:.3g} are more than a scanner can store"
         return
     if low > WHOLE_HEAD_HU[0] or high < WHOLE_HEAD_HU[1]:
         yield "not_hu", f"{span} are not HU of a whole head (air to bone)"

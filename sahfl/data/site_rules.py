@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sahfl.data.manifest import Case
+from sahfl.data.manifest import Case, case_name
 from sahfl.data.rules import Finding, finding
 
 ALIKE_HU = 10.0
 """Mean difference of two small volumes below which they show one scan. Measured: 0-9 for copies with noise, padding or
 another grid; 21 and more for neighbouring slices of one patient; 23 and more for two phantoms."""
+
+CORRECTED = re.compile(r"(?:_(?:Tilt|Eq)(?:_\d+)?)+$")
+"""What dcm2niix appends to the name of a copy whose gantry tilt or uneven slice distances it corrected."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,30 @@ def _copies(traces: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:
             same = "the same patient" if earlier.case.patient == trace.case.patient else "another patient id"
             text = f"case {trace.case.id}: same voxels as case {earlier.case.id} ({same})"
             yield trace.case, finding("duplicate", text)
-    kept = list(first.values())
+    corrected = {trace.case.id: (trace.case, text) for trace, text in _corrected(first.values())}
+    yield from ((case, finding("corrected_copy", text)) for case, text in corrected.values())
+    yield from _look_alikes([trace for trace in first.values() if trace.case.id not in corrected])
+
+
+def _corrected(traces: Iterable[Trace]) -> Iterator[tuple[Trace, str]]:
+    """Each trace with an earlier one whose file name differs by dcm2niix' endings only, and the finding's text."""
+    first: dict[tuple[Path, str], Trace] = {}
+    for trace in traces:
+        image = trace.case.image
+        stem = _dcm2niix_name(image)
+        earlier = first.setdefault((image.parent, CORRECTED.sub("", stem)), trace)
+        if _dcm2niix_name(earlier.case.image) != stem:
+            which = "a corrected" if CORRECTED.search(stem) else "the uncorrected"
+            yield trace, f"case {trace.case.id}: by its file name it is {which} copy of case {earlier.case.id}"
+
+
+def _dcm2niix_name(image: Path) -> str:
+    """A file's name without its ending and nnU-Net's channel; of a folder, which holds a whole series, as it is."""
+    name = case_name(image)
+    return name.removesuffix("_0000") if name != image.name else name
+
+
+def _look_alikes(kept: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:
     if len(kept) < 2:
         return
     signatures = np.stack([trace.signature.ravel() for trace in kept])

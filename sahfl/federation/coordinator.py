@@ -54,6 +54,7 @@ class Coordinator:
         Raises:
             RunFailed: a stage stayed below its quorum of sites.
         """
+        self._say_unreadable_lines()
         self._folder.note({"event": "resumed" if self._folder.journal() else "started", "at": _now()})
         self._describe_sites()
         self._pretrain()
@@ -71,6 +72,14 @@ class Coordinator:
         self._folder.write_json("results.json", results)
         emit(Event("stage", "writing the report"))
         write_report(results, self._folder.path)
+
+    def _say_unreadable_lines(self) -> None:
+        """Say once that lines of the journal are lost; again only if there are more of them."""
+        n = self._folder.unreadable_lines()
+        known = (line["lines"] for line in self._folder.journal() if line["event"] == "journal_damaged")
+        if n > max(known, default=0):
+            emit(Event("warning", f"{n} line(s) of the journal cannot be read and are left out (a crash, or damage)"))
+            self._folder.note({"event": "journal_damaged", "lines": n})
 
     # ------------------------------------------------------------------------------------------- sites
 

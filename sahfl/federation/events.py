@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
-    "stage", "round", "committed", "resumed", "evaluated", "failed_round", "started", "step", "finished", "failed"
+    "stage",
+    "round",
+    "committed",
+    "resumed",
+    "evaluated",
+    "failed_round",
+    "started",
+    "step",
+    "finished",
+    "failed",
+    "warning",
 ]
 
 
@@ -16,8 +26,8 @@ Kind = Literal[
 class Event:
     """One thing that happened.
 
-    ``stage``, ``round``, ``committed``, ``resumed``, ``evaluated`` and ``failed_round`` come from the server's app;
-    ``started``, ``step``, ``finished`` and ``failed`` are about one site.
+    ``stage``, ``round``, ``committed``, ``resumed``, ``evaluated``, ``failed_round`` and ``warning`` come from the
+    server's app; ``started``, ``step``, ``finished`` and ``failed`` are about one site.
     """
 
     kind: Kind

@@ -14,7 +14,13 @@ from sahfl.seeds import derive_seed
 
 def whole_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiViewUNet:
     """The network at the start of pretraining: every tensor trains and travels."""
-    net = MultiViewUNet(n_channels(views), size=model.size, seed=derive_seed(seed, "network"))
+    net = MultiViewUNet(
+        n_channels(views),
+        size=model.size,
+        seed=derive_seed(seed, "network"),
+        views=tuple(views.weights) if model.planes == "per_view" else (),
+        deep_supervision=model.deep_supervision,
+    )
     attach_everything(net)
     return net
 

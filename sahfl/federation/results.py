@@ -58,6 +58,7 @@ def collect(
         "comparisons": _comparisons(study, sums),
         "rounds": rounds,
         "interruptions": sum(line["event"] == "resumed" for line in journal),
+        "unreadable_journal_lines": folder.unreadable_lines(),
     }
 
 

@@ -109,15 +109,26 @@ class RunFolder:
             os.fsync(stream.fileno())
 
     def journal(self) -> list[Record]:
-        """All whole lines; the torn last line of a crash is left out."""
+        """All readable lines; ``unreadable_lines`` counts the others, as a crash leaves one torn."""
+        return self._read_journal()[0]
+
+    def unreadable_lines(self) -> int:
+        """Lines of the journal that are no event: torn by a crash, or damaged."""
+        return self._read_journal()[1]
+
+    def _read_journal(self) -> tuple[list[Record], int]:
         path = self.path / "journal.jsonl"
-        records = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        records, unreadable = [], 0
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
             try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue
-        return records
+                record = json.loads(line or "null")
+            except (ValueError, RecursionError):
+                record = None
+            if isinstance(record, dict) and isinstance(record.get("event"), str):
+                records.append(record)
+            else:
+                unreadable += bool(line.strip())
+        return records, unreadable
 
     # ------------------------------------------------------------------------------------------- checkpoints
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from sahfl import __version__
@@ -16,7 +17,7 @@ from sahfl.data.checks import CheckedCase, count_findings, usable_cases
 from sahfl.data.ct import Scan
 from sahfl.data.measures import Measures
 from sahfl.data.rules import BY_ID
-from sahfl.errors import DataRefused
+from sahfl.errors import ConfigError, DataRefused
 from sahfl.federation.site import Site
 from sahfl.report.checks_page import write_checks_page
 from sahfl.report.scan_pictures import ScanPicture, draw_scan
@@ -44,8 +45,10 @@ def check_site(config: SiteConfig, *, on_case: Callable[[int, int], None] = lamb
     """Check every case of a site and write the verdict, one scan in memory at a time.
 
     Raises:
+        ConfigError: the site's folder cannot be made or written; said before any scan is read.
         DataError: the datalist is wrong; broken cases are findings, not errors.
     """
+    _make_folder(config)
     facts: dict[str, dict[str, Any]] = {}
     pictures: dict[str, ScanPicture] = {}
 
@@ -65,6 +68,16 @@ def check_site(config: SiteConfig, *, on_case: Callable[[int, int], None] = lamb
     checks = _as_json(config, checked, facts)
     write_atomic(config.folder / "checks.json", json.dumps(checks, indent=1, allow_nan=False) + "\n")
     return SiteVerdict(checks, write_checks_page(checks, pictures, config.folder))
+
+
+def _make_folder(config: SiteConfig) -> None:
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=config.folder):
+            pass
+    except OSError as error:
+        text = f"site {config.name}: folder {config.folder} cannot be written ({error.strerror})"
+        raise ConfigError(f"{text}; name another one under 'folder' in the site file") from error
 
 
 def _as_json(config: SiteConfig, checked: Sequence[CheckedCase], facts: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -12,11 +12,14 @@ from sahfl.atomic import write_atomic
 from sahfl.errors import DataError
 from sahfl.report import tables
 from sahfl.report.figures import Picture, draw_figures
+from sahfl.report.form import form_problems
 from sahfl.report.summary import headline, tiles
 from sahfl.report.text import DASH, Results, moment
 
 SCHEMA = 1
 """The form of results.json that this version reads."""
+MOST_PROBLEMS = 20
+"""More of them are counted, not listed."""
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -29,11 +32,15 @@ def write_report(results: Results, folder: Path) -> Path:
         Path of the page.
 
     Raises:
-        DataError: the results have another schema number.
-
+        DataError: the results have another schema number, or lack what this one holds; nothing is written.
     """
     if (schema := results.get("schema")) != SCHEMA:
         raise DataError(f"results: got schema {schema!r}, expected {SCHEMA}; use the sahfl that wrote them")
+    if problems := tuple(form_problems(results)):
+        listed = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
+        more = f"\n  and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+        advice = "delete results.json to have it made again (sahfl simulate --resume RUN_DIR)"
+        raise DataError(f"results: {len(problems)} problem(s); {advice}\n{listed}{more}")
     pictures = draw_figures(results)
     for picture in pictures:
         write_atomic(folder / "figures" / f"{picture.name}.png", picture.png)

@@ -245,6 +245,7 @@ def version_table(results: Results) -> Table:
         "base network": f"{whole(base['parameters'])} parameters, {size(base['bytes'])}, {base['mode']}",
         "duration": duration(results["seconds"]),
         "interruptions": results["interruptions"],
+        "unreadable journal lines": results.get("unreadable_journal_lines"),
     }
     rows = tuple(Row((key, DASH if value is None else str(value))) for key, value in facts.items())
     return Table("Versions and fingerprints", ("What", "Value"), rows, n_text=2)

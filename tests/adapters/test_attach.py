@@ -123,7 +123,7 @@ def test_attaching_twice_is_refused_naming_the_layer_and_what_to_do():
     before = state.read(net)
     for method in (CP, FULL):
         with pytest.raises(
-            AdapterError, match=r"'net\.conv_0\.conv_0\.conv' carries an adapter already; merge or detach"
+            AdapterError, match=r"layer 'net\.encoder\.1\.0\.conv' carries an adapter .*; merge or detach it"
         ):
             attach(net, method, seed=1)
     assert all((value == before[name]).all() for name, value in state.read(net).items())
@@ -169,3 +169,51 @@ def test_an_adapter_takes_back_what_pretraining_declared():
     attach(net, CP, seed=1)
     assert trainable(net) == set(state.parameters(net))
     assert all("factor_" in name for name in state.parameters(net))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that computes its kernel from its weight."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+class Renamed(nn.Conv2d):
+    """A convolution by another name."""
+
+
+def hooked():
+    layer = nn.Conv2d(3, 4, 3)
+    layer.register_forward_hook(lambda module, inputs, y: 2 * y)
+    return layer
+
+
+MORE_THAN_A_CONVOLUTION = {
+    "own-forward": lambda: Standardised(3, 4, 3),
+    "hook": hooked,
+    "weight-norm": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)),
+    "transposed-spectral-norm": lambda: nn.utils.parametrizations.spectral_norm(nn.ConvTranspose3d(3, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("make", MORE_THAN_A_CONVOLUTION.values(), ids=MORE_THAN_A_CONVOLUTION.keys())
+def test_a_layer_that_does_more_than_a_convolution_is_refused_by_name(make):
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), make())
+    with pytest.raises(AdapterError, match="layer '1': does more than a plain convolution"):
+        attach(net, CP, seed=1)
+    assert type(net[0]) is nn.Conv2d
+
+
+def test_a_convolution_by_another_name_is_adapted():
+    net = nn.Sequential(Renamed(3, 4, 3))
+    attach(net, CP, seed=1)
+    merge(net)
+    assert type(net[0]) is Renamed
+
+
+def test_training_everything_is_refused_while_the_network_carries_an_adapter():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    attach(net, CP, seed=1)
+    with pytest.raises(AdapterError, match="layer '0' carries an adapter already"):
+        attach_everything(net)
+    assert trainable(net) == set(state.parameters(net))

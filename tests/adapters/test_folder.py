@@ -38,7 +38,7 @@ class TwoLevels(nn.Module):
         return self.head(torch.tanh(self.up(torch.tanh(self.down(self.first(x))))))
 
 
-PARTS = {"encoder.1": "first", "bottleneck": "down", "decoder.1": "up", "head": "head"}
+PARTS = {"encoder.1": ("first",), "bottleneck": ("down",), "decoder.1": ("up",), "head": ("head",)}
 
 
 def base_digest(net):

@@ -113,7 +113,8 @@ def test_training_batches_are_the_same_from_memory_from_a_new_entry_and_from_an_
         sampler = SliceSampler(cases, CONFIG, batch_size=4, foreground_share=0.5, seed=5)
         runs.append([sampler.batch() for _ in range(8)])
     for batches in zip(*runs, strict=True):
-        for image, label in batches[1:]:
+        for image, label, view in batches[1:]:
+            assert view == batches[0][2]
             assert torch.equal(image, batches[0][0])
             assert torch.equal(label, batches[0][1])
 

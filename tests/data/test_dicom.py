@@ -316,7 +316,7 @@ def test_D01_no_permission_is_not_damage(tmp_path, monkeypatch):
         os.seteuid(65534)  # root may read every file; nobody may not
     try:
         assert broken(Case(case.id, Path(), Path(), "p")) == (
-            "permission", "case bern-0003: no permission to read a DICOM file",
+            "permission", "case bern-0003: no permission to read a DICOM file (file 5 of 6 in the order of names)",
         )  # fmt: skip
     finally:
         os.seteuid(user)

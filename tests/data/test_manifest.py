@@ -40,6 +40,12 @@ WRONG = {
     "no-cases": ({"sites": {"bern": []}}, "site 'bern': expected a list with at least one case"),
     "mapping": ({"sites": {"bern": {"a": 1}}}, "site 'bern': expected a list with at least one case"),
     "text": ({"sites": {"bern": [ENTRY, "x"]}}, "site 'bern', case 1: got str, expected a mapping with image, label"),
+    "blank": (
+        {"sites": {"bern": [ENTRY | {"image": "", "patient": " "}]}},
+        "case 0: expected text under image, patient$",
+    ),
+    "nul": ({"sites": {"bern": [ENTRY | {"image": "a\0.nii"}]}}, "case 0: expected text under image$"),
+    "surrogate": ({"sites": {"bern": [ENTRY | {"label": "a\udcff.nii"}]}}, "case 0: expected text under label$"),
     "no-keys": ({"sites": {"bern": [{"label": "b"}]}}, "case 0: expected text under image, patient$"),
     "number": ({"sites": {"bern": [ENTRY, ENTRY | {"patient": 7}]}}, "case 1: expected text under patient$"),
     "text-fold": ({"sites": {"bern": [ENTRY | {"fold": "1"}]}}, "case 0: fold must be a whole number, got '1'"),

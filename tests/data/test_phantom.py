@@ -10,6 +10,7 @@ from sahfl.data.phantom import LABELS, PROFILES, CohortSpec, make_case, write_co
 from sahfl.data.phantom.brain import build_brain
 from sahfl.data.phantom.cohort import case_seed
 from sahfl.data.phantom.hemorrhage import mix_blood, spread_blood
+from sahfl.data.phantom.injuries import sample_injury
 from sahfl.data.phantom.lesions import (
     CisternalBlood,
     Contusion,
@@ -17,7 +18,6 @@ from sahfl.data.phantom.lesions import (
     Injury,
     SubduralClot,
     VentricularBlood,
-    sample_injury,
 )
 from sahfl.data.phantom.mass_effect import displace_brain
 from sahfl.data.phantom.noise import NoiseBank

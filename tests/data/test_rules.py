@@ -13,8 +13,8 @@ from test_checks import SHAPE, a_case, blood, head
 from sahfl.data.checks import check_case, check_cases
 from sahfl.data.ct import Scan
 from sahfl.data.dicom.rules import DICOM_RULES
-from sahfl.data.file_rules import looks_personal
-from sahfl.data.manifest import read_datalist
+from sahfl.data.file_rules import judge_files, looks_personal
+from sahfl.data.manifest import Case, read_datalist
 from sahfl.data.measures import measure
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.rules import BY_ID, RULES, rules_table
@@ -135,8 +135,11 @@ SINGLE = {
     "header_text": changed(packed),
 }
 """One broken case for each rule of a single case."""
-ELSEWHERE = {"duplicate", "near_duplicate", "patient_alike", "permission", *(rule for rule, *_ in DICOM_RULES)}
-"""The first three below, the fourth in tests/faults with a user who may not read, those of DICOM in test_dicom."""
+ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike"}
+PROTOCOL = {"contrast_agent", "sharp_kernel"}
+ELSEWHERE = {*ACROSS, *PROTOCOL, "permission", *(rule for rule, *_ in DICOM_RULES)}
+"""Across cases: below; protocol: in test_protocol; permission: in tests/faults with a user who may not read; those of
+DICOM: in test_dicom."""
 
 
 def _write(case, content):
@@ -215,6 +218,62 @@ def test_a_resampled_copy_is_a_near_duplicate_and_another_head_is_not(tmp_path):
         made = make_case(seed, shape=shape, spacing_mm=spacing, **settings)
         cases.append(a_case(tmp_path, name, made.image, made.label, spacing=spacing))
     assert {(case, rule) for case, rule in found_across(cases) if rule != "spacing"} == {("bern-b", "near_duplicate")}
+
+
+def copies(folder, first, second):
+    """Two cases with other voxels under names of files that the test chooses."""
+    cases = [a_case(folder, "a", patient="p1"), a_case(folder, "b", head() + 2, patient="p2")]
+    return [
+        dataclasses.replace(case, image=case.image.rename(folder / name))
+        for case, name in zip(cases, (first, second), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        ("7.nii", "7_Tilt_1.nii", "it is a corrected copy of case bern-a"),
+        ("7_0000.nii", "7_Eq_0000.nii", "it is a corrected copy of case bern-a"),
+        ("7_Tilt_Eq_1.nii", "7.nii", "it is the uncorrected copy of case bern-a"),
+        ("7_Eq.nii", "7_Tilt_Eq.nii", "it is a corrected copy of case bern-a"),
+    ],
+)
+def test_a_raw_and_a_corrected_copy_of_dcm2niix_are_refused_without_their_names(tmp_path, first, second, text):
+    _, checked = check_cases(copies(tmp_path, first, second))
+    (found,) = checked.findings
+    assert (found.rule, found.text) == ("corrected_copy", f"case bern-b: by its file name {text}")
+    assert not checked.usable
+
+
+@pytest.mark.parametrize("second", ["8_Tilt_1.nii", "7_tilted.nii", "7_Equal.nii", "7_2.nii", "7_0001.nii"])
+def test_other_names_side_by_side_are_no_copies(tmp_path, second):
+    assert ("bern-b", "corrected_copy") not in found_across(copies(tmp_path, "7.nii", second))
+
+
+def test_a_corrected_copy_alone_and_one_in_another_folder_are_no_copies(tmp_path):
+    first, second = copies(tmp_path, "7_Tilt.nii", "8.nii")
+    (tmp_path / "other").mkdir()
+    second = dataclasses.replace(second, image=second.image.rename(tmp_path / "other" / "7.nii"))
+    assert ("bern-b", "corrected_copy") not in found_across([first, second])
+
+
+@pytest.mark.parametrize("image", [head() * np.float32(1e30), np.where(head() > 300, 80_000, head())])
+def test_values_that_no_scanner_stores_are_no_hounsfield_units(tmp_path, image):
+    (found,) = check_case(a_case(tmp_path, image=image.astype(np.float32))).findings
+    assert found.rule == "not_hu"
+    assert re.search(r"values from -1\S+ to \S+e\+\d\d are more than a scanner can store", found.text)
+
+
+def test_the_finding_about_a_folder_s_name_speaks_of_the_folder(tmp_path):
+    case = Case("bern-a", tmp_path / "Muster^Hans", tmp_path / "Muster^Hans", "p")
+    (found,) = judge_files(case)
+    assert found.text == "case bern-a: the name of the folder looks like a name or a date"
+
+
+@pytest.mark.parametrize(("spacing", "text"), [((2.0, 2.0, 5.0), "coarser"), ((0.2, 0.2, 5.0), "finer")])
+def test_the_spacing_finding_says_in_which_way_it_is_unusual(tmp_path, spacing, text):
+    found = {finding.rule: finding.text for finding in check_case(a_case(tmp_path, spacing=spacing)).findings}
+    assert f"mm, {text} than usual" in found["spacing"]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ D01 = {
     "checksum": (damage_gz_inside, "unreadable"),
     "not-nifti": (lambda path: path.write_bytes(gzip.compress(b"Muster^Hans " * 200)), "unreadable"),
     "a-folder": (lambda path: (path.unlink(), path.mkdir()), "unreadable"),
+    "a-pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "unreadable"),
 }
 
 

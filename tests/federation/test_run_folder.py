@@ -140,6 +140,16 @@ def test_a_torn_last_line_is_ignored_and_the_next_note_starts_on_a_new_line(fold
     again.note({"event": "resumed"})
     again.note({"event": "finished"})
     assert [line["event"] for line in again.journal()] == ["started", "resumed", "finished"]
+    assert again.unreadable_lines() == 1
+
+
+def test_lines_that_are_no_event_are_left_out_and_counted(folder):
+    assert folder.unreadable_lines() == 0
+    (folder.path / "journal.jsonl").write_bytes(
+        b'{"event": "started"}\n\n[1]\nnull\n{"event": 3}\n{}\n\xff\n{"event": "b"}\n'
+    )
+    assert [line["event"] for line in folder.journal()] == ["started", "b"]
+    assert folder.unreadable_lines() == 5
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------

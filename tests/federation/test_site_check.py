@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sahfl.config import load_site
+from sahfl.errors import ConfigError
 from sahfl.federation import site_check
 from sahfl.federation.site_check import check_site
 
@@ -65,6 +66,13 @@ def test_no_name_of_a_patient_or_file_is_shown(site_file):
     work = site_file.parent / "work"
     for text in (done.stdout, done.stderr, (work / "checks.json").read_text(), (work / "checks.html").read_text()):
         assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_scan_is_read(site_file):
+    settings = load_site(site_file)
+    (site_file.parent / "taken").write_text("a file")
+    with pytest.raises(ConfigError, match=r"folder \S+taken cannot be written \(File exists\); name another one"):
+        check_site(settings.model_copy(update={"folder": site_file.parent / "taken"}), on_case=pytest.fail)
 
 
 def test_the_page_has_a_picture_of_every_readable_case(site_file):

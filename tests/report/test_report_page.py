@@ -15,6 +15,9 @@ from test_report_sample import DIED, VARIANTS, failed, gain, refusals, unclear
 
 from sahfl.errors import DataError
 from sahfl.report import write_report
+from sahfl.report.figures import draw_figures
+from sahfl.report.form import form_problems
+from sahfl.report.page import render_page
 from sahfl.report.summary import headline, method_colours
 
 
@@ -171,6 +174,59 @@ def test_another_schema_is_refused_before_anything_is_written(tmp_path, schema):
     with pytest.raises(DataError, match=f"got schema {schema!r}, expected 1"):
         write_report(gain() | {"schema": schema}, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_results_that_lack_keys_are_refused_with_all_of_them_before_anything_is_written(tmp_path):
+    results = gain()
+    del results["base"], results["methods"][1]["overall"]["dice"]
+    results["finished"], results["sites"], results["methods"][0]["rank"] = "yesterday", None, True
+    with pytest.raises(DataError) as caught:
+        write_report(results, tmp_path)
+    assert str(caught.value).splitlines() == [
+        "results: 4 problem(s); delete results.json to have it made again (sahfl simulate --resume RUN_DIR)",
+        "  finished: got 'yesterday', expected a time (ISO 8601)",
+        "  sites: got NoneType, expected list",
+        "  base: is missing",
+        "  methods.0.rank: got bool, expected int or NoneType",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_very_many_problems_are_counted(tmp_path):
+    with pytest.raises(DataError, match=r"(?s)results: 29 problem.*\n  and 9 more$"):
+        write_report(gain() | {"sites": [{}] * 2, "base": {}, "study": [], "name": 1, "sahfl": None}, tmp_path)
+
+
+def only_required(value):
+    """A copy without the keys whose absence the form allows."""
+    whole = copy.deepcopy(value)
+
+    def prune(part):
+        for key, below in list(part.items()) if isinstance(part, dict) else enumerate(part):
+            if isinstance(part, dict):
+                del part[key]
+                if not list(form_problems(whole)):
+                    continue
+                part[key] = below
+            if isinstance(below, dict | list):
+                prune(below)
+
+    prune(whole)
+    return whole
+
+
+@pytest.mark.parametrize("variant", [gain, failed, refusals])
+def test_results_with_nothing_but_the_keys_of_the_form_have_a_page(variant):
+    results = variant() | {"rounds": variant()["rounds"][:2] + variant()["rounds"][6:10]}
+    least = only_required(results)
+    assert "threshold" in least["evaluation"]
+    assert "volume_edges_ml" not in least["evaluation"]
+    assert render_page(least, draw_figures(least))
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_the_samples_have_the_form(variant):
+    assert list(form_problems(variant())) == []
 
 
 def test_writing_twice_gives_the_same_files_and_leaves_no_trace(tmp_path):

@@ -14,7 +14,16 @@ Nothing here writes names of files, folders or header texts into a message: fold
 
 from sahfl.data.dicom.header import is_dicom
 from sahfl.data.dicom.patients import read_patients
+from sahfl.data.dicom.protocol import judge_protocol
 from sahfl.data.dicom.segmentation import find_annotation, read_segmentation
 from sahfl.data.dicom.series import Series, read_series
 
-__all__ = ["Series", "find_annotation", "is_dicom", "read_patients", "read_segmentation", "read_series"]
+__all__ = [
+    "Series",
+    "find_annotation",
+    "is_dicom",
+    "judge_protocol",
+    "read_patients",
+    "read_segmentation",
+    "read_series",
+]

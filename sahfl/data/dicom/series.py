@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sahfl.data.dicom.header import PIXEL_ELEMENTS, code, decoded, numbers, private, read_elements
 from sahfl.data.dicom.stack import Slice, stack
-from sahfl.data.dicom.survey import find_slices
+from sahfl.data.dicom.survey import find_slices, placed
 from sahfl.errors import ScanProblem
 
 LOWEST_HU = -1024.0
@@ -40,14 +40,19 @@ def read_series(folder: Path) -> Series:
     Raises:
         ScanProblem: there is not exactly one series, or it is no evenly stacked CT volume; it names the broken rule.
     """
-    slices = [read_slice(path) for path in find_slices(folder)]
+    slices = []
+    for path in find_slices(folder):
+        with placed(path, folder):
+            slices.append(read_slice(path))
     if len({part.frame_of_reference for part in slices}) > 1:
         raise ScanProblem("mixed_frames", "the slices have several frames of reference, their places do not compare")
     slices, affine = stack(slices)
-    rows, columns = _hounsfield(slices[0]).shape  # decoded before allocating: a damaged header can claim any size
+    with placed(slices[0].path, folder):
+        rows, columns = _hounsfield(slices[0]).shape  # decoded before allocating: a damaged header can claim any size
     volume = np.empty((columns, rows, len(slices)), np.float32)
     for index, part in enumerate(slices):
-        volume[:, :, index] = _hounsfield(part).T
+        with placed(part.path, folder):
+            volume[:, :, index] = _hounsfield(part).T
     return Series(nibabel.Nifti1Image(volume, affine), slices[0].frame_of_reference)
 
 

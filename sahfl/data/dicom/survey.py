@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,7 +40,29 @@ def survey(folder: Path) -> tuple[Found, ...]:
         raise ScanProblem("permission", "no permission to read the case's folder") from error
     except OSError as error:
         raise ScanProblem("missing", "the case's folder cannot be read") from error
-    return tuple(_classify(path) for path in paths if path.name != "DICOMDIR")
+    found = []
+    for path in paths:
+        if path.name != "DICOMDIR":
+            with placed(path, folder):
+                found.append(_classify(path))
+    return tuple(found)
+
+
+@contextmanager
+def placed(path: Path, folder: Path) -> Iterator[None]:
+    """Say which file a problem is about by its place among the folder's files: its name may be the patient's."""
+    try:
+        yield
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"{problem}{_place(path, folder)}") from None
+
+
+def _place(path: Path, folder: Path) -> str:
+    try:
+        paths = scan_files(folder)
+        return f" (file {paths.index(path) + 1} of {len(paths)} in the order of names)"
+    except (OSError, ValueError):  # the folder changed just now
+        return ""
 
 
 def _classify(path: Path) -> Found:

@@ -65,7 +65,7 @@ def build_brain(skull: Skull, subject: Subject, mass: MassEffect, *, hydrocephal
     points = region.points.shifted(mass.shift_x_mm)
     gap = np.where(mass.clot_mm > 1, np.float32(0.4), np.float32(subject.convexity_gap_mm))
     pial_depth = -np.maximum(skull.cavity + gap + mass.clot_mm, skull.floor + 1)
-    tentorium = _tentorium_height(points)
+    tentorium = tentorium_height(points)
     # The tentorium is fixed to the petrous ridges, which recede to the sides.
     below = ((points.y < -8 - 0.4 * np.abs(points.x)) & (tentorium < 0)).astype(np.float32)
     stem = coverage(chain_distance(points, [(0, -20, -6, 14), (0, -22, -30, 13), (0, -36, -62, 8)]), partial)
@@ -98,21 +98,21 @@ def _fissures(region: Region, points: Points, width: float) -> Field:
     """Suprasellar star, sylvian and interhemispheric fissures, insular cisterns."""
     folded = points.mirrored()
     chains: list[list[Ball]] = [
-        [(0, 9, -17, 4.2 * width), (13, 17, -15, 2.6 * width), (27, 13, -14, 2.4 * width)],
-        [(0, 9, -17, 4.0 * width), (0, 27, -15, 1.8 * width)],
-        [(0, 0, -18, 3.4 * width), (0, -9, -18, 2.6 * width)],
+        [(0, 9, -17, 3.4 * width), (13, 17, -15, 1.6 * width), (27, 13, -14, 1.5 * width)],
+        [(0, 9, -17, 3.2 * width), (0, 27, -15, 1.2 * width)],
+        [(0, 0, -18, 2.6 * width), (0, -9, -18, 1.9 * width)],
     ]
     star = np.minimum.reduce([chain_distance(folded, chain) for chain in chains])
     x, y, z = folded
     wobble = region.noise(16)
     # Sylvian fissure: a sheet from its stem to the lateral surface, then up and back; its ends taper off.
     height = -13 + 0.33 * (x - 25) + 0.28 * np.clip(10 - y, 0, 60) * np.clip((x - 34) / 12, 0, 1)
-    half_width = (1.0 + 0.9 * width) * np.clip(1.25 - 0.012 * np.clip(10 - y, 0, 60), 0.5, 1.3)
+    half_width = (0.5 + 0.65 * width) * np.clip(1.25 - 0.012 * np.clip(10 - y, 0, 60), 0.5, 1.3)
     end = np.maximum(25 - x, np.maximum(y - 17 + 0.10 * (x - 25), -(y + 26 - 0.25 * np.clip(x - 40, 0, 30))))
     sylvian = np.abs(z - height + 2.4 * wobble) - half_width * np.clip(-end / 5, -1, 1)
     surface = 40 - 0.020 * (y + 2) ** 2 - 0.03 * (z - 2) ** 2
     near_insula = 1.15 - ((y + 2) / 20) ** 2 - ((z - 2) / 16) ** 2
-    insular = np.abs(x - surface - 1.8 * region.noise(10.5)) - 1.4 * width * np.clip(near_insula, -1, 1)
+    insular = np.abs(x - surface - 1.8 * region.noise(10.5)) - 1.0 * width * np.clip(near_insula, -1, 1)
     return np.minimum.reduce([star, sylvian, insular, _interhemispheric(region, points, width)])
 
 
@@ -128,15 +128,15 @@ def _posterior_cisterns(points: Points, width: float) -> Field:
     """Crural, ambient, quadrigeminal, prepontine and great cisterns."""
     folded = points.mirrored()
     crural: list[Ball] = [
-        (0, 9, -17, 4.2 * width),
-        (9, -4, -16, 2.4 * width),
-        (17, -16, -15, 1.9 * width),
-        (17, -28, -10, 2.0 * width),
-        (6, -36, -2, 2.6 * width),
+        (0, 9, -17, 3.4 * width),
+        (9, -4, -16, 1.6 * width),
+        (17, -16, -15, 1.3 * width),
+        (17, -28, -10, 1.4 * width),
+        (6, -36, -2, 1.8 * width),
     ]
-    quadrigeminal: list[Ball] = [(0, -36, -2, 3.0 * width), (8, -35, -3, 2.2 * width)]
+    quadrigeminal: list[Ball] = [(0, -36, -2, 2.4 * width), (8, -35, -3, 1.6 * width)]
     x, y, z = points
-    prepontine = np.abs(np.sqrt(x * x + (y + 20) ** 2) - 16.5) - 1.7 * width
+    prepontine = np.abs(np.sqrt(x * x + (y + 20) ** 2) - 16.5) - 1.2 * width
     prepontine = np.maximum.reduce([prepontine, z + 17, -(z + 46), -(y + 22)])
     great = ellipsoid_distance(points, (0, -78, -52), (12 * width, 9 * width, 9))
     return np.minimum.reduce([chain_distance(folded, crural), chain_distance(folded, quadrigeminal), prepontine, great])
@@ -192,7 +192,7 @@ def _ventricles(points: Points, width: float) -> Field:
     return np.minimum.reduce([lateral, third, aqueduct, fourth])
 
 
-def _tentorium_height(points: Points) -> Field:
+def tentorium_height(points: Points) -> Field:
     """Height above the tentorium: a tent with its ridge in the midline."""
     x, y, z = points
     ridge = 18 * np.exp(-((x / 14) ** 2)) * np.clip((-y - 25) / 40, 0, 1)

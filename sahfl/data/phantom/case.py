@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from sahfl.data.phantom.acquisition import add_headrest, harden_beam, scan
 from sahfl.data.phantom.brain import build_brain
 from sahfl.data.phantom.hemorrhage import mix_blood, spread_blood
-from sahfl.data.phantom.lesions import Injury, PhantomKind, sample_injury
+from sahfl.data.phantom.injuries import sample_injury
+from sahfl.data.phantom.lesions import Injury, PhantomKind
 from sahfl.data.phantom.mass_effect import displace_brain
+from sahfl.data.phantom.metal import add_metal, metal_distance, outlined_share
 from sahfl.data.phantom.noise import NoiseBank
 from sahfl.data.phantom.profiles import ScannerProfile
 from sahfl.data.phantom.rater import draw_label
@@ -56,7 +58,7 @@ def make_case(
         spacing_mm: voxel size along x, y, z; a head needs about 160 x 200 x 150 mm.
     """
     # One stream per part: a change of one part of the phantom leaves the draws of the others alone.
-    for_subject, for_noise, for_injury, for_anatomy, for_scanner = np.random.SeedSequence(seed).spawn(5)
+    for_subject, for_noise, for_injury, for_anatomy, for_scanner, for_metal = np.random.SeedSequence(seed).spawn(6)
     grid = Grid(shape, spacing_mm)
     subject = sample_subject(np.random.default_rng(for_subject), profile)
     injury = sample_injury(np.random.default_rng(for_injury), kind)
@@ -69,6 +71,10 @@ def make_case(
     hu[inner] += (contents - hu[inner]) * soft
     rng = np.random.default_rng(for_scanner)
     image = head.average(hu, background=AIR_HU)
+    if injury.metal is not None:
+        distance = metal_distance(cavity.region, injury.metal)
+        add_metal(image, cavity.region, distance, np.random.default_rng(for_metal))
+        soft = soft * outlined_share(distance)
     if profile.headrest:
         add_headrest(image, grid, rng)
     return PhantomCase(

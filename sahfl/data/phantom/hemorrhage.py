@@ -7,8 +7,16 @@ from types import MappingProxyType
 
 import numpy as np
 
-from sahfl.data.phantom.brain import Brain
-from sahfl.data.phantom.lesions import CisternalBlood, Contusion, EpiduralClot, Injury, SubduralClot, VentricularBlood
+from sahfl.data.phantom.brain import Brain, tentorium_height
+from sahfl.data.phantom.lesions import (
+    CisternalBlood,
+    Contusion,
+    DuralLayer,
+    EpiduralClot,
+    Injury,
+    SubduralClot,
+    VentricularBlood,
+)
 from sahfl.data.phantom.mass_effect import MassEffect
 from sahfl.data.phantom.space import Field, coverage
 from sahfl.data.phantom.subject import Subject
@@ -19,6 +27,8 @@ LABELS: Mapping[str, int] = MappingProxyType({"EDH": 1, "IPH": 2, "IVH": 3, "SAH
 _DENSITY_HU = {"EDH": 8.0, "IPH": 1.0, "IVH": -2.0, "SAH": -2.0, "SDH": 0.0}
 """Difference of each kind from the patient's clot: mixing with CSF dilutes (HU)."""
 _SWIRL_HU = 22.0
+_MEMBRANE_HU = 20.0
+_FADING_KINDS = ("IPH", "IVH")
 _OCCIPITAL_FLOOR_MM = -58.0
 """Where the occipital horns end: the lowest place of the ventricles in a patient lying on the back."""
 _FADE_MM = 12.0
@@ -43,6 +53,8 @@ def spread_blood(brain: Brain, injury: Injury, mass: MassEffect) -> tuple[dict[s
             _merge(shares, "SAH", _fill_cisterns(brain, lesion))
         elif isinstance(lesion, VentricularBlood):
             _merge(shares, "IVH", _fill_ventricles(brain, lesion))
+        elif isinstance(lesion, DuralLayer):
+            _merge(shares, "SDH", _line_dura(brain, lesion))
     room = np.ones_like(brain.depth_mm)
     for name, share in shares.items():
         shares[name] = np.clip(share, 0, 1) * room
@@ -52,20 +64,49 @@ def spread_blood(brain: Brain, injury: Injury, mass: MassEffect) -> tuple[dict[s
 
 def mix_blood(hu: Field, brain: Brain, shares: Mapping[str, Field], injury: Injury, subject: Subject) -> Field:
     """HU (n,) after each kind of blood has taken its share of every point."""
+    subdurals = [lesion for lesion in injury.lesions if isinstance(lesion, SubduralClot)]
     swirling = {
         "EDH": any(isinstance(lesion, EpiduralClot) and lesion.swirl for lesion in injury.lesions),
-        "SDH": any(isinstance(lesion, SubduralClot) and lesion.swirl for lesion in injury.lesions),
+        "SDH": any(lesion.swirl for lesion in subdurals),
     }
-    subdural = (lesion.darkening_hu for lesion in injury.lesions if isinstance(lesion, SubduralClot))
-    darkening_hu = np.float32(max(subdural, default=0.0))
     for name, share in shares.items():
         clot = subject.blood_hu + _DENSITY_HU[name] + 4.0 * brain.region.noise(7)
         if swirling.get(name):
             clot = clot - _SWIRL_HU * coverage(0.6 - brain.region.noise(10.5), 0.25)
-        if name == "SDH":
-            clot = clot - darkening_hu * (1 - 0.7 * coverage(brain.points.y + 20, 25))
+        if name in _FADING_KINDS:
+            clot = clot - np.float32(injury.faded_hu)
+        if name == "SDH" and subdurals:
+            # Both sides of a patient bled at about the same time: the first collection stands for all.
+            clot = clot - _darken_with_age(brain, subdurals[0])
         hu = hu + (clot - hu) * share
     return hu
+
+
+def _darken_with_age(brain: Brain, lesion: SubduralClot) -> Field:
+    """HU that old subdural blood has lost: evenly, less under the surface of settled cells, less in membranes."""
+    lost = np.full_like(brain.depth_mm, lesion.darkening_hu)
+    if lesion.settled_hu > 0:
+        under = coverage(brain.points.y - np.float32(lesion.level_y_mm) - 2 * brain.region.noise(16), 2.5)
+        lost -= np.float32(lesion.settled_hu) * under
+    if lesion.membranes:
+        lost -= np.float32(_MEMBRANE_HU) * coverage(np.abs(brain.region.noise(10.5)) - 0.1, 0.1)
+    return lost
+
+
+def _line_dura(brain: Brain, lesion: DuralLayer) -> Field:
+    """A sheet that is thickest in its middle, on one side of the falx or over one half of the tentorium."""
+    x, y, z = brain.points
+    if lesion.dura == "falx":
+        to_dura, aside = x * np.float32(lesion.side), z - np.float32(lesion.centre[2])
+    else:
+        to_dura, aside = tentorium_height(brain.points) * np.float32(0.9), x - np.float32(lesion.centre[0])
+    away = np.sqrt((y - np.float32(lesion.centre[1])) ** 2 + aside**2) / np.float32(lesion.radius_mm)
+    uneven = 1 + 0.2 * np.clip(brain.region.noise(16), -1.5, 1.5)
+    thickness = lesion.thickness_mm * uneven * np.clip(1.6 * (1 - away**2), 0, 1)
+    sheet = coverage(np.abs(to_dura - thickness / 2) - thickness / 2, brain.region.partial_mm) * (thickness > 0.5)
+    if lesion.dura == "tentorium":
+        sheet *= (y < -26) & (np.sign(x) == lesion.side)
+    return sheet * np.float32(0.9) * (1 - brain.stem)
 
 
 def _merge(shares: dict[str, Field], name: str, share: Field) -> None:
@@ -96,7 +137,8 @@ def _fill_cisterns(brain: Brain, lesion: CisternalBlood) -> Field:
     shallow = np.clip(14 - brain.vault_depth_mm, 0, 14) / 14
     # Blood sinks into the basal cisterns, whatever ruptured.
     basal = np.clip((-4 - z) / 10, 0, 1)
-    nearness = 8 * basal + 9 * region.noise(16) + lesion.sulcal_spread * 16 * shallow - distance
+    eased = lesion.basal_mm * basal + lesion.sulcal_spread * 16 * shallow + lesion.patchy_mm * region.noise(16)
+    nearness = eased - distance
     density = lesion.density * (0.88 + 0.12 * region.noise(4.5))
     # Little blood stays in the thin space over the convexity: it collects in sulci.
     space = brain.csf * (1 - brain.ventricle) * np.where(brain.depth_mm < 1.2, np.float32(0.25), np.float32(1))
@@ -130,7 +172,8 @@ def _solve(volume_ml: Callable[[float], float], target_ml: float) -> float:
 def _fill_ventricles(brain: Brain, lesion: VentricularBlood) -> Field:
     """A fluid level in the dependent horns, or a cast around the lesion's source."""
     if lesion.cast_mm > 0:
-        distance = brain.points.distance_to(lesion.source) - lesion.cast_mm - 6 * brain.region.noise(16)
+        uneven = min(6.0, 0.25 * lesion.cast_mm) * brain.region.noise(16)
+        distance = brain.points.distance_to(lesion.source) - lesion.cast_mm - uneven
         filled = coverage(distance, 3.0)
     else:
         filled = coverage(brain.points.y - (_OCCIPITAL_FLOOR_MM + lesion.level_mm), 1.5)

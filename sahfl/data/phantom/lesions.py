@@ -1,26 +1,13 @@
-"""What bleeds, where and how much: lesions drawn from published volume distributions.
-
-Places are in the head's frame (mm, x to the right). Sources: intraparenchymal volumes are log-normal with median
-6.3 mL and IQR 1.7-15 mL (525 real masks); aneurysmal SAH 39.7 +- 32.8 mL (Boers et al., AJNR 2014); extents
-of extra-axial clots, the shares of kinds and places, of craniectomies (12 %), old subdurals (20 %) and traumatic
-subarachnoid blood (35 %) are judgement. Densities and extents were set so that the masks hold a median of 20-30 mL in
-aneurysmal SAH and that every kind stands out, in HU, thickness and pieces a slice, as measured on 72 real slices;
-``tests/data/test_phantom_values.py`` measures all of it. None of it was ever set by what a network scores.
-"""
+"""What can lie in a bleeding head: the lesions of one case as plain values, placed in the head's frame (mm, RAS)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-
-import numpy as np
 
 from sahfl.data.phantom.space import Triple
 
 PhantomKind = Literal["tbi", "sah", "normal"]
-AneurysmSite = Literal["acom", "mca", "pcom", "basilar"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +33,29 @@ class SubduralClot:
     """Half extent from front to back and from top to bottom, seen from the head's origin."""
     density: float
     """Blood share of the collection: subdural blood is diluted by CSF from the torn arachnoid."""
-    swirl: bool
+    swirl: bool = False
     darkening_hu: float = 0.0
-    """By how much the collection has darkened with age (HU), most in front: cells settle in the back; 0 is acute."""
+    """By how much the collection has darkened with age (HU): 0 is acute, 20-30 isodense, 40-52 chronic."""
+    settled_hu: float = 0.0
+    """By how much cells that sank to the back brighten it again (HU): above 0 the collection is mixed."""
+    level_y_mm: float = 0.0
+    """Height of the surface under which those cells lie (y, mm)."""
+    membranes: bool = False
+    """Whether bright membranes run through the collection."""
+
+
+@dataclass(frozen=True)
+class DuralLayer:
+    """A thin layer of subdural blood along one side of the falx or on one half of the tentorium (SDH)."""
+
+    dura: Literal["falx", "tentorium"]
+    side: float
+    """-1 left, 1 right."""
+    thickness_mm: float
+    centre: Triple
+    """Middle of the layer; only its place along the dura counts."""
+    radius_mm: float
+    """How far the layer reaches from there, thinning out."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,6 @@ class Contusion:
     raggedness: float
     """Amplitude of small irregularities relative to its radius."""
     oedema_mm: float
-    swirl: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,10 @@ class CisternalBlood:
     """How far clot widens the cisterns."""
     sulcal_spread: float
     """0 stays at the base, 1.9 reaches far over the convexity."""
+    basal_mm: float = 8.0
+    """By how many mm blood reaches further in the basal cisterns: 8 sinks there, 35 fills the whole star."""
+    patchy_mm: float = 9.0
+    """By how many mm the reach differs from place to place (standard deviation)."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,22 @@ class VentricularBlood:
     level_mm: float
     """Height of the fluid level above the lowest part of the occipital horns; 0 for a cast."""
     cast_mm: float
-    """Radius filled around the third ventricle's top; 0 for a level."""
+    """Radius filled around ``source``, from a speck to the whole ventricles; 0 for a level."""
     density: float = 0.9
     source: Triple = (0.0, 10.0, 8.0)
 
 
-Lesion: TypeAlias = EpiduralClot | SubduralClot | Contusion | CisternalBlood | VentricularBlood
+@dataclass(frozen=True)
+class Metal:
+    """A clip or a bundle of coils at the place of an aneurysm; it casts streaks and is no blood."""
+
+    centre: Triple
+    radius_mm: float
+    length_mm: float
+    """0 for a ball of coils, else a clip of this length from left to right."""
+
+
+Lesion: TypeAlias = EpiduralClot | SubduralClot | DuralLayer | Contusion | CisternalBlood | VentricularBlood
 
 
 @dataclass(frozen=True)
@@ -98,190 +118,15 @@ class Injury:
     """All lesions of one case and what they do to the healthy head."""
 
     lesions: tuple[Lesion, ...] = ()
+    faded_hu: float = 0.0
+    """By how much clots in tissue and ventricles are darker than fresh ones (HU): days old, or an anaemic patient."""
     hydrocephalus: float = 0.0
     """Relative widening of the ventricles."""
     drain_side: float = 0.0
     """Side of a ventricular drain: -1 left, 1 right, 0 none. A bright line that is no blood."""
+    metal: Metal | None = None
+    """Clip or coils, if the aneurysm has been treated."""
     swelling: Triple | None = None
     """Direction of a scalp swelling, if there is one."""
     bone_flap: Triple | None = None
     """Direction of a craniectomy, if there was one."""
-
-
-SAH_MEDIAN_ML = 25.0
-"""Median volume of subarachnoid blood; Boers 2014: 31 mL, cisterns alone 7 to 17 mL (Foettinger et al., JAHA 2024)."""
-SAH_SIGMA = 0.72
-"""Log-normal sigma of that volume, from 39.7 +- 32.8 mL (Boers 2014)."""
-THICK_ABOVE_ML = 18.0
-"""Thin (Fisher 1, 2) or thick (Fisher 3, 4) clot; splits the volumes about 1 to 2."""
-
-SOURCES: dict[AneurysmSite, Triple] = {
-    "acom": (0, 18, -13),
-    "mca": (30, 12, -12),
-    "pcom": (11, 2, -16),
-    "basilar": (0, -10, -17),
-}
-"""Where aneurysms rupture; the side is drawn."""
-
-_CLOT_BESIDE: dict[AneurysmSite, Triple] = {
-    "acom": (8, 38, -2),
-    "mca": (42, 6, -6),
-    "pcom": (34, 0, -16),
-    "basilar": (10, -20, 0),
-}
-
-
-def sample_injury(rng: np.random.Generator, kind: PhantomKind) -> Injury:
-    """Draw the lesions of one case of this kind."""
-    samplers: dict[PhantomKind, Callable[[np.random.Generator], Injury]] = {
-        "normal": lambda _: Injury(),
-        "tbi": _sample_trauma,
-        "sah": _sample_aneurysm,
-    }
-    return samplers[kind](rng)
-
-
-def _log_normal(rng: np.random.Generator, median: float, sigma: float, limits: tuple[float, float]) -> float:
-    return min(max(median * math.exp(rng.normal(0, sigma)), limits[0]), limits[1])
-
-
-def _sample_trauma(rng: np.random.Generator) -> Injury:
-    side = float(rng.choice([-1, 1]))
-    kinds = ["epidural", "subdural", "contusion", "subdural contusion", "epidural contusion"]
-    kind = str(rng.choice(kinds, p=[0.26, 0.34, 0.20, 0.12, 0.08]))
-    lesions: list[Lesion] = []
-    swelling: Triple = (side, rng.uniform(-0.4, 0.6), rng.uniform(0.0, 0.7))
-    if "epidural" in kind:
-        lesions.append(_sample_epidural(rng, side))
-    if "subdural" in kind:
-        lesions.append(_sample_subdural(rng, side))
-    if "contusion" in kind:
-        n_contusions = 1 + int(rng.random() < 0.45) + int(rng.random() < 0.2)
-        lesions += [_sample_contusion(rng) for _ in range(n_contusions)]
-    elif rng.random() < 0.12:
-        lesions += _sample_deep_clot(rng, side)
-    if rng.random() < 0.15:
-        lesions.append(VentricularBlood(level_mm=rng.uniform(2, 12), cast_mm=0.0))
-    if rng.random() < 0.35:
-        lesions.append(_sample_convexity_blood(rng, side))
-    bone_flap: Triple = (side, rng.uniform(-0.1, 0.4), rng.uniform(0.1, 0.6))
-    return Injury(
-        tuple(lesions),
-        swelling=swelling if rng.random() < 0.5 else None,
-        bone_flap=bone_flap if rng.random() < 0.12 else None,
-    )
-
-
-def _sample_epidural(rng: np.random.Generator, side: float) -> EpiduralClot:
-    temporal: Triple = (side, rng.uniform(-0.35, 0.55), rng.uniform(-0.15, 0.55))
-    frontal: Triple = (side * 0.55, float(rng.choice([-1, 1])) * 0.8, rng.uniform(0, 0.5))
-    return EpiduralClot(
-        direction=temporal if rng.random() < 0.75 else frontal,
-        volume_ml=_log_normal(rng, 11, 0.9, (1, 90)),
-        thickness_ratio=rng.uniform(0.22, 0.5),
-        swirl=rng.random() < 0.2,
-    )
-
-
-def _sample_subdural(rng: np.random.Generator, side: float) -> SubduralClot:
-    return SubduralClot(
-        direction=(side, rng.uniform(-0.25, 0.3), rng.uniform(0.05, 0.5)),
-        thickness_mm=_log_normal(rng, 5.5, 0.5, (2.2, 15)),
-        half_angles_rad=(rng.uniform(0.65, 1.15), rng.uniform(0.4, 0.8)),
-        density=rng.uniform(0.55, 0.9),
-        swirl=rng.random() < 0.25,
-        darkening_hu=rng.uniform(15, 40) if rng.random() < 0.2 else 0.0,
-    )
-
-
-def _sample_contusion(rng: np.random.Generator) -> Contusion:
-    side = float(rng.choice([-1, 1]))
-    where = rng.random()
-    # Frontal and temporal poles strike bone; the rest lies anywhere in the hemispheres.
-    if where < 0.45:
-        centre = (side * rng.uniform(14, 34), rng.uniform(44, 60), rng.uniform(-12, 12))
-    elif where < 0.8:
-        centre = (side * rng.uniform(38, 50), rng.uniform(-20, 16), rng.uniform(-26, -10))
-    else:
-        centre = (side * rng.uniform(18, 42), rng.uniform(-55, 25), rng.uniform(10, 45))
-    return Contusion(
-        centre=centre,
-        volume_ml=_log_normal(rng, 6.3, 1.2, (0.3, 60)),
-        aspect=_sample_aspect(rng, 0.75, 1.35),
-        raggedness=rng.uniform(0.06, 0.25),
-        oedema_mm=rng.uniform(2, 7),
-        swirl=rng.random() < 0.1,
-    )
-
-
-def _sample_deep_clot(rng: np.random.Generator, side: float) -> list[Lesion]:
-    """A clot of the basal ganglia or the thalamus, which often breaks into the ventricles and fills them."""
-    centre: Triple = (side * rng.uniform(12, 27), rng.uniform(-20, 14), rng.uniform(0, 14))
-    clot = Contusion(
-        centre=centre,
-        volume_ml=_log_normal(rng, 6.3, 1.2, (0.5, 60)),
-        aspect=_sample_aspect(rng, 0.75, 1.4),
-        raggedness=rng.uniform(0.08, 0.25),
-        oedema_mm=rng.uniform(1, 5),
-    )
-    if rng.random() < 0.5:
-        return [clot]
-    return [clot, VentricularBlood(level_mm=0.0, cast_mm=rng.uniform(15, 45), density=1.0, source=centre)]
-
-
-def _sample_aspect(rng: np.random.Generator, low: float, high: float) -> Triple:
-    x, y, z = (rng.uniform(low, high) for _ in range(3))
-    size = (x * y * z) ** (1 / 3)
-    return (x / size, y / size, z / size)
-
-
-def _sample_convexity_blood(rng: np.random.Generator, side: float) -> CisternalBlood:
-    """Traumatic SAH: a few millilitres in the sulci of one convexity or a sylvian fissure."""
-    return CisternalBlood(
-        source=(side * rng.uniform(40, 58), rng.uniform(-40, 35), rng.uniform(-5, 45)),
-        volume_ml=_log_normal(rng, 4.0, 0.7, (0.8, 15)),
-        density=rng.uniform(0.85, 1.15),
-        expansion_mm=0.0,
-        sulcal_spread=1.0,
-    )
-
-
-def _sample_aneurysm(rng: np.random.Generator) -> Injury:
-    sites: list[AneurysmSite] = ["acom", "mca", "pcom", "basilar"]
-    site = sites[int(rng.choice(4, p=[0.36, 0.24, 0.27, 0.13]))]
-    side = float(rng.choice([-1, 1]))
-    volume = _log_normal(rng, SAH_MEDIAN_ML, SAH_SIGMA, (5, 110))
-    thick = volume > THICK_ABOVE_ML
-    in_ventricles = rng.random() < (0.43 if thick else 0.33)
-    x, y, z = SOURCES[site]
-    lesions: list[Lesion] = [
-        CisternalBlood(
-            source=(side * x, y, z),
-            volume_ml=volume,
-            density=rng.uniform(1.05, 1.4) if thick else rng.uniform(0.95, 1.2),
-            expansion_mm=rng.uniform(0.2, 0.9) if thick else rng.uniform(0.0, 0.2),
-            sulcal_spread=rng.uniform(0.5, 1.9),
-        )
-    ]
-    if in_ventricles:
-        cast = rng.random() >= 0.7
-        lesions.append(
-            VentricularBlood(
-                level_mm=0.0 if cast else rng.uniform(3, 16),
-                cast_mm=rng.uniform(15, 40) if cast else 0.0,
-                density=1.0 if cast else 0.9,
-            )
-        )
-    if thick and rng.random() < 0.2:
-        x, y, z = _CLOT_BESIDE[site]
-        lesions.append(
-            Contusion(
-                centre=(side * x, y, z),
-                volume_ml=_log_normal(rng, 12, 0.7, (1, 50)),
-                aspect=_sample_aspect(rng, 0.7, 1.4),
-                raggedness=0.15,
-                oedema_mm=rng.uniform(1, 4),
-            )
-        )
-    drain_side = float(rng.choice([-1, 1])) if rng.random() < 0.15 else 0.0
-    return Injury(tuple(lesions), hydrocephalus=rng.uniform(0, 0.45), drain_side=drain_side)

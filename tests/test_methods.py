@@ -1,0 +1,96 @@
+"""The settings of the methods: their names in folders, and what is refused."""
+
+import itertools
+import re
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from sahfl.config import AdapterTuning, WeightTuning
+from sahfl.config.methods import Method
+
+READ = TypeAdapter(Method).validate_python
+ADAPTERS = ("lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora")
+WEIGHTS = ("full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias")
+
+
+def every_kind_of_method():
+    yield READ({"method": "zero_shot"})
+    for method, label in itertools.product(WEIGHTS, (None, "slow")):
+        yield READ({"method": method, "label": label})
+    layers = (("all",), ("encoder",), ("encoder.1",), ("encoder.1", "head"), ("decoder", "bottleneck"))
+    also = ((), ("norm",), ("norm", "bias"), ("head",), ("encoder.1",))
+    for method, rank, where, train, label in itertools.product(ADAPTERS, (1, 11), layers, also, (None, "slow")):
+        for joint in (False, True) if method.startswith("cp_") else (False,):
+            yield AdapterTuning(
+                method=method, rank=rank, joint_kernel=joint, layers=where, also_train=train, label=label
+            )
+
+
+def test_the_names_of_methods_are_distinct_and_safe_in_folders():
+    names = [method.id for method in every_kind_of_method()]
+    assert len(set(names)) == len(names) > 500
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) for name in names)
+    assert max(map(len, names)) < 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"method": "zero_shot"}, "zero_shot"),
+        ({"method": "full"}, "full"),
+        ({"method": "last_layer", "label": "slow"}, "last_layer-slow"),
+        ({"method": "cp_lora"}, "cp_lora-r8"),
+        ({"method": "cp_dora", "rank": 64, "joint_kernel": True}, "cp_dora-r64-joint"),
+        ({"method": "lora_c", "layers": ("encoder.2", "head")}, "lora_c-r8-encoder2-head"),
+        ({"method": "conv_dora", "also_train": ("head", "norm")}, "conv_dora-r8-with-head-norm"),
+    ],
+)
+def test_a_name_tells_method_rank_and_layers(settings, name):
+    assert READ(settings).id == name
+
+
+@pytest.mark.parametrize(
+    ("scaling", "rank", "expected"), [("rank", 8, 2.0), ("sqrt_rank", 16, 4.0), ("rank", 512, 0.03125)]
+)
+def test_the_scale_is_alpha_over_the_rank_or_its_root(scaling, rank, expected):
+    assert AdapterTuning(method="cp_lora", rank=rank, scaling=scaling, alpha=16.0).scale == expected
+
+
+def test_the_dora_forms_and_no_others_have_magnitudes():
+    assert {name for name in ADAPTERS if AdapterTuning(method=name).has_magnitudes} == {
+        "dora_c",
+        "conv_dora",
+        "cp_dora",
+    }
+
+
+REFUSED = {
+    "unknown": ({"method": "cp_lorra"}, "'cp_lora'"),
+    "rank-zero": ({"method": "cp_lora", "rank": 0}, "rank\n.*greater than or equal to 1"),
+    "rank-too-high": ({"method": "cp_lora", "rank": 513}, "rank\n.*less than or equal to 512"),
+    "alpha-zero": ({"method": "lora_c", "alpha": 0.0}, "alpha\n.*greater than 0"),
+    "dropout-one": ({"method": "lora_c", "rank_dropout": 1.0}, "rank_dropout\n.*less than 1"),
+    "no-layers": ({"method": "lora_c", "layers": ()}, "layers\n.*at least 1"),
+    "unknown-layer": ({"method": "lora_c", "layers": ("enc",)}, "'encoder'"),
+    "all-and-more": ({"method": "lora_c", "layers": ("all", "head")}, "all and more: all, head; all stands alone"),
+    "layer-twice": ({"method": "lora_c", "layers": ("head", "head")}, "layers names twice: head"),
+    "trained-twice": ({"method": "lora_c", "also_train": ("norm", "norm")}, "also_train names twice: norm"),
+    "joint-lora": ({"method": "conv_lora", "joint_kernel": True}, "option of cp_lora and cp_dora, not of conv_lora"),
+    "joint-dora": ({"method": "dora_c", "joint_kernel": True}, "option of cp_lora and cp_dora, not of dora_c"),
+    "magnitudes": ({"method": "cp_lora", "all_magnitudes": True}, "DoRA forms, cp_lora has no magnitudes"),
+    "rank-of-full": ({"method": "full", "rank": 8}, "rank\n.*Extra inputs are not permitted"),
+    "label": ({"method": "cp_lora", "label": "../x"}, "label\n.*should match pattern"),
+    "nan": ({"method": "cp_lora", "alpha": float("nan")}, "alpha\n"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_wrong_setting_is_refused_in_clear_text(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        READ(settings)
+
+
+def test_methods_are_read_as_their_own_kind():
+    assert isinstance(READ({"method": "encoder"}), WeightTuning)
+    assert isinstance(READ({"method": "dora_c"}), AdapterTuning)
