@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.mean import mean
+from sahfl.aggregation.nearest import nearest_cp, nearest_matrix
 from sahfl.aggregation.update import SiteUpdate, check_update, in_order
 
 Floats = NDArray[np.float64]
-SWEEPS = 4
-"""Of alternating least squares; from the warm start more changed the error by under 1 % (``benchmarks/aggregation.py``)."""
 
 
 def stack(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
@@ -251,50 +250,3 @@ def _mean_factor(name: str, sites: list[_Site], shape: tuple[int, ...]) -> Float
 def _size(layer: FactoredLayer, sites: list[_Site]) -> float:
     """Root mean square of the in-side factor's numbers: what a projected one should have, to train on as before."""
     return float(np.sqrt(np.mean([np.square(site.state[layer.inner[0]]).mean() for site in sites])))
-
-
-def nearest_matrix(terms: list[Floats], rank: int, *, size: float) -> list[Floats]:
-    """The nearest ``rank`` terms to U D^T, for U (a, n) and D (b, n): truncated singular values, without a dense matrix.
-
-    The right factor has orthogonal columns of root mean square ``size``, also where the update has a lower rank than
-    ``rank``: a factor pair that is zero on both sides could never be trained again.
-    """
-    left, right = (np.linalg.qr(factor) for factor in terms)
-    u, values, v = np.linalg.svd(left.R @ right.R.T)
-    kept = min(rank, len(values))
-    length = size * np.sqrt(len(terms[1]))
-    up, down = np.zeros((len(terms[0]), rank)), np.zeros((len(terms[1]), rank))
-    up[:, :kept] = (left.Q @ u[:, :kept]) * values[:kept] / length
-    down[:, :kept] = (right.Q @ v[:kept].T) * length
-    return [_fix_signs(up, down), _fix_signs(down, down)]
-
-
-def _fix_signs(factor: Floats, by: Floats) -> Floats:
-    """Signs of singular vectors are free; fixed, the result is the same on every machine."""
-    largest = by[np.abs(by).argmax(axis=0), np.arange(by.shape[1])]
-    return factor * np.where(largest < 0, -1.0, 1.0)
-
-
-def nearest_cp(terms: list[Floats], start: list[Floats]) -> list[Floats]:
-    """Terms near the sum of outer products ``terms``, one factor (size, n) per axis, from ``start`` (size, rank).
-
-    Alternating least squares through Gram matrices: nothing of the size of the tensor is made. The in-side factors
-    keep the columns' lengths that they have in ``start``; the out-side factor, solved last, carries the rest.
-    """
-    factors = [factor.copy() for factor in start]
-    lengths = [np.sqrt(np.square(factor).sum(axis=0)) for factor in start]
-    for _ in range(SWEEPS):
-        for axis in (*range(1, len(terms)), 0):
-            gram, cross = np.ones((factors[0].shape[1],) * 2), np.ones((terms[0].shape[1], factors[0].shape[1]))
-            for other in range(len(terms)):
-                if other != axis:
-                    gram *= factors[other].T @ factors[other]
-                    cross *= terms[other].T @ factors[other]
-            if axis and not gram.any():
-                continue  # the out-side factor is still zero: nothing to fit the others to
-            solved = terms[axis] @ np.linalg.lstsq(gram, cross.T, rcond=1e-10)[0].T
-            if axis:
-                found = np.sqrt(np.square(solved).sum(axis=0))
-                solved = np.where(found > 0, solved * (lengths[axis] / np.where(found > 0, found, 1)), factors[axis])
-            factors[axis] = solved
-    return factors

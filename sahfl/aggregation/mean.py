@@ -25,7 +25,8 @@ def mean(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
     Raises:
         PayloadError: there are no updates, a site occurs twice, or one cannot be used (``check_update``).
 
-    Source: McMahan et al. 2017, arXiv 1602.05629, algorithm 1; for adapters Zhang et al. 2023, arXiv 2305.05644 (FedIT).
+    Source: McMahan et al. 2017, arXiv 1602.05629, algorithm 1; for adapters Zhang et al. 2023, arXiv
+    2305.05644 (FedIT).
     """
     return mean_of_stream(in_order(updates), like=like)
 

@@ -28,9 +28,7 @@ class Bounded:
     """Share of the weight that a site had and lost."""
 
 
-def bound(
-    updates: Sequence[SiteUpdate], *, like: AdapterState, most_share: float, most_norm: float
-) -> Bounded:
+def bound(updates: Sequence[SiteUpdate], *, like: AdapterState, most_share: float, most_norm: float) -> Bounded:
     """Shorten changes that are far longer than the others', and cap the weight of a single site.
 
     A site's change is its state minus ``like``. One that is longer than ``most_norm`` times the median of all sites is

@@ -49,7 +49,7 @@ class Adam:
         first, second = memory.get("first") or _zeros(like), memory.get("second") or _zeros(like)
         first = {n: (self.beta_1 * first[n] + (1 - self.beta_1) * change[n]).astype(np.float32) for n in like}
         second = {n: (self.beta_2 * second[n] + (1 - self.beta_2) * change[n] ** 2).astype(np.float32) for n in like}
-        direction = {name: first[name] / (np.sqrt(second[name]) + self.floor) for name in like}
+        direction = {n: (first[n] / (np.sqrt(second[n]) + self.floor)).astype(np.float32) for n in like}
         return _moved(like, direction, self.learning_rate), {"first": first, "second": second}
 
 
@@ -62,4 +62,6 @@ def _zeros(like: AdapterState) -> AdapterState:
 
 
 def _moved(like: AdapterState, direction: AdapterState, rate: float) -> AdapterState:
-    return {name: (value + rate * direction[name].astype(np.float64)).astype(value.dtype) for name, value in like.items()}
+    return {
+        name: (value + rate * direction[name].astype(np.float64)).astype(value.dtype) for name, value in like.items()
+    }

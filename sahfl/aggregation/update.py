@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def in_order(updates: Iterable[SiteUpdate]) -> list[SiteUpdate]:
     ordered = sorted(updates, key=lambda update: update.site)
     if not ordered:
         raise PayloadError("no site updates to average")
-    for update, following in zip(ordered, ordered[1:], strict=False):
+    for update, following in pairwise(ordered):
         if following.site == update.site:
             raise PayloadError(f"site {update.site!r}: occurs twice in one round")
     return ordered
@@ -53,9 +54,7 @@ def checked(updates: Iterable[SiteUpdate], *, like: AdapterState) -> Iterator[Si
         raise PayloadError("no site updates to average")
 
 
-def check_update(
-    update: SiteUpdate, *, like: AdapterState, rank_axes: Mapping[str, int] | None = None
-) -> None:
+def check_update(update: SiteUpdate, *, like: AdapterState, rank_axes: Mapping[str, int] | None = None) -> None:
     """Raise PayloadError, naming site and tensor, if ``update`` does not fit ``like``.
 
     Args:

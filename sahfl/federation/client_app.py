@@ -24,9 +24,12 @@ from sahfl.errors import PayloadError
 from sahfl.evaluation import predict, score
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
+from sahfl.federation.feedback import with_feedback
 from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
 from sahfl.federation.protocol import Task
 from sahfl.federation.site import Site
+from sahfl.federation.tensors import read_state
+from sahfl.federation.turns import take_turn
 from sahfl.model import MultiViewUNet
 from sahfl.payload import Header
 from sahfl.seeds import derive_seed
@@ -82,7 +85,7 @@ def install_base(site: Site, content: RecordDict) -> RecordDict:
     """Keep the base network that later tasks name by its hash."""
     task, header = protocol.read_task(content), _header(content)
     like = state.read(whole_network(task.views, task.model, task.seed))
-    site.install_base(protocol.read_state(content, like=like), header.base)
+    site.install_base(read_state(content, like=like), header.base)
     return RecordDict({"header": ConfigRecord(header.as_dict())})
 
 
@@ -97,7 +100,9 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
             f"task: got fold {task.fold} in stage {task.stage}, expected a held-out fold in finetune only"
         )
     net = _network(site, task, header)
-    state.load(net, protocol.read_state(content, like=state.read(net)))
+    start = read_state(content, like=state.read(net))
+    state.load(net, start)
+    names = take_turn(net, task.method, task.round)
     cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round)
     sampler = SliceSampler(
         site.load_views(cases, task.views),
@@ -117,8 +122,13 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",
         *(task.stage, header.method, task.fold, task.round, len(cases), loss),
     )
+    trained = state.read(net)
+    sent = {name: trained[name] for name in names}
+    if task.payload != "float32":
+        change = {name: value - start[name] for name, value in sent.items()}
+        sent = with_feedback(site.config.folder, header, change, task.payload)
     seconds = time.monotonic() - began
-    return protocol.train_reply(header, state.read(net), n_volumes=len(cases), loss=loss, seconds=seconds)
+    return protocol.train_reply(header, sent, n_volumes=len(cases), loss=loss, seconds=seconds, encoding=task.payload)
 
 
 def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
@@ -128,7 +138,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
         raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
     net = _network(site, task, header)
     if header.method != "zero_shot":
-        state.load(net, protocol.read_state(content, like=state.read(net)))
+        state.load(net, read_state(content, like=state.read(net)))
     merge(net)
     results = _score_cases(site, task, net)
     site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | vars(r) for case, r in results])

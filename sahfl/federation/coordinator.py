@@ -13,6 +13,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from sahfl.adapters import AdapterState, digest, state
+from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import describe, save_adapter
 from sahfl.config import Method, Study, TrainedMethod, ZeroShot
@@ -168,7 +169,12 @@ class Coordinator:
         emit(Event("stage", "pretraining"))
         study, config = self._study, self._study.pretrain
         task = self._task("pretrain").model_copy(
-            update={"rounds": config.rounds, "learning_rate": config.learning_rate, "local": config.local}
+            update={
+                "rounds": config.rounds,
+                "learning_rate": config.learning_rate,
+                "local": config.local,
+                "payload": study.rounds.payload,
+            }
         )
         start = state.read(whole_network(study.views, study.model, study.seed))
         cell = Cell("pretrain", task, self._header("pretrain", "pretrain", -1), config.sites)
@@ -186,14 +192,26 @@ class Coordinator:
     def _fine_tune(self, method: TrainedMethod, fold: int) -> AdapterState:
         emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
         study, config = self._study, self._study.finetune
-        start = state.read(fine_tuned_network(study.views, study.model, self._base, method, study.seed))
+        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
         task = self._task("finetune", method, fold).model_copy(
-            update={"rounds": config.rounds, "learning_rate": method.learning_rate, "local": config.local}
+            update={
+                "rounds": config.rounds,
+                "learning_rate": method.learning_rate,
+                "local": config.local,
+                "payload": study.rounds.payload,
+            }
         )
         out = [site for site, description in self._descriptions().items() if sits_out(description, fold)]
         sites = tuple(site for site in config.sites if site not in out)
-        cell = Cell(f"{method.id}/fold-{fold}", task, self._header("finetune", method.id, fold), sites)
-        return self._run_cell(cell, start)
+        cell = Cell(
+            f"{method.id}/fold-{fold}",
+            task,
+            self._header("finetune", method.id, fold),
+            sites,
+            rule=method.aggregation,
+            layers=factored_layers(net, method),
+        )
+        return self._run_cell(cell, state.read(net))
 
     def _run_cell(self, cell: Cell, start: AdapterState) -> AdapterState:
         config = self._study.rounds

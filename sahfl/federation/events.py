@@ -14,6 +14,7 @@ Kind = Literal[
     "resumed",
     "evaluated",
     "failed_round",
+    "bounded",
     "started",
     "step",
     "finished",
@@ -26,8 +27,8 @@ Kind = Literal[
 class Event:
     """One thing that happened.
 
-    ``stage``, ``round``, ``committed``, ``resumed``, ``evaluated``, ``failed_round`` and ``warning`` come from the
-    server's app; ``started``, ``step``, ``finished`` and ``failed`` are about one site.
+    ``stage``, ``round``, ``committed``, ``resumed``, ``evaluated``, ``failed_round``, ``bounded`` and ``warning`` come
+    from the server's app; ``started``, ``step``, ``finished`` and ``failed`` are about one site.
     """
 
     kind: Kind

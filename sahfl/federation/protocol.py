@@ -20,13 +20,12 @@ from pydantic import Field, ValidationError, model_validator
 from sahfl.adapters import AdapterState
 from sahfl.config import EvaluationConfig, LocalTraining, Method, ModelConfig, Name, Section, ViewsConfig
 from sahfl.errors import PayloadError
-from sahfl.payload import MOST_VOLUMES, Header, Layout, check_header, check_training, layout, pack, unpack
+from sahfl.federation.tensors import RAW, config_record, flat_array, read_state, state_records
+from sahfl.payload import MOST_VOLUMES, Encoding, Header, check_header, check_training
 
 DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
 SCAN_KEYS = "query.scan_keys"
 KEY = re.compile(r"[0-9a-f]{16}")
-RAW = "raw.little-endian"
-"""Serialisation of arrays: the plain bytes, so that reading them parses nothing."""
 
 
 class Task(Section):
@@ -54,6 +53,8 @@ class Task(Section):
     """Peak learning rate."""
     local: LocalTraining | None = None
     """Steps and batches; none where nothing is trained."""
+    payload: Encoding = "float32"
+    """How the site writes the numbers that it sends."""
     evaluation: EvaluationConfig | None = None
     """Threshold, strata and replicates; none where nothing is evaluated."""
 
@@ -113,7 +114,7 @@ class TrainReply:
 
 def request(task: Task, header: Header, state: AdapterState) -> RecordDict:
     """The content of a train, evaluate or install_base message."""
-    return RecordDict({"task": ConfigRecord({"json": task.model_dump_json()}), **_state_records(header, state)})
+    return RecordDict({"task": ConfigRecord({"json": task.model_dump_json()}), **state_records(header, state)})
 
 
 def read_task(content: RecordDict) -> Task:
@@ -123,25 +124,14 @@ def read_task(content: RecordDict) -> Task:
         PayloadError: it is missing, or breaks a rule of ``Task``.
     """
     try:
-        return Task.model_validate_json(str(_config(content, "task").get("json")))
+        return Task.model_validate_json(str(config_record(content, "task").get("json")))
     except ValidationError as error:
         raise PayloadError(f"task{_first_problem(error)}") from error
 
 
 def read_header(content: RecordDict) -> dict[str, Any]:
     """The header as it came; ``payload.check_header`` judges it."""
-    return dict(_config(content, "header"))
-
-
-def read_state(content: RecordDict, *, like: AdapterState, encoding: Encoding = "float32") -> AdapterState:
-    """The tensors of a message.
-
-    Raises:
-        PayloadError: anything differs from ``like``; see ``payload.unpack``.
-    """
-    array = _array(content, "state", dtype=encoding)
-    shapes, tensor_steps = _layout(content, with_steps=encoding == "int8")
-    return unpack(array.data, shapes, like=like, encoding=encoding, tensor_steps=tensor_steps)
+    return dict(config_record(content, "header"))
 
 
 def train_reply(
@@ -149,7 +139,7 @@ def train_reply(
 ) -> RecordDict:
     """A site's answer to a training request: its state in float32, else its change, rounded."""
     metrics = MetricRecord({"n_volumes": n_volumes, "loss": loss, "seconds": seconds})
-    return RecordDict({"metrics": metrics, **_state_records(header, state, encoding)})
+    return RecordDict({"metrics": metrics, **state_records(header, state, encoding)})
 
 
 def read_train_reply(
@@ -191,7 +181,7 @@ def read_evaluation_reply(content: RecordDict, *, header: Header) -> NDArray[np.
     """
     _expect_records(content, "header", "sums")
     check_header(read_header(content), header)
-    array = _array(content, "sums", dtype="float64")
+    array = flat_array(content, "sums", dtype="float64")
     if len(array.data) % 8:
         raise PayloadError(f"sums: got {len(array.data)} bytes, expected a multiple of 8")
     return np.frombuffer(array.data, "<f8").astype(np.float64)
@@ -209,7 +199,7 @@ def read_description(content: RecordDict) -> SiteDescription:
         PayloadError: it breaks a rule of ``SiteDescription``.
     """
     try:
-        return SiteDescription.model_validate_json(str(_config(content, "description").get("json")))
+        return SiteDescription.model_validate_json(str(config_record(content, "description").get("json")))
     except ValidationError as error:
         raise PayloadError(f"description{_first_problem(error)}") from error
 
@@ -227,7 +217,7 @@ def read_scan_keys(content: RecordDict, *, header: Header, n_volumes: int) -> fr
         PayloadError: the header is another one, or there is not one key of 16 hex digits for each volume.
     """
     check_header(read_header(content), header)
-    keys = _config(content, "scan_keys").get("keys")
+    keys = config_record(content, "scan_keys").get("keys")
     if not isinstance(keys, list) or len(keys) != n_volumes or len(set(keys)) != n_volumes:
         raise PayloadError(f"scan keys: expected {n_volumes} different keys, one for each volume")
     if not all(isinstance(key, str) and KEY.fullmatch(key) for key in keys):
@@ -248,38 +238,6 @@ def _size(value: Any) -> int:
     return sum(_size(part) for part in value) if isinstance(value, list) else len(str(value))
 
 
-def _state_records(
-    header: Header, state: AdapterState, encoding: Encoding = "float32"
-) -> dict[str, ArrayRecord | ConfigRecord]:
-    flat = pack(state, encoding)
-    shapes = [",".join(map(str, shape)) for _, shape in layout(state)]
-    record = ConfigRecord({"names": list(state), "shapes": shapes})
-    if encoding == "int8":
-        record["steps"] = list(steps(state))
-    return {
-        "header": ConfigRecord(header.as_dict()),
-        "layout": record,
-        "state": ArrayRecord({"flat": Array(encoding, (int(flat.size),), RAW, flat.tobytes())}),
-    }
-
-
-def _layout(content: RecordDict, *, with_steps: bool) -> tuple[Layout, list[Any]]:
-    record = _config(content, "layout")
-    names, shapes, tensor_steps = record.get("names"), record.get("shapes"), record.get("steps", [])
-    if not (isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
-        raise PayloadError("layout: expected as many names as shapes")
-    if set(record) - {"names", "shapes"} != ({"steps"} if with_steps else set()) or not isinstance(tensor_steps, list):
-        raise PayloadError("layout: expected names and shapes, and in int8 steps, and nothing else")
-    try:
-        found = tuple(
-            (str(name), tuple(int(size) for size in str(shape).split(",") if size))
-            for name, shape in zip(names, shapes, strict=True)
-        )
-        return found, tensor_steps
-    except ValueError as error:
-        raise PayloadError("layout: expected shapes such as '16,9,3,3'") from error
-
-
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(map(str, problem["loc"]))[:80]
@@ -289,21 +247,3 @@ def _first_problem(error: ValidationError) -> str:
 def _expect_records(content: RecordDict, *names: str) -> None:
     if unknown := sorted(content.keys() - set(names)):
         raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")
-
-
-def _config(content: RecordDict, name: str) -> ConfigRecord:
-    if name not in content.config_records:
-        raise PayloadError(f"record {name!r} is missing")
-    return content.config_records[name]
-
-
-def _array(content: RecordDict, name: str, *, dtype: str) -> Array:
-    record = content.array_records.get(name)
-    if record is None or set(record) != {"flat"} or len(content.array_records) != 1:
-        raise PayloadError(f"arrays: expected one flat array under {name!r} and no other")
-    array = record["flat"]
-    if (array.dtype, array.stype) != (dtype, RAW):
-        raise PayloadError(f"arrays: got {str(array.dtype)[:20]} as {str(array.stype)[:20]}, expected {dtype} as {RAW}")
-    if array.shape != (len(array.data) // np.dtype(dtype).itemsize,):
-        raise PayloadError(f"arrays: got {len(array.data)} bytes, expected as many as the declared shape needs")
-    return array

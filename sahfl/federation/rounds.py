@@ -11,14 +11,17 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.adapters import AdapterState
-from sahfl.aggregation import SiteUpdate, mean
+from sahfl.adapters import AdapterState, FactoredLayer
+from sahfl.aggregation import SiteUpdate
 from sahfl.config import RoundsConfig
+from sahfl.config.methods import Rule
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation import protocol
+from sahfl.federation.aggregate import Aggregate, aggregate
 from sahfl.federation.events import Event, emit
 from sahfl.federation.protocol import SiteDescription, Task, TrainReply
 from sahfl.federation.run_folder import Checkpoint, RunFolder
+from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Header
 
 POLL_S = 0.01
@@ -48,6 +51,10 @@ class Cell:
     """What replies must repeat, without the round."""
     sites: tuple[str, ...]
     """Sites of this stage; the quorum counts these."""
+    rule: Rule = "mean"
+    """How the sites' updates become one."""
+    layers: tuple[FactoredLayer, ...] = ()
+    """The adapted layers; none where whole weights train."""
 
 
 @dataclass
@@ -110,13 +117,17 @@ def run_cell(
         RunFailed: a round stayed below the quorum in every attempt.
     """
     checkpoint = folder.last_checkpoint(cell.key)
-    state, done = (checkpoint.state, checkpoint.round) if checkpoint else (start, 0)
+    state, memory, done = (checkpoint.state, checkpoint.memory, checkpoint.round) if checkpoint else (start, {}, 0)
     if done:
         emit(Event("resumed", cell.key, done=done, total=cell.task.rounds))
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(Event("round", cell.key, done=round_, total=cell.task.rounds))
-        state, record = _run_round(grid, cell, state, round_=round_, roster=roster, config=config, folder=folder)
-        folder.commit(cell.key, Checkpoint(round_, state, record))
+        outcome, record = _run_round(grid, cell, state, round_=round_, roster=roster, config=config, folder=folder)
+        updates = [SiteUpdate(site, reply.n_volumes, state | reply.state) for site, reply in outcome.used.items()]
+        found = aggregate(updates, like=state, memory=memory, rule=cell.rule, layers=cell.layers, config=config)
+        state, memory, record = found.state, found.memory, record | found.notes
+        _say_bounds(cell, round_, found)
+        folder.commit(cell.key, Checkpoint(round_, state, record, memory))
         losses = [site["loss"] * site["n_volumes"] for site in record["used"]]
         loss = sum(losses) / sum(site["n_volumes"] for site in record["used"])
         emit(Event("committed", cell.key, done=round_, total=cell.task.rounds, loss=loss))
@@ -132,7 +143,7 @@ def _run_round(
     roster: Roster,
     config: RoundsConfig,
     folder: RunFolder,
-) -> tuple[AdapterState, dict[str, Any]]:
+) -> tuple[Outcome, dict[str, Any]]:
     quorum = needed(config, len(cell.sites))
     for attempt in range(1, config.attempts + 1):
         began = time.monotonic()
@@ -140,8 +151,7 @@ def _run_round(
         enough = len(outcome.used) >= quorum
         record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
         if enough:
-            updates = [SiteUpdate(site, reply.n_volumes, reply.state) for site, reply in outcome.used.items()]
-            return mean(updates, like=state), record
+            return outcome, record
         folder.note(record)
         emit(Event("failed_round", _shortage(cell, round_, attempt, outcome, quorum)))
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
@@ -156,6 +166,9 @@ def _ask(
     contents = {site: protocol.request(task, header, state) for site in members}
     nodes = {site: member.node_id for site, member in members.items()}
     replies = exchange(grid, contents, protocol.TRAIN, nodes=nodes, deadline_s=deadline_s)
+    turn = state
+    if cell.rule == "alternate":
+        turn = {name: state[name] for name in names_of_turn(cell.layers, tuple(state), round_)}
     outcome = Outcome(missing={site: "not in the roster" for site in cell.sites if site not in roster})
     for site, member in members.items():
         if reason := reason_of(replies.get(site), deadline_s):
@@ -163,12 +176,21 @@ def _ask(
             continue
         try:
             outcome.used[site] = protocol.read_train_reply(
-                replies[site].content, header=header, like=state, most_volumes=member.description.n_volumes
+                replies[site].content,
+                header=header,
+                like=turn,
+                most_volumes=member.description.n_volumes,
+                encoding=task.payload,
             )
         except PayloadError as error:
             outcome.refused[site] = str(error)
             emit(Event("failed", f"refused: {error}", site))
     return outcome, max((protocol.n_bytes(content) for content in contents.values()), default=0)
+
+
+def _say_bounds(cell: Cell, round_: int, found: Aggregate) -> None:
+    for site, factor in found.notes["shortened"].items():
+        emit(Event("bounded", f"{cell.key}, round {round_}: a change shortened to {factor:.2g} of its length", site))
 
 
 def _record(

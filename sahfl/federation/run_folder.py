@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.aggregation import Memory
 from sahfl.atomic import write_atomic
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError, RunError
@@ -29,6 +30,8 @@ class Checkpoint:
     round: int
     state: AdapterState
     record: Record
+    memory: Memory = field(default_factory=dict)
+    """What the server's optimiser keeps for the next round."""
 
 
 class RunFolder:
@@ -134,8 +137,9 @@ class RunFolder:
 
     def commit(self, cell: str, checkpoint: Checkpoint) -> None:
         """Commit a round: first the checkpoint, then its line in the journal, then old checkpoints go."""
-        record = checkpoint.record | {"sha256": digest(checkpoint.state)}
-        save_tensors(self._checkpoint(cell, checkpoint.round), checkpoint.state, record)
+        tensors = _joined(checkpoint.state, checkpoint.memory)
+        record = checkpoint.record | {"sha256": digest(tensors)}
+        save_tensors(self._checkpoint(cell, checkpoint.round), tensors, record)
         self.note(record)
         for path in self._checkpoints(cell)[:-KEPT_CHECKPOINTS]:
             path.unlink()
@@ -144,15 +148,16 @@ class RunFolder:
         """The newest whole checkpoint of a cell; a damaged one is skipped and noted in the journal."""
         for path in reversed(self._checkpoints(cell)):
             try:
-                state, record = load_tensors(path)
-                if digest(state) != record.get("sha256"):
+                tensors, record = load_tensors(path)
+                if digest(tensors) != record.get("sha256"):
                     raise AdapterError(f"{path}: content does not match its hash")
             except AdapterError:
                 self.note({"event": "damaged_checkpoint", "cell": cell, "file": path.name})
                 path.unlink()
                 continue
             self._reconcile(record)
-            return Checkpoint(record["round"], state, record)
+            state, memory = _parted(tensors)
+            return Checkpoint(record["round"], state, record, memory)
         return None
 
     def _reconcile(self, record: Record) -> None:
@@ -182,3 +187,20 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: is damaged; delete it to have it made again") from error
+
+
+def _joined(state: AdapterState, memory: Memory) -> AdapterState:
+    """Everything of a checkpoint: the memory's tensors under ``:moment:name``, as no parameter is called."""
+    return state | {f":{moment}:{name}": value for moment, part in memory.items() for name, value in part.items()}
+
+
+def _parted(tensors: AdapterState) -> tuple[AdapterState, Memory]:
+    state: AdapterState = {}
+    memory: Memory = {}
+    for name, value in tensors.items():
+        if name.startswith(":"):
+            _, moment, own = name.split(":", 2)
+            memory.setdefault(moment, {})[own] = value
+        else:
+            state[name] = value
+    return state, memory

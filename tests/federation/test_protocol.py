@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, ModelConfig, ViewsConfig
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
-from sahfl.federation.protocol import RAW, SiteDescription, Task
+from sahfl.federation.protocol import SiteDescription, Task
+from sahfl.federation.tensors import RAW, read_state
 from sahfl.payload import Header
 
 STATE = {"a.factor_0": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.full(4, -0.5, np.float32)}
@@ -48,12 +49,12 @@ def test_a_request_brings_task_header_and_state():
     content = protocol.request(TASK, HEADER, STATE)
     assert protocol.read_task(content) == TASK
     assert protocol.read_header(content) == HEADER.as_dict()
-    state = protocol.read_state(content, like=STATE)
+    state = read_state(content, like=STATE)
     assert {name: value.tolist() for name, value in state.items()} == {n: v.tolist() for n, v in STATE.items()}
 
 
 def test_a_request_without_tensors_has_an_empty_state():
-    assert protocol.read_state(protocol.request(TASK, HEADER, {}), like={}) == {}
+    assert read_state(protocol.request(TASK, HEADER, {}), like={}) == {}
 
 
 def test_a_training_reply_brings_state_and_numbers():
@@ -186,7 +187,7 @@ REFUSED = {
     "no-layout": (without("layout"), "record 'layout' is missing"),
     "layout-of-other-kind": (with_layout("a", "2,3"), "layout: expected as many names as shapes"),
     "fewer-shapes": (with_layout(NAMES, ["2,3"]), "layout: expected as many names as shapes"),
-    "unknown-layout-value": (with_values("layout", extra="x"), "layout: expected as many names as shapes"),
+    "unknown-layout-value": (with_values("layout", extra="x"), "layout: expected names and shapes, and in int8 steps"),
     "shape-of-words": (with_layout(NAMES, ["2,3", "four"]), "layout: expected shapes such as '16,9,3,3'"),
     "shape-of-endless-digits": (with_layout(NAMES, ["2,3", "9" * 5000]), "layout: expected shapes such as"),
     "huge-size": (with_layout(NAMES, ["2,3", str(HUGE)]), rf"tensor 'b': got shape \({HUGE},\), expected \(4,\)"),

@@ -1,0 +1,83 @@
+"""Tensors in a message: one flat array with its layout beside it, and the strict way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from sahfl.adapters import AdapterState
+from sahfl.errors import PayloadError
+from sahfl.payload import Encoding, Header, Layout, layout, pack, steps, unpack
+
+RAW = "raw.little-endian"
+"""Serialisation of arrays: the plain bytes, so that reading them parses nothing."""
+
+
+def read_state(content: RecordDict, *, like: AdapterState, encoding: Encoding = "float32") -> AdapterState:
+    """The tensors of a message.
+
+    Raises:
+        PayloadError: anything differs from ``like``; see ``payload.unpack``.
+    """
+    array = flat_array(content, "state", dtype=encoding)
+    shapes, tensor_steps = _layout(content, with_steps=encoding == "int8")
+    return unpack(array.data, shapes, like=like, encoding=encoding, tensor_steps=tensor_steps)
+
+
+def state_records(
+    header: Header, state: AdapterState, encoding: Encoding = "float32"
+) -> dict[str, ArrayRecord | ConfigRecord]:
+    """The records ``header``, ``layout`` and ``state`` of a message."""
+    flat = pack(state, encoding)
+    shapes = [",".join(map(str, shape)) for _, shape in layout(state)]
+    record = ConfigRecord({"names": list(state), "shapes": shapes})
+    if encoding == "int8":
+        record["steps"] = list(steps(state))
+    return {
+        "header": ConfigRecord(header.as_dict()),
+        "layout": record,
+        "state": ArrayRecord({"flat": Array(encoding, (int(flat.size),), RAW, flat.tobytes())}),
+    }
+
+
+def _layout(content: RecordDict, *, with_steps: bool) -> tuple[Layout, list[Any]]:
+    record = config_record(content, "layout")
+    names, shapes, tensor_steps = record.get("names"), record.get("shapes"), record.get("steps", [])
+    if not (isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
+        raise PayloadError("layout: expected as many names as shapes")
+    if set(record) - {"names", "shapes"} != ({"steps"} if with_steps else set()) or not isinstance(tensor_steps, list):
+        raise PayloadError("layout: expected names and shapes, and in int8 steps, and nothing else")
+    try:
+        found = tuple(
+            (str(name), tuple(int(size) for size in str(shape).split(",") if size))
+            for name, shape in zip(names, shapes, strict=True)
+        )
+        return found, tensor_steps
+    except ValueError as error:
+        raise PayloadError("layout: expected shapes such as '16,9,3,3'") from error
+
+
+def config_record(content: RecordDict, name: str) -> ConfigRecord:
+    """A record of settings by name; PayloadError where it is missing."""
+    if name not in content.config_records:
+        raise PayloadError(f"record {name!r} is missing")
+    return content.config_records[name]
+
+
+def flat_array(content: RecordDict, name: str, *, dtype: str) -> Array:
+    """The one flat array of a message.
+
+    Raises:
+        PayloadError: there is none or another, its type is not the one agreed, or its size not the one declared.
+    """
+    record = content.array_records.get(name)
+    if record is None or set(record) != {"flat"} or len(content.array_records) != 1:
+        raise PayloadError(f"arrays: expected one flat array under {name!r} and no other")
+    array = record["flat"]
+    if (array.dtype, array.stype) != (dtype, RAW):
+        raise PayloadError(f"arrays: got {str(array.dtype)[:20]} as {str(array.stype)[:20]}, expected {dtype} as {RAW}")
+    if array.shape != (len(array.data) // np.dtype(dtype).itemsize,):
+        raise PayloadError(f"arrays: got {len(array.data)} bytes, expected as many as the declared shape needs")
+    return array
