@@ -37,8 +37,11 @@ class Update(Protocol):
     def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
         """(batch, terms, *space') -> (batch, out, *space''); ``outer(inner(x), up)`` is x convolved with ``delta``."""
 
-    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
+    def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
+        """Gradient of ``outer`` with respect to ``up``, if that of its result is ``gradient``."""
+
+    def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
+        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``; not recorded."""
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """A factor by name."""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
+FEW = 16
+"""Channels to which convolution libraries for processors pad fewer; below, other ways to compute are faster."""
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -96,18 +98,16 @@ def input_gradient(gradient: Tensor, kernel: Tensor, geometry: Geometry, shape: 
     return _backward(gradient, gradient.new_empty(1).expand(shape), kernel, geometry, (True, False, False))[0]
 
 
-def input_and_kernel_gradients(
-    gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry
-) -> tuple[Tensor, Tensor]:
-    """Gradients of ``convolve`` with respect to its input and its kernel."""
-    inner, outer, _ = _backward(gradient, x, kernel, geometry, (True, True, False))
-    return inner, outer.transpose(0, 1) if geometry.transposed else outer
+def kernel_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """Gradient of ``convolve`` with respect to its kernel of the given shape; the kernel itself is not needed."""
+    of_kernel = _backward(gradient, x, gradient.new_empty(1).expand(shape), geometry, (False, True, False))[1]
+    return of_kernel.transpose(0, 1) if geometry.transposed else of_kernel
 
 
 def _backward(
-    gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+    gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool], groups: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    weight = kernel.transpose(0, 1) if geometry.transposed else kernel
+    weight = kernel.transpose(0, 1) if geometry.transposed and groups == 1 else kernel
     return torch.ops.aten.convolution_backward(
         gradient,
         x,
@@ -118,7 +118,7 @@ def _backward(
         geometry.dilation,
         geometry.transposed,
         geometry.output_padding,
-        1,
+        groups,
         wanted,
     )
 
@@ -134,3 +134,26 @@ def pointwise(x: Tensor, matrix: Tensor) -> Tensor:
 def pointwise_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Gradient of ``pointwise`` with respect to its matrix: (out, in)."""
     return torch.matmul(gradient.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)
+
+
+def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """Each channel by its own kernel: (batch, channels, *space) by (channels, 1, *kernel)."""
+    folded, repeated = _fold(x, kernels)
+    y = convolve(folded, repeated, geometry, groups=repeated.shape[0])
+    return y.view(*x.shape[:2], *y.shape[2:])
+
+
+def depthwise_gradients(gradient: Tensor, x: Tensor, kernels: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Gradients of ``depthwise`` with respect to its input and its kernels."""
+    folded, repeated = _fold(x, kernels)
+    groups = repeated.shape[0]
+    of_y = gradient.reshape(folded.shape[0], groups, *gradient.shape[2:])
+    of_x, of_kernels, _ = _backward(of_y, folded, repeated, geometry, (True, True, False), groups)
+    return of_x.view_as(x), of_kernels.view(-1, *kernels.shape).sum(0)
+
+
+def _fold(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch as further channels: convolution libraries for processors pad a few channels to sixteen."""
+    if x.device.type != "cpu" or kernels.shape[0] >= FEW:
+        return x, kernels
+    return x.reshape(1, -1, *x.shape[2:]), kernels.repeat(x.shape[0], *(1,) * (kernels.ndim - 1))

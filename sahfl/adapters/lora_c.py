@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from sahfl.adapters.geometry import Convolution, Geometry, convolve, input_and_kernel_gradients
+from sahfl.adapters.few import convolve_to_few, few_kernel_gradient
+from sahfl.adapters.geometry import Convolution, Geometry, convolve, input_gradient, kernel_gradient
 
 
 class LoRAC(nn.Module):
@@ -50,9 +51,17 @@ class LoRAC(nn.Module):
         """(batch, rank * width, *space) -> (batch, out, *space')."""
         return convolve(u, up, self._outer(geometry))
 
-    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
-        return input_and_kernel_gradients(gradient, u, up, self._outer(geometry))
+    def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
+        """Gradient of ``outer`` with respect to ``up``."""
+        return kernel_gradient(gradient, u, self.up.shape, self._outer(geometry))
+
+    def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
+        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``."""
+        inner = geometry.along(self._last)
+        u = convolve_to_few(x, self.down.to(x.dtype), inner)
+        of_up = self.up_gradient(gradient, u, geometry)
+        of_u = input_gradient(gradient, up, self._outer(geometry), u.shape)
+        return of_up, few_kernel_gradient(of_u, x, self.down.shape, inner)
 
     def _outer(self, geometry: Geometry) -> Geometry:
         return geometry.along([not last for last in self._last])
