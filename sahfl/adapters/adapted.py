@@ -96,7 +96,8 @@ class AdaptedConv(nn.Module):
 
     def direction(self, up: Tensor) -> Tensor:
         """V, (out, in, *kernel)."""
-        return kernel_of(self.base) + self.update.delta(up)
+        delta, kernel = self.update.delta(up), kernel_of(self.base)
+        return kernel + delta if torch.is_grad_enabled() else delta.add_(kernel)
 
     def ratio(self, direction: Tensor) -> Tensor | None:
         """Ratio m / ||V|| of each output channel, (out,); None without magnitudes."""

@@ -7,7 +7,7 @@ Kernels are (out, in, *kernel) everywhere in ``adapters``; PyTorch keeps those o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,15 @@ class Geometry:
     def is_still(self) -> bool:
         """A kernel of one voxel computes one output per input."""
         return set(self.stride) == {1} and set(self.padding) == set(self.output_padding) == {0}
+
+    @property
+    def is_reversible(self) -> bool:
+        """``reversed`` leads back to the size of the input."""
+        return set(self.stride) == {1} and set(self.output_padding) == {0}
+
+    def reversed(self) -> Geometry:
+        """The movement of the convolution that computes this one's gradient of the input."""
+        return replace(self, transposed=not self.transposed)
 
 
 def kernel_of(base: Convolution) -> Tensor:

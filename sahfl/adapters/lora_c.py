@@ -57,10 +57,15 @@ class LoRAC(nn.Module):
 
     def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
         """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``."""
-        inner = geometry.along(self._last)
+        inner, outer = geometry.along(self._last), self._outer(geometry)
         u = convolve_to_few(x, self.down.to(x.dtype), inner)
-        of_up = self.up_gradient(gradient, u, geometry)
-        of_u = input_gradient(gradient, up, self._outer(geometry), u.shape)
+        if outer.is_reversible:  # from the side of the gradient, ``outer`` too is a convolution to a few channels
+            back, flat = outer.reversed(), up.transpose(0, 1)
+            of_u = convolve_to_few(gradient, flat, back)
+            of_up = few_kernel_gradient(u, gradient, flat.shape, back).transpose(0, 1)
+        else:
+            of_u = input_gradient(gradient, up, outer, u.shape)
+            of_up = self.up_gradient(gradient, u, geometry)
         return of_up, few_kernel_gradient(of_u, x, self.down.shape, inner)
 
     def _outer(self, geometry: Geometry) -> Geometry:
