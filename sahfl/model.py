@@ -53,3 +53,8 @@ class MultiViewUNet(nn.Module):
     def forward(self, slices: Tensor) -> Tensor:
         """(batch, in_channels, height, width) in 0..1 -> logits of blood (batch, 1, height, width)."""
         return self.net(slices)
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where a network computes: the device of its parameters; the processor, if it has none."""
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from monai.losses import DiceCELoss
@@ -12,6 +13,7 @@ from torch import nn
 
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import RunFailed
+from sahfl.model import device_of
 
 WARM_UP_STEPS = 5
 """AdamW starts each round without history; its first steps are shortened, or they would undo the last average."""
@@ -42,20 +44,23 @@ def train(
     sampler: SliceSampler,
     schedule: Schedule,
     *,
+    precision: Literal["float32", "bfloat16"] = "float32",
     on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> float:
     """Train the trainable parameters of a network for one round, in place.
 
     The loss is Dice plus cross-entropy, with Dice pooled over the batch: the Dice of a slice without blood is
-    undefined, and a batch nearly always has some blood.
+    undefined, and a batch nearly always has some blood. The loss is float32 in every precision, and so are the
+    parameters and the optimiser.
 
     Guarantees: parameters that do not require a gradient are unchanged; with one thread the result is a function of
     the arguments alone.
 
     Args:
-        net: network with logits out.
+        net: network with logits out; the batches move to the device of its parameters.
         sampler: batches of the site's own training cases.
         schedule: steps and learning rates.
+        precision: of the network's own computation; bfloat16 is autocast.
         on_step: called after each step with (steps done, steps in all, mean loss so far).
 
     Returns:
@@ -68,12 +73,15 @@ def train(
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     loss_function = DiceCELoss(sigmoid=True, batch=True)
+    device = device_of(net)
     total = 0.0
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(step)
-        image, label = sampler.batch()
-        loss = loss_function(net(image), label)
+        image, label = (tensor.to(device) for tensor in sampler.batch())
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = net(image)
+        loss = loss_function(logits.float(), label)
         total += loss.item()
         if not math.isfinite(total):
             raise RunFailed(f"the loss is {total} at step {step + 1} of round {schedule.round}, expected a number")
