@@ -60,8 +60,10 @@ class FusedConvolution(torch.autograd.Function):
         gradient = gradient.contiguous()
         with torch.autocast(kept.device.type, enabled=False):
             kernel, ratio = _kernel(layer, up, dtype)
-            of_x = input_gradient(gradient, kernel, geometry, ctx.shape) if ctx.needs_input_grad[0] else None
-            del kernel
+            of_x = None
+            if ctx.needs_input_grad[0]:
+                x = kept if ctx.inner_trains else gradient.new_empty(1).expand(ctx.shape)
+                of_x = input_gradient(gradient, x, kernel, geometry)
             if ctx.inner_trains:
                 rows = up if ratio is None else up * _rows(ratio, up)
                 of_up, *of_inner = layer.update.gradients(gradient, kept, rows.to(dtype), geometry)
@@ -91,10 +93,9 @@ def _inner(ctx: Any, x: Tensor) -> Tensor:
 
 
 def _magnitude_gradient(gradient: Tensor, y: Tensor, layer: AdaptedConv, magnitude: Tensor) -> Tensor:
-    space = [0, *range(2, y.ndim)]
     wide = torch.promote_types(gradient.dtype, torch.float32)
-    bias = layer.base.bias
-    along = (gradient * y).sum(space, dtype=wide)
-    if bias is not None:
-        along = along - gradient.sum(space, dtype=wide) * bias
+    # One by one: the product of a whole batch would leave the cache and come back to be summed.
+    along = sum((one * of_one).flatten(1).sum(1, dtype=wide) for one, of_one in zip(y, gradient, strict=True))
+    if layer.base.bias is not None:
+        along = along - layer.base.bias * sum(of_one.flatten(1).sum(1, dtype=wide) for of_one in gradient)
     return (along / magnitude).to(magnitude.dtype)

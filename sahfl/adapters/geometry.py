@@ -102,9 +102,12 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, bias: Tensor | None 
     return plain(x, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, groups)
 
 
-def input_gradient(gradient: Tensor, kernel: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
-    """Gradient of ``convolve`` with respect to its input of the given shape; the input itself is not needed."""
-    return _backward(gradient, gradient.new_empty(1).expand(shape), kernel, geometry, (True, False, False))[0]
+def input_gradient(gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """Gradient of ``convolve`` with respect to its input x, of which only the shape matters.
+
+    Pass the input itself where it is at hand: of a stand-in, torch makes a copy of that size first.
+    """
+    return _backward(gradient, x, kernel, geometry, (True, False, False))[0]
 
 
 def kernel_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
@@ -142,7 +145,10 @@ def pointwise(x: Tensor, matrix: Tensor) -> Tensor:
 
 def pointwise_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Gradient of ``pointwise`` with respect to its matrix: (out, in)."""
-    return torch.matmul(gradient.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)
+    first, second = gradient.flatten(2), x.flatten(2)
+    if first.shape[1] > second.shape[1]:  # the product is faster with its few rows first
+        return torch.matmul(second, first.transpose(1, 2)).sum(0).t()
+    return torch.matmul(first, second.transpose(1, 2)).sum(0)
 
 
 def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:

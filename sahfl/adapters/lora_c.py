@@ -64,7 +64,7 @@ class LoRAC(nn.Module):
             of_u = convolve_to_few(gradient, flat, back)
             of_up = few_kernel_gradient(u, gradient, flat.shape, back).transpose(0, 1)
         else:
-            of_u = input_gradient(gradient, up, outer, u.shape)
+            of_u = input_gradient(gradient, u, up, outer)
             of_up = self.up_gradient(gradient, u, geometry)
         return of_up, few_kernel_gradient(of_u, x, self.down.shape, inner)
 
