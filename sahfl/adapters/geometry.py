@@ -138,17 +138,18 @@ def _backward(
 def pointwise(x: Tensor, matrix: Tensor) -> Tensor:
     """Mix the channels of every voxel: (batch, in, *space) by (out, in) -> (batch, out, *space).
 
-    A matrix product, because convolution libraries pad a few channels to sixteen.
+    A matrix product, because convolution libraries pad a few channels to sixteen. Not ``matmul``: that copies an x which
+    requires a gradient, to lay its voxels side by side.
     """
-    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])
+    return torch.bmm(matrix.expand(x.shape[0], -1, -1), x.flatten(2)).view(x.shape[0], -1, *x.shape[2:])
 
 
 def pointwise_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Gradient of ``pointwise`` with respect to its matrix: (out, in)."""
     first, second = gradient.flatten(2), x.flatten(2)
     if first.shape[1] > second.shape[1]:  # the product is faster with its few rows first
-        return torch.matmul(second, first.transpose(1, 2)).sum(0).t()
-    return torch.matmul(first, second.transpose(1, 2)).sum(0)
+        return torch.bmm(second, first.transpose(1, 2)).sum(0).t()
+    return torch.bmm(first, second.transpose(1, 2)).sum(0)
 
 
 def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
