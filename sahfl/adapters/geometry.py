@@ -138,7 +138,7 @@ def _backward(
 def pointwise(x: Tensor, matrix: Tensor) -> Tensor:
     """Mix the channels of every voxel: (batch, in, *space) by (out, in) -> (batch, out, *space).
 
-    A matrix product, because convolution libraries pad a few channels to sixteen. Not ``matmul``: that copies an x which
+    A matrix product, because convolution libraries pad a few channels to sixteen. Not ``matmul``: that copies an x that
     requires a gradient, to lay its voxels side by side.
     """
     return torch.bmm(matrix.expand(x.shape[0], -1, -1), x.flatten(2)).view(x.shape[0], -1, *x.shape[2:])
