@@ -122,9 +122,10 @@ class AdaptedConv(nn.Module):
         if ratio is None:
             return before + change
         ratio = per_channel(ratio, x.ndim, axis=1)
-        plain = before if self.base.bias is None else before - per_channel(self.base.bias, x.ndim, axis=1)
+        dtype = before.dtype  # autocast leaves the numbers per channel in float32, and would widen whole maps to it
+        plain = before if self.base.bias is None else before - per_channel(self.base.bias, x.ndim, axis=1).to(dtype)
         # Not (plain + change) * ratio + bias: a fresh adapter has ratio 1 and change 0 and must round nothing.
-        return before + (ratio - 1) * plain + ratio * change
+        return before + (ratio - 1).to(dtype) * plain + ratio.to(dtype) * change
 
     def _scaled_up(self) -> Tensor:
         up = self.update.up * self.scale

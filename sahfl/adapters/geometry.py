@@ -156,7 +156,7 @@ def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
     """Each channel by its own kernel: (batch, channels, *space) by (channels, 1, *kernel)."""
     folded, repeated = _fold(x, kernels)
     y = convolve(folded, repeated, geometry, groups=repeated.shape[0])
-    return y.view(*x.shape[:2], *y.shape[2:])
+    return y.reshape(*x.shape[:2], *y.shape[2:])
 
 
 def depthwise_gradients(gradient: Tensor, x: Tensor, kernels: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -165,7 +165,7 @@ def depthwise_gradients(gradient: Tensor, x: Tensor, kernels: Tensor, geometry: 
     groups = repeated.shape[0]
     of_y = gradient.reshape(folded.shape[0], groups, *gradient.shape[2:])
     of_x, of_kernels, _ = _backward(of_y, folded, repeated, geometry, (True, True, False), groups)
-    return of_x.view_as(x), of_kernels.view(-1, *kernels.shape).sum(0)
+    return of_x.reshape(x.shape), of_kernels.reshape(-1, *kernels.shape).sum(0)
 
 
 def _fold(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:

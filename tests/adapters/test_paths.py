@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sahfl.adapters import few, geometry
+from sahfl.adapters import adapted, few, geometry
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.attach import attach
 from sahfl.adapters.geometry import Geometry
@@ -108,3 +108,29 @@ def test_the_batch_folded_into_the_channels_equals_a_depthwise_convolution(chann
     gradients = torch.autograd.grad(expected, [x, kernels], of_y)
     torch.testing.assert_close(geometry.depthwise(x, kernels, move), expected)
     torch.testing.assert_close(geometry.depthwise_gradients(of_y, x.detach(), kernels.detach(), move), gradients)
+
+
+# --- bfloat16 --------------------------------------------------------------------------------------------------------
+
+FORMS = ["lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"]
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("method", FORMS)
+@pytest.mark.parametrize("path", ["dense", "chain", "fused"])
+def test_gradients_under_autocast_are_those_of_float32_up_to_bfloat16(monkeypatch, path, method, kernel_size):
+    net = nn.Sequential(nn.Conv2d(16, 24, kernel_size, padding=kernel_size // 2))
+    attach(net, AdapterTuning(method=method, rank=4), seed=0)
+    nn.init.normal_(net[0].update.up, std=0.1)
+    x = torch.randn(2, 16, 9, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = [x, *(parameter for parameter in net.parameters() if parameter.requires_grad)]
+    found = {}
+    for precision, way in (("float32", "dense"), ("bfloat16", path)):
+        monkeypatch.setattr(adapted, "choose_path", lambda layer, x, way=way: way)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            y = net(x)
+        assert y.dtype is getattr(torch, precision)
+        found[precision] = torch.autograd.grad(y.float().square().sum(), wanted)
+    for exact, close in zip(found["float32"], found["bfloat16"], strict=True):
+        assert close.dtype is torch.float32
+        assert torch.linalg.vector_norm(exact - close) < 0.03 * torch.linalg.vector_norm(exact)
