@@ -148,7 +148,9 @@ def test_magnitudes_that_a_norm_cancels_are_left_out_and_logged_unless_wanted(ca
     with caplog.at_level(logging.INFO, "sahfl"):
         attached = attach(net, AdapterTuning(method="cp_dora"), seed=0, parts=net.parts, example=example)
     left_out = set(attached.without_magnitude)
-    assert f"event=magnitude_left_out reason=norm_cancels_it layers={','.join(attached.without_magnitude)}" in caplog.text
+    assert (
+        f"event=magnitude_left_out reason=norm_cancels_it layers={','.join(attached.without_magnitude)}" in caplog.text
+    )
     magnitudes = {name.removesuffix(".magnitude") for name in trainable(net) if name.endswith(".magnitude")}
     assert magnitudes == set(attached.adapted) - left_out
     ups = [f"net.decoder.{n}.up" for n in (4, 3, 2, 1)]
