@@ -10,6 +10,7 @@ from torch import nn
 from sahfl.config import View, ViewsConfig
 from sahfl.data.ct import HEAD_HU, Scan
 from sahfl.data.views import CaseViews, fuse, slab, windows
+from sahfl.model import device_of
 from sahfl.statistics import CaseResult
 
 BATCH_SLICES = 8
@@ -20,7 +21,7 @@ def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.
     """Probability of blood on the scan's own voxels, (X, Y, Z): every slice of every view, fused.
 
     Slices of a view have one size, so the network sees them whole; there is no sliding window. Slices that show no
-    part of the head keep probability 0.
+    part of the head keep probability 0. The network computes on the device of its parameters.
 
     Args:
         net: called with a batch of slices and the name of their view; logits (batch, 1, height, width) out.
@@ -28,6 +29,7 @@ def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.
         config: windows, neighbours and weights of the views.
     """
     net.eval()
+    device = device_of(net)
     probabilities: dict[View, NDArray[np.float32]] = {}
     for view, stack in case.stacks.items():
         probabilities[view] = np.zeros(stack.image.shape, np.float32)
@@ -35,8 +37,8 @@ def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.
         for start in range(0, len(shown), BATCH_SLICES):
             indices = shown[start : start + BATCH_SLICES]
             slabs = torch.from_numpy(np.stack([slab(stack, index, config.neighbours) for index in indices]))
-            logits = net(windows(slabs, config.windows_hu), view)
-            probabilities[view][indices] = torch.sigmoid(logits)[:, 0].numpy()
+            logits = net(windows(slabs, config.windows_hu).to(device), view)
+            probabilities[view][indices] = torch.sigmoid(logits)[:, 0].cpu().numpy()
     return fuse(probabilities, case, config)
 
 

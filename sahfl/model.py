@@ -140,3 +140,8 @@ def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
         Convolution(2, in_channels, out_channels, act=act, norm=norm, bias=False),
         Convolution(2, out_channels, out_channels, act=act, norm=norm, bias=False),
     )
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where a network computes: the device of its parameters; the processor, if it has none."""
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from monai.losses import DiceCELoss
@@ -13,6 +14,7 @@ from torch.nn.functional import max_pool2d
 
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import RunFailed
+from sahfl.model import device_of
 from sahfl.seeds import derive_seed
 
 WARM_UP_STEPS = 5
@@ -44,17 +46,21 @@ def train(
     sampler: SliceSampler,
     schedule: Schedule,
     *,
+    precision: Literal["float32", "bfloat16"] = "float32",
     on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> float:
     """Train the trainable parameters of a network for one round, in place.
 
     Guarantees: parameters that do not require a gradient, or whose view is not drawn, are unchanged; with one thread
-    the result is a function of the arguments alone, dropout included; PyTorch's random state is afterwards what it was.
+    the result is a function of the arguments alone, dropout included; PyTorch's random state is afterwards what it
+    was. The loss is float32 in every precision, and so are the parameters and the optimiser.
 
     Args:
-        net: called with a batch of slices and the name of their view; gives what ``supervised_loss`` takes.
+        net: called with a batch of slices and the name of their view; gives what ``supervised_loss`` takes. Batches
+            move to the device of its parameters.
         sampler: batches of the site's own training cases.
         schedule: steps and learning rates.
+        precision: of the network's own computation; bfloat16 is autocast.
         on_step: called after each step with (steps done, steps in all, mean loss so far).
 
     Returns:
@@ -66,21 +72,29 @@ def train(
     devices = {parameter.device.index for parameter in net.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed("training", sampler.seed, schedule.round))
-        return _train(net, sampler, schedule, on_step)
+        return _train(net, sampler, schedule, precision, on_step)
 
 
 def _train(
-    net: nn.Module, sampler: SliceSampler, schedule: Schedule, on_step: Callable[[int, int, float], None]
+    net: nn.Module,
+    sampler: SliceSampler,
+    schedule: Schedule,
+    precision: Literal["float32", "bfloat16"],
+    on_step: Callable[[int, int, float], None],
 ) -> float:
     net.train()
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    device = device_of(net)
     total = 0.0
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(step)
         image, label, view = sampler.batch()
-        loss = supervised_loss(net(image, view), label)
+        image, label = image.to(device), label.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = net(image, view)
+        loss = supervised_loss(logits, label)
         total += loss.item()
         if not math.isfinite(total):
             raise RunFailed(f"the loss is {total} at step {step + 1} of round {schedule.round}, expected a number")
@@ -109,5 +123,6 @@ def supervised_loss(outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor
     outputs = [outputs] if isinstance(outputs, Tensor) else outputs
     weights = [0.5**level for level in range(len(outputs))]
     targets = [max_pool2d(label, 2**level) if level else label for level in range(len(outputs))]
-    losses = [w * loss_function(logits, target) for w, logits, target in zip(weights, outputs, targets, strict=True)]
+    levels = zip(weights, outputs, targets, strict=True)
+    losses = [w * loss_function(logits.float(), target) for w, logits, target in levels]
     return torch.stack(losses).sum() / sum(weights)

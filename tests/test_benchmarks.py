@@ -23,3 +23,28 @@ def test_each_benchmark_is_described():
     text = (FOLDER / "README.md").read_text()
     for path in FOLDER.glob("*.py"):
         assert f"python benchmarks/{path.name}" in text
+
+
+def test_the_adapters_benchmark_runs_and_prints_ratios_as_json():
+    options = ["--size", "tiny", "--pixels", "32", "--ranks", "2", "--batch", "2", "--repeats", "1", "--json"]
+    command = [sys.executable, "-W", "ignore", FOLDER / "adapters.py", *options, "--only", "cp_lora", "dora_c all"]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    rows = {(row["precision"], row["name"]): row for row in result["rows"]}
+    names = ["limit", "full", "cp_lora", "dora_c all"]
+    assert list(rows) == [(precision, name) for precision in ("float32", "bfloat16") for name in names]
+    for (precision, _), row in rows.items():
+        limit = rows[precision, "limit"]
+        assert abs(row["times_limit"] - row["step_ms"] / limit["step_ms"]) < 1e-9
+        assert abs(row["times_limit_memory"] - row["saved_mib"] / limit["saved_mib"]) < 1e-9
+        assert row["saved_mib"] > 0
+
+
+def test_the_adapters_benchmark_times_each_layer_each_way():
+    options = ["--size", "tiny", "--pixels", "32", "--ranks", "2", "--batch", "2", "--repeats", "1", "--layers"]
+    command = [sys.executable, FOLDER / "adapters.py", *options, "--only", "conv_dora", "--precision", "float32"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0].startswith("conv_dora")
+    assert len(lines) > 10
+    for line in lines[1:]:
+        assert "dense" in line
+        assert line.count("*") == 1

@@ -94,4 +94,4 @@ def test_no_seeds_and_no_steps_are_refused(tmp_path):
         [sys.executable, SCRIPT, tmp_path, "--seeds", "0"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 2
-    assert "must be 1 or more, got 0 and 450" in result.stderr
+    assert "must be 1 or more, got 0 and 2000" in result.stderr

@@ -39,8 +39,11 @@ class Update(Protocol):
     def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
         """(batch, terms, *space') -> (batch, out, *space''); ``outer(inner(x), up)`` is x convolved with ``delta``."""
 
-    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
+    def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
+        """Gradient of ``outer`` with respect to ``up``, if that of its result is ``gradient``."""
+
+    def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
+        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``; not recorded."""
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """A factor by name."""
@@ -96,8 +99,11 @@ class AdaptedConv(nn.Module):
                 return FusedConvolution.apply(x, self, geometry, up, self.magnitude, self.base.bias, *inner)  # type: ignore[no-untyped-call]
 
     def direction(self, up: Tensor) -> Tensor:
-        """V, (out, in, *kernel)."""
-        return kernel_of(self.base) + self.update.delta(up)
+        """V, (out, in, *kernel); in the parameters' own precision, whatever autocast says."""
+        kernel = kernel_of(self.base)
+        with torch.autocast(kernel.device.type, enabled=False):
+            delta = self.update.delta(up)
+        return kernel + delta if torch.is_grad_enabled() else delta.add_(kernel)
 
     def ratio(self, direction: Tensor) -> Tensor | None:
         """Ratio m / ||V|| of each output channel, (out,); None without magnitudes."""
@@ -125,9 +131,10 @@ class AdaptedConv(nn.Module):
         if ratio is None:
             return before + change
         ratio = per_channel(ratio, x.ndim, axis=1)
-        plain = before if self.base.bias is None else before - per_channel(self.base.bias, x.ndim, axis=1)
+        dtype = before.dtype  # autocast leaves the numbers per channel in float32, and would widen whole maps to it
+        plain = before if self.base.bias is None else before - per_channel(self.base.bias, x.ndim, axis=1).to(dtype)
         # Not (plain + change) * ratio + bias: a fresh adapter has ratio 1 and change 0 and must round nothing.
-        return before + (ratio - 1) * plain + ratio * change
+        return before + (ratio - 1).to(dtype) * plain + ratio.to(dtype) * change
 
     def _scaled_up(self) -> Tensor:
         up = self.update.up * self.scale

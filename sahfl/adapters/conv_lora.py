@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
+from sahfl.adapters.few import convolve_to_few, few_kernel_gradient
 from sahfl.adapters.geometry import Convolution, Geometry, convolve, pointwise, pointwise_gradient
 
 
@@ -44,6 +45,12 @@ class ConvLoRA(nn.Module):
         """(batch, rank, *space') -> (batch, out, *space')."""
         return pointwise(u, up)
 
-    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
-        return pointwise(gradient, up.t()), pointwise_gradient(gradient, u)
+    def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
+        """Gradient of ``outer`` with respect to ``up``."""
+        return pointwise_gradient(gradient, u)
+
+    def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
+        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``."""
+        of_up = pointwise_gradient(gradient, convolve_to_few(x, self.down.to(x.dtype), geometry))
+        of_u = pointwise(gradient, up.t())
+        return of_up, few_kernel_gradient(of_u, x, self.down.shape, geometry)

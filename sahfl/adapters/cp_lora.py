@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
 
-from sahfl.adapters.geometry import Convolution, Geometry, convolve, pointwise, pointwise_gradient
+from sahfl.adapters.geometry import (
+    Convolution,
+    Geometry,
+    depthwise,
+    depthwise_gradients,
+    pointwise,
+    pointwise_gradient,
+)
 
 AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 
@@ -53,11 +61,7 @@ class CPLoRA(nn.Module):
 
     def space(self) -> Tensor:
         """Each term's kernel, (*kernel, rank)."""
-        first, *others = (self.get_parameter(name) for name in self.inner_factors[1:])
-        space: Tensor = first
-        for factor in others:
-            space = space.unsqueeze(-2) * factor
-        return space
+        return _product([self.get_parameter(name) for name in self.inner_factors[1:]])
 
     def delta(self, up: Tensor) -> Tensor:
         """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
@@ -67,16 +71,51 @@ class CPLoRA(nn.Module):
 
     def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
         """(batch, in, *space) -> (batch, rank, *space')."""
-        kernels = self.space().movedim(-1, 0).unsqueeze(1)  # (rank, 1, *kernel)
-        terms = pointwise(x, self.factor_in.t())
-        if kernels[0].numel() == 1 and geometry.is_still:
-            return terms * kernels[:, 0].to(terms.dtype)  # under autocast they differ
-        return convolve(terms, kernels, geometry, groups=kernels.shape[0])
+        space = self.space()
+        if self._is_pointwise(space, geometry):
+            return pointwise(x, (self.factor_in * space.flatten(0, -2)).t())
+        return depthwise(pointwise(x, self.factor_in.t()), _kernels(space), geometry)
 
     def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
         """(batch, rank, *space') -> (batch, out, *space')."""
         return pointwise(u, up)
 
-    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
-        return pointwise(gradient, up.t()), pointwise_gradient(gradient, u)
+    def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
+        """Gradient of ``outer`` with respect to ``up``."""
+        return pointwise_gradient(gradient, u)
+
+    def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
+        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``."""
+        space = self.space()
+        of_u = pointwise(gradient, up.t())
+        if self._is_pointwise(space, geometry):
+            right = self.factor_in * space.flatten(0, -2)
+            of_up = pointwise_gradient(gradient, pointwise(x, right.t().to(x.dtype)))
+            of_right = pointwise_gradient(x, of_u).to(right.dtype)
+            of_in, of_space = of_right * space.flatten(0, -2), (of_right * self.factor_in).sum(0).view_as(space)
+        else:
+            terms, kernels = pointwise(x, self.factor_in.t().to(x.dtype)), _kernels(space).to(x.dtype)
+            of_up = pointwise_gradient(gradient, depthwise(terms, kernels, geometry))
+            of_terms, of_kernels = depthwise_gradients(of_u, terms, kernels, geometry)
+            of_in, of_space = pointwise_gradient(x, of_terms), of_kernels.squeeze(1).movedim(0, -1).to(space.dtype)
+        return of_up, of_in, *self._axis_gradients(of_space)
+
+    def _is_pointwise(self, space: Tensor, geometry: Geometry) -> bool:
+        return space[..., 0].numel() == 1 and geometry.is_still
+
+    def _axis_gradients(self, of_space: Tensor) -> tuple[Tensor, ...]:
+        factors = [self.get_parameter(name).detach().requires_grad_() for name in self.inner_factors[1:]]
+        with torch.enable_grad():
+            space = _product(factors)
+        return torch.autograd.grad(space, factors, of_space)
+
+
+def _product(factors: Sequence[Tensor]) -> Tensor:
+    space, *others = factors
+    for factor in others:
+        space = space.unsqueeze(-2) * factor
+    return space
+
+
+def _kernels(space: Tensor) -> Tensor:
+    return space.movedim(-1, 0).unsqueeze(1)  # (rank, 1, *kernel)

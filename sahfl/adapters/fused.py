@@ -61,22 +61,25 @@ class FusedConvolution(torch.autograd.Function):
         kept, up, magnitude, bias, *inner = ctx.saved_tensors
         y, ctx.y = ctx.y, None  # at once: the graph may live until the next step's
         layer, geometry, dtype = ctx.layer, ctx.geometry, kept.dtype
+        gradient = gradient.contiguous()
         with torch.autocast(kept.device.type, enabled=False):
             kernel, ratio = _kernel(layer, up, dtype)
-            of_x = input_gradient(gradient, kernel, geometry, ctx.shape) if ctx.needs_input_grad[0] else None
+            of_x = None
+            if ctx.needs_input_grad[0]:
+                x = kept if ctx.keeps_input else gradient.new_empty(1).expand(ctx.shape)
+                of_x = input_gradient(gradient, x, kernel, geometry)
             if magnitude is not None and (y is None or y._version != ctx.version):
                 y = convolve(kept, kernel, geometry, None if bias is None else bias.to(dtype))
-        with torch.set_grad_enabled(ctx.inner_trains):
-            u = _inner(ctx, kept) if ctx.keeps_input else kept
-        rows = up if ratio is None else up * _rows(ratio, up)
-        of_u, of_rows = layer.update.outer_gradients(gradient, u.detach(), rows.to(dtype), geometry)
-        of_up = of_rows.to(up.dtype)
-        of_up = of_up if ratio is None else of_up * _rows(ratio, up)
-        of_inner: tuple[Tensor | None, ...] = (None,) * len(inner)
-        if ctx.inner_trains:
-            of_inner = _inner_gradients(layer, u, of_u)
-        of_magnitude = None if magnitude is None else _magnitude_gradient(gradient, y, layer, magnitude)
-        of_bias = gradient.sum([0, *range(2, gradient.ndim)], dtype=bias.dtype) if ctx.needs_input_grad[5] else None
+            if ctx.inner_trains:
+                rows = up if ratio is None else up * _rows(ratio, up)
+                of_up, *of_inner = layer.update.gradients(gradient, kept, rows.to(dtype), geometry)
+            else:
+                u = _inner(ctx, kept) if ctx.keeps_input else kept
+                of_up, of_inner = layer.update.up_gradient(gradient, u, geometry), [None] * len(inner)
+            of_up = of_up.to(up.dtype) if ratio is None else of_up * _rows(ratio, up)
+            of_magnitude = None if magnitude is None else _magnitude_gradient(gradient, y, layer, magnitude)
+            of_bias = gradient.sum([0, *range(2, gradient.ndim)], dtype=bias.dtype) if ctx.needs_input_grad[5] else None
+        of_inner = [None if of is None else of.to(factor.dtype) for of, factor in zip(of_inner, inner, strict=True)]
         return of_x, None, None, of_up, of_magnitude, of_bias, *of_inner
 
 
@@ -93,21 +96,14 @@ def _rows(values: Tensor, like: Tensor) -> Tensor:
 
 def _inner(ctx: Any, x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, dtype=x.dtype if ctx.autocast else None, enabled=ctx.autocast):
-        return ctx.layer.update.inner(x.detach(), ctx.geometry)
-
-
-def _inner_gradients(layer: AdaptedConv, u: Tensor, of_u: Tensor) -> tuple[Tensor | None, ...]:
-    factors = [layer.update.get_parameter(name) for name in layer.update.inner_factors]
-    found = iter(torch.autograd.grad(u, [factor for factor in factors if factor.requires_grad], of_u))
-    return tuple(next(found) if factor.requires_grad else None for factor in factors)
+        return ctx.layer.update.inner(x, ctx.geometry)
 
 
 def _magnitude_gradient(gradient: Tensor, y: Tensor, layer: AdaptedConv, magnitude: Tensor) -> Tensor:
-    space = [0, *range(2, y.ndim)]
     wide = torch.promote_types(gradient.dtype, torch.float32)
-    bias = layer.base.bias
-    along = (gradient * y).sum(space, dtype=wide)
-    if bias is not None:
-        along = along - gradient.sum(space, dtype=wide) * bias
+    # One by one: the product of a whole batch would leave the cache and come back to be summed.
+    along = sum((one * of_one).flatten(1).sum(1, dtype=wide) for one, of_one in zip(y, gradient, strict=True))
+    if layer.base.bias is not None:
+        along = along - layer.base.bias * sum(of_one.flatten(1).sum(1, dtype=wide) for of_one in gradient)
     # A magnitude of zero belongs to a kernel of zeros, which nothing trains.
     return torch.where(magnitude == 0, 0, along / magnitude).to(magnitude.dtype)

@@ -7,7 +7,7 @@ Kernels are (out, in, *kernel) everywhere in ``adapters``; PyTorch keeps those o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized
 
 Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
+FEW = 16
+"""Channels to which convolution libraries for processors pad fewer; below, other ways to compute are faster."""
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -47,6 +49,15 @@ class Geometry:
     def is_still(self) -> bool:
         """A kernel of one voxel computes one output per input."""
         return set(self.stride) == {1} and set(self.padding) == set(self.output_padding) == {0}
+
+    @property
+    def is_reversible(self) -> bool:
+        """``reversed`` leads back to the size of the input."""
+        return set(self.stride) == {1} and set(self.output_padding) == {0}
+
+    def reversed(self) -> Geometry:
+        """The movement of the convolution that computes this one's gradient of the input."""
+        return replace(self, transposed=not self.transposed)
 
 
 def kernel_of(base: Convolution) -> Tensor:
@@ -101,23 +112,24 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, bias: Tensor | None 
     return plain(x, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, groups)
 
 
-def input_gradient(gradient: Tensor, kernel: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
-    """Gradient of ``convolve`` with respect to its input of the given shape; the input itself is not needed."""
-    return _backward(gradient, gradient.new_empty(1).expand(shape), kernel, geometry, (True, False, False))[0]
+def input_gradient(gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """Gradient of ``convolve`` with respect to its input x, of which only the shape matters.
+
+    Pass the input itself where it is at hand: of a stand-in, torch makes a copy of that size first.
+    """
+    return _backward(gradient, x, kernel, geometry, (True, False, False))[0]
 
 
-def input_and_kernel_gradients(
-    gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry
-) -> tuple[Tensor, Tensor]:
-    """Gradients of ``convolve`` with respect to its input and its kernel."""
-    inner, outer, _ = _backward(gradient, x, kernel, geometry, (True, True, False))
-    return inner, outer.transpose(0, 1) if geometry.transposed else outer
+def kernel_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """Gradient of ``convolve`` with respect to its kernel of the given shape; the kernel itself is not needed."""
+    of_kernel = _backward(gradient, x, gradient.new_empty(1).expand(shape), geometry, (False, True, False))[1]
+    return of_kernel.transpose(0, 1) if geometry.transposed else of_kernel
 
 
 def _backward(
-    gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+    gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool], groups: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    weight = kernel.transpose(0, 1) if geometry.transposed else kernel
+    weight = kernel.transpose(0, 1) if geometry.transposed and groups == 1 else kernel
     return torch.ops.aten.convolution_backward(
         gradient,
         x,
@@ -128,7 +140,7 @@ def _backward(
         geometry.dilation,
         geometry.transposed,
         geometry.output_padding,
-        1,
+        groups,
         wanted,
     )
 
@@ -136,11 +148,39 @@ def _backward(
 def pointwise(x: Tensor, matrix: Tensor) -> Tensor:
     """Mix the channels of every voxel: (batch, in, *space) by (out, in) -> (batch, out, *space).
 
-    A matrix product, because convolution libraries pad a few channels to sixteen.
+    A matrix product, because convolution libraries pad a few channels to sixteen. Not ``matmul``: that copies an x that
+    requires a gradient, to lay its voxels side by side.
     """
-    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], matrix.shape[0], *x.shape[2:])
+    product = torch.bmm(matrix.expand(x.shape[0], -1, -1), x.flatten(2))
+    return product.view(x.shape[0], matrix.shape[0], *x.shape[2:])
 
 
 def pointwise_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Gradient of ``pointwise`` with respect to its matrix: (out, in)."""
-    return torch.matmul(gradient.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)
+    first, second = gradient.flatten(2), x.flatten(2)
+    if first.shape[1] > second.shape[1]:  # the product is faster with its few rows first
+        return torch.bmm(second, first.transpose(1, 2)).sum(0).t()
+    return torch.bmm(first, second.transpose(1, 2)).sum(0)
+
+
+def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """Each channel by its own kernel: (batch, channels, *space) by (channels, 1, *kernel)."""
+    folded, repeated = _fold(x, kernels)
+    y = convolve(folded, repeated, geometry, groups=repeated.shape[0])
+    return y.reshape(*x.shape[:2], *y.shape[2:])
+
+
+def depthwise_gradients(gradient: Tensor, x: Tensor, kernels: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Gradients of ``depthwise`` with respect to its input and its kernels."""
+    folded, repeated = _fold(x, kernels)
+    groups = repeated.shape[0]
+    of_y = gradient.reshape(folded.shape[0], groups, *gradient.shape[2:])
+    of_x, of_kernels, _ = _backward(of_y, folded, repeated, geometry, (True, True, False), groups)
+    return of_x.reshape(x.shape), of_kernels.reshape(-1, *kernels.shape).sum(0)
+
+
+def _fold(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch as further channels: convolution libraries for processors pad a few channels to sixteen."""
+    if x.device.type != "cpu" or kernels.shape[0] >= FEW:
+        return x, kernels
+    return x.reshape(1, -1, *x.shape[2:]), kernels.repeat(x.shape[0], *(1,) * (kernels.ndim - 1))

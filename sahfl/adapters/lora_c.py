@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from sahfl.adapters.geometry import Convolution, Geometry, convolve, input_and_kernel_gradients
+from sahfl.adapters.few import convolve_to_few, few_kernel_gradient
+from sahfl.adapters.geometry import Convolution, Geometry, convolve, input_gradient, kernel_gradient
 
 
 class LoRAC(nn.Module):
@@ -51,9 +52,22 @@ class LoRAC(nn.Module):
         """(batch, rank * width, *space) -> (batch, out, *space')."""
         return convolve(u, up, self._outer(geometry))
 
-    def outer_gradients(self, gradient: Tensor, u: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Gradients of ``outer`` with respect to ``u`` and ``up``."""
-        return input_and_kernel_gradients(gradient, u, up, self._outer(geometry))
+    def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
+        """Gradient of ``outer`` with respect to ``up``."""
+        return kernel_gradient(gradient, u, self.up.shape, self._outer(geometry))
+
+    def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
+        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``."""
+        inner, outer = geometry.along(self._last), self._outer(geometry)
+        u = convolve_to_few(x, self.down.to(x.dtype), inner)
+        if outer.is_reversible:  # from the side of the gradient, ``outer`` too is a convolution to a few channels
+            back, flat = outer.reversed(), up.transpose(0, 1)
+            of_u = convolve_to_few(gradient, flat, back)
+            of_up = few_kernel_gradient(u, gradient, flat.shape, back).transpose(0, 1)
+        else:
+            of_u = input_gradient(gradient, u, up, outer)
+            of_up = self.up_gradient(gradient, u, geometry)
+        return of_up, few_kernel_gradient(of_u, x, self.down.shape, inner)
 
     def _outer(self, geometry: Geometry) -> Geometry:
         return geometry.along([not last for last in self._last])

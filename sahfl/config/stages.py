@@ -21,6 +21,8 @@ class LocalTraining(Section):
     """Decoupled weight decay of AdamW."""
     foreground_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the slices of a batch that are drawn among those with blood."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Numbers that the network computes in; ``bfloat16`` (autocast) is faster, and needs half the memory."""
 
 
 class PretrainConfig(Section):

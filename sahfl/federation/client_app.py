@@ -116,6 +116,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         net,
         sampler,
         schedule,
+        precision=task.local.precision,
         on_step=lambda done, total, loss: emit(Event("step", "train", site.config.name, done, total, loss)),
     )
     log.info(

@@ -295,7 +295,9 @@ def test_a_phantom_of_any_profile_breaks_no_error_rule(profile, kind):
     case = make_case(21, kind=kind, profile=PROFILES[profile], shape=(96, 112, 24), spacing_mm=spacing)
     scan = Scan(case.image.astype(np.float32), case.label > 0, case.affine)
     found = {finding.rule for finding in judge_scan("x", scan, measure(scan))}
-    assert found <= {"spacing", "no_blood"}
+    # The trauma patient of this seed has an old, dark subdural: worth the warning of label_hu, and no error.
+    assert found <= {"spacing", "no_blood"} | ({"label_hu"} if kind == "tbi" else set())
+    assert not any(BY_ID[rule].severity == "error" for rule in found)
     assert ("no_blood" in found) == (kind == "normal")
 
 
