@@ -69,6 +69,7 @@ class Ready:
     def __init__(self, sampler: SliceSampler, n: int) -> None:
         self._batches = [sampler.batch() for _ in range(n)]
         self._next = 0
+        self.seed = sampler.seed
 
     def batch(self):
         """The next of them."""

@@ -74,12 +74,12 @@ def _rows(note: Mapping[str, Any]) -> list[str]:
         "held-out fold, counted from 0": note["fold"] if note["fold"] >= 0 else None,
         "rounds": note["rounds"] or None,
         "sites": ", ".join(note["sites"]) or None,
-        **{METRICS.get(name, name): _metric(value) for name, value in note["metrics"].items()},
+        **{METRICS.get(name, name): _metric(name, value) for name, value in note["metrics"].items()},
     }
     return [f"| {name} | {value} |" for name, value in settings.items() if value is not None]
 
 
-def _metric(value: float | None) -> str:
+def _metric(name: str, value: float | None) -> str:
     if value is None:
         return "not measured"
-    return f"{value:.0f}" if value == int(value) and value > 1 else f"{value:.3f}"
+    return f"{value:.0f}" if name.startswith("n") else f"{value:.3f}"

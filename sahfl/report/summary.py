@@ -10,11 +10,11 @@ ZERO_SHOT = "zero_shot"
 NAMES = {
     "zero_shot": "Zero-shot",
     "full": "Full fine-tuning",
-    "encoder": "Fine-tuned encoder",
-    "bottleneck": "Fine-tuned bottleneck",
-    "decoder": "Fine-tuned decoder",
-    "last_layer": "Fine-tuned last layer",
-    "norm_bias": "Fine-tuned norms and biases",
+    "encoder": "Fine-tuning of the encoder",
+    "bottleneck": "Fine-tuning of the bottleneck",
+    "decoder": "Fine-tuning of the decoder",
+    "last_layer": "Fine-tuning of the last layer",
+    "norm_bias": "Fine-tuning of norms and biases",
     "lora_c": "LoRA-C",
     "conv_lora": "convLoRA",
     "cp_lora": "CP-LoRA",
@@ -49,8 +49,12 @@ class Tile:
 
 def method_name(method: Results) -> str:
     """``CP-LoRA (rank 8)``; a method unknown to this version keeps its own name."""
-    name = NAMES.get(method["method"], str(method["method"]))
-    return name if method["rank"] is None else f"{name} (rank {method['rank']})"
+    name, rank = NAMES.get(method["method"], str(method["method"])), method["rank"]
+    plain = method["method"] if rank is None else f"{method['method']}-r{rank}"
+    # What the id holds besides are the settings that tell two methods of the same kind apart.
+    rest = method["id"].removeprefix(plain).strip("-").replace("-", " ") if method["id"].startswith(plain) else ""
+    details = ", ".join(filter(None, [rank and f"rank {rank}", rest]))
+    return f"{name} ({details})" if details else name
 
 
 def method_colours(methods: list[Results]) -> dict[str, str]:
@@ -87,12 +91,12 @@ def headline(results: Results) -> Headline:
     """Say first what fine-tuning did to Dice, and what it cost in bytes.
 
     The method in the first sentence is the first adapter of the study file, never the best one afterwards; without an
-    adapter it is full fine-tuning.
+    adapter it is the first method that was trained.
     """
     tuned = [method for method in results["methods"] if method["id"] != ZERO_SHOT]
     if not tuned:
         return Headline("none", _zero_shot_sentence(results), ())
-    first = next((method for method in tuned if method["id"] != "full"), tuned[0])
+    first = next((method for method in tuned if method["rank"] is not None), tuned[0])
     others = tuple(method_sentence(results, method) for method in tuned if method is not first)
     return Headline(verdict_of(gain_over_zero_shot(results, first["id"])), method_sentence(results, first), others)
 
@@ -100,7 +104,7 @@ def headline(results: Results) -> Headline:
 def method_sentence(results: Results, method: Results) -> str:
     """One sentence on one fine-tuned method; its verb follows the interval."""
     subject = method_name(method)
-    subject = subject if method["id"] == "full" else f"Fine-tuning with {subject}"
+    subject = subject if method["rank"] is None else f"Fine-tuning with {subject}"
     if method["failed"] is not None:
         return f"{subject} has no result: {method['failed'].rstrip('.')}."
     comparison = gain_over_zero_shot(results, method["id"])

@@ -374,3 +374,18 @@ def test_sites_and_cases_get_seeds_of_their_own():
     assert len({case_seed(spec, index) for spec in (SPEC, other) for index in range(3)}) == 6
     # The first 8 bytes of sha256('[4, "bern", 0]'), halved: a change would give every cohort other patients.
     assert case_seed(SPEC, 0) == 3684255710895920515
+
+
+def outside_the_bone(case, height_mm, ahead_mm):
+    """HU of the first 8 mm outside the right side's bone, along a row from outside to inside."""
+    x, y, z = (round(float(v)) for v in np.linalg.solve(case.affine, [0, ahead_mm, height_mm, 1])[:3])
+    row = case.image[x:, y, z]
+    outer = np.flatnonzero(row > 300)[-1]
+    return row[outer + 2 : outer + 6]
+
+
+def test_the_temples_carry_a_muscle_as_dense_as_blood_and_the_vault_above_does_not():
+    case = small_case(kind="normal", shape=(112, 128, 32), spacing_mm=(1.8, 1.8, 5.0))
+    assert 45 < np.median(outside_the_bone(case, -5, 20)) < 70
+    assert np.median(outside_the_bone(case, 45, 0)) < 30
+    assert not case.label.any()

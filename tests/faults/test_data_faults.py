@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import shutil
 
 import nibabel
@@ -342,7 +343,9 @@ def test_D04_a_study_without_any_blood_ends_with_a_report_that_says_so(federate)
     folder, _ = federate(settings, spoil=without_blood(("sah_b", 0), ("sah_b", 1)))
     results = json.loads((folder.path / "results.json").read_text(), parse_constant=pytest.fail)
     assert [method["failed"] for method in results["methods"]] == ["no case with blood was evaluated"] * 2
-    assert "NaN" not in (folder.path / "report.html").read_text()
+    report = re.sub(r"base64,[^\"']*", "", (folder.path / "report.html").read_text())  # pictures spell anything
+    assert "NaN" not in report
+    assert "<html" in report
 
 
 def test_D04_a_site_with_one_patient_sits_out_the_fold_that_holds_it_and_the_study_goes_on(federate):

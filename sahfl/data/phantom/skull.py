@@ -13,7 +13,8 @@ from sahfl.data.phantom.subject import Region, Subject
 AIR_HU = -1000.0
 FAT_HU = -90.0
 SKIN_HU = 45.0
-MUSCLE_HU = 55.0
+MUSCLE_HU = 57.0
+SCALP_BLOOD_HU = 60.0
 COMPACT_BONE_HU = 1150.0
 DIPLOE_HU = 600.0
 BASE_HU = 710.0
@@ -114,14 +115,22 @@ def render_skull(skull: Skull, *, swelling: Triple | None, bone_flap: Triple | N
     region = skull.region
     partial = region.partial_mm
     outside_bone = skull.vault - skull.thickness
-    scalp_mm = 4.5 + 1.2 * region.noise(24)
+    uneven = region.noise(24)
+    muscle_mm = _temporalis_mm(skull, uneven)
+    scalp_mm = 4.5 + 1.2 * uneven
+    soft_hu: Field | float = SKIN_HU
     if swelling is not None:
-        scalp_mm = scalp_mm + _swelling_mm(skull, swelling)
+        swollen_mm = _swelling_mm(skull, swelling)
+        scalp_mm = scalp_mm + swollen_mm
+        # Under the galea there is blood.
+        soft_hu = SKIN_HU + (SCALP_BLOOD_HU - SKIN_HU) * np.clip(swollen_mm / 4, 0, 1)
     outside_face = skull.face - skull.thickness
-    skin = coverage(outside_face - scalp_mm, partial)
+    outside_muscle = outside_face - muscle_mm
+    skin = coverage(outside_muscle - scalp_mm, partial)
     # A fat layer between galea and skin; swelling widens the outer, fat-free part.
-    fat = coverage(np.abs(outside_face - 2.2) - 1.5, 0.7)
-    hu: Field = AIR_HU + (SKIN_HU - (SKIN_HU - FAT_HU) * fat - AIR_HU) * skin
+    fat = coverage(np.abs(outside_muscle - 2.2) - 1.5, 0.7)
+    hu: Field = AIR_HU + (soft_hu - (soft_hu - FAT_HU) * fat - AIR_HU) * skin
+    hu = _blend(hu, MUSCLE_HU + 4 * uneven, coverage(outside_muscle, partial) * (muscle_mm > 0.5))
     below = coverage(-skull.floor, 1.5) * coverage(outside_face, partial)
     hu = _blend(hu, _render_base(skull), below)
     bone = _render_bone(skull)
@@ -133,6 +142,13 @@ def render_skull(skull: Skull, *, swelling: Triple | None, bone_flap: Triple | N
     lowest = -62 + 24 * np.clip((region.points.y + 10) / 30, 0, 1)
     hu = _blend(hu, 0.8 * bone, ring * coverage(lowest - region.points.z, 2.0))
     return _add_air_cells(hu, skull)
+
+
+def _temporalis_mm(skull: Skull, uneven: Field) -> Field:
+    """Thickness of the chewing muscle in each temple: as dense as fresh blood, on the other side of thin bone."""
+    across, y, z = skull.region.points.mirrored()
+    bed = 1 - ((y - 18 + 0.3 * z) / 42) ** 2 - ((z + 14) / 50) ** 2
+    return 9 * np.clip(bed, 0, 1) ** 0.7 * np.clip((across - 38) / 18, 0, 1) * np.clip(1 + 0.25 * uneven, 0.5, 1.5)
 
 
 def _remaining_bone(skull: Skull, direction: Triple) -> Field:
