@@ -38,6 +38,7 @@ class Aggregate:
     notes: dict[str, Any]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused by name
 def aggregate(
     updates: Sequence[SiteUpdate],
     *,
@@ -63,8 +64,10 @@ def aggregate(
         PayloadError: an update does not fit, or the next state would hold a number that is not finite.
     """
     bounded = bound(updates, like=like, most_share=config.most_share, most_norm=config.most_norm)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by name below
+    try:
         result = _finite(_by_rule(rule, bounded.updates, like, layers))
+    except np.linalg.LinAlgError as error:
+        raise PayloadError(f"the {rule} of the updates cannot be computed; the sites' numbers are too large") from error
     notes: dict[str, Any] = {
         "norms": {site: float(f"{norm:.6g}") for site, norm in bounded.norms.items()},
         "shortened": {site: float(f"{factor:.6g}") for site, factor in bounded.shortened.items()},
@@ -73,8 +76,7 @@ def aggregate(
     }
     if config.server is None:
         return Aggregate(result, {}, notes)
-    with np.errstate(over="ignore", invalid="ignore"):
-        state, memory = _optimiser(config).step(like, result, memory)
+    state, memory = _optimiser(config).step(like, result, memory)
     return Aggregate(_finite(state), {moment: _finite(part) for moment, part in memory.items()}, notes)
 
 
