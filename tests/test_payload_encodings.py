@@ -32,7 +32,7 @@ def doubles(state):
     return [value.astype(np.float64) for value in state.values()]
 
 
-# --- how far off ----------------------------------------------------------------------------------------------------------
+# --- how far off ----------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -55,10 +55,13 @@ def test_int8_is_off_by_half_a_step(state):
 @settings(deadline=None)
 @given(ANY, st.sampled_from(["float32", "float16", "int8"]))
 def test_what_arrives_has_names_order_shapes_and_type_of_like_and_is_finite(state, encoding):
+    refused = ""
     try:
         found = round_trip(state, encoding)
     except PayloadError as error:
-        assert f"too large for {encoding}" in str(error)
+        refused = str(error)
+    if refused:
+        assert f"too large for {encoding}" in refused
         return
     assert layout(found) == layout(state)
     assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in found.values())
@@ -92,7 +95,7 @@ def test_the_size_of_a_body_is_that_of_its_numbers(encoding, size):
     assert len(pack({}, encoding).tobytes()) == 0
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------------------------
 
 LIKE = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
 
@@ -100,13 +103,13 @@ LIKE = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 65520.0])
 def test_numbers_that_half_precision_cannot_hold_are_not_sent(value):
     state = {"a": LIKE["a"], "b": np.array([1, 2, value, 3], np.float32)}
-    with pytest.raises(PayloadError, match="^'b': has a number too large for float16$"):
+    with pytest.raises(PayloadError, match=r"^'b': has a number too large for float16$"):
         pack(state, "float16")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.39e38])
 def test_numbers_that_int8_cannot_hold_are_not_sent(value):
-    with pytest.raises(PayloadError, match="^'b': has a number too large for int8$"):
+    with pytest.raises(PayloadError, match=r"^'b': has a number too large for int8$"):
         pack(LIKE | {"b": np.array([1, 2, value, 3], np.float32)}, "int8")
 
 
@@ -114,7 +117,7 @@ def test_numbers_that_int8_cannot_hold_are_not_sent(value):
 def test_half_precision_that_is_not_finite_is_refused_by_name(value):
     body = np.ones(10, "<f2")
     body[7] = value
-    with pytest.raises(PayloadError, match="^'b': contains NaN or inf$"):
+    with pytest.raises(PayloadError, match=r"^'b': contains NaN or inf$"):
         unpack(body.tobytes(), layout(LIKE), like=LIKE, encoding="float16")
 
 
@@ -154,7 +157,7 @@ def test_the_largest_step_and_the_lowest_number_are_finite():
 
 
 BAD = {
-    "shape": ((*layout(LIKE)[:1], ("b", (10 ** 12,))), 10, "tensor 'b': got shape"),
+    "shape": ((*layout(LIKE)[:1], ("b", (10**12,))), 10, "tensor 'b': got shape"),
     "many-tensors": (tuple((f"t{i}", (1,)) for i in range(50_000)), 10, "tensor 'a' is missing"),
     "oversize": (layout(LIKE), 10**6, "body: got"),
     "steps": (layout(LIKE), 10, "steps: got 0"),

@@ -175,7 +175,7 @@ def test_names_shapes_and_types_are_those_of_the_global_state(method, rule):
     assert all(np.isfinite(value).all() for value in found.values())
 
 
-# --- the error that is reported ---------------------------------------------------------------------------------------
+# --- the error that is reported -------------------------------------------------------------------------------------
 
 
 @ALL

@@ -28,7 +28,7 @@ def as_matrix(method, name, kernel):
     return np.moveaxis(kernel, 1, -2).reshape(-1, kernel.shape[1] * kernel.shape[-1])
 
 
-# --- matrices ---------------------------------------------------------------------------------------------------------
+# --- matrices -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["lora_c", "conv_lora"])
@@ -87,7 +87,7 @@ def test_no_matrix_of_that_rank_is_nearer(rows, columns, n_terms, rank, seed):
     assert down.any(axis=0).all()
 
 
-# --- CP form ----------------------------------------------------------------------------------------------------------
+# --- CP form --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CP)
@@ -158,7 +158,7 @@ def test_sites_that_differ_in_the_out_side_only_are_projected_exactly(name):
     assert distance(found, exact) < 1e-5 * distance(base_kernels(), exact)
 
 
-# --- trainable again ----------------------------------------------------------------------------------------------------
+# --- trainable again ------------------------------------------------------------------------------------------------
 
 
 def dead_terms(state, layers):

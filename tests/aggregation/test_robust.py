@@ -46,7 +46,7 @@ def bounded(updates, most_share=0.7, most_norm=3.0):
     return bound(updates, like=LIKE, most_share=most_share, most_norm=most_norm)
 
 
-# --- the share of a site ------------------------------------------------------------------------------------------------
+# --- the share of a site --------------------------------------------------------------------------------------------
 
 
 def volumes(counts, most_share):
@@ -97,7 +97,7 @@ def test_what_was_cut_is_told_as_a_share_of_the_weight():
     assert found.shortened == {}
 
 
-# --- the length of a change ---------------------------------------------------------------------------------------------
+# --- the length of a change -----------------------------------------------------------------------------------------
 
 
 def test_a_change_that_is_far_longer_than_the_others_is_shortened_by_hand():
@@ -156,7 +156,7 @@ def test_where_most_sites_changed_nothing_no_change_is_let_through():
     assert all((found.updates[2].state[name] == value).all() for name, value in LIKE.items())
 
 
-# --- median and trimmed mean --------------------------------------------------------------------------------------------
+# --- median and trimmed mean ----------------------------------------------------------------------------------------
 
 
 def test_the_median_counts_each_site_once_by_hand():
@@ -207,7 +207,7 @@ def test_the_trimmed_mean_lies_between_honest_numbers_while_no_more_than_the_tri
     assert (found <= np.max(honest, axis=0) + width).all()
 
 
-# --- every rule -----------------------------------------------------------------------------------------------------------
+# --- every rule -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())

@@ -73,7 +73,7 @@ def test_a_state_without_tensors_has_a_step_without_tensors(step):
     assert not any(memory.values())
 
 
-# --- in checkpoints -------------------------------------------------------------------------------------------------------
+# --- in checkpoints -------------------------------------------------------------------------------------------------
 
 
 def a_run(path):

@@ -97,10 +97,13 @@ def test_B01_absurd_numbers_end_in_a_finite_state_or_a_refusal_by_name(rule, ser
     method = METHODS[method]
     absurd = {name: np.float32(size) * value for name, value in trained(method, 1).items()}
     updates = [*updates_of(1, method=method), SiteUpdate("site1", 3, absurd)]
+    refused = ""
     try:
         found = aggregated(updates, rule, server=SERVERS[server], method=method)
     except PayloadError as error:
-        assert str(error).endswith("the sites' numbers are too large")
+        refused = str(error)
+    if refused:
+        assert refused.endswith("the sites' numbers are too large")
         return
     for part in (found.state, *found.memory.values()):
         assert all(np.isfinite(value).all() for value in part.values())
@@ -122,5 +125,5 @@ def test_B01_one_absurd_site_of_five_is_bounded_away(rule):
 def test_B01_an_update_that_is_not_finite_is_refused_naming_site_and_tensor(rule):
     updates = updates_of()
     updates[1].state["plain.magnitude"][2] = np.nan
-    with pytest.raises(PayloadError, match="site 'site1', 'plain.magnitude': contains NaN or inf"):
+    with pytest.raises(PayloadError, match=r"site 'site1', 'plain.magnitude': contains NaN or inf"):
         aggregated(updates, rule)

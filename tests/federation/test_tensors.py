@@ -42,11 +42,11 @@ def test_another_encoding_than_agreed_is_refused_whatever_the_sender_says(sent, 
 
 def test_steps_belong_to_int8_and_to_nothing_else():
     for encoding in ("float32", "float16"):
-        with pytest.raises(PayloadError, match="^layout: expected names and shapes, and in int8 steps, and nothing"):
+        with pytest.raises(PayloadError, match=r"^layout: expected names and shapes, and in int8 steps, and nothing"):
             read_state(message(encoding, steps=[1.0, 1.0]), like=STATE, encoding=encoding)
     content = message("int8")
     del content["layout"]["steps"]
-    with pytest.raises(PayloadError, match="^layout: expected names and shapes, and in int8 steps, and nothing"):
+    with pytest.raises(PayloadError, match=r"^layout: expected names and shapes, and in int8 steps, and nothing"):
         read_state(content, like=STATE, encoding="int8")
 
 
@@ -79,5 +79,5 @@ def test_B06_a_layout_of_absurd_length_is_refused_in_bounded_memory(changed, tex
 
 
 def test_B06_a_million_steps_are_refused_by_their_number():
-    with pytest.raises(PayloadError, match="^steps: got 1000000, expected one for each of 2 tensors$"):
+    with pytest.raises(PayloadError, match=r"^steps: got 1000000, expected one for each of 2 tensors$"):
         read_state(message("int8", steps=[1.0] * MILLION), like=STATE, encoding="int8")

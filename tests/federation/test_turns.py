@@ -20,7 +20,7 @@ def turns(method, n_rounds):
     return [names_of_turn(layers, tuple(like), round_) for round_ in range(1, n_rounds + 1)]
 
 
-# --- who trains -----------------------------------------------------------------------------------------------------------
+# --- who trains -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -85,7 +85,7 @@ def test_with_another_rule_everything_trains_in_every_round(method):
         assert all(parameter.requires_grad for parameter in state.parameters(net).values())
 
 
-# --- exactness --------------------------------------------------------------------------------------------------------------
+# --- exactness ------------------------------------------------------------------------------------------------------
 
 
 def after_a_turn(method, round_, size=0.3):
