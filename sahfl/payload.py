@@ -28,6 +28,10 @@ Encoding = Literal["float32", "float16", "int8"]
 DTYPES: dict[Encoding, str] = {"float32": "<f4", "float16": "<f2", "int8": "|i1"}
 STEPS = 127
 """int8 numbers run from -127 to 127; -128 is never written."""
+LEAST_STEP = float(np.finfo(np.float32).tiny)
+"""Below it, float32 has too few digits for a step to be a 127th of anything."""
+LARGEST_STEP = float(np.finfo(np.float32).max) / 128
+"""Times -128, which a sender could write, it is still a number."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,13 @@ def pack(state: AdapterState, encoding: Encoding = "float32") -> NDArray[Any]:
     of their tensor's step (``steps``).
 
     Raises:
-        PayloadError: a number is too large for float16, naming the tensor.
+        PayloadError: a number is too large for float16 or int8 (NaN and inf are), naming the tensor.
     """
     if not state:
         return np.zeros(0, DTYPES[encoding])
     if encoding == "int8":
+        if large := [name for name, step in zip(state, steps(state), strict=True) if not step <= LARGEST_STEP]:
+            raise PayloadError(f"{large[0]!r}: has a number too large for int8")
         parts = [_whole_steps(value, step) for value, step in zip(state.values(), steps(state), strict=True)]
         return np.concatenate(parts)
     flat = np.concatenate([np.ravel(value) for value in state.values()]).astype("<f4", copy=False)
@@ -109,8 +115,9 @@ def pack(state: AdapterState, encoding: Encoding = "float32") -> NDArray[Any]:
 
 
 def steps(state: AdapterState) -> tuple[float, ...]:
-    """The step of each tensor in int8: a 127th of its largest absolute value; 0 for a tensor of zeros."""
-    return tuple(float(np.float32(np.abs(value).max(initial=0.0)) / np.float32(STEPS)) for value in state.values())
+    """The step of each tensor in int8: a 127th of its largest absolute value; 0 for a tensor of (almost) zeros."""
+    found = (np.float32(np.abs(value).max(initial=0.0)) / np.float32(STEPS) for value in state.values())
+    return tuple(0.0 if step < LEAST_STEP else float(step) for step in found)
 
 
 def unpack(
@@ -125,7 +132,8 @@ def unpack(
 
     Guarantees: nothing is allocated before names, shapes and size have been compared with ``like``; the result has
     the names, order and shapes of ``like``, is float32 and finite. A round trip in float32 is exact; in float16 each
-    number is off by at most 2^-11 of itself (or 2^-25), in int8 by at most half a step.
+    number is off by at most 2^-11 of itself (or 2^-25), in int8 by at most half a step (or 2^-119),
+    besides the rounding of float32.
 
     Args:
         data: bytes of the flat array.
@@ -167,9 +175,8 @@ def _whole_steps(value: NDArray[np.float32], step: float) -> NDArray[np.int8]:
 def _check_steps(tensor_steps: Sequence[float], like: AdapterState) -> None:
     if len(tensor_steps) != len(like):
         raise PayloadError(f"steps: got {len(tensor_steps)}, expected one for each of {len(like)} tensors")
-    largest = float(np.finfo(np.float32).max) / 128
     for name, step in zip(like, tensor_steps, strict=True):
-        if type(step) is not float or not 0 <= step <= largest:
+        if type(step) is not float or not 0 <= step <= LARGEST_STEP:
             raise PayloadError(f"{name!r}: got step {_cut(step, 40)!r}, expected a finite number of 0 or more")
 
 

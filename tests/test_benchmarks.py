@@ -48,3 +48,13 @@ def test_the_adapters_benchmark_times_each_layer_each_way():
     for line in lines[1:]:
         assert "dense" in line
         assert line.count("*") == 1
+
+
+def test_the_aggregation_benchmark_runs_and_its_memory_does_not_grow_with_the_sites():
+    options = ["--size", "tiny", "--rank", "2", "--sites", "3", "60", "--most", "3", "--json"]
+    command = [sys.executable, FOLDER / "aggregation_cost.py", *options]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    rows = {(row["rule"], row["sites"]): row for row in result["rows"]}
+    assert list(rows) == [("alternate", 3), ("alternate", 60), ("stack", 3), ("project", 3)]
+    assert rows["alternate", 60]["peak_mib"] < 1.1 * rows["alternate", 3]["peak_mib"]
+    assert result["alternate"]["aim_s_for_1000"] == 1.0

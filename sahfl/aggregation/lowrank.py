@@ -21,8 +21,11 @@ from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.mean import mean
 from sahfl.aggregation.nearest import nearest_cp, nearest_matrix
 from sahfl.aggregation.update import SiteUpdate, check_update, in_order
+from sahfl.errors import PayloadError
 
 Floats = NDArray[np.float64]
+CANCELLED = 1e-3
+"""Least mean of the sites' d, as a share of the mean of |d|: only signs that cancel bring it below."""
 
 
 def stack(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
@@ -65,10 +68,10 @@ def mean_of_factors(
     sites = _read(updates, like, [])
     for layer in decomposed:
         ratios = [_ratio(layer, site) for site in sites]
-        of_ratio = sum(site.weight * ratio for site, ratio in zip(sites, ratios, strict=True))
+        of_ratio = _mean_ratio(sites, ratios)
         ups = [_along_rows(ratio, site.state[layer.up]) for site, ratio in zip(sites, ratios, strict=True)]
         of_up = sum(site.weight * up for site, up in zip(sites, ups, strict=True))
-        up = _along_rows(1 / np.asarray(of_ratio), np.asarray(of_up))
+        up = _along_rows(_inverse(of_ratio), np.asarray(of_up))
         wide = {name: result[name].astype(np.float64) for name in layer.inner} | {layer.up: up}
         result |= {layer.up: up.astype(like[layer.up].dtype)}
         assert layer.magnitude is not None
@@ -82,6 +85,16 @@ def _ratio(layer: FactoredLayer, site: _Site) -> Floats:
     return site.state[layer.magnitude] / _lengths(layer, _terms(layer, site.state))
 
 
+def _mean_ratio(sites: list[_Site], ratios: list[Floats]) -> Floats:
+    mean = np.asarray(sum(site.weight * ratio for site, ratio in zip(sites, ratios, strict=True)))
+    least = CANCELLED * np.asarray(sum(site.weight * np.abs(ratio) for site, ratio in zip(sites, ratios, strict=True)))
+    return np.where(np.abs(mean) < least, np.copysign(least, mean), mean)
+
+
+def _inverse(values: Floats) -> Floats:
+    return 1 / np.where(values == 0, 1, values)
+
+
 def _along_rows(values: Floats, factor: Floats) -> Floats:
     return factor * values.reshape(-1, *(1,) * (factor.ndim - 1))
 
@@ -89,9 +102,10 @@ def _along_rows(values: Floats, factor: Floats) -> Floats:
 def project(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
     """The mean of the sites' updates, brought back to the ranks of ``like``.
 
-    Guarantees: names, shapes and dtypes of ``like``; for LoRA-C and convLoRA the nearest update of that rank
-    (Eckart and Young), for the CP form no worse than the mean of the factors from which its least squares start; sites
-    may have different ranks. Costs: memory for all sites' factors.
+    Guarantees: names, shapes and dtypes of ``like``; for LoRA-C and convLoRA the nearest kernels of that rank
+    (Eckart and Young), for the CP form kernels no farther than those of ``mean_of_factors``, from which its least
+    squares start; no term is zero in all factors, unless it is in ``like``, so all go on training; sites may have
+    different ranks. Costs: memory for all sites' factors.
 
     Raises:
         PayloadError: as ``stack``.
@@ -102,12 +116,15 @@ def project(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequen
     result = _mean_of_the_rest(sites, like, layers)
     for layer in layers:
         terms, magnitude = _stacked(layer, sites)
-        rank = like[layer.up].shape[1]
+        if magnitude is not None:  # near in the kernels, that is in the rows times d
+            terms[0] = _scale_rows(layer, terms[0], magnitude)
         if layer.form == "cp":
-            start = [_mean_factor(name, sites, like[name].shape) for name in (layer.up, *layer.inner)]
-            terms = nearest_cp(terms, start)
+            terms = nearest_cp(terms, _start(layer, sites, like))
         else:
-            terms = nearest_matrix(terms, rank, size=_size(layer, sites))
+            spare = _terms(layer, {name: like[name].astype(np.float64) for name in layer.names})[1]
+            terms = nearest_matrix(terms, spare, size=_size(layer, sites))
+        if magnitude is not None:
+            terms[0] = _scale_rows(layer, terms[0], _inverse(magnitude))
         result |= _written(layer, terms, magnitude, like)
     return {name: result[name] for name in like}
 
@@ -122,11 +139,20 @@ def _read(updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[Fa
     ordered, axes = in_order(updates), {name: axis for layer in layers for name, axis in layer.rank_axes.items()}
     for update in ordered:
         check_update(update, like=like, rank_axes=axes)
+        for layer in layers:
+            _check_ranks(update, layer)
     total = sum(update.n_volumes for update in ordered)
     return [
         _Site(update.n_volumes / total, {name: update.state[name].astype(np.float64) for name in like})
         for update in ordered
     ]
+
+
+def _check_ranks(update: SiteUpdate, layer: FactoredLayer) -> None:
+    found = {update.state[name].shape[axis] for name, axis in layer.rank_axes.items()}
+    if len(found) > 1 or 0 in found or min(found) % layer.terms_per_rank:
+        terms = ", ".join(map(str, sorted(found)))
+        raise PayloadError(f"site {update.site!r}, {layer.up!r}: got factors of {terms} terms, expected one number")
 
 
 def _mean_of_the_rest(sites: list[_Site], like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
@@ -144,12 +170,12 @@ def _stacked(layer: FactoredLayer, sites: list[_Site]) -> tuple[list[Floats], Fl
     ratios = None
     if layer.magnitude is not None:
         ratios = [_ratio(layer, site) for site in sites]
-        mean = sum(site.weight * ratio for site, ratio in zip(sites, ratios, strict=True))
+        mean = _mean_ratio(sites, ratios)
     for index, (site, terms) in enumerate(zip(sites, parts, strict=True)):
-        rows = site.weight if ratios is None else site.weight * ratios[index] / mean
+        rows = site.weight if ratios is None else site.weight * ratios[index] * _inverse(mean)
         terms[0] = _scale_rows(layer, terms[0], rows)
     joined = [np.concatenate(factor, axis=1) for factor in zip(*parts, strict=True)]
-    return joined, (None if ratios is None else np.asarray(mean))
+    return joined, (None if ratios is None else mean)
 
 
 def _terms(layer: FactoredLayer, state: dict[str, Floats]) -> list[Floats]:
@@ -172,10 +198,11 @@ def _scale_rows(layer: FactoredLayer, up: Floats, rows: Floats | float) -> Float
 
 
 def _lengths(layer: FactoredLayer, terms: list[Floats]) -> Floats:
-    """Length of every output channel's kernel W + D; D as ``terms``, the scale folded in."""
+    """Length of every output channel's kernel W + D, 1 for a kernel of zeros; D as ``terms``, the scale folded in."""
     assert layer.kernel is not None
     direction = layer.kernel.astype(np.float64) + dense(layer, terms)
-    return np.sqrt(np.square(direction.reshape(len(direction), -1)).sum(axis=1))
+    lengths = np.sqrt(np.square(direction.reshape(len(direction), -1)).sum(axis=1))
+    return np.where(lengths > 0, lengths, 1)
 
 
 def aggregation_error(
@@ -183,7 +210,8 @@ def aggregation_error(
 ) -> float | None:
     """How far the kernels of ``result`` are from the mean of the sites' kernels, as a share of the round's change.
 
-    Root of the summed squares of both, over all layers; None without adapted layers, or where nothing changed.
+    Root of the summed squares of both, over all layers; None without adapted layers, where nothing changed, or where
+    the squares are too large for a number.
     """
     sites = _read(updates, like, layers)
     difference = change = 0.0
@@ -194,7 +222,7 @@ def aggregation_error(
         )
         difference += float(np.square(after - exact).sum())
         change += float(np.square(before - exact).sum())
-    return float(np.sqrt(difference / change)) if change else None
+    return float(np.sqrt(difference / change)) if change and np.isfinite([change, difference]).all() else None
 
 
 def _kernel(layer: FactoredLayer, state: dict[str, Floats]) -> Floats:
@@ -237,6 +265,19 @@ def _written(layer: FactoredLayer, terms: list[Floats], ratio: Floats | None, li
     return {name: value.astype(like[name].dtype) for name, value in found.items()}
 
 
+def _start(layer: FactoredLayer, sites: list[_Site], like: AdapterState) -> list[Floats]:
+    """The mean of the factors, from which least squares start; columns of zeros are those of ``like``."""
+    scaled = [site.state for site in sites]
+    if layer.magnitude is not None:
+        scaled = [site.state | {layer.up: _along_rows(_ratio(layer, site), site.state[layer.up])} for site in sites]
+    scaled = [state | {layer.up: layer.scale(state[layer.up].shape[1]) * state[layer.up]} for state in scaled]
+    ready = [_Site(site.weight, state) for site, state in zip(sites, scaled, strict=True)]
+    start = [_mean_factor(name, ready, like[name].shape) for name in (layer.up, *layer.inner)]
+    for name, factor in zip(layer.inner, start[1:], strict=True):
+        np.copyto(factor, like[name].reshape(factor.shape), where=~factor.any(axis=0))
+    return start
+
+
 def _mean_factor(name: str, sites: list[_Site], shape: tuple[int, ...]) -> Floats:
     """Mean of a CP factor, (size, rank), over the sites' first terms; missing terms count as zero."""
     rank = shape[-1]
@@ -249,4 +290,4 @@ def _mean_factor(name: str, sites: list[_Site], shape: tuple[int, ...]) -> Float
 
 def _size(layer: FactoredLayer, sites: list[_Site]) -> float:
     """Root mean square of the in-side factor's numbers: what a projected one should have, to train on as before."""
-    return float(np.sqrt(np.mean([np.square(site.state[layer.inner[0]]).mean() for site in sites])))
+    return float(np.sqrt(np.mean([np.square(site.state[layer.inner[0]]).mean() for site in sites]))) or 1.0

@@ -34,13 +34,20 @@ def mean(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
 def mean_of_stream(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
     """As ``mean``, over updates that come in the order of the sites' names and are never held together.
 
-    Guarantees: those of ``mean``, to the same bits; memory for one update and one state in float64.
+    Guarantees: those of ``mean``, to the same bits; memory for one update and two states in float64.
     """
-    total = 0
-    sums = {name: np.zeros(reference.shape, np.float64) for name, reference in like.items()}
+    total, size = 0, sum(reference.size for reference in like.values())
+    sums, weighted = np.zeros(size), np.empty(size)
     for update in checked(updates, like=like):
         total += update.n_volumes
-        for name, accumulated in sums.items():
-            # The product of a float32 and a count below 2^24 is exact in float64: only the sum rounds.
-            accumulated += update.state[name].astype(np.float64) * update.n_volumes
-    return {name: (accumulated / total).astype(like[name].dtype) for name, accumulated in sums.items()}
+        if size:
+            np.concatenate([update.state[name].ravel() for name in like], out=weighted)
+        # The product of a float32 and a count below 2^24 is exact in float64: only the sum rounds.
+        weighted *= update.n_volumes
+        sums += weighted
+    sums /= total
+    result, start = {}, 0
+    for name, reference in like.items():
+        result[name] = sums[start : start + reference.size].reshape(reference.shape).astype(reference.dtype)
+        start += reference.size
+    return result

@@ -10,17 +10,19 @@ SWEEPS = 4
 """Of alternating least squares, from a warm start; few, so that a round's result stays near the sites' factors."""
 
 
-def nearest_matrix(terms: list[Floats], rank: int, *, size: float) -> list[Floats]:
-    """The nearest ``rank`` terms to U D^T, for U (a, n) and D (b, n), by singular values; no dense matrix is made.
+def nearest_matrix(terms: list[Floats], spare: Floats, *, size: float) -> list[Floats]:
+    """The nearest terms to U D^T, for U (a, n) and D (b, n), by singular values; no dense matrix is made.
 
-    The right factor has orthogonal columns of root mean square ``size``, also where the update has a lower rank than
-    ``rank``: a factor pair that is zero on both sides could never be trained again.
+    As many as ``spare`` (b, rank) has columns. The right factor has orthogonal columns of root mean square ``size``;
+    where there are fewer singular values than columns, those of ``spare`` stay: a factor pair that is zero on both
+    sides could never be trained again.
     """
+    rank = spare.shape[1]
     left, right = (np.linalg.qr(factor) for factor in terms)
     u, values, v = np.linalg.svd(left.R @ right.R.T)
     kept = min(rank, len(values))
     length = size * np.sqrt(len(terms[1]))
-    up, down = np.zeros((len(terms[0]), rank)), np.zeros((len(terms[1]), rank))
+    up, down = np.zeros((len(terms[0]), rank)), spare.copy()
     up[:, :kept] = (left.Q @ u[:, :kept]) * values[:kept] / length
     down[:, :kept] = (right.Q @ v[:kept].T) * length
     return [_fix_signs(up, down), _fix_signs(down, down)]
@@ -36,7 +38,8 @@ def nearest_cp(terms: list[Floats], start: list[Floats]) -> list[Floats]:
     """Terms near the sum of outer products ``terms``, one factor (size, n) per axis, from ``start`` (size, rank).
 
     Alternating least squares through Gram matrices: nothing of the size of the tensor is made. The in-side factors
-    keep the columns' lengths that they have in ``start``; the out-side factor, solved last, carries the rest.
+    keep the columns' lengths that they have in ``start``; the out-side factor, solved last, carries the rest. The
+    result is no farther from the sum than ``start`` is: where rounding makes it so, ``start`` is the result.
     """
     factors = [factor.copy() for factor in start]
     lengths = [np.sqrt(np.square(factor).sum(axis=0)) for factor in start]
@@ -54,4 +57,13 @@ def nearest_cp(terms: list[Floats], start: list[Floats]) -> list[Floats]:
                 found = np.sqrt(np.square(solved).sum(axis=0))
                 solved = np.where(found > 0, solved * (lengths[axis] / np.where(found > 0, found, 1)), factors[axis])
             factors[axis] = solved
-    return factors
+    return factors if _misfit(factors, terms) <= _misfit(start, terms) else start
+
+
+def _misfit(factors: list[Floats], terms: list[Floats]) -> float:
+    """Squared distance of two sums of outer products, but for the square of ``terms``, which both sides share."""
+    own, shared = np.ones((factors[0].shape[1],) * 2), np.ones((terms[0].shape[1], factors[0].shape[1]))
+    for factor, term in zip(factors, terms, strict=True):
+        own *= factor.T @ factor
+        shared *= term.T @ factor
+    return float(own.sum() - 2 * shared.sum())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,16 +77,19 @@ def _shorten(state: AdapterState, like: AdapterState, factor: float) -> AdapterS
 
 
 def _cap(ordered: Sequence[SiteUpdate], most_share: float) -> tuple[dict[str, int], dict[str, float]]:
-    """Volumes with which no site has more than ``most_share``: the largest ones are cut to a common number."""
-    most_share = max(most_share, 1 / len(ordered))
+    """Volumes with which no site has more than ``most_share``: the largest ones are cut to a common number.
+
+    In fractions: with floats, 49 equal sites have more than a 49th each, and 70 of 100 volumes more than 0.7.
+    """
+    share = max(Fraction(repr(float(most_share))), Fraction(1, len(ordered)))
     volumes = {update.site: update.n_volumes for update in ordered}
     counts = sorted(volumes.values(), reverse=True)
-    total, cap, n_large = sum(counts), float(counts[0]), 0
+    total, cap, n_large = sum(counts), Fraction(counts[0]), 0
     # n_large sites at the cap c, the others as they are: c = share * (n_large * c + rest).
-    while counts[n_large] > cap or (n_large == 0 and counts[0] > most_share * total):
+    while counts[n_large] > cap or (n_large == 0 and counts[0] > share * total):
         n_large += 1
-        cap = most_share * sum(counts[n_large:]) / (1 - most_share * n_large)
-    capped = {site: min(count, max(1, int(cap))) for site, count in volumes.items()}
+        cap = share * sum(counts[n_large:]) / (1 - share * n_large)
+    capped = {site: min(count, int(cap)) for site, count in volumes.items()}
     lost = {
         site: volumes[site] / total - capped[site] / sum(capped.values())
         for site in volumes

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation import (
     Adam,
@@ -21,6 +23,7 @@ from sahfl.aggregation import (
 )
 from sahfl.config import RoundsConfig, ServerAdam
 from sahfl.config.methods import Rule
+from sahfl.errors import PayloadError
 
 TRIM = 0.2
 """Share that the trimmed mean leaves out at each end."""
@@ -35,6 +38,7 @@ class Aggregate:
     notes: dict[str, Any]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused by name
 def aggregate(
     updates: Sequence[SiteUpdate],
     *,
@@ -55,17 +59,15 @@ def aggregate(
         rule: how updates become one.
         layers: the adapted layers; none where whole weights train.
         config: bounds and the server's step.
+
+    Raises:
+        PayloadError: an update does not fit, or the next state would hold a number that is not finite.
     """
     bounded = bound(updates, like=like, most_share=config.most_share, most_norm=config.most_norm)
-    match rule:
-        case "mean" | "alternate":
-            result = mean_of_factors(bounded.updates, like=like, layers=layers)
-        case "project":
-            result = project(bounded.updates, like=like, layers=layers)
-        case "median":
-            result = median(bounded.updates, like=like)
-        case "trimmed_mean":
-            result = trimmed_mean(bounded.updates, like=like, trim=TRIM)
+    try:
+        result = _finite(_by_rule(rule, bounded.updates, like, layers))
+    except np.linalg.LinAlgError as error:
+        raise PayloadError(f"the {rule} of the updates cannot be computed; the sites' numbers are too large") from error
     notes: dict[str, Any] = {
         "norms": {site: float(f"{norm:.6g}") for site, norm in bounded.norms.items()},
         "shortened": {site: float(f"{factor:.6g}") for site, factor in bounded.shortened.items()},
@@ -75,7 +77,28 @@ def aggregate(
     if config.server is None:
         return Aggregate(result, {}, notes)
     state, memory = _optimiser(config).step(like, result, memory)
-    return Aggregate(state, memory, notes)
+    return Aggregate(_finite(state), {moment: _finite(part) for moment, part in memory.items()}, notes)
+
+
+def _by_rule(
+    rule: Rule, updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[FactoredLayer]
+) -> AdapterState:
+    match rule:
+        case "mean" | "alternate":
+            return mean_of_factors(updates, like=like, layers=layers)
+        case "project":
+            return project(updates, like=like, layers=layers)
+        case "median":
+            return median(updates, like=like)
+        case "trimmed_mean":
+            return trimmed_mean(updates, like=like, trim=TRIM)
+
+
+def _finite(state: AdapterState) -> AdapterState:
+    for name, value in state.items():
+        if not np.isfinite(value).all():
+            raise PayloadError(f"the aggregate of {name!r} contains NaN or inf; the sites' numbers are too large")
+    return state
 
 
 def _optimiser(config: RoundsConfig) -> Momentum | Adam:

@@ -1,13 +1,13 @@
 """Error feedback: what rounding took from a site's update in one round is added to its update in the next.
 
 Kept at the site, one file for each of the last rounds of a training, so that a round that is asked again gives the
-same answer. Names of files are hashes: nothing that a server sent becomes a path.
+same answer. Where other tensors train from round to round, each choice of tensors has files of its own: what is left
+over waits for the next round that sends them. Names of files are hashes: nothing that a server sent becomes a path.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 from sahfl.adapters import AdapterState
@@ -24,32 +24,42 @@ def with_feedback(folder: Path, header: Header, change: AdapterState, encoding: 
 
     The left-over of this round is kept in ``folder``. In float32 nothing is rounded, kept or added.
 
+    Guarantees: what was sent over the rounds differs from the sum of the changes by what the last round left over,
+    besides the rounding of float32. A left-over that is damaged or of another layout is not used.
+
     Source: Karimireddy et al. 2019, arXiv 1901.09847, algorithm 1.
     """
     if encoding == "float32":
         return change
-    left = _read(folder, header, like=change)
+    files = folder / "feedback"
+    training, turn = _key(f"{header.study} {header.stage} {header.method} {header.fold}"), _key(repr(layout(change)))
+    if header.round == 1:  # a new training: what an earlier run of the same study left over is not its
+        _remove(sorted(files.glob(f"{training}-*.safetensors")))
+    own = files / f"{training}-{turn}-{header.round:05d}.safetensors"
+    earlier = sorted(path for path in files.glob(f"{training}-{turn}-*.safetensors") if path.name < own.name)
+    left = _read(earlier[-1], like=change) if earlier else None
     wanted = {name: value + left[name] if left else value for name, value in change.items()}
     sent = unpack(
         pack(wanted, encoding).tobytes(), layout(wanted), like=wanted, encoding=encoding, tensor_steps=steps(wanted)
     )
-    save_tensors(_file(folder, header), {name: wanted[name] - sent[name] for name in wanted})
-    for old in range(1, header.round - KEPT + 1):
-        _file(folder, replace(header, round=old)).unlink(missing_ok=True)
+    save_tensors(own, {name: wanted[name] - sent[name] for name in wanted})
+    _remove(earlier[: 1 - KEPT])
     return wanted
 
 
-def _read(folder: Path, header: Header, *, like: AdapterState) -> AdapterState | None:
-    """Left-over of the last round before this one that the site took part in."""
-    for round_ in range(header.round - 1, max(0, header.round - KEPT - 1), -1):
-        try:
-            left, _ = load_tensors(_file(folder, replace(header, round=round_)))
-        except AdapterError:  # the site was not part of that round, or its file is damaged
-            continue
-        return left if layout(left) == layout(dict(sorted(like.items()))) else None
-    return None
+def _read(path: Path, *, like: AdapterState) -> AdapterState | None:
+    """What a round left over; None where it is damaged: that of a round before it was sent already."""
+    try:
+        left, _ = load_tensors(path)
+    except AdapterError:
+        return None
+    return left if layout(left) == layout(dict(sorted(like.items()))) else None
 
 
-def _file(folder: Path, header: Header) -> Path:
-    cell = f"{header.study} {header.stage} {header.method} {header.fold}"
-    return folder / "feedback" / f"{hashlib.sha256(cell.encode()).hexdigest()[:16]}-{header.round:05d}.safetensors"
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,6 +13,8 @@ from sahfl.payload import Encoding, Header, Layout, layout, pack, steps, unpack
 
 RAW = "raw.little-endian"
 """Serialisation of arrays: the plain bytes, so that reading them parses nothing."""
+LONGEST_SHAPE = 20_000
+"""Characters of a shape that are read, so that an absurd one is refused by its start."""
 
 
 def read_state(content: RecordDict, *, like: AdapterState, encoding: Encoding = "float32") -> AdapterState:
@@ -22,7 +24,7 @@ def read_state(content: RecordDict, *, like: AdapterState, encoding: Encoding = 
         PayloadError: anything differs from ``like``; see ``payload.unpack``.
     """
     array = flat_array(content, "state", dtype=encoding)
-    shapes, tensor_steps = _layout(content, with_steps=encoding == "int8")
+    shapes, tensor_steps = _layout(content, most=len(like) + 1, with_steps=encoding == "int8")
     return unpack(array.data, shapes, like=like, encoding=encoding, tensor_steps=tensor_steps)
 
 
@@ -42,7 +44,8 @@ def state_records(
     }
 
 
-def _layout(content: RecordDict, *, with_steps: bool) -> tuple[Layout, list[Any]]:
+def _layout(content: RecordDict, *, most: int, with_steps: bool) -> tuple[Layout, list[Any]]:
+    """At most the first ``most`` names and shapes: enough to tell that there are too many."""
     record = config_record(content, "layout")
     names, shapes, tensor_steps = record.get("names"), record.get("shapes"), record.get("steps", [])
     if not (isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
@@ -51,8 +54,8 @@ def _layout(content: RecordDict, *, with_steps: bool) -> tuple[Layout, list[Any]
         raise PayloadError("layout: expected names and shapes, and in int8 steps, and nothing else")
     try:
         found = tuple(
-            (str(name), tuple(int(size) for size in str(shape).split(",") if size))
-            for name, shape in zip(names, shapes, strict=True)
+            (str(name), tuple(int(size) for size in str(shape)[:LONGEST_SHAPE].split(",") if size))
+            for name, shape in zip(names[:most], shapes[:most], strict=True)
         )
         return found, tensor_steps
     except ValueError as error:

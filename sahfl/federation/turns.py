@@ -1,7 +1,8 @@
 """Alternating rounds: one factor of every adapter trains per round, so that the plain mean of the sites is exact.
 
 A kernel's update is linear in each factor on its own. Where the sites hold all others in common, the mean of the
-factor is the mean of the updates, and it is a plain sum that secure aggregation could carry.
+factor is the mean of the updates, and it is a plain sum that secure aggregation could carry. With DoRA's magnitudes
+that holds in odd rounds; in even ones the sites' kernels differ in length too, which no factor in common can undo.
 
 Source: Chen et al. 2024, arXiv 2409.02346 (RoLoRA) for two factors; any number of them, here.
 """

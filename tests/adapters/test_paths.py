@@ -72,7 +72,7 @@ def test_nothing_is_recorded_so_the_kernel_is_made():
         assert choose_path(adapted_conv(), torch.zeros(1, 128, 4, 4)) == "dense"
 
 
-# --- convolutions to few channels ------------------------------------------------------------------------------------
+# --- convolutions to few channels -----------------------------------------------------------------------------------
 
 MOVES = {
     "plain": ((3, 3), Geometry(False, (1, 1), (1, 1), (1, 1), (0, 0))),
@@ -110,7 +110,7 @@ def test_the_batch_folded_into_the_channels_equals_a_depthwise_convolution(chann
     torch.testing.assert_close(geometry.depthwise_gradients(of_y, x.detach(), kernels.detach(), move), gradients)
 
 
-# --- bfloat16 --------------------------------------------------------------------------------------------------------
+# --- bfloat16 -------------------------------------------------------------------------------------------------------
 
 FORMS = ["lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"]
 

@@ -79,7 +79,7 @@ def fresh(item, config=CONFIG):
     return everything(make_views(read_scan(item.case), config))
 
 
-# --- the same as without ---------------------------------------------------------------------------------------------
+# --- the same as without --------------------------------------------------------------------------------------------
 
 
 def test_a_cached_case_is_bit_for_bit_what_preprocessing_gives_cold_and_warm(slices, item):
@@ -142,7 +142,7 @@ def test_a_case_with_none_of_the_configured_views_is_refused_each_time_and_not_k
     assert not list((tmp_path / "cache").glob("*/*"))
 
 
-# --- what an entry belongs to ----------------------------------------------------------------------------------------
+# --- what an entry belongs to ---------------------------------------------------------------------------------------
 
 SAME = {"weights": dict.fromkeys(VIEWS, 0.3), "neighbours": 3, "windows_hu": ((0.0, 100.0),)}
 OTHER = {"weights": {"axial": 1.0}, "spacing_mm": 3.0, "size": (32, 48, 48)}
@@ -205,7 +205,7 @@ def test_D05_a_scan_that_changed_after_its_check_is_not_cached_under_the_old_has
     assert not list((tmp_path / "cache").glob("*/*"))
 
 
-# --- damage ----------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------------------------
 
 
 def flip(position):
@@ -304,7 +304,7 @@ def test_an_entry_is_a_line_of_text_and_raw_voxels(slices, item, tmp_path):
     np.testing.assert_array_equal(np.frombuffer(payload, "<i2", 32 * 48).reshape(32, 48), expected[0])
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def test_A12_a_full_disk_is_a_typed_error_and_leaves_the_other_entries(slices, tmp_path):
@@ -384,7 +384,7 @@ def test_a_process_killed_while_it_makes_entries_leaves_whole_entries_and_no_loc
         assert everything(load(SliceCache(tmp_path / "cache"), item, CONFIG)) == fresh(item)
 
 
-# --- room ------------------------------------------------------------------------------------------------------------
+# --- room -----------------------------------------------------------------------------------------------------------
 
 
 def with_spacing(spacing_mm):
@@ -420,7 +420,7 @@ def test_a_site_without_a_cache_has_nothing_to_remove(slices, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------------------------
 
 PEAKS = """
 import resource, sys

@@ -1,3 +1,5 @@
+"""The weighted mean: whose, of what, in which order; and what it refuses by name."""
+
 from itertools import permutations
 
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sahfl.aggregation import SiteUpdate, mean
+from sahfl.aggregation import SiteUpdate, mean, mean_of_stream
 from sahfl.errors import PayloadError
 
 LIKE = {"down": np.zeros((2, 3), np.float32), "up": np.zeros((4, 2), np.float32)}
@@ -94,8 +96,12 @@ UNUSABLE = {
     "float64": (update("graz", 1, up=np.ones((4, 2))), r"'up': got \(4, 2\) float64, expected \(4, 2\) float32"),
     "nan": (update("graz", float("nan")), "'down': contains NaN or inf"),
     "inf": (update("graz", 1, up=np.full((4, 2), -np.inf, np.float32)), "'up': contains NaN or inf"),
-    "no-volumes": (update("graz", 1, n_volumes=0), "n_volumes=0, expected >= 1"),
-    "negative-volumes": (update("graz", 1, n_volumes=-5), "n_volumes=-5, expected >= 1"),
+    "no-volumes": (update("graz", 1, n_volumes=0), "n_volumes=0, expected 1 to 1000000"),
+    "negative-volumes": (update("graz", 1, n_volumes=-5), "n_volumes=-5, expected 1 to 1000000"),
+    "no-number": (update("graz", 1, n_volumes=float("nan")), "n_volumes=nan, expected 1 to 1000000"),
+    "half-a-volume": (update("graz", 1, n_volumes=2.5), r"n_volumes=2\.5, expected 1 to 1000000"),
+    "absurd-volumes": (update("graz", 1, n_volumes=10**12), "n_volumes=1000000000000, expected 1 to 1000000"),
+    "volumes-in-words": (update("graz", 1, n_volumes="many"), "n_volumes='many', expected 1 to 1000000"),
     "unknown-tensor": (update("graz", 1, extra=np.ones(1)), r"missing or unexpected tensors \['extra'\]"),
     "missing-tensor": (SiteUpdate("graz", 1, {"up": LIKE["up"]}), r"missing or unexpected tensors \['down'\]"),
 }
@@ -116,3 +122,44 @@ def test_a_site_that_occurs_twice_is_refused_by_name():
 def test_a_round_without_updates_is_refused():
     with pytest.raises(PayloadError, match="no site updates to average"):
         mean([], like=LIKE)
+
+
+# --- a stream -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(UPDATES)
+def test_a_stream_has_the_mean_of_the_updates_to_the_last_bit(pairs):
+    updates = [update(f"site{i}", 0.1, n, up=values) for i, (n, values) in enumerate(pairs)]
+    whole, stream = mean(updates, like=LIKE), mean_of_stream(iter(updates), like=LIKE)
+    assert all(whole[name].tobytes() == stream[name].tobytes() for name in LIKE)
+
+
+@pytest.mark.parametrize("sites", [("graz", "bern"), ("bern", "bern")], ids=["unordered", "twice"])
+def test_a_stream_out_of_order_is_refused_by_name(sites):
+    with pytest.raises(PayloadError, match=f"site 'bern': follows '{sites[0]}', expected each once in the order of"):
+        mean_of_stream((update(site, 1.0) for site in sites), like=LIKE)
+
+
+def test_a_stream_is_refused_at_its_first_unusable_update_and_not_read_on():
+    read = []
+
+    def replies():
+        for site, value in (("bern", 1.0), ("graz", float("inf")), ("linz", 1.0)):
+            read.append(site)
+            yield update(site, value)
+
+    with pytest.raises(PayloadError, match="site 'graz', 'down': contains NaN or inf"):
+        mean_of_stream(replies(), like=LIKE)
+    assert read == ["bern", "graz"]
+
+
+def test_an_empty_stream_is_refused():
+    with pytest.raises(PayloadError, match="no site updates to average"):
+        mean_of_stream(iter([]), like=LIKE)
+
+
+def test_a_tensor_that_does_not_lie_in_order_in_memory_is_read_by_its_axes():
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    result = mean([update("bern", 0.0, down=np.asfortranarray(values))], like=LIKE)
+    np.testing.assert_array_equal(result["down"], values)

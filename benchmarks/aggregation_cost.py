@@ -1,0 +1,150 @@
+"""What aggregation costs at the server, by the number of sites.
+
+    python benchmarks/aggregation_cost.py                              # a table; about a minute on one core
+    python benchmarks/aggregation_cost.py --sites 10 100 --json        # a part, for machines
+
+The updates are CP-LoRA's of rank 8 on the study's own network (``MultiViewUNet``, size ``base``, 9 channels in), made
+one at a time as they would arrive. ``alternate`` is the plain mean of a stream (``mean_of_stream``), exact where one
+factor trains per round; ``stack`` and ``project`` need all updates at once and are measured up to ``--most`` sites.
+Time is processor time of the rule alone, the making of the updates measured apart and taken off; peak memory is what
+Python's tracemalloc saw at most during a second, untimed run.
+"""
+
+import argparse
+import json
+import os
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sahfl.adapters import AdapterState, FactoredLayer, state
+from sahfl.adapters.attach import attach
+from sahfl.adapters.factored import factored_layers
+from sahfl.aggregation import SiteUpdate, mean_of_stream, project, stack
+from sahfl.config import AdapterTuning
+from sahfl.model import MultiViewUNet
+
+CHANNELS = 9
+AIM_S = 1.0
+"""Seconds for the mean of 1000 sites."""
+Rule = Callable[[Iterator[SiteUpdate]], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rule with one number of sites."""
+
+    rule: str
+    sites: int
+    seconds: float
+    peak_mib: float
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse()
+    torch.set_num_threads(1)
+    like, layers = adapters(options.size, options.rank)
+    rows = [row for name, rule in rules(like, layers).items() for row in measure(name, rule, like, options)]
+    slope, start = fit([row for row in rows if row.rule == "alternate"])
+    result = {
+        "machine": machine(),
+        "numbers": sum(value.size for value in like.values()),
+        "rows": [asdict(row) for row in rows],
+        "alternate": {"seconds_per_site": slope, "seconds_at_0": start, "aim_s_for_1000": AIM_S},
+    }
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(f"{result['machine']}\n{result['numbers']} numbers per site\n")
+    for row in rows:
+        print(f"{row.rule:10} {row.sites:6} sites {row.seconds:9.4f} s {row.peak_mib:8.1f} MiB")
+    print(f"\nalternate: {1e3 * slope:.4f} ms per site (linear fit), 1000 sites {start + 1000 * slope:.2f} s")
+
+
+def parse() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", nargs="+", type=int, default=[10, 100, 1000, 10_000], help="(default 10 to 10000)")
+    parser.add_argument("--most", type=int, default=100, help="most sites of stack and project (default 100)")
+    parser.add_argument("--size", choices=["tiny", "base", "large"], default="base", help="network (default base)")
+    parser.add_argument("--rank", type=int, default=8, help="(default 8)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args()
+
+
+def adapters(size: str, rank: int) -> tuple[AdapterState, tuple[FactoredLayer, ...]]:
+    """The state sent out, and its layers."""
+    net, method = MultiViewUNet(CHANNELS, size=size, seed=0), AdapterTuning(method="cp_lora", rank=rank)
+    attach(net, method, seed=1, parts=net.parts)
+    return state.read(net), factored_layers(net, method)
+
+
+def rules(like: AdapterState, layers: tuple[FactoredLayer, ...]) -> dict[str, Rule]:
+    """What is measured, by name."""
+    return {
+        "alternate": lambda updates: mean_of_stream(updates, like=like),
+        "stack": lambda updates: stack(list(updates), like=like, layers=layers),
+        "project": lambda updates: project(list(updates), like=like, layers=layers),
+    }
+
+
+def updates_of(like: AdapterState, n_sites: int) -> Iterator[SiteUpdate]:
+    """One site after another, each with numbers of its own in an array of its own."""
+    noise = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
+    for index in range(n_sites):
+        found, start = {}, 997 * index % 100_000
+        for name, value in like.items():
+            own = noise[start : start + value.size].reshape(value.shape)
+            found[name], start = value + np.float32(0.01) * own, start + value.size
+        yield SiteUpdate(f"site{index:06d}", 1 + index % 300, found)
+
+
+def measure(name: str, rule: Rule, like: AdapterState, options: argparse.Namespace) -> Iterator[Row]:
+    """One rule at all numbers of sites that it is measured with."""
+    for n_sites in options.sites:
+        if name != "alternate" and n_sites > options.most:
+            continue
+        making = clock(lambda n=n_sites: sum(update.n_volumes for update in updates_of(like, n)))
+        seconds = clock(lambda n=n_sites: rule(updates_of(like, n))) - making
+        tracemalloc.start()
+        rule(updates_of(like, n_sites))
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+        yield Row(name, n_sites, max(seconds, 0.0), peak)
+
+
+def clock(run: Callable[[], object]) -> float:
+    """Seconds of processor time, the smaller of two."""
+    found = []
+    for _ in range(2):
+        began = time.process_time()
+        run()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+def fit(rows: list[Row]) -> tuple[float, float]:
+    """Seconds per site and at none, by least squares."""
+    if len(rows) < 2:
+        return rows[0].seconds / rows[0].sites, 0.0
+    slope, start = np.polyfit([row.sites for row in rows], [row.seconds for row in rows], 1)
+    return float(slope), float(start)
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
+    name = names[0] if names else "unknown processor"
+    return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; numpy {np.__version__}"
+
+
+if __name__ == "__main__":
+    main()
