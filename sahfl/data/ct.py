@@ -71,13 +71,12 @@ def read_scan(case: Case) -> Scan:
         raise ScanProblem("affine", f"case {case.id}: label and image lie at different places (their affines differ)")
     if not abs(np.linalg.det(image.affine[:3, :3])) > 0:
         raise ScanProblem("affine", f"case {case.id}: the voxels have no volume (the affine's determinant is 0)")
-    image, label = nibabel.as_closest_canonical(image), nibabel.as_closest_canonical(label)
-    hounsfield, classes = _voxels(case, "image", image), _voxels(case, "label", label)
+    (hounsfield, affine), (classes, _) = _voxels(case, "image", image), _voxels(case, "label", label)
     if not np.isfinite(hounsfield).all():
         raise ScanProblem("not_finite", f"case {case.id}: image holds NaN or infinite voxels")
     if not np.array_equal(classes, np.rint(classes)) or classes.min() < 0 or classes.max() > 255:
         raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
-    return Scan(hounsfield, classes > 0, np.asarray(image.affine, np.float64))
+    return Scan(hounsfield, classes > 0, affine)
 
 
 def _open_dicom(case: Case) -> tuple[Any, Any]:
@@ -109,15 +108,17 @@ def _open(case: Case, which: str) -> Any:
         raise ScanProblem("unreadable", f"case {case.id}: the {which} file is not readable NIfTI") from error
 
 
-def _voxels(case: Case, which: str, image: Any) -> NDArray[np.float32]:
+def _voxels(case: Case, which: str, image: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Voxels and affine with the axes turned to RAS+."""
     if image.get_data_dtype().kind not in "iuf":
         text = f"the {which} holds {image.get_data_dtype()} voxels, expected whole or real numbers"
         raise ScanProblem("unreadable", f"case {case.id}: {text}")
     try:
-        return np.asarray(image.dataobj, dtype=np.float32)
+        turned: Any = nibabel.as_closest_canonical(image)
+        return np.asarray(turned.dataobj, dtype=np.float32), np.asarray(turned.affine, np.float64)
     except (OSError, EOFError, zlib.error, ValueError) as error:  # a truncated .nii.gz opens, and fails only here
         raise ScanProblem("unreadable", f"case {case.id}: the {which} file is truncated or damaged") from error
-    except MemoryError as error:  # a damaged header can claim any size
+    except (MemoryError, OverflowError) as error:  # a damaged header can claim any size
         text = f"the {which} file claims {image.shape} voxels, too many for this machine's memory"
         raise ScanProblem("unreadable", f"case {case.id}: {text}") from error
 
