@@ -74,6 +74,9 @@ def simulate(
     except KeyboardInterrupt:
         print(f"interrupted; go on with: sahfl simulate --resume {folder.path}", file=sys.stderr)
         raise typer.Exit(130) from None
+    except RunFailed:
+        print(f"the run can go on: sahfl simulate --resume {folder.path}", file=sys.stderr)
+        raise
     print(report)
 
 
