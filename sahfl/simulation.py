@@ -19,7 +19,7 @@ from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
 from sahfl.errors import DataError, SahflError, StorageError
 from sahfl.federation.local_grid import LocalGrid
-from sahfl.federation.run_folder import RunFolder, storing
+from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
 
 POLICY: dict[str, Any] = {"max_refused_share": 1.0, "share_scan_keys": True}
@@ -94,8 +94,7 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
         try:
-            with storing(folder.path):
-                app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
+            app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
         except KeyboardInterrupt:
             folder.note({"event": "interrupted", "at": _now()})
             raise

@@ -25,7 +25,7 @@ from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
 from sahfl.federation.rounds import Cell, Member, Roster, needed, run_cell
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.run_folder import RunFolder, storing
 from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header
 from sahfl.report import write_report
@@ -55,7 +55,12 @@ class Coordinator:
 
         Raises:
             RunFailed: a stage stayed below its quorum of sites.
+            StorageError: the disk is full; what was committed is whole.
         """
+        with storing(self._folder.path):
+            self._run()
+
+    def _run(self) -> None:
         self._say_unreadable_lines()
         self._folder.note({"event": "started", "at": _now()} if not self._folder.journal() else self._resumption())
         self._describe_sites()
