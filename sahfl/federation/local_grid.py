@@ -26,7 +26,7 @@ from sahfl.federation.flower import Run
 from sahfl.federation.worker import cause_of_death, work
 
 FIRST_NODE_ID = 100
-LOST = {"MemoryError", "OutOfMemoryError", "AcceleratorError"}
+LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
 """Classes of errors after which a process is not trusted with another task: memory, or a GPU that failed."""
 STOP_S = 1.0
 """How long idle workers may take to end by themselves before they are killed."""

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, RecordDict
 from tiny_study import TINY
 
 from sahfl.config import Study, parse
-from sahfl.federation import protocol
+from sahfl.federation import flower, protocol
 from sahfl.federation.events import listening
 from sahfl.federation.local_grid import FIRST_NODE_ID, LocalGrid
 from sahfl.federation.protocol import Task
@@ -79,6 +79,20 @@ def test_a_killed_worker_is_an_error_reply_of_its_site_and_is_replaced(grid):
     node = next(m.metadata.dst_node_id for m in sent if m.metadata.message_id == failed[0].metadata.reply_to_message_id)
     (again,) = grid.send_and_receive(messages(grid, [node]))
     assert protocol.read_description(again.content).site == site
+
+
+def test_A13_a_site_out_of_memory_or_with_a_failed_gpu_is_a_lost_process_and_gets_a_new_one(grid):
+    (id_,) = grid.push_messages(messages(grid, [FIRST_NODE_ID]))
+    pid = wait_until(grid.busy, grid)["tbi_a"]
+    (worker,) = [worker for worker in grid._workers if worker.process.pid == pid]
+    grid._hear(worker, "error", "OutOfMemoryError")  # what the worker says of such an exception
+    assert not _alive(pid)
+    (reply,) = grid.pull_messages([id_])
+    assert flower.is_crash(reply)
+    assert reply.error.reason == "OutOfMemoryError"
+    assert grid.busy() == {}
+    (again,) = grid.send_and_receive(messages(grid, [FIRST_NODE_ID]))
+    assert again.has_content()
 
 
 def test_an_exception_at_a_site_is_an_error_reply_without_its_text(grid, tmp_path):
