@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -191,8 +192,9 @@ class LocalGrid(Grid):
                 worker.message = self._queue.popleft()
                 node_id = worker.message.metadata.dst_node_id
                 emit(Event("started", worker.message.metadata.message_type, self._name(worker.message)))
-                with suppress(OSError):  # a worker that has just died is found by its sentinel
-                    worker.connection.send((self._sites[node_id], self._run_id, node_id, worker.message))
+                # In a thread: a worker that hangs before it has read all of it must not hold up the others.
+                content = (self._sites[node_id], self._run_id, node_id, worker.message)
+                threading.Thread(target=_send, args=(worker.connection, content), daemon=True).start()
 
     def _listen(self, worker: Worker) -> None:
         try:
@@ -231,6 +233,11 @@ class LocalGrid(Grid):
     def _fail(self, message: Message, reason: str, *, crash: bool) -> None:
         self._replies[message.metadata.message_id] = flower.error_reply(message, reason, crash=crash)
         emit(Event("failed", reason, self._name(message)))
+
+
+def _send(connection: Connection, content: Any) -> None:
+    with suppress(OSError):  # a worker that has just died is found by its sentinel
+        connection.send(content)
 
 
 @contextmanager
