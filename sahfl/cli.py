@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from sahfl.config import kind_of, load_site, load_study
-from sahfl.errors import ConfigError, RunFailed, SahflError
+from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
 app = typer.Typer(
     name="sahfl",
@@ -74,6 +74,9 @@ def simulate(
     except KeyboardInterrupt:
         print(f"interrupted; go on with: sahfl simulate --resume {folder.path}", file=sys.stderr)
         raise typer.Exit(130) from None
+    except (RunFailed, StorageError):
+        print(f"the run can go on: sahfl simulate --resume {folder.path}", file=sys.stderr)
+        raise
     print(report)
 
 

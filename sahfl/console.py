@@ -44,6 +44,8 @@ class State:
     round: str = ""
     committed: str = ""
     warning: str = ""
+    waiting: str = ""
+    """Why nothing goes on right now."""
     sites: dict[str, SiteState] = field(default_factory=dict)
     done: float = 0
     """Work done, in training steps, in this session."""
@@ -68,6 +70,8 @@ class State:
 
     def hear(self, event: Event) -> None:
         """Take in an event."""
+        if event.kind in ("stage", "round", "committed"):
+            self.waiting = ""
         match event.kind:
             case "stage":
                 self.stage, self.round = event.text, ""
@@ -87,6 +91,8 @@ class State:
                 self.skipped += EVALUATE_STEPS * max(0, len(self.study.finetune.sites) - asked)
             case "failed_round" | "warning":
                 self.warning = event.text
+            case "waiting" | "paused":
+                self.waiting = _waiting(event)
             case "started":
                 self.asked |= {event.site} if event.text == "evaluate" else set()
                 self.sites[event.site] = SiteState(_doing(event.text))
@@ -178,6 +184,8 @@ def _picture(state: State) -> RenderableType:
     rows: list[RenderableType] = [head, table]
     if state.committed:
         rows.append(Text(printable(f"last commit: {state.committed}"), "dim"))
+    if state.waiting:
+        rows.append(Text(printable(state.waiting), "yellow"))
     if state.warning:
         rows.append(Text(printable(f"warning: {state.warning}"), "yellow"))
     return Group(*rows)
@@ -215,7 +223,15 @@ def _line(event: Event, state: State) -> str:
             return f"warning: {event.site}: {event.text}"
         case "failed_round" | "warning":
             return f"warning: {event.text}"
+        case "waiting" | "paused":
+            return _waiting(event)
     return ""
+
+
+def _waiting(event: Event) -> str:
+    if event.kind == "paused":
+        return f"paused for {_clock(event.total)}, {event.text}"
+    return f"waiting for {event.text}: {_clock(event.total - event.done)} left until the deadline"
 
 
 def _loss(event: Event) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from flwr.app import Context, RecordDict, UserConfig
 from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, SiteConfig, Study
 from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
-from sahfl.errors import DataError
+from sahfl.errors import DataError, SahflError, StorageError
 from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
@@ -82,6 +82,7 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; every worker has ended, and what was committed is on disk.
         RunFailed: below the quorum of sites.
+        StorageError: the disk is full, or does not let the run be written.
         RunError: another process works on this run.
     """
     study = folder.study()
@@ -95,9 +96,17 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
         try:
             app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
         except KeyboardInterrupt:
-            folder.note({"event": "interrupted", "at": datetime.now(UTC).isoformat(timespec="seconds")})
+            folder.note({"event": "interrupted", "at": _now()})
+            raise
+        except SahflError as error:
+            with suppress(StorageError):  # a full disk may be why it failed
+                folder.note({"event": "failed", "reason": str(error), "at": _now()})
             raise
     return folder.path / "report.html"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager

@@ -54,6 +54,14 @@ PLAIN = {
     "resumed": (Event("resumed", "pretrain", done=1, total=2), ["pretrain: resumed after round 1 of 2"]),
     "failed": (Event("failed", "DataError", "tbi_a"), ["warning: tbi_a: DataError"]),
     "warning": (Event("warning", "2 line(s)"), ["warning: 2 line(s)"]),
+    "waiting": (
+        Event("waiting", "sah_b, sah_c", done=15, total=90),
+        ["waiting for sah_b, sah_c: 1:15 left until the deadline"],
+    ),
+    "paused": (
+        Event("paused", "pretrain, round 1: without tbi_a", total=30),
+        ["paused for 0:30, pretrain, round 1: without tbi_a"],
+    ),
     "failed-round": (Event("failed_round", "pretrain, round 1: got 0"), ["warning: pretrain, round 1: got 0"]),
     "committed": (
         Event("committed", "pretrain", done=1, total=2, loss=0.51249),
@@ -124,6 +132,12 @@ def test_the_picture_shows_stage_round_sites_losses_the_last_commit_and_the_last
     assert "waiting" in rows["tbi_a"]
     assert lines[8].rstrip() == "last commit: cp_lora-r2/fold-0, round 1, loss 0.500"
     assert lines[9].rstrip() == "warning: sah_c: worker process died (killed by signal 9)"
+
+
+def test_the_picture_says_for_whom_the_run_waits_until_the_round_ends():
+    waiting = Event("waiting", "sah_b", done=15, total=90)
+    assert "waiting for sah_b: 1:15 left until the deadline" in live(after(waiting))
+    assert "until the deadline" not in live(after(waiting, Event("committed", "pretrain", done=1, total=2)))
 
 
 def test_a_new_stage_has_no_round_yet_and_a_finished_site_keeps_its_loss():

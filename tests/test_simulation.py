@@ -4,16 +4,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import journal, processes_of_session, run, start, tensors, wait_for_no_process, wait_for_round, write
 from tiny_study import TINY, changed
 
-SAHFL = Path(sys.executable).with_name("sahfl")
 STUDY = changed(TINY, views__weights={"axial": 1.0, "coronal": 0.5, "sagittal": 0.5}, finetune__rounds=3)
 
 
@@ -23,65 +21,6 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def write(path, settings):
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        [SAHFL, "simulate", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def run(*arguments):
-    process = start(*arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def tensors(folder):
-    paths = [*folder.glob("adapters/**/*.safetensors"), *folder.glob("base/*.safetensors")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
-
-
-def journal(folder, event=None):
-    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-    return [line for line in lines if event in (None, line["event"])]
-
-
-def wait_for_round(process, folder, *, cell, timeout_s=120):
-    end = time.monotonic() + timeout_s
-    while not list((folder / "state" / cell).glob("round-*.safetensors")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def processes_of_session(session):
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def wait_for_no_process(session, timeout_s=5):
-    """Python's own helper process of multiprocessing ends a moment after its parent; nothing else may outlive it."""
-    end = time.monotonic() + timeout_s
-    while left := processes_of_session(session):
-        assert time.monotonic() < end, f"processes {left} outlived the command"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +118,7 @@ def test_a_run_that_was_killed_outright_resumes_to_bit_identical_adapters(finish
     assert tensors(folder) == tensors(reference)
 
 
-def test_a_killed_worker_is_one_site_s_event_and_the_run_goes_on(tmp_path):
+def test_A13_a_killed_worker_is_one_site_s_event_and_the_site_is_asked_once_more(tmp_path):
     folder = tmp_path / "run"
     settings = changed(STUDY, finetune__local={"steps": 60, "batch_size": 2}, finetune__rounds=1)
     process = start(write(tmp_path / "study.yaml", settings), "--out", folder, "--workers", 3)
@@ -187,9 +126,11 @@ def test_a_killed_worker_is_one_site_s_event_and_the_run_goes_on(tmp_path):
     os.kill(pid, signal.SIGKILL)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    events = [item for line in journal(folder, "round") for item in line["missing"]]
-    assert [item["site"] for item in events] == [site]
-    assert "worker process died (killed by signal 9)" in events[0]["reason"]
+    (line,) = [line for line in journal(folder, "round") if line["retried"]]
+    reason = "worker process died (SIGKILL: out of memory, or killed by hand)"
+    assert line["retried"] == [{"site": site, "reason": reason}]
+    assert [used["site"] for used in line["used"]] == ["sah_a", "sah_b", "sah_c"]
+    assert f"warning: {site}: {reason}; it is asked once more" in err
 
 
 def worker_in_training(process, folder, timeout_s=120):

@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
         "methods": [{"method": "zero_shot"}, {"method": "cp_lora", "rank": 2}],
     },
     "evaluation": {"replicates": 100},
-    "rounds": {"quorum": 0.6, "deadline_s": 120.0, "attempts": 2},
+    "rounds": {"quorum": 0.6, "deadline_s": 120.0, "attempts": 2, "pause_s": 0.0},
 }
 
 

@@ -95,6 +95,8 @@ class RoundsConfig(Section):
     """Seconds until a site that has not replied is left out of the round."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
     """How often a round below the quorum is tried before the run ends with exit code 3."""
+    pause_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    """Seconds between these attempts, in which sites may come back."""
     payload: Literal["float32", "float16", "int8"] = "float32"
     """How sites write the numbers they send; what rounding leaves over stays at the site for its next round."""
     most_share: Annotated[float, Field(gt=0, le=1)] = 0.7

@@ -20,11 +20,12 @@ from sahfl.config import Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
+from sahfl.federation.mailbox import Mailbox, reason_of
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
-from sahfl.federation.rounds import Cell, Member, Roster, exchange, needed, reason_of, run_cell
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.rounds import Cell, Member, Roster, needed, run_cell
+from sahfl.federation.run_folder import RunFolder, storing
 from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header
 from sahfl.report import write_report
@@ -41,7 +42,7 @@ class Coordinator:
     """
 
     def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str]) -> None:
-        self._grid, self._folder = grid, folder
+        self._mail, self._folder = Mailbox(grid), folder
         self._node_of = {site: node for node, site in nodes.items()}
         self._study: Study = folder.study()
         self._fingerprint = self._study.fingerprint()
@@ -54,9 +55,14 @@ class Coordinator:
 
         Raises:
             RunFailed: a stage stayed below its quorum of sites.
+            StorageError: the disk is full; what was committed is whole.
         """
+        with storing(self._folder.path):
+            self._run()
+
+    def _run(self) -> None:
         self._say_unreadable_lines()
-        self._folder.note({"event": "resumed" if self._folder.journal() else "started", "at": _now()})
+        self._folder.note({"event": "started", "at": _now()} if not self._folder.journal() else self._resumption())
         self._describe_sites()
         self._pretrain()
         self._install_base()
@@ -73,6 +79,12 @@ class Coordinator:
         self._folder.write_json("results.json", results)
         emit(Event("stage", "writing the report"))
         write_report(results, self._folder.path)
+
+    def _resumption(self) -> dict[str, str]:
+        """The journal's line for going on; it says how the session before ended, as a killed one could not."""
+        ends = {"interrupted": "interrupted", "failed": "failed", "finished": "finished"}
+        last = [line["event"] for line in self._folder.journal() if line["event"] in {"started", "resumed", *ends}]
+        return {"event": "resumed", "at": _now(), "after": ends.get(last[-1] if last else "", "killed or crashed")}
 
     def _say_unreadable_lines(self) -> None:
         """Say once that lines of the journal are lost; again only if there are more of them."""
@@ -160,8 +172,10 @@ class Coordinator:
     def _ask(self, contents: Mapping[str, RecordDict], message_type: str) -> dict[str, Message | None]:
         nodes = {site: self._node_of[site] for site in contents}
         deadline_s = self._study.rounds.deadline_s
-        replies = exchange(self._grid, contents, message_type, nodes=nodes, deadline_s=deadline_s)
-        return {site: replies.get(site) for site in contents}
+        answers = self._mail.exchange(contents, message_type, nodes=nodes, deadline_s=deadline_s)
+        if any((oddities := answers.oddities()).values()):
+            self._folder.note({"event": "replies", "what": message_type} | oddities)
+        return {site: answers.replies.get(site) for site in contents}
 
     # ------------------------------------------------------------------------------------------- stages
 
@@ -215,7 +229,7 @@ class Coordinator:
 
     def _run_cell(self, cell: Cell, start: AdapterState) -> AdapterState:
         config = self._study.rounds
-        return run_cell(self._grid, cell, start, roster=self._roster, config=config, folder=self._folder)
+        return run_cell(self._mail, cell, start, roster=self._roster, config=config, folder=self._folder)
 
     def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
         study = self._study

@@ -14,6 +14,8 @@ Kind = Literal[
     "resumed",
     "evaluated",
     "failed_round",
+    "waiting",
+    "paused",
     "bounded",
     "started",
     "step",
@@ -27,8 +29,8 @@ Kind = Literal[
 class Event:
     """One thing that happened.
 
-    ``stage``, ``round``, ``committed``, ``resumed``, ``evaluated``, ``failed_round``, ``bounded`` and ``warning`` come
-    from the server's app; ``started``, ``step``, ``finished`` and ``failed`` are about one site.
+    ``started``, ``step``, ``finished`` and ``failed`` are about one site; all others come from the server's app.
+    ``waiting`` and ``paused`` say for whom; ``total`` is then the time in seconds, ``done`` what has passed of it.
     """
 
     kind: Kind

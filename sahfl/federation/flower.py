@@ -14,7 +14,7 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Run", "empty_run", "enter_run", "error_reply", "give_id", "new_message", "new_run_id"]
+__all__ = ["Run", "empty_run", "enter_run", "error_reply", "give_id", "is_crash", "new_message", "new_run_id"]
 SERVER_NODE_ID = 1
 
 
@@ -45,6 +45,12 @@ def give_id(message: Message) -> str:
     return message.metadata.message_id
 
 
-def error_reply(request: Message, reason: str) -> Message:
-    """The reply that stands for a site that could not answer."""
-    return Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=request)
+def error_reply(request: Message, reason: str, *, crash: bool = False) -> Message:
+    """The reply that stands for a site that could not answer; ``crash`` where its process is lost."""
+    code = ErrorCode.CLIENT_APP_CRASHED if crash else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    return Message(Error(code, reason), reply_to=request)
+
+
+def is_crash(reply: Message) -> bool:
+    """Whether a reply says that the site's process is lost, so that asking once more may help."""
+    return reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_CRASHED

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
-import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -19,16 +16,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from sahfl.config import SiteConfig
 from sahfl.errors import RunFailed
 from sahfl.federation import flower
-from sahfl.federation.events import Event, emit, listening
+from sahfl.federation.events import Event, emit
 from sahfl.federation.flower import Run
+from sahfl.federation.worker import cause_of_death, work
 
 FIRST_NODE_ID = 100
+LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
+"""Classes of errors after which a process is not trusted with another task: memory, or a GPU that failed."""
 STOP_S = 1.0
 """How long idle workers may take to end by themselves before they are killed."""
 
@@ -112,7 +112,7 @@ class LocalGrid(Grid):
         return list(self._sites)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Queue messages; what a site was still doing for an earlier message is stopped and gets no reply."""
+        """Queue messages; what a site was still doing for an earlier message is stopped, which is that one's reply."""
         ids = []
         for message in messages:
             self._drop(message.metadata.dst_node_id)
@@ -154,16 +154,21 @@ class LocalGrid(Grid):
         ours, theirs = spawning.Pipe()
         # Blocked while the child starts, and inherited: Ctrl-C reaches the whole group, but this process decides.
         with _interrupts_blocked():
-            process = spawning.Process(target=_work, args=(theirs, str(self._logs)), daemon=True)
+            process = spawning.Process(target=work, args=(theirs, str(self._logs)), daemon=True)
             process.start()
         theirs.close()
         self._workers.append(Worker(process, ours))
 
     def _drop(self, node_id: int) -> None:
+        dropped = [message for message in self._queue if message.metadata.dst_node_id == node_id]
         self._queue = deque(message for message in self._queue if message.metadata.dst_node_id != node_id)
         for worker in [w for w in self._workers if w.message and w.message.metadata.dst_node_id == node_id]:
+            dropped += [worker.message] if worker.message is not None else []
             worker.message = None
             self._replace(worker)
+        for message in dropped:
+            reply = flower.error_reply(message, "stopped: the site is asked for something newer")
+            self._replies[message.metadata.message_id] = reply
 
     def _replace(self, worker: Worker) -> None:
         worker.process.kill()
@@ -187,16 +192,17 @@ class LocalGrid(Grid):
                 worker.message = self._queue.popleft()
                 node_id = worker.message.metadata.dst_node_id
                 emit(Event("started", worker.message.metadata.message_type, self._name(worker.message)))
-                with suppress(OSError):  # a worker that has just died is found by its sentinel
-                    worker.connection.send((self._sites[node_id], self._run_id, node_id, worker.message))
+                # In a thread: a worker that hangs before it has read all of it must not hold up the others.
+                content = (self._sites[node_id], self._run_id, node_id, worker.message)
+                threading.Thread(target=_send, args=(worker.connection, content), daemon=True).start()
 
     def _listen(self, worker: Worker) -> None:
         try:
-            while worker.connection.poll():
+            while worker in self._workers and worker.connection.poll():
                 self._hear(worker, *worker.connection.recv())
         except (EOFError, OSError):
             worker.process.join()
-        if not worker.process.is_alive():
+        if worker in self._workers and not worker.process.is_alive():
             self._bury(worker)
 
     def _hear(self, worker: Worker, kind: str, content: Any) -> None:
@@ -210,21 +216,28 @@ class LocalGrid(Grid):
                 self._replies[message.metadata.message_id] = content
                 emit(Event("finished", message.metadata.message_type, self._name(message)))
             else:
-                self._fail(message, content)
+                crash = content in LOST
+                self._fail(message, content, crash=crash)
+                if crash:
+                    self._replace(worker)
 
     def _bury(self, worker: Worker) -> None:
-        code = worker.process.exitcode or 0
-        cause = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        cause = cause_of_death(worker.process.exitcode or 0)
         if not worker.ready:
             raise RunFailed(f"a worker process could not start ({cause}); its messages are on standard error")
         message, worker.message = worker.message, None
         self._replace(worker)
         if message is not None:
-            self._fail(message, f"worker process died ({cause})")
+            self._fail(message, f"worker process died ({cause})", crash=True)
 
-    def _fail(self, message: Message, reason: str) -> None:
-        self._replies[message.metadata.message_id] = flower.error_reply(message, reason)
+    def _fail(self, message: Message, reason: str, *, crash: bool) -> None:
+        self._replies[message.metadata.message_id] = flower.error_reply(message, reason, crash=crash)
         emit(Event("failed", reason, self._name(message)))
+
+
+def _send(connection: Connection, content: Any) -> None:
+    with suppress(OSError):  # a worker that has just died is found by its sentinel
+        connection.send(content)
 
 
 @contextmanager
@@ -234,50 +247,3 @@ def _interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# ------------------------------------------------------------------------------------------- in the worker process
-
-
-def _work(connection: Connection, logs: str) -> None:
-    """Run messages until the other end closes. Imports come late, so that this process can be told to stop early."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    import torch
-
-    from sahfl.federation.client_app import app
-
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    with listening(lambda event: connection.send(("event", event))), suppress(EOFError, OSError):
-        connection.send(("ready", None))
-        while True:
-            site, run_id, node_id, message = connection.recv()
-            flower.enter_run(run_id, node_id)
-            _log_to(Path(logs) / f"{site.name}.log")
-            connection.send(_answer(app, site, message, node_id))
-
-
-def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:
-    config: Mapping[str, Any] = {"site": site.model_dump_json()}
-    context = Context(message.metadata.run_id, node_id, dict(config), RecordDict(), {})
-    try:
-        return "reply", app(message, context)
-    except Exception as error:
-        return "error", str(error)
-
-
-def _log_to(path: Path) -> None:
-    """Send everything that this process prints to the site's log: logging, print, and native code too."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

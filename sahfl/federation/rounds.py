@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
-
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation import SiteUpdate
 from sahfl.config import RoundsConfig
@@ -19,13 +16,11 @@ from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.aggregate import Aggregate, aggregate
 from sahfl.federation.events import Event, emit
+from sahfl.federation.mailbox import Mailbox, reason_of
 from sahfl.federation.protocol import SiteDescription, Task, TrainReply
 from sahfl.federation.run_folder import Checkpoint, RunFolder
 from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Header
-
-POLL_S = 0.01
-"""Pause between looks for replies, for grids that do not wait themselves."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,8 @@ class Outcome:
     used: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    oddities: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    """Replies to earlier requests, second replies, and sites that were asked once more."""
 
     def reasons(self) -> list[dict[str, str]]:
         """Sites without a usable reply, each with its reason."""
@@ -75,39 +72,8 @@ def needed(config: RoundsConfig, n_sites: int) -> int:
     return max(1, math.ceil(config.quorum * n_sites - 1e-9))
 
 
-def exchange(
-    grid: Grid, contents: Mapping[str, RecordDict], message_type: str, *, nodes: Mapping[str, int], deadline_s: float
-) -> dict[str, Message]:
-    """Send each site its content and collect the replies that come before the deadline.
-
-    Replies are matched by the id of the request, never by what a reply says of its sender.
-    """
-    messages = [grid.create_message(content, message_type, nodes[site], "") for site, content in contents.items()]
-    waiting = dict(zip(grid.push_messages(messages), contents, strict=True))
-    replies: dict[str, Message] = {}
-    end = time.monotonic() + deadline_s
-    while waiting and time.monotonic() < end:
-        arrived = list(grid.pull_messages(list(waiting)))
-        for reply in arrived:
-            site = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if site is not None:
-                replies[site] = reply
-        if not arrived:
-            time.sleep(POLL_S)
-    return replies
-
-
-def reason_of(reply: Message | None, deadline_s: float) -> str | None:
-    """Why a site has no reply; None where it has one."""
-    if reply is None:
-        return f"no reply within {deadline_s:g} s"
-    if not reply.has_error():
-        return None
-    return f"error at the site: {str(reply.error.reason)[:120]} (details in the site's log)"
-
-
 def run_cell(
-    grid: Grid, cell: Cell, start: AdapterState, *, roster: Roster, config: RoundsConfig, folder: RunFolder
+    mail: Mailbox, cell: Cell, start: AdapterState, *, roster: Roster, config: RoundsConfig, folder: RunFolder
 ) -> AdapterState:
     """Run the rounds of a cell from its last committed one, and return the final state.
 
@@ -122,7 +88,7 @@ def run_cell(
         emit(Event("resumed", cell.key, done=done, total=cell.task.rounds))
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(Event("round", cell.key, done=round_, total=cell.task.rounds))
-        outcome, record = _run_round(grid, cell, state, round_=round_, roster=roster, config=config, folder=folder)
+        outcome, record = _run_round(mail, cell, state, round_=round_, roster=roster, config=config, folder=folder)
         updates = [SiteUpdate(site, reply.n_volumes, state | reply.state) for site, reply in outcome.used.items()]
         found = aggregate(updates, like=state, memory=memory, rule=cell.rule, layers=cell.layers, config=config)
         state, memory, record = found.state, found.memory, record | found.notes
@@ -135,7 +101,7 @@ def run_cell(
 
 
 def _run_round(
-    grid: Grid,
+    mail: Mailbox,
     cell: Cell,
     state: AdapterState,
     *,
@@ -147,29 +113,44 @@ def _run_round(
     quorum = needed(config, len(cell.sites))
     for attempt in range(1, config.attempts + 1):
         began = time.monotonic()
-        outcome, n_bytes_down = _ask(grid, cell, state, round_, roster=roster, deadline_s=config.deadline_s)
+        outcome, n_bytes_down = _ask(mail, cell, state, round_, roster=roster, deadline_s=config.deadline_s)
         enough = len(outcome.used) >= quorum
         record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
         if enough:
             return outcome, record
         folder.note(record)
         emit(Event("failed_round", _shortage(cell, round_, attempt, outcome, quorum)))
+        if attempt < config.attempts and config.pause_s:
+            _pause(mail, cell, round_, outcome, config=config, folder=folder)
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
 
 
+def _pause(
+    mail: Mailbox, cell: Cell, round_: int, outcome: Outcome, *, config: RoundsConfig, folder: RunFolder
+) -> None:
+    sites = outcome.reasons()
+    folder.note({"event": "paused", "cell": cell.key, "round": round_, "seconds": config.pause_s, "sites": sites})
+    names = ", ".join(item["site"] for item in sites)
+    emit(Event("paused", f"{cell.key}, round {round_}: without {names}", total=config.pause_s))
+    mail.pause(config.pause_s)
+
+
 def _ask(
-    grid: Grid, cell: Cell, state: AdapterState, round_: int, *, roster: Roster, deadline_s: float
+    mail: Mailbox, cell: Cell, state: AdapterState, round_: int, *, roster: Roster, deadline_s: float
 ) -> tuple[Outcome, int]:
     header = Header(**{**cell.header.as_dict(), "round": round_})
     task = cell.task.model_copy(update={"round": round_})
     members = {site: roster[site] for site in cell.sites if site in roster}
     contents = {site: protocol.request(task, header, state) for site in members}
     nodes = {site: member.node_id for site, member in members.items()}
-    replies = exchange(grid, contents, protocol.TRAIN, nodes=nodes, deadline_s=deadline_s)
+    what = f"{cell.key}, round {round_}"
+    answers = mail.exchange(contents, protocol.TRAIN, nodes=nodes, deadline_s=deadline_s, what=what)
+    replies = answers.replies
     turn = state
     if cell.rule == "alternate":
         turn = {name: state[name] for name in names_of_turn(cell.layers, tuple(state), round_)}
-    outcome = Outcome(missing={site: "not in the roster" for site in cell.sites if site not in roster})
+    outcome = Outcome(oddities=answers.oddities())
+    outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in roster}
     for site, member in members.items():
         if reason := reason_of(replies.get(site), deadline_s):
             outcome.missing[site] = reason
@@ -218,6 +199,7 @@ def _record(
         ],
         "refused": [{"site": site, "reason": reason} for site, reason in sorted(outcome.refused.items())],
         "missing": [{"site": site, "reason": reason} for site, reason in sorted(outcome.missing.items())],
+        **outcome.oddities,
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -16,8 +18,11 @@ from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.aggregation import Memory
 from sahfl.atomic import write_atomic
 from sahfl.config import Study, parse
-from sahfl.errors import AdapterError, RunError
+from sahfl.errors import AdapterError, RunError, StorageError
+from sahfl.federation.events import Event, emit
 
+NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+"""What the operating system says of a disk that is full, read-only or failing."""
 KEPT_CHECKPOINTS = 2
 """The newest, and the one before it in case the newest turns out damaged."""
 Record = dict[str, Any]
@@ -42,7 +47,7 @@ class RunFolder:
     site, ``logs/`` one file per site, ``results.json`` and ``report.html``.
 
     A round is committed by one rename: its checkpoint holds the journal line too, so journal and state cannot disagree
-    after a crash; ``reconcile`` adds the line if it is missing.
+    after a crash; the line is added if it is missing. A hash covers tensors, line and cell, and is checked on loading.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +62,7 @@ class RunFolder:
         Raises:
             RunError: the folder holds something already, or cannot be written.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(item.name != "study.json.tmp" for item in path.iterdir())):
             raise RunError(f"{path}: is not empty; name another folder with --out, or go on with --resume {path}")
         try:
             write_atomic(path / "study.json", study.model_dump_json(indent=1))
@@ -103,8 +108,13 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------- journal
 
     def note(self, record: Record) -> None:
-        """Append a line to the journal and flush it to the disk; the torn line of a crash is ended first."""
-        with (self.path / "journal.jsonl").open("ab+") as stream:
+        """Append a line to the journal and flush it to the disk; the torn line of a crash is ended first.
+
+        Raises:
+            StorageError: the disk is full or does not let the line be written; the line may then be torn.
+        """
+        path = self.path / "journal.jsonl"
+        with storing(path), path.open("ab+") as stream:
             stream.seek(max(0, stream.tell() - 1))
             torn = stream.read() not in (b"", b"\n")
             stream.write(b"\n" * torn + json.dumps(record, sort_keys=True).encode() + b"\n")
@@ -136,29 +146,44 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------- checkpoints
 
     def commit(self, cell: str, checkpoint: Checkpoint) -> None:
-        """Commit a round: first the checkpoint, then its line in the journal, then old checkpoints go."""
+        """Commit a round: first the checkpoint, then its line in the journal, then old checkpoints go.
+
+        Raises:
+            StorageError: the disk is full; the checkpoints before are as they were.
+        """
         tensors = _joined(checkpoint.state, checkpoint.memory)
         record = checkpoint.record | {"sha256": digest(tensors)}
-        save_tensors(self._checkpoint(cell, checkpoint.round), tensors, record)
+        path = self._checkpoint(cell, checkpoint.round)
+        with storing(path):
+            save_tensors(path, tensors, {"cell": cell, "record": record, "seal": _seal(cell, record)})
         self.note(record)
-        for path in self._checkpoints(cell)[:-KEPT_CHECKPOINTS]:
-            path.unlink()
+        for old in self._checkpoints(cell)[:-KEPT_CHECKPOINTS]:
+            old.unlink()
 
     def last_checkpoint(self, cell: str) -> Checkpoint | None:
-        """The newest whole checkpoint of a cell; a damaged one is skipped and noted in the journal."""
+        """The newest whole checkpoint of a cell; a damaged one is skipped, with a warning and a line in the journal."""
         for path in reversed(self._checkpoints(cell)):
             try:
-                tensors, record = load_tensors(path)
-                if digest(tensors) != record.get("sha256"):
-                    raise AdapterError(f"{path}: content does not match its hash")
+                tensors, record = self._load(cell, path)
             except AdapterError:
                 self.note({"event": "damaged_checkpoint", "cell": cell, "file": path.name})
+                emit(Event("warning", f"{cell}: {path.name} is damaged; the run goes on from the checkpoint before"))
                 path.unlink()
                 continue
             self._reconcile(record)
             state, memory = _parted(tensors)
             return Checkpoint(record["round"], state, record, memory)
         return None
+
+    def _load(self, cell: str, path: Path) -> tuple[AdapterState, Record]:
+        """Tensors and record of a checkpoint; AdapterError where either is not what was committed for this cell."""
+        tensors, note = load_tensors(path)
+        record = note.get("record")
+        if not isinstance(record, dict) or note.get("cell") != cell or note.get("seal") != _seal(cell, record):
+            raise AdapterError(f"{path}: its record does not match its hash")
+        if digest(tensors) != record.get("sha256") or self._checkpoint(cell, record["round"]) != path:
+            raise AdapterError(f"{path}: content does not match its hash")
+        return tensors, record
 
     def _reconcile(self, record: Record) -> None:
         if record not in self.journal():
@@ -173,8 +198,14 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------- results
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file of the run, atomically."""
-        write_atomic(self.path / name, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        """Write a JSON file of the run, atomically.
+
+        Raises:
+            StorageError: the disk is full; an older file of this name is as it was.
+        """
+        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        with storing(self.path / name):
+            write_atomic(self.path / name, text)
 
     def read_json(self, name: str) -> Any | None:
         """Read a JSON file of the run; None where it does not exist.
@@ -187,6 +218,23 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: is damaged; delete it to have it made again") from error
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a failed write into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_WRITING:
+            raise
+        hint = "what was committed is whole; make room, then go on with sahfl simulate --resume"
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); {hint}") from error
+
+
+def _seal(cell: str, record: Record) -> str:
+    """Hash of a checkpoint's cell and record; the record holds the hash of the tensors, so this covers all of it."""
+    return hashlib.sha256(json.dumps([cell, record], sort_keys=True).encode()).hexdigest()
 
 
 def _joined(state: AdapterState, memory: Memory) -> AdapterState:

@@ -82,6 +82,7 @@ def _context(results: Results, pictures: tuple[Picture, ...]) -> dict[str, Any]:
         "by_site": tables.site_dice_table(results),
         "volume": tables.volume_table(results),
         "traffic": tables.traffic_table(results),
+        "aggregation": tables.aggregation_table(results),
         "sites": tables.site_table(results),
         "failures": tables.failure_table(results),
         "not_evaluated": tables.not_evaluated_table(results),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,28 @@ def traffic_table(results: Results) -> Table:
     )
     columns = ("Hospital", "Stage", "Replies", "Sent", "Received")
     return Table("Network traffic of training, all rounds and folds together", columns, rows, n_text=2)
+
+
+def aggregation_table(results: Results) -> Table:
+    """Per training: sites that the bounds acted on, and what averaging factors cost; empty where no round says it."""
+    names = {None: "Pretraining"} | {m["id"]: method_name(m) for m in results["methods"]}
+    rounds: dict[str | None, list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in results["rounds"]:
+        if entry["committed"] and all(isinstance(entry.get(bound), dict) for bound in ("shortened", "lightened")):
+            rounds[entry["method"]].append(entry)
+    rows = []
+    for method, entries in rounds.items():
+        errors = sorted(e["aggregation_error"] for e in entries if isinstance(e.get("aggregation_error"), float))
+        error = f"{percent(errors[len(errors) // 2], 1)}, {percent(errors[-1], 1)}" if errors else DASH
+        bounded = (_named_counts(e[bound] for e in entries) for bound in ("shortened", "lightened"))
+        rows.append(Row((names.get(method, method) or DASH, *bounded, str(len(entries)), error)))
+    columns = ("Stage", "Changes shortened", "Weights reduced", "Rounds", "Aggregation error, median and largest")
+    return Table("Bounds and aggregation error, all folds together", columns, tuple(rows), n_text=3)
+
+
+def _named_counts(sites: Iterable[Iterable[str]]) -> str:
+    counts = Counter(site for each in sites for site in each)
+    return ", ".join(f"{site}: {n}" for site, n in sorted(counts.items())) or "none"
 
 
 def site_table(results: Results) -> Table:

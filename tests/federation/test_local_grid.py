@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, RecordDict
 from tiny_study import TINY
 
 from sahfl.config import Study, parse
-from sahfl.federation import protocol
+from sahfl.federation import flower, protocol
 from sahfl.federation.events import listening
 from sahfl.federation.local_grid import FIRST_NODE_ID, LocalGrid
 from sahfl.federation.protocol import Task
@@ -73,10 +73,26 @@ def test_a_killed_worker_is_an_error_reply_of_its_site_and_is_replaced(grid):
 
     wait_until(complete)
     failed = [reply for reply in replies.values() if reply.has_error()]
-    assert [reply.error.reason for reply in failed] == ["worker process died (killed by signal 9)"]
+    assert [reply.error.reason for reply in failed] == [
+        "worker process died (SIGKILL: out of memory, or killed by hand)"
+    ]
     node = next(m.metadata.dst_node_id for m in sent if m.metadata.message_id == failed[0].metadata.reply_to_message_id)
     (again,) = grid.send_and_receive(messages(grid, [node]))
     assert protocol.read_description(again.content).site == site
+
+
+def test_A13_a_site_out_of_memory_or_with_a_failed_gpu_is_a_lost_process_and_gets_a_new_one(grid):
+    (id_,) = grid.push_messages(messages(grid, [FIRST_NODE_ID]))
+    pid = wait_until(grid.busy, grid)["tbi_a"]
+    (worker,) = [worker for worker in grid._workers if worker.process.pid == pid]
+    grid._hear(worker, "error", "OutOfMemoryError")  # what the worker says of such an exception
+    assert not _alive(pid)
+    (reply,) = grid.pull_messages([id_])
+    assert flower.is_crash(reply)
+    assert reply.error.reason == "OutOfMemoryError"
+    assert grid.busy() == {}
+    (again,) = grid.send_and_receive(messages(grid, [FIRST_NODE_ID]))
+    assert again.has_content()
 
 
 def test_an_exception_at_a_site_is_an_error_reply_without_its_text(grid, tmp_path):
@@ -86,7 +102,7 @@ def test_an_exception_at_a_site_is_an_error_reply_without_its_text(grid, tmp_pat
     assert "Input should be 'pretrain' or 'finetune'" in (tmp_path / "logs" / "tbi_a.log").read_text()
 
 
-def test_a_reply_after_the_timeout_is_dropped_and_the_site_takes_part_again(grid):
+def test_work_that_is_overdue_is_stopped_and_says_so_and_the_site_takes_part_again(grid):
     grid.send_and_receive(messages(grid))  # so that both workers run
     site = FIRST_NODE_ID
     late = messages(grid, [site])
@@ -96,6 +112,8 @@ def test_a_reply_after_the_timeout_is_dropped_and_the_site_takes_part_again(grid
     assert grid.send_and_receive([], timeout=0.1) == []
     (reply,) = grid.send_and_receive(messages(grid, [site]), timeout=60)
     assert reply.has_content()
+    (stopped,) = grid.pull_messages([late[0].metadata.message_id])
+    assert stopped.error.reason == "stopped: the site is asked for something newer"
     assert grid.pull_messages([late[0].metadata.message_id]) == []
     wait_until(lambda: not _alive(pid))
 

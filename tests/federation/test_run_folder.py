@@ -13,7 +13,7 @@ from tiny_study import TINY, changed
 
 from sahfl.adapters import digest
 from sahfl.config import Study, parse
-from sahfl.errors import ConfigError, RunError
+from sahfl.errors import ConfigError, RunError, StorageError
 from sahfl.federation.run_folder import Checkpoint, RunFolder
 
 STUDY = parse(Study, TINY, where="test")
@@ -226,7 +226,7 @@ def small_files():
 def test_a_full_disk_at_a_commit_leaves_the_old_checkpoint_and_no_journal_line(folder, small_files):
     folder.commit(CELL, checkpoint(1))
     big = Checkpoint(2, {"a": np.ones(5000, np.float32)}, checkpoint(2).record)
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(StorageError, match=r"cannot be written \(File too large\); what was committed is whole"):
         folder.commit(CELL, big)
     assert files(folder) == ["round-00001.safetensors"]
     again = RunFolder.reopen(folder.path)
@@ -239,7 +239,7 @@ def test_a_full_disk_at_the_journal_line_loses_nothing_that_was_committed(folder
     # 100 bytes are left for the next line: it is torn
     with (folder.path / "journal.jsonl").open("ab") as stream:
         stream.write(b" " * (3900 - stream.tell()) + b"\n")
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(StorageError, match=r"cannot be written \(File too large\); what was committed is whole"):
         folder.commit(CELL, checkpoint(2))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     again = RunFolder.reopen(folder.path)

@@ -149,6 +149,18 @@ def test_failures_of_rounds_are_listed_or_none(tmp_path):
     assert "None: every site's reply was used in every round." in clean.text.replace("&#39;", "'")
 
 
+def test_bounds_and_aggregation_error_are_shown_where_the_rounds_say_them(tmp_path):
+    assert "Bounds and aggregation error" not in Page(write_report(gain(), tmp_path / "a")).text
+    results = gain()
+    tuned = [entry for entry in results["rounds"] if entry["method"] == "cp_lora-r8" and entry["committed"]]
+    for n, entry in enumerate(tuned):
+        shortened = {"sah_b": 0.4} if n < 2 else {}
+        entry |= {"shortened": shortened, "lightened": {}, "aggregation_error": 0.01 if n else 0.2}
+    page = Page(write_report(results, tmp_path / "b"))
+    row = ["CP-LoRA (rank 8)", "sah_b: 2", "none", str(len(tuned)), "1 %, 20 %"]
+    assert row in page.rows
+
+
 def test_phantom_data_are_called_so_only_where_they_are(tmp_path):
     real = gain()
     for each in real["sites"]:

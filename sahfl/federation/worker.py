@@ -1,0 +1,82 @@
+"""A worker process of the local grid: it runs the site's app on one message at a time."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+
+from sahfl.config import SiteConfig
+from sahfl.federation import flower
+from sahfl.federation.events import listening
+
+
+def cause_of_death(code: int) -> str:
+    """What a process's exit code says of its end, with the signal's name."""
+    if code >= 0:
+        return f"exit code {code}"
+    hints = {signal.SIGKILL: ": out of memory, or killed by hand", signal.SIGBUS: ": /dev/shm or a disk is full"}
+    native = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        return f"signal {-code}"
+    return number.name + (": a crash in native code" if number in native else hints.get(number, ""))
+
+
+def work(connection: Connection, logs: str) -> None:
+    """Run messages until the other end closes. Imports come late, so that this process can be told to stop early."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    import torch
+
+    from sahfl.federation.client_app import app
+
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with listening(lambda event: connection.send(("event", event))), suppress(EOFError, OSError):
+        connection.send(("ready", None))
+        while True:
+            site, run_id, node_id, message = connection.recv()
+            flower.enter_run(run_id, node_id)
+            try:
+                _log_to(Path(logs) / f"{site.name}.log")
+            except OSError as error:  # a full disk; another site's log is no place for what this one says
+                connection.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
+                continue
+            connection.send(_answer(app, site, message, node_id))
+
+
+def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:
+    config: Mapping[str, Any] = {"site": site.model_dump_json()}
+    context = Context(message.metadata.run_id, node_id, dict(config), RecordDict(), {})
+    try:
+        return "reply", app(message, context)
+    except Exception as error:
+        return "error", str(error)
+
+
+def _log_to(path: Path) -> None:
+    """Send everything that this process prints to the site's log: logging, print, and native code too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
