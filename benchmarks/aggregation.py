@@ -3,10 +3,11 @@
     python benchmarks/aggregation.py                       # a table for each method
     python benchmarks/aggregation.py --seeds 2 --rules project --json
 
-Equal bytes: no rule lets a site send more than ``mean`` does in its rounds. ``alternate`` sends one factor per round, so
-it gets more rounds, and with them more steps of training; the row ``mean, more rounds`` says what these steps are worth
-by themselves, at more bytes. float16 and int8 keep the number of rounds, so they send a half and a quarter. Rules share
-patients, starts and batches within a seed; the interval is Student's, of the paired differences to ``mean``.
+Equal bytes: no rule lets a site send more than ``mean`` does in its rounds. ``alternate`` sends one factor per round,
+so it gets more rounds, and with them more steps of training; the row ``mean, more rounds`` says what these steps are
+worth by themselves, at more bytes. float16 and int8 keep the number of rounds, so they send a half and a quarter.
+Rules share patients, starts and batches within a seed; the interval is Student's, of the paired differences to
+``mean``.
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
 def as_table(method: str, runs: dict[str, list[Run]]) -> str:
     """A row for each setting, in Markdown."""
     lines = [
-        f"| {method} | rounds | kB sent per site | aggregation error, first / mean of rounds | Dice (lowest to highest) "
-        "| difference to mean (95 %) |",
+        f"| {method} | rounds | kB sent per site | aggregation error, first / mean of rounds "
+        "| Dice (lowest to highest) | difference to mean (95 %) |",
         "|---|---|---|---|---|---|",
     ]
     for name, found in runs.items():
