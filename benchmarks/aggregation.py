@@ -40,7 +40,7 @@ METHODS = {
     "cp_lora-r8": AdapterTuning(method="cp_lora", rank=8),
     "conv_lora-r4": AdapterTuning(method="conv_lora", rank=4),
 }
-MEAN_ROUNDS, LOCAL_STEPS = 4, 6
+MEAN_ROUNDS, LOCAL_STEPS = 3, 6
 BASE = "base alone"
 
 
@@ -80,6 +80,10 @@ class Run:
     """Numbers that a site sent in all rounds, in bytes, without headers."""
     rounds: int
     failed: str = ""
+
+
+Runs = dict[str, list[Run]]
+"""Of every setting, one for each seed."""
 
 
 def run(federation: Federation, setting: Setting, folder: Path) -> Run:
@@ -131,18 +135,20 @@ def send(
     return {name: received[name] + value for name, value in change.items()}, packed.nbytes
 
 
-def compare(method: str, wanted: Iterable[str], seeds: int, local_steps: int) -> dict[str, list[Run]]:
-    """The runs of every setting over the seeds, ``mean`` among them."""
-    base, runs = read_base(), {name: [] for name in SETTINGS if name in {"mean", *wanted}}
+def compare(methods: Sequence[str], wanted: Iterable[str], seeds: int, local_steps: int) -> dict[str, Runs]:
+    """The runs of every setting over the seeds, ``mean`` among them, for each method."""
+    base, settings = read_base(), [name for name in SETTINGS if name in {"mean", *wanted}]
+    runs: dict[str, Runs] = {method: {name: [] for name in [BASE, *settings]} for method in methods}
     for seed in range(seeds):
-        federation = Federation(METHODS[method], seed, sites=SITES[:4], base=base, steps=local_steps)
-        runs.setdefault(BASE, []).append(Run(federation.dice(federation.start), (), 0, 0))
-        for name in [name for name in runs if name != BASE]:
-            began = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                runs[name].append(run(federation, SETTINGS[name], Path(folder)))
-            seconds = time.perf_counter() - began
-            print(f"{method} seed {seed} {name}: {runs[name][-1].dice:.3f} in {seconds:.0f} s", file=sys.stderr)
+        for method, found in runs.items():
+            federation = Federation(METHODS[method], seed, sites=SITES[:4], base=base, steps=local_steps)
+            found[BASE].append(Run(federation.dice(federation.start), (), 0, 0))
+            for name in settings:
+                began = time.perf_counter()
+                with tempfile.TemporaryDirectory() as folder:
+                    found[name].append(run(federation, SETTINGS[name], Path(folder)))
+                seconds = time.perf_counter() - began
+                print(f"{method} seed {seed} {name}: {found[name][-1].dice:.3f} in {seconds:.0f} s", file=sys.stderr)
     return runs
 
 
@@ -155,7 +161,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - float(half), mean + float(half)
 
 
-def as_table(method: str, runs: dict[str, list[Run]]) -> str:
+def as_table(method: str, runs: Runs) -> str:
     """A row for each setting, in Markdown."""
     lines = [
         f"| {method} | rounds | kB sent per site | aggregation error, first / mean of rounds "
@@ -189,7 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.perf_counter()
-    results = {name: compare(name, options.rules, options.seeds, options.steps) for name in options.methods}
+    results = compare(options.methods, options.rules, options.seeds, options.steps)
     if options.json:
         rows = {
             name: {rule: [asdict(one) for one in found] for rule, found in r.items()} for name, r in results.items()

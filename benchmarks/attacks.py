@@ -33,7 +33,7 @@ from sahfl.seeds import derive_seed
 
 HOSTILE = "graz"
 """Second largest site: 6 of 26 volumes."""
-ROUNDS, LOCAL_STEPS = 4, 6
+ROUNDS, LOCAL_STEPS = 3, 6
 FREE_RIDER_SD = 1e-3
 NONE = "no attacker"
 Attack = Callable[[AdapterState, AdapterState, np.random.Generator], AdapterState]
@@ -193,7 +193,7 @@ def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=list(ATTACKS), help="beside no attacker")
-    parser.add_argument("--seeds", type=int, default=4, help="patients, starts and batches (default 4)")
+    parser.add_argument("--seeds", type=int, default=3, help="patients, starts and batches (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -55,6 +55,8 @@ class Cell:
     """How the sites' updates become one."""
     layers: tuple[FactoredLayer, ...] = ()
     """The adapted layers; none where whole weights train."""
+    staying: tuple[str, ...] = ()
+    """Names of the tensors that sites keep to themselves; the state holds them as they were at the start."""
 
 
 @dataclass
@@ -166,9 +168,8 @@ def _ask(
     contents = {site: protocol.request(task, header, state) for site in members}
     nodes = {site: member.node_id for site, member in members.items()}
     replies = exchange(grid, contents, protocol.TRAIN, nodes=nodes, deadline_s=deadline_s)
-    turn = state
-    if cell.rule == "alternate":
-        turn = {name: state[name] for name in names_of_turn(cell.layers, tuple(state), round_)}
+    names = names_of_turn(cell.layers, tuple(state), round_) if cell.rule == "alternate" else tuple(state)
+    turn = {name: state[name] for name in names if name not in cell.staying}
     outcome = Outcome(missing={site: "not in the roster" for site in cell.sites if site not in roster})
     for site, member in members.items():
         if reason := reason_of(replies.get(site), deadline_s):
