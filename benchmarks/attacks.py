@@ -134,9 +134,9 @@ def run(federation: Federation, attack: str, defence: str, *, seed: int) -> Run:
                     refused += 1
                     continue
                 updates.append(SiteUpdate(name, site.n_training, arrived))
-        except RunFailed as error:
+            found = aggregate(updates, like=global_state, memory={}, rule=rule, layers=federation.layers, config=config)
+        except (RunFailed, PayloadError) as error:  # no loss, or no aggregate, that is a number
             return Run(0.0, refused, shortened, str(error))
-        found = aggregate(updates, like=global_state, memory={}, rule=rule, layers=federation.layers, config=config)
         global_state, shortened = found.state, shortened + (HOSTILE in found.notes["shortened"])
     honest = [name for name in federation.sites if name != HOSTILE]
     return Run(federation.dice(global_state, honest), refused, shortened)

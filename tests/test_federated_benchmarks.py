@@ -64,14 +64,16 @@ def test_the_interval_is_student_s_by_hand(modules):
 class Sizes:
     """Stands for a federation: one CP layer with factors of 40, 20, 6 and 6 numbers, and 8 numbers beside it."""
 
-    start = {name: np.zeros(n, np.float32) for name, n in (("beside", 8), ("h", 6), ("in", 20), ("up", 40), ("w", 6))}
-    layers = (FactoredLayer("cp", (5, 5, 3, 3), "up", ("in", "h", "w"), alpha=1.0, scaling="rank"),)
+    def __init__(self):
+        sizes = {"beside": 8, "h": 6, "in": 20, "up": 40, "w": 6}
+        self.start = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
+        self.layers = (FactoredLayer("cp", (5, 5, 3, 3), "up", ("in", "h", "w"), alpha=1.0, scaling="rank"),)
 
 
 def test_alternating_rounds_send_at_most_the_bytes_of_the_mean_by_hand(modules):
     """Of 3 * 80 numbers: 48 and 28 (in), 48 and 14 (h), 48 and 14 (w) are 200, and another 48 would be 248."""
-    assert modules["aggregation"].n_rounds(Sizes, "alternate") == 6
-    assert modules["aggregation"].n_rounds(Sizes, "mean") == 3
+    assert modules["aggregation"].n_rounds(Sizes(), "alternate") == 6
+    assert modules["aggregation"].n_rounds(Sizes(), "mean") == 3
 
 
 @pytest.mark.parametrize(("encoding", "n_bytes"), [("float32", 12), ("float16", 6), ("int8", 3)])
