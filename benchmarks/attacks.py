@@ -34,8 +34,10 @@ from sahfl.seeds import derive_seed
 HOSTILE = "graz"
 """Second largest site: 6 of 26 volumes."""
 ROUNDS, LOCAL_STEPS = 3, 6
+METHOD = METHODS["cp_lora-r8"].model_copy(update={"learning_rate": 2e-2})
+"""Four times the default rate: in so few steps something has to be learnt that an attack can take away."""
 FREE_RIDER_SD = 1e-3
-NONE = "no attacker"
+NONE, BASE = "no attacker", "base alone"
 Attack = Callable[[AdapterState, AdapterState, np.random.Generator], AdapterState]
 """(received, trained, random numbers) -> what is sent in the place of what was trained."""
 
@@ -91,6 +93,8 @@ ATTACKS: dict[str, Attack] = {
     "free_rider": free_rider,
     "noisy_free_rider": noisy_free_rider,
 }
+IDLE = {"nan", "random", "free_rider", "noisy_free_rider"}
+"""Attacks that need no training."""
 UNBOUNDED = RoundsConfig(most_share=1.0, most_norm=1e300)
 DEFENCES: dict[str, tuple[Rule, RoundsConfig]] = {
     "mean without bounds": ("mean", UNBOUNDED),
@@ -121,10 +125,10 @@ def run(federation: Federation, attack: str, defence: str, *, seed: int) -> Run:
         updates = []
         try:
             for name, site in federation.sites.items():
-                hostile = name == HOSTILE
-                sent = federation.train(
-                    name, global_state, round_=round_, rounds=ROUNDS, flipped=hostile and attack == "label_flip"
-                )
+                hostile, sent = name == HOSTILE, global_state
+                if not (hostile and attack in IDLE):
+                    flipped = hostile and attack == "label_flip"
+                    sent = federation.train(name, global_state, round_=round_, rounds=ROUNDS, flipped=flipped)
                 if hostile:
                     random = np.random.default_rng(derive_seed(seed, attack, round_))
                     sent = ATTACKS[attack](global_state, sent, random)
@@ -138,20 +142,25 @@ def run(federation: Federation, attack: str, defence: str, *, seed: int) -> Run:
         except (RunFailed, PayloadError) as error:  # no loss, or no aggregate, that is a number
             return Run(0.0, refused, shortened, str(error))
         global_state, shortened = found.state, shortened + (HOSTILE in found.notes["shortened"])
-    honest = [name for name in federation.sites if name != HOSTILE]
-    return Run(federation.dice(global_state, honest), refused, shortened)
+    return Run(honest_dice(federation, global_state), refused, shortened)
+
+
+def honest_dice(federation: Federation, state: AdapterState) -> float:
+    """Dice of the honest sites' held-out patients."""
+    return federation.dice(state, [name for name in federation.sites if name != HOSTILE])
 
 
 def compare(attacks: Iterable[str], seeds: int) -> dict[str, dict[str, list[Run]]]:
     """The runs of every attack on every defence over the seeds."""
     base, attacks = read_base(), [name for name in ATTACKS if name in {NONE, *attacks}]
-    runs: dict[str, dict[str, list[Run]]] = {attack: {name: [] for name in DEFENCES} for attack in attacks}
+    runs: dict[str, dict[str, list[Run]]] = {attack: {name: [] for name in DEFENCES} for attack in [BASE, *attacks]}
     for seed in range(seeds):
-        federation = Federation(METHODS["cp_lora-r8"], seed, sites=SITES, base=base, steps=LOCAL_STEPS)
+        federation = Federation(METHOD, seed, sites=SITES, base=base, steps=LOCAL_STEPS)
         for attack, found in runs.items():
             began = time.perf_counter()
             for defence in DEFENCES:
-                found[defence].append(run(federation, attack, defence, seed=seed))
+                alone = Run(honest_dice(federation, federation.start)) if attack == BASE else None
+                found[defence].append(alone or run(federation, attack, defence, seed=seed))
             values = ", ".join(f"{one[-1].dice:.3f}" for one in found.values())
             print(f"seed {seed} {attack}: {values} in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return runs

@@ -95,5 +95,5 @@ def test_both_benchmarks_run_and_print_json():
     mean, int8 = (rules["cp_lora-r8"][name][0] for name in ("mean", "mean, int8"))
     assert mean["bytes_up"] == 4 * int8["bytes_up"] > 0
     attacks = result("attacks.py", "--attacks", "nan")
-    assert list(attacks["attacks"]) == ["no attacker", "nan"]
+    assert list(attacks["attacks"]) == ["base alone", "no attacker", "nan"]
     assert {runs[0]["refused"] for runs in attacks["attacks"]["nan"].values()} == {attacks["rounds"]}
