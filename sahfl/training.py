@@ -34,6 +34,8 @@ class Schedule:
     round: int
     """1 to ``rounds``."""
     rounds: int
+    proximal: float = 0.0
+    """mu of FedProx: how strongly parameters are pulled back to where the round started; 0 is not at all."""
 
     def rate(self, step: int) -> float:
         """Learning rate of a step (0-based) of this round: cosine over all rounds, short warm-up within each."""
@@ -64,7 +66,7 @@ def train(
         on_step: called after each step with (steps done, steps in all, mean loss so far).
 
     Returns:
-        Mean loss of the round.
+        Mean loss of the round, without the proximal term, so that rounds compare whatever its strength.
 
     Raises:
         RunFailed: the loss is not finite; nothing that follows could be trusted.
@@ -85,6 +87,7 @@ def _train(
     net.train()
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    received = [parameter.detach().clone() for parameter in trainable] if schedule.proximal else []
     device = device_of(net)
     total = 0.0
     for step in range(schedule.steps):
@@ -100,10 +103,24 @@ def _train(
             raise RunFailed(f"the loss is {total} at step {step + 1} of round {schedule.round}, expected a number")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if schedule.proximal:
+            pull_back(trainable, received, schedule.proximal)
         nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
         optimiser.step()
         on_step(step + 1, schedule.steps, total / (step + 1))
     return total / schedule.steps
+
+
+def pull_back(parameters: Sequence[nn.Parameter], received: Sequence[Tensor], proximal: float) -> None:
+    """Add to each gradient that of proximal / 2 * ||w - w_received||^2, in place.
+
+    A parameter without a gradient, of a view that was not drawn, is left without one: no step may move it.
+
+    Source: Li et al. 2020, arXiv 1812.06127, section 3 (FedProx).
+    """
+    for parameter, start in zip(parameters, received, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - start, alpha=proximal)
 
 
 def supervised_loss(outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from sahfl.data.sampler import SliceSampler
 from sahfl.data.views import CaseViews, SliceStack, n_channels
 from sahfl.errors import RunFailed
 from sahfl.model import MultiViewUNet
-from sahfl.training import Schedule, supervised_loss, train
+from sahfl.training import Schedule, pull_back, supervised_loss, train
 
 VIEWS = ViewsConfig(weights={"axial": 1.0}, size=(32, 32, 32))
 
@@ -152,6 +152,57 @@ def test_dropout_is_a_function_of_the_arguments_and_leaves_the_random_state_alon
     assert all((first[name] == same[name]).all() for name in first)
     for other in (other_round, without):
         assert any((first[name] != other[name]).any() for name in first)
+
+
+# --- FedProx --------------------------------------------------------------------------------------------------------
+
+
+def distance(net, start):
+    pairs = zip(net.parameters(), start.parameters(), strict=True)
+    return math.sqrt(sum((a - b).square().sum().item() for a, b in pairs))
+
+
+def test_the_proximal_gradient_is_that_of_half_mu_times_the_squared_distance():
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 5.0]))
+    received = torch.tensor([0.5, -2.0, 4.0])
+    (weight.sum() + 0.3 / 2 * (weight - received).square().sum()).backward()
+    by_autograd, weight.grad = weight.grad, torch.ones(3)
+    pull_back([weight], [received], 0.3)
+    torch.testing.assert_close(weight.grad, by_autograd)
+    torch.testing.assert_close(weight.grad, torch.tensor([1.15, 1.0, 1.3]))  # 1 + 0.3 (w - w_received)
+
+
+def test_the_first_step_of_a_round_starts_where_the_proximal_term_is_zero():
+    nets = a_net(), a_net()
+    for net, proximal in zip(nets, (0.0, 10.0), strict=True):
+        train(net, a_sampler(), a_schedule(steps=1, proximal=proximal))
+    assert distance(*nets) == 0
+
+
+@pytest.mark.parametrize("method", ["full", "cp_lora"])
+def test_the_stronger_the_proximal_term_the_nearer_to_the_start(method):
+    distances = []
+    for proximal in (0.0, 1.0, 100.0):
+        net, start = a_net(), a_net()
+        for one in (net, start) if method == "cp_lora" else ():
+            attach(one, AdapterTuning(method="cp_lora", rank=4), seed=1)
+        train(net, a_sampler(), a_schedule(steps=12, weight_decay=0.0, proximal=proximal))
+        distances.append(distance(net, start))
+    assert distances[0] > distances[1] > distances[2] > 0
+
+
+def test_the_loss_that_is_reported_is_without_the_proximal_term():
+    near, far = losses_of(a_net(), a_schedule(steps=3)), losses_of(a_net(), a_schedule(steps=3, proximal=1000.0))
+    assert far[:2] == pytest.approx(near[:2])  # the second loss is that after a first step, the same for both
+    assert far[2] < near[2] + 1
+
+
+def test_the_proximal_term_and_weight_decay_leave_views_alone_that_are_not_drawn():
+    net = a_net(views=("axial", "coronal"))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    train(net, a_sampler(), a_schedule(weight_decay=1.0, proximal=1.0))
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("axial.")}
 
 
 def test_other_batches_give_another_network():

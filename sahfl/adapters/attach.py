@@ -127,6 +127,12 @@ def _make_trainable(net: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
+def norm_tensors(net: nn.Module) -> tuple[str, ...]:
+    """Names of the exchanged tensors that belong to norms, in alphabetical order."""
+    norms = {path for path, module in net.named_modules() if isinstance(module, NORMS)}
+    return tuple(name for name in state.parameters(net) if name.rpartition(".")[0] in norms)
+
+
 def attach_everything(net: nn.Module) -> None:
     """Make every parameter of a network trainable and exchanged: pretraining and full fine-tuning, in place.
 

@@ -23,6 +23,11 @@ class LocalTraining(Section):
     """Share of the slices of a batch that are drawn among those with blood."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Numbers that the network computes in; ``bfloat16`` (autocast) is faster, and needs half the memory."""
+    proximal: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """FedProx: mu of mu / 2 times the squared distance from where the round started, added to the loss (unitless)."""
+    local_norms: bool = False
+    """FedBN: where norms are trained, their weights stay at each site, which also evaluates with its own. The server's
+    stay as they were at the start."""
 
 
 class PretrainConfig(Section):

@@ -25,6 +25,7 @@ from sahfl.evaluation import predict, score
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.feedback import with_feedback
+from sahfl.federation.local_norms import keep_own, put_own, staying
 from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
 from sahfl.federation.protocol import Task
 from sahfl.federation.site import Site
@@ -102,6 +103,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     net = _network(site, task, header)
     start = read_state(content, like=state.read(net))
     state.load(net, start)
+    put_own(net, task, site.config.folder, header, after_round=task.round - 1)
     names = take_turn(net, task.method, task.round)
     cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round)
     sampler = SliceSampler(
@@ -111,20 +113,24 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         foreground_share=task.local.foreground_share,
         seed=derive_seed(task.seed, task.stage, header.method, task.fold, task.round, site.config.name),
     )
-    schedule = Schedule(task.learning_rate, task.local.weight_decay, task.local.steps, task.round, task.rounds)
+    local = task.local
+    schedule = Schedule(
+        task.learning_rate, local.weight_decay, local.steps, task.round, task.rounds, proximal=local.proximal
+    )
     loss = train(
         net,
         sampler,
         schedule,
-        precision=task.local.precision,
+        precision=local.precision,
         on_step=lambda done, total, loss: emit(Event("step", "train", site.config.name, done, total, loss)),
     )
     log.info(
         "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",
         *(task.stage, header.method, task.fold, task.round, len(cases), loss),
     )
-    trained = state.read(net)
-    sent = {name: trained[name] for name in names}
+    trained, at_home = state.read(net), staying(net, task)
+    keep_own(site.config.folder, header, {name: trained[name] for name in at_home})
+    sent = {name: trained[name] for name in names if name not in at_home}
     if task.payload != "float32":
         change = {name: value - start[name] for name, value in sent.items()}
         sent = with_feedback(site.config.folder, header, change, task.payload)
@@ -140,6 +146,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     net = _network(site, task, header)
     if header.method != "zero_shot":
         state.load(net, read_state(content, like=state.read(net)))
+        put_own(net, task, site.config.folder, header, after_round=task.rounds)
     merge(net)
     results = _score_cases(site, task, net)
     site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | vars(r) for case, r in results])

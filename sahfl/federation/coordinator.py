@@ -20,6 +20,7 @@ from sahfl.config import Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
+from sahfl.federation.local_norms import staying
 from sahfl.federation.mailbox import Mailbox, reason_of
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
@@ -190,9 +191,10 @@ class Coordinator:
                 "payload": study.rounds.payload,
             }
         )
-        start = state.read(whole_network(study.views, study.model, study.seed))
-        cell = Cell("pretrain", task, self._header("pretrain", "pretrain", -1), config.sites)
-        self._base = self._run_cell(cell, start)
+        net = whole_network(study.views, study.model, study.seed)
+        header = self._header("pretrain", "pretrain", -1)
+        cell = Cell("pretrain", task, header, config.sites, staying=staying(net, task))
+        self._base = self._run_cell(cell, state.read(net))
         self._base_hash = digest(self._base)
         save_tensors(self._folder.path / "base" / "base.safetensors", self._base, {"sha256": self._base_hash})
 
@@ -224,6 +226,7 @@ class Coordinator:
             sites,
             rule=method.aggregation,
             layers=factored_layers(net, method),
+            staying=staying(net, task),
         )
         return self._run_cell(cell, state.read(net))
 
@@ -254,6 +257,9 @@ class Coordinator:
         emit(Event("stage", f"evaluating, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
         header = self._header("finetune", method.id, fold)
         task = self._task("finetune", method, fold).model_copy(update={"evaluation": self._study.evaluation})
+        if self._study.finetune.local.local_norms:
+            stage = self._study.finetune
+            task = task.model_copy(update={"rounds": stage.rounds, "local": stage.local})
         content = protocol.request(task, header, final)
         missing: dict[str, str] = {}
         for site, reply in self._ask(dict.fromkeys(sites, content), protocol.EVALUATE).items():

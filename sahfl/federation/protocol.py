@@ -52,7 +52,7 @@ class Task(Section):
     learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Peak learning rate."""
     local: LocalTraining | None = None
-    """Steps and batches; none where nothing is trained."""
+    """Steps and batches; none where nothing is trained, but for an evaluation with local norms."""
     payload: Encoding = "float32"
     """How the site writes the numbers that it sends."""
     evaluation: EvaluationConfig | None = None

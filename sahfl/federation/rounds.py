@@ -50,6 +50,8 @@ class Cell:
     """How the sites' updates become one."""
     layers: tuple[FactoredLayer, ...] = ()
     """The adapted layers; none where whole weights train."""
+    staying: tuple[str, ...] = ()
+    """Names of the tensors that sites keep to themselves; the state holds them as they were at the start."""
 
 
 @dataclass
@@ -146,9 +148,8 @@ def _ask(
     what = f"{cell.key}, round {round_}"
     answers = mail.exchange(contents, protocol.TRAIN, nodes=nodes, deadline_s=deadline_s, what=what)
     replies = answers.replies
-    turn = state
-    if cell.rule == "alternate":
-        turn = {name: state[name] for name in names_of_turn(cell.layers, tuple(state), round_)}
+    names = names_of_turn(cell.layers, tuple(state), round_) if cell.rule == "alternate" else tuple(state)
+    turn = {name: state[name] for name in names if name not in cell.staying}
     outcome = Outcome(oddities=answers.oddities())
     outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in roster}
     for site, member in members.items():
