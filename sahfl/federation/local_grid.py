@@ -236,7 +236,8 @@ class LocalGrid(Grid):
 
 
 def _send(connection: Connection, content: Any) -> None:
-    with suppress(OSError):  # a worker that has just died is found by its sentinel
+    # A worker that has just died is found by its sentinel; TypeError is what a connection says that was closed meanwhile.
+    with suppress(OSError, TypeError):
         connection.send(content)
 
 
