@@ -236,7 +236,7 @@ class LocalGrid(Grid):
 
 
 def _send(connection: Connection, content: Any) -> None:
-    # A worker that has just died is found by its sentinel; TypeError is what a connection says that was closed meanwhile.
+    # A worker that has just died is found by its sentinel. A connection that was closed meanwhile raises TypeError.
     with suppress(OSError, TypeError):
         connection.send(content)
 
