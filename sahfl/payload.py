@@ -7,6 +7,7 @@ is a module that a hospital audits.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -54,6 +55,12 @@ class Header:
     def as_dict(self) -> dict[str, Any]:
         """Flat values for the wire."""
         return asdict(self)
+
+    @property
+    def training(self) -> str:
+        """Names the training that this round is part of, in files: a hash, so that nothing received becomes a path."""
+        text = f"{self.study} {self.stage} {self.method} {self.fold}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_header(got: dict[str, Any], expected: Header) -> None:

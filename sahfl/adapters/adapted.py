@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sahfl.adapters.fused import FusedConvolution
-from sahfl.adapters.geometry import Convolution, Geometry, convolve, kernel_of, prepare
+from sahfl.adapters.geometry import Convolution, Geometry, convolve, kernel_of, per_channel, prepare
 from sahfl.adapters.paths import choose_path
 
 
@@ -54,8 +54,8 @@ class AdaptedConv(nn.Module):
 
     With W the kernel of the base and D the update's, the layer is the convolution with V = W + scale * D; with
     magnitudes m (DoRA) it is that with m[o] * V[o] / ||V[o]||, the norm of every output channel's kernel being taken
-    as a constant in the backward pass, as the paper does. Stride, padding,
-    dilation, padding mode and bias stay the base layer's own.
+    as a constant in the backward pass, as the paper does. Stride, padding, dilation, padding mode
+    and bias stay the base layer's own.
 
     Guarantees: a fresh layer gives the base's output bit for bit; the base never changes, so taking the adapter off
     restores it bit for bit; ``merged()`` computes the same function; only what ``exchanged`` names is trainable.
@@ -80,7 +80,7 @@ class AdaptedConv(nn.Module):
         self.update: Update = update  # type: ignore[assignment]
         self.scale = scale
         self.rank_dropout = rank_dropout
-        self.magnitude = nn.Parameter(_lengths(kernel_of(base).detach())) if magnitude else None
+        self.magnitude = nn.Parameter(lengths(kernel_of(base).detach())) if magnitude else None
         self.exchanged = ("magnitude",) if magnitude else ()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class AdaptedConv(nn.Module):
         up = self._scaled_up()
         match choose_path(self, x):
             case "dense":
-                return convolve(x, self._kernel(up), geometry, self.base.bias)
+                return convolve(x, self.kernel(up)[0], geometry, self.base.bias)
             case "chain":
                 return self._chain(x, up, geometry)
             case _:
@@ -109,20 +109,21 @@ class AdaptedConv(nn.Module):
         """Ratio m / ||V|| of each output channel, (out,); None without magnitudes."""
         if self.magnitude is None:
             return None
-        lengths = _lengths(direction.detach())
-        return self.magnitude / torch.where(lengths > 0, lengths, 1)  # a kernel of zeros stays one
+        length = lengths(direction.detach())
+        return self.magnitude / torch.where(length > 0, length, 1)  # a kernel of zeros stays one
+
+    def kernel(self, up: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The adapted kernel, (out, in, *kernel), and the ratio m / ||V|| in it."""
+        direction = self.direction(up)
+        ratio = self.ratio(direction)
+        return (direction if ratio is None else direction * per_channel(ratio, direction.ndim, axis=0)), ratio
 
     @torch.no_grad()
     def merged(self) -> Convolution:
         """A plain convolution that computes the same function; ``self`` is unchanged."""
         plain = copy.deepcopy(self.base)
-        kernel_of(plain).copy_(self._kernel(self.update.up * self.scale))
+        kernel_of(plain).copy_(self.kernel(self.update.up * self.scale)[0])
         return plain
-
-    def _kernel(self, up: Tensor) -> Tensor:
-        direction = self.direction(up)
-        ratio = self.ratio(direction)
-        return direction if ratio is None else direction * per_channel(ratio, direction.ndim, axis=0)
 
     def _chain(self, x: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
         before = convolve(x, kernel_of(self.base), geometry, self.base.bias)
@@ -144,12 +145,6 @@ class AdaptedConv(nn.Module):
         return up
 
 
-def per_channel(values: Tensor, n_axes: int, *, axis: int) -> Tensor:
-    """One number per channel, shaped to multiply a tensor of ``n_axes`` axes along ``axis``."""
-    shape = [1] * n_axes
-    shape[axis] = -1
-    return values.view(shape)
-
-
-def _lengths(kernel: Tensor) -> Tensor:
+def lengths(kernel: Tensor) -> Tensor:
+    """Length of every output channel's kernel, (out,)."""
     return torch.linalg.vector_norm(kernel.flatten(1), dim=1)

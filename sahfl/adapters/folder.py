@@ -127,10 +127,9 @@ def put_adapter(net: nn.Module, adapter: Adapter) -> None:
     """
     note = adapter.note
     if (found := digest(state.read_all(net))) != note.base_sha256:
-        difference = "other tensors or another architecture"
         raise AdapterError(
             f"{type(net).__name__}: base digest is {found[:12]}, the adapter belongs to {note.base_sha256[:12]} "
-            f"({difference})"
+            "(other tensors or another architecture)"
         )
     restore(net, note.method, Attached(note.adapted, note.over_full_rank, note.without_magnitude, note.weights))
     state.load(net, adapter.state)

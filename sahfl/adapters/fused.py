@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sahfl.adapters.geometry import Geometry, convolve, input_gradient
+from sahfl.adapters.geometry import Geometry, convolve, input_gradient, per_channel
 
 if TYPE_CHECKING:
     from sahfl.adapters.adapted import AdaptedConv
@@ -46,7 +46,7 @@ class FusedConvolution(torch.autograd.Function):
         ctx.layer, ctx.geometry, ctx.shape = layer, geometry, x.shape
         ctx.inner_trains = any(ctx.needs_input_grad[6:])
         with torch.autocast(device, enabled=False):
-            kernel, _ = _kernel(layer, up, x.dtype)
+            kernel = layer.kernel(up)[0].to(x.dtype)
             y = convolve(x, kernel, geometry, None if bias is None else bias.to(x.dtype))
         ctx.keeps_input = ctx.inner_trains or magnitude is not None
         ctx.save_for_backward(x if ctx.keeps_input else _inner(ctx, x), up, magnitude, bias, *inner)
@@ -63,7 +63,8 @@ class FusedConvolution(torch.autograd.Function):
         layer, geometry, dtype = ctx.layer, ctx.geometry, kept.dtype
         gradient = gradient.contiguous()
         with torch.autocast(kept.device.type, enabled=False):
-            kernel, ratio = _kernel(layer, up, dtype)
+            kernel, ratio = layer.kernel(up)
+            kernel = kernel.to(dtype)
             of_x = None
             if ctx.needs_input_grad[0]:
                 x = kept if ctx.keeps_input else gradient.new_empty(1).expand(ctx.shape)
@@ -71,27 +72,16 @@ class FusedConvolution(torch.autograd.Function):
             if magnitude is not None and (y is None or y._version != ctx.version):
                 y = convolve(kept, kernel, geometry, None if bias is None else bias.to(dtype))
             if ctx.inner_trains:
-                rows = up if ratio is None else up * _rows(ratio, up)
+                rows = up if ratio is None else up * per_channel(ratio, up.ndim, axis=0)
                 of_up, *of_inner = layer.update.gradients(gradient, kept, rows.to(dtype), geometry)
             else:
                 u = _inner(ctx, kept) if ctx.keeps_input else kept
                 of_up, of_inner = layer.update.up_gradient(gradient, u, geometry), [None] * len(inner)
-            of_up = of_up.to(up.dtype) if ratio is None else of_up * _rows(ratio, up)
+            of_up = of_up.to(up.dtype) if ratio is None else of_up * per_channel(ratio, up.ndim, axis=0)
             of_magnitude = None if magnitude is None else _magnitude_gradient(gradient, y, layer, magnitude)
             of_bias = gradient.sum([0, *range(2, gradient.ndim)], dtype=bias.dtype) if ctx.needs_input_grad[5] else None
         of_inner = [None if of is None else of.to(factor.dtype) for of, factor in zip(of_inner, inner, strict=True)]
         return of_x, None, None, of_up, of_magnitude, of_bias, *of_inner
-
-
-def _kernel(layer: AdaptedConv, up: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    direction = layer.direction(up)
-    ratio = layer.ratio(direction)
-    kernel = direction if ratio is None else direction * _rows(ratio, direction)
-    return kernel.to(dtype), ratio
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *(1,) * (like.ndim - 1))
 
 
 def _inner(ctx: Any, x: Tensor) -> Tensor:

@@ -184,3 +184,10 @@ def _fold(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     if x.device.type != "cpu" or kernels.shape[0] >= FEW:
         return x, kernels
     return x.reshape(1, -1, *x.shape[2:]), kernels.repeat(x.shape[0], *(1,) * (kernels.ndim - 1))
+
+
+def per_channel(values: Tensor, n_axes: int, *, axis: int) -> Tensor:
+    """One number per channel, shaped to multiply a tensor of ``n_axes`` axes along ``axis``."""
+    shape = [1] * n_axes
+    shape[axis] = -1
+    return values.view(shape)

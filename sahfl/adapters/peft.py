@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from sahfl.adapters import AdapterState
-from sahfl.adapters.adapted import AdaptedConv
+from sahfl.adapters.adapted import AdaptedConv, lengths
 from sahfl.adapters.conv_lora import ConvLoRA
-from sahfl.adapters.geometry import kernel_of
 from sahfl.config import AdapterTuning
 
 PREFIX = "base_model.model."
@@ -65,8 +64,8 @@ def to_peft(net: nn.Module, state: AdapterState, *, decomposed: bool) -> Adapter
         up = state[f"{path}.update.up"]
         found[f"{PREFIX}{path}.{SUFFIXES['update.up']}"] = up.reshape(*up.shape, *ones)
         if decomposed:
-            lengths = state.get(f"{path}.magnitude", _lengths(layer))
-            found[f"{PREFIX}{path}.{SUFFIXES['magnitude']}"] = lengths.reshape(1, -1, *ones)
+            magnitude = _lengths(layer) if layer.magnitude is None else state[f"{path}.magnitude"]
+            found[f"{PREFIX}{path}.{SUFFIXES['magnitude']}"] = magnitude.reshape(1, -1, *ones)
     return found
 
 
@@ -92,5 +91,4 @@ def _our_name(name: str) -> tuple[str, str]:
 
 @torch.no_grad()
 def _lengths(layer: AdaptedConv) -> np.ndarray[Any, Any]:
-    kernel = kernel_of(layer.base) + layer.update.delta(layer.update.up * layer.scale)
-    return torch.linalg.vector_norm(kernel.flatten(1), dim=1).cpu().float().numpy()
+    return lengths(layer.direction(layer.update.up * layer.scale)).cpu().float().numpy()

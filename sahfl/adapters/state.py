@@ -46,15 +46,12 @@ def parameters(net: nn.Module) -> dict[str, nn.Parameter]:
 
 def read_all(net: nn.Module) -> AdapterState:
     """Copy every parameter out of a network without adapters, float32: what its digest is taken over."""
-    found = {name: value.detach().to("cpu", torch.float32).numpy().copy() for name, value in net.named_parameters()}
-    return dict(sorted(found.items()))
+    return _copied(dict(sorted(net.named_parameters())))
 
 
 def read(net: nn.Module) -> AdapterState:
     """Copy the exchanged tensors out of a network, float32."""
-    return {
-        name: parameter.detach().to("cpu", torch.float32).numpy().copy() for name, parameter in parameters(net).items()
-    }
+    return _copied(parameters(net))
 
 
 @torch.no_grad()
@@ -72,6 +69,10 @@ def load(net: nn.Module, state: AdapterState) -> None:
             raise AdapterError(f"tensor {name!r}: got shape {state[name].shape}, expected {tuple(parameter.shape)}")
     for name, parameter in wanted.items():
         parameter.copy_(torch.from_numpy(np.array(state[name], np.float32, order="C")))  # torch wants it writable
+
+
+def _copied(found: dict[str, nn.Parameter]) -> AdapterState:
+    return {name: value.detach().to("cpu", torch.float32).numpy().copy() for name, value in found.items()}
 
 
 def _some(names: list[str], most: int = 5) -> str:

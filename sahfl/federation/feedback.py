@@ -32,11 +32,11 @@ def with_feedback(folder: Path, header: Header, change: AdapterState, encoding: 
     if encoding == "float32":
         return change
     files = folder / "feedback"
-    training, turn = _key(f"{header.study} {header.stage} {header.method} {header.fold}"), _key(repr(layout(change)))
+    turn = hashlib.sha256(repr(layout(change)).encode()).hexdigest()[:16]
     if header.round == 1:  # a new training: what an earlier run of the same study left over is not its
-        _remove(sorted(files.glob(f"{training}-*.safetensors")))
-    own = files / f"{training}-{turn}-{header.round:05d}.safetensors"
-    earlier = sorted(path for path in files.glob(f"{training}-{turn}-*.safetensors") if path.name < own.name)
+        _remove(sorted(files.glob(f"{header.training}-*.safetensors")))
+    own = files / f"{header.training}-{turn}-{header.round:05d}.safetensors"
+    earlier = sorted(path for path in files.glob(f"{header.training}-{turn}-*.safetensors") if path.name < own.name)
     left = _read(earlier[-1], like=change) if earlier else None
     wanted = {name: value + left[name] if left else value for name, value in change.items()}
     sent = unpack(
@@ -59,7 +59,3 @@ def _read(path: Path, *, like: AdapterState) -> AdapterState | None:
 def _remove(paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

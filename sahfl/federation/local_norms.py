@@ -9,7 +9,6 @@ Source: Li et al. 2021, arXiv 2102.07623 (FedBN); there statistics stay as well,
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from torch import nn
@@ -68,14 +67,9 @@ def keep_own(folder: Path, header: Header, own: AdapterState) -> None:
 
 def _files(folder: Path, header: Header) -> list[tuple[int, Path]]:
     """Rounds and files of one training, the earliest first."""
-    found = (folder / "norms").glob(f"{_prefix(header)}-?????.safetensors")
+    found = (folder / "norms").glob(f"{header.training}-?????.safetensors")
     return sorted((int(path.stem[-5:]), path) for path in found)
 
 
 def _file(folder: Path, header: Header) -> Path:
-    return folder / "norms" / f"{_prefix(header)}-{header.round:05d}.safetensors"
-
-
-def _prefix(header: Header) -> str:
-    training = f"{header.study} {header.stage} {header.method} {header.fold}"
-    return hashlib.sha256(training.encode()).hexdigest()[:16]
+    return folder / "norms" / f"{header.training}-{header.round:05d}.safetensors"
