@@ -199,8 +199,15 @@ def _scale_rows(layer: FactoredLayer, up: Floats, rows: Floats | float) -> Float
 
 def _lengths(layer: FactoredLayer, terms: list[Floats]) -> Floats:
     """Length of every output channel's kernel W + D, 1 for a kernel of zeros; D as ``terms``, the scale folded in."""
+    return _row_lengths(_direction(layer, terms))
+
+
+def _direction(layer: FactoredLayer, terms: list[Floats]) -> Floats:
     assert layer.kernel is not None
-    direction = layer.kernel.astype(np.float64) + dense(layer, terms)
+    return layer.kernel.astype(np.float64) + dense(layer, terms)
+
+
+def _row_lengths(direction: Floats) -> Floats:
     lengths = np.sqrt(np.square(direction.reshape(len(direction), -1)).sum(axis=1))
     return np.where(lengths > 0, lengths, 1)
 
@@ -230,9 +237,8 @@ def _kernel(layer: FactoredLayer, state: dict[str, Floats]) -> Floats:
     terms = _terms(layer, state)
     if layer.magnitude is None:
         return dense(layer, terms)
-    assert layer.kernel is not None
-    direction = layer.kernel.astype(np.float64) + dense(layer, terms)
-    return _along_rows(state[layer.magnitude] / _lengths(layer, terms), direction)
+    direction = _direction(layer, terms)
+    return _along_rows(state[layer.magnitude] / _row_lengths(direction), direction)
 
 
 def dense(layer: FactoredLayer, terms: Sequence[Floats]) -> Floats:
