@@ -1,0 +1,1 @@
+"""A hospital's daemon: the command ``sahfl-client``."""

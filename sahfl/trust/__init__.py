@@ -1,0 +1,1 @@
+"""Keys, certificates and signatures: who is who in a consortium, and what a site believes."""

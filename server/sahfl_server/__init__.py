@@ -1,0 +1,1 @@
+"""The central server of a consortium: the command ``sahfl-server``."""
