@@ -179,6 +179,20 @@ def test_the_mean_of_unlike_ranks_is_that_of_the_kernels_brought_to_the_global_r
     assert lost < (0.15 if name in CP else 1e-6) * distance(base_kernels(), exact)
 
 
+@pytest.mark.parametrize("name", ["lora_c", "conv_lora"])
+def test_what_a_site_cannot_hold_fades_by_its_share_of_the_volumes(name):
+    """Nobody trains: of three volumes, one lies at a site of rank 1, so what is beyond its rank keeps two thirds."""
+    method = METHODS[name]
+    like, layers = start_of(method)
+    state = trained(method, 0)
+    cut = brought(method, state, 1)
+    updates = [SiteUpdate("bern", 1, cut, cut), SiteUpdate("graz", 2, state, state)]
+    found = kernels(method, project(updates, like=like, layers=layers))
+    whole, held = kernels(method, state), kernels(method, cut, 1)
+    for layer, kernel in found.items():
+        np.testing.assert_allclose(kernel - held[layer], 2 / 3 * (whole[layer] - held[layer]), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", CP)
 def test_terms_that_one_site_alone_has_do_not_fade_from_round_to_round(name):
     method = with_rank(METHODS[name], 8)

@@ -135,7 +135,12 @@ FLOAT16 = {"rounds__payload": "float16", "rounds__server": {"optimiser": "adam"}
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [("cp_lora", {}), ("cp_dora", INT8), ("lora_c", FLOAT16)], ids=["plain", "int8", "float16"]
+    ("method", "options"),
+    [
+        pytest.param("cp_lora", {}, id="plain"),
+        pytest.param("cp_dora", INT8, id="int8"),
+        pytest.param("lora_c", FLOAT16, id="float16", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_stopped_anywhere_resumes_to_bit_identical_adapters(federate, method, options):
     settings = study(method, **options)
@@ -173,7 +178,7 @@ def test_norms_that_stay_at_a_site_stay_at_every_rank(federate):
 # --- hostile and wrong replies --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hostile", RANKS)
+@pytest.mark.parametrize("hostile", ["sah_a", "sah_c"])
 def test_B04_a_change_times_1000_is_shortened_at_any_rank(federate, hostile):
     honest, _ = federate(study(finetune__rounds=1), name="honest")
 
@@ -199,7 +204,7 @@ def test_B04_a_change_times_1000_is_shortened_at_any_rank(federate, hostile):
 
 
 def test_B02_a_reply_of_another_rank_is_refused_naming_the_tensor_and_the_round_goes_on(federate):
-    """sah_a is asked for rank 2 and sends what sah_b, of rank 4, has sent."""
+    """sah_a is asked for rank 2 and says that it sends the global one, 4."""
     kept = {}
 
     def swap(site, request, reply):
