@@ -181,6 +181,27 @@ def test_a_wrong_value_is_named(tmp_path, old, new, message):
     assert re.search(message, text)
 
 
+def test_ranks_of_unknown_sites_are_named_in_one_message_with_every_other_problem(tmp_path):
+    ranked = "method: %s, rank: 2, aggregation: project, site_ranks: {%s}"
+    message = problems(
+        tmp_path,
+        ("method: zero_shot", ranked % ("lora_c", "graz: 2, bern: 1, oslo: 4")),
+        ("method: cp_lora, rank: 2", ranked % ("cp_lora", "rome: 1")),
+        ("seed: 3", "seed: -1"),
+    )
+    assert "study.yaml: 2 problem(s)\n" in message
+    assert "\n  seed: Input should be greater than or equal to 0, got -1" in message
+    assert (
+        "\n  finetune: Value error, site_ranks of lora_c-r2-project names graz, oslo; finetune.sites has bern, linz; "
+        "site_ranks of cp_lora-r2-project names rome; finetune.sites has bern, linz" in message
+    )
+
+
+def test_ranks_of_sites_without_a_rule_for_them_are_refused_by_their_method(tmp_path):
+    message = problems(tmp_path, ("cp_lora, rank: 2", "cp_lora, rank: 2, site_ranks: {bern: 1}"))
+    assert re.search(r"finetune.methods.1.cp_lora: .*site_ranks needs aggregation: project, mean needs", message)
+
+
 UNREADABLE = {
     "unclosed": ("name: [", "study.yaml, line 1: is not YAML: "),
     "tab": ("name: a\n\tb: c", "study.yaml, line 2: is not YAML: "),

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sahfl.adapters import state
-from sahfl.config import SiteConfig, Study, kind_of, load_site, load_study
+from sahfl.config import AdapterTuning, SiteConfig, Study, kind_of, load_site, load_study
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
 from sahfl.federation.networks import fine_tuned_network, whole_network
@@ -120,6 +120,11 @@ def test_the_readme_s_example_of_a_datalist_is_one(tmp_path):
     (tmp_path / "datalist.json").write_text(example)
     (case,) = read_datalist(tmp_path / "datalist.json", "site_name")
     assert case.image == tmp_path / "a.nii.gz"
+
+
+def test_the_readme_s_example_of_ranks_is_one():
+    (example,) = re.findall(r"```yaml\nmethods:\n  - (.+?)\n```", README)
+    assert AdapterTuning.model_validate(yaml.safe_load(example)).site_ranks == {"bern": 2, "graz": 16}
 
 
 def test_every_setting_says_what_it_means():
