@@ -17,7 +17,15 @@ from sahfl.config.data import (
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.section import Name, Section, parse
-from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig, ServerAdam, ServerMomentum
+from sahfl.config.stages import (
+    FinetuneConfig,
+    LoadedBase,
+    LocalTraining,
+    PretrainConfig,
+    RoundsConfig,
+    ServerAdam,
+    ServerMomentum,
+)
 from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "FinetuneConfig",
     "FolderData",
     "FoldersData",
+    "LoadedBase",
     "LocalTraining",
     "Method",
     "ModelConfig",
