@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from aggregation import METHODS, interval
-from small_study import SITES, Federation, machine, read_base
+from machine import machine
+from small_study import SITES, Federation, read_base
 
 from sahfl.adapters import AdapterState
 from sahfl.aggregation import SiteUpdate

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 from sahfl.adapters import AdapterState, digest, state
 from sahfl.adapters.attach import attach
@@ -182,15 +181,6 @@ def _pretrained() -> AdapterState:
     net = whole_network(VIEWS, MODEL, seed=0)
     train(net, sampler, Schedule(2e-3, WEIGHT_DECAY, BASE_STEPS, 1, 1))
     return state.read(net)
-
-
-def machine() -> str:
-    """What the numbers were measured on."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, 1 thread of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; torch {torch.__version__}"
 
 
 def main() -> None:

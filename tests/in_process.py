@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,22 @@ from sahfl.simulation import site_configs
 
 Change = Callable[[str, Message, Message], Message | None]
 """(site, request, reply) -> the reply that arrives, or None for no reply."""
+
+
+class Stop(Exception):
+    """Stands for a crash of the server's process."""
+
+
+def stop_at(nth: int) -> Change:
+    """A change that stops the server's process at the n-th message."""
+    numbers = count(1)
+
+    def stop(site: str, request: Message, reply: Message) -> Message:
+        if next(numbers) == nth:
+            raise Stop
+        return reply
+
+    return stop
 
 
 class InProcessGrid(Grid):

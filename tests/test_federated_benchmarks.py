@@ -12,7 +12,7 @@ import pytest
 from sahfl.adapters import FactoredLayer
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("small_study", "aggregation", "attacks")
+NAMES = ("machine", "small_study", "aggregation", "attacks")
 
 
 @pytest.fixture(scope="module")
