@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,10 @@ from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.data.ct import Scan
 from sahfl.data.phantom import PROFILES, PhantomKind, make_case
 from sahfl.data.sampler import SliceSampler
-from sahfl.data.views import CaseViews, SliceStack, make_views, n_channels
+from sahfl.data.views import CaseViews, make_views, n_channels
 from sahfl.errors import AdapterError
 from sahfl.evaluation import predict
+from sahfl.federation.hostile import inverted
 from sahfl.federation.networks import base_network, whole_network
 from sahfl.federation.turns import take_turn
 from sahfl.model import MultiViewUNet
@@ -115,7 +116,7 @@ class Federation:
             parameter.requires_grad_(True)
         rule = "alternate" if turns else "mean"
         names = take_turn(self._net, self._method.model_copy(update={"aggregation": rule}), round_)
-        cases = [_inverted(views) if flipped else views for views, _ in self._training[site]]
+        cases = [inverted(views) if flipped else views for views, _ in self._training[site]]
         sampler = SliceSampler(
             cases,
             VIEWS,
@@ -150,14 +151,6 @@ def _patient(profile: str, kind: PhantomKind, seed: int) -> Patient:
     case = make_case(seed, kind=kind, profile=PROFILES[profile], shape=SHAPE, spacing_mm=SPACING_MM)
     scan = Scan(case.image.astype(np.float32), case.label > 0, case.affine)
     return make_views(scan, VIEWS), scan
-
-
-def _inverted(views: CaseViews) -> CaseViews:
-    stacks = {}
-    for view, stack in views.stacks.items():
-        label = ~stack.label[:]
-        stacks[view] = SliceStack(stack.image, label, np.flatnonzero(label.any(axis=(1, 2))))
-    return replace(views, stacks=stacks)
 
 
 def read_base() -> AdapterState:

@@ -18,6 +18,7 @@ from sahfl.config import Study, parse
 from sahfl.federation import flower
 from sahfl.federation.client_app import app as client_app
 from sahfl.federation.coordinator import Coordinator
+from sahfl.federation.hostile import hostile_app
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.site import Site
 from sahfl.simulation import site_configs
@@ -49,7 +50,7 @@ class InProcessGrid(Grid):
         self.nodes = {7 + index: site for index, site in enumerate(site_configs(study, folder))}
         self.run_id = flower.new_run_id()
         self.seen: list[tuple[str, Message, Message]] = []
-        self._change = change
+        self._change, self._hostile = change, study.hostile
         self._replies: dict[str, Message] = {}
         flower.enter_run(self.run_id)
 
@@ -73,7 +74,8 @@ class InProcessGrid(Grid):
             site = self.nodes[message.metadata.dst_node_id]
             context = Context(self.run_id, 0, {"site": site.model_dump_json()}, RecordDict(), {})
             try:
-                reply = client_app(message, context)
+                act = self._hostile.get(site.name)
+                reply = (hostile_app(act, site.name) if act else client_app)(message, context)
             except Exception as error:
                 reply = flower.error_reply(message, str(error))
             self.seen.append((site.name, message, reply))

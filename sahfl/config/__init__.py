@@ -18,7 +18,7 @@ from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTun
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.section import Name, Section, parse
 from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig, ServerAdam, ServerMomentum
-from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
+from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
 
 __all__ = [
     "AdapterTuning",
@@ -27,6 +27,7 @@ __all__ = [
     "FinetuneConfig",
     "FolderData",
     "FoldersData",
+    "HostileAct",
     "LocalTraining",
     "Method",
     "ModelConfig",

@@ -64,6 +64,9 @@ class Coordinator:
     def _run(self) -> None:
         self._say_unreadable_lines()
         self._folder.note({"event": "started", "at": _now()} if not self._folder.journal() else self._resumption())
+        hostile = {"event": "hostile", "sites": self._study.hostile}
+        if self._study.hostile and hostile not in self._folder.journal():
+            self._folder.note(hostile)
         self._describe_sites()
         self._pretrain()
         self._install_base()

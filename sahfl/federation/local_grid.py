@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,7 +20,7 @@ from typing import Any, Self
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.config import SiteConfig
+from sahfl.config import HostileAct, SiteConfig
 from sahfl.errors import RunFailed
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
@@ -58,16 +58,19 @@ class LocalGrid(Grid):
         sites: the sites' own configurations; node ids count from 100 in this order.
         workers: number of processes.
         logs: folder for one log file per site.
+        hostile: what sites do against the others, by name (``federation.hostile``); by default all are honest.
 
     Raises:
         RunFailed: a worker process cannot start (out of memory, broken installation).
     """
 
-    def __init__(self, sites: Iterable[SiteConfig], *, workers: int, logs: Path) -> None:
+    def __init__(
+        self, sites: Iterable[SiteConfig], *, workers: int, logs: Path, hostile: Mapping[str, HostileAct] | None = None
+    ) -> None:
         self._run_id = flower.new_run_id()
         flower.enter_run(self._run_id)
         self._sites = {FIRST_NODE_ID + index: site for index, site in enumerate(sites)}
-        self._n_workers, self._logs = workers, logs
+        self._n_workers, self._logs, self._hostile = workers, logs, dict(hostile or {})
         self._workers: list[Worker] = []
         self._heard: SimpleQueue[tuple[BaseProcess, tuple[str, Any] | None]] = SimpleQueue()
         self._queue: deque[Message] = deque()
@@ -212,7 +215,8 @@ class LocalGrid(Grid):
                 node_id = worker.message.metadata.dst_node_id
                 emit(Event("started", worker.message.metadata.message_type, self._name(worker.message)))
                 # In a thread: a worker that hangs before it has read all of it must not hold up the others.
-                content = (self._sites[node_id], self._run_id, node_id, worker.message)
+                site = self._sites[node_id]
+                content = (site, self._hostile.get(site.name), self._run_id, node_id, worker.message)
                 threading.Thread(target=_send, args=(worker.requests, content), daemon=True).start()
 
     def _hear(self, worker: Worker, kind: str, content: Any) -> None:

@@ -40,20 +40,21 @@ def work(requests: Connection, replies: Connection, logs: str) -> None:
     import torch
 
     from sahfl.federation.client_app import app
+    from sahfl.federation.hostile import hostile_app
 
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with listening(lambda event: replies.send(("event", event))), suppress(EOFError, OSError):
         replies.send(("ready", None))
         while True:
-            site, run_id, node_id, message = requests.recv()
+            site, act, run_id, node_id, message = requests.recv()
             flower.enter_run(run_id, node_id)
             try:
                 _log_to(Path(logs) / f"{site.name}.log")
             except OSError as error:  # a full disk; another site's log is no place for what this one says
                 replies.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
                 continue
-            replies.send(_answer(app, site, message, node_id))
+            replies.send(_answer(app if act is None else hostile_app(act, site.name), site, message, node_id))
 
 
 def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:
