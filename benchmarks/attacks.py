@@ -5,7 +5,8 @@
 
 Attacks are those of a simulation's hostile sites (``sahfl.federation.hostile``): pure functions of what a site received
 and what it trained; label flipping trains on inverted annotations. Every update goes through the payload checks first,
-which refuse NaN whatever the defence. Dice is that of the honest sites' held-out patients. The median and the trimmed mean work within the default bounds, as they do in a study.
+which refuse NaN whatever the defence. Dice is that of the honest sites' held-out patients. The median and the trimmed
+mean work within the default bounds, as they do in a study.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def finetune_lines(folder):
 
 @pytest.mark.parametrize(
     ("encoding", "reason"),
-    [("float32", "contains NaN or inf"), ("float16", "contains NaN or inf"), ("int8", "got step nan")],
+    [("float32", "contains NaN or inf"), ("float16", "contains NaN or inf"), ("int8", "got step 'nan'")],
 )
 def test_B01_a_hostile_site_s_nan_is_refused_by_name_in_every_encoding(federate, encoding, reason):
     folder, _ = federate(with_hostile("nan", rounds__payload=encoding))
@@ -84,18 +84,18 @@ def test_B01_a_hostile_site_s_nan_is_refused_by_name_in_every_encoding(federate,
 
 
 @pytest.mark.parametrize("payload", ["float32", "float16", "int8"])
-def test_B04_a_flipped_sign_is_the_honest_change_the_other_way_in_every_encoding(federate, payload):
-    """By hand: received - (trained - received), from the honest study of the same seed."""
+def test_B04_a_flipped_sign_is_used_as_a_change_of_honest_length_in_every_encoding(federate, payload):
     honest, _ = federate(changed(SHORT, rounds__payload=payload), name="honest")
     hostile, _ = federate(with_hostile("sign_flip", rounds__payload=payload))
     for before, after in zip(finetune_lines(honest), finetune_lines(hostile), strict=True):
         assert after["refused"] == []
         assert after["norms"] == pytest.approx(before["norms"], rel=1e-2)
-        for one, other in zip(before["used"], after["used"], strict=True):
-            assert {**one, "seconds": 0} == {**other, "seconds": 0}  # what it says of itself stays honest
+        said = [[(site["site"], site["n_volumes"], site["loss"]) for site in line["used"]] for line in (before, after)]
+        assert said[0] == said[1]  # what it says of itself stays honest
 
 
 def test_B04_a_flipped_sign_by_hand_and_the_other_sites_send_what_they_did(federate):
+    """received - (trained - received), from the honest study of the same seed."""
     (_, honest), (_, hostile) = federate(SHORT, name="honest"), federate(with_hostile("sign_flip"))
     ours, theirs = trained(honest), trained(hostile)
     assert ours.keys() == theirs.keys()
@@ -124,9 +124,8 @@ def test_B04_a_label_flipper_trains_on_inverted_annotations_and_is_scored_on_the
     assert zero_shot[0] == zero_shot[1]
     study = parse(Study, SHORT, where="test")
     (site,) = [site for site in site_configs(study, tmp_path / "run" / "sites") if site.name == "sah_b"]
-    for true, flipped in zip(
-        *(kind(site).load_views(Site(site).cases(), study.views) for kind in (Site, LabelFlipper))
-    ):
+    true_ones, flipped_ones = (kind(site).load_views(Site(site).cases(), study.views) for kind in (Site, LabelFlipper))
+    for true, flipped in zip(true_ones, flipped_ones, strict=True):
         for view, stack in true.stacks.items():
             label = stack.label[:]
             assert label.any()
