@@ -17,6 +17,7 @@ from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, S
 from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
 from sahfl.errors import DataError, SahflError, StorageError
+from sahfl.federation.events import Event, emit
 from sahfl.federation.interruptions import note_end
 from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
@@ -91,7 +92,11 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
     at_once = max(pretraining, len(study.finetune.sites))
     workers = workers or min(at_once, 2 * (os.cpu_count() or 1))
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
-    with folder.lock(), _stopped_by_sigterm(), LocalGrid(sites, workers=workers, logs=folder.path / "logs") as grid:
+    grid = LocalGrid(sites, workers=workers, logs=folder.path / "logs", hostile=study.hostile)
+    with folder.lock(), _stopped_by_sigterm(), grid:
+        if study.hostile:
+            named = ", ".join(f"{site} ({act})" for site, act in sorted(study.hostile.items()))
+            emit(Event("warning", f"hostile sites, by the study's settings: {named}"))
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
         try:

@@ -261,6 +261,25 @@ def test_the_datalist_option_needs_a_study_of_scans_on_disk(tmp_path, text):
         load_study(study_file(tmp_path, text), datalist=Path("x.json"))
 
 
+def test_an_unknown_hostile_site_and_an_unknown_act_are_reported_with_the_other_problems(tmp_path):
+    extra = "seed: -1\nhostile: {oslo: nan, basel: sign_flip}\n"
+    message = problems(tmp_path, ("seed: 3\n", extra))
+    assert "2 problem(s)" in message
+    assert "hostile: Value error, unknown site(s) basel, oslo; the study's are bern, graz, linz" in message
+    assert "seed: Input should be greater than or equal to 0, got -1" in message
+    message = problems(tmp_path, ("seed: 3\n", "seed: 3\nhostile: {bern: bribe}\n"))
+    assert re.search("hostile.bern: Input should be 'nan', 'times_1000'.* or 'noisy_free_rider', got 'bribe'", message)
+
+
+def test_a_study_with_hostile_sites_is_for_simulations_only_and_another_study(tmp_path):
+    honest = load_study(study_file(tmp_path))
+    hostile = load_study(study_file(tmp_path, STUDY + "hostile: {bern: free_rider}\n"))
+    assert (honest.simulation_only, hostile.simulation_only) == (False, True)
+    assert honest.hostile == {}
+    assert hostile.fingerprint() != honest.fingerprint()
+    assert load_study(study_file(tmp_path, STUDY + "hostile: {}\n")).fingerprint() == honest.fingerprint()
+
+
 # --- fingerprint ----------------------------------------------------------------------------------------------------
 
 

@@ -5,12 +5,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from tiny_study import TINY
 
 from sahfl.adapters import state
-from sahfl.config import AdapterTuning, SiteConfig, Study, kind_of, load_site, load_study
+from sahfl.config import AdapterTuning, HostileAct, SiteConfig, Study, kind_of, load_site, load_study, parse
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
 from sahfl.federation.networks import fine_tuned_network, whole_network
@@ -150,3 +152,11 @@ def test_the_constraints_pin_what_the_project_pins():
     assert pins["torch"] == "2.13.0"
     assert pins["flwr"] == "1.41.0"
     assert yaml.__version__ == pins["PyYAML"]
+
+
+def test_the_example_of_hostile_sites_is_a_part_of_a_study_file_and_the_table_lists_every_act():
+    text = (ROOT / "docs" / "defences.md").read_text()
+    study = parse(Study, TINY | yaml.safe_load(re.search(r"```yaml\n(.+?)```", text, re.DOTALL).group(1)), where="docs")
+    assert study.simulation_only
+    acts = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", text.split("| act |")[1], re.MULTILINE)[:6]))
+    assert acts == list(get_args(HostileAct))

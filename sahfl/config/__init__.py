@@ -26,7 +26,7 @@ from sahfl.config.stages import (
     ServerAdam,
     ServerMomentum,
 )
-from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
+from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
 
 __all__ = [
     "AdapterTuning",
@@ -35,6 +35,7 @@ __all__ = [
     "FinetuneConfig",
     "FolderData",
     "FoldersData",
+    "HostileAct",
     "LoadedBase",
     "LocalTraining",
     "Method",

@@ -69,6 +69,9 @@ class Coordinator:
         note_start(self._folder)
         if self._study.base:
             self._base = read_base(self._study, copy=self._folder.path / BASE_FILE)
+        hostile = {"event": "hostile", "sites": self._study.hostile}
+        if self._study.hostile and hostile not in self._folder.journal():
+            self._folder.note(hostile)
         self._describe_sites()
         if not self._base:
             self._base = self._pretrained()

@@ -45,6 +45,7 @@ def collect(
         "started": started,
         "finished": finished,
         "seconds": _seconds(journal),
+        "hostile": study.hostile,
         "sites": [_site(name, study, sites, journal) for name in study.sites],
         "base": {
             "sha256": digest(base),
