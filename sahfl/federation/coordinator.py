@@ -16,7 +16,7 @@ from sahfl.adapters import AdapterState, digest, state
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import describe, save_adapter
-from sahfl.config import Method, Study, TrainedMethod, ZeroShot
+from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
@@ -27,10 +27,12 @@ from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
 from sahfl.federation.rounds import Cell, Member, Roster, needed, run_cell
 from sahfl.federation.run_folder import RunFolder, storing
+from sahfl.federation.site_ranks import site_ranks
 from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header
 from sahfl.report import write_report
 from sahfl.statistics import EvaluationSums
+from sahfl.trust.signing import Signer
 
 
 class Coordinator:
@@ -40,10 +42,11 @@ class Coordinator:
         grid: how messages reach the sites.
         folder: the run on disk.
         nodes: site name of each node.
+        signer: signs what sites are asked.
     """
 
-    def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str]) -> None:
-        self._mail, self._folder = Mailbox(grid), folder
+    def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str], signer: Signer | None = None) -> None:
+        self._mail, self._folder = Mailbox(grid, signer), folder
         self._node_of = {site: node for node, site in nodes.items()}
         self._study: Study = folder.study()
         self._fingerprint = self._study.fingerprint()
@@ -100,7 +103,7 @@ class Coordinator:
     def _describe_sites(self) -> None:
         emit(Event("stage", "preparing and checking the sites' data"))
         content = protocol.request(self._task("finetune"), self._header("finetune", "describe", -1), {})
-        roster: dict[str, Member] = {}
+        self._roster = roster = dict[str, Member]()
         for site, reply in self._ask(dict.fromkeys(self._node_of, content), protocol.DESCRIBE).items():
             try:
                 description = self._read_description(site, reply)
@@ -109,7 +112,6 @@ class Coordinator:
                 continue
             roster[site] = Member(self._node_of[site], description)
             self._folder.note({"event": "described", "site": site, "data": description.data})
-        self._roster = roster
         if self._study.compare_sites:
             self._compare_sites()
         self._require_quorum("pretrain", self._study.pretrain.sites)
@@ -227,6 +229,7 @@ class Coordinator:
             rule=method.aggregation,
             layers=factored_layers(net, method),
             staying=staying(net, task),
+            ranks=site_ranks(study, self._base, method, sites),
         )
         return self._run_cell(cell, state.read(net))
 
@@ -284,6 +287,8 @@ class Coordinator:
 
     def _task(self, stage: str, method: Method | None = None, fold: int = -1) -> Task:
         study = self._study
+        if isinstance(method, AdapterTuning):
+            method = method.at_rank(method.rank)
         settings = {"stage": stage, "seed": study.seed, "views": study.views, "model": study.model}
         return Task.model_validate(settings | {"folds": study.finetune.folds, "fold": fold, "method": method})
 
