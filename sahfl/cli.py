@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.config import kind_of, load_site, load_study
+from sahfl.commands import audit, consortium
+from sahfl.config import kind_of, load_consortium, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
 app = typer.Typer(
@@ -106,14 +107,16 @@ def phantom(
 
 @app.command()
 def check(
-    file: Annotated[Path | None, typer.Argument(help="Study file or site file (YAML); told apart by content.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Study, site or consortium file (YAML); told apart by content.")
+    ] = None,
     datalist: Datalist = None,
     rules: Annotated[bool, typer.Option("--rules", help="Print the table of data rules (Markdown) instead.")] = False,
 ) -> None:
-    """Check a study file, or the data of a site.
+    """Check a study file or a consortium file, or the data of a site.
 
-    A study file is printed with every default filled in. For a site file, every scan is checked against the data
-    rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
+    A study or consortium file is printed with every default filled in. For a site file, every scan is checked against
+    the data rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
 
     Example: sahfl check configs/demo.yaml
 
@@ -129,18 +132,22 @@ def check(
         print(load_study(file, datalist=datalist).model_dump_json(indent=2))
     elif datalist is not None:
         raise ConfigError(f"{file}: --datalist is for study files; a site file names its own under data.path")
+    elif kind_of(file) == "consortium":
+        print(load_consortium(file).model_dump_json(indent=2))
     else:
         _check_site(file)
 
 
 def _check_site(file: Path) -> None:
     from sahfl.console import counting, verdict_table
+    from sahfl.federation.dry_run import policy_lines
     from sahfl.federation.site_check import check_site
 
     config = load_site(file)
     with counting([config.name], Console(stderr=True)) as show:
         verdict = check_site(config, on_case=lambda done, total: show(config.name, done, total))
     Console().print(verdict_table(verdict.checks))
+    print(*policy_lines(config.policy), sep="\n")
     print(verdict.page)
     if not verdict.may_train:
         raise typer.Exit(2)
@@ -162,6 +169,11 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     if not isinstance(results, dict):
         raise RunError(f"{run_dir}: results.json is not a mapping; delete it to have it made again")
     print(write_report(results, run_dir))
+
+
+for command in (consortium.provision, consortium.renew, consortium.revoke):
+    app.command()(command)
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:

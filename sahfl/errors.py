@@ -10,8 +10,10 @@
     ├── PolicyRefused       a site's own policy does not allow what was asked    exit code 2
     ├── AdapterError        an adapter does not fit the network or the study     exit code 2
     ├── PayloadError        a site's reply is refused (dropped for the round)
+    ├── TrustError          a key, certificate or signature is missing, wrong or expired  exit code 2
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
     ├── StorageError        the disk is full, or does not let sahfl write        exit code 3
+    ├── AuditBroken         an audit log is not what was written                 exit code 3
     └── RunFailed           a run ended without its result                       exit code 3
 
 Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
@@ -65,12 +67,22 @@ class PayloadError(SahflError):
     """What a peer sent does not fit what was asked for."""
 
 
+class TrustError(SahflError):
+    """A key, certificate or signature is missing, wrong or expired; no message holds any part of a secret."""
+
+
 class RunError(SahflError):
     """A run folder cannot be used: it belongs to another study, or holds no state to resume."""
 
 
 class StorageError(SahflError):
     """What has to be kept cannot be written: the disk is full, read-only or failing."""
+
+    exit_code = 3
+
+
+class AuditBroken(SahflError):
+    """A line of a site's audit log was changed, removed, added or moved, or the log is not there."""
 
     exit_code = 3
 

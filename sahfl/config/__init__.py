@@ -4,6 +4,7 @@ A study file is read once, checked as a whole and then frozen: code receives ``S
 file are reported together (``ConfigError``), each with its key, the value found and what was expected.
 """
 
+from sahfl.config.consortium import Consortium, load_consortium
 from sahfl.config.data import (
     DatalistData,
     FolderData,
@@ -16,6 +17,7 @@ from sahfl.config.data import (
 )
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
+from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse
 from sahfl.config.stages import (
     FinetuneConfig,
@@ -30,6 +32,7 @@ from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, loa
 
 __all__ = [
     "AdapterTuning",
+    "Consortium",
     "DatalistData",
     "EvaluationConfig",
     "FinetuneConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "ServerAdam",
     "ServerMomentum",
     "SiteConfig",
+    "SitePolicy",
     "Study",
     "TrainedMethod",
     "View",
@@ -57,6 +61,7 @@ __all__ = [
     "WeightTuning",
     "ZeroShot",
     "kind_of",
+    "load_consortium",
     "load_site",
     "load_study",
     "parse",
