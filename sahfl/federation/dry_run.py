@@ -39,7 +39,8 @@ def dry_run(config: SiteConfig, study: Study | None = None) -> str:
     if study is None:
         lines += ["No study is given: sizes are those of each method's defaults on the smallest network."]
     else:
-        roles = {"pretraining": study.pretrain.sites, "fine-tuning and evaluation": study.finetune.sites}
+        pretraining = study.pretrain.sites if study.pretrain else ()
+        roles = {"pretraining": pretraining, "fine-tuning and evaluation": study.finetune.sites}
         role = [name for name, sites in roles.items() if config.name in sites]
         lines += [f"Study {study.name}, fingerprint {study.fingerprint()}"]
         lines += [f"The study asks this site for {' and '.join(role) or 'nothing: it is not among its sites'}."]
