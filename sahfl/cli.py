@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.config import kind_of, load_site, load_study
+from sahfl.config import kind_of, load_server, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
 app = typer.Typer(
@@ -106,13 +106,15 @@ def phantom(
 
 @app.command()
 def check(
-    file: Annotated[Path | None, typer.Argument(help="Study file or site file (YAML); told apart by content.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Study, server or site file (YAML); told apart by content.")
+    ] = None,
     datalist: Datalist = None,
     rules: Annotated[bool, typer.Option("--rules", help="Print the table of data rules (Markdown) instead.")] = False,
 ) -> None:
-    """Check a study file, or the data of a site.
+    """Check a study file, a server file, or the data of a site.
 
-    A study file is printed with every default filled in. For a site file, every scan is checked against the data
+    A study or server file is printed with every default filled in. For a site file, every scan is checked against the data
     rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
 
     Example: sahfl check configs/demo.yaml
@@ -127,6 +129,8 @@ def check(
         raise ConfigError("check: expected a study file or a site file; see sahfl check -h")
     elif kind_of(file) == "study":
         print(load_study(file, datalist=datalist).model_dump_json(indent=2))
+    elif kind_of(file) == "server":
+        print(load_server(file).model_dump_json(indent=2))
     elif datalist is not None:
         raise ConfigError(f"{file}: --datalist is for study files; a site file names its own under data.path")
     else:

@@ -12,11 +12,13 @@ from sahfl.config.data import (
     PhantomData,
     PhantomSite,
     SiteConfig,
+    SitesData,
     load_site,
 )
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.section import Name, Section, parse
+from sahfl.config.server import ServerConfig, load_server
 from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig, ServerAdam, ServerMomentum
 from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
@@ -38,8 +40,10 @@ __all__ = [
     "RoundsConfig",
     "Section",
     "ServerAdam",
+    "ServerConfig",
     "ServerMomentum",
     "SiteConfig",
+    "SitesData",
     "Study",
     "TrainedMethod",
     "View",
@@ -47,6 +51,7 @@ __all__ = [
     "WeightTuning",
     "ZeroShot",
     "kind_of",
+    "load_server",
     "load_site",
     "load_study",
     "parse",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.config.data import DatalistData, FoldersData, PhantomData
+from sahfl.config.data import DatalistData, FoldersData, PhantomData, SitesData
 from sahfl.config.network import ModelConfig, ViewsConfig
 from sahfl.config.section import Name, Section, parse, read_mapping
 from sahfl.config.stages import FinetuneConfig, PretrainConfig, RoundsConfig
@@ -40,7 +40,7 @@ class Study(Section):
     """Names the run's folder and report."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random number of the study derives from it."""
-    data: Annotated[PhantomData | DatalistData | FoldersData, Field(discriminator="source")]
+    data: Annotated[PhantomData | DatalistData | FoldersData | SitesData, Field(discriminator="source")]
     """Where each site's scans come from."""
     views: ViewsConfig = ViewsConfig()
     """From volume to slices."""
@@ -62,8 +62,9 @@ class Study(Section):
         wanted = [*self.pretrain.sites, *self.finetune.sites]
         if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
-        if not isinstance(self.data, DatalistData) and (unknown := sorted(set(wanted) - set(self.data.sites))):
-            known = ", ".join(sorted(self.data.sites))
+        named = set(self.data.sites) if isinstance(self.data, PhantomData | FoldersData) else set(wanted)
+        if unknown := sorted(set(wanted) - named):
+            known = ", ".join(sorted(named))
             raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {known}")
         return self
 
@@ -76,16 +77,19 @@ class Study(Section):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def kind_of(path: Path) -> Literal["study", "site"]:
-    """Whether a file is a study's or a site's, told by its keys.
+def kind_of(path: Path) -> Literal["study", "site", "server"]:
+    """Whether a file is a study's, a site's or a server's, told by its keys.
 
     Raises:
         ConfigError: it cannot be read, or is neither.
     """
     keys = read_mapping(path).keys()
     study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "share_scan_keys"}
-    if study and not site:
+    server = keys & {"port", "host", "give_up_s", "wait_for_sites_s"}
+    if study and not site | server:
         return "study"
+    if server and not study:
+        return "server"
     if site and not study:
         return "site"
     raise ConfigError(
