@@ -114,8 +114,8 @@ def check(
 ) -> None:
     """Check a study file, a server file, or the data of a site.
 
-    A study or server file is printed with every default filled in. For a site file, every scan is checked against the data
-    rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
+    A study or server file is printed with every default filled in. For a site file, every scan is checked against the
+    data rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
 
     Example: sahfl check configs/demo.yaml
 

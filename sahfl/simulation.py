@@ -41,8 +41,8 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         return tuple(SiteConfig(name=name, folder=folder / name, data=study.data, **POLICY) for name in names)
     if isinstance(study.data, SitesData):
         raise ConfigError(
-            f"study {study.name}: data.source is 'sites', so each site's own file says where its scans lie; run it with "
-            "sahfl-server, or name another source to simulate it"
+            f"study {study.name}: data.source is 'sites', so each site's own file says where its scans lie; run it "
+            "with sahfl-server, or name another source to simulate it"
         )
     if isinstance(study.data, FoldersData):
         return _folder_sites(names, study.data, folder)

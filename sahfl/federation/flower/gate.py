@@ -19,9 +19,9 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from google.protobuf.message import DecodeError
 
+from sahfl.federation.fleet import Fleet, Seat
 from sahfl.federation.flower import handshake
 from sahfl.federation.flower.link import Link
-from sahfl.federation.fleet import Fleet, Seat
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

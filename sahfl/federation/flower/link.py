@@ -172,7 +172,7 @@ class Link:
         return message is not None and message.metadata.delivered_at != "" and id_ not in self._state.object_store
 
     def offer(self, node_id: int) -> bool:
-        """Whether a message waits for a node. One that was sent but not confirmed was lost on its way: it waits again."""
+        """Whether a message waits for a node; one that was sent but not confirmed was lost, and waits again."""
         waiting = False
         with self._state.lock:
             for id_, message in self._state.message_ins_store.items():
