@@ -14,7 +14,7 @@ from sahfl.adapters import AdapterState, digest, state
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import describe, save_adapter
-from sahfl.config import Method, Study, TrainedMethod, ZeroShot
+from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
@@ -28,10 +28,12 @@ from sahfl.federation.rounds import Cell, Member, needed, run_cell
 from sahfl.federation.run_folder import RunFolder, storing
 from sahfl.federation.session import now, open_session
 from sahfl.federation.shared_scans import refuse_shared_scans
+from sahfl.federation.site_ranks import site_ranks
 from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header
 from sahfl.report import write_report
 from sahfl.statistics import EvaluationSums
+from sahfl.trust.signing import Signer
 
 
 class Coordinator:
@@ -41,10 +43,11 @@ class Coordinator:
         grid: how messages reach the sites.
         folder: the run on disk.
         nodes: site name of each node.
+        signer: signs what sites are asked.
     """
 
-    def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str]) -> None:
-        self._mail, self._folder = Mailbox(grid), folder
+    def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str], signer: Signer | None = None) -> None:
+        self._mail, self._folder = Mailbox(grid, signer), folder
         self._node_of = {site: node for node, site in nodes.items()}
         self._study: Study = folder.study()
         self._fingerprint = self._study.fingerprint()
@@ -87,6 +90,7 @@ class Coordinator:
     def _describe_sites(self) -> None:
         emit(Event("stage", "preparing and checking the sites' data"))
         content = self._question()
+        self._roster = dict[str, Member]()
         for site, reply in self._ask(dict.fromkeys(self._node_of, content), protocol.DESCRIBE).items():
             try:
                 description = self._read_description(site, reply)
@@ -94,8 +98,8 @@ class Coordinator:
                 self._leave_out(site, str(error))
                 if is_away(reply) and not self._study.compare_sites:  # a latecomer's scans would not be compared
                     self._late.expect(site)
-                continue
-            self._enter(site, description)
+            else:
+                self._enter(site, description)
         if self._study.compare_sites:
             self._compare_sites()
         self._require_quorum("pretrain", self._study.pretrain.sites)
@@ -114,10 +118,12 @@ class Coordinator:
 
     def _invite(self, sites: tuple[str, ...]) -> None:
         """Let in those of a cell's sites that were not there before; nobody waits for them."""
+        if not self._late.awaited:
+            return
         base = self._base_request() if self._base_hash else None
         for site, description in self._late.welcome(sites, self._question(), base).items():
             self._enter(site, description)
-            emit(Event("warning", f"{site}: is back, and takes part from now on"))
+            emit(Event("warning", f"{site}: takes part from now on"))
 
     def _descriptions(self) -> dict[str, SiteDescription]:
         return {site: member.description for site, member in self._roster.items()}
@@ -167,8 +173,7 @@ class Coordinator:
 
     def _ask(self, contents: Mapping[str, RecordDict], message_type: str) -> dict[str, Message | None]:
         nodes = {site: self._node_of[site] for site in contents}
-        deadline_s = self._study.rounds.deadline_s
-        answers = self._mail.exchange(contents, message_type, nodes=nodes, deadline_s=deadline_s)
+        answers = self._mail.exchange(contents, message_type, nodes=nodes, deadline_s=self._study.rounds.deadline_s)
         if any((oddities := answers.oddities()).values()):
             self._folder.note({"event": "replies", "what": message_type} | oddities)
         return {site: answers.replies.get(site) for site in contents}
@@ -228,6 +233,7 @@ class Coordinator:
             rule=method.aggregation,
             layers=factored_layers(net, method),
             staying=staying(net, task),
+            ranks=site_ranks(study, self._base, method, sites),
         )
         return self._run_cell(cell, state.read(net))
 
@@ -287,6 +293,8 @@ class Coordinator:
 
     def _task(self, stage: str, method: Method | None = None, fold: int = -1) -> Task:
         study = self._study
+        if isinstance(method, AdapterTuning):
+            method = method.at_rank(method.rank)
         settings = {"stage": stage, "seed": study.seed, "views": study.views, "model": study.model}
         return Task.model_validate(settings | {"folds": study.finetune.folds, "fold": fold, "method": method})
 

@@ -40,12 +40,12 @@ class Latecomers:
         read: Callable[[str, Message | None], SiteDescription],
     ) -> None:
         self._mail, self._grid, self._node_of, self._read = mail, grid, node_of, read
-        self._awaited: dict[str, SiteDescription | None] = {}
+        self.awaited: dict[str, SiteDescription | None] = {}
         self._asked: set[str] = set()
 
     def expect(self, site: str) -> None:
         """Ask a site again as soon as it is connected."""
-        self._awaited[site] = None
+        self.awaited[site] = None
 
     def welcome(
         self, sites: Iterable[str], describe: RecordDict, base: RecordDict | None
@@ -67,23 +67,23 @@ class Latecomers:
                 self._advance(site, reply, ready, needs_base=base is not None)
         reachable = set(self._grid.get_node_ids())
         for site in sites:
-            if site in self._awaited and site not in self._asked and self._node_of[site] in reachable:
-                content = describe if self._awaited[site] is None else base
-                message_type = protocol.DESCRIBE if self._awaited[site] is None else protocol.INSTALL_BASE
+            if site in self.awaited and site not in self._asked and self._node_of[site] in reachable:
+                content = describe if self.awaited[site] is None else base
+                message_type = protocol.DESCRIBE if self.awaited[site] is None else protocol.INSTALL_BASE
                 self._mail.invite(site, content or describe, message_type, self._node_of[site])
                 self._asked.add(site)
         return ready
 
     def _advance(self, site: str, reply: Message, ready: dict[str, SiteDescription], *, needs_base: bool) -> None:
-        known = self._awaited.pop(site)
+        known = self.awaited.pop(site)
         try:
             description = known or self._read(site, reply)
         except PayloadError as error:
             emit(Event("failed", f"stays out: {error}", site))
             return
         if known is not None and reply.has_error():
-            emit(Event("failed", f"stays out: the base is not installed ({reply.error.reason[:120]})", site))
+            emit(Event("failed", f"stays out: the base is not installed ({str(reply.error.reason)[:120]})", site))
         elif known is None and needs_base:
-            self._awaited[site] = description
+            self.awaited[site] = description
         else:
             ready[site] = description

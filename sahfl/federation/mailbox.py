@@ -11,6 +11,8 @@ from flwr.serverapp import Grid
 
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
+from sahfl.federation.signatures import sign
+from sahfl.trust.signing import Signer
 
 POLL_S = 0.01
 """Pause between looks for replies, for grids that do not wait themselves."""
@@ -47,10 +49,11 @@ class Mailbox:
 
     Args:
         grid: how messages reach the sites.
+        signer: signs every request; without one, only sites that ask for no signature obey.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    def __init__(self, grid: Grid, signer: Signer | None = None) -> None:
+        self._grid, self._signer = grid, signer
         self._answers = Answers()
         self._waiting: dict[str, str] = {}
         self._overdue: dict[str, tuple[str, str]] = {}
@@ -77,6 +80,8 @@ class Mailbox:
             what: name of this exchange, for a reply that comes later.
         """
         self._hear([*self._overdue, *self._invited])
+        for content in {id(content): content for content in contents.values()}.values():
+            self._sign(message_type, content)
         self._send(contents, message_type, nodes)
         began = said = time.monotonic()
         pause_s = min(WAITING_EVERY_S, deadline_s / 4)
@@ -104,6 +109,7 @@ class Mailbox:
 
     def invite(self, site: str, content: RecordDict, message_type: str, node: int) -> None:
         """Ask a site something that nobody waits for; ``arrivals`` has its reply one day."""
+        self._sign(message_type, content)
         message = self._grid.create_message(content, message_type, node, "")
         (id_,) = self._grid.push_messages([message])
         self._invited[id_] = site
@@ -113,6 +119,10 @@ class Mailbox:
         self._hear([*self._invited])
         arrived, self._arrived = self._arrived, {}
         return arrived
+
+    def _sign(self, message_type: str, content: RecordDict) -> None:
+        if self._signer is not None:
+            sign(message_type, content, self._signer)
 
     def _send(self, contents: Mapping[str, RecordDict], message_type: str, nodes: Mapping[str, int]) -> None:
         messages = [self._grid.create_message(item, message_type, nodes[site], "") for site, item in contents.items()]

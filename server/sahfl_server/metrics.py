@@ -65,9 +65,7 @@ def showing_metrics(port: int | None, content: Callable[[], dict[str, Any]]) -> 
     try:
         server = ThreadingHTTPServer((HOST, port), Page)
     except OSError as error:
-        raise RunError(
-            f"metrics_port {port}: cannot be opened on {HOST} ({error.strerror}); set another one"
-        ) from error
+        raise RunError(f"metrics_port {port}: cannot be opened ({error.strerror}); set another one") from error
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     try:

@@ -84,8 +84,8 @@ class Runner:
         known = {seat.site: seat.node_id for seat in self._fleet.seats()}
         if strangers := [site for site in names if site not in known]:
             raise ConfigError(
-                f"study {name}: names {', '.join(strangers)}, expected registered sites ({', '.join(known) or 'none'}); "
-                "provision them, or take them out of the study"
+                f"study {name}: names {', '.join(strangers)}, expected registered sites (there are: "
+                f"{', '.join(known) or 'none'}); provision them, or take them out of the study"
             )
         began = time.monotonic()
         from sahfl.federation.run_folder import RunFolder

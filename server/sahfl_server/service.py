@@ -74,9 +74,8 @@ class Service:
             listener = stack.enter_context(Listener(self._gate, doorway, tls=self._tls, closing=self._gate.close))
             metrics = stack.enter_context(showing_metrics(config.metrics_port, self._status.content))
             self._status.listening(listener.address)
-            log.info(
-                "event=listening address=%s sites=%d metrics=%s", listener.address, len(self._fleet.seats()), metrics
-            )
+            n_sites = len(self._fleet.seats())
+            log.info("event=listening address=%s sites=%d metrics=%s", listener.address, n_sites, metrics)
             self._say_warnings()
             stack.enter_context(self._ticking())
             stack.enter_context(listening(self._hear))
@@ -163,9 +162,8 @@ class Service:
         """What the status says besides the study and the sites."""
         certificates = {"server": self._kit.certificate_expires, "authority": self._kit.authority_expires}
         with suppress(TrustError):
-            certificates |= {
-                site: entry.expires for site, entry in self._kit.entries().items() if entry.state == "active"
-            }
+            entries = self._kit.entries().items()
+            certificates |= {site: entry.expires for site, entry in entries if entry.state == "active"}
         warnings: list[str] = []
         with suppress(TrustError):
             warnings = self._kit.warnings(datetime.now(UTC))

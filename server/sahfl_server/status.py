@@ -117,7 +117,7 @@ class Status:
         return {"schema": SCHEMA, "at": moment(), "server": self._server, "study": study, "sites": sites} | about
 
     def write(self, *, force: bool = False) -> None:
-        """Write the file, if the last time is long enough ago; a full disk is said once and does not stop the server."""
+        """Write the file, if the last time is long enough ago; a full disk is said once and stops nothing."""
         with self._lock:
             if not force and time.monotonic() - self._written < EVERY_S:
                 return

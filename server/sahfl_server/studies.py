@@ -35,9 +35,7 @@ class Studies:
             raise ConfigError(f"{file}: rename it to letters, digits, '.', '-' and '_'; the name becomes a folder's")
         target = self.folder / "queue" / f"{file.stem}.yaml"
         if target.exists():
-            raise RunError(
-                f"{target}: waits already; take it out of the queue, or give the new study another file name"
-            )
+            raise RunError(f"{target}: waits already; take it out of the queue, or rename the new file")
         self.check_run(file.stem, study)
         write_atomic(target, file.read_bytes())
         return target
