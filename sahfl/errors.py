@@ -12,6 +12,7 @@
     ├── PayloadError        a site's reply is refused (dropped for the round)
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
     ├── StorageError        the disk is full, or does not let sahfl write        exit code 3
+    ├── NotConnected        a site has no connection to its server               exit code 3
     └── RunFailed           a run ended without its result                       exit code 3
 
 Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
@@ -73,6 +74,19 @@ class StorageError(SahflError):
     """What has to be kept cannot be written: the disk is full, read-only or failing."""
 
     exit_code = 3
+
+
+class NotConnected(SahflError):
+    """A site has no connection to its server; the message says why in one line.
+
+    ``lasting`` says that the cause does not go away by itself, so that there is no hurry to try again.
+    """
+
+    exit_code = 3
+
+    def __init__(self, text: str, *, lasting: bool = False) -> None:
+        super().__init__(text)
+        self.lasting = lasting
 
 
 class RunFailed(SahflError):

@@ -87,6 +87,13 @@ class FolderData(Section):
     """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
 
 
+class LogConfig(Section):
+    """How a command that runs for a long time logs."""
+
+    json_lines: Annotated[bool, Field(alias="json")] = False
+    """Whether each line is a JSON object, for a log collector, instead of text."""
+
+
 class SiteConfig(Section):
     """One hospital: its name, its scans, the folder that it works in, and what it allows."""
 
@@ -100,6 +107,14 @@ class SiteConfig(Section):
     """Share of the cases that may break an error rule of the data checks before the site refuses to train; 0: none."""
     share_scan_keys: bool = False
     """Whether a study may compare this site's scans with those of others, by salted hashes of their voxels."""
+    kit: Path | None = None
+    """The folder that ``sahfl provision`` made for this site: keys, certificates, and whose signature it obeys."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    """What computes: auto (a GPU if there is one), cpu, cuda, or one of several GPUs, as cuda:1."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Processor threads that training may use; all cores if it is not said. Simulations use one."""
+    log: LogConfig = LogConfig()
+    """How ``sahfl-client`` logs."""
 
 
 def load_site(path: Path) -> SiteConfig:
@@ -110,7 +125,7 @@ def load_site(path: Path) -> SiteConfig:
     """
     settings = read_mapping(path)
     data = settings.get("data")
-    for section, key in ((settings, "folder"), (data, "path")):
+    for section, key in ((settings, "folder"), (settings, "kit"), (data, "path")):
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str((path.parent / section[key]).resolve())
     return parse(SiteConfig, settings, where=str(path))
