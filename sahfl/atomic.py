@@ -6,19 +6,29 @@ import os
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
     The content goes to ``<name>.tmp`` beside it, is flushed to the disk, and is renamed; the folder is flushed too, so
     that the rename itself survives a power cut. Missing parent folders are made.
+
+    Args:
+        path: the file.
+        content: text is written as UTF-8.
+        mode: permissions of the file, whatever the umask; they are set before the first byte is written, so that at
+            no moment more people can read it. By default the umask decides.
 
     Raises:
         OSError: the disk is full or the folder is not writable; the old file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)  # a left-over could have other permissions, or be a link to elsewhere
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o600)
     try:
-        with temporary.open("wb") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
+            if mode is not None:
+                os.fchmod(stream.fileno(), mode)
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -26,10 +36,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

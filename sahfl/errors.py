@@ -10,6 +10,7 @@
     ├── PolicyRefused       a site's own policy does not allow what was asked    exit code 2
     ├── AdapterError        an adapter does not fit the network or the study     exit code 2
     ├── PayloadError        a site's reply is refused (dropped for the round)
+    ├── TrustError          a key, certificate or signature is missing, wrong or expired  exit code 2
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
     ├── StorageError        the disk is full, or does not let sahfl write        exit code 3
     ├── NotConnected        a site has no connection to its server               exit code 3
@@ -64,6 +65,10 @@ class AdapterError(SahflError):
 
 class PayloadError(SahflError):
     """What a peer sent does not fit what was asked for."""
+
+
+class TrustError(SahflError):
+    """A key, certificate or signature is missing, wrong or expired; no message holds any part of a secret."""
 
 
 class RunError(SahflError):

@@ -1,0 +1,151 @@
+"""Reading certificates and checking them: whose they are, who vouches for them, and from when to when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from sahfl.errors import TrustError
+from sahfl.trust.keys import read_file
+
+WARN_BEFORE = timedelta(days=30)
+"""From this long before a certificate ends, everybody who uses it is warned."""
+PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "site": ExtendedKeyUsageOID.CLIENT_AUTH}
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """Read a certificate.
+
+    Raises:
+        TrustError: it is missing or damaged.
+    """
+    try:
+        return x509.load_pem_x509_certificate(read_file(path))
+    except ValueError as error:
+        raise TrustError(f"{path}: is damaged, expected a certificate in PEM; put the kit's file back") from error
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    """A certificate as PEM."""
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of a certificate, 64 hex digits, as ``openssl x509 -fingerprint -sha256`` computes it."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def serial(certificate: x509.Certificate) -> str:
+    """The certificate's serial number, in hex."""
+    return f"{certificate.serial_number:x}"
+
+
+def holder(certificate: x509.Certificate) -> str:
+    """Who a certificate is made out to: a site's name, or ``server``."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def day(moment: datetime) -> str:
+    """A moment for people: to the minute, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def check_period(certificate: x509.Certificate, *, where: Path, now: datetime, remedy: str) -> None:
+    """Check that a certificate is valid at this moment.
+
+    Raises:
+        TrustError: it has expired (then ``remedy`` is said), or is not valid yet.
+    """
+    if now < certificate.not_valid_before_utc:
+        raise TrustError(
+            f"{where}: is valid from {day(certificate.not_valid_before_utc)}, but the clock of this machine says "
+            f"{day(now)}; set the clock right"
+        )
+    if now > certificate.not_valid_after_utc:
+        raise TrustError(f"{where}: expired on {day(certificate.not_valid_after_utc)} (now {day(now)}); {remedy}")
+
+
+def check_issued(
+    certificate: x509.Certificate, *, by: x509.Certificate, purpose: str, where: Path, key: ec.EllipticCurvePublicKey
+) -> None:
+    """Check that an authority issued a certificate for a purpose, to the holder of a key.
+
+    Raises:
+        TrustError: another authority issued it, it serves another purpose, or belongs to another key.
+    """
+    try:
+        certificate.verify_directly_issued_by(by)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise TrustError(f"{where}: was not issued by the authority in ca.crt; use all files of one kit") from error
+    usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    if PURPOSES[purpose] not in usages:
+        raise TrustError(f"{where}: is not a certificate of a {purpose}; use all files of one kit")
+    if certificate.public_key() != key:
+        raise TrustError(f"{where}: does not belong to {where.with_suffix('.key').name}; use all files of one kit")
+
+
+def check_signature(authority: x509.Certificate, document: bytes, signature: bytes, *, where: Path) -> None:
+    """Check that an authority signed exactly these bytes.
+
+    Raises:
+        TrustError: it did not.
+    """
+    key = authority.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TrustError(f"{where.parent / 'ca.crt'}: is not an authority of sahfl, expected an EC key")
+    try:
+        key.verify(signature, document, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        raise TrustError(
+            f"{where}: was changed, or signed by another authority than the one in ca.crt; put the kit's file back"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """An authority's list of the certificates that count no longer."""
+
+    serials: frozenset[int]
+    made: datetime
+
+
+def load_revoked(path: Path, *, authority: x509.Certificate, now: datetime) -> Revoked:
+    """Read an authority's revocation list.
+
+    Raises:
+        TrustError: the list is missing, damaged, another authority's, has ended, or is not valid yet: then nobody
+            could connect.
+    """
+    try:
+        listed = x509.load_pem_x509_crl(read_file(path))
+    except ValueError as error:
+        raise TrustError(f"{path}: is damaged, expected a revocation list in PEM; copy it again") from error
+    key = authority.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not listed.is_signature_valid(key):
+        raise TrustError(f"{path}: was not made by the authority in ca.crt; use all files of one folder")
+    if listed.next_update_utc is None or now > listed.next_update_utc:
+        raise TrustError(f"{path}: has ended with its authority; provision the consortium anew")
+    if now < listed.last_update_utc:
+        raise TrustError(
+            f"{path}: is valid from {day(listed.last_update_utc)}, but the clock of this machine says {day(now)}; set "
+            "the clock right"
+        )
+    return Revoked(frozenset(entry.serial_number for entry in listed), listed.last_update_utc)
+
+
+def warn_of_end(what: str, end: datetime, *, now: datetime, remedy: str) -> list[str]:
+    """A warning from 30 days before something ends, and for ever after."""
+    if now > end:
+        return [f"{what} expired on {day(end)}; {remedy}"]
+    if now > end - WARN_BEFORE:
+        return [f"{what} expires on {day(end)}, in {(end - now).days} days; {remedy}"]
+    return []

@@ -1,0 +1,97 @@
+"""The folders that the authority writes: each is made aside as a whole, and then takes its place by one rename."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from sahfl.atomic import flush_folder, write_atomic
+from sahfl.errors import StorageError, TrustError
+from sahfl.trust.keys import write_private
+
+OWNER_ONLY = 0o700
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a folder, which is made if it is absent.
+
+    Raises:
+        TrustError: another command works in it.
+        StorageError: something in it cannot be written.
+    """
+    try:
+        folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            _lock(descriptor, folder)
+            yield
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        where = error.filename or folder
+        raise StorageError(
+            f"{where}: cannot be written ({error.strerror}); no key is lost: run the same command again afterwards"
+        ) from error
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TrustError(f"{folder}: another sahfl is working in it; wait until it is done") from None
+
+
+def aside(final: Path) -> Path:
+    """Where a folder is made before it takes its place; no site's name begins with a dot."""
+    return final.with_name(f".{final.name}.new")
+
+
+def make_aside(final: Path, files: Mapping[str, bytes | str]) -> Path:
+    """Make a folder aside; private keys (``*.key``) are readable by their owner alone."""
+    folder = aside(final)
+    folder.mkdir(mode=OWNER_ONLY, parents=True)
+    for name, content in files.items():
+        if name.endswith(".key"):
+            write_private(folder / name, content if isinstance(content, bytes) else content.encode())
+        else:
+            write_atomic(folder / name, content)
+    return folder
+
+
+def put_in_place(final: Path) -> None:
+    """Let a folder made aside take its place; the one before is kept as ``<name>.previous``."""
+    if final.exists():
+        final.rename(unused(final))
+    aside(final).rename(final)
+    flush_folder(final.parent)
+
+
+def put_pair_in_place(final: Path, key: str, certificate: str) -> None:
+    """Replace a key and its certificate in a folder that may be in use; those before are kept as ``*.previous``.
+
+    Interrupted between the two, it goes on with what is left.
+    """
+    for name in (key, certificate):
+        if (aside(final) / name).exists():
+            if (final / name).exists():
+                os.link(final / name, unused(final / name))
+            (aside(final) / name).rename(final / name)
+    flush_folder(final)
+    discard(final)
+
+
+def discard(final: Path) -> None:
+    """Remove what was made aside and never counted."""
+    if aside(final).exists():
+        shutil.rmtree(aside(final))
+
+
+def unused(path: Path) -> Path:
+    """A name for what stood here before: nothing is ever written over."""
+    names = [f"{path.name}.previous", *(f"{path.name}.previous-{n}" for n in range(2, 1000))]
+    return next(free for name in names if not (free := path.with_name(name)).exists())

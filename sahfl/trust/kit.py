@@ -1,0 +1,224 @@
+"""Startup kits: what a site and the server load before they speak to each other, checked as a whole."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from sahfl.errors import TrustError
+from sahfl.trust.certificates import (
+    check_issued,
+    check_period,
+    check_signature,
+    fingerprint,
+    holder,
+    load_certificate,
+    load_revoked,
+    warn_of_end,
+)
+from sahfl.trust.keys import NodeKey, load_ec_key, load_node_key, node_key_line, public_pem, read_file
+from sahfl.trust.records import KitNote, SiteEntry, SiteList, parse_note, read_note
+from sahfl.trust.signing import Signer
+
+AUTHORITY_ENDS = "the coordinating centre has to provision the consortium anew"
+
+
+@dataclass(frozen=True)
+class SiteKit:
+    """What a site needs to connect, and to know that it is the consortium that asks; keys show in no repr."""
+
+    folder: Path
+    consortium: str
+    site: str
+    host: str
+    port: int
+    signer: str
+    """Public key of whoever may ask this site for work, 64 hex digits."""
+    node_key: NodeKey = field(repr=False, compare=False)
+    certificate_expires: datetime
+    authority_expires: datetime
+
+    @classmethod
+    def load(cls, folder: Path, *, now: datetime | None = None) -> SiteKit:
+        """Read a kit and check all of it.
+
+        Raises:
+            TrustError: a file is missing or damaged, a key is open to others, the authority did not sign ``kit.json``,
+                files of different kits are mixed, or a certificate has expired or is not valid yet.
+        """
+        now = now or datetime.now(UTC)
+        authority = load_certificate(folder / "ca.crt")
+        text = read_file(folder / "kit.json")
+        check_signature(authority, text, read_file(folder / "kit.sig"), where=folder / "kit.json")
+        note = parse_note(KitNote, text, where=folder / "kit.json")
+        if note.ca_sha256 != fingerprint(authority):
+            raise TrustError(f"{folder / 'ca.crt'}: is not the authority that kit.json names; put the kit's file back")
+        node_key = load_node_key(folder / "node.key")
+        if node_key_line(node_key) != note.node_key:
+            raise TrustError(f"{folder / 'node.key'}: is not the key that kit.json names; put the kit's file back")
+        remedy = f"ask the coordinating centre for a new kit (`sahfl renew {note.site}`)"
+        own = _own_certificate(folder / "client.crt", authority, purpose="site", now=now, remedy=remedy)
+        if holder(own) != note.site:
+            raise TrustError(f"{folder / 'client.crt'}: is made out to {holder(own)!r}, expected {note.site!r}")
+        return cls(
+            folder,
+            note.consortium,
+            note.site,
+            note.host,
+            note.port,
+            note.signer,
+            node_key,
+            own.not_valid_after_utc,
+            authority.not_valid_after_utc,
+        )
+
+    def tls(self) -> ssl.SSLContext:
+        """TLS 1.3 to this consortium's server alone: its authority, its name, and this site's certificate.
+
+        Raises:
+            TrustError: the files are no longer what was loaded.
+        """
+        context = _context(ssl.PROTOCOL_TLS_CLIENT, self.folder)  # this protocol checks certificate and host name
+        _show(context, self.folder / "client.crt")
+        return context
+
+    def warnings(self, now: datetime) -> list[str]:
+        """What ends soon, from 30 days before, each with what to do."""
+        ask = f"ask the coordinating centre for a new kit (`sahfl renew {self.site}`)"
+        return [
+            *warn_of_end(f"{self.site}: the site's certificate", self.certificate_expires, now=now, remedy=ask),
+            *warn_of_end("the consortium's authority", self.authority_expires, now=now, remedy=AUTHORITY_ENDS),
+        ]
+
+
+@dataclass(frozen=True)
+class ServerKit:
+    """What the server needs to be known by the sites, and to know them; keys show in no repr."""
+
+    folder: Path
+    consortium: str
+    signer: Signer
+    certificate_expires: datetime
+    authority_expires: datetime
+
+    @classmethod
+    def load(cls, folder: Path, *, now: datetime | None = None) -> ServerKit:
+        """Read the server's folder and check all of it.
+
+        Raises:
+            TrustError: a file is missing or damaged, a key is open to others, the authority did not issue the
+                certificate or the revocation list, or one of them has expired or is not valid yet.
+        """
+        now = now or datetime.now(UTC)
+        authority = load_certificate(folder / "ca.crt")
+        own = _own_certificate(
+            folder / "server.crt", authority, purpose="server", now=now, remedy="run `sahfl renew server`"
+        )
+        load_revoked(folder / "revoked.crl", authority=authority, now=now)
+        kit = cls(
+            folder,
+            read_note(SiteList, folder / "sites.json").consortium,
+            Signer.load(folder / "signing.key"),
+            own.not_valid_after_utc,
+            authority.not_valid_after_utc,
+        )
+        kit.sites()
+        return kit
+
+    def tls(self) -> ssl.SSLContext:
+        """TLS 1.3 for sites with a certificate of this authority that was not revoked.
+
+        Sessions cannot be resumed: one that was resumed would not be asked for its certificate again, and would outlive
+        its revocation.
+
+        Raises:
+            TrustError: the files are no longer what was loaded.
+        """
+        context = _context(ssl.PROTOCOL_TLS_SERVER, self.folder)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        context.num_tickets = 0
+        _show(context, self.folder / "server.crt")
+        self.read_revoked(context)
+        return context
+
+    def read_revoked(self, context: ssl.SSLContext) -> None:
+        """Make a context that is in use refuse what was revoked since; connections that are open stay open.
+
+        Raises:
+            TrustError: the revocation list is missing, damaged, or another authority's.
+        """
+        path = self.folder / "revoked.crl"
+        load_revoked(path, authority=load_certificate(self.folder / "ca.crt"), now=datetime.now(UTC))
+        context.load_verify_locations(cafile=str(path))
+
+    def entries(self) -> dict[str, SiteEntry]:
+        """All sites by name, the revoked too, as ``sites.json`` says at this moment.
+
+        Raises:
+            TrustError: it is missing, damaged, or another consortium's.
+        """
+        path = self.folder / "sites.json"
+        listed = read_note(SiteList, path)
+        if listed.consortium != self.consortium:
+            raise TrustError(f"{path}: is of consortium {listed.consortium!r}, expected {self.consortium!r}")
+        return listed.sites
+
+    def sites(self) -> dict[str, bytes]:
+        """The public keys (PEM, as Flower compares them) of the sites that may take part at this moment.
+
+        Raises:
+            TrustError: ``sites.json`` is missing or damaged.
+        """
+        where = str(self.folder / "sites.json")
+        return {
+            site: public_pem(entry.node_key, where=f"{where}: {site}")
+            for site, entry in self.entries().items()
+            if entry.state == "active"
+        }
+
+    def warnings(self, now: datetime) -> list[str]:
+        """What ends soon, from 30 days before, each with what to do."""
+        found = warn_of_end(
+            "the server's certificate", self.certificate_expires, now=now, remedy="run `sahfl renew server`"
+        )
+        for site, entry in self.entries().items():
+            if entry.state == "active":
+                remedy = f"run `sahfl renew {site}` and hand over the new kit"
+                found += warn_of_end(f"{site}: the site's certificate", entry.expires, now=now, remedy=remedy)
+        remedy = "provision the consortium anew"
+        return [*found, *warn_of_end("the consortium's authority", self.authority_expires, now=now, remedy=remedy)]
+
+
+def _own_certificate(
+    path: Path, authority: x509.Certificate, *, purpose: str, now: datetime, remedy: str
+) -> x509.Certificate:
+    """The certificate of a kit, after every check that does not need the other side."""
+    own, key = load_certificate(path), load_ec_key(path.with_suffix(".key"))
+    check_issued(own, by=authority, purpose=purpose, where=path, key=key.public_key())
+    check_period(authority, where=path.with_name("ca.crt"), now=now, remedy=AUTHORITY_ENDS)
+    check_period(own, where=path, now=now, remedy=remedy)
+    return own
+
+
+def _context(protocol: int, folder: Path) -> ssl.SSLContext:
+    """TLS 1.3 that believes this kit's authority and nobody else."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(cafile=str(folder / "ca.crt"))
+    except OSError as error:  # ssl.SSLError is one
+        raise TrustError(f"{folder / 'ca.crt'}: cannot be used any more; put the kit's file back") from error
+    return context
+
+
+def _show(context: ssl.SSLContext, certificate: Path) -> None:
+    try:
+        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    except OSError as error:
+        raise TrustError(f"{certificate}: cannot be used any more; put the kit's files back") from error

@@ -1,0 +1,88 @@
+"""The content of the server's folder and of a site's kit, by file name."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sahfl.config.consortium import Consortium
+from sahfl.trust.authority import Authority
+from sahfl.trust.certificates import fingerprint, pem
+from sahfl.trust.keys import NodeKey, key_pem, new_node_key, node_key_line, node_key_text
+from sahfl.trust.records import KitNote
+
+SERVER_EXAMPLE = """\
+# The server's file, an example. Start the server with: sahfl-server server.yaml
+kit: . # the folder with server.key; relative paths start at this file's folder
+folder: state # queue/, runs/ and status.json
+host: 0.0.0.0 # address to listen on
+port: {port}
+"""
+
+SITE_EXAMPLE = """\
+# A hospital's own file, an example: its name, its scans, and what it allows. It never leaves the hospital.
+#   sahfl check site.yaml      checks the scans
+#   sahfl-client site.yaml     connects to the server
+name: {site}
+folder: work # the site's working folder, beside this file
+kit: . # the folder with client.key
+
+data:
+  source: datalist # NIfTI scans and annotations named by a JSON file
+  path: datalist.json
+"""
+
+
+def server_files(
+    authority: Authority, settings: Consortium, signing_key: Ed25519PrivateKey, *, now: datetime
+) -> tuple[x509.Certificate, dict[str, bytes | str]]:
+    """A new certificate of the server, and the files of its folder; its lists of sites are written apart."""
+    key, hosts = ec.generate_private_key(ec.SECP256R1()), (settings.server.host, *settings.server.also)
+    certificate = authority.server_certificate(
+        key.public_key(), list(dict.fromkeys(hosts)), now=now, days=settings.valid_days.certificates
+    )
+    return certificate, {
+        "ca.crt": pem(authority.certificate),
+        "server.crt": pem(certificate),
+        "server.key": key_pem(key),
+        "signing.key": key_pem(signing_key),
+        "server.yaml": SERVER_EXAMPLE.format(port=settings.server.port),
+    }
+
+
+def site_files(
+    authority: Authority, settings: Consortium, site: str, *, signer: str, node_key: NodeKey | None, now: datetime
+) -> tuple[x509.Certificate, dict[str, bytes | str], str]:
+    """A new certificate of a site, the files of its kit, and the line of its node key, which is new unless given."""
+    key, node_key = ec.generate_private_key(ec.SECP256R1()), node_key or new_node_key()
+    certificate = authority.site_certificate(key.public_key(), site, now=now, days=settings.valid_days.certificates)
+    note = KitNote(
+        consortium=settings.name,
+        site=site,
+        host=settings.server.host,
+        port=settings.server.port,
+        signer=signer,
+        node_key=node_key_line(node_key),
+        ca_sha256=fingerprint(authority.certificate),
+        issued=now,
+        expires=certificate.not_valid_after_utc,
+    )
+    files: dict[str, bytes | str] = {
+        "ca.crt": pem(authority.certificate),
+        "client.crt": pem(certificate),
+        "client.key": key_pem(key),
+        "node.key": node_key_text(node_key),
+        "kit.json": note.text(),
+        "kit.sig": authority.sign(note.text().encode()),
+        "site.yaml": SITE_EXAMPLE.format(site=site),
+    }
+    return certificate, files, note.node_key
+
+
+def address_of(settings: Consortium, name: str) -> str:
+    """Where the server is reached, as a certificate of the server or a kit of a site says it."""
+    server = settings.server
+    return ", ".join((server.host, *server.also)) if name == "server" else f"{server.host}:{server.port}"

@@ -1,0 +1,236 @@
+"""Making a consortium's keys and kits, renewing them and taking them back.
+
+``authority/issued.json`` is the record of everything; the server's lists are made from it at the end of each command. A
+certificate is written into the record before its kit takes its place, so that an interrupted command is either finished
+or undone by the next one, and no certificate is in use that the record does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sahfl.atomic import write_atomic
+from sahfl.config.consortium import Consortium
+from sahfl.errors import TrustError
+from sahfl.trust import folders
+from sahfl.trust.authority import Authority
+from sahfl.trust.certificates import Revoked, check_period, day, load_certificate, load_revoked, pem, serial
+from sahfl.trust.keys import key_pem, load_ed25519_key, load_node_key
+from sahfl.trust.kit_files import address_of, server_files, site_files
+from sahfl.trust.overview import Line, overview
+from sahfl.trust.records import Holder, Issued, Record, read_note
+from sahfl.trust.signing import Signer
+
+
+def provision(settings: Consortium, folder: Path, *, now: datetime | None = None) -> list[Line]:
+    """Make what is missing of a consortium: its authority, the server's folder, a kit for each site.
+
+    Guarantees: what exists is not touched, so that it may be called again with more sites; no private key is ever
+    written over; an interrupted call is continued by the next one.
+
+    Raises:
+        TrustError: the folder is another consortium's, or its authority is missing, damaged or has expired.
+        StorageError: the folder cannot be written.
+    """
+    with folders.alone_in(folder):
+        _make_authority(settings, folder, now or datetime.now(UTC))
+        with _office(folder, now) as office:
+            office.adopt(settings)
+            made = [name for name in ("server", *settings.sites) if name not in office.record.holders]
+            for name in made:
+                office.issue(name)
+        return overview(office.record, office.authority.certificate, now=office.now, made=made)
+
+
+def renew(folder: Path, name: str, *, now: datetime | None = None) -> list[Line]:
+    """Give the server or one site a new certificate with a new key; the others are not touched.
+
+    The server's new pair takes the place of the old one. A site gets a whole new kit to be handed over; its old one is
+    kept as ``NAME.previous``. If the old kit lies here and was not revoked, the site keeps its node key, and can work
+    with the old kit until it installs the new one. Otherwise it gets a new node key, and only the new kit works.
+
+    Raises:
+        TrustError: there is no such site, or the authority is missing, damaged or has expired.
+        StorageError: the folder cannot be written.
+    """
+    with folders.alone_in(folder), _office(folder, now) as office:
+        office.known(name)
+        office.issue(name)
+    return overview(office.record, office.authority.certificate, now=office.now, made=[name])
+
+
+def revoke(folder: Path, site: str, *, now: datetime | None = None) -> list[Line]:
+    """Take back all certificates and the node key of one site; the others are not touched.
+
+    The server refuses the site once it has the new ``server/sites.json`` and ``server/revoked.crl``. The site's kit
+    stays where it is, marked by a file ``REVOKED``.
+
+    Raises:
+        TrustError: there is no such site, or it is the server, which only a new authority could disown.
+        StorageError: the folder cannot be written.
+    """
+    with folders.alone_in(folder), _office(folder, now) as office:
+        if site == "server":
+            raise TrustError(
+                "revoke server: the sites have no list of revoked servers; `sahfl renew server` replaces its "
+                "certificate, and if its key is known to others, provision a new consortium in a new folder"
+            )
+        office.revoke(site)
+    return overview(office.record, office.authority.certificate, now=office.now, made=[])
+
+
+@dataclass
+class _Office:
+    """The authority at work in its folder."""
+
+    folder: Path
+    authority: Authority
+    record: Record
+    now: datetime
+
+    def place(self, name: str) -> Path:
+        """The folder of the server or a site."""
+        return self.folder / "server" if name == "server" else self.folder / "sites" / name
+
+    def known(self, name: str) -> Holder:
+        """What was issued to the server or a site.
+
+        Raises:
+            TrustError: nothing was.
+        """
+        if name not in self.record.holders:
+            names = ", ".join(self.record.holders) or "nobody yet"
+            raise TrustError(f"{self.folder}: has no {name!r}, expected one of: {names}")
+        return self.record.holders[name]
+
+    def adopt(self, settings: Consortium) -> None:
+        """Take over a changed consortium file, of the same name."""
+        if settings.name != self.record.consortium:
+            raise TrustError(
+                f"{self.folder}: belongs to consortium {self.record.consortium!r}, got {settings.name!r}; name another "
+                "folder with --out"
+            )
+        if settings != self.record.settings:
+            self._keep(self.record.model_copy(update={"settings": settings}))
+
+    def issue(self, name: str) -> None:
+        """Give the server or a site a new certificate, and a kit around it."""
+        authority = self.folder / "authority"
+        check_period(
+            self.authority.certificate,
+            where=authority / "ca.crt",
+            now=self.now,
+            remedy="provision a new consortium in a new folder",
+        )
+        place, settings, old = self.place(name), self.record.settings, self.record.holders.get(name)
+        signing_key = load_ed25519_key(authority / "signing.key")
+        if name == "server":
+            certificate, files = server_files(self.authority, settings, signing_key, now=self.now)
+            node_key = ""
+        else:
+            kept = old is not None and old.state == "active" and (place / "node.key").exists()
+            certificate, files, node_key = site_files(
+                self.authority,
+                settings,
+                name,
+                signer=Signer.of(signing_key).public,
+                node_key=load_node_key(place / "node.key") if kept else None,
+                now=self.now,
+            )
+        folders.make_aside(place, files)
+        issued = Issued(serial=serial(certificate), issued=self.now, expires=certificate.not_valid_after_utc)
+        earlier = old.certificates if old else ()
+        self._keep(
+            self.record.put(
+                name,
+                Holder(node_key=node_key, address=address_of(settings, name), certificates=(*earlier, issued)),
+            )
+        )
+        self.settle(name)
+
+    def revoke(self, site: str) -> None:
+        """Take back everything that a site has."""
+        holder = self.known(site)
+        if holder.state == "active":
+            self._keep(self.record.put(site, holder.revoke(self.now)))
+        if self.place(site).is_dir():
+            write_atomic(self.place(site) / "REVOKED", f"{site} was revoked on {day(self.now)}\n")
+
+    def settle(self, name: str) -> None:
+        """Put what was made aside into its place if the record knows it, and remove it if not."""
+        place = self.place(name)
+        made = folders.aside(place)
+        if not made.exists():
+            return
+        own = made / ("server.crt" if name == "server" else "client.crt")
+        counts = name in self.record.holders and own.exists()
+        if not counts or serial(load_certificate(own)) != self.record.holders[name].newest.serial:
+            folders.discard(place)
+        elif name == "server" and place.exists():
+            folders.put_pair_in_place(place, "server.key", "server.crt")
+        else:
+            folders.put_in_place(place)
+
+    def publish(self) -> None:
+        """Write the server's lists, where they are not what the record says."""
+        path, text = self.folder / "server" / "sites.json", self.record.site_list().text()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
+        path, serials = self.folder / "server" / "revoked.crl", self.record.revoked_serials()
+        listed = self._listed(path)
+        if listed is None or listed.serials != serials:
+            after = listed.made if listed else None
+            write_atomic(path, self.authority.revocation_list(serials, now=self.now, after=after))
+
+    def _listed(self, path: Path) -> Revoked | None:
+        try:
+            return load_revoked(path, authority=self.authority.certificate, now=self.now)
+        except TrustError:
+            return None
+
+    def _keep(self, record: Record) -> None:
+        write_atomic(self.folder / "authority" / "issued.json", record.text())
+        self.record = record
+
+
+@contextmanager
+def _office(folder: Path, now: datetime | None) -> Iterator[_Office]:
+    """Open the authority, finish what was interrupted, and at the end write the server's lists."""
+    path = folder / "authority"
+    if not path.is_dir():
+        raise TrustError(f"{folder}: holds no authority/ to issue certificates; name the folder of `sahfl provision`")
+    record = read_note(Record, path / "issued.json")
+    office = _Office(folder, Authority.load(path), record, now or datetime.now(UTC))
+    waiting = [made.name.removeprefix(".").removesuffix(".new") for made in folder.glob("sites/.*.new")]
+    for name in ("server", *waiting):
+        office.settle(name)
+    yield office
+    office.publish()
+
+
+def _make_authority(settings: Consortium, folder: Path, now: datetime) -> None:
+    """The authority's folder, if there is none."""
+    place = folder / "authority"
+    if place.exists():
+        return
+    if existing := [name for name in ("server", "sites") if (folder / name).exists()]:
+        raise TrustError(
+            f"{folder}: has {' and '.join(existing)} but no authority/; put the authority's folder back, or name an "
+            "empty folder with --out"
+        )
+    folders.discard(place)
+    authority = Authority.create(settings.name, now=now, days=settings.valid_days.authority)
+    files: dict[str, bytes | str] = {
+        "ca.key": key_pem(authority.key),
+        "ca.crt": pem(authority.certificate),
+        "signing.key": key_pem(Ed25519PrivateKey.generate()),
+        "issued.json": Record(consortium=settings.name, settings=settings).text(),
+    }
+    folders.make_aside(place, files)
+    folders.put_in_place(place)
