@@ -22,8 +22,9 @@ from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
 
-POLICY: dict[str, Any] = {"max_refused_share": 1.0, "share_scan_keys": True}
-"""All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest."""
+POLICY: dict[str, Any] = {"max_refused_share": 1.0, "share_scan_keys": True, "device": "cpu"}
+"""All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest. It
+computes on the processor, so that its result does not depend on the machine."""
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
