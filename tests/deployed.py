@@ -19,6 +19,8 @@ SITES = ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")
 POLICY = OPEN.model_copy(update={"require_signature": True}).model_dump(mode="json")
 SMALL = changed(TINY, pretrain__rounds=2, finetune__methods=[{"method": "cp_lora", "rank": 2}])
 
+STARTED = "import sys; from {0}.main import main; sys.argv[0] = {0!r}; main()"
+
 
 def environment(**more):
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "server", ROOT / "client", ROOT / "tests")))
@@ -32,12 +34,7 @@ class Command:
         self.log_file = log
         with log.open("a") as stream:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    f"import sys; sys.argv[0] = {program!r}; from {program}.main import main; main()",
-                ]
-                + [*map(str, arguments)],
+                [sys.executable, "-c", STARTED.format(program), *map(str, arguments)],
                 stdout=stream,
                 stderr=stream,
                 env=environment(**more),
