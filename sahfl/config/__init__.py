@@ -13,12 +13,14 @@ from sahfl.config.data import (
     PhantomData,
     PhantomSite,
     SiteConfig,
+    SitesData,
     load_site,
 )
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse
+from sahfl.config.server import ServerConfig, load_server
 from sahfl.config.stages import (
     FinetuneConfig,
     LoadedBase,
@@ -51,9 +53,11 @@ __all__ = [
     "RoundsConfig",
     "Section",
     "ServerAdam",
+    "ServerConfig",
     "ServerMomentum",
     "SiteConfig",
     "SitePolicy",
+    "SitesData",
     "Study",
     "TrainedMethod",
     "View",
@@ -62,6 +66,7 @@ __all__ = [
     "ZeroShot",
     "kind_of",
     "load_consortium",
+    "load_server",
     "load_site",
     "load_study",
     "parse",

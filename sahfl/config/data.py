@@ -64,6 +64,13 @@ class FoldersData(Section):
         return self
 
 
+class SitesData(Section):
+    """Scans that each hospital's own site file names; nobody else knows where they lie."""
+
+    source: Literal["sites"]
+    """Which kind of data section this is."""
+
+
 class PhantomCohort(Section):
     """The phantom patients of one simulated site; they are a function of these values alone."""
 
@@ -103,6 +110,12 @@ class SiteConfig(Section):
     """The folder that ``sahfl provision`` made for this site: keys, certificates, and whose signature it obeys."""
     policy: SitePolicy = SitePolicy()
     """What studies may ask, and what may leave; whatever is not said here is closed."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    """What computes: auto (a GPU if there is one), cpu, cuda, or one of several GPUs, as cuda:1."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Processor threads that training may use; all cores if it is not said. Simulations use one."""
+    log: Literal["text", "json"] = "text"
+    """Form of the log lines of ``sahfl-client``: ``key=value`` or one JSON object a line."""
 
 
 def load_site(path: Path) -> SiteConfig:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -25,25 +19,9 @@ from sahfl.errors import RunFailed
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
 from sahfl.federation.flower import Run
-from sahfl.federation.worker import cause_of_death, work
+from sahfl.federation.worker_process import LOST, STOP_S, Heard, Worker
 
 FIRST_NODE_ID = 100
-LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
-"""Classes of errors after which a process is not trusted with another task: memory, or a GPU that failed."""
-STOP_S = 1.0
-"""How long idle workers may take to end by themselves before they are killed."""
-
-
-@dataclass(eq=False)
-class Worker:
-    """A process that runs one message at a time, and the thread that reads what it says."""
-
-    process: BaseProcess
-    requests: Connection
-    """Written to by this process; its end tells the worker to stop."""
-    reader: threading.Thread
-    ready: bool = False
-    message: Message | None = None
 
 
 class LocalGrid(Grid):
@@ -72,7 +50,7 @@ class LocalGrid(Grid):
         self._sites = {FIRST_NODE_ID + index: site for index, site in enumerate(sites)}
         self._n_workers, self._logs, self._hostile = workers, logs, dict(hostile or {})
         self._workers: list[Worker] = []
-        self._heard: SimpleQueue[tuple[BaseProcess, tuple[str, Any] | None]] = SimpleQueue()
+        self._heard: Heard = SimpleQueue()
         self._queue: deque[Message] = deque()
         self._replies: dict[str, Message] = {}
         self._run = flower.empty_run(self._run_id)
@@ -89,7 +67,7 @@ class LocalGrid(Grid):
         for worker in self._workers:
             if kind is not None or worker.message is not None:
                 worker.process.kill()
-            worker.requests.close()  # an idle worker ends at the end of its input
+            worker.end_input()  # an idle worker ends at the end of its input
         end = time.monotonic() + STOP_S
         for worker in self._workers:
             worker.process.join(max(0.0, end - time.monotonic()))
@@ -159,19 +137,7 @@ class LocalGrid(Grid):
         return self._sites[message.metadata.dst_node_id].name
 
     def _spawn(self) -> None:
-        spawning = multiprocessing.get_context("spawn")
-        # Two pipes: one that a thread reads from is not seen to end by the other side when it is closed here.
-        their_requests, requests = spawning.Pipe(duplex=False)
-        replies, their_replies = spawning.Pipe(duplex=False)
-        # Blocked while the child starts, and inherited: Ctrl-C reaches the whole group, but this process decides.
-        with _interrupts_blocked():
-            process = spawning.Process(target=work, args=(their_requests, their_replies, str(self._logs)), daemon=True)
-            process.start()
-            reader = threading.Thread(target=_listen, args=(process, replies, self._heard), daemon=True)
-            reader.start()
-        their_requests.close()
-        their_replies.close()
-        self._workers.append(Worker(process, requests, reader))
+        self._workers.append(Worker(self._heard, logs=self._logs, threads=1))
 
     def _drop(self, node_id: int) -> None:
         dropped = [message for message in self._queue if message.metadata.dst_node_id == node_id]
@@ -185,10 +151,7 @@ class LocalGrid(Grid):
             self._replies[message.metadata.message_id] = reply
 
     def _replace(self, worker: Worker) -> None:
-        worker.process.kill()
-        worker.process.join()
-        worker.requests.close()
-        worker.reader.join(STOP_S)
+        worker.kill()
         self._workers.remove(worker)
         self._spawn()
 
@@ -200,32 +163,31 @@ class LocalGrid(Grid):
                 self._take(*self._heard.get_nowait())
         self._dispatch()
 
-    def _take(self, process: BaseProcess, heard: tuple[str, Any] | None) -> None:
-        """What a reader heard; None is the end. Of a worker that was replaced meanwhile, nothing counts."""
-        for worker in [worker for worker in self._workers if worker.process is process]:
-            if heard is None:
-                self._bury(worker)
-            else:
-                self._hear(worker, *heard)
+    def _take(self, worker: Worker, heard: tuple[str, Any] | None) -> None:
+        """What a worker said; None is the end. Of a worker that was replaced meanwhile, nothing counts."""
+        if worker not in self._workers:
+            return
+        if heard is None:
+            self._bury(worker)
+        else:
+            self._hear(worker, *heard)
 
     def _dispatch(self) -> None:
         for worker in self._workers:
             if self._queue and worker.ready and worker.message is None:
-                worker.message = self._queue.popleft()
-                node_id = worker.message.metadata.dst_node_id
-                emit(Event("started", worker.message.metadata.message_type, self._name(worker.message)))
-                # In a thread: a worker that hangs before it has read all of it must not hold up the others.
+                message = self._queue.popleft()
+                node_id = message.metadata.dst_node_id
+                emit(Event("started", message.metadata.message_type, self._name(message)))
                 site = self._sites[node_id]
-                content = (site, self._hostile.get(site.name), self._run_id, node_id, worker.message)
-                threading.Thread(target=_send, args=(worker.requests, content), daemon=True).start()
+                act = self._hostile.get(site.name)
+                worker.give(message, site=site, run_id=self._run_id, node_id=node_id, act=act)
 
     def _hear(self, worker: Worker, kind: str, content: Any) -> None:
         if kind == "ready":
             worker.ready = True
         elif kind == "event":
             emit(content)
-        elif worker.message is not None:
-            message, worker.message = worker.message, None
+        elif (message := worker.take()) is not None:
             if kind == "reply":
                 self._replies[message.metadata.message_id] = content
                 emit(Event("finished", message.metadata.message_type, self._name(message)))
@@ -236,11 +198,10 @@ class LocalGrid(Grid):
                     self._replace(worker)
 
     def _bury(self, worker: Worker) -> None:
-        worker.process.join(STOP_S)  # it ends its output a moment before it is gone
-        cause = cause_of_death(worker.process.exitcode or 0)
+        cause = worker.cause_of_death()
         if not worker.ready:
             raise RunFailed(f"a worker process could not start ({cause}); its messages are on standard error")
-        message, worker.message = worker.message, None
+        message = worker.take()
         self._replace(worker)
         if message is not None:
             self._fail(message, f"worker process died ({cause})", crash=True)
@@ -248,30 +209,3 @@ class LocalGrid(Grid):
     def _fail(self, message: Message, reason: str, *, crash: bool) -> None:
         self._replies[message.metadata.message_id] = flower.error_reply(message, reason, crash=crash)
         emit(Event("failed", reason, self._name(message)))
-
-
-def _listen(
-    process: BaseProcess, replies: Connection, heard: SimpleQueue[tuple[BaseProcess, tuple[str, Any] | None]]
-) -> None:
-    """Pass on what a worker says to its end, or until it dies: then nothing more is awaited of a torn message."""
-    try:
-        with replies, suppress(EOFError, OSError):
-            while wait([replies, process.sentinel]) and replies.poll():
-                heard.put((process, replies.recv()))
-    finally:  # also where a message cannot be read, for want of memory
-        heard.put((process, None))
-
-
-def _send(connection: Connection, content: Any) -> None:
-    # A worker that has just died is found by its sentinel. A connection that was closed meanwhile raises TypeError.
-    with suppress(OSError, TypeError):
-        connection.send(content)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,4 +1,4 @@
-"""A worker process of the local grid: it runs the site's app on one message at a time."""
+"""What a worker process does, in the simulation and in a hospital: it runs the site's app on one message at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
-from sahfl.config import SiteConfig
+from sahfl.config import HostileAct, SiteConfig
 from sahfl.federation import flower
 from sahfl.federation.events import listening
 
@@ -34,18 +34,17 @@ def cause_of_death(code: int) -> str:
     return number.name + (": a crash in native code" if number in native else hints.get(number, ""))
 
 
-def work(requests: Connection, replies: Connection, logs: str) -> None:
+def work(requests: Connection, replies: Connection, logs: str, threads: int) -> None:
     """Run messages until requests end. Imports come late, so that this process can be told to stop early."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     from sahfl.federation.client_app import app
-    from sahfl.federation.hostile import hostile_app
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with listening(lambda event: replies.send(("event", event))), suppress(EOFError, OSError):
-        replies.send(("ready", None))
+        replies.send(("ready", torch.cuda.device_count()))
         while True:
             site, act, run_id, node_id, message = requests.recv()
             flower.enter_run(run_id, node_id)
@@ -54,7 +53,13 @@ def work(requests: Connection, replies: Connection, logs: str) -> None:
             except OSError as error:  # a full disk; another site's log is no place for what this one says
                 replies.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
                 continue
-            replies.send(_answer(app if act is None else hostile_app(act, site.name), site, message, node_id))
+            replies.send(_answer(app if act is None else _hostile_app(act, site.name), site, message, node_id))
+
+
+def _hostile_app(act: HostileAct, site: str) -> Any:
+    from sahfl.federation.hostile import hostile_app  # in a simulation alone: no hospital loads what attacks
+
+    return hostile_app(act, site)
 
 
 def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:

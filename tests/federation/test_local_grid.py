@@ -13,7 +13,7 @@ from freezing_worker import work_until_frozen
 from tiny_study import TINY
 
 from sahfl.config import Study, parse
-from sahfl.federation import flower, local_grid, protocol
+from sahfl.federation import flower, protocol, worker_process
 from sahfl.federation.events import listening
 from sahfl.federation.local_grid import FIRST_NODE_ID, LocalGrid
 from sahfl.federation.mailbox import Mailbox
@@ -121,7 +121,7 @@ def test_work_that_is_overdue_is_stopped_and_says_so_and_the_site_takes_part_aga
 
 
 def test_a_worker_frozen_in_the_middle_of_a_reply_holds_up_no_other_site_and_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(local_grid, "work", work_until_frozen)
+    monkeypatch.setattr(worker_process, "work", work_until_frozen)
     logs = tmp_path / "logs"
     with LocalGrid(site_configs(STUDY, tmp_path / "sites"), workers=2, logs=logs) as grid:
         mail, nodes = Mailbox(grid), dict(zip(("tbi_a", "tbi_b", "sah_a"), grid.get_node_ids(), strict=False))

@@ -5,11 +5,14 @@ import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from trust_kits import copy_of, make_consortium
 
 from sahfl.errors import TrustError
 from sahfl.trust import keys
+from sahfl.trust.certificates import load_certificate, load_revoked, pem
 from sahfl.trust.kit import ServerKit, SiteKit
 from sahfl.trust.provision import renew, revoke
 
@@ -267,6 +270,31 @@ def test_a_revocation_list_from_a_clock_that_was_ahead_is_refused_rather_than_lo
         TrustError, match=r"revoked.crl: is valid from 2026-03-02 11:55 UTC, but the clock of this machine says"
     ):
         load_server(paths)
+
+
+def test_a_revocation_list_lasts_as_long_as_its_authority_and_then_says_what_to_do(paths):
+    path, authority = paths.server / "revoked.crl", load_certificate(paths.server / "ca.crt")
+    assert load_revoked(path, authority=authority, now=NOW + 3650 * DAY).serials == frozenset()
+    with pytest.raises(TrustError, match=r"revoked.crl: has ended with its authority; provision the consortium anew"):
+        load_revoked(path, authority=authority, now=NOW + 3651 * DAY)
+
+
+def test_a_running_server_keeps_what_it_knew_when_the_new_revocation_list_is_another_s(paths, other):
+    kit = ServerKit.load(paths.server, now=NOW)
+    context = kit.tls()
+    before = context.cert_store_stats()
+    shutil.copy(other.server / "revoked.crl", paths.server / "revoked.crl")
+    with pytest.raises(TrustError, match=r"revoked.crl: was not made by the authority in ca.crt"):
+        kit.read_revoked(context)
+    assert context.cert_store_stats() == before
+
+
+def test_an_authority_of_another_kind_is_refused(paths):
+    key, name = Ed25519PrivateKey.generate(), x509.Name([])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW - DAY, NOW + DAY)
+    (paths.sites["a"] / "ca.crt").write_bytes(pem(builder.sign(key, None)))
+    with pytest.raises(TrustError, match=r"ca.crt: is not an authority of sahfl, expected an EC key"):
+        load_site(paths)
 
 
 def test_files_that_vanish_after_loading_are_an_error_with_what_to_do(paths):

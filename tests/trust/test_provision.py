@@ -8,9 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography import x509
 from trust_kits import copy_of, make_consortium, settings_of
 
+from sahfl.config import load_site
+from sahfl.config.policy import SitePolicy
 from sahfl.errors import StorageError, TrustError
 from sahfl.trust import provision
 from sahfl.trust.kit import ServerKit, SiteKit
@@ -83,6 +86,14 @@ def test_c10_private_keys_are_their_owner_s_alone_whatever_the_umask(tmp_path, u
     assert {modes[name] for name in KEYS} == {0o600}
     for folder in ("", "authority", "server", "sites/a"):
         assert stat.S_IMODE((tmp_path / "c" / folder).stat().st_mode) == 0o700
+
+
+def test_the_example_of_a_site_s_file_is_one_and_names_every_setting_of_a_policy_with_its_default(paths):
+    site = load_site(paths.sites["a"] / "site.yaml")
+    assert (site.name, site.kit, site.policy) == ("a", paths.sites["a"], SitePolicy())
+    text = (paths.sites["a"] / "site.yaml").read_text()
+    assert set(yaml.safe_load(text)["policy"]) == set(SitePolicy.model_fields)
+    assert "  # Obey only requests that the consortium's signer signed" in text
 
 
 def test_the_certificates_say_what_they_are_for(paths):

@@ -14,7 +14,17 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Run", "empty_run", "enter_run", "error_reply", "give_id", "is_crash", "new_message", "new_run_id"]
+__all__ = [
+    "Run",
+    "empty_run",
+    "enter_run",
+    "error_reply",
+    "give_id",
+    "is_crash",
+    "is_unreachable",
+    "new_message",
+    "new_run_id",
+]
 SERVER_NODE_ID = 1
 
 
@@ -45,12 +55,24 @@ def give_id(message: Message) -> str:
     return message.metadata.message_id
 
 
-def error_reply(request: Message, reason: str, *, crash: bool = False) -> Message:
-    """The reply that stands for a site that could not answer; ``crash`` where its process is lost."""
+def error_reply(request: Message, reason: str, *, crash: bool = False, unreachable: bool = False) -> Message:
+    """The reply that stands for a site that could not answer.
+
+    Args:
+        request: what it would have answered.
+        reason: why it did not.
+        crash: its process is lost, so that asking once more may help.
+        unreachable: it is not connected, or no longer registered.
+    """
     code = ErrorCode.CLIENT_APP_CRASHED if crash else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-    return Message(Error(code, reason), reply_to=request)
+    return Message(Error(ErrorCode.NODE_UNAVAILABLE if unreachable else code, reason), reply_to=request)
 
 
 def is_crash(reply: Message) -> bool:
     """Whether a reply says that the site's process is lost, so that asking once more may help."""
     return reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_CRASHED
+
+
+def is_unreachable(reply: Message) -> bool:
+    """Whether a reply says that the site is not there."""
+    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE

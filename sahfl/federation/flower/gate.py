@@ -1,0 +1,312 @@
+"""The gate in front of Flower's app: which requests pass, whose they are, how large they may be, how long they wait."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import json
+import logging
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+from google.protobuf.message import DecodeError
+
+from sahfl.federation.fleet import Fleet, Seat
+from sahfl.federation.flower import handshake
+from sahfl.federation.flower.link import Link
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+HOLD_S = 10.0
+"""Longest time that a poll is held open while there is nothing to deliver."""
+SMALL = 64 * 1024
+"""Bytes of the body of any request that carries no object."""
+OVERHEAD = 64 * 1024
+"""Bytes of an object's request besides the object."""
+CHUNK = 5 * 1024 * 1024
+"""Bytes of the largest object: Flower cuts arrays into pieces of this size."""
+FEW = 40
+"""Objects of a reply besides the pieces of its array."""
+FLEET = "/v1/fleet/"
+ROUTES = {
+    FLEET + name
+    for name in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "push-object",
+        "pull-object",
+        "get-run",
+        "confirm-message-received",
+    )
+}
+
+
+class Refusal(Exception):
+    """A request that does not pass, with the status and the short JSON body of the answer."""
+
+    def __init__(self, status: int, error: str, **more: Any) -> None:
+        super().__init__(error)
+        self.status, self.body = status, {"error": error, **more}
+
+
+class Gone(Exception):
+    """The other end closed the connection."""
+
+
+@dataclass
+class Call:
+    """One request: what it says, and how to answer."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: Mapping[str, str]
+    body: bytes = b""
+    status: int = 0
+    seat: Seat = field(default_factory=lambda: Seat("", b"", 0))
+
+    @property
+    def path(self) -> str:
+        """Path of the request."""
+        return str(self.scope["path"])
+
+    @property
+    def instance(self) -> str:
+        """Random name of the process that sent it."""
+        return self.headers.get(handshake.INSTANCE, "")[:64]
+
+
+class Gate:
+    """An ASGI app in front of Flower's.
+
+    Guarantees: only the requests of a site process and GET /health pass, everything else is 404; a request counts as a
+    site's only if its registered, active key signed it just now, and a reply only under that site's own name; no body
+    is read beyond its limit; one process speaks for a site at a time.
+
+    Args:
+        link: the SuperLink behind it.
+        fleet: the registered sites.
+        hold_s: longest time that a poll is held.
+    """
+
+    def __init__(self, link: Link, fleet: Fleet, *, hold_s: float = HOLD_S) -> None:
+        self._app: App = link.app
+        self._link, self._fleet, self._hold_s = link, fleet, hold_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._events: dict[int, asyncio.Event] = {}
+        self._closing = False
+        self.payload_bytes = CHUNK
+        """Size of the largest state or sums of the running study."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection's request."""
+        if scope["type"] == "lifespan":
+            self._loop = asyncio.get_running_loop()
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+            call = Call(scope, receive, send, headers)
+            try:
+                await self._answer(call)
+            except Refusal as refusal:
+                self._say(call, refusal)
+                await _reply(send, refusal.status, refusal.body)
+            except Gone:
+                pass
+
+    def wake(self, node_ids: list[int]) -> None:
+        """Let the open polls of some nodes go on; from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._set, node_ids)
+
+    def close(self) -> None:
+        """Let every open poll end, and hold none from now on; from any thread."""
+        self._closing = True
+        self.wake([seat.node_id for seat in self._fleet.seats()])
+
+    # ------------------------------------------------------------------------------------------- who and what
+
+    async def _answer(self, call: Call) -> None:
+        if call.path == "/health" and call.scope["method"] in ("GET", "HEAD"):
+            await self._app(call.scope, call.receive, call.send)
+            return
+        if call.path not in ROUTES or call.scope["method"] != "POST":
+            raise Refusal(404, "no such route")
+        self._identify(call)
+        call.body = await _read(call, self._limit(call.path))
+        route = {"activate-node": self._activate, "deactivate-node": self._deactivate, "pull-messages": self._poll}
+        route |= {"push-messages": self._push}
+        name = call.path.removeprefix(FLEET)
+        if name != "activate-node":
+            self._expect_instance(call)
+        await route.get(name, self._forward)(call)
+        if name in ("push-messages", "push-object", "confirm-message-received"):
+            self._fleet.bell.ring()
+
+    def _identify(self, call: Call) -> None:
+        """Find the seat whose key signed the request; flwr verifies the same again, but says no reason."""
+        headers = call.headers
+        try:
+            key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+            signature = b64decode(headers[FLEET_HTTP_SIGNATURE_HEADER], validate=True)
+            stamp = headers[TIMESTAMP_HEADER]
+            signed_at = datetime.fromisoformat(stamp)
+            signed = verify_signature(bytes_to_public_key(key), stamp.encode("ascii"), signature)
+        except (KeyError, ValueError, TypeError, binascii.Error) as error:
+            raise Refusal(401, "signature") from error
+        seat = self._fleet.of_key(key)
+        if seat is None or not signed:
+            raise Refusal(401, "unknown key" if signed else "signature")
+        call.seat = seat
+        if not seat.active:
+            raise Refusal(401, "revoked")
+        now = datetime.now(UTC)
+        if signed_at.tzinfo is None or not _in_time((now - signed_at).total_seconds()):
+            raise Refusal(401, "clock", server=now.isoformat(timespec="seconds"), client=stamp[:40])
+
+    def _expect_instance(self, call: Call) -> None:
+        seat = call.seat
+        if seat.instance == call.instance != "":
+            self._fleet.hear(seat)
+        elif self._fleet.connected(seat):
+            raise Refusal(409, "connected twice")
+        else:
+            raise Refusal(401, "activate")
+
+    def _limit(self, path: str) -> int:
+        if path.endswith("push-object"):
+            return min(CHUNK, self.payload_bytes) + OVERHEAD
+        return SMALL
+
+    def _say(self, call: Call, refusal: Refusal) -> None:
+        """One line for a refusal, unless it is the ordinary way of a site that comes back after a restart."""
+        if refusal.body["error"] != "activate":
+            client = call.scope.get("client") or ("unknown", 0)
+            log.warning(
+                "event=refused site=%s peer=%s path=%s status=%d reason=%r",
+                *(call.seat.site or "unknown", client[0], call.path[:60], refusal.status, refusal.body["error"]),
+            )
+
+    # ------------------------------------------------------------------------------------------- routes
+
+    async def _activate(self, call: Call) -> None:
+        if odd := handshake.differences(call.headers):
+            raise Refusal(426, "version", **odd)
+        if not call.instance:
+            raise Refusal(400, "no instance")
+        seat, before = call.seat, call.seat.instance
+        if not self._fleet.admit(seat, call.instance, call.headers[handshake.VERSION]):
+            raise Refusal(409, "connected twice")
+        if before != call.instance:
+            self._link.abandon(seat.node_id)
+        self._link.release(seat.node_id)
+        await self._forward(call)
+        log.info("event=connected site=%s version=%s", seat.site, seat.version)
+
+    async def _deactivate(self, call: Call) -> None:
+        await self._forward(call)
+        self._fleet.leave(call.seat)
+
+    async def _poll(self, call: Call) -> None:
+        """Hold a poll until there is something to deliver; one whose connection breaks takes no message with it."""
+        seat, loop = call.seat, asyncio.get_running_loop()
+        end = loop.time() + self._hold_s
+        with self._fleet.polling(seat):
+            gone = asyncio.ensure_future(_disconnected(call.receive))
+            try:
+                while not self._link.offer(seat.node_id) and seat.active and not self._closing:
+                    event = self._event(seat.node_id)
+                    event.clear()
+                    ring = asyncio.ensure_future(event.wait())
+                    await asyncio.wait({gone, ring}, timeout=end - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+                    ring.cancel()
+                    if gone.done():
+                        self._fleet.lose(seat, call.instance)
+                        raise Gone
+                    if loop.time() >= end:
+                        break
+            finally:
+                gone.cancel()
+        if not seat.active:
+            raise Refusal(401, "revoked")
+        await self._forward(call)
+
+    async def _push(self, call: Call) -> None:
+        """A reply has to be the site's own: flwr itself lets any node send in the name of another, or of the server."""
+        try:
+            request = PushMessagesRequest.FromString(call.body)
+            (message,), (tree,) = request.messages_list, request.message_object_trees
+        except (DecodeError, ValueError) as error:
+            raise Refusal(400, "not one reply") from error
+        own = call.seat.node_id
+        if message.metadata.src_node_id != own or not message.metadata.reply_to_message_id:
+            raise Refusal(403, "not a reply of this site")
+        if sum(1 for _ in iterate_object_tree(tree)) > FEW + self.payload_bytes // CHUNK:
+            raise Refusal(413, "too many objects")
+        await self._forward(call)
+
+    async def _forward(self, call: Call) -> None:
+        sent = False
+
+        async def receive() -> MutableMapping[str, Any]:
+            nonlocal sent
+            if sent:
+                return await call.receive()
+            sent = True
+            return {"type": "http.request", "body": call.body, "more_body": False}
+
+        await self._app(call.scope, receive, call.send)
+
+    def _set(self, node_ids: list[int]) -> None:
+        for node_id in node_ids:
+            self._event(node_id).set()
+
+    def _event(self, node_id: int) -> asyncio.Event:
+        return self._events.setdefault(node_id, asyncio.Event())
+
+
+def _in_time(age_s: float) -> bool:
+    return -SYSTEM_TIME_TOLERANCE < age_s < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+
+
+async def _read(call: Call, limit: int) -> bytes:
+    """The body; refused before it is read if it says that it is too large, and as soon as it is."""
+    said = call.headers.get("content-length", "0")
+    if not said.isdigit() or int(said) > limit:
+        raise Refusal(413, "too large", limit=limit)
+    body, more = bytearray(), True
+    while more:
+        message = await call.receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > limit:
+            raise Refusal(413, "too large", limit=limit)
+    return bytes(body)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _reply(send: Send, status: int, body: Mapping[str, Any]) -> None:
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})

@@ -1,0 +1,242 @@
+"""Flower's own SuperLink app and its in-memory state, as far as a server of ours uses them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TRANSPORT_TYPE_GRPC_RERE
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.corestate import in_memory_corestate
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.object_store import NoObjectInStoreError
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+
+from sahfl.federation.flower import Run, enter_run
+
+TTL_S = 7 * 86400.0
+"""How long Flower keeps a message; rounds have deadlines of their own, which are shorter."""
+
+
+class Idle:
+    """Takes the place of Flower's lifespan object, which would start gRPC servers and the SuperExec process."""
+
+    def __init__(self, config: SuperLinkLifespanConfig, state_factory: Any) -> None:
+        self.config = config
+
+    def startup(self) -> None:
+        """Start nothing."""
+
+    def shutdown(self) -> None:
+        """Stop nothing."""
+
+
+class Link:
+    """The SuperLink of one server process: nodes, one run at a time, messages and their objects, all in memory.
+
+    Guarantees: no process and no other port is started; only node keys that ``enroll`` was given are known. Every
+    method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what matters of it is said by gate and grid
+        # An upload goes on after a cut of any length; Flower would give up a session that rests for three minutes.
+        in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = int(TTL_S)
+        self.app = create_app(_settings(), Idle)  # type: ignore[arg-type] # it only calls startup and shutdown
+        self._state: Any = self.app.state.linkstate_factory.state()
+        self._lost: set[str] = set()
+        self.run_id = 0
+
+    def enroll(self, key: bytes) -> int:
+        """Make a node for a public key. It is offline, not just registered: only then does Flower take messages."""
+        node_id = int(self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_MAX_INTERVAL))
+        self._state.activate_node(node_id, HEARTBEAT_MAX_INTERVAL)
+        self._state.deactivate_node(node_id)
+        return node_id
+
+    def release(self, node_id: int) -> None:
+        """Let a node be activated again, whatever it was."""
+        self._state.deactivate_node(node_id)
+
+    def start_run(self) -> Run:
+        """End the run before, with all its messages, and begin a new one.
+
+        The task's token is dropped: with it would come a heartbeat, and a run that fails when this machine sleeps.
+        """
+        self.end_run()
+        code = ("sahfl/sahfl", "", "")  # name, version and hash of an app: sites run what they have installed
+        self.run_id = int(
+            self._state.create_run(*code, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
+        )
+        task_id = self._state.get_run_info(run_ids=[self.run_id])[0].primary_task_id
+        token = self._state.claim_task(task_id)
+        self._state.activate_task(task_id)
+        self._state.task_token_store.pop(task_id)
+        self._state.task_token_to_task_id.pop(token)
+        enter_run(self.run_id)
+        return self.run()
+
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        run: Run = self._state.get_run_info(run_ids=[self.run_id])[0]
+        return run
+
+    def end_run(self) -> None:
+        """End the run and forget its messages and objects."""
+        if self.run_id:
+            for id_ in self._state.get_message_ids_from_run_id(self.run_id):
+                self.forget(id_)
+            self._state.stop_run(self.run_id)
+            self._state.delete_sessions_in_run(self.run_id)
+            self._state.object_store.delete_objects_in_run(self.run_id)
+            self.run_id = 0
+
+    # ------------------------------------------------------------------------------------------- messages
+
+    def push(self, messages: Iterable[Message]) -> list[str]:
+        """Store messages; an empty id stands for one that Flower does not take.
+
+        All messages' trees come first, then the objects: a push session ends by itself when nothing is pending.
+        """
+        ids: list[str] = []
+        pending: list[str] = []
+        objects: dict[str, Any] = {}
+        session = self._state.start_session(self.run_id)
+        with no_object_id_recompute():
+            for message in messages:
+                message.metadata.__dict__["_message_id"] = message.object_id
+                bare = without_content(message)
+                stored, missing = self._state.store_message_and_object_tree(bare, get_object_tree(message), session)
+                objects |= get_all_nested_objects(message)
+                pending += missing
+                ids.append(message.metadata.message_id if stored else "")
+            for id_ in dict.fromkeys(pending):
+                self._state.store_object(self.run_id, session, id_, objects[id_].deflate())
+        return ids
+
+    def take_reply(self, id_: str) -> Message | None:
+        """The whole reply to a message, which is then forgotten; None while there is none, or it is still uploaded.
+
+        Raises:
+            ValueError: what came cannot be read; it is forgotten too.
+        """
+        with self._state.lock:
+            reply_id = self._state.message_ins_id_to_message_res_id.get(id_)
+            if reply_id is None:
+                return None
+            reply: Any = self._state.message_res_store[reply_id]
+        if not reply.has_error():
+            contents = self._contents(reply_id)
+            if contents is None:
+                return None
+            try:
+                reply = inflate_object_from_contents(reply_id, contents)
+            except Exception as error:  # whatever a peer's bytes make Flower raise
+                self.forget(id_)
+                raise ValueError(f"a reply that cannot be read ({type(error).__name__})") from error
+            reply.metadata.__dict__["_message_id"] = reply_id
+        self.forget(id_)
+        found: Message = reply
+        return found
+
+    def _contents(self, root: str) -> dict[str, bytes] | None:
+        store = self._state.object_store
+        try:
+            tree = store.get_object_tree(root)
+        except NoObjectInStoreError:
+            return None
+        contents = {node.object_id: store.get(node.object_id) for node in iterate_object_tree(tree)}
+        return contents if all(contents.values()) else None
+
+    def forget(self, id_: str) -> None:
+        """Delete a message, its reply, and all objects of both."""
+        with self._state.lock:
+            reply_id = self._state.message_ins_id_to_message_res_id.get(id_)
+            self._state.delete_messages({id_})
+        self._lost.discard(id_)
+        for root in filter(None, (id_, reply_id)):
+            self._state._cleanup_push_session(
+                self._state._object_push_session_by_root.get(root, ""), cleanup_messages=False
+            )
+            self._state.object_store.delete(root)
+
+    def delivered(self, id_: str) -> bool:
+        """Whether a site has fetched a message and confirmed that it has all of it."""
+        message = self._state.message_ins_store.get(id_)
+        return message is not None and message.metadata.delivered_at != "" and id_ not in self._state.object_store
+
+    def offer(self, node_id: int) -> bool:
+        """Whether a message waits for a node; one that was sent but not confirmed was lost, and waits again."""
+        waiting = False
+        with self._state.lock:
+            for id_, message in self._state.message_ins_store.items():
+                if message.metadata.dst_node_id == node_id and id_ in self._state.object_store:
+                    message.metadata.delivered_at = ""
+                    waiting = True
+        return waiting
+
+    def abandon(self, node_id: int) -> None:
+        """Another process speaks for a node now: what the one before was working on is lost."""
+        with self._state.lock:
+            for id_, message in self._state.message_ins_store.items():
+                if message.metadata.dst_node_id == node_id and self.delivered(id_):
+                    self._lost.add(id_)
+
+    def lost(self, id_: str) -> bool:
+        """Whether the process that worked on a message is gone."""
+        return id_ in self._lost
+
+    def counts(self) -> dict[str, int]:
+        """How much is held: messages, replies, objects."""
+        state = self._state
+        return {
+            "messages": state.num_message_ins(),
+            "replies": state.num_message_res(),
+            "objects": len(state.object_store),
+            "sessions": len(state._object_push_sessions),
+        }
+
+
+def without_content(message: Message) -> Message:
+    """What is left of a message when its records are gone: enough to know it by, and to make an error reply."""
+    bare: Message = remove_content_from_message(message)
+    return bare
+
+
+def _settings() -> SuperLinkLifespanConfig:
+    """Settings of Flower's app; node keys are required, and nothing that they name is ever opened or started."""
+    return SuperLinkLifespanConfig(
+        control_address="",
+        health_server_address=None,
+        host="",
+        port=0,
+        insecure=True,
+        certificates=None,
+        superexec_auth_secret=None,
+        authn_plugin=NoOpControlAuthnPlugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=None,
+        ssl_certfile=None,
+        ssl_keyfile=None,
+        database=FLWR_IN_MEMORY_DB_NAME,
+        isolation="process",
+        runtime_dependency_install=False,
+    )

@@ -1,0 +1,114 @@
+"""Why there is no connection, in one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+import httpx
+
+from sahfl.errors import NotConnected
+
+TLS_ALERTS = {
+    "CERTIFICATE_REVOKED": "the server refuses this site's certificate: it was revoked",
+    "CERTIFICATE_EXPIRED": "the server refuses this site's certificate: it has expired",
+    "UNKNOWN_CA": "the server refuses this site's certificate: another authority issued it",
+    "CERTIFICATE_REQUIRED": "the server refuses this site: it showed no certificate",
+    "WRONG_VERSION_NUMBER": "the server speaks no TLS at this port; is it the right port?",
+    "PROTOCOL_VERSION": "the server does not speak TLS 1.3",
+    "UNEXPECTED_EOF": "the connection was cut during the TLS handshake",
+}
+"""Part of OpenSSL's name of a failure, and what it means here."""
+
+
+def of_failure(error: Exception) -> NotConnected:
+    """The cause of a request that got no answer."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            said = cause.verify_message.rstrip(".")
+            return NotConnected(f"the server's certificate is not trusted: {said}", lasting=True)
+        if isinstance(cause, ssl.SSLError):
+            name = f"{cause.reason} {cause}".upper().replace(" ", "_")
+            text = next((text for part, text in TLS_ALERTS.items() if part in name), None)
+            return NotConnected(text or f"TLS failed: {cause.reason or cause}", lasting="UNEXPECTED_EOF" not in name)
+        if isinstance(cause, socket.gaierror):
+            return NotConnected(f"the server's name is not known to DNS ({cause.strerror})")
+        if isinstance(cause, ConnectionRefusedError):
+            return NotConnected("connection refused: no server listens there, or a firewall says no")
+    if isinstance(error, httpx.ConnectTimeout):
+        return NotConnected("no answer to the connection: the network or a firewall drops it")
+    if isinstance(error, httpx.TimeoutException):
+        return NotConnected("the server does not answer")
+    if isinstance(error, httpx.TransportError):
+        return NotConnected("the connection was cut")
+    return NotConnected("what answers there is not a sahfl server", lasting=True)
+
+
+KEYS = {
+    "unknown key": "the server does not know this site's key",
+    "revoked": "the server refuses this site: its key was revoked",
+    "signature": "the server refuses this site's signature",
+    "connected twice": "another process is connected as this site; stop one of them",
+}
+"""What the server's words for a refusal mean here."""
+
+
+def of_refusal(response: httpx.Response) -> NotConnected:
+    """The meaning of an answer that is an error."""
+    said = _body(response)
+    word = word_of(response)
+    if word == "version":
+        server, client = _listed(said.get("server")), _listed(said.get("client"))
+        text = f"versions differ: the server has {server}, this site has {client}; install the same"
+        return NotConnected(text, lasting=True)
+    if word == "clock":
+        ahead = _ahead_s(said)
+        where = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}" if ahead else "not at"
+        return NotConnected(f"this machine's clock is {where} the server's; set it right", lasting=True)
+    if word in KEYS:
+        return NotConnected(KEYS[word], lasting=True)
+    if response.is_server_error:
+        return NotConnected(f"the server has a problem of its own (HTTP {response.status_code})")
+    return NotConnected(f"the server refuses (HTTP {response.status_code})", lasting=True)
+
+
+def word_of(response: httpx.Response) -> str:
+    """The server's word for why it refuses; empty where Flower itself does."""
+    return _plain(_body(response).get("error", ""))
+
+
+def _ahead_s(said: Mapping[str, object]) -> float:
+    """Seconds that this machine's clock is ahead of the server's; 0 if the server does not say."""
+    try:
+        theirs, ours = (datetime.fromisoformat(str(said.get(end))) for end in ("server", "client"))
+        return (ours - theirs).total_seconds()
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _body(response: httpx.Response) -> dict[str, object]:
+    try:
+        said = json.loads(response.content[:10_000])
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _listed(versions: object) -> str:
+    """Versions by name, from a peer: a line of plain text whatever they are."""
+    if not isinstance(versions, dict):
+        return "others"
+    return _plain(", ".join(f"{name} {value}" for name, value in sorted(versions.items(), key=str)))
+
+
+def _plain(text: object) -> str:
+    return "".join(letter for letter in str(text) if letter.isprintable())[:120]

@@ -1,0 +1,164 @@
+"""StateGrid: Flower's Grid inside the server's process, on the in-memory state of the embedded SuperLink."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from sahfl.federation import flower
+from sahfl.federation.events import Event, emit
+from sahfl.federation.fleet import Fleet, Seat
+from sahfl.federation.flower import Run
+from sahfl.federation.flower.link import TTL_S, Link, without_content
+
+WAIT_S = 0.5
+"""Longest wait of one look for replies; a reply or a change of the fleet ends it at once."""
+MOST_OPEN = 8
+"""Requests per site that are remembered after newer ones, so that their late replies can be named."""
+
+
+@dataclass
+class Request:
+    """A message on its way; the content is left to the link."""
+
+    message: Message
+    seat: Seat
+    delivered: bool = False
+
+
+class StateGrid(Grid):
+    """Sends messages to the sites of a fleet, and knows why one does not answer.
+
+    Guarantees: a reply counts when all of it is there; a site that is away may come back and answer, until it was away
+    for ``give_up_s``; a newer message takes the place of one that a site has not fetched; a site whose process was
+    started anew gives an error reply at once, so that it can be asked again. An answered, withdrawn or given-up message
+    leaves nothing in memory.
+
+    Args:
+        link: the SuperLink; a new run begins.
+        fleet: the registered sites.
+        wake: called with the nodes that have a new message.
+        give_up_s: seconds without a sign of life after which a site's request fails.
+    """
+
+    def __init__(self, link: Link, fleet: Fleet, *, wake: Callable[[list[int]], None], give_up_s: float) -> None:
+        self._link, self._fleet, self._wake, self._give_up_s = link, fleet, wake, give_up_s
+        self._run = link.start_run()
+        self._open: dict[str, Request] = {}
+        self._made: dict[str, Message] = {}
+
+    # ------------------------------------------------------------------------------------------- Grid
+
+    def set_run(self, run: Run) -> None:
+        """Set the run (Flower's runtimes call this)."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message to a node."""
+        return flower.new_message(content, dst_node_id, message_type, group_id, ttl or TTL_S)
+
+    def get_node_ids(self) -> list[int]:
+        """Ids of the sites that are connected."""
+        return [seat.node_id for seat in self._fleet.seats() if self._fleet.connected(seat)]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Hand over messages; what their sites have not fetched yet is withdrawn, which is that one's reply."""
+        messages = list(messages)
+        for message in messages:
+            self._supersede(message.metadata.dst_node_id)
+        ids = self._link.push(messages)
+        for id_, message in zip(ids, messages, strict=True):
+            seat = self._fleet.of_node(message.metadata.dst_node_id)
+            if id_ and seat is not None:
+                self._open[id_] = Request(without_content(message), seat)
+            else:
+                raise LookupError(f"node {message.metadata.dst_node_id} is not registered")
+        self._wake([message.metadata.dst_node_id for message in messages])
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies that have arrived, waiting for half a second at most if there are none."""
+        wanted, end = list(message_ids), time.monotonic() + WAIT_S
+        while not (found := [reply for id_ in wanted if (reply := self._look(id_)) is not None]):
+            if (left := end - time.monotonic()) <= 0:
+                break
+            self._fleet.bell.wait(left)
+        return found
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Push messages and wait for their replies, or until the timeout in seconds."""
+        waiting, replies = set(self.push_messages(messages)), []
+        end = None if timeout is None else time.monotonic() + timeout
+        while waiting and (end is None or time.monotonic() < end):
+            for reply in self.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+        return replies
+
+    # ------------------------------------------------------------------------------------------- requests
+
+    def doing(self) -> dict[str, str]:
+        """What each site works on: the type of the message that it has fetched and not answered."""
+        working = [request for request in list(self._open.values()) if request.delivered]
+        return {request.seat.site: request.message.metadata.message_type for request in working}
+
+    def _supersede(self, node_id: int) -> None:
+        known = [id_ for id_, request in self._open.items() if request.seat.node_id == node_id]
+        for id_ in known:
+            if not self._link.delivered(id_):
+                self._made[id_] = self._end(id_, "stopped: the site is asked for something newer")
+        for id_ in known[: -MOST_OPEN + 1]:
+            if id_ in self._open:
+                self._end(id_, "forgotten")
+
+    def _look(self, id_: str) -> Message | None:
+        if (made := self._made.pop(id_, None)) is not None:
+            return made
+        request = self._open.get(id_)
+        if request is None:
+            return None
+        try:
+            reply = self._link.take_reply(id_)
+        except ValueError as error:
+            return self._end(id_, str(error))
+        if reply is not None:
+            self._started(id_, request)
+            del self._open[id_]
+            emit(Event("finished", request.message.metadata.message_type, request.seat.site))
+            return reply
+        return self._fail(id_, request)
+
+    def _fail(self, id_: str, request: Request) -> Message | None:
+        """An error reply for a request that cannot be answered any more; None as long as it can."""
+        seat = request.seat
+        if not seat.active:
+            return self._end(id_, "its key was revoked", unreachable=True)
+        if self._link.lost(id_):
+            return self._end(id_, "the site's process was started anew", crash=True)
+        if (away := self._fleet.away_s(seat)) > self._give_up_s:
+            return self._end(id_, f"not connected for {away:.0f} s", unreachable=True)
+        if self._link.delivered(id_):
+            self._started(id_, request)
+        return None
+
+    def _started(self, id_: str, request: Request) -> None:
+        if not request.delivered:
+            request.delivered = True
+            emit(Event("started", request.message.metadata.message_type, request.seat.site))
+
+    def _end(self, id_: str, reason: str, *, crash: bool = False, unreachable: bool = False) -> Message:
+        request = self._open.pop(id_)
+        self._link.forget(id_)
+        emit(Event("failed", reason, request.seat.site))
+        return flower.error_reply(request.message, reason, crash=crash, unreachable=unreachable)
