@@ -4,6 +4,7 @@ A study file is read once, checked as a whole and then frozen: code receives ``S
 file are reported together (``ConfigError``), each with its key, the value found and what was expected.
 """
 
+from sahfl.config.consortium import Consortium, load_consortium
 from sahfl.config.data import (
     DatalistData,
     FolderData,
@@ -12,16 +13,20 @@ from sahfl.config.data import (
     PhantomData,
     PhantomSite,
     SiteConfig,
+    SitesData,
     load_site,
 )
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
+from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse
+from sahfl.config.server import ServerConfig, load_server
 from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig, ServerAdam, ServerMomentum
 from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
 __all__ = [
     "AdapterTuning",
+    "Consortium",
     "DatalistData",
     "EvaluationConfig",
     "FinetuneConfig",
@@ -38,8 +43,11 @@ __all__ = [
     "RoundsConfig",
     "Section",
     "ServerAdam",
+    "ServerConfig",
     "ServerMomentum",
     "SiteConfig",
+    "SitePolicy",
+    "SitesData",
     "Study",
     "TrainedMethod",
     "View",
@@ -47,6 +55,8 @@ __all__ = [
     "WeightTuning",
     "ZeroShot",
     "kind_of",
+    "load_consortium",
+    "load_server",
     "load_site",
     "load_study",
     "parse",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse, read_mapping
 
 
@@ -63,6 +64,13 @@ class FoldersData(Section):
         return self
 
 
+class SitesData(Section):
+    """Scans that each hospital's own site file names; nobody else knows where they lie."""
+
+    source: Literal["sites"]
+    """Which kind of data section this is."""
+
+
 class PhantomCohort(Section):
     """The phantom patients of one simulated site; they are a function of these values alone."""
 
@@ -98,6 +106,12 @@ class SiteConfig(Section):
     """Where the scans come from."""
     max_refused_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cases that may break an error rule of the data checks before the site refuses to train; 0: none."""
+<<<<<<< HEAD
+    kit: Path | None = None
+    """The folder that ``sahfl provision`` made for this site: keys, certificates, and whose signature it obeys."""
+    policy: SitePolicy = SitePolicy()
+    """What studies may ask, and what may leave; whatever is not said here is closed."""
+=======
     share_scan_keys: bool = False
     """Whether a study may compare this site's scans with those of others, by salted hashes of their voxels."""
     kit: Path | None = None
@@ -108,6 +122,7 @@ class SiteConfig(Section):
     """Processor threads that training may use; all cores if it is not said. Simulations use one."""
     log: Literal["text", "json"] = "text"
     """Form of the log lines of ``sahfl-client``: ``key=value`` or one JSON object a line."""
+>>>>>>> cli
 
 
 def load_site(path: Path) -> SiteConfig:

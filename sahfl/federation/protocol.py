@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from sahfl.adapters import AdapterState
-from sahfl.config import EvaluationConfig, LocalTraining, Method, ModelConfig, Name, Section, ViewsConfig
+from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, Method, ModelConfig, Name, Section, ViewsConfig
+from sahfl.config.methods import Rank
 from sahfl.errors import PayloadError
 from sahfl.federation.tensors import RAW, config_record, flat_array, read_state, state_records
 from sahfl.payload import MOST_VOLUMES, Encoding, Header, check_header, check_training
@@ -44,7 +45,9 @@ class Task(Section):
     fold: Annotated[int, Field(ge=-1, le=19)] = -1
     """Held-out fold; -1 in pretraining."""
     method: Method | None = None
-    """Fine-tuning method; none in pretraining."""
+    """Fine-tuning method; none in pretraining. Its rank is the global one, and names the training at both ends."""
+    rank: Rank | None = None
+    """Rank of the adapter that this site gets and sends back, where that is not the method's."""
     round: Annotated[int, Field(ge=0)] = 0
     """This round, from 1; 0 outside rounds."""
     rounds: Annotated[int, Field(ge=0)] = 0
@@ -58,10 +61,19 @@ class Task(Section):
     evaluation: EvaluationConfig | None = None
     """Threshold, strata and replicates; none where nothing is evaluated."""
 
+    @property
+    def own_method(self) -> Method | None:
+        """The method as this site has it: with the site's own rank, if it has one."""
+        if self.rank is None or not isinstance(self.method, AdapterTuning):
+            return self.method
+        return self.method.at_rank(self.rank)
+
     @model_validator(mode="after")
-    def _fold_exists(self) -> Self:
+    def _fold_and_rank_fit(self) -> Self:
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} is not one of {self.folds}, counted from 0")
+        if self.rank is not None and getattr(self.method, "aggregation", None) != "project":
+            raise ValueError(f"rank {self.rank} for one site, expected only with aggregation: project")
         return self
 
 
@@ -81,8 +93,8 @@ class SiteDescription(Section):
     """Patients with a usable volume."""
     n_positive: Count
     """Volumes with annotated blood."""
-    volume_ml: Annotated[float, Field(ge=0, le=1e9)]
-    """Annotated blood in all, mL."""
+    volume_ml: Annotated[float, Field(ge=0, le=1e9)] | None
+    """Annotated blood in all, mL; None where fewer patients bleed than the site tells of."""
     fold_sizes: Annotated[tuple[Count, ...], Field(max_length=20)]
     """Patients per fold."""
     fold_positive: Annotated[tuple[Count, ...], Field(max_length=20)]
@@ -91,8 +103,8 @@ class SiteDescription(Section):
     """Salted hash of all contents: another one as soon as a scan or annotation changes."""
     n_refused: Count
     """Cases that cannot be used."""
-    findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count], Field(max_length=100)]
-    """Cases per broken rule of the site's checks."""
+    findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count | None], Field(max_length=100)]
+    """Cases per broken rule of the site's checks; None where there are some, but fewer than the site tells."""
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
@@ -132,6 +144,25 @@ def read_task(content: RecordDict) -> Task:
 def read_header(content: RecordDict) -> dict[str, Any]:
     """The header as it came; ``payload.check_header`` judges it."""
     return dict(config_record(content, "header"))
+
+
+def read_request(content: RecordDict) -> tuple[Task, Header]:
+    """What is asked, and the name that the answer will carry.
+
+    Raises:
+        PayloadError: one of them is missing, or has missing, unknown or wrong fields.
+    """
+    task, found = read_task(content), read_header(content)
+    try:
+        header = Header(**found)
+    except TypeError as error:
+        raise PayloadError("header: has missing or unknown fields") from error
+    numbers = {"fold", "round", "schema"}
+    if not all(type(value) is (int if name in numbers else str) for name, value in header.as_dict().items()):
+        raise PayloadError(
+            "header: has a field of another type, expected numbers for fold, round and schema, else text"
+        )
+    return task, header
 
 
 def train_reply(
@@ -235,6 +266,8 @@ def n_bytes(content: RecordDict) -> int:
 
 
 def _size(value: Any) -> int:
+    if isinstance(value, bytes):
+        return len(value)
     return sum(_size(part) for part in value) if isinstance(value, list) else len(str(value))
 
 

@@ -114,7 +114,7 @@ class Site:
             fold_positive=tuple(bleeding.count(fold) for fold in range(n_folds)),
             data=data_key(usable, salt=f"{seed} {self.config.name}"),
             n_refused=len(checked) - len(usable),
-            findings=count_findings(checked),
+            findings={**count_findings(checked)},
         )
 
     def training_cases(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:
@@ -154,8 +154,10 @@ class Site:
         Raises:
             PolicyRefused: the site's policy does not allow it.
         """
-        if not self.config.share_scan_keys:
-            raise PolicyRefused(f"site {self.config.name}: the study asks for scan keys; share_scan_keys is false here")
+        if not self.config.policy.share_scan_keys:
+            raise PolicyRefused(
+                f"site {self.config.name}: the study asks for scan keys; policy.share_scan_keys is false here"
+            )
         keys = scan_keys(self._usable(), salt=study)
         write_atomic(self.config.folder / "scan_keys.json", json.dumps(keys, indent=1) + "\n")
         return tuple(keys.values())
