@@ -13,11 +13,8 @@
     ├── TrustError          a key, certificate or signature is missing, wrong or expired  exit code 2
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
     ├── StorageError        the disk is full, or does not let sahfl write        exit code 3
-<<<<<<< HEAD
     ├── AuditBroken         an audit log is not what was written                 exit code 3
-=======
     ├── NotConnected        a site has no connection to its server               exit code 3
->>>>>>> cli
     └── RunFailed           a run ended without its result                       exit code 3
 
 Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
@@ -85,13 +82,12 @@ class StorageError(SahflError):
     exit_code = 3
 
 
-<<<<<<< HEAD
 class AuditBroken(SahflError):
     """A line of a site's audit log was changed, removed, added or moved, or the log is not there."""
 
     exit_code = 3
 
-=======
+
 class NotConnected(SahflError):
     """A site has no connection to its server; the message says why in one line.
 
@@ -104,7 +100,6 @@ class NotConnected(SahflError):
         super().__init__(text)
         self.lasting = lasting
 
->>>>>>> cli
 
 class RunFailed(SahflError):
     """A run ended without its result, for example below the quorum of sites."""

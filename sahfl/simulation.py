@@ -24,7 +24,6 @@ from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
 
-<<<<<<< HEAD
 OPEN = SitePolicy(
     require_signature=False,
     stages=("pretrain", "finetune"),
@@ -41,13 +40,9 @@ OPEN = SitePolicy(
     smallest_bootstrap=1,
 )
 """Everything that a study may ask for is allowed: all data lie on this machine."""
-POLICY: dict[str, Any] = {"max_refused_share": 1.0, "policy": OPEN}
-"""A simulation over messy data goes on with what can be used, and counts the rest."""
-=======
-POLICY: dict[str, Any] = {"max_refused_share": 1.0, "share_scan_keys": True, "device": "cpu"}
+POLICY: dict[str, Any] = {"max_refused_share": 1.0, "policy": OPEN, "device": "cpu"}
 """All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest. It
 computes on the processor, so that its result does not depend on the machine."""
->>>>>>> cli
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:

@@ -106,23 +106,16 @@ class SiteConfig(Section):
     """Where the scans come from."""
     max_refused_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cases that may break an error rule of the data checks before the site refuses to train; 0: none."""
-<<<<<<< HEAD
     kit: Path | None = None
     """The folder that ``sahfl provision`` made for this site: keys, certificates, and whose signature it obeys."""
     policy: SitePolicy = SitePolicy()
     """What studies may ask, and what may leave; whatever is not said here is closed."""
-=======
-    share_scan_keys: bool = False
-    """Whether a study may compare this site's scans with those of others, by salted hashes of their voxels."""
-    kit: Path | None = None
-    """The folder that ``sahfl provision`` made for this site: keys, certificates, and whose signature it obeys."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
     """What computes: auto (a GPU if there is one), cpu, cuda, or one of several GPUs, as cuda:1."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Processor threads that training may use; all cores if it is not said. Simulations use one."""
     log: Literal["text", "json"] = "text"
     """Form of the log lines of ``sahfl-client``: ``key=value`` or one JSON object a line."""
->>>>>>> cli
 
 
 def load_site(path: Path) -> SiteConfig:
