@@ -3,7 +3,6 @@
 import random
 
 import pytest
-
 from sahfl_client.backoff import EARLY_CAP_S, LATE_CAP_S, Backoff
 
 

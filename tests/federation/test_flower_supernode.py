@@ -300,8 +300,8 @@ def test_A15_C07_a_site_whose_certificate_was_revoked(tmp_path):
     with Server(consortium):
         refused = reason(consortium)
         assert str(refused) == (
-            "the server ended the connection without a word: perhaps it refuses this site's certificate, or the network "
-            "is cut"
+            "the server ended the connection without a word: perhaps it refuses this site's certificate, or the "
+            "network is cut"
         )
         with active(consortium, "graz"):
             pass
