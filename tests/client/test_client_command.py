@@ -1,5 +1,6 @@
 """The command ``sahfl-client``: its help, its exit codes, its errors in one line, its dry run."""
 
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -35,6 +36,16 @@ def run(monkeypatch, *arguments):
 def test_the_command_is_installed_under_its_name():
     scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts["sahfl-client"] == "sahfl_client.main:main"
+
+
+def test_C10_telemetry_is_off_whatever_is_imported_first():
+    code = (
+        "import sahfl_client.daemon\n"
+        "from flwr.supercore import telemetry\n"
+        "import os; print(telemetry.FLWR_TELEMETRY_ENABLED, os.environ['FLWR_DISABLE_UPDATE_CHECK'])\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["0", "1"]
 
 
 def test_help_has_examples_for_serving_and_for_a_dry_run(monkeypatch, capsys):
