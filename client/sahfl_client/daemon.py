@@ -15,7 +15,7 @@ from flwr.app import Message
 
 from sahfl import __version__
 from sahfl.config import SiteConfig
-from sahfl.errors import ConfigError, PayloadError
+from sahfl.errors import ConfigError, PayloadError, StorageError
 from sahfl.federation import flower
 from sahfl.federation.events import Event
 from sahfl.federation.flower.supernode import FleetLink, Offer, prepare
@@ -152,9 +152,14 @@ def only_one(folder: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another process works in this folder.
+        StorageError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "daemon.lock").open("a") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "daemon.lock").open("a")
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror}); see folder in the site's file") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -13,7 +13,7 @@ from sahfl_client.daemon import load_kit, only_one
 from tiny_study import TINY
 
 from sahfl.config import load_site
-from sahfl.errors import ConfigError
+from sahfl.errors import ConfigError, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,12 @@ def test_a_folder_belongs_to_one_process_and_is_free_after_it(tmp_path):
     ):
         pass
     with only_one(folder):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"), only_one(tmp_path / "file" / "site"):
         pass
 
 

@@ -232,6 +232,21 @@ def test_C01_a_run_that_brings_code_is_refused_and_the_code_is_never_fetched(rea
         assert (running.folder / "logs" / f"{SITE}.log").exists() is False
 
 
+def test_a_gpu_that_is_not_there_ends_the_service_at_its_start_with_one_line(tmp_path, consortium):
+    with client(write_site(tmp_path, TINY, SITE, consortium, device="cuda:63")) as running:
+        assert running.process.wait(120) == 2
+        assert "error: device: got cuda:63, this machine has " in running.lines()[-1]
+        assert running.status()["reason"] == "failed"
+        assert not [line for line in running.lines() if "Traceback" in line]
+
+
+def test_A11_a_goodbye_that_finds_nobody_does_not_hold_up_the_stop(ready, consortium):
+    with through_a_proxy(consortium, ready) as (_, proxy, running):
+        running.wait_for("connected")
+        proxy.blackhole()
+        assert running.stop(signal.SIGTERM, timeout_s=10) == 0
+
+
 def test_only_one_process_works_in_a_site_s_folder(ready, consortium):
     with Server(consortium), client(ready) as running:
         running.wait_for("started")

@@ -43,6 +43,8 @@ DEAD_AFTER_S = 15.0
 """After so long without a sign of the other end, a connection is given up: an answer, or an acknowledged packet."""
 TRANSFER_S = 120.0
 """How long the answer to a part of a message may take; a part that still moves may take longer."""
+GOODBYE_S = 2.0
+"""Longest wait of each step of a goodbye, which may find nobody."""
 IDLE_S = 30.0
 """Idle connections are closed before the server closes them: a request would otherwise meet a closed one."""
 MOST_OBJECTS, MOST_BYTES = 10_000, 2**31
@@ -230,7 +232,7 @@ class FleetLink:
     def deactivate(self) -> None:
         """Say goodbye, if there is anybody to hear it."""
         if self.node_id is not None:
-            with suppress(NotConnected, SessionLost, RunOver):
+            with suppress(NotConnected, SessionLost, RunOver, PayloadError):
                 self._call(self._client.DeactivateNode, fleet_pb2.DeactivateNodeRequest(node_id=self.node_id))
 
     def close(self) -> None:
@@ -282,7 +284,7 @@ class FleetLink:
 
 
 class _Extras:
-    """Headers of ours, and more time for requests that carry parts of messages."""
+    """Headers of ours, and other times for requests that carry parts of messages, or say goodbye."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self._headers = headers
@@ -291,6 +293,8 @@ class _Extras:
         context.request.headers.update(self._headers)
         if context.rpc_method.endswith("Object"):
             context.request.extensions["timeout"]["read"] = TRANSFER_S
+        if context.rpc_method.endswith("/DeactivateNode"):
+            context.request.extensions["timeout"] |= dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_S)
         return call_next(context)
 
 
