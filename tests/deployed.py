@@ -1,171 +1,119 @@
-"""A server with real sockets and TLS in this process, and sites as real processes, for tests of a deployment."""
+"""A whole deployment as processes on this machine: one server, its sites, their folders; for tests that kill them."""
 
-from __future__ import annotations
-
-import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from trust_kits import make_consortium
+from tiny_study import TINY, changed
+from trust_kits import free_port, make_consortium
 
-from sahfl.adapters import state
-from sahfl.config import Study, parse
-from sahfl.federation import protocol
-from sahfl.federation.fleet import Fleet
-from sahfl.federation.flower.gate import Gate
-from sahfl.federation.flower.link import Link
-from sahfl.federation.flower.superlink import StateGrid
-from sahfl.federation.listener import Listener, open_port
-from sahfl.federation.networks import whole_network
-from sahfl.federation.protocol import Task
-from sahfl.payload import Header
-from sahfl.simulation import site_configs
-from sahfl.trust.kit import ServerKit
+from sahfl.simulation import OPEN
 
-CLIENT = [sys.executable, "-c", "from sahfl_client.main import main; main()"]
-"""The command ``sahfl-client``, also where it is not installed."""
+ROOT = Path(__file__).parents[1]
+SITES = ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")
+POLICY = OPEN.model_copy(update={"require_signature": True}).model_dump(mode="json")
+SMALL = changed(TINY, pretrain__rounds=2, finetune__methods=[{"method": "cp_lora", "rank": 2}])
+
+STARTED = "import sys; from {0}.main import main; sys.argv[0] = {0!r}; main()"
 
 
-class Server:
-    """A server's port, without its study: tests send messages by ``grid`` themselves."""
+def environment(**more):
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "server", ROOT / "client", ROOT / "tests")))
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | more
 
-    def __init__(self, consortium, *, port=None, kit=None):
-        kit = ServerKit.load(kit or consortium.server)
-        self.link, self.fleet = Link(), Fleet()
-        self.fleet.register(kit.sites(), self.link.enroll)
-        gate = Gate(self.link, self.fleet)
-        self.listener = Listener(
-            gate, open_port("127.0.0.1", port or consortium.port), tls=kit.tls(), closing=gate.close
-        )
-        self.grid = StateGrid(self.link, self.fleet, wake=gate.wake, give_up_s=600)
+
+class Command:
+    """A process of ours in a session of its own, with its log in a file."""
+
+    def __init__(self, log, program, *arguments, **more):
+        self.log_file = log
+        with log.open("a") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", STARTED.format(program), *map(str, arguments)],
+                stdout=stream,
+                stderr=stream,
+                env=environment(**more),
+                start_new_session=True,
+            )
+
+    @property
+    def log(self):
+        return self.log_file.read_text()
+
+    def kill(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, timeout_s=30):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def wait_for_line(self, text, *, timeout_s=60, count=1):
+        wait_for(lambda: self.log.count(text) >= count or self.process.poll() is not None, timeout_s, lambda: self.log)
+        assert self.log.count(text) >= count, self.log
+
+
+def wait_for(condition, timeout_s=60, say=lambda: ""):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, say()
+        time.sleep(0.05)
+
+
+class Deployment:
+    """A consortium in a folder; every process that it starts ends with the block."""
+
+    def __init__(self, folder, *, sites=SITES, study=SMALL, **server):
+        self.folder, self.commands, self.settings = folder, [], study
+        self.port = free_port()
+        self.consortium = make_consortium(folder / "consortium", sites=sites, port=self.port)
+        self.state = folder / "state"
+        self.server_file = folder / "server.yaml"
+        settings = {"kit": str(self.consortium.server), "folder": str(self.state), "host": "127.0.0.1"}
+        self.server_file.write_text(yaml.safe_dump(settings | {"port": self.port} | server))
+        for site in sites:
+            self.write_site(site)
 
     def __enter__(self):
-        self.listener.__enter__()
         return self
 
-    def __exit__(self, *error):
-        self.listener.__exit__(*error)
-        with warnings.catch_warnings():  # TLS connections that the other side left open when this side stopped
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+    def __exit__(self, *_):
+        for command in self.commands:
+            command.kill()
 
-    def node_of(self, site):
-        return next(seat.node_id for seat in self.fleet.seats() if seat.site == site)
+    def write_site(self, site, **more):
+        data = self.settings["data"]
+        cohort = {"source": "phantom", "seed": self.settings["seed"], "shape": data["shape"]}
+        cohort |= {"spacing_mm": data["spacing_mm"], "patients": data["sites"][site]}
+        settings = {"name": site, "folder": str(self.folder / "sites" / site), "data": cohort, "policy": POLICY}
+        settings |= {"max_refused_share": 1.0, "kit": str(self.consortium.sites[site]), "device": "cpu", "threads": 1}
+        path = self.folder / f"{site}.yaml"
+        path.write_text(yaml.safe_dump(settings | more))
+        return path
 
-    def connected(self, site):
-        return any(seat.site == site and self.fleet.connected(seat) for seat in self.fleet.seats())
+    def submit(self, name="study", **changes):
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(changed(self.settings, data={"source": "sites"}, **changes)))
+        command = Command(self.folder / "submit.log", "sahfl_server", self.server_file, "--submit", path)
+        assert command.process.wait(60) == 0, command.log
+        return self.state / "runs" / name
 
-    def send(self, site, content, kind):
-        (id_,) = self.grid.push_messages([self.grid.create_message(content, kind, self.node_of(site), "")])
-        return id_
+    def server(self, *options, **more):
+        self.commands.append(Command(self.folder / "server.log", "sahfl_server", self.server_file, *options, **more))
+        return self.commands[-1]
 
-    def reply_to(self, id_, timeout_s=120):
-        return wait_until(lambda: self.grid.pull_messages([id_]), timeout_s=timeout_s)[0]
-
-    def ask(self, site, content, kind, timeout_s=120):
-        return self.reply_to(self.send(site, content, kind), timeout_s)
-
-
-class Client:
-    """A ``sahfl-client`` process, what it logs and what its status file says."""
-
-    def __init__(self, site_file, *, wrapper=(), **environment):
-        self.folder = Path(yaml.safe_load(site_file.read_text())["folder"])
-        self.log = site_file.with_suffix(".log")
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [*wrapper, *CLIENT, str(site_file)],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-            )
+    def site(self, name):
+        self.commands.append(Command(self.folder / f"{name}.log", "sahfl_client", self.folder / f"{name}.yaml"))
+        return self.commands[-1]
 
     def status(self):
         try:
-            return json.loads((self.folder / "status.json").read_text())
+            return json.loads((self.state / "status.json").read_text())
         except FileNotFoundError:
-            return {}
-
-    def lines(self, event=None):
-        return [line for line in self.log.read_text().splitlines() if event is None or f"event={event}" in line]
-
-    def wait_for(self, event, times=1, timeout_s=60):
-        return wait_until(lambda: len(found := self.lines(event)) >= times and found, timeout_s=timeout_s, why=self)[-1]
-
-    def trainer(self):
-        """Process id of the child that does the work."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        children = {int(pid) for task in tasks for pid in task.read_text().split()}
-        return next((pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()), None)
-
-    def stop(self, number=signal.SIGTERM, timeout_s=15):
-        self.process.send_signal(number)
-        return self.process.wait(timeout_s)
-
-    def __str__(self):
-        return self.log.read_text()
-
-
-@contextmanager
-def client(site_file, **options):
-    """A client that ends with the block, however that ends."""
-    running = Client(site_file, **options)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-        running.process.wait(10)
-
-
-def consortium_of(folder, sites, **options):
-    """Keys for some sites and a server on a free port of this machine."""
-    return make_consortium(folder, sites=sites, **options)
-
-
-def write_site(folder, study, site, consortium, **changes):
-    """A site's file: its phantom patients of a study, its folder, its kit."""
-    (config,) = [item for item in site_configs(parse(Study, study, where="test"), folder) if item.name == site]
-    settings = json.loads(config.model_dump_json(by_alias=True)) | {"kit": str(consortium.sites[site])}
-    path = folder / f"{site}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(settings | {"threads": 1, "device": "cpu"} | changes))
-    return path
-
-
-def wait_until(condition, timeout_s=60, why=""):
-    end = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < end, f"waited in vain\n{why}"
-        time.sleep(0.01)
-    return found
-
-
-def describe_request(study):
-    """What a server asks first."""
-    study = parse(Study, study, where="test")
-    task = Task(stage="finetune", seed=study.seed, views=study.views, model=study.model, folds=2)
-    header = Header(study.fingerprint(), stage="finetune", method="describe", fold=-1, round=0, base="")
-    return protocol.request(task, header, {})
-
-
-def train_request(study, *, steps=2, round_=1):
-    """A round of pretraining: every weight of the network goes up and down."""
-    study = parse(Study, study, where="test")
-    config = study.pretrain
-    local = config.local.model_copy(update={"steps": steps})
-    task = Task(
-        stage="pretrain", seed=study.seed, views=study.views, model=study.model, folds=2, round=round_,
-        rounds=config.rounds, learning_rate=config.learning_rate, local=local,
-    )  # fmt: skip
-    header = Header(study.fingerprint(), stage="pretrain", method="pretrain", fold=-1, round=round_, base="")
-    return protocol.request(task, header, state.read(whole_network(study.views, study.model, study.seed)))
+            return {"study": None, "sites": {}, "server": {"listening": None}}

@@ -3,11 +3,13 @@
 unshare -n python offline_session.py FOLDER TRACE
 """
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from deployed import Server, client, consortium_of, describe_request, write_site
+from live_site import Server, client, consortium_of, describe_request, write_site
 from tiny_study import TINY
 
 from sahfl.federation import protocol
@@ -29,8 +31,9 @@ def main(folder, trace):
         for name in ("node.key", "client.key"):
             for line in (consortium.sites[SITE] / name).read_bytes().splitlines():
                 assert line.startswith(b"-----") or line not in seen, f"{name} shows in the list of processes"
-        running.process.terminate()
-        running.process.wait(30)
+        daemon = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()[0]
+        os.kill(int(daemon), signal.SIGTERM)  # strace itself would only let go of it
+        running.process.wait(60)
     print(consortium.port)
 
 

@@ -49,7 +49,7 @@ def write_log_lines(form: Literal["text", "json"]) -> None:
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for name in ("httpx", "httpcore", "matplotlib", "py.warnings"):
+    for name in ("alembic", "httpx", "httpcore", "matplotlib", "py.warnings", "sahfl.adapters"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # broken connections; the gate says what matters
 

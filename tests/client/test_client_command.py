@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deployed import consortium_of, write_site
+from live_site import consortium_of, write_site
 from sahfl_client import main as command
 from sahfl_client.daemon import load_kit, only_one
 from tiny_study import TINY

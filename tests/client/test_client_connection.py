@@ -5,7 +5,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from deployed import Server, consortium_of, wait_until
+from live_site import Server, consortium_of, wait_until
 from sahfl_client import backoff
 from sahfl_client.connection import Connection
 from sahfl_client.status import Status

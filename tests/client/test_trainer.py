@@ -5,8 +5,8 @@ import signal
 import threading
 
 import pytest
-from deployed import describe_request, wait_until
 from dying_worker import die, die_the_second_time
+from live_site import describe_request, wait_until
 from sahfl_client import backoff
 from sahfl_client.trainer import Trainer
 from tiny_study import TINY

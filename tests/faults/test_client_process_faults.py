@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from deployed import CLIENT, Server, client, consortium_of, describe_request, train_request, wait_until, write_site
+from live_site import CLIENT, Server, client, consortium_of, describe_request, train_request, wait_until, write_site
 from tcp_proxy import Proxy
 from tiny_study import TINY
 from trust_kits import free_port

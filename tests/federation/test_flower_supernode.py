@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from deployed import Server, consortium_of, describe_request, train_request
 from flwr.app import Message
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from live_site import Server, consortium_of, describe_request, train_request
 from tcp_proxy import Proxy
 from tiny_study import TINY
 from trust_kits import free_port

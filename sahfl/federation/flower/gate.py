@@ -147,7 +147,7 @@ class Gate:
             return
         if call.path not in ROUTES or call.scope["method"] != "POST":
             raise Refusal(404, "no such route")
-        call.seat = self._identify(call.headers)
+        self._identify(call)
         call.body = await _read(call, self._limit(call.path))
         route = {"activate-node": self._activate, "deactivate-node": self._deactivate, "pull-messages": self._poll}
         route |= {"push-messages": self._push}
@@ -158,8 +158,9 @@ class Gate:
         if name in ("push-messages", "push-object", "confirm-message-received"):
             self._fleet.bell.ring()
 
-    def _identify(self, headers: Mapping[str, str]) -> Seat:
-        """The seat whose key signed the request; flwr verifies the same again, but says no reason."""
+    def _identify(self, call: Call) -> None:
+        """Find the seat whose key signed the request; flwr verifies the same again, but says no reason."""
+        headers = call.headers
         try:
             key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
             signature = b64decode(headers[FLEET_HTTP_SIGNATURE_HEADER], validate=True)
@@ -171,12 +172,12 @@ class Gate:
         seat = self._fleet.of_key(key)
         if seat is None or not signed:
             raise Refusal(401, "unknown key" if signed else "signature")
+        call.seat = seat
         if not seat.active:
             raise Refusal(401, "revoked")
         now = datetime.now(UTC)
         if signed_at.tzinfo is None or not _in_time((now - signed_at).total_seconds()):
             raise Refusal(401, "clock", server=now.isoformat(timespec="seconds"), client=stamp[:40])
-        return seat
 
     def _expect_instance(self, call: Call) -> None:
         seat = call.seat
