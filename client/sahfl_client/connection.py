@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sahfl.errors import NotConnected, PayloadError, TrustError
 from sahfl.federation.flower.handshake import request_headers
-from sahfl.federation.flower.supernode import FleetLink, Offer, RunOver, SessionLost, Upload
+from sahfl.federation.flower.parcels import Offer, Upload
+from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost
 from sahfl.trust.kit import SiteKit
 from sahfl_client.backoff import Backoff
 from sahfl_client.log import say, warn

@@ -18,7 +18,8 @@ from sahfl.config import SiteConfig
 from sahfl.errors import ConfigError, PayloadError, StorageError
 from sahfl.federation import flower
 from sahfl.federation.events import Event
-from sahfl.federation.flower.supernode import FleetLink, Offer, prepare
+from sahfl.federation.flower.parcels import Offer, prepare
+from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Connection
 from sahfl_client.log import say, warn

@@ -9,7 +9,8 @@ from sahfl_client.outbox import Answer, Outbox
 from sahfl_client.status import Status
 
 from sahfl.errors import NotConnected, PayloadError
-from sahfl.federation.flower.supernode import RunOver, Upload
+from sahfl.federation.flower.parcels import Upload
+from sahfl.federation.flower.supernode import RunOver
 
 
 def answer(id_):

@@ -21,7 +21,8 @@ from trust_kits import free_port
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation import flower, protocol
 from sahfl.federation.flower import handshake, reasons, supernode
-from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost, prepare
+from sahfl.federation.flower.parcels import prepare
+from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost
 from sahfl.trust.kit import SiteKit
 from sahfl.trust.provision import renew, revoke
 
