@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sahfl.adapters import state
-from sahfl.config import Consortium, SiteConfig, Study, kind_of, load_consortium, load_site, load_study
+from sahfl.config import Consortium, SiteConfig, SitePolicy, Study, kind_of, load_consortium, load_site, load_study
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
 from sahfl.federation.networks import fine_tuned_network, whole_network
