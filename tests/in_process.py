@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sahfl.config import SiteConfig, Study, parse
 from sahfl.federation import flower
 from sahfl.federation.client_app import app as client_app
 from sahfl.federation.coordinator import Coordinator
+from sahfl.federation.hostile import hostile_app
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.site import Site
 from sahfl.simulation import site_configs
@@ -26,6 +28,22 @@ Change = Callable[[str, Message, Message], Message | None]
 """(site, request, reply) -> the reply that arrives, or None for no reply."""
 
 
+class Stop(Exception):
+    """Stands for a crash of the server's process."""
+
+
+def stop_at(nth: int) -> Change:
+    """A change that stops the server's process at the n-th message."""
+    numbers = count(1)
+
+    def stop(site: str, request: Message, reply: Message) -> Message:
+        if next(numbers) == nth:
+            raise Stop
+        return reply
+
+    return stop
+
+
 class InProcessGrid(Grid):
     """Answers every message at once with the site's real app, and remembers both."""
 
@@ -33,7 +51,7 @@ class InProcessGrid(Grid):
         self.nodes = {7 + index: site for index, site in enumerate(site_configs(study, folder))}
         self.run_id = flower.new_run_id()
         self.seen: list[tuple[str, Message, Message]] = []
-        self._change = change
+        self._change, self._hostile = change, study.hostile
         self._replies: dict[str, Message] = {}
         flower.enter_run(self.run_id)
 
@@ -57,7 +75,8 @@ class InProcessGrid(Grid):
             site = self.nodes[message.metadata.dst_node_id]
             context = Context(self.run_id, 0, {"site": site.model_dump_json()}, RecordDict(), {})
             try:
-                reply = client_app(message, context)
+                act = self._hostile.get(site.name)
+                reply = (hostile_app(act, site.name) if act else client_app)(message, context)
             except Exception as error:
                 reply = flower.error_reply(message, str(error))
             self.seen.append((site.name, message, reply))

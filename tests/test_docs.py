@@ -5,12 +5,26 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from tiny_study import TINY
 
 from sahfl.adapters import state
-from sahfl.config import Consortium, SiteConfig, SitePolicy, Study, kind_of, load_consortium, load_site, load_study
+from sahfl.config import (
+    AdapterTuning,
+    Consortium,
+    HostileAct,
+    SiteConfig,
+    SitePolicy,
+    Study,
+    kind_of,
+    load_consortium,
+    load_site,
+    load_study,
+    parse,
+)
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
 from sahfl.federation.networks import fine_tuned_network, whole_network
@@ -154,6 +168,11 @@ def test_the_readme_s_example_of_a_datalist_is_one(tmp_path):
     assert case.image == tmp_path / "a.nii.gz"
 
 
+def test_the_readme_s_example_of_ranks_is_one():
+    (example,) = re.findall(r"```yaml\nmethods:\n  - (.+?)\n```", README)
+    assert AdapterTuning.model_validate(yaml.safe_load(example)).site_ranks == {"bern": 2, "graz": 16}
+
+
 def test_every_setting_says_what_it_means():
     def settings(section, path=""):
         for name, field in section.model_fields.items():
@@ -179,3 +198,11 @@ def test_the_constraints_pin_what_the_project_pins():
     assert pins["torch"] == "2.13.0"
     assert pins["flwr"] == "1.41.0"
     assert yaml.__version__ == pins["PyYAML"]
+
+
+def test_the_example_of_hostile_sites_is_a_part_of_a_study_file_and_the_table_lists_every_act():
+    text = (ROOT / "docs" / "defences.md").read_text()
+    study = parse(Study, TINY | yaml.safe_load(re.search(r"```yaml\n(.+?)```", text, re.DOTALL).group(1)), where="docs")
+    assert study.simulation_only
+    acts = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", text.split("| act |")[1], re.MULTILINE)[:6]))
+    assert acts == list(get_args(HostileAct))

@@ -6,8 +6,8 @@ Every step asks the run folder first what is done already, so that starting agai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from itertools import combinations
+from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -20,9 +20,10 @@ from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
+from sahfl.federation.interruptions import note_end, note_start
 from sahfl.federation.local_norms import staying
 from sahfl.federation.mailbox import Mailbox, reason_of
-from sahfl.federation.networks import fine_tuned_network, whole_network
+from sahfl.federation.networks import fine_tuned_network, read_base, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
 from sahfl.federation.rounds import Cell, Member, Roster, needed, run_cell
@@ -33,6 +34,8 @@ from sahfl.payload import Header
 from sahfl.report import write_report
 from sahfl.statistics import EvaluationSums
 from sahfl.trust.signing import Signer
+
+BASE_FILE = Path("base") / "base.safetensors"
 
 
 class Coordinator:
@@ -65,10 +68,17 @@ class Coordinator:
             self._run()
 
     def _run(self) -> None:
-        self._say_unreadable_lines()
-        self._folder.note({"event": "started", "at": _now()} if not self._folder.journal() else self._resumption())
+        note_start(self._folder)
+        if self._study.base:
+            self._base = read_base(self._study, copy=self._folder.path / BASE_FILE)
+        hostile = {"event": "hostile", "sites": self._study.hostile}
+        if self._study.hostile and hostile not in self._folder.journal():
+            self._folder.note(hostile)
         self._describe_sites()
-        self._pretrain()
+        if not self._base:
+            self._base = self._pretrained()
+        self._base_hash = digest(self._base)
+        save_tensors(self._folder.path / BASE_FILE, self._base, {"sha256": self._base_hash})
         self._install_base()
         for method in self._study.finetune.methods:
             for fold in range(self._study.finetune.folds):
@@ -78,25 +88,11 @@ class Coordinator:
                 final = self._fine_tune(method, fold)
                 self._evaluate(method, fold, final)
                 self._save_adapter(method, fold, final)
-        self._folder.note({"event": "finished", "at": _now()})
+        note_end(self._folder, "finished")
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
         emit(Event("stage", "writing the report"))
         write_report(results, self._folder.path)
-
-    def _resumption(self) -> dict[str, str]:
-        """The journal's line for going on; it says how the session before ended, as a killed one could not."""
-        ends = {"interrupted": "interrupted", "failed": "failed", "finished": "finished"}
-        last = [line["event"] for line in self._folder.journal() if line["event"] in {"started", "resumed", *ends}]
-        return {"event": "resumed", "at": _now(), "after": ends.get(last[-1] if last else "", "killed or crashed")}
-
-    def _say_unreadable_lines(self) -> None:
-        """Say once that lines of the journal are lost; again only if there are more of them."""
-        n = self._folder.unreadable_lines()
-        known = (line["lines"] for line in self._folder.journal() if line["event"] == "journal_damaged")
-        if n > max(known, default=0):
-            emit(Event("warning", f"{n} line(s) of the journal cannot be read and are left out (a crash, or damage)"))
-            self._folder.note({"event": "journal_damaged", "lines": n})
 
     # ------------------------------------------------------------------------------------------- sites
 
@@ -114,7 +110,8 @@ class Coordinator:
             self._folder.note({"event": "described", "site": site, "data": description.data})
         if self._study.compare_sites:
             self._compare_sites()
-        self._require_quorum("pretrain", self._study.pretrain.sites)
+        if self._study.pretrain:
+            self._require_quorum("pretrain", self._study.pretrain.sites)
         self._require_quorum("finetune", self._study.finetune.sites)
         known = self._folder.journal()
         for note in support_notes(self._study, self._descriptions()):
@@ -182,9 +179,10 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------------------- stages
 
-    def _pretrain(self) -> None:
+    def _pretrained(self) -> AdapterState:
         emit(Event("stage", "pretraining"))
         study, config = self._study, self._study.pretrain
+        assert config is not None
         task = self._task("pretrain").model_copy(
             update={
                 "rounds": config.rounds,
@@ -196,9 +194,7 @@ class Coordinator:
         net = whole_network(study.views, study.model, study.seed)
         header = self._header("pretrain", "pretrain", -1)
         cell = Cell("pretrain", task, header, config.sites, staying=staying(net, task))
-        self._base = self._run_cell(cell, state.read(net))
-        self._base_hash = digest(self._base)
-        save_tensors(self._folder.path / "base" / "base.safetensors", self._base, {"sha256": self._base_hash})
+        return self._run_cell(cell, state.read(net))
 
     def _install_base(self) -> None:
         content = protocol.request(self._task("finetune"), self._header("finetune", "base", -1), self._base)
@@ -294,7 +290,3 @@ class Coordinator:
 
     def _header(self, stage: str, method: str, fold: int) -> Header:
         return Header(self._fingerprint, stage=stage, method=method, fold=fold, round=0, base=self._base_hash)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

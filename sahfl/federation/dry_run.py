@@ -39,7 +39,8 @@ def dry_run(config: SiteConfig, study: Study | None = None) -> str:
     if study is None:
         lines += ["No study is given: sizes are those of each method's defaults on the smallest network."]
     else:
-        roles = {"pretraining": study.pretrain.sites, "fine-tuning and evaluation": study.finetune.sites}
+        pretraining = study.pretrain.sites if study.pretrain else ()
+        roles = {"pretraining": pretraining, "fine-tuning and evaluation": study.finetune.sites}
         role = [name for name, sites in roles.items() if config.name in sites]
         lines += [f"Study {study.name}, fingerprint {study.fingerprint()}"]
         lines += [f"The study asks this site for {' and '.join(role) or 'nothing: it is not among its sites'}."]
@@ -155,7 +156,7 @@ def _training_tasks(site: str, policy: SitePolicy, study: Study | None) -> Itera
     common = {"seed": study.seed, "views": study.views, "model": study.model, "folds": study.finetune.folds}
     common |= {"payload": study.rounds.payload, "round": 1}
     stage, tuning = study.pretrain, study.finetune
-    if site in stage.sites:
+    if stage and site in stage.sites:
         rate = {"rounds": stage.rounds, "learning_rate": stage.learning_rate, "local": stage.local}
         yield Task.model_validate(common | rate | {"stage": "pretrain"})
     for method in tuning.methods if site in tuning.sites else ():

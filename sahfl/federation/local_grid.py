@@ -7,19 +7,20 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.config import SiteConfig
+from sahfl.config import HostileAct, SiteConfig
 from sahfl.errors import RunFailed
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
@@ -33,12 +34,14 @@ STOP_S = 1.0
 """How long idle workers may take to end by themselves before they are killed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
-    """A process that runs one message at a time."""
+    """A process that runs one message at a time, and the thread that reads what it says."""
 
     process: BaseProcess
-    connection: Connection
+    requests: Connection
+    """Written to by this process; its end tells the worker to stop."""
+    reader: threading.Thread
     ready: bool = False
     message: Message | None = None
 
@@ -48,23 +51,28 @@ class LocalGrid(Grid):
 
     Guarantees: a site has at most one message in work; a worker that raises or dies gives an error reply for that one
     site and is replaced; results do not depend on the number of workers (each computes with one thread); leaving the
-    block ends every worker, at once if it is left by an exception. Workers also end when this process dies.
+    block ends every worker, at once if it is left by an exception. Workers also end when this process dies. A worker
+    that stops in the middle of a reply holds up nobody but its own site: a thread of its own reads what it says.
 
     Args:
         sites: the sites' own configurations; node ids count from 100 in this order.
         workers: number of processes.
         logs: folder for one log file per site.
+        hostile: what sites do against the others, by name (``federation.hostile``); by default all are honest.
 
     Raises:
         RunFailed: a worker process cannot start (out of memory, broken installation).
     """
 
-    def __init__(self, sites: Iterable[SiteConfig], *, workers: int, logs: Path) -> None:
+    def __init__(
+        self, sites: Iterable[SiteConfig], *, workers: int, logs: Path, hostile: Mapping[str, HostileAct] | None = None
+    ) -> None:
         self._run_id = flower.new_run_id()
         flower.enter_run(self._run_id)
         self._sites = {FIRST_NODE_ID + index: site for index, site in enumerate(sites)}
-        self._n_workers, self._logs = workers, logs
+        self._n_workers, self._logs, self._hostile = workers, logs, dict(hostile or {})
         self._workers: list[Worker] = []
+        self._heard: SimpleQueue[tuple[BaseProcess, tuple[str, Any] | None]] = SimpleQueue()
         self._queue: deque[Message] = deque()
         self._replies: dict[str, Message] = {}
         self._run = flower.empty_run(self._run_id)
@@ -79,15 +87,16 @@ class LocalGrid(Grid):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._workers:
-            worker.connection.close()  # an idle worker ends at the end of its input
             if kind is not None or worker.message is not None:
                 worker.process.kill()
+            worker.requests.close()  # an idle worker ends at the end of its input
         end = time.monotonic() + STOP_S
         for worker in self._workers:
             worker.process.join(max(0.0, end - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
+            worker.reader.join(STOP_S)
         self._workers.clear()
 
     # ------------------------------------------------------------------------------------------- Grid
@@ -151,13 +160,18 @@ class LocalGrid(Grid):
 
     def _spawn(self) -> None:
         spawning = multiprocessing.get_context("spawn")
-        ours, theirs = spawning.Pipe()
+        # Two pipes: one that a thread reads from is not seen to end by the other side when it is closed here.
+        their_requests, requests = spawning.Pipe(duplex=False)
+        replies, their_replies = spawning.Pipe(duplex=False)
         # Blocked while the child starts, and inherited: Ctrl-C reaches the whole group, but this process decides.
         with _interrupts_blocked():
-            process = spawning.Process(target=work, args=(theirs, str(self._logs)), daemon=True)
+            process = spawning.Process(target=work, args=(their_requests, their_replies, str(self._logs)), daemon=True)
             process.start()
-        theirs.close()
-        self._workers.append(Worker(process, ours))
+            reader = threading.Thread(target=_listen, args=(process, replies, self._heard), daemon=True)
+            reader.start()
+        their_requests.close()
+        their_replies.close()
+        self._workers.append(Worker(process, requests, reader))
 
     def _drop(self, node_id: int) -> None:
         dropped = [message for message in self._queue if message.metadata.dst_node_id == node_id]
@@ -173,18 +187,26 @@ class LocalGrid(Grid):
     def _replace(self, worker: Worker) -> None:
         worker.process.kill()
         worker.process.join()
-        worker.connection.close()
+        worker.requests.close()
+        worker.reader.join(STOP_S)
         self._workers.remove(worker)
         self._spawn()
 
     def _pump(self, timeout: float) -> None:
         self._dispatch()
-        sources: dict[Any, Worker] = {}
-        for worker in self._workers:
-            sources |= {worker.connection: worker, worker.process.sentinel: worker}
-        for worker in {id(sources[source]): sources[source] for source in wait(list(sources), timeout)}.values():
-            self._listen(worker)
+        with suppress(Empty):
+            self._take(*self._heard.get(timeout=timeout))
+            for _ in range(self._heard.qsize()):
+                self._take(*self._heard.get_nowait())
         self._dispatch()
+
+    def _take(self, process: BaseProcess, heard: tuple[str, Any] | None) -> None:
+        """What a reader heard; None is the end. Of a worker that was replaced meanwhile, nothing counts."""
+        for worker in [worker for worker in self._workers if worker.process is process]:
+            if heard is None:
+                self._bury(worker)
+            else:
+                self._hear(worker, *heard)
 
     def _dispatch(self) -> None:
         for worker in self._workers:
@@ -193,17 +215,9 @@ class LocalGrid(Grid):
                 node_id = worker.message.metadata.dst_node_id
                 emit(Event("started", worker.message.metadata.message_type, self._name(worker.message)))
                 # In a thread: a worker that hangs before it has read all of it must not hold up the others.
-                content = (self._sites[node_id], self._run_id, node_id, worker.message)
-                threading.Thread(target=_send, args=(worker.connection, content), daemon=True).start()
-
-    def _listen(self, worker: Worker) -> None:
-        try:
-            while worker in self._workers and worker.connection.poll():
-                self._hear(worker, *worker.connection.recv())
-        except (EOFError, OSError):
-            worker.process.join()
-        if worker in self._workers and not worker.process.is_alive():
-            self._bury(worker)
+                site = self._sites[node_id]
+                content = (site, self._hostile.get(site.name), self._run_id, node_id, worker.message)
+                threading.Thread(target=_send, args=(worker.requests, content), daemon=True).start()
 
     def _hear(self, worker: Worker, kind: str, content: Any) -> None:
         if kind == "ready":
@@ -222,6 +236,7 @@ class LocalGrid(Grid):
                     self._replace(worker)
 
     def _bury(self, worker: Worker) -> None:
+        worker.process.join(STOP_S)  # it ends its output a moment before it is gone
         cause = cause_of_death(worker.process.exitcode or 0)
         if not worker.ready:
             raise RunFailed(f"a worker process could not start ({cause}); its messages are on standard error")
@@ -233,6 +248,18 @@ class LocalGrid(Grid):
     def _fail(self, message: Message, reason: str, *, crash: bool) -> None:
         self._replies[message.metadata.message_id] = flower.error_reply(message, reason, crash=crash)
         emit(Event("failed", reason, self._name(message)))
+
+
+def _listen(
+    process: BaseProcess, replies: Connection, heard: SimpleQueue[tuple[BaseProcess, tuple[str, Any] | None]]
+) -> None:
+    """Pass on what a worker says to its end, or until it dies: then nothing more is awaited of a torn message."""
+    try:
+        with replies, suppress(EOFError, OSError):
+            while wait([replies, process.sentinel]) and replies.poll():
+                heard.put((process, replies.recv()))
+    finally:  # also where a message cannot be read, for want of memory
+        heard.put((process, None))
 
 
 def _send(connection: Connection, content: Any) -> None:

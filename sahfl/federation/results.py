@@ -45,12 +45,13 @@ def collect(
         "started": started,
         "finished": finished,
         "seconds": _seconds(journal),
-        "sites": [_site(name, study, sites, journal) for name in (*study.pretrain.sites, *study.finetune.sites)],
+        "hostile": study.hostile,
+        "sites": [_site(name, study, sites, journal) for name in study.sites],
         "base": {
             "sha256": digest(base),
             "parameters": sum(value.size for value in base.values()),
             "bytes": sum(value.nbytes for value in base.values()),
-            "mode": "federated",
+            "mode": "federated" if study.pretrain else "loaded",
         },
         "support": {"folds": fold_support(study, sites), "notes": support_notes(study, sites)},
         "evaluation": study.evaluation.model_dump(mode="json"),
@@ -184,7 +185,7 @@ def _add(parts: Any, study: Study) -> EvaluationSums:
 
 
 def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal: list[Record]) -> dict[str, Any]:
-    role = "pretrain" if name in study.pretrain.sites else "finetune"
+    role = "finetune" if name in study.finetune.sites else "pretrain"
     if name not in sites:
         reasons = [line["reason"] for line in journal if line["event"] == "site_out" and line["site"] == name]
         nothing = {"source": "", "n_volumes": 0, "n_patients": 0, "n_positive": 0, "volume_ml": 0.0, "fold_sizes": []}

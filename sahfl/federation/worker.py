@@ -34,26 +34,27 @@ def cause_of_death(code: int) -> str:
     return number.name + (": a crash in native code" if number in native else hints.get(number, ""))
 
 
-def work(connection: Connection, logs: str) -> None:
-    """Run messages until the other end closes. Imports come late, so that this process can be told to stop early."""
+def work(requests: Connection, replies: Connection, logs: str) -> None:
+    """Run messages until requests end. Imports come late, so that this process can be told to stop early."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     from sahfl.federation.client_app import app
+    from sahfl.federation.hostile import hostile_app
 
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    with listening(lambda event: connection.send(("event", event))), suppress(EOFError, OSError):
-        connection.send(("ready", None))
+    with listening(lambda event: replies.send(("event", event))), suppress(EOFError, OSError):
+        replies.send(("ready", None))
         while True:
-            site, run_id, node_id, message = connection.recv()
+            site, act, run_id, node_id, message = requests.recv()
             flower.enter_run(run_id, node_id)
             try:
                 _log_to(Path(logs) / f"{site.name}.log")
             except OSError as error:  # a full disk; another site's log is no place for what this one says
-                connection.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
+                replies.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
                 continue
-            connection.send(_answer(app, site, message, node_id))
+            replies.send(_answer(app if act is None else hostile_app(act, site.name), site, message, node_id))
 
 
 def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:

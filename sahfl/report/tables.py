@@ -273,7 +273,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         yield path, ", ".join(map(str, value)) or DASH
     else:
-        yield path, DASH if value is None else str(value)
+        yield path, DASH if value in (None, {}) else str(value)
 
 
 def version_table(results: Results) -> Table:
