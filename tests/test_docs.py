@@ -17,6 +17,7 @@ from sahfl.config import (
     Consortium,
     HostileAct,
     SiteConfig,
+    SitePolicy,
     Study,
     kind_of,
     load_consortium,
@@ -116,6 +117,21 @@ def test_the_example_of_a_consortium_file_shows_every_setting():
                 keys(field.annotation, settings[name])
 
     keys(Consortium, yaml.safe_load((ROOT / "configs" / "consortium.example.yaml").read_text()))
+
+
+def test_the_example_of_a_site_file_shows_every_setting_of_the_policy_at_its_default():
+    shown = load_site(ROOT / "configs" / "site.example.yaml").policy
+    assert shown == SitePolicy()
+    assert shown.model_fields_set == set(SitePolicy.model_fields)
+
+
+def test_every_setting_of_the_policy_is_documented_with_its_default():
+    text = (ROOT / "docs" / "policy.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text.split("## Settings")[1].split("##")[0], re.MULTILINE))
+    assert list(rows) == list(SitePolicy.model_fields)
+    for name, value in SitePolicy().model_dump().items():
+        if isinstance(value, bool | int | float):
+            assert rows[name].replace(" ", "") == str(value).replace("True", "true").replace("False", "false")
 
 
 def test_the_readme_counts_the_rules_of_the_data_checks():

@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 
 from sahfl.errors import TrustError
+from sahfl.federation.server_app import app
 from sahfl.federation.signatures import check_signature, document, sign
 from sahfl.federation.tensors import RAW
 from sahfl.trust.signing import Signer
@@ -96,3 +97,9 @@ def test_another_signer_is_refused():
 def test_the_document_depends_on_the_content_alone():
     assert document("train", message()) == document("train", copy.deepcopy(message()))
     assert len(document("train", RecordDict())) == 32
+
+
+def test_the_server_s_app_signs_with_the_key_that_it_is_given(tmp_path):
+    settings = {"run-folder": str(tmp_path), "nodes": "{}", "signing-key": str(tmp_path / "signing.key")}
+    with pytest.raises(TrustError, match=r"signing\.key: cannot be read"):
+        app(None, Context(1, 0, {}, RecordDict(), settings))
