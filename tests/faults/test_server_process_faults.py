@@ -1,4 +1,4 @@
-"""Faults of the server's process, with real processes over mutual TLS: nothing is lost, and every end has its reason."""
+"""Faults of the server, with real processes over mutual TLS: nothing is lost, and every end has its reason."""
 
 import json
 import os
