@@ -7,13 +7,15 @@ import threading
 import time
 from base64 import b64encode
 from contextlib import closing, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from fleet_server import answer, replies, serving
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.supercore.primitives.asymmetric import sign_message
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
@@ -183,8 +185,8 @@ def test_A16_other_versions_are_refused_and_both_are_named(side):
 
 def test_B06_a_body_above_the_study_s_payload_is_refused_before_it_is_read(side):
     side.gate.payload_bytes = 1000
-    client = side.connect("bern")
-    headers = signed_headers(client)
+    side.connect("bern")
+    headers = signed_headers(side)
     with https(side) as raw:
         url = "/v1/fleet/push-object"
         refused = raw.post(url, content=b"x" * 70_000, headers=headers)
@@ -198,15 +200,28 @@ def test_B06_a_body_above_the_study_s_payload_is_refused_before_it_is_read(side)
                 assert b"413" in stream.recv(200)  # not a byte of the body was sent
 
 
-def signed_headers(client):
-    interceptor = client._client._interceptors[1]
-    stamp = datetime.now(UTC).isoformat()
-    return {
-        "flwr-public-key": b64encode(interceptor._public_key_bytes).decode(),
-        "flwr-timestamp": stamp,
-        "flwr-signature": b64encode(sign_message(interceptor._private_key, stamp.encode())).decode(),
-        **client._versions,
-    }
+def signed_headers(side, site="bern", *, instance="one", ahead_s=0.0):
+    key = SiteKit.load(side.paths.sites[site]).node_key
+    stamp = (datetime.now(UTC) + timedelta(seconds=ahead_s)).isoformat()
+    signature = b64encode(sign_message(key, stamp.encode())).decode()
+    public = b64encode(public_key_to_bytes(key.public_key())).decode()
+    signed = {FLEET_HTTP_PUBLIC_KEY_HEADER: public, TIMESTAMP_HEADER: stamp, FLEET_HTTP_SIGNATURE_HEADER: signature}
+    return signed | handshake.request_headers(instance)
+
+
+@pytest.mark.parametrize("ahead_s", [60.0, -600.0])
+def test_a_clock_that_is_wrong_is_called_wrong(side, ahead_s):
+    with https(side) as client:
+        refused = client.post("/v1/fleet/activate-node", headers=signed_headers(side, ahead_s=ahead_s))
+    assert (refused.status_code, refused.json()["error"]) == (401, "clock")
+    assert refused.json()["server"]
+
+
+def test_a_request_that_nobody_signed_is_refused(side):
+    with https(side) as client:
+        assert client.post("/v1/fleet/pull-messages").json() == {"error": "signature"}
+        mixed = signed_headers(side) | {TIMESTAMP_HEADER: datetime.now(UTC).isoformat()}
+        assert client.post("/v1/fleet/pull-messages", headers=mixed).json() == {"error": "signature"}
 
 
 def test_B06_a_reply_of_too_many_objects_is_refused(side):

@@ -50,7 +50,6 @@ class Link:
     """
 
     def __init__(self) -> None:
-        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what matters of it is said by gate and grid
         # An upload goes on after a cut of any length; Flower would give up a session that rests for three minutes.
         in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = int(TTL_S)
         self.app = create_app(_settings(), Idle)  # type: ignore[arg-type] # it only calls startup and shutdown
@@ -85,6 +84,7 @@ class Link:
         self._state.task_token_store.pop(task_id)
         self._state.task_token_to_task_id.pop(token)
         enter_run(self.run_id)
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what matters of it is said by gate and grid
         return self.run()
 
     def run(self) -> Run:

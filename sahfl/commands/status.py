@@ -1,0 +1,124 @@
+"""``sahfl status``: what a server is doing, from the file that it keeps."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sahfl.config import load_server
+from sahfl.console import printable
+from sahfl.errors import RunError
+
+COLOURS = {"connected": "green", "not connected": "yellow", "revoked": "red"}
+
+
+def status(
+    server: Annotated[Path, typer.Argument(help="Server file (YAML), as given to sahfl-server.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+) -> None:
+    """Show what the server is doing: study, round, quorum, each site, and what is missing.
+
+    Exit code 0; 3 if the server does not run, or its study waits for sites, which are named.
+
+    Example: sahfl status server.yaml
+
+    Example: sahfl status server.yaml --json
+    """
+    folder = load_server(server).folder
+    found = read_status(folder)
+    found["running"] = is_running(folder)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        _show(found)
+    missing = missing_sites(found)
+    if not found["running"]:
+        print(f"the server does not run; start it: sahfl-server {server}", file=sys.stderr)
+    elif missing:
+        print(f"missing: {', '.join(missing)}", file=sys.stderr)
+    if missing or not found["running"]:
+        raise typer.Exit(3)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The status that a server wrote last.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    path = folder / "status.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or found["schema"] != 1:
+            raise ValueError
+    except FileNotFoundError:
+        raise RunError(f"{path}: does not exist; no server has run in this folder yet") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path}: is not a status of this version; restart the server") from error
+    return found
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a server works in a folder: it holds a lock, which ends with the process."""
+    try:
+        with (folder / "server.lock").open("r") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def missing_sites(found: dict[str, Any]) -> list[str]:
+    """Sites of the present study that are not connected."""
+    study = found["study"] or {"sites": []}
+    return [site for site in study["sites"] if found["sites"].get(site, {}).get("state") != "connected"]
+
+
+def _show(found: dict[str, Any]) -> None:
+    console, server, study = Console(), found["server"], found["study"]
+    running = f"listening on {server['listening']}" if found["running"] else "not running"
+    _say(console, f"sahfl {server['version']}, {running}; status of {found['at']}")
+    if study is None:
+        _say(console, f"no study runs; {len(found['queue'])} in the queue")
+    else:
+        _say(console, f"study {study['name']}: {study['stage']}")
+        if study["round"]:
+            fold = "" if study["fold"] is None else f", fold {study['fold'] + 1}"
+            _say(
+                console,
+                f"{study['method']}{fold}, round {study['round']} of {study['rounds']}, attempt {study['attempt']}, "
+                f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}",
+            )
+        if study["waiting_for"]:
+            _say(console, f"waiting for {', '.join(study['waiting_for'])}, until {study['deadline'] or 'they connect'}")
+    if found["last"]:
+        last = found["last"]
+        _say(console, f"last study: {last['study']}, {last['ended']}{last['reason'] and ': ' + last['reason']}")
+    console.print(_table(found["sites"]))
+    for warning in found["warnings"]:
+        _say(console, f"warning: {warning}")
+
+
+def _table(sites: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("site", "state", "last seen", "version", "doing", "what is missing"):
+        table.add_column(name, overflow="fold")
+    for site, of in sites.items():
+        cells = [str(of.get(key) or "") for key in ("last_seen", "version", "doing", "missing_reason")]
+        state = Text(of["state"], COLOURS.get(of["state"], ""))
+        table.add_row(Text(printable(site)), state, *(Text(printable(cell)) for cell in cells))
+    return table
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)

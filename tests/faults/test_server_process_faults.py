@@ -1,0 +1,152 @@
+"""Faults of the server, with real processes over mutual TLS: nothing is lost, and every end has its reason."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+from commands import journal, tensors
+from deployed import SITES, SMALL, Command, Deployment, wait_for
+from tiny_study import changed
+
+from sahfl.trust.provision import revoke
+
+LONG = changed(SMALL, pretrain__rounds=3, pretrain__local__steps=6)
+
+
+def status_of(deployment, *options):
+    code = "import sys; sys.argv[0] = 'sahfl'; from sahfl.cli import main; main()"
+    command = ["status", str(deployment.server_file), *options]
+    from deployed import environment
+
+    done = subprocess.run(
+        [os.sys.executable, "-c", code, *command], capture_output=True, text=True, env=environment(), timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def in_training(deployment, run, round_):
+    """Round ``round_`` of pretraining is asked and at least one site has fetched it."""
+    lines = [line for line in deployment.commands[0].log_file.read_text().splitlines() if "event=" in line]
+    asked = [i for i, line in enumerate(lines) if f"event=round what='pretrain' done={round_} " in line]
+    return bool(asked) and any("event=started" in line for line in lines[asked[-1] :])
+
+
+@pytest.mark.slow
+def test_A01_A03_a_server_that_is_killed_in_a_round_goes_on_without_any_command_at_a_site(tmp_path):
+    with Deployment(tmp_path / "whole", study=LONG) as whole:
+        run = whole.submit()
+        server = whole.server("--until-done")
+        for site in SITES:
+            whole.site(site)
+        assert server.process.wait(300) == 0, server.log
+        undisturbed = tensors(run)
+    with Deployment(tmp_path / "killed", study=LONG) as killed:
+        run = killed.submit()
+        killed.server("--until-done")
+        sites = [killed.site(site) for site in SITES]
+        wait_for(lambda: in_training(killed, run, 2), 240, lambda: killed.commands[0].log)
+        killed.commands[0].kill()
+        server = killed.server("--until-done")
+        assert server.process.wait(300) == 0, server.log
+        assert all(site.process.poll() is None for site in sites)
+        assert tensors(run) == undisturbed
+        assert [line["after"] for line in journal(run, "resumed")] == ["killed or crashed"]
+        rounds = [(line["stage"], line["round"]) for line in journal(run, "round") if line["committed"]]
+        assert len(rounds) == len(set(map(tuple, rounds))) + 2  # the same rounds of fine-tuning in two folds
+        assert not [line for line in journal(run, "round") if line["missing"]]
+
+
+def test_A09_a_study_does_not_start_without_all_of_its_sites_and_names_the_missing_ones(tmp_path):
+    with Deployment(tmp_path, wait_for_sites_s=2.0) as deployment:
+        run = deployment.submit()
+        server = deployment.server("--until-done")
+        assert server.process.wait(120) == 3, server.log
+        assert "missing: tbi_a, tbi_b, sah_a, sah_b, sah_c" in server.log
+        assert not (run / "journal.jsonl").exists()
+        assert "missing: tbi_a" in (deployment.state / "failed" / "study.txt").read_text()
+        code, out, _ = status_of(deployment, "--json")
+        assert (code, json.loads(out)["last"]["ended"]) == (3, "failed")
+
+
+def test_A11_a_first_signal_ends_the_server_cleanly_and_the_status_said_what_it_waited_for(tmp_path):
+    with Deployment(tmp_path) as deployment:
+        deployment.submit()
+        server = deployment.server()
+        server.wait_for_line("event=waiting", timeout_s=120)
+        wait_for(lambda: (deployment.status()["study"] or {}).get("waiting_for"), 20)
+        code, out, err = status_of(deployment)
+        assert code == 3
+        assert "missing: tbi_a, tbi_b, sah_a, sah_b, sah_c" in err
+        assert "waiting for tbi_a" in out
+        assert server.stop(10) == 0
+        assert "event=stopping" in server.log
+        assert "Traceback" not in server.log
+        code, _, err = status_of(deployment)
+        assert code == 3
+        assert "does not run" in err
+        assert (deployment.state / "queue" / "study.yaml").exists()
+
+
+def test_A11_a_second_signal_ends_the_server_at_once(tmp_path):
+    with Deployment(tmp_path) as deployment:
+        server = deployment.server()
+        server.wait_for_line("event=listening", timeout_s=120)
+        with socket.create_connection(("127.0.0.1", deployment.port)):  # an open connection that it would wait for
+            os.kill(server.process.pid, signal.SIGTERM)
+            os.kill(server.process.pid, signal.SIGTERM)
+            assert server.process.wait(10) in (0, 128 + signal.SIGTERM)
+
+
+def test_A17_a_port_that_is_taken_is_one_clear_line(tmp_path):
+    with Deployment(tmp_path) as deployment, socket.socket() as taken:
+        taken.bind(("127.0.0.1", deployment.port))
+        taken.listen()
+        server = deployment.server()
+        assert server.process.wait(120) == 2
+        assert server.log.splitlines()[-1].startswith(f"error: 127.0.0.1:{deployment.port}: the port is taken")
+        assert "Traceback" not in server.log
+
+
+def test_a_second_server_in_one_folder_is_refused(tmp_path):
+    with Deployment(tmp_path) as deployment:
+        deployment.server().wait_for_line("event=listening", timeout_s=120)
+        second = Command(tmp_path / "second.log", "sahfl_server", deployment.server_file)
+        assert second.process.wait(120) == 2
+        assert "another server works here" in second.log
+
+
+def test_C07_a_site_that_is_revoked_while_the_server_runs_is_out_before_it_trains_again(tmp_path):
+    with Deployment(tmp_path) as deployment:
+        deployment.submit(pretrain__rounds=500)
+        server = deployment.server("--until-done")
+        for site in SITES:
+            deployment.site(site)
+        server.wait_for_line("event=committed what='pretrain'", timeout_s=240)
+        revoke(deployment.consortium.folder, "tbi_b")
+        server.wait_for_line("event=revoked site=tbi_b", timeout_s=30)
+        run = deployment.state / "runs" / "study"
+        rounds = len(journal(run, "round"))
+        wait_for(lambda: len(journal(run, "round")) > rounds + 1, 60, lambda: server.log)
+        last = journal(run, "round")[-1]
+        assert [site["site"] for site in last["used"]] == ["tbi_a"] or not last["committed"]
+        assert {"site": "tbi_b", "reason": "its key was revoked"} in last["missing"]
+        assert deployment.status()["sites"]["tbi_b"]["state"] == "revoked"
+
+
+def test_no_other_process_and_no_other_port_belongs_to_the_server(tmp_path):
+    with Deployment(tmp_path, metrics_port=0) as deployment:
+        server = deployment.server()
+        server.wait_for_line("event=listening", timeout_s=120)
+        pid = server.process.pid
+        from pathlib import Path
+
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert children == []
+        inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if os.path.islink(link)}
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        listening = [line[1] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in inodes]
+        assert len(listening) == 2
+        assert all(address.startswith("0100007F:") for address in listening)

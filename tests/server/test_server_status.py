@@ -1,0 +1,145 @@
+import fcntl
+import json
+import urllib.request
+
+import pytest
+import yaml
+from sahfl_server.metrics import prometheus, showing_metrics
+from sahfl_server.sizes import payload_bytes
+from sahfl_server.status import Status
+from tiny_study import TINY, changed
+from typer.testing import CliRunner
+
+from sahfl.cli import app
+from sahfl.config import Study, load_server, parse
+from sahfl.errors import ConfigError, RunError
+from sahfl.federation.events import Event
+from sahfl.federation.fleet import Fleet
+
+STUDY = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
+ABOUT = {"queue": ["next"], "certificates": {}, "warnings": ["ends soon"], "held": {"messages": 1}, "last": None}
+
+
+@pytest.fixture
+def status(tmp_path):
+    fleet = Fleet()
+    numbers = iter(range(100))
+    sites = (*STUDY.pretrain.sites, *STUDY.finetune.sites)
+    fleet.register({site: site.encode() for site in sites}, lambda key: next(numbers))
+    fleet.admit(fleet.of_key(b"tbi_a"), "one", "0.1.0")
+    status = Status(
+        tmp_path / "state" / "status.json", fleet, pid=7, about=lambda: ABOUT | {"doing": {"tbi_a": "train"}}
+    )
+    status.listening("127.0.0.1:8443")
+    status.begin("study", STUDY)
+    return status
+
+
+def test_the_status_follows_the_events_of_a_run(status):
+    status.hear(Event("stage", "pretraining"))
+    status.hear(Event("round", "cp_lora-r2/fold-1", done=2, total=5))
+    study = status.content()["study"]
+    assert (study["stage"], study["method"], study["fold"]) == ("pretraining", "cp_lora-r2", 1)
+    assert (study["round"], study["rounds"], study["attempt"]) == (2, 5, 1)
+    status.hear(Event("waiting", "tbi_b, sah_a", done=10, total=70))
+    status.hear(Event("failed", "not connected for 61 s", "tbi_b"))
+    status.hear(Event("failed_round", "x"))
+    content = status.content()
+    assert content["study"]["waiting_for"] == ["tbi_b", "sah_a"]
+    assert content["study"]["deadline"]
+    assert content["study"]["attempt"] == 2
+    assert content["sites"]["tbi_b"]["missing_reason"] == "not connected for 61 s"
+    status.hear(Event("committed", "cp_lora-r2/fold-1", done=2, total=5, loss=0.5))
+    assert status.content()["study"]["loss"] == 0.5
+    status.hear(Event("paused", "x", total=30))
+    assert "tbi_a" not in status.content()["study"]["waiting_for"]
+    status.end()
+    status.hear(Event("stage", "nothing runs"))
+    assert status.content()["study"] is None
+
+
+def test_each_site_says_whether_it_is_there_and_what_it_does(status):
+    sites = status.content()["sites"]
+    assert (sites["tbi_a"]["state"], sites["tbi_a"]["doing"], sites["tbi_a"]["version"]) == (
+        "connected",
+        "train",
+        "0.1.0",
+    )
+    assert (sites["tbi_b"]["state"], sites["tbi_b"]["last_seen"]) == ("not connected", None)
+
+
+def test_A12_a_disk_that_is_full_is_said_once_and_stops_nothing(status, tmp_path, caplog):
+    (tmp_path / "state").write_text("a file where the folder should be")
+    status.write(force=True)
+    status.write(force=True)
+    assert caplog.text.count("event=status_not_written") == 1
+
+
+@pytest.fixture
+def server_file(tmp_path):
+    path = tmp_path / "server.yaml"
+    path.write_text(yaml.safe_dump({"kit": "kit", "folder": "state"}))
+    return path
+
+
+def test_sahfl_status_shows_who_is_missing_and_that_the_server_runs(status, server_file, tmp_path):
+    status.write(force=True)
+    with (tmp_path / "state" / "server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shown = CliRunner().invoke(app, ["status", str(server_file)])
+        found = CliRunner().invoke(app, ["status", str(server_file), "--json"])
+    assert (shown.exit_code, found.exit_code) == (3, 3)
+    assert "listening on 127.0.0.1:8443" in shown.stdout
+    assert "missing: tbi_b, sah_a, sah_b, sah_c" in shown.stderr
+    assert "warning: ends soon" in shown.stdout
+    assert json.loads(found.stdout)["running"] is True
+
+
+def test_sahfl_status_says_that_the_server_does_not_run(status, server_file, tmp_path):
+    status.end()
+    status.write(force=True)
+    (tmp_path / "state" / "server.lock").touch()
+    shown = CliRunner().invoke(app, ["status", str(server_file)])
+    assert shown.exit_code == 3
+    assert "the server does not run; start it: sahfl-server" in shown.stderr
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"schema": 9}'])
+def test_a_status_that_is_damaged_or_absent_is_an_error_that_says_so(server_file, tmp_path, content):
+    runner = CliRunner()
+    absent = runner.invoke(app, ["status", str(server_file)])
+    assert isinstance(absent.exception, RunError)
+    assert "no server has run in this folder yet" in str(absent.exception)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "status.json").write_text(content)
+    damaged = runner.invoke(app, ["status", str(server_file)])
+    assert "is not a status of this version" in str(damaged.exception)
+
+
+def test_prometheus_gets_gauges_and_only_on_loopback(status):
+    with showing_metrics(0, status.content) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            text = page.read().decode()
+        with pytest.raises(RunError, match="metrics_port"), showing_metrics(port, status.content):
+            pass
+    assert text == prometheus(status.content())
+    assert 'sahfl_site_connected{site="tbi_a"} 1' in text.splitlines()
+    assert 'sahfl_site_connected{site="tbi_b"} 0' in text.splitlines()
+    assert text.count("# TYPE sahfl_site_connected gauge") == 1
+    assert "sahfl_loss" not in text
+    with showing_metrics(None, status.content) as port:
+        assert port is None
+
+
+def test_the_largest_payload_of_a_study_is_that_of_its_largest_state():
+    assert payload_bytes(STUDY) > 1_000_000
+    replicates = parse(Study, changed(TINY, data={"source": "sites"}, evaluation__replicates=100_000), where="test")
+    assert payload_bytes(replicates) > payload_bytes(STUDY)
+
+
+def test_a_server_file_resolves_its_paths_and_names_all_its_problems(server_file, tmp_path):
+    config = load_server(server_file)
+    assert (config.kit, config.folder, config.port) == (tmp_path / "kit", tmp_path / "state", 8443)
+    server_file.write_text(yaml.safe_dump({"kit": "kit", "folder": "state", "port": 99999, "prot": 1}))
+    with pytest.raises(ConfigError, match=r"(?s)2 problem.*port.*prot"):
+        load_server(server_file)

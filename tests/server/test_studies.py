@@ -1,0 +1,68 @@
+import pytest
+import yaml
+from sahfl_server.studies import Studies
+from tiny_study import TINY, changed
+
+from sahfl.config import Study, parse
+from sahfl.errors import ConfigError, RunError
+from sahfl.federation.run_folder import RunFolder
+
+DEPLOYED = changed(TINY, data={"source": "sites"})
+
+
+def write(path, settings=DEPLOYED):
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_study_that_is_submitted_waits_in_the_queue(tmp_path):
+    studies = Studies(tmp_path / "state")
+    assert studies.waiting() == []
+    target = studies.submit(write(tmp_path / "first.yaml"))
+    assert studies.waiting() == [target]
+    assert target.read_bytes() == (tmp_path / "first.yaml").read_bytes()
+
+
+def test_studies_run_in_the_order_of_their_names_but_an_interrupted_one_first(tmp_path):
+    studies = Studies(tmp_path / "state")
+    for name in ("b", "a", "c"):
+        studies.submit(write(tmp_path / f"{name}.yaml"))
+    assert [path.stem for path in studies.waiting()] == ["a", "b", "c"]
+    RunFolder.create(studies.run_of("c"), parse(Study, DEPLOYED, where="test")).note({"event": "started"})
+    assert [path.stem for path in studies.waiting()] == ["c", "a", "b"]
+
+
+def test_a_study_that_says_where_the_scans_lie_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="data.source is 'phantom', expected 'sites'"):
+        Studies(tmp_path).submit(write(tmp_path / "a.yaml", TINY))
+
+
+def test_a_name_that_cannot_be_a_folder_s_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="rename it"):
+        Studies(tmp_path).submit(write(tmp_path / "a b.yaml"))
+
+
+def test_a_study_of_a_known_name_with_other_settings_is_refused(tmp_path):
+    studies = Studies(tmp_path / "state")
+    studies.submit(write(tmp_path / "a.yaml"))
+    with pytest.raises(RunError, match="waits already"):
+        studies.submit(tmp_path / "a.yaml")
+    studies.end(studies.waiting()[0])
+    RunFolder.create(studies.run_of("a"), parse(Study, DEPLOYED, where="test"))
+    with pytest.raises(RunError, match="ran with other settings"):
+        studies.submit(write(tmp_path / "a.yaml", changed(DEPLOYED, seed=99)))
+    studies.submit(write(tmp_path / "a.yaml"))
+
+
+def test_a_study_that_ended_is_moved_with_its_reason_if_it_failed(tmp_path):
+    studies = Studies(tmp_path / "state")
+    for name in ("a", "b"):
+        studies.submit(write(tmp_path / f"{name}.yaml"))
+    a, b = studies.waiting()
+    studies.end(a)
+    studies.end(b, "too few sites")
+    assert studies.waiting() == []
+    assert (tmp_path / "state" / "done" / "a.yaml").is_file()
+    assert (tmp_path / "state" / "failed" / "b.txt").read_text() == "too few sites\n"
+    studies.end(b, "taken out meanwhile")
+    assert studies.waiting() == []
