@@ -13,6 +13,7 @@
     ├── TrustError          a key, certificate or signature is missing, wrong or expired  exit code 2
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
     ├── StorageError        the disk is full, or does not let sahfl write        exit code 3
+    ├── AuditBroken         an audit log is not what was written                 exit code 3
     └── RunFailed           a run ended without its result                       exit code 3
 
 Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
@@ -76,6 +77,12 @@ class RunError(SahflError):
 
 class StorageError(SahflError):
     """What has to be kept cannot be written: the disk is full, read-only or failing."""
+
+    exit_code = 3
+
+
+class AuditBroken(SahflError):
+    """A line of a site's audit log was changed, removed, added or moved, or the log is not there."""
 
     exit_code = 3
 

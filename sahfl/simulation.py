@@ -10,11 +10,13 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 from flwr.app import Context, RecordDict, UserConfig
 
-from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, SiteConfig, Study
+from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, SiteConfig, SitePolicy, Study
+from sahfl.config.methods import Part
+from sahfl.config.policy import Adapter, Weights
 from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
 from sahfl.errors import DataError, SahflError, StorageError
@@ -22,8 +24,24 @@ from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
 
-POLICY: dict[str, Any] = {"max_refused_share": 1.0, "share_scan_keys": True}
-"""All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest."""
+OPEN = SitePolicy(
+    require_signature=False,
+    stages=("pretrain", "finetune"),
+    methods=(*get_args(Adapter), *get_args(Weights)),
+    also_train=("norm", "bias", *get_args(Part)),
+    share_scan_keys=True,
+    most_rounds=10_000,
+    most_steps=100_000,
+    most_learning_rate=1.0,
+    most_rank=512,
+    most_bytes=10_000_000_000,
+    most_replicates=100_000,
+    smallest_group=1,
+    smallest_bootstrap=1,
+)
+"""Everything that a study may ask for is allowed: all data lie on this machine."""
+POLICY: dict[str, Any] = {"max_refused_share": 1.0, "policy": OPEN}
+"""A simulation over messy data goes on with what can be used, and counts the rest."""
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:

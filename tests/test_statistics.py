@@ -23,6 +23,7 @@ from sahfl.statistics import (
     poisson_weights,
     stratum_labels,
 )
+from sahfl.sums import HEAD
 
 EDGES = (10.0, 30.0)
 REPLICATES = 200
@@ -216,7 +217,7 @@ def test_a_case_that_cannot_be_is_refused(volume, predicted, dice, message):
 
 def test_the_array_comes_back_bit_for_bit_and_has_the_stated_length():
     array = sums(POOLED).to_array()
-    assert (array.dtype, array.shape) == (np.float64, (8 + 3 * (3 + 2 * REPLICATES),))
+    assert (array.dtype, array.shape) == (np.float64, (HEAD + 3 * (3 + 2 * REPLICATES),))
     back = EvaluationSums.from_array(array, n_strata=3, replicates=REPLICATES)
     assert np.array_equal(back.to_array(), array)
     assert dice_estimate(overall(back)) == dice_estimate(overall(sums(POOLED)))
@@ -254,16 +255,16 @@ REFUSED = {  # index into the array, value, what the message names
     "infinite": (-1, math.inf, "array: got NaN or inf"),
     "negative count": (0, -1.0, "n_no_blood: got -1.0, expected a whole number"),
     "half a case": (0, 0.5, "n_no_blood: got 0.5, expected a whole number"),
-    "absurd count": (8, 1e12, "stratum 0, n: got"),
+    "absurd count": (HEAD, 1e12, "stratum 0, n: got"),
     "more false positives than empty cases": (1, 3.0, "n_false_positive: got 3, expected <= n_no_blood=0"),
-    "mean above 1": (9, 1e3, "stratum 0, total: got 1000.0, expected a sum of"),
-    "negative total": (9, -0.5, "stratum 0, total: got -0.5"),
-    "squares above total": (10, 1e3, "stratum 0, squares: got 1000.0"),
-    "squares too small": (10, 0.0, "stratum 0, squares: got 0.0"),
-    "fractional weight": (11, 0.5, "stratum 0, weights: got another number"),
-    "huge weight": (11 + WIDTH, 1e6, "stratum 1, weights: got another number"),
-    "negative weighted": (11 + REPLICATES, -1.0, "stratum 0, weighted: got a number outside"),
-    "weighted above weights": (8 + 3 * WIDTH - 1, 1e6, "stratum 2, weighted: got a number outside"),
+    "mean above 1": (HEAD + 1, 1e3, "stratum 0, total: got 1000.0, expected a sum of"),
+    "negative total": (HEAD + 1, -0.5, "stratum 0, total: got -0.5"),
+    "squares above total": (HEAD + 2, 1e3, "stratum 0, squares: got 1000.0"),
+    "squares too small": (HEAD + 2, 0.0, "stratum 0, squares: got 0.0"),
+    "fractional weight": (HEAD + 3, 0.5, "stratum 0, weights: got another number"),
+    "huge weight": (HEAD + 3 + WIDTH, 1e6, "stratum 1, weights: got another number"),
+    "negative weighted": (HEAD + 3 + REPLICATES, -1.0, "stratum 0, weighted: got a number outside"),
+    "weighted above weights": (HEAD + 3 * WIDTH - 1, 1e6, "stratum 2, weighted: got a number outside"),
 }
 
 
@@ -276,8 +277,8 @@ def test_sums_that_no_cases_can_have_are_refused_by_name(index, value, message):
 
 
 SHAPES = {
-    "short": (sums(POOLED).to_array()[:-1], r"shape: got \(1216,\), expected \(1217,\)"),
-    "two axes": (sums(POOLED).to_array()[None], r"shape: got \(1, 1217\)"),
+    "short": (sums(POOLED).to_array()[:-1], r"shape: got \(1220,\), expected \(1221,\)"),
+    "two axes": (sums(POOLED).to_array()[None], r"shape: got \(1, 1221\)"),
     "single precision": (sums(POOLED).to_array().astype(np.float32), "dtype: got float32, expected float64"),
     "objects": (sums(POOLED).to_array().astype(object), "dtype: got object"),
 }

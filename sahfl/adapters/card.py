@@ -61,6 +61,7 @@ def _rows(note: Mapping[str, Any]) -> list[str]:
     settings = {
         "method": method["method"],
         "rank": method.get("rank"),
+        "trained at another rank": ", ".join(f"{s} at {r}" for s, r in method.get("site_ranks", {}).items()) or None,
         "alpha": method.get("alpha"),
         "scaling": method.get("scaling"),
         "trained numbers": f"{note['parameters']:,}",

@@ -6,6 +6,7 @@ in which the sites replied, to the last bit.
 
 from sahfl.aggregation.lowrank import aggregation_error, mean_of_factors, project, stack
 from sahfl.aggregation.mean import mean, mean_of_stream
+from sahfl.aggregation.ranks import at_rank_of
 from sahfl.aggregation.robust import Bounded, bound, change_norm, median, trimmed_mean
 from sahfl.aggregation.server_step import Adam, Memory, Momentum
 from sahfl.aggregation.update import SiteUpdate, check_update
@@ -17,6 +18,7 @@ __all__ = [
     "Momentum",
     "SiteUpdate",
     "aggregation_error",
+    "at_rank_of",
     "bound",
     "change_norm",
     "check_update",

@@ -15,15 +15,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sahfl.adapters import AdapterState, FactoredLayer
+from sahfl.aggregation.kernels import (
+    Floats,
+    along_rows,
+    channel_lengths,
+    inverse,
+    kernel_of,
+    ratio_of,
+    scale_rows,
+    terms_of,
+    written,
+)
 from sahfl.aggregation.mean import mean
 from sahfl.aggregation.nearest import nearest_cp, nearest_matrix
 from sahfl.aggregation.update import SiteUpdate, check_update, in_order
 from sahfl.errors import PayloadError
 
-Floats = NDArray[np.float64]
 CANCELLED = 1e-3
 """Least mean of the sites' d, as a share of the mean of |d|: only signs that cancel bring it below."""
 
@@ -44,7 +53,7 @@ def stack(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence
     result = _mean_of_the_rest(sites, like, layers)
     for layer in layers:
         terms, magnitude = _stacked(layer, sites)
-        result |= _written(layer, terms, magnitude, like)
+        result |= written(layer, terms, magnitude, like)
     return {name: result[name] for name in like}
 
 
@@ -67,36 +76,23 @@ def mean_of_factors(
         return result
     sites = _read(updates, like, [])
     for layer in decomposed:
-        ratios = [_ratio(layer, site) for site in sites]
+        ratios = [ratio_of(layer, site.state) for site in sites]
         of_ratio = _mean_ratio(sites, ratios)
-        ups = [_along_rows(ratio, site.state[layer.up]) for site, ratio in zip(sites, ratios, strict=True)]
+        ups = [along_rows(ratio, site.state[layer.up]) for site, ratio in zip(sites, ratios, strict=True)]
         of_up = sum(site.weight * up for site, up in zip(sites, ups, strict=True))
-        up = _along_rows(_inverse(of_ratio), np.asarray(of_up))
+        up = along_rows(inverse(of_ratio), np.asarray(of_up))
         wide = {name: result[name].astype(np.float64) for name in layer.inner} | {layer.up: up}
         result |= {layer.up: up.astype(like[layer.up].dtype)}
         assert layer.magnitude is not None
-        lengths = _lengths(layer, _terms(layer, wide))
+        lengths = channel_lengths(layer, terms_of(layer, wide))
         result |= {layer.magnitude: (of_ratio * lengths).astype(like[layer.magnitude].dtype)}
     return {name: result[name] for name in like}
-
-
-def _ratio(layer: FactoredLayer, site: _Site) -> Floats:
-    assert layer.magnitude is not None
-    return site.state[layer.magnitude] / _lengths(layer, _terms(layer, site.state))
 
 
 def _mean_ratio(sites: list[_Site], ratios: list[Floats]) -> Floats:
     mean = np.asarray(sum(site.weight * ratio for site, ratio in zip(sites, ratios, strict=True)))
     least = CANCELLED * np.asarray(sum(site.weight * np.abs(ratio) for site, ratio in zip(sites, ratios, strict=True)))
     return np.where(np.abs(mean) < least, np.copysign(least, mean), mean)
-
-
-def _inverse(values: Floats) -> Floats:
-    return 1 / np.where(values == 0, 1, values)
-
-
-def _along_rows(values: Floats, factor: Floats) -> Floats:
-    return factor * values.reshape(-1, *(1,) * (factor.ndim - 1))
 
 
 def project(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
@@ -117,15 +113,15 @@ def project(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequen
     for layer in layers:
         terms, magnitude = _stacked(layer, sites)
         if magnitude is not None:  # near in the kernels, that is in the rows times d
-            terms[0] = _scale_rows(layer, terms[0], magnitude)
+            terms[0] = scale_rows(layer, terms[0], magnitude)
         if layer.form == "cp":
             terms = nearest_cp(terms, _start(layer, sites, like))
         else:
-            spare = _terms(layer, {name: like[name].astype(np.float64) for name in layer.names})[1]
+            spare = terms_of(layer, {name: like[name].astype(np.float64) for name in layer.names})[1]
             terms = nearest_matrix(terms, spare, size=_size(layer, sites))
         if magnitude is not None:
-            terms[0] = _scale_rows(layer, terms[0], _inverse(magnitude))
-        result |= _written(layer, terms, magnitude, like)
+            terms[0] = scale_rows(layer, terms[0], inverse(magnitude))
+        result |= written(layer, terms, magnitude, like)
     return {name: result[name] for name in like}
 
 
@@ -166,50 +162,16 @@ def _mean_of_the_rest(sites: list[_Site], like: AdapterState, layers: Sequence[F
 
 def _stacked(layer: FactoredLayer, sites: list[_Site]) -> tuple[list[Floats], Floats | None]:
     """Terms of the mean update, (size of the axis, terms) each, the scale folded in; and the mean of d, if any."""
-    parts = [_terms(layer, site.state) for site in sites]
+    parts = [terms_of(layer, site.state) for site in sites]
     ratios = None
     if layer.magnitude is not None:
-        ratios = [_ratio(layer, site) for site in sites]
+        ratios = [ratio_of(layer, site.state) for site in sites]
         mean = _mean_ratio(sites, ratios)
     for index, (site, terms) in enumerate(zip(sites, parts, strict=True)):
-        rows = site.weight if ratios is None else site.weight * ratios[index] * _inverse(mean)
-        terms[0] = _scale_rows(layer, terms[0], rows)
+        rows = site.weight if ratios is None else site.weight * ratios[index] * inverse(mean)
+        terms[0] = scale_rows(layer, terms[0], rows)
     joined = [np.concatenate(factor, axis=1) for factor in zip(*parts, strict=True)]
     return joined, (None if ratios is None else mean)
-
-
-def _terms(layer: FactoredLayer, state: dict[str, Floats]) -> list[Floats]:
-    up, inner = state[layer.up], [state[name] for name in layer.inner]
-    scale = layer.scale(up.shape[1])
-    match layer.form:
-        case "cp":
-            return [scale * up, *(factor.reshape(-1, factor.shape[-1]) for factor in inner)]
-        case "conv_lora":
-            return [scale * up, inner[0].reshape(up.shape[1], -1).T.copy()]
-        case "lora_c":
-            rows = np.moveaxis(up, 1, -1).reshape(-1, up.shape[1])  # (out * others, terms)
-            return [scale * rows, inner[0].reshape(up.shape[1], -1).T.copy()]
-
-
-def _scale_rows(layer: FactoredLayer, up: Floats, rows: Floats | float) -> Floats:
-    if isinstance(rows, float):
-        return up * rows
-    return up * np.repeat(rows, up.shape[0] // len(rows))[:, None]
-
-
-def _lengths(layer: FactoredLayer, terms: list[Floats]) -> Floats:
-    """Length of every output channel's kernel W + D, 1 for a kernel of zeros; D as ``terms``, the scale folded in."""
-    return _row_lengths(_direction(layer, terms))
-
-
-def _direction(layer: FactoredLayer, terms: list[Floats]) -> Floats:
-    assert layer.kernel is not None
-    return layer.kernel.astype(np.float64) + dense(layer, terms)
-
-
-def _row_lengths(direction: Floats) -> Floats:
-    lengths = np.sqrt(np.square(direction.reshape(len(direction), -1)).sum(axis=1))
-    return np.where(lengths > 0, lengths, 1)
 
 
 def aggregation_error(
@@ -223,75 +185,44 @@ def aggregation_error(
     sites = _read(updates, like, layers)
     difference = change = 0.0
     for layer in layers:
-        exact = sum(site.weight * _kernel(layer, site.state) for site in sites)
+        exact = sum(site.weight * kernel_of(layer, site.state) for site in sites)
         before, after = (
-            _kernel(layer, {name: state[name].astype(np.float64) for name in layer.names}) for state in (like, result)
+            kernel_of(layer, {name: state[name].astype(np.float64) for name in layer.names}) for state in (like, result)
         )
         difference += float(np.square(after - exact).sum())
         change += float(np.square(before - exact).sum())
     return float(np.sqrt(difference / change)) if change and np.isfinite([change, difference]).all() else None
 
 
-def _kernel(layer: FactoredLayer, state: dict[str, Floats]) -> Floats:
-    """The layer's kernel without the frozen part; with it where magnitudes scale both."""
-    terms = _terms(layer, state)
-    if layer.magnitude is None:
-        return dense(layer, terms)
-    direction = _direction(layer, terms)
-    return _along_rows(state[layer.magnitude] / _row_lengths(direction), direction)
-
-
-def dense(layer: FactoredLayer, terms: Sequence[Floats]) -> Floats:
-    """The update that terms stand for, (out, in, *kernel)."""
-    shape = layer.shape
-    if layer.form == "lora_c":
-        *others, width = shape[2:]
-        matrix = (terms[0] @ terms[1].T).reshape(shape[0], *others, shape[1], width)
-        return np.moveaxis(matrix, -2, 1)
-    right = terms[1]
-    for factor in terms[2:]:
-        right = (right[:, None] * factor[None]).reshape(-1, factor.shape[1])
-    return (terms[0] @ right.T).reshape(shape)
-
-
-def _written(layer: FactoredLayer, terms: list[Floats], ratio: Floats | None, like: AdapterState) -> AdapterState:
-    """Terms back in the layer's own tensors, the scale taken out again."""
-    n_terms = terms[0].shape[1]
-    found: dict[str, Floats] = {}
-    up = terms[0] / layer.scale(n_terms)
-    if layer.form == "lora_c":
-        *others, _ = layer.shape[2:]
-        up = np.moveaxis(up.reshape(layer.shape[0], *others, 1, n_terms), -1, 1)
-    found[layer.up] = up
-    for name, factor in zip(layer.inner, terms[1:], strict=True):
-        shape = like[name].shape
-        found[name] = factor.T.reshape(n_terms, *shape[1:]) if layer.form != "cp" else factor.reshape(*shape[:-1], -1)
-    if layer.magnitude is not None and ratio is not None:
-        found[layer.magnitude] = ratio * _lengths(layer, terms)
-    return {name: value.astype(like[name].dtype) for name, value in found.items()}
-
-
 def _start(layer: FactoredLayer, sites: list[_Site], like: AdapterState) -> list[Floats]:
     """The mean of the factors, from which least squares start; columns of zeros are those of ``like``."""
     scaled = [site.state for site in sites]
     if layer.magnitude is not None:
-        scaled = [site.state | {layer.up: _along_rows(_ratio(layer, site), site.state[layer.up])} for site in sites]
+        scaled = [
+            site.state | {layer.up: along_rows(ratio_of(layer, site.state), site.state[layer.up])} for site in sites
+        ]
     scaled = [state | {layer.up: layer.scale(state[layer.up].shape[1]) * state[layer.up]} for state in scaled]
     ready = [_Site(site.weight, state) for site, state in zip(sites, scaled, strict=True)]
-    start = [_mean_factor(name, ready, like[name].shape) for name in (layer.up, *layer.inner)]
+    # In-side factors keep their lengths: terms of a few sites would else fade from round to round, untrained.
+    start = [_mean_factor(n, ready, like[n].shape, missing=n == layer.up) for n in (layer.up, *layer.inner)]
     for name, factor in zip(layer.inner, start[1:], strict=True):
         np.copyto(factor, like[name].reshape(factor.shape), where=~factor.any(axis=0))
     return start
 
 
-def _mean_factor(name: str, sites: list[_Site], shape: tuple[int, ...]) -> Floats:
-    """Mean of a CP factor, (size, rank), over the sites' first terms; missing terms count as zero."""
+def _mean_factor(name: str, sites: list[_Site], shape: tuple[int, ...], *, missing: bool) -> Floats:
+    """Mean of a CP factor, (size, rank), over the sites' first terms.
+
+    Where sites have fewer terms, theirs count as zero if ``missing``; else the mean is over those that have the term.
+    """
     rank = shape[-1]
-    total = np.zeros((int(np.prod(shape[:-1])), rank))
+    total, weights = np.zeros((int(np.prod(shape[:-1])), rank)), np.zeros(rank)
     for site in sites:
         factor = site.state[name].reshape(total.shape[0], -1)[:, :rank]
         total[:, : factor.shape[1]] += site.weight * factor
-    return total
+        weights[: factor.shape[1]] += site.weight
+    lacking = (weights > 0) & (weights < weights.max())
+    return total if missing else total / np.where(lacking, weights, 1)
 
 
 def _size(layer: FactoredLayer, sites: list[_Site]) -> float:

@@ -22,7 +22,7 @@ class Bounded:
 
     updates: tuple[SiteUpdate, ...]
     norms: dict[str, float]
-    """Length of each site's change, before."""
+    """Length of each site's change, before; of a site with a rank of its own, with as many numbers as ``like`` has."""
     shortened: dict[str, float]
     """Factor by which a site's change was shortened."""
     lightened: dict[str, float]
@@ -40,15 +40,22 @@ def bound(updates: Sequence[SiteUpdate], *, like: AdapterState, most_share: floa
     that long and a site that large the updates are returned as they were, bit for bit: no cost without an attacker.
     With two sites the median is between both, and the longer one is shortened only beyond most_norm times that.
 
+    A site with a rank of its own changed what it was sent (``SiteUpdate.start``), in its own factors. What is compared
+    then is the length times the root of numbers in ``like`` per numbers of its own, that is the root mean square: an
+    optimiser moves every number about as far, so lengths grow with the root of the rank without anything being wrong,
+    while the update, multiplied by alpha / rank, does not grow with it. In its own factors, because in the kernels a
+    site could hide in-side factors of any size behind small out-side ones, and later rounds would explode. Its change
+    of the kernels is bounded with its factors; the guarantee above is for sites of one rank.
+
     Raises:
-        PayloadError: as ``mean``.
+        PayloadError: as ``mean``, each update being compared with what its site was sent.
 
     Source: Sun et al. 2019, arXiv 1911.07963, section 4 (norm bounding).
     """
     ordered = in_order(updates)
     for update in ordered:
-        check_update(update, like=like)
-    norms = {update.site: change_norm(update.state, like) for update in ordered}
+        check_update(update, like=_sent(update, like))
+    norms = {update.site: _comparable_norm(update, like) for update in ordered}
     longest = most_norm * float(np.median(list(norms.values())))
     shortened = {site: longest / norm for site, norm in norms.items() if norm > longest}
     volumes, lightened = _cap(ordered, most_share)
@@ -56,7 +63,7 @@ def bound(updates: Sequence[SiteUpdate], *, like: AdapterState, most_share: floa
         replace(
             update,
             n_volumes=volumes[update.site],
-            state=_shorten(update.state, like, shortened[update.site]) if update.site in shortened else update.state,
+            state=_shortened(update, like, shortened[update.site]) if update.site in shortened else update.state,
         )
         for update in ordered
     )
@@ -69,10 +76,20 @@ def change_norm(state: AdapterState, like: AdapterState) -> float:
     return float(np.sqrt(squares))
 
 
-def _shorten(state: AdapterState, like: AdapterState, factor: float) -> AdapterState:
+def _sent(update: SiteUpdate, like: AdapterState) -> AdapterState:
+    return like if update.start is None else update.start
+
+
+def _comparable_norm(update: SiteUpdate, like: AdapterState) -> float:
+    sent = _sent(update, like)
+    n_numbers, n_own = (sum(value.size for value in state.values()) for state in (like, sent))
+    return change_norm(update.state, sent) * float(np.sqrt(n_numbers / max(n_own, 1)))
+
+
+def _shortened(update: SiteUpdate, like: AdapterState, factor: float) -> AdapterState:
     return {
-        name: (reference + factor * (state[name].astype(np.float64) - reference)).astype(reference.dtype)
-        for name, reference in like.items()
+        name: (reference + factor * (update.state[name].astype(np.float64) - reference)).astype(reference.dtype)
+        for name, reference in _sent(update, like).items()
     }
 
 

@@ -21,6 +21,8 @@ class SiteUpdate:
     n_volumes: int
     """CT volumes trained on; the averaging weight (volumes, not batches or slices)."""
     state: AdapterState
+    start: AdapterState | None = None
+    """What the site was sent, where that is not the global state but one of the site's own rank."""
 
 
 def in_order(updates: Iterable[SiteUpdate]) -> list[SiteUpdate]:

@@ -16,6 +16,7 @@ from sahfl.config.data import (
 )
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
+from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse
 from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig, ServerAdam, ServerMomentum
 from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
@@ -40,6 +41,7 @@ __all__ = [
     "ServerAdam",
     "ServerMomentum",
     "SiteConfig",
+    "SitePolicy",
     "Study",
     "TrainedMethod",
     "View",

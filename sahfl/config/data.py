@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse, read_mapping
 
 
@@ -98,8 +99,10 @@ class SiteConfig(Section):
     """Where the scans come from."""
     max_refused_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cases that may break an error rule of the data checks before the site refuses to train; 0: none."""
-    share_scan_keys: bool = False
-    """Whether a study may compare this site's scans with those of others, by salted hashes of their voxels."""
+    kit: Path | None = None
+    """The folder that ``sahfl provision`` made for this site: keys, certificates, and whose signature it obeys."""
+    policy: SitePolicy = SitePolicy()
+    """What studies may ask, and what may leave; whatever is not said here is closed."""
 
 
 def load_site(path: Path) -> SiteConfig:
@@ -110,7 +113,7 @@ def load_site(path: Path) -> SiteConfig:
     """
     settings = read_mapping(path)
     data = settings.get("data")
-    for section, key in ((settings, "folder"), (data, "path")):
+    for section, key in ((settings, "folder"), (settings, "kit"), (data, "path")):
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str((path.parent / section[key]).resolve())
     return parse(SiteConfig, settings, where=str(path))

@@ -25,6 +25,7 @@ Part = Literal[
 """A part of the multi-view U-Net, by role and depth: 1 is at full resolution, the bottleneck at the lowest."""
 Rule = Literal["mean", "project", "alternate", "median", "trimmed_mean"]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+Rank = Annotated[int, Field(ge=1, le=512)]
 
 
 class ZeroShot(Section):
@@ -67,7 +68,7 @@ class AdapterTuning(Section):
 
     method: Literal["lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"]
     """How the update of a convolution's kernel is factorised."""
-    rank: Annotated[int, Field(ge=1, le=512)] = 8
+    rank: Rank = 8
     """Number of terms; payload bytes grow linearly with it. More than a layer's full rank is legal."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
     """The update is multiplied by alpha / rank (unitless)."""
@@ -88,12 +89,15 @@ class AdapterTuning(Section):
     aggregation: Rule = "mean"
     """How the sites' factors become the next global ones: ``project`` is the exact mean of the updates brought back to
     the rank, ``alternate`` trains one factor per round, so that the plain mean is exact."""
+    site_ranks: dict[Name, Rank] = Field(default_factory=dict)
+    """Rank of a site where it differs from ``rank``, for a hospital with little memory or bandwidth, or with much of
+    both; needs ``aggregation: project``. The adapters of the run have ``rank``, and every site evaluates those."""
     label: Name | None = None
     """Appended to the method's name, to tell apart two that differ in their numbers only."""
 
     @property
     def id(self) -> str:
-        """Name of the method in folders and results."""
+        """Name of the method in folders and results; its rank is the global one, whatever the sites' ranks."""
         parts = [self.method, f"r{self.rank}"]
         parts += ["joint"] if self.joint_kernel else []
         parts += list(self.layers) if self.layers != ("all",) else []
@@ -111,6 +115,10 @@ class AdapterTuning(Section):
         """Whether this is a DoRA form."""
         return "dora" in self.method
 
+    def at_rank(self, rank: int) -> AdapterTuning:
+        """The method as one site trains it, which is told nothing of the others' ranks."""
+        return self.model_copy(update={"rank": rank, "site_ranks": {}})
+
     @model_validator(mode="after")
     def _options_fit_the_method(self) -> Self:
         if "all" in self.layers and len(self.layers) > 1:
@@ -122,6 +130,8 @@ class AdapterTuning(Section):
             raise ValueError(f"joint_kernel is an option of cp_lora and cp_dora, not of {self.method}")
         if self.all_magnitudes and not self.has_magnitudes:
             raise ValueError(f"all_magnitudes is an option of the DoRA forms, {self.method} has no magnitudes")
+        if self.site_ranks and self.aggregation != "project":
+            raise ValueError(f"site_ranks needs aggregation: project, {self.aggregation} needs one rank at all sites")
         return self
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.config.methods import Method
+from sahfl.config.methods import AdapterTuning, Method
 from sahfl.config.section import Name, Section
 
 
@@ -58,10 +58,17 @@ class FinetuneConfig(Section):
     """What each site does in a round."""
 
     @model_validator(mode="after")
-    def _methods_are_distinct(self) -> Self:
-        ids = [method.id for method in self.methods]
+    def _methods_are_distinct_and_name_sites(self) -> Self:
+        ids, problems = [method.id for method in self.methods], []
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
-            raise ValueError(f"methods must be distinct, got twice: {', '.join(twice)}; label one of them")
+            problems.append(f"methods must be distinct, got twice: {', '.join(twice)}; label one of them")
+        for method in self.methods:
+            named = method.site_ranks if isinstance(method, AdapterTuning) else {}
+            if unknown := sorted(set(named) - set(self.sites)):
+                known = ", ".join(sorted(self.sites))
+                problems.append(f"site_ranks of {method.id} names {', '.join(unknown)}; finetune.sites has {known}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

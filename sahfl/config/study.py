@@ -83,7 +83,7 @@ def kind_of(path: Path) -> Literal["study", "site"]:
         ConfigError: it cannot be read, or is neither.
     """
     keys = read_mapping(path).keys()
-    study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "share_scan_keys"}
+    study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "policy", "kit"}
     if study and not site:
         return "study"
     if site and not study:

@@ -177,9 +177,10 @@ def _network(site: Site, task: Task, header: Header) -> MultiViewUNet:
     if task.stage == "pretrain":
         return whole_network(task.views, task.model, task.seed)
     base = site.base(header.base)
-    if task.method is None or task.method.method == "zero_shot":
+    method = task.own_method
+    if method is None or method.method == "zero_shot":
         return base_network(task.views, task.model, base)
-    return fine_tuned_network(task.views, task.model, base, task.method, task.seed)
+    return fine_tuned_network(task.views, task.model, base, method, task.seed)
 
 
 def _task_and_header(content: RecordDict) -> tuple[Task, Header]:

@@ -16,7 +16,7 @@ from sahfl.adapters import AdapterState, digest, state
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import describe, save_adapter
-from sahfl.config import Method, Study, TrainedMethod, ZeroShot
+from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
@@ -27,6 +27,7 @@ from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
 from sahfl.federation.rounds import Cell, Member, Roster, needed, run_cell
 from sahfl.federation.run_folder import RunFolder, storing
+from sahfl.federation.site_ranks import site_ranks
 from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header
 from sahfl.report import write_report
@@ -227,6 +228,7 @@ class Coordinator:
             rule=method.aggregation,
             layers=factored_layers(net, method),
             staying=staying(net, task),
+            ranks=site_ranks(study, self._base, method, sites),
         )
         return self._run_cell(cell, state.read(net))
 
@@ -284,6 +286,8 @@ class Coordinator:
 
     def _task(self, stage: str, method: Method | None = None, fold: int = -1) -> Task:
         study = self._study
+        if isinstance(method, AdapterTuning):
+            method = method.at_rank(method.rank)
         settings = {"stage": stage, "seed": study.seed, "views": study.views, "model": study.model}
         return Task.model_validate(settings | {"folds": study.finetune.folds, "fold": fold, "method": method})
 

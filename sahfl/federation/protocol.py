@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from sahfl.adapters import AdapterState
-from sahfl.config import EvaluationConfig, LocalTraining, Method, ModelConfig, Name, Section, ViewsConfig
+from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, Method, ModelConfig, Name, Section, ViewsConfig
+from sahfl.config.methods import Rank
 from sahfl.errors import PayloadError
 from sahfl.federation.tensors import RAW, config_record, flat_array, read_state, state_records
 from sahfl.payload import MOST_VOLUMES, Encoding, Header, check_header, check_training
@@ -44,7 +45,9 @@ class Task(Section):
     fold: Annotated[int, Field(ge=-1, le=19)] = -1
     """Held-out fold; -1 in pretraining."""
     method: Method | None = None
-    """Fine-tuning method; none in pretraining."""
+    """Fine-tuning method; none in pretraining. Its rank is the global one, and names the training at both ends."""
+    rank: Rank | None = None
+    """Rank of the adapter that this site gets and sends back, where that is not the method's."""
     round: Annotated[int, Field(ge=0)] = 0
     """This round, from 1; 0 outside rounds."""
     rounds: Annotated[int, Field(ge=0)] = 0
@@ -58,10 +61,19 @@ class Task(Section):
     evaluation: EvaluationConfig | None = None
     """Threshold, strata and replicates; none where nothing is evaluated."""
 
+    @property
+    def own_method(self) -> Method | None:
+        """The method as this site has it: with the site's own rank, if it has one."""
+        if self.rank is None or not isinstance(self.method, AdapterTuning):
+            return self.method
+        return self.method.at_rank(self.rank)
+
     @model_validator(mode="after")
-    def _fold_exists(self) -> Self:
+    def _fold_and_rank_fit(self) -> Self:
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} is not one of {self.folds}, counted from 0")
+        if self.rank is not None and getattr(self.method, "aggregation", None) != "project":
+            raise ValueError(f"rank {self.rank} for one site, expected only with aggregation: project")
         return self
 
 

@@ -19,6 +19,7 @@ from sahfl.federation.events import Event, emit
 from sahfl.federation.mailbox import Mailbox, reason_of
 from sahfl.federation.protocol import SiteDescription, Task, TrainReply
 from sahfl.federation.run_folder import Checkpoint, RunFolder
+from sahfl.federation.site_ranks import SiteRanks
 from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Header
 
@@ -32,6 +33,8 @@ class Member:
 
 
 Roster = Mapping[str, Member]
+Sent = Mapping[str, AdapterState]
+"""What each site of a cell is sent in a round."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Cell:
     """The adapted layers; none where whole weights train."""
     staying: tuple[str, ...] = ()
     """Names of the tensors that sites keep to themselves; the state holds them as they were at the start."""
+    ranks: SiteRanks = field(default_factory=SiteRanks)
+    """Sites whose adapter has another rank than the global state."""
 
 
 @dataclass
@@ -90,8 +95,12 @@ def run_cell(
         emit(Event("resumed", cell.key, done=done, total=cell.task.rounds))
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(Event("round", cell.key, done=round_, total=cell.task.rounds))
-        outcome, record = _run_round(mail, cell, state, round_=round_, roster=roster, config=config, folder=folder)
-        updates = [SiteUpdate(site, reply.n_volumes, state | reply.state) for site, reply in outcome.used.items()]
+        sent = cell.ranks.states(state, cell.sites, cell.layers)
+        outcome, record = _run_round(mail, cell, sent, round_=round_, roster=roster, config=config, folder=folder)
+        updates = [
+            SiteUpdate(site, reply.n_volumes, sent[site] | reply.state, sent[site])
+            for site, reply in outcome.used.items()
+        ]
         found = aggregate(updates, like=state, memory=memory, rule=cell.rule, layers=cell.layers, config=config)
         state, memory, record = found.state, found.memory, record | found.notes
         _say_bounds(cell, round_, found)
@@ -105,7 +114,7 @@ def run_cell(
 def _run_round(
     mail: Mailbox,
     cell: Cell,
-    state: AdapterState,
+    sent: Sent,
     *,
     round_: int,
     roster: Roster,
@@ -115,7 +124,7 @@ def _run_round(
     quorum = needed(config, len(cell.sites))
     for attempt in range(1, config.attempts + 1):
         began = time.monotonic()
-        outcome, n_bytes_down = _ask(mail, cell, state, round_, roster=roster, deadline_s=config.deadline_s)
+        outcome, n_bytes_down = _ask(mail, cell, sent, round_, roster=roster, deadline_s=config.deadline_s)
         enough = len(outcome.used) >= quorum
         record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
         if enough:
@@ -138,18 +147,17 @@ def _pause(
 
 
 def _ask(
-    mail: Mailbox, cell: Cell, state: AdapterState, round_: int, *, roster: Roster, deadline_s: float
-) -> tuple[Outcome, int]:
+    mail: Mailbox, cell: Cell, sent: Sent, round_: int, *, roster: Roster, deadline_s: float
+) -> tuple[Outcome, dict[str, int]]:
     header = Header(**{**cell.header.as_dict(), "round": round_})
     task = cell.task.model_copy(update={"round": round_})
     members = {site: roster[site] for site in cell.sites if site in roster}
-    contents = {site: protocol.request(task, header, state) for site in members}
+    tasks = {site: task.model_copy(update={"rank": cell.ranks.ranks.get(site)}) for site in members}
+    contents = {site: protocol.request(tasks[site], header, sent[site]) for site in members}
     nodes = {site: member.node_id for site, member in members.items()}
     what = f"{cell.key}, round {round_}"
     answers = mail.exchange(contents, protocol.TRAIN, nodes=nodes, deadline_s=deadline_s, what=what)
     replies = answers.replies
-    names = names_of_turn(cell.layers, tuple(state), round_) if cell.rule == "alternate" else tuple(state)
-    turn = {name: state[name] for name in names if name not in cell.staying}
     outcome = Outcome(oddities=answers.oddities())
     outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in roster}
     for site, member in members.items():
@@ -160,14 +168,20 @@ def _ask(
             outcome.used[site] = protocol.read_train_reply(
                 replies[site].content,
                 header=header,
-                like=turn,
+                like=_asked_for(cell, sent[site], round_),
                 most_volumes=member.description.n_volumes,
                 encoding=task.payload,
             )
         except PayloadError as error:
             outcome.refused[site] = str(error)
             emit(Event("failed", f"refused: {error}", site))
-    return outcome, max((protocol.n_bytes(content) for content in contents.values()), default=0)
+    return outcome, {site: protocol.n_bytes(content) for site, content in contents.items()}
+
+
+def _asked_for(cell: Cell, sent: AdapterState, round_: int) -> AdapterState:
+    """Of what a site was sent, the tensors that its reply of this round holds."""
+    names = names_of_turn(cell.layers, tuple(sent), round_) if cell.rule == "alternate" else tuple(sent)
+    return {name: sent[name] for name in names if name not in cell.staying}
 
 
 def _say_bounds(cell: Cell, round_: int, found: Aggregate) -> None:
@@ -176,7 +190,7 @@ def _say_bounds(cell: Cell, round_: int, found: Aggregate) -> None:
 
 
 def _record(
-    cell: Cell, round_: int, attempt: int, outcome: Outcome, n_bytes_down: int, seconds: float
+    cell: Cell, round_: int, attempt: int, outcome: Outcome, n_bytes_down: Mapping[str, int], seconds: float
 ) -> dict[str, Any]:
     used: dict[str, TrainReply] = outcome.used
     return {
@@ -193,7 +207,7 @@ def _record(
                 "n_volumes": reply.n_volumes,
                 "loss": reply.loss,
                 "bytes_up": reply.n_bytes,
-                "bytes_down": n_bytes_down,
+                "bytes_down": n_bytes_down[site],
                 "seconds": round(reply.seconds, 3),
             }
             for site, reply in sorted(used.items())

@@ -154,8 +154,10 @@ class Site:
         Raises:
             PolicyRefused: the site's policy does not allow it.
         """
-        if not self.config.share_scan_keys:
-            raise PolicyRefused(f"site {self.config.name}: the study asks for scan keys; share_scan_keys is false here")
+        if not self.config.policy.share_scan_keys:
+            raise PolicyRefused(
+                f"site {self.config.name}: the study asks for scan keys; policy.share_scan_keys is false here"
+            )
         keys = scan_keys(self._usable(), salt=study)
         write_atomic(self.config.folder / "scan_keys.json", json.dumps(keys, indent=1) + "\n")
         return tuple(keys.values())

@@ -39,7 +39,7 @@ _ROUND = {
 _SITE = {
     **{"site": TEXT, "role": TEXT, "source": TEXT, "out": TEXT_OR_NONE, "findings": MAPPING, "fold_sizes": [WHOLE]},
     **dict.fromkeys(("n_volumes", "n_patients", "n_positive", "n_refused"), WHOLE),
-    "volume_ml": NUMBER,
+    "volume_ml": NUMBER_OR_NONE,
 }
 FORM: dict[str, Any] = {
     **{"sahfl": TEXT, "name": TEXT, "fingerprint": TEXT, "study": MAPPING, "environment": MAPPING},

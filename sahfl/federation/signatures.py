@@ -1,0 +1,69 @@
+"""The signature on a request: over its type and over every record but the signature's own.
+
+A site looks at nothing of a request before this. Whoever holds the connection but not the signing key can therefore
+neither ask for something else nor swap the base network or the start of an adapter. A request that was signed once can
+be sent again; it then asks for the same once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from flwr.app import ConfigRecord, RecordDict
+
+from sahfl.errors import TrustError
+from sahfl.trust import signing
+from sahfl.trust.signing import Signer
+
+RECORD = "signature"
+CONTEXT = "sahfl message 1"
+"""Part of every document, so that a signature made for another purpose is none here."""
+
+
+def document(message_type: str, content: RecordDict) -> bytes:
+    """What stands for a message: SHA-256 over its type and its records, whatever order they came in."""
+    records = [
+        *(["config", name, _values(record)] for name, record in sorted(content.config_records.items())),
+        *(["metric", name, _values(record)] for name, record in sorted(content.metric_records.items())),
+        *(["array", name, _arrays(record)] for name, record in sorted(content.array_records.items())),
+    ]
+    text = json.dumps([CONTEXT, message_type, [record for record in records if record[:2] != ["config", RECORD]]])
+    return hashlib.sha256(text.encode()).digest()
+
+
+def sign(message_type: str, content: RecordDict, signer: Signer) -> None:
+    """Put a signature into a message."""
+    content[RECORD] = ConfigRecord({RECORD: signer.sign(document(message_type, content))})
+
+
+def check_signature(message_type: str, content: RecordDict, public: str) -> None:
+    """Check that the signer asks exactly this.
+
+    Raises:
+        TrustError: there is no signature, or not the signer's of this message.
+    """
+    record = content.config_records.get(RECORD)
+    signature = None if record is None or set(record) != {RECORD} else record[RECORD]
+    if not isinstance(signature, bytes):
+        raise TrustError(f"request {message_type[:40]!r}: got no signature, expected that of signer {public[:16]}...")
+    signing.verify(public, document(message_type, content), signature)
+
+
+def _values(record: Any) -> list[list[Any]]:
+    return [[name, *_plain(value)] for name, value in sorted(record.items())]
+
+
+def _plain(value: Any) -> tuple[str, Any]:
+    """A value with its type, because 1, 1.0, True and "1" ask for different things."""
+    if isinstance(value, list):
+        return "list", [_plain(part) for part in value]
+    return type(value).__name__, value.hex() if isinstance(value, bytes) else value
+
+
+def _arrays(record: Any) -> list[list[Any]]:
+    return [
+        [name, array.dtype, list(array.shape), array.stype, hashlib.sha256(array.data).hexdigest()]
+        for name, array in sorted(record.items())
+    ]

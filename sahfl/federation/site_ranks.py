@@ -1,0 +1,49 @@
+"""Ranks of sites: a site may train an adapter of another rank than the global one.
+
+A round sends such a site the global state brought to its rank, tells it that rank, and takes its change as one of what
+it was sent. Only the aggregation (``project``) brings the ranks together: checkpoints, the server's step, the saved
+adapter and the evaluation are of the global rank, and what a site is sent is made anew from it in every round. Where
+its rank is lower, a site starts from the nearest kernels that it can hold, and the mean of the sites' kernels counts
+what it could not hold as taken away, by its share of the volumes.
+
+Source: Cho et al. 2024, arXiv 2401.06432 (HetLoRA), section 3; the aggregation, see ``aggregation.ranks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sahfl.adapters import AdapterState, FactoredLayer, state
+from sahfl.aggregation import at_rank_of
+from sahfl.config import AdapterTuning, Study, TrainedMethod
+from sahfl.federation.networks import fine_tuned_network
+
+
+@dataclass(frozen=True)
+class SiteRanks:
+    """Sites whose adapter has another rank than the global one; none by default."""
+
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """Rank of each such site."""
+    starts: Mapping[int, AdapterState] = field(default_factory=dict)
+    """A fresh adapter of each of these ranks."""
+
+    def states(
+        self, found: AdapterState, sites: Iterable[str], layers: Sequence[FactoredLayer]
+    ) -> dict[str, AdapterState]:
+        """What each site is sent of a global state; that state itself where the site has its rank."""
+        at = {rank: at_rank_of(found, like=start, layers=layers) for rank, start in self.starts.items()}
+        return {site: at[self.ranks[site]] if site in self.ranks else found for site in sites}
+
+
+def site_ranks(study: Study, base: AdapterState, method: TrainedMethod, sites: Iterable[str]) -> SiteRanks:
+    """The ranks of some sites in a method, with fresh adapters as ``fine_tuned_network`` puts them on."""
+    if not isinstance(method, AdapterTuning):
+        return SiteRanks()
+    ranks = {site: rank for site, rank in method.site_ranks.items() if site in set(sites) and rank != method.rank}
+    starts = {
+        rank: state.read(fine_tuned_network(study.views, study.model, base, method.at_rank(rank), study.seed))
+        for rank in sorted(set(ranks.values()))
+    }
+    return SiteRanks(ranks, starts)
