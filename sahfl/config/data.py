@@ -88,6 +88,13 @@ class FolderData(Section):
     """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
 
 
+class LogConfig(Section):
+    """How a command that runs for a long time logs."""
+
+    json_lines: Annotated[bool, Field(alias="json")] = False
+    """Whether each line is a JSON object, for a log collector, instead of text."""
+
+
 class SiteConfig(Section):
     """One hospital: its name, its scans, the folder that it works in, and what it allows."""
 
@@ -103,6 +110,12 @@ class SiteConfig(Section):
     """The folder that ``sahfl provision`` made for this site: keys, certificates, and whose signature it obeys."""
     policy: SitePolicy = SitePolicy()
     """What studies may ask, and what may leave; whatever is not said here is closed."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    """What computes: auto (a GPU if there is one), cpu, cuda, or one of several GPUs, as cuda:1."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Processor threads that training may use; all cores if it is not said. Simulations use one."""
+    log: LogConfig = LogConfig()
+    """How ``sahfl-client`` logs."""
 
 
 def load_site(path: Path) -> SiteConfig:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,23 +19,9 @@ from sahfl.errors import RunFailed
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
 from sahfl.federation.flower import Run
-from sahfl.federation.worker import cause_of_death, work
+from sahfl.federation.worker_process import LOST, STOP_S, Heard, Worker
 
 FIRST_NODE_ID = 100
-LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
-"""Classes of errors after which a process is not trusted with another task: memory, or a GPU that failed."""
-STOP_S = 1.0
-"""How long idle workers may take to end by themselves before they are killed."""
-
-
-@dataclass
-class Worker:
-    """A process that runs one message at a time."""
-
-    process: BaseProcess
-    connection: Connection
-    ready: bool = False
-    message: Message | None = None
 
 
 class LocalGrid(Grid):
@@ -48,7 +29,8 @@ class LocalGrid(Grid):
 
     Guarantees: a site has at most one message in work; a worker that raises or dies gives an error reply for that one
     site and is replaced; results do not depend on the number of workers (each computes with one thread); leaving the
-    block ends every worker, at once if it is left by an exception. Workers also end when this process dies.
+    block ends every worker, at once if it is left by an exception. Workers also end when this process dies. A worker
+    that stops in the middle of a reply holds up nobody but its own site: a thread of its own reads what it says.
 
     Args:
         sites: the sites' own configurations; node ids count from 100 in this order.
@@ -65,6 +47,7 @@ class LocalGrid(Grid):
         self._sites = {FIRST_NODE_ID + index: site for index, site in enumerate(sites)}
         self._n_workers, self._logs = workers, logs
         self._workers: list[Worker] = []
+        self._heard: Heard = SimpleQueue()
         self._queue: deque[Message] = deque()
         self._replies: dict[str, Message] = {}
         self._run = flower.empty_run(self._run_id)
@@ -79,15 +62,16 @@ class LocalGrid(Grid):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._workers:
-            worker.connection.close()  # an idle worker ends at the end of its input
             if kind is not None or worker.message is not None:
                 worker.process.kill()
+            worker.end_input()  # an idle worker ends at the end of its input
         end = time.monotonic() + STOP_S
         for worker in self._workers:
             worker.process.join(max(0.0, end - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
+            worker.reader.join(STOP_S)
         self._workers.clear()
 
     # ------------------------------------------------------------------------------------------- Grid
@@ -150,14 +134,7 @@ class LocalGrid(Grid):
         return self._sites[message.metadata.dst_node_id].name
 
     def _spawn(self) -> None:
-        spawning = multiprocessing.get_context("spawn")
-        ours, theirs = spawning.Pipe()
-        # Blocked while the child starts, and inherited: Ctrl-C reaches the whole group, but this process decides.
-        with _interrupts_blocked():
-            process = spawning.Process(target=work, args=(theirs, str(self._logs)), daemon=True)
-            process.start()
-        theirs.close()
-        self._workers.append(Worker(process, ours))
+        self._workers.append(Worker(self._heard, logs=self._logs, threads=1))
 
     def _drop(self, node_id: int) -> None:
         dropped = [message for message in self._queue if message.metadata.dst_node_id == node_id]
@@ -171,47 +148,41 @@ class LocalGrid(Grid):
             self._replies[message.metadata.message_id] = reply
 
     def _replace(self, worker: Worker) -> None:
-        worker.process.kill()
-        worker.process.join()
-        worker.connection.close()
+        worker.kill()
         self._workers.remove(worker)
         self._spawn()
 
     def _pump(self, timeout: float) -> None:
         self._dispatch()
-        sources: dict[Any, Worker] = {}
-        for worker in self._workers:
-            sources |= {worker.connection: worker, worker.process.sentinel: worker}
-        for worker in {id(sources[source]): sources[source] for source in wait(list(sources), timeout)}.values():
-            self._listen(worker)
+        with suppress(Empty):
+            self._take(*self._heard.get(timeout=timeout))
+            for _ in range(self._heard.qsize()):
+                self._take(*self._heard.get_nowait())
         self._dispatch()
+
+    def _take(self, worker: Worker, heard: tuple[str, Any] | None) -> None:
+        """What a worker said; None is the end. Of a worker that was replaced meanwhile, nothing counts."""
+        if worker not in self._workers:
+            return
+        if heard is None:
+            self._bury(worker)
+        else:
+            self._hear(worker, *heard)
 
     def _dispatch(self) -> None:
         for worker in self._workers:
             if self._queue and worker.ready and worker.message is None:
-                worker.message = self._queue.popleft()
-                node_id = worker.message.metadata.dst_node_id
-                emit(Event("started", worker.message.metadata.message_type, self._name(worker.message)))
-                # In a thread: a worker that hangs before it has read all of it must not hold up the others.
-                content = (self._sites[node_id], self._run_id, node_id, worker.message)
-                threading.Thread(target=_send, args=(worker.connection, content), daemon=True).start()
-
-    def _listen(self, worker: Worker) -> None:
-        try:
-            while worker in self._workers and worker.connection.poll():
-                self._hear(worker, *worker.connection.recv())
-        except (EOFError, OSError):
-            worker.process.join()
-        if worker in self._workers and not worker.process.is_alive():
-            self._bury(worker)
+                message = self._queue.popleft()
+                node_id = message.metadata.dst_node_id
+                emit(Event("started", message.metadata.message_type, self._name(message)))
+                worker.give(message, site=self._sites[node_id], run_id=self._run_id, node_id=node_id)
 
     def _hear(self, worker: Worker, kind: str, content: Any) -> None:
         if kind == "ready":
             worker.ready = True
         elif kind == "event":
             emit(content)
-        elif worker.message is not None:
-            message, worker.message = worker.message, None
+        elif (message := worker.take()) is not None:
             if kind == "reply":
                 self._replies[message.metadata.message_id] = content
                 emit(Event("finished", message.metadata.message_type, self._name(message)))
@@ -222,10 +193,10 @@ class LocalGrid(Grid):
                     self._replace(worker)
 
     def _bury(self, worker: Worker) -> None:
-        cause = cause_of_death(worker.process.exitcode or 0)
+        cause = worker.cause_of_death()
         if not worker.ready:
             raise RunFailed(f"a worker process could not start ({cause}); its messages are on standard error")
-        message, worker.message = worker.message, None
+        message = worker.take()
         self._replace(worker)
         if message is not None:
             self._fail(message, f"worker process died ({cause})", crash=True)
@@ -233,18 +204,3 @@ class LocalGrid(Grid):
     def _fail(self, message: Message, reason: str, *, crash: bool) -> None:
         self._replies[message.metadata.message_id] = flower.error_reply(message, reason, crash=crash)
         emit(Event("failed", reason, self._name(message)))
-
-
-def _send(connection: Connection, content: Any) -> None:
-    # A worker that has just died is found by its sentinel. A connection that was closed meanwhile raises TypeError.
-    with suppress(OSError, TypeError):
-        connection.send(content)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,4 +1,4 @@
-"""A worker process of the local grid: it runs the site's app on one message at a time."""
+"""What a worker process does, in the simulation and in a hospital: it runs the site's app on one message at a time."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ def cause_of_death(code: int) -> str:
     return number.name + (": a crash in native code" if number in native else hints.get(number, ""))
 
 
-def work(connection: Connection, logs: str) -> None:
-    """Run messages until the other end closes. Imports come late, so that this process can be told to stop early."""
+def work(requests: Connection, replies: Connection, logs: str, threads: int) -> None:
+    """Run messages until requests end. Imports come late, so that this process can be told to stop early."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     from sahfl.federation.client_app import app
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    with listening(lambda event: connection.send(("event", event))), suppress(EOFError, OSError):
-        connection.send(("ready", None))
+    with listening(lambda event: replies.send(("event", event))), suppress(EOFError, OSError):
+        replies.send(("ready", torch.cuda.device_count()))
         while True:
-            site, run_id, node_id, message = connection.recv()
+            site, run_id, node_id, message = requests.recv()
             flower.enter_run(run_id, node_id)
             try:
                 _log_to(Path(logs) / f"{site.name}.log")
             except OSError as error:  # a full disk; another site's log is no place for what this one says
-                connection.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
+                replies.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
                 continue
-            connection.send(_answer(app, site, message, node_id))
+            replies.send(_answer(app, site, message, node_id))
 
 
 def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:

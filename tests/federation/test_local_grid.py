@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, RecordDict
+from freezing_worker import work_until_frozen
 from tiny_study import TINY
 
 from sahfl.config import Study, parse
-from sahfl.federation import flower, protocol
+from sahfl.federation import flower, protocol, worker_process
 from sahfl.federation.events import listening
 from sahfl.federation.local_grid import FIRST_NODE_ID, LocalGrid
+from sahfl.federation.mailbox import Mailbox
 from sahfl.federation.protocol import Task
 from sahfl.payload import Header
 from sahfl.simulation import site_configs
@@ -118,6 +120,32 @@ def test_work_that_is_overdue_is_stopped_and_says_so_and_the_site_takes_part_aga
     wait_until(lambda: not _alive(pid))
 
 
+def test_a_worker_frozen_in_the_middle_of_a_reply_holds_up_no_other_site_and_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_process, "work", work_until_frozen)
+    logs = tmp_path / "logs"
+    with LocalGrid(site_configs(STUDY, tmp_path / "sites"), workers=2, logs=logs) as grid:
+        mail, nodes = Mailbox(grid), dict(zip(("tbi_a", "tbi_b", "sah_a"), grid.get_node_ids(), strict=False))
+
+        def ask(deadline_s):
+            contents = dict.fromkeys(nodes, describe())
+            return mail.exchange(contents, protocol.DESCRIBE, nodes=nodes, deadline_s=deadline_s)
+
+        assert ask(120).replies.keys() == nodes.keys()  # the workers run, and the scans are there
+        (logs / "freeze").touch()
+        used = ask(5).replies
+        (missing,) = nodes.keys() - used.keys()
+        assert [protocol.read_description(reply.content).site for reply in used.values()] == list(used)
+        pid = grid.busy()[missing]
+        assert _state(pid) == "T"
+        assert ask(120).replies.keys() == nodes.keys()
+        assert _state(pid) == ""
+        frozen = [worker.reader for worker in grid._workers]
+        (logs / "freeze").touch()
+        grid.push_messages(messages(grid, [FIRST_NODE_ID]))
+        wait_until(lambda: "T" in map(_state, grid.busy().values()), grid)
+    assert not [reader for reader in frozen if reader.is_alive()]
+
+
 def test_leaving_the_block_by_an_error_ends_workers_in_the_middle_of_their_work(tmp_path):
     grid = LocalGrid(site_configs(STUDY, tmp_path / "sites"), workers=2, logs=tmp_path / "logs")
 
@@ -169,7 +197,12 @@ def test_events_of_the_sites_reach_the_parent(grid):
 
 
 def _alive(pid: int) -> bool:
+    return _state(pid) not in ("", "Z")
+
+
+def _state(pid: int) -> str:
+    """R running, S sleeping, T stopped, Z dead but not yet waited for; empty for no process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
-        return False
+        return ""

@@ -1,0 +1,82 @@
+"""``status.json`` in the site's folder: what the daemon is doing, for ``sahfl doctor`` and for whoever watches."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sahfl import __version__
+from sahfl.atomic import write_atomic
+from sahfl_client.log import warn
+
+SCHEMA = 1
+NAME = "status.json"
+PROGRESS_EVERY_S = 1.0
+"""Steps of a training are written no more often than this; everything else at once."""
+
+
+class Status:
+    """The content of the file; every change writes it.
+
+    Guarantees: a reader finds the whole file of before or of now; a disk that is full stops nothing, and is said once.
+    Changes may come from several threads.
+
+    Args:
+        folder: the site's folder.
+        site: the site's name.
+        server: ``host:port``.
+    """
+
+    def __init__(self, folder: Path, *, site: str, server: str) -> None:
+        self._path, self._lock = folder / NAME, threading.Lock()
+        self._written_s, self._failing = 0.0, False
+        self._content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "site": site,
+            "server": server,
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": now(),
+            "connected": False,
+            "since": now(),
+            "reason": "starting",
+            "last_request": None,
+            "last_answer": None,
+            "doing": None,
+            "certificate_days": None,
+            "warnings": [],
+        }
+        self.set()
+
+    def set(self, **fields: Any) -> None:
+        """Change fields."""
+        with self._lock:
+            self._content |= fields
+            self._write()
+
+    def progress(self, doing: dict[str, Any]) -> None:
+        """Say how far the work is; skipped while the last change is less than a second old."""
+        with self._lock:
+            self._content["doing"] = doing
+            if time.monotonic() - self._written_s >= PROGRESS_EVERY_S:
+                self._write()
+
+    def _write(self) -> None:
+        self._written_s = time.monotonic()
+        try:
+            write_atomic(self._path, json.dumps(self._content, indent=1) + "\n")
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                warn("status_not_written", reason=error.strerror)
+            self._failing = True
+
+
+def now() -> str:
+    """This moment as the file says it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

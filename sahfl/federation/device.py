@@ -1,0 +1,34 @@
+"""What a site computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from sahfl.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a site's file names.
+
+    Raises:
+        ConfigError: this machine has no such GPU.
+    """
+    name = resolve(name, n_gpus=torch.cuda.device_count())
+    return torch.device(name)
+
+
+def resolve(name: str, *, n_gpus: int) -> str:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as the name of a device that a machine with so many GPUs has.
+
+    Raises:
+        ConfigError: it has no such GPU.
+    """
+    if name == "auto":
+        return "cuda:0" if n_gpus else "cpu"
+    if name == "cpu":
+        return name
+    number = int(name.partition(":")[2] or 0)
+    if number >= n_gpus:
+        found = f"{n_gpus} usable GPU(s)" if n_gpus else "no usable GPU"
+        raise ConfigError(f"device: got {name}, this machine has {found}; expected cpu, auto, or a GPU that is there")
+    return f"cuda:{number}"

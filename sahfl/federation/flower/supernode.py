@@ -1,0 +1,295 @@
+"""The SuperNode's side of Flower's wire protocol: one site's connection, which never runs code that it is sent.
+
+Every call is tried once; whoever calls decides about another try. What goes wrong is one of three: there is no
+connection (``NotConnected``, with its cause in one line), the server does not know this connection any more
+(``SessionLost``), or nobody waits for this any more (``RunOver``).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, run_pb2
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from sahfl.errors import NotConnected, PayloadError
+from sahfl.federation.flower import reasons
+
+HOLD_S = 10.0
+"""How long the server holds a question for work until there is some."""
+CONNECT_S = 5.0
+DEAD_AFTER_S = 15.0
+"""After so long without a sign of the other end, a connection is given up: an answer, or an acknowledged packet."""
+TRANSFER_S = 120.0
+"""How long the answer to a part of a message may take; a part that still moves may take longer."""
+IDLE_S = 3.0
+"""Idle connections are closed before the server closes them, after 5 s: a request would otherwise meet a closed one."""
+MOST_OBJECTS, MOST_BYTES = 10_000, 2**31
+"""Largest message that is taken."""
+AT_ONCE = 4
+"""Parts of a message on their way at a time."""
+ResultT = TypeVar("ResultT")
+
+
+class SessionLost(Exception):
+    """The server does not know this connection (any more): connect again."""
+
+
+class RunOver(Exception):
+    """The run, the message or the connection that something belongs to has ended; nobody waits for it."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the server asks for; only its head has been read."""
+
+    head: Message
+    tree: Any = field(repr=False)
+    node_id: int
+
+    @property
+    def id(self) -> str:
+        """The message's id."""
+        return self.head.metadata.message_id
+
+    @property
+    def kind(self) -> str:
+        """Which of the site's answers is wanted, such as ``train``."""
+        return self.head.metadata.message_type
+
+    @property
+    def run_id(self) -> int:
+        """The run that asks."""
+        return self.head.metadata.run_id
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A reply ready to be sent, as often as it takes: it has the same id and the same bytes each time."""
+
+    head: Any = field(repr=False)
+    tree: Any = field(repr=False)
+    objects: dict[str, bytes] = field(repr=False)
+    run_id: int
+    node_id: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of everything that is sent."""
+        return sum(len(content) for content in self.objects.values())
+
+
+def prepare(reply: Message, node_id: int) -> Upload:
+    """A reply in the form in which it is sent; ``node_id`` is that of the connection which brought the question."""
+    with no_object_id_recompute():
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        objects = {} if reply.has_error() else get_all_nested_objects(reply)
+        contents = {id_: item.deflate() for id_, item in objects.items()}
+        bare = remove_content_from_message(reply) if reply.has_content() else reply
+        return Upload(message_to_proto(bare), get_object_tree(reply), contents, reply.metadata.run_id, node_id)
+
+
+class FleetLink:
+    """A site's connection to its server.
+
+    Guarantees: only this host and port are ever contacted, whatever the server redirects to and whatever proxy the
+    environment names; nothing is sent that was not checked by ``tls``; ``push`` may be repeated. Calls may come from
+    several threads.
+
+    Args:
+        host: of the server, as in its certificate.
+        port: of the server.
+        tls: whom to believe and how to be known.
+        node_key: the site's key, an elliptic-curve private key.
+        headers: sent with every request.
+    """
+
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext, node_key: Any, headers: dict[str, str]) -> None:
+        key = (node_key, node_key.public_key())
+        self._client = FleetHttpClient(
+            f"https://{host}:{port}", interceptors=[_Extras(headers), NodeAuthHttpInterceptor(*key)]
+        )
+        self._client._client.close()
+        # Flower's own client would follow redirects and the environment's proxies, and keep dead connections.
+        self._client._client = httpx.Client(
+            transport=httpx.HTTPTransport(
+                verify=tls, limits=httpx.Limits(keepalive_expiry=IDLE_S), socket_options=_socket_options()
+            ),
+            timeout=httpx.Timeout(HOLD_S + 5, connect=CONNECT_S),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self._public_key = NodeAuthHttpInterceptor(*key)._public_key_bytes
+        self._versions = headers
+        self._fabs: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self.node_id: int | None = None
+
+    def activate(self) -> None:
+        """Connect: be known to the server by this key from now on."""
+        request = fleet_pb2.ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
+        try:
+            self.node_id = int(self._client.ActivateNode(request).node_id)
+        except httpx.HTTPStatusError as error:
+            raise reasons.of_refusal(error.response, self._versions) from error
+        except (httpx.RequestError, ssl.SSLError, ValueError) as error:
+            raise reasons.of_failure(error) from error
+
+    def heartbeat(self) -> None:
+        """Say that this site is there."""
+        request = heartbeat_pb2.SendNodeHeartbeatRequest(node=self._node(), heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
+        if not self._call(self._client.SendNodeHeartbeat, request).success:
+            raise SessionLost
+
+    def pull(self) -> Offer | None:
+        """Ask for work; the server answers when there is some, or after ``HOLD_S``."""
+        node = self._node()
+        found = self._call(self._client.PullMessages, fleet_pb2.PullMessagesRequest(node=node))
+        if not found.messages_list:
+            return None
+        tree = found.message_object_trees[0]
+        head = message_from_proto(found.messages_list[0])
+        head.metadata.__dict__["_message_id"] = tree.object_id
+        return Offer(head, tree, node.node_id)
+
+    def code_of(self, run_id: int) -> str:
+        """Hash of the code that a run wants to be run; empty where it leaves that to what is installed."""
+        with self._lock:
+            if run_id not in self._fabs:
+                request = run_pb2.GetRunRequest(node=self._node(), run_id=run_id)
+                self._fabs[run_id] = str(self._call(self._client.GetRun, request).run.fab_hash)
+            return self._fabs[run_id]
+
+    def fetch(self, offer: Offer) -> Message:
+        """All of a message.
+
+        Raises:
+            PayloadError: it is larger than ``MOST_BYTES`` or cannot be read.
+        """
+        ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(offer.tree)))
+        if len(ids) > MOST_OBJECTS:
+            raise PayloadError(f"message: got {len(ids)} parts, expected at most {MOST_OBJECTS}")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            contents = dict(zip(ids, pool.map(lambda id_: self._pull_object(offer, id_), ids), strict=True))
+        if (size := sum(map(len, contents.values()))) > MOST_BYTES:
+            raise PayloadError(f"message: got {size} bytes, expected at most {MOST_BYTES}")
+        try:
+            message: Any = inflate_object_from_contents(offer.tree.object_id, contents)
+        except Exception as error:  # whatever a peer's bytes make Flower raise
+            raise PayloadError(f"message: cannot be read ({type(error).__name__})") from error
+        if not isinstance(message, Message):
+            raise PayloadError(f"message: got {type(message).__name__}, expected a message")
+        message.metadata.__dict__["_message_id"] = offer.tree.object_id
+        return message
+
+    def confirm(self, offer: Offer) -> None:
+        """Say that all of a message is here, so that the server need not offer it again."""
+        request = message_pb2.ConfirmMessageReceivedRequest(
+            node=self._node(), run_id=offer.run_id, message_object_id=offer.id
+        )
+        self._call(self._client.ConfirmMessageReceived, request)
+
+    def push(self, upload: Upload) -> None:
+        """Send a reply; if that fails half-way, the next call sends what is missing.
+
+        Raises:
+            RunOver: the reply belongs to a connection before this one, of which the server knows nothing any more.
+        """
+        node = self._node()
+        if node.node_id != upload.node_id:
+            raise RunOver
+        request = fleet_pb2.PushMessagesRequest(
+            node=node, messages_list=[upload.head], message_object_trees=[upload.tree]
+        )
+        answer = self._call(self._client.PushMessages, request)
+        missing = [id_ for id_ in answer.objects_to_push if id_ in upload.objects]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda id_: self._push_object(upload, answer.session_id, id_), missing))
+
+    def deactivate(self) -> None:
+        """Say goodbye, if there is anybody to hear it."""
+        if self.node_id is not None:
+            with suppress(NotConnected, SessionLost, RunOver):
+                self._call(self._client.DeactivateNode, fleet_pb2.DeactivateNodeRequest(node_id=self.node_id))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    # ------------------------------------------------------------------------------------------- calls
+
+    def _pull_object(self, offer: Offer, id_: str) -> bytes:
+        request = message_pb2.PullObjectRequest(node=self._node(), run_id=offer.run_id, object_id=id_)
+        found = self._call(self._client.PullObject, request)
+        if not found.object_found or not found.object_available:
+            raise RunOver  # the server sends a message when all of it is there, and forgets it as a whole
+        return bytes(found.object_content)
+
+    def _push_object(self, upload: Upload, session_id: str, id_: str) -> None:
+        request = message_pb2.PushObjectRequest(
+            node=self._node(),
+            run_id=upload.run_id,
+            object_id=id_,
+            object_content=upload.objects[id_],
+            session_id=session_id,
+        )
+        if not self._call(self._client.PushObject, request).stored:
+            raise NotConnected("the upload was interrupted")
+
+    def _node(self) -> Any:
+        if self.node_id is None:
+            raise SessionLost
+        return node_pb2.Node(node_id=self.node_id)
+
+    def _call(self, method: Callable[[Any], ResultT], request: Any) -> ResultT:
+        try:
+            return method(request)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.UNAUTHORIZED:
+                raise SessionLost from error
+            if error.response.status_code == httpx.codes.FORBIDDEN:  # Flower's word for a run that has ended
+                raise RunOver from error
+            raise reasons.of_refusal(error.response, self._versions) from error
+        except (httpx.RequestError, ssl.SSLError, ValueError) as error:
+            raise reasons.of_failure(error) from error
+
+
+class _Extras:
+    """Headers of ours, and more time for requests that carry parts of messages."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        context.request.headers.update(self._headers)
+        if context.rpc_method.endswith("Object"):
+            context.request.extensions["timeout"]["read"] = TRANSFER_S
+        return call_next(context)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_AFTER_S * 1000)))
+    return options
