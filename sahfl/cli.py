@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.config import kind_of, load_site, load_study
+from sahfl.commands import consortium
+from sahfl.config import kind_of, load_consortium, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
 app = typer.Typer(
@@ -106,14 +107,16 @@ def phantom(
 
 @app.command()
 def check(
-    file: Annotated[Path | None, typer.Argument(help="Study file or site file (YAML); told apart by content.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Study, site or consortium file (YAML); told apart by content.")
+    ] = None,
     datalist: Datalist = None,
     rules: Annotated[bool, typer.Option("--rules", help="Print the table of data rules (Markdown) instead.")] = False,
 ) -> None:
-    """Check a study file, or the data of a site.
+    """Check a study file or a consortium file, or the data of a site.
 
-    A study file is printed with every default filled in. For a site file, every scan is checked against the data
-    rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
+    A study or consortium file is printed with every default filled in. For a site file, every scan is checked against
+    the data rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
 
     Example: sahfl check configs/demo.yaml
 
@@ -129,6 +132,8 @@ def check(
         print(load_study(file, datalist=datalist).model_dump_json(indent=2))
     elif datalist is not None:
         raise ConfigError(f"{file}: --datalist is for study files; a site file names its own under data.path")
+    elif kind_of(file) == "consortium":
+        print(load_consortium(file).model_dump_json(indent=2))
     else:
         _check_site(file)
 
@@ -162,6 +167,10 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     if not isinstance(results, dict):
         raise RunError(f"{run_dir}: results.json is not a mapping; delete it to have it made again")
     print(write_report(results, run_dir))
+
+
+for command in (consortium.provision, consortium.renew, consortium.revoke):
+    app.command()(command)
 
 
 def main() -> None:

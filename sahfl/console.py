@@ -6,17 +6,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sahfl.config import Study, ZeroShot
 from sahfl.federation.events import Event, listening
+
+if TYPE_CHECKING:
+    from sahfl.trust.overview import Line
 
 PREPARE_STEPS, EVALUATE_STEPS = 30, 25
 """Work of preparing a site's data, and of evaluating a fold at a site, counted in training steps."""
@@ -139,6 +142,16 @@ def verdict_table(checks: Mapping[str, Any]) -> Table:
         table.add_row(rule["rule"], severity, str(rule["n"]), rule["meaning"])
     if not checks["rules"]:
         table.add_row("none", "", "", "no rule found anything")
+    return table
+
+
+def certificate_table(lines: Iterable[Line]) -> Table:
+    """Who holds which certificate of a consortium, and for how long."""
+    table = Table("who", "certificate", "expires", Column("days left", justify="right"), "state")
+    colours = {"new": "green", "valid": "green", "expires soon": "yellow", "revoked": "dim"}
+    for line in lines:
+        state = Text(line.state, colours.get(line.state, "red"))
+        table.add_row(line.who, line.certificate, f"{line.expires:%Y-%m-%d}", str(line.days_left), state)
     return table
 
 

@@ -27,16 +27,16 @@ ORDER = [
     "aggregation",
 ]
 ORDER += ["agreement", "sums", "statistics", "disclosure", "evaluation", "report", "federation", "simulation"]
-ORDER += ["console", "cli"]
+ORDER += ["console", "commands", "cli"]
 ONLY_IN = {
     "cryptography": {"trust"},
     "flwr": {"federation", "simulation", "sahfl_server", "sahfl_client"},
-    "typer": {"cli", "sahfl_server", "sahfl_client"},
+    "typer": {"cli", "commands", "sahfl_server", "sahfl_client"},
     "yaml": {"config"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
     "pydicom": {"data"},
-    "rich": {"console", "cli", "sahfl_server", "sahfl_client"},
+    "rich": {"console", "commands", "cli", "sahfl_server", "sahfl_client"},
 }
 AUDITED = {"payload.py", "aggregation", "agreement.py", "sums.py", "statistics.py", "disclosure.py", "report"}
 """Modules that a hospital reads for itself: no deep-learning library, so that they run and are read without one."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sahfl.config import DatalistData, PhantomData, Section, Study, kind_of, load_site, load_study
+from sahfl.config import DatalistData, PhantomData, Section, Study, kind_of, load_consortium, load_site, load_study
 from sahfl.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,8 @@ def test_a_study_cannot_be_changed_after_reading(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_file_in_configs_loads_as_what_it_is(path):
-    assert (load_site if path.name.startswith("site.") else load_study)(path).name
+    load = {"site": load_site, "consortium": load_consortium}.get(path.name.partition(".")[0], load_study)
+    assert load(path).name
 
 
 def sections(of=Section):
@@ -97,9 +98,10 @@ def test_a_site_file_is_told_from_a_study_file_by_its_content(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["name: bern\n", SITE + "finetune: {}\n", "{}"], ids=["neither", "both", "empty"])
-def test_a_file_that_is_neither_is_refused_naming_both_forms(tmp_path, text):
+def test_a_file_that_is_neither_is_refused_naming_the_forms(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"a.yaml: is neither a study file \(.*finetune\) nor a site file \(.*folder"):
+    forms = r"a study file \(.*finetune\), nor a site file \(.*folder.*\), nor a consortium file \(.*server"
+    with pytest.raises(ConfigError, match=f"a.yaml: is neither {forms}"):
         kind_of(tmp_path / "a.yaml")
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sahfl.adapters import state
-from sahfl.config import SiteConfig, Study, kind_of, load_site, load_study
+from sahfl.config import Consortium, SiteConfig, Study, kind_of, load_consortium, load_site, load_study
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
 from sahfl.federation.networks import fine_tuned_network, whole_network
@@ -23,6 +23,13 @@ README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 SAHFL = Path(sys.executable).with_name("sahfl")
 COMMANDS = re.findall(r"^\$ (.+?)(?:\s+#.*)?$", README + CONTRIBUTING, re.MULTILINE)
+
+
+FILES = {
+    "study": (load_study, "simulate"),
+    "site": (load_site, "check"),
+    "consortium": (load_consortium, "provision"),
+}
 
 
 def help_of(command):
@@ -52,7 +59,7 @@ def test_the_readme_names_every_command_of_the_program():
 
 
 def test_every_example_in_a_help_text_is_a_command_of_the_program():
-    for command in ("simulate", "check", "report"):
+    for command in ("simulate", "check", "report", "provision", "renew", "revoke"):
         examples = re.findall(r"Example: (sahfl \S+)", help_of(command))
         assert examples
         assert {example.split()[1] for example in examples} == {command}
@@ -78,14 +85,24 @@ def test_the_tree_in_the_readme_is_the_tree():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_each_file_of_settings_is_right_and_says_what_to_do_with_it(path):
-    study = kind_of(path) == "study"
-    assert (load_study if study else load_site)(path).name
-    assert f"sahfl {'simulate' if study else 'check'} configs/{path.name}" in path.read_text()
+    load, command = FILES[kind_of(path)]
+    assert load(path).name
+    assert f"sahfl {command} configs/{path.name}" in path.read_text()
 
 
 def test_the_example_of_a_site_file_shows_every_setting_of_a_site():
     text = (ROOT / "configs" / "site.example.yaml").read_text()
     assert set(yaml.safe_load(text)) == set(SiteConfig.model_fields)
+
+
+def test_the_example_of_a_consortium_file_shows_every_setting():
+    def keys(section, settings):
+        assert set(settings) == set(section.model_fields)
+        for name, field in section.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                keys(field.annotation, settings[name])
+
+    keys(Consortium, yaml.safe_load((ROOT / "configs" / "consortium.example.yaml").read_text()))
 
 
 def test_the_readme_counts_the_rules_of_the_data_checks():
@@ -130,6 +147,8 @@ def test_every_setting_says_what_it_means():
     for section in [
         Study,
         *(field.annotation for _, field in settings(Study) if hasattr(field.annotation, "model_fields")),
+        Consortium,
+        *(field.annotation for _, field in settings(Consortium) if hasattr(field.annotation, "model_fields")),
     ]:
         for name, field in settings(section):
             assert field.description, f"{section.__name__}.{name} has no docstring"

@@ -4,6 +4,7 @@ A study file is read once, checked as a whole and then frozen: code receives ``S
 file are reported together (``ConfigError``), each with its key, the value found and what was expected.
 """
 
+from sahfl.config.consortium import Consortium, load_consortium
 from sahfl.config.data import (
     DatalistData,
     FolderData,
@@ -23,6 +24,7 @@ from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
 __all__ = [
     "AdapterTuning",
+    "Consortium",
     "DatalistData",
     "EvaluationConfig",
     "FinetuneConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "WeightTuning",
     "ZeroShot",
     "kind_of",
+    "load_consortium",
     "load_site",
     "load_study",
     "parse",

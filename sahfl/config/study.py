@@ -76,21 +76,25 @@ class Study(Section):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def kind_of(path: Path) -> Literal["study", "site"]:
-    """Whether a file is a study's or a site's, told by its keys.
+def kind_of(path: Path) -> Literal["study", "site", "consortium"]:
+    """Whether a file is a study's, a site's or a consortium's, told by its keys.
 
     Raises:
         ConfigError: it cannot be read, or is neither.
     """
     keys = read_mapping(path).keys()
     study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "policy", "kit"}
+    consortium = keys & {"server", "sites", "valid_days"}
     if study and not site:
         return "study"
     if site and not study:
         return "site"
+    if consortium and not study and not site:
+        return "consortium"
     raise ConfigError(
-        f"{path}: is neither a study file (name, data, pretrain, finetune) nor a site file (name, folder, data); "
-        "see configs/demo.yaml and configs/site.example.yaml"
+        f"{path}: is neither a study file (name, data, pretrain, finetune), nor a site file (name, folder, data), nor "
+        "a consortium file (name, server, sites); see configs/demo.yaml, configs/site.example.yaml and "
+        "configs/consortium.example.yaml"
     )
 
 

@@ -33,6 +33,10 @@ kit: . # the folder with client.key
 data:
   source: datalist # NIfTI scans and annotations named by a JSON file
   path: datalist.json
+
+policy: # what studies may ask of this site, and what may leave it; every default is the closed one
+  require_signature: true # obey only what the consortium's signer signed
+  smallest_group: 5 # fewest patients over whom results leave
 """
 
 
