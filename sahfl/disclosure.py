@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sahfl.sums import CaseResult, DiceSums, EvaluationSums, Withheld, overall, stratum_of
+from sahfl.sums import CaseResult, DiceSums, EvaluationSums, overall, stratum_of
 
 STEP = 2.0**-10
 """Sums of Dice leave in multiples of it."""
@@ -78,8 +78,9 @@ def withhold(sums: EvaluationSums, groups: Groups, *, smallest_group: int, small
     return _rounded(replace(sums, strata=empty, merged=merged, withheld=replace(sums.withheld, strata=1)))
 
 
-def say_withheld(withheld: Withheld, sums: EvaluationSums) -> str:
+def say_withheld(sums: EvaluationSums) -> str:
     """What one site withheld, in words; empty if nothing."""
+    withheld = sums.withheld
     said = ["the split by volume"] * withheld.strata + ["all results of patients with blood"] * withheld.blood
     said += ["the bootstrap sums"] * bool(overall(sums).bare) + ["counts of patients without blood"] * withheld.no_blood
     return ", ".join(said)

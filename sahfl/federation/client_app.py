@@ -1,6 +1,7 @@
 """The site's app: answers describe, install_base, train and evaluate; the same in a simulation and in a hospital.
 
-What leaves: counts (describe); salted keys of scans, where the study asks and the site's policy allows it (scan_keys);
+Every request passes ``guard``: signature, policy, what may leave, audit log. What leaves: counts (describe); salted
+keys of scans, where the study asks and the site's policy allows it (scan_keys);
 the exchanged tensors with the number of volumes, the loss and the seconds (train); sums (evaluate). An error leaves as
 the name of its class; its text, which may name files, stays in the site's log.
 """
@@ -20,13 +21,16 @@ from sahfl.adapters.attach import merge
 from sahfl.config import SiteConfig
 from sahfl.data.ct import read_scan
 from sahfl.data.sampler import SliceSampler
+from sahfl.disclosure import Groups, withhold
 from sahfl.errors import PayloadError
 from sahfl.evaluation import predict, score
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.feedback import with_feedback
+from sahfl.federation.guard import guarded
 from sahfl.federation.local_norms import keep_own, put_own, staying
 from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
+from sahfl.federation.policy import coarse
 from sahfl.federation.protocol import Task
 from sahfl.federation.site import Site
 from sahfl.federation.tensors import read_state
@@ -54,7 +58,8 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
         began = time.monotonic()
         try:
             site = Site(SiteConfig.model_validate_json(str(context.node_config["site"])))
-            content = answer(site, message.content)
+            kind = message.metadata.message_type
+            content = guarded(site.config, kind, message.content, lambda: answer(site, message.content))
         except Exception as error:
             log.exception("event=failed what=%s error=%s", answer.__name__, type(error).__name__)
             raise SiteFailure(type(error).__name__) from None
@@ -71,20 +76,20 @@ def describe(site: Site, content: RecordDict) -> RecordDict:
     """Prepare and check the data, and answer with counts."""
     task = protocol.read_task(content)
     site.prepare(lambda done, total: emit(Event("step", "data", site.config.name, done, total)))
-    description = site.describe(n_folds=task.folds, seed=task.seed)
+    description = coarse(site.describe(n_folds=task.folds, seed=task.seed), site.config.policy)
     log.info("event=described %s", " ".join(f"{key}={value}" for key, value in description.model_dump().items()))
     return protocol.description_reply(description)
 
 
 def scan_keys(site: Site, content: RecordDict) -> RecordDict:
     """Salted keys of the site's scans, if its policy allows that."""
-    header = _header(content)
+    _, header = protocol.read_request(content)
     return protocol.scan_keys_reply(header, site.scan_keys(header.study))
 
 
 def install_base(site: Site, content: RecordDict) -> RecordDict:
     """Keep the base network that later tasks name by its hash."""
-    task, header = protocol.read_task(content), _header(content)
+    task, header = protocol.read_request(content)
     like = state.read(whole_network(task.views, task.model, task.seed))
     site.install_base(read_state(content, like=like), header.base)
     return RecordDict({"header": ConfigRecord(header.as_dict())})
@@ -150,13 +155,11 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     merge(net)
     results = _score_cases(site, task, net)
     site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | vars(r) for case, r in results])
-    sums = EvaluationSums.of(
-        [result for _, result in results],
-        edges_ml=task.evaluation.volume_edges_ml,
-        replicates=task.evaluation.replicates,
-        seed=task.seed,
-    )
-    return protocol.evaluation_reply(header, sums.to_array())
+    cases, asked, policy = [result for _, result in results], task.evaluation, site.config.policy
+    sums = EvaluationSums.of(cases, edges_ml=asked.volume_edges_ml, replicates=asked.replicates, seed=task.seed)
+    groups = Groups.of(cases, edges_ml=asked.volume_edges_ml)
+    least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
+    return protocol.evaluation_reply(header, withhold(sums, groups, **least).to_array())
 
 
 def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, CaseResult]]:
@@ -185,19 +188,11 @@ def _network(site: Site, task: Task, header: Header) -> MultiViewUNet:
 
 def _task_and_header(content: RecordDict) -> tuple[Task, Header]:
     """What is asked, and the name that the answer carries: no server asks for one thing and files it as another."""
-    task, header = protocol.read_task(content), _header(content)
+    task, header = protocol.read_request(content)
     asked = (task.stage, task.method.id if task.method else "pretrain", task.fold, task.round)
     if asked != (header.stage, header.method, header.fold, header.round):
         raise PayloadError("header: names another stage, method, fold or round than the task")
     return task, header
-
-
-def _header(content: RecordDict) -> Header:
-    header = protocol.read_header(content)
-    try:
-        return Header(**header)
-    except TypeError as error:
-        raise PayloadError("header: has missing or unknown fields") from error
 
 
 app.query("describe")(answering(describe))

@@ -32,6 +32,7 @@ from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header
 from sahfl.report import write_report
 from sahfl.statistics import EvaluationSums
+from sahfl.trust.signing import Signer
 
 
 class Coordinator:
@@ -41,10 +42,11 @@ class Coordinator:
         grid: how messages reach the sites.
         folder: the run on disk.
         nodes: site name of each node.
+        signer: signs what sites are asked.
     """
 
-    def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str]) -> None:
-        self._mail, self._folder = Mailbox(grid), folder
+    def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str], signer: Signer | None = None) -> None:
+        self._mail, self._folder = Mailbox(grid, signer), folder
         self._node_of = {site: node for node, site in nodes.items()}
         self._study: Study = folder.study()
         self._fingerprint = self._study.fingerprint()
@@ -101,7 +103,7 @@ class Coordinator:
     def _describe_sites(self) -> None:
         emit(Event("stage", "preparing and checking the sites' data"))
         content = protocol.request(self._task("finetune"), self._header("finetune", "describe", -1), {})
-        roster: dict[str, Member] = {}
+        self._roster = roster = dict[str, Member]()
         for site, reply in self._ask(dict.fromkeys(self._node_of, content), protocol.DESCRIBE).items():
             try:
                 description = self._read_description(site, reply)
@@ -110,7 +112,6 @@ class Coordinator:
                 continue
             roster[site] = Member(self._node_of[site], description)
             self._folder.note({"event": "described", "site": site, "data": description.data})
-        self._roster = roster
         if self._study.compare_sites:
             self._compare_sites()
         self._require_quorum("pretrain", self._study.pretrain.sites)

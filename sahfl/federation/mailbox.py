@@ -11,6 +11,8 @@ from flwr.serverapp import Grid
 
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
+from sahfl.federation.signatures import sign
+from sahfl.trust.signing import Signer
 
 POLL_S = 0.01
 """Pause between looks for replies, for grids that do not wait themselves."""
@@ -47,10 +49,11 @@ class Mailbox:
 
     Args:
         grid: how messages reach the sites.
+        signer: signs every request; without one, only sites that ask for no signature obey.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    def __init__(self, grid: Grid, signer: Signer | None = None) -> None:
+        self._grid, self._signer = grid, signer
         self._answers = Answers()
         self._waiting: dict[str, str] = {}
         self._overdue: dict[str, tuple[str, str]] = {}
@@ -75,6 +78,9 @@ class Mailbox:
             what: name of this exchange, for a reply that comes later.
         """
         self._hear([*self._overdue])
+        if self._signer is not None:
+            for content in {id(content): content for content in contents.values()}.values():
+                sign(message_type, content, self._signer)
         self._send(contents, message_type, nodes)
         began = said = time.monotonic()
         pause_s = min(WAITING_EVERY_S, deadline_s / 4)

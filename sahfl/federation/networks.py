@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+
 import torch
+from pydantic import TypeAdapter
 
 from sahfl.adapters import AdapterState, state
-from sahfl.adapters.attach import attach, attach_everything
+from sahfl.adapters.attach import attach, attach_everything, norm_tensors
 from sahfl.config import ModelConfig, TrainedMethod, ViewsConfig
 from sahfl.data.views import n_channels
 from sahfl.model import MultiViewUNet
 from sahfl.seeds import derive_seed
+
+
+def exchanged(
+    views: ViewsConfig, model: ModelConfig, method: TrainedMethod | None, *, norms: bool = True
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a training may send, worked out from its settings alone.
+
+    Args:
+        views: of the task.
+        model: of the task.
+        method: as the site trains it; none in pretraining.
+        norms: whether the weights of norms are among them.
+    """
+    names = json.dumps([part and part.model_dump(mode="json") for part in (views, model, method)], sort_keys=True)
+    shapes, of_norms = _exchanged(names)
+    return {name: shape for name, shape in shapes if norms or name not in of_norms}
+
+
+@lru_cache(maxsize=64)
+def _exchanged(settings: str) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], frozenset[str]]:
+    """Building the network takes longer than anything else here, and every round asks."""
+    views, model, method = json.loads(settings)
+    views, model = ViewsConfig.model_validate_json(json.dumps(views)), ModelConfig.model_validate(model)
+    net = whole_network(views, model, seed=0)
+    if method is not None:
+        trained: TrainedMethod = TypeAdapter(TrainedMethod).validate_json(json.dumps(method))
+        net = fine_tuned_network(views, model, state.read(net), trained, seed=0)
+    shapes = tuple((name, tuple(value.shape)) for name, value in state.parameters(net).items())
+    return shapes, frozenset(norm_tensors(net))
 
 
 def whole_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiViewUNet:

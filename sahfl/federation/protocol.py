@@ -93,8 +93,8 @@ class SiteDescription(Section):
     """Patients with a usable volume."""
     n_positive: Count
     """Volumes with annotated blood."""
-    volume_ml: Annotated[float, Field(ge=0, le=1e9)]
-    """Annotated blood in all, mL."""
+    volume_ml: Annotated[float, Field(ge=0, le=1e9)] | None
+    """Annotated blood in all, mL; None where fewer patients bleed than the site tells of."""
     fold_sizes: Annotated[tuple[Count, ...], Field(max_length=20)]
     """Patients per fold."""
     fold_positive: Annotated[tuple[Count, ...], Field(max_length=20)]
@@ -103,8 +103,8 @@ class SiteDescription(Section):
     """Salted hash of all contents: another one as soon as a scan or annotation changes."""
     n_refused: Count
     """Cases that cannot be used."""
-    findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count], Field(max_length=100)]
-    """Cases per broken rule of the site's checks."""
+    findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count | None], Field(max_length=100)]
+    """Cases per broken rule of the site's checks; None where there are some, but fewer than the site tells."""
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
@@ -144,6 +144,25 @@ def read_task(content: RecordDict) -> Task:
 def read_header(content: RecordDict) -> dict[str, Any]:
     """The header as it came; ``payload.check_header`` judges it."""
     return dict(config_record(content, "header"))
+
+
+def read_request(content: RecordDict) -> tuple[Task, Header]:
+    """What is asked, and the name that the answer will carry.
+
+    Raises:
+        PayloadError: one of them is missing, or has missing, unknown or wrong fields.
+    """
+    task, found = read_task(content), read_header(content)
+    try:
+        header = Header(**found)
+    except TypeError as error:
+        raise PayloadError("header: has missing or unknown fields") from error
+    numbers = {"fold", "round", "schema"}
+    if not all(type(value) is (int if name in numbers else str) for name, value in header.as_dict().items()):
+        raise PayloadError(
+            "header: has a field of another type, expected numbers for fold, round and schema, else text"
+        )
+    return task, header
 
 
 def train_reply(
@@ -247,6 +266,8 @@ def n_bytes(content: RecordDict) -> int:
 
 
 def _size(value: Any) -> int:
+    if isinstance(value, bytes):
+        return len(value)
     return sum(_size(part) for part in value) if isinstance(value, list) else len(str(value))
 
 

@@ -114,7 +114,7 @@ class Site:
             fold_positive=tuple(bleeding.count(fold) for fold in range(n_folds)),
             data=data_key(usable, salt=f"{seed} {self.config.name}"),
             n_refused=len(checked) - len(usable),
-            findings=count_findings(checked),
+            findings={**count_findings(checked)},
         )
 
     def training_cases(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:

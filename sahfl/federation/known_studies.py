@@ -1,0 +1,88 @@
+"""The studies that a site has seen, and the settings that each began with; they never change afterwards.
+
+Whoever could ask for the same patients split anew (another seed, another number of folds, other volume strata) would
+learn about single ones by subtraction, however large the groups are. A study's fingerprint covers all of these, so a
+server that keeps to its study never notices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sahfl.atomic import write_atomic
+from sahfl.config import Section
+from sahfl.errors import PolicyRefused, StorageError
+from sahfl.federation.protocol import Task
+from sahfl.payload import Header
+
+FILE = "studies.json"
+
+
+class KnownStudy(Section):
+    """What a site remembers of a study."""
+
+    since: str
+    """When it asked first."""
+    settings: str
+    """Hash of seed, folds, views and network."""
+    evaluation: str | None = None
+    """Hash of threshold, strata and replicates; none before the first evaluation."""
+
+
+_format = TypeAdapter(dict[str, KnownStudy])
+
+
+def recognise_study(folder: Path, task: Task, header: Header) -> tuple[KnownStudy | None, KnownStudy]:
+    """What was known of the study that asks, None if it is new, and what is to be remembered of it.
+
+    Raises:
+        PolicyRefused: it now asks with other settings, or what is known cannot be read.
+    """
+    known = _read(folder).get(header.study)
+    settings = _hash(task.model_dump(mode="json", include={"seed", "folds", "views", "model"}))
+    evaluation = None if task.evaluation is None else _hash(task.evaluation.model_dump(mode="json"))
+    if known is None:
+        return None, KnownStudy(since=_now(), settings=settings, evaluation=evaluation)
+    pairs = {"seed, folds, views or model": (known.settings, settings), "evaluation": (known.evaluation, evaluation)}
+    for name, (before, now) in pairs.items():
+        if before is not None and now is not None and before != now:
+            found = f"study {header.study[:12]}: got another {name} than it began with on {known.since}"
+            raise PolicyRefused(f"{found}, expected the same for all of a study")
+    return known, known.model_copy(update={"evaluation": known.evaluation or evaluation})
+
+
+def remember_study(folder: Path, study: str, known: KnownStudy) -> None:
+    """Keep what is known of a study.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        write_atomic(folder / FILE, _format.dump_json(_read(folder) | {study: known}, indent=1))
+    except OSError as error:
+        raise StorageError(f"{folder / FILE}: cannot be written ({error.strerror}); make room") from error
+
+
+def _read(folder: Path) -> dict[str, KnownStudy]:
+    path = folder / FILE
+    try:
+        return _format.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValidationError) as error:
+        text = f"{path}: cannot be read; look into why, then move it away (studies are then new to this site)"
+        raise PolicyRefused(text) from error
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
