@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from sahfl.commands import consortium
+from sahfl.commands.doctor import doctor
 from sahfl.config import kind_of, load_consortium, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
@@ -169,7 +170,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     print(write_report(results, run_dir))
 
 
-for command in (consortium.provision, consortium.renew, consortium.revoke):
+for command in (consortium.provision, consortium.renew, consortium.revoke, doctor):
     app.command()(command)
 
 

@@ -19,6 +19,7 @@ from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTun
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse
+from sahfl.config.server import ServerConfig, load_server
 from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig, ServerAdam, ServerMomentum
 from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
 
@@ -41,6 +42,7 @@ __all__ = [
     "RoundsConfig",
     "Section",
     "ServerAdam",
+    "ServerConfig",
     "ServerMomentum",
     "SiteConfig",
     "SitePolicy",
@@ -52,6 +54,7 @@ __all__ = [
     "ZeroShot",
     "kind_of",
     "load_consortium",
+    "load_server",
     "load_site",
     "load_study",
     "parse",

@@ -76,8 +76,8 @@ class Study(Section):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def kind_of(path: Path) -> Literal["study", "site", "consortium"]:
-    """Whether a file is a study's, a site's or a consortium's, told by its keys.
+def kind_of(path: Path) -> Literal["study", "site", "server", "consortium"]:
+    """Whether a file is a study's, a site's, a server's or a consortium's, told by its keys.
 
     Raises:
         ConfigError: it cannot be read, or is neither.
@@ -85,8 +85,11 @@ def kind_of(path: Path) -> Literal["study", "site", "consortium"]:
     keys = read_mapping(path).keys()
     study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "policy", "kit"}
     consortium = keys & {"server", "sites", "valid_days"}
-    if study and not site:
+    server = keys & {"port", "host", "give_up_s", "wait_for_sites_s"}
+    if study and not site | server:
         return "study"
+    if server and not study:
+        return "server"
     if site and not study:
         return "site"
     if consortium and not study and not site:

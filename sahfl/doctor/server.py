@@ -9,8 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sahfl.config import load_study
-from sahfl.config.server import ServerConfig
+from sahfl.config import ServerConfig, load_study
 from sahfl.doctor.connection import PATIENCE_S
 from sahfl.doctor.findings import Finding, skip_all
 from sahfl.doctor.machine import (

@@ -9,7 +9,7 @@ from fake_servers import byte_server, http_server, tls_of
 from tiny_study import TINY, changed
 from trust_kits import free_port, make_consortium
 
-from sahfl.config.server import load_server
+from sahfl.config import load_server
 from sahfl.doctor import examine_server, healthy
 from sahfl.doctor.server import examine_names, names_of
 from sahfl.trust.kit import ServerKit
