@@ -40,8 +40,9 @@ OPEN = SitePolicy(
     smallest_bootstrap=1,
 )
 """Everything that a study may ask for is allowed: all data lie on this machine."""
-POLICY: dict[str, Any] = {"max_refused_share": 1.0, "policy": OPEN}
-"""A simulation over messy data goes on with what can be used, and counts the rest."""
+POLICY: dict[str, Any] = {"max_refused_share": 1.0, "policy": OPEN, "device": "cpu"}
+"""A simulation over messy data goes on with what can be used, and counts the rest. It computes on the processor, so that
+its result does not depend on the machine."""
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:

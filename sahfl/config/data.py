@@ -88,13 +88,6 @@ class FolderData(Section):
     """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
 
 
-class LogConfig(Section):
-    """How a command that runs for a long time logs."""
-
-    json_lines: Annotated[bool, Field(alias="json")] = False
-    """Whether each line is a JSON object, for a log collector, instead of text."""
-
-
 class SiteConfig(Section):
     """One hospital: its name, its scans, the folder that it works in, and what it allows."""
 
@@ -114,8 +107,8 @@ class SiteConfig(Section):
     """What computes: auto (a GPU if there is one), cpu, cuda, or one of several GPUs, as cuda:1."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Processor threads that training may use; all cores if it is not said. Simulations use one."""
-    log: LogConfig = LogConfig()
-    """How ``sahfl-client`` logs."""
+    log: Literal["text", "json"] = "text"
+    """Form of the log lines of ``sahfl-client``: ``key=value`` or one JSON object a line."""
 
 
 def load_site(path: Path) -> SiteConfig:

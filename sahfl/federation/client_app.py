@@ -25,6 +25,7 @@ from sahfl.disclosure import Groups, withhold
 from sahfl.errors import PayloadError
 from sahfl.evaluation import predict, score
 from sahfl.federation import protocol
+from sahfl.federation.device import choose_device
 from sahfl.federation.events import Event, emit
 from sahfl.federation.feedback import with_feedback
 from sahfl.federation.guard import guarded
@@ -177,6 +178,10 @@ def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, 
 
 
 def _network(site: Site, task: Task, header: Header) -> MultiViewUNet:
+    return _fresh_network(site, task, header).to(choose_device(site.config.device))
+
+
+def _fresh_network(site: Site, task: Task, header: Header) -> MultiViewUNet:
     if task.stage == "pretrain":
         return whole_network(task.views, task.model, task.seed)
     base = site.base(header.base)

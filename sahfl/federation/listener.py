@@ -120,9 +120,7 @@ class Listener:
         closing: called when the block ends, before open requests are waited for.
     """
 
-    def __init__(
-        self, app: Any, doorway: Doorway, *, tls: ssl.SSLContext | None, closing: Callable[[], None]
-    ) -> None:
+    def __init__(self, app: Any, doorway: Doorway, *, tls: ssl.SSLContext | None, closing: Callable[[], None]) -> None:
         self._doorway, self._closing = doorway, closing
         if tls is not None:
             tls.sslobject_class = Handshake

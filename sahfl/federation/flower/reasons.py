@@ -6,15 +6,12 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 import httpx
 
 from sahfl.errors import NotConnected
 
-CLOCK_S = 4.0
-"""Clocks may differ by five seconds ahead before signatures are refused; this much is worth a word."""
 TLS_ALERTS = {
     "CERTIFICATE_REVOKED": "the server refuses this site's certificate: it was revoked",
     "CERTIFICATE_EXPIRED": "the server refuses this site's certificate: it has expired",
@@ -50,34 +47,46 @@ def of_failure(error: Exception) -> NotConnected:
     return NotConnected("what answers there is not a sahfl server", lasting=True)
 
 
-def of_refusal(response: httpx.Response, versions: Mapping[str, str]) -> NotConnected:
+KEYS = {
+    "unknown key": "the server does not know this site's key",
+    "revoked": "the server refuses this site: its key was revoked",
+    "signature": "the server refuses this site's signature",
+    "connected twice": "another process is connected as this site; stop one of them",
+}
+"""What the server's words for a refusal mean here."""
+
+
+def of_refusal(response: httpx.Response) -> NotConnected:
     """The meaning of an answer that is an error."""
     said = _body(response)
-    if response.status_code == httpx.codes.UPGRADE_REQUIRED:
-        server, client = (_listed(said.get(end)) for end in ("server", "client"))
-        return NotConnected(
-            f"versions differ: the server has {server}, this site has {client}; install the same", lasting=True
-        )
-    if response.status_code == httpx.codes.CONFLICT and said.get("error") == "connected twice":
-        return NotConnected("another process is connected as this site; stop one of them", lasting=True)
-    if response.status_code == httpx.codes.UNAUTHORIZED:
-        if ahead := clock_difference_s(response):
-            where = "ahead of" if ahead > 0 else "behind"
-            return NotConnected(f"this machine's clock is {abs(ahead):.0f} s {where} the server's; set it right")
-        return NotConnected("the server does not know this site's key, or it was revoked", lasting=True)
+    word = word_of(response)
+    if word == "version":
+        server, client = _listed(said.get("server")), _listed(said.get("client"))
+        text = f"versions differ: the server has {server}, this site has {client}; install the same"
+        return NotConnected(text, lasting=True)
+    if word == "clock":
+        ahead = _ahead_s(said)
+        where = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}" if ahead else "not at"
+        return NotConnected(f"this machine's clock is {where} the server's; set it right", lasting=True)
+    if word in KEYS:
+        return NotConnected(KEYS[word], lasting=True)
     if response.is_server_error:
         return NotConnected(f"the server has a problem of its own (HTTP {response.status_code})")
     return NotConnected(f"the server refuses (HTTP {response.status_code})", lasting=True)
 
 
-def clock_difference_s(response: httpx.Response) -> float:
-    """Seconds that this machine's clock is ahead of the server's; 0 where that is not worth a word."""
+def word_of(response: httpx.Response) -> str:
+    """The server's word for why it refuses; empty where Flower itself does."""
+    return _plain(_body(response).get("error", ""))
+
+
+def _ahead_s(said: Mapping[str, object]) -> float:
+    """Seconds that this machine's clock is ahead of the server's; 0 if the server does not say."""
     try:
-        theirs = parsedate_to_datetime(response.headers.get("date", ""))
-        ahead = (datetime.now(UTC) - theirs).total_seconds()
+        theirs, ours = (datetime.fromisoformat(str(said.get(end))) for end in ("server", "client"))
+        return (ours - theirs).total_seconds()
     except (TypeError, ValueError):
         return 0.0
-    return ahead if abs(ahead) > CLOCK_S else 0.0
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -98,5 +107,8 @@ def _listed(versions: object) -> str:
     """Versions by name, from a peer: a line of plain text whatever they are."""
     if not isinstance(versions, dict):
         return "others"
-    text = ", ".join(f"{name} {value}" for name, value in sorted(versions.items(), key=str))
-    return "".join(letter for letter in text if letter.isprintable())[:120]
+    return _plain(", ".join(f"{name} {value}" for name, value in sorted(versions.items(), key=str)))
+
+
+def _plain(text: object) -> str:
+    return "".join(letter for letter in str(text) if letter.isprintable())[:120]

@@ -2,7 +2,7 @@
 
 Every call is tried once; whoever calls decides about another try. What goes wrong is one of three: there is no
 connection (``NotConnected``, with its cause in one line), the server does not know this connection any more
-(``SessionLost``), or nobody waits for this any more (``RunOver``).
+(``SessionLost``), nobody waits for this any more (``RunOver``), or what is sent is not taken (``PayloadError``).
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ DEAD_AFTER_S = 15.0
 """After so long without a sign of the other end, a connection is given up: an answer, or an acknowledged packet."""
 TRANSFER_S = 120.0
 """How long the answer to a part of a message may take; a part that still moves may take longer."""
-IDLE_S = 3.0
-"""Idle connections are closed before the server closes them, after 5 s: a request would otherwise meet a closed one."""
+IDLE_S = 30.0
+"""Idle connections are closed before the server closes them: a request would otherwise meet a closed one."""
 MOST_OBJECTS, MOST_BYTES = 10_000, 2**31
 """Largest message that is taken."""
+NOT_TAKEN = {httpx.codes.BAD_REQUEST, httpx.codes.FORBIDDEN, httpx.codes.REQUEST_ENTITY_TOO_LARGE}
 AT_ONCE = 4
 """Parts of a message on their way at a time."""
 ResultT = TypeVar("ResultT")
@@ -141,7 +142,6 @@ class FleetLink:
             trust_env=False,
         )
         self._public_key = NodeAuthHttpInterceptor(*key)._public_key_bytes
-        self._versions = headers
         self._fabs: dict[int, str] = {}
         self._lock = threading.Lock()
         self.node_id: int | None = None
@@ -152,7 +152,7 @@ class FleetLink:
         try:
             self.node_id = int(self._client.ActivateNode(request).node_id)
         except httpx.HTTPStatusError as error:
-            raise reasons.of_refusal(error.response, self._versions) from error
+            raise reasons.of_refusal(error.response) from error
         except (httpx.RequestError, ssl.SSLError, ValueError) as error:
             raise reasons.of_failure(error) from error
 
@@ -266,13 +266,19 @@ class FleetLink:
         try:
             return method(request)
         except httpx.HTTPStatusError as error:
-            if error.response.status_code == httpx.codes.UNAUTHORIZED:
-                raise SessionLost from error
-            if error.response.status_code == httpx.codes.FORBIDDEN:  # Flower's word for a run that has ended
-                raise RunOver from error
-            raise reasons.of_refusal(error.response, self._versions) from error
+            raise self._meaning(error.response) from error
         except (httpx.RequestError, ssl.SSLError, ValueError) as error:
             raise reasons.of_failure(error) from error
+
+    def _meaning(self, response: httpx.Response) -> Exception:
+        said = reasons.word_of(response)
+        if response.status_code == httpx.codes.UNAUTHORIZED and said in ("", "activate"):
+            return SessionLost()
+        if response.status_code == httpx.codes.FORBIDDEN and not said:  # Flower's word for a run that has ended
+            return RunOver()
+        if response.status_code in NOT_TAKEN:
+            return PayloadError(f"the server does not take it: {said or response.status_code}")
+        return reasons.of_refusal(response)
 
 
 class _Extras:

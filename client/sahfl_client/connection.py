@@ -1,0 +1,140 @@
+"""The site's connection: kept, found again after it was lost, and asked for work."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sahfl.errors import NotConnected, TrustError
+from sahfl.federation.flower.handshake import request_headers
+from sahfl.federation.flower.supernode import FleetLink, Offer, RunOver, SessionLost, Upload
+from sahfl.trust.kit import SiteKit
+from sahfl_client.backoff import Backoff
+from sahfl_client.log import say, warn
+from sahfl_client.status import Status, now
+
+BEAT_S = 10.0
+"""Pause between two signs of life."""
+
+
+class Connection:
+    """Asks the server for work until it is told to stop, whatever happens in between.
+
+    Guarantees: each change between connected and not connected is one log line, and in the status, with its cause; the
+    kit is read anew for each new session, so that a renewed certificate counts without a restart; no error of the
+    server or the network ends it.
+
+    Args:
+        kit: folder of the site's kit.
+        status: told about every change.
+        stop: set when it is over.
+        on_offer: called with everything that the server asks.
+        on_new_session: called when the server does not know anything any more of what it asked before.
+    """
+
+    def __init__(
+        self,
+        kit: Path,
+        *,
+        status: Status,
+        stop: threading.Event,
+        on_offer: Callable[[FleetLink, Offer], None],
+        on_new_session: Callable[[], None],
+    ) -> None:
+        self._kit, self._status, self._stop = kit, status, stop
+        self._on_offer, self._on_new_session = on_offer, on_new_session
+        self._headers = request_headers(secrets.token_hex(8))
+        self._link: FleetLink | None = None
+        self._node_id: int | None = None
+        self._state = ""
+        self._warned: list[str] = []
+        self._backoff = Backoff()
+
+    def run(self) -> None:
+        """Ask for work until it is time to stop."""
+        while not self._stop.is_set():
+            try:
+                link = self._link or self._connect()
+                offer = link.pull()
+                self._connected()
+                if offer is not None:
+                    self._on_offer(link, offer)
+            except SessionLost:
+                self._link = None
+                self._stop.wait(self._backoff.next_s())
+            except RunOver:
+                say("abandoned", reason="the server does not want it any more")
+            except (NotConnected, TrustError) as error:
+                lasting = isinstance(error, TrustError) or error.lasting
+                if lasting:
+                    self._link = None
+                self._lost(str(error), pause_s := self._backoff.next_s(lasting=lasting))
+                self._stop.wait(pause_s)
+
+    def beat(self) -> None:
+        """Give signs of life until it is time to stop; what goes wrong is seen by ``run``, which asks all the time."""
+        while not self._stop.wait(BEAT_S):
+            if (link := self._link) is not None:
+                try:
+                    link.heartbeat()
+                except (NotConnected, SessionLost, RunOver):
+                    continue
+
+    def push(self, upload: Upload) -> None:
+        """Send an answer, in one try.
+
+        Raises:
+            NotConnected: it did not arrive, or not all of it.
+            RunOver: nobody waits for it any more.
+            PayloadError: the server does not take it.
+        """
+        link = self._link
+        if link is None:
+            raise NotConnected("not connected")
+        try:
+            link.push(upload)
+        except SessionLost as error:
+            raise NotConnected("the server does not know this connection") from error
+
+    def close(self) -> None:
+        """Say goodbye."""
+        if (link := self._link) is not None:
+            link.deactivate()
+
+    def _connect(self) -> FleetLink:
+        kit = SiteKit.load(self._kit)
+        link = FleetLink(kit.host, kit.port, tls=kit.tls(), node_key=kit.node_key, headers=self._headers)
+        link.activate()
+        if self._node_id not in (None, link.node_id):
+            self._on_new_session()
+        self._link, self._node_id = link, link.node_id
+        self._warn(kit)
+        self._connected()
+        return link
+
+    def _warn(self, kit: SiteKit) -> None:
+        warnings = kit.warnings(datetime.now(UTC))
+        for text in warnings:
+            if text not in self._warned:
+                warn("certificate", text=text)
+        self._warned = warnings
+        days = (kit.certificate_expires - datetime.now(UTC)).days
+        self._status.set(certificate_days=days, warnings=warnings)
+
+    def _connected(self) -> None:
+        self._backoff.reset()
+        if self._state != "connected":
+            self._state = "connected"
+            say("connected")
+            self._status.set(connected=True, since=now(), reason=None)
+
+    def _lost(self, reason: str, pause_s: float) -> None:
+        if self._state == reason:
+            return
+        since = {"since": now()} if self._state in ("", "connected") else {}
+        self._state = reason
+        warn("not_connected", reason=reason, next_try_s=round(pause_s, 1))
+        self._status.set(connected=False, reason=reason, **since)

@@ -1,0 +1,52 @@
+"""The command ``sahfl-client``: a hospital's service.
+
+Exit codes: 0 stopped by a signal, 1 a bug (with a traceback), 2 wrong settings or keys, 3 it cannot run here.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sahfl.config import load_site
+from sahfl.errors import SahflError
+
+app = typer.Typer(
+    name="sahfl-client",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def serve(
+    site: Annotated[Path, typer.Argument(help="The site's file (YAML), with its kit, data and policy.")],
+) -> None:
+    """Take part in studies as a site, until SIGTERM or Ctrl-C.
+
+    One connection goes out, to the server that the kit names; no port is opened. The log is on standard error, that
+    of the work on scans in FOLDER/logs, and what is going on in FOLDER/status.json.
+
+    Example: sahfl-client site.yaml
+    """
+    from sahfl_client.daemon import Daemon, load_kit, only_one
+    from sahfl_client.log import start_log
+
+    config = load_site(site)
+    start_log(json_lines=config.log == "json")
+    kit = load_kit(config)
+    with only_one(config.folder):
+        Daemon(config, kit).run()
+
+
+def main() -> None:
+    """Entry point: turn deliberate errors into one clear message and an exit code."""
+    try:
+        app()
+    except SahflError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,92 @@
+"""The way of an answer to the server: sent until it is there, or until nobody wants it any more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sahfl.errors import NotConnected, PayloadError
+from sahfl.federation.flower.supernode import RunOver, Upload
+from sahfl_client.backoff import Backoff
+from sahfl_client.log import say, warn
+from sahfl_client.status import Status, now
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, and what it answers."""
+
+    id: str
+    kind: str
+    upload: Upload
+
+
+class Outbox:
+    """Sends one answer at a time; a newer one takes its place.
+
+    Guarantees: an answer has one id and the same bytes in each try, so that the server counts it once however often
+    the link is cut while it is sent.
+
+    Args:
+        push: sends an answer, in one try.
+        status: told what was sent.
+        stop: set when it is over.
+    """
+
+    def __init__(self, push: Callable[[Upload], None], *, status: Status, stop: threading.Event) -> None:
+        self._push, self._status, self._stop = push, status, stop
+        self._changed = threading.Condition()
+        self._answer: Answer | None = None
+
+    def put(self, answer: Answer) -> None:
+        """Send an answer."""
+        with self._changed:
+            self._answer = answer
+            self._changed.notify_all()
+
+    def drop(self) -> None:
+        """Forget what is not sent yet."""
+        with self._changed:
+            self._answer = None
+            self._changed.notify_all()
+
+    def holds(self, id_: str) -> bool:
+        """Whether the answer to a request is on its way."""
+        answer = self._answer
+        return answer is not None and answer.id == id_
+
+    def run(self) -> None:
+        """Send what is put until it is time to stop."""
+        while not self._stop.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._answer is not None, timeout=1.0)
+                answer = self._answer
+            if answer is not None:
+                self._send(answer)
+                with self._changed:
+                    if self._answer is answer:
+                        self._answer = None
+
+    def _send(self, answer: Answer) -> None:
+        backoff, tries = Backoff(), 0
+        while self._answer is answer and not self._stop.is_set():
+            tries += 1
+            try:
+                self._push(answer.upload)
+                say("answered", what=answer.kind, bytes=answer.upload.n_bytes, tries=tries)
+                self._status.set(
+                    last_answer={"at": now(), "what": answer.kind, "bytes": answer.upload.n_bytes, "tries": tries}
+                )
+                return
+            except RunOver:
+                say("abandoned", what=answer.kind, reason="the server does not want it any more")
+                return
+            except PayloadError as error:
+                warn("answer_refused", what=answer.kind, reason=str(error))
+                return
+            except NotConnected as error:
+                if tries == 1:
+                    warn("answer_interrupted", what=answer.kind, reason=str(error))
+                with self._changed:
+                    self._changed.wait_for(lambda: self._answer is not answer, timeout=backoff.next_s())
