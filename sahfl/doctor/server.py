@@ -83,8 +83,8 @@ def names_of(kit: ServerKit) -> tuple[str, ...]:
             end.do_handshake()
         except ssl.SSLWantReadError:
             continue
-    certificate = client.getpeercert() or {}
-    return tuple(str(value) for _, value in certificate.get("subjectAltName", ()))
+    names = (client.getpeercert() or {}).get("subjectAltName", ())
+    return tuple(str(entry[1]) for entry in names)
 
 
 def examine_names(names: tuple[str, ...]) -> Finding:
