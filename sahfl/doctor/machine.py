@@ -23,7 +23,7 @@ from sahfl.federation.device import choose_device
 OLDEST_PYTHON = (3, 11)
 GB = 1e9
 LEAST_MEMORY_GB, EASY_MEMORY_GB = 1.0, 4.0
-"""Below the first no scan of 512 x 512 x 300 voxels can be read; below the second large scans and networks may not fit."""
+"""Below the first, no scan of 512 x 512 x 300 voxels can be read; below the second, a large network may not fit."""
 CLOCK_UNSYNCHRONISED = 5
 """TIME_ERROR of adjtimex(2)."""
 

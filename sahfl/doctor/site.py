@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from sahfl.config import DatalistData, FolderData, SiteConfig, ViewsConfig
 from sahfl.data.cache import KEPT_SETTINGS
