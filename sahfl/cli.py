@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sahfl.commands import consortium
 from sahfl.commands.doctor import doctor
-from sahfl.config import kind_of, load_consortium, load_site, load_study
+from sahfl.config import kind_of, load_consortium, load_server, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
 app = typer.Typer(
@@ -109,14 +109,14 @@ def phantom(
 @app.command()
 def check(
     file: Annotated[
-        Path | None, typer.Argument(help="Study, site or consortium file (YAML); told apart by content.")
+        Path | None, typer.Argument(help="Study, site, server or consortium file (YAML); told apart by content.")
     ] = None,
     datalist: Datalist = None,
     rules: Annotated[bool, typer.Option("--rules", help="Print the table of data rules (Markdown) instead.")] = False,
 ) -> None:
-    """Check a study file or a consortium file, or the data of a site.
+    """Check a study, server or consortium file, or the data of a site.
 
-    A study or consortium file is printed with every default filled in. For a site file, every scan is checked against
+    Other files than a site's are printed with every default filled in. For a site file, every scan is checked against
     the data rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
 
     Example: sahfl check configs/demo.yaml
@@ -131,6 +131,8 @@ def check(
         raise ConfigError("check: expected a study file or a site file; see sahfl check -h")
     elif kind_of(file) == "study":
         print(load_study(file, datalist=datalist).model_dump_json(indent=2))
+    elif kind_of(file) == "server":
+        print(load_server(file).model_dump_json(indent=2))
     elif datalist is not None:
         raise ConfigError(f"{file}: --datalist is for study files; a site file names its own under data.path")
     elif kind_of(file) == "consortium":

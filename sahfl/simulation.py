@@ -14,12 +14,12 @@ from typing import Any, get_args
 
 from flwr.app import Context, RecordDict, UserConfig
 
-from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, SiteConfig, SitePolicy, Study
+from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, SiteConfig, SitePolicy, SitesData, Study
 from sahfl.config.methods import Part
 from sahfl.config.policy import Adapter, Weights
 from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
-from sahfl.errors import DataError, SahflError, StorageError
+from sahfl.errors import ConfigError, DataError, SahflError, StorageError
 from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
@@ -41,14 +41,15 @@ OPEN = SitePolicy(
 )
 """Everything that a study may ask for is allowed: all data lie on this machine."""
 POLICY: dict[str, Any] = {"max_refused_share": 1.0, "policy": OPEN, "device": "cpu"}
-"""A simulation over messy data goes on with what can be used, and counts the rest. It computes on the processor, so that
-its result does not depend on the machine."""
+"""All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest. It
+computes on the processor, so that its result does not depend on the machine."""
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
     """The sites of a study, each with a folder of its own below ``folder``.
 
     Raises:
+        ConfigError: the study leaves it to the sites where their scans lie.
         DataError: the datalist cannot be read, or lacks a site of the study; every path at which no scans are.
     """
     names = [*study.pretrain.sites, *study.finetune.sites]
@@ -57,6 +58,11 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         if unknown := sorted(set(names) - set(known)):
             raise DataError(f"{study.data.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
         return tuple(SiteConfig(name=name, folder=folder / name, data=study.data, **POLICY) for name in names)
+    if isinstance(study.data, SitesData):
+        raise ConfigError(
+            f"study {study.name}: data.source is 'sites', so each site's own file says where its scans lie; run it "
+            "with sahfl-server, or name another source to simulate it"
+        )
     if isinstance(study.data, FoldersData):
         return _folder_sites(names, study.data, folder)
     data = study.data

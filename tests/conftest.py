@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 from tiny_study import TINY, changed
 
-import sahfl.federation  # first of all: it turns Flower's telemetry off before anything imports flwr  # noqa: F401
+import sahfl.federation  # first of all: it turns Flower's telemetry off before anything imports flwr
+from sahfl import cli
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; results must not depend on the number of threads
 
@@ -35,3 +37,22 @@ def realct() -> Path:
     if not (folder / "datalist.json").is_file():
         pytest.skip("no real annotated slices here; set SAHFL_REALCT to their folder")
     return folder
+
+
+@pytest.fixture
+def sahfl(monkeypatch, capsys, tmp_path):
+    """Run the command's entry point in an empty folder: (exit code, stdout, stderr)."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sahfl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as info:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return info.value.code or 0, out, err
+
+    return run

@@ -21,25 +21,6 @@ SAHFL = Path(sys.executable).with_name("sahfl")
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
 
 
-@pytest.fixture
-def sahfl(monkeypatch, capsys, tmp_path):
-    """Run the command's entry point in an empty folder: (exit code, stdout, stderr)."""
-    folder = tmp_path / "cwd"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sahfl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as info:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return info.value.code or 0, out, err
-
-    return run
-
-
 def bad_study(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(yaml.safe_dump(changed(TINY, seed=-1, rounds__quorum=2.0, views__sise=3, name="Muster Hans")))

@@ -1,5 +1,6 @@
 """A consortium's keys and kits in a folder, for tests of whatever connects or signs."""
 
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,17 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def paths_of(folder, sites, host, port):
+    kits = {site: folder / "sites" / site for site in sites}
+    return Paths(folder, folder / "authority", folder / "server", kits, host, port)
+
+
+def copy_of(paths, folder):
+    """The same consortium in another folder, for a test that changes it."""
+    shutil.copytree(paths.folder, folder)
+    return paths_of(folder, paths.sites, paths.host, paths.port)
+
+
 def settings_of(*, sites, host="localhost", port=8443, name="test", also=("127.0.0.1",), **more):
     server = {"host": host, "port": port, "also": list(also)}
     return parse(Consortium, {"name": name, "server": server, "sites": list(sites), **more}, where="test")
@@ -39,5 +51,4 @@ def make_consortium(folder, *, sites, host="localhost", port=0, now=None, **more
     """
     port = port or free_port()
     provision(settings_of(sites=sites, host=host, port=port, **more), folder, now=now)
-    kits = {site: folder / "sites" / site for site in sites}
-    return Paths(folder, folder / "authority", folder / "server", kits, host, port)
+    return paths_of(folder, sites, host, port)

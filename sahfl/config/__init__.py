@@ -13,6 +13,7 @@ from sahfl.config.data import (
     PhantomData,
     PhantomSite,
     SiteConfig,
+    SitesData,
     load_site,
 )
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
@@ -46,6 +47,7 @@ __all__ = [
     "ServerMomentum",
     "SiteConfig",
     "SitePolicy",
+    "SitesData",
     "Study",
     "TrainedMethod",
     "View",

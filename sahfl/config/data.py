@@ -64,6 +64,13 @@ class FoldersData(Section):
         return self
 
 
+class SitesData(Section):
+    """Scans that each hospital's own site file names; nobody else knows where they lie."""
+
+    source: Literal["sites"]
+    """Which kind of data section this is."""
+
+
 class PhantomCohort(Section):
     """The phantom patients of one simulated site; they are a function of these values alone."""
 

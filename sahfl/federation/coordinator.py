@@ -6,8 +6,6 @@ Every step asks the run folder first what is done already, so that starting agai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from itertools import combinations
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,16 +15,19 @@ from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import describe, save_adapter
 from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
-from sahfl.errors import DataShared, PayloadError, RunFailed
+from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
+from sahfl.federation.latecomers import Latecomers, is_away
 from sahfl.federation.local_norms import staying
 from sahfl.federation.mailbox import Mailbox, reason_of
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
-from sahfl.federation.rounds import Cell, Member, Roster, needed, run_cell
+from sahfl.federation.rounds import Cell, Member, needed, run_cell
 from sahfl.federation.run_folder import RunFolder, storing
+from sahfl.federation.session import now, open_session
+from sahfl.federation.shared_scans import refuse_shared_scans
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header
@@ -50,7 +51,8 @@ class Coordinator:
         self._node_of = {site: node for node, site in nodes.items()}
         self._study: Study = folder.study()
         self._fingerprint = self._study.fingerprint()
-        self._roster: Roster = {}
+        self._roster: dict[str, Member] = {}
+        self._late = Latecomers(self._mail, grid, self._node_of, self._read_description)
         self._base: AdapterState = {}
         self._base_hash = ""
 
@@ -65,8 +67,7 @@ class Coordinator:
             self._run()
 
     def _run(self) -> None:
-        self._say_unreadable_lines()
-        self._folder.note({"event": "started", "at": _now()} if not self._folder.journal() else self._resumption())
+        open_session(self._folder)
         self._describe_sites()
         self._pretrain()
         self._install_base()
@@ -78,40 +79,27 @@ class Coordinator:
                 final = self._fine_tune(method, fold)
                 self._evaluate(method, fold, final)
                 self._save_adapter(method, fold, final)
-        self._folder.note({"event": "finished", "at": _now()})
+        self._folder.note({"event": "finished", "at": now()})
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
         emit(Event("stage", "writing the report"))
         write_report(results, self._folder.path)
 
-    def _resumption(self) -> dict[str, str]:
-        """The journal's line for going on; it says how the session before ended, as a killed one could not."""
-        ends = {"interrupted": "interrupted", "failed": "failed", "finished": "finished"}
-        last = [line["event"] for line in self._folder.journal() if line["event"] in {"started", "resumed", *ends}]
-        return {"event": "resumed", "at": _now(), "after": ends.get(last[-1] if last else "", "killed or crashed")}
-
-    def _say_unreadable_lines(self) -> None:
-        """Say once that lines of the journal are lost; again only if there are more of them."""
-        n = self._folder.unreadable_lines()
-        known = (line["lines"] for line in self._folder.journal() if line["event"] == "journal_damaged")
-        if n > max(known, default=0):
-            emit(Event("warning", f"{n} line(s) of the journal cannot be read and are left out (a crash, or damage)"))
-            self._folder.note({"event": "journal_damaged", "lines": n})
-
     # ------------------------------------------------------------------------------------------- sites
 
     def _describe_sites(self) -> None:
         emit(Event("stage", "preparing and checking the sites' data"))
-        content = protocol.request(self._task("finetune"), self._header("finetune", "describe", -1), {})
-        self._roster = roster = dict[str, Member]()
+        content = self._question()
+        self._roster = dict[str, Member]()
         for site, reply in self._ask(dict.fromkeys(self._node_of, content), protocol.DESCRIBE).items():
             try:
                 description = self._read_description(site, reply)
             except PayloadError as error:
                 self._leave_out(site, str(error))
-                continue
-            roster[site] = Member(self._node_of[site], description)
-            self._folder.note({"event": "described", "site": site, "data": description.data})
+                if is_away(reply) and not self._study.compare_sites:  # a latecomer's scans would not be compared
+                    self._late.expect(site)
+            else:
+                self._enter(site, description)
         if self._study.compare_sites:
             self._compare_sites()
         self._require_quorum("pretrain", self._study.pretrain.sites)
@@ -120,6 +108,22 @@ class Coordinator:
         for note in support_notes(self._study, self._descriptions()):
             if note not in known:
                 self._folder.note(note)
+
+    def _question(self) -> RecordDict:
+        return protocol.request(self._task("finetune"), self._header("finetune", "describe", -1), {})
+
+    def _enter(self, site: str, description: SiteDescription) -> None:
+        self._roster[site] = Member(self._node_of[site], description)
+        self._folder.note({"event": "described", "site": site, "data": description.data})
+
+    def _invite(self, sites: tuple[str, ...]) -> None:
+        """Let in those of a cell's sites that were not there before; nobody waits for them."""
+        if not self._late.awaited:
+            return
+        base = self._base_request() if self._base_hash else None
+        for site, description in self._late.welcome(sites, self._question(), base).items():
+            self._enter(site, description)
+            emit(Event("warning", f"{site}: takes part from now on"))
 
     def _descriptions(self) -> dict[str, SiteDescription]:
         return {site: member.description for site, member in self._roster.items()}
@@ -136,12 +140,7 @@ class Coordinator:
             except PayloadError as error:
                 self._leave_out(site, str(error))
         self._roster = {site: member for site, member in self._roster.items() if site in keys}
-        shared = [(a, b, sorted(keys[a] & keys[b])) for a, b in combinations(keys, 2) if keys[a] & keys[b]]
-        for a, b, common in shared:
-            self._folder.note({"event": "shared_scans", "sites": [a, b], "keys": common})
-        if shared:
-            named = "; ".join(f"{a} and {b}: {len(common)}, for example key {common[0]}" for a, b, common in shared)
-            raise DataShared(f"the same scan lies at two sites ({named}); see scan_keys.json in each site's folder")
+        refuse_shared_scans(keys, self._folder)
 
     def _leave_out(self, site: str, reason: str) -> None:
         self._folder.note({"event": "site_out", "site": site, "reason": reason})
@@ -174,8 +173,7 @@ class Coordinator:
 
     def _ask(self, contents: Mapping[str, RecordDict], message_type: str) -> dict[str, Message | None]:
         nodes = {site: self._node_of[site] for site in contents}
-        deadline_s = self._study.rounds.deadline_s
-        answers = self._mail.exchange(contents, message_type, nodes=nodes, deadline_s=deadline_s)
+        answers = self._mail.exchange(contents, message_type, nodes=nodes, deadline_s=self._study.rounds.deadline_s)
         if any((oddities := answers.oddities()).values()):
             self._folder.note({"event": "replies", "what": message_type} | oddities)
         return {site: answers.replies.get(site) for site in contents}
@@ -201,11 +199,17 @@ class Coordinator:
         save_tensors(self._folder.path / "base" / "base.safetensors", self._base, {"sha256": self._base_hash})
 
     def _install_base(self) -> None:
-        content = protocol.request(self._task("finetune"), self._header("finetune", "base", -1), self._base)
+        content = self._base_request()
         sites = [site for site in self._study.finetune.sites if site in self._roster]
         for site, reply in self._ask(dict.fromkeys(sites, content), protocol.INSTALL_BASE).items():
             if reason := reason_of(reply, self._study.rounds.deadline_s):
                 self._folder.note({"event": "base_not_installed", "site": site, "reason": reason})
+            if is_away(reply):
+                del self._roster[site]
+                self._late.expect(site)
+
+    def _base_request(self) -> RecordDict:
+        return protocol.request(self._task("finetune"), self._header("finetune", "base", -1), self._base)
 
     def _fine_tune(self, method: TrainedMethod, fold: int) -> AdapterState:
         emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
@@ -235,7 +239,9 @@ class Coordinator:
 
     def _run_cell(self, cell: Cell, start: AdapterState) -> AdapterState:
         config = self._study.rounds
-        return run_cell(self._mail, cell, start, roster=self._roster, config=config, folder=self._folder)
+        return run_cell(
+            self._mail, cell, start, roster=self._roster, config=config, folder=self._folder, invite=self._invite
+        )
 
     def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
         study = self._study
@@ -294,7 +300,3 @@ class Coordinator:
 
     def _header(self, stage: str, method: str, fold: int) -> Header:
         return Header(self._fingerprint, stage=stage, method=method, fold=fold, round=0, base=self._base_hash)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

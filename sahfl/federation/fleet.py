@@ -98,6 +98,11 @@ class Fleet:
         with self._lock:
             return sorted((seat for seat in self._by_key.values() if seat.active), key=lambda seat: seat.site)
 
+    def everyone(self) -> list[Seat]:
+        """All seats, the revoked too."""
+        with self._lock:
+            return list(self._by_key.values())
+
     def of_key(self, key: bytes) -> Seat | None:
         """The seat of a key, active or not."""
         with self._lock:

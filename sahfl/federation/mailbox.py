@@ -58,6 +58,8 @@ class Mailbox:
         self._waiting: dict[str, str] = {}
         self._overdue: dict[str, tuple[str, str]] = {}
         self._answered: dict[str, tuple[str, str]] = {}
+        self._invited: dict[str, str] = {}
+        self._arrived: dict[str, Message] = {}
 
     def exchange(
         self,
@@ -77,15 +79,14 @@ class Mailbox:
             deadline_s: seconds until what has not come is left out.
             what: name of this exchange, for a reply that comes later.
         """
-        self._hear([*self._overdue])
-        if self._signer is not None:
-            for content in {id(content): content for content in contents.values()}.values():
-                sign(message_type, content, self._signer)
+        self._hear([*self._overdue, *self._invited])
+        for content in {id(content): content for content in contents.values()}.values():
+            self._sign(message_type, content)
         self._send(contents, message_type, nodes)
         began = said = time.monotonic()
         pause_s = min(WAITING_EVERY_S, deadline_s / 4)
         while self._waiting and (now := time.monotonic()) < began + deadline_s:
-            crashed = self._hear([*self._waiting, *self._overdue])
+            crashed = self._hear([*self._waiting, *self._overdue, *self._invited])
             self._send({site: contents[site] for site in crashed}, message_type, nodes)
             if now - said >= pause_s and (self._answers.replies or now - began > deadline_s / 2):
                 said = now
@@ -103,8 +104,25 @@ class Mailbox:
         """Wait; what comes late meanwhile is named in the next exchange's answers."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self._hear([*self._overdue])
+            self._hear([*self._overdue, *self._invited])
             time.sleep(min(0.2, left))
+
+    def invite(self, site: str, content: RecordDict, message_type: str, node: int) -> None:
+        """Ask a site something that nobody waits for; ``arrivals`` has its reply one day."""
+        self._sign(message_type, content)
+        message = self._grid.create_message(content, message_type, node, "")
+        (id_,) = self._grid.push_messages([message])
+        self._invited[id_] = site
+
+    def arrivals(self) -> dict[str, Message]:
+        """Replies to invitations that came since the last call."""
+        self._hear([*self._invited])
+        arrived, self._arrived = self._arrived, {}
+        return arrived
+
+    def _sign(self, message_type: str, content: RecordDict) -> None:
+        if self._signer is not None:
+            sign(message_type, content, self._signer)
 
     def _send(self, contents: Mapping[str, RecordDict], message_type: str, nodes: Mapping[str, int]) -> None:
         messages = [self._grid.create_message(item, message_type, nodes[site], "") for site, item in contents.items()]
@@ -122,6 +140,9 @@ class Mailbox:
 
     def _take(self, reply: Message) -> str | None:
         id_ = reply.metadata.reply_to_message_id
+        if guest := self._invited.pop(id_, None):
+            self._arrived[guest] = reply
+            return None
         if site := self._waiting.pop(id_, None):
             self._answered[id_] = (site, "")
             if not flower.is_crash(reply) or site in self._answers.retried:
@@ -158,4 +179,6 @@ def reason_of(reply: Message | None, deadline_s: float) -> str | None:
         return f"no reply within {deadline_s:g} s"
     if not reply.has_error():
         return None
+    if flower.is_unreachable(reply):
+        return error_text(reply)
     return f"error at the site: {error_text(reply)} (details in the site's log)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,11 +80,27 @@ def needed(config: RoundsConfig, n_sites: int) -> int:
 
 
 def run_cell(
-    mail: Mailbox, cell: Cell, start: AdapterState, *, roster: Roster, config: RoundsConfig, folder: RunFolder
+    mail: Mailbox,
+    cell: Cell,
+    start: AdapterState,
+    *,
+    roster: Roster,
+    config: RoundsConfig,
+    folder: RunFolder,
+    invite: Callable[[tuple[str, ...]], None] = lambda sites: None,
 ) -> AdapterState:
     """Run the rounds of a cell from its last committed one, and return the final state.
 
     Guarantees: a round is committed or leaves no trace but a journal line; the result does not depend on interruptions.
+
+    Args:
+        mail: how the sites are asked.
+        cell: the training.
+        start: state before its first round.
+        roster: sites that take part; ``invite`` may add to it.
+        config: when a round counts.
+        folder: the run on disk.
+        invite: called with the cell's sites before each attempt, to let in those that came late.
 
     Raises:
         RunFailed: a round stayed below the quorum in every attempt.
@@ -96,7 +112,9 @@ def run_cell(
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(Event("round", cell.key, done=round_, total=cell.task.rounds))
         sent = cell.ranks.states(state, cell.sites, cell.layers)
-        outcome, record = _run_round(mail, cell, sent, round_=round_, roster=roster, config=config, folder=folder)
+        outcome, record = _run_round(
+            mail, cell, sent, round_=round_, roster=roster, config=config, folder=folder, invite=invite
+        )
         updates = [
             SiteUpdate(site, reply.n_volumes, sent[site] | reply.state, sent[site])
             for site, reply in outcome.used.items()
@@ -120,9 +138,11 @@ def _run_round(
     roster: Roster,
     config: RoundsConfig,
     folder: RunFolder,
+    invite: Callable[[tuple[str, ...]], None],
 ) -> tuple[Outcome, dict[str, Any]]:
     quorum = needed(config, len(cell.sites))
     for attempt in range(1, config.attempts + 1):
+        invite(cell.sites)
         began = time.monotonic()
         outcome, n_bytes_down = _ask(mail, cell, sent, round_, roster=roster, deadline_s=config.deadline_s)
         enough = len(outcome.used) >= quorum

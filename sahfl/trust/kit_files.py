@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from datetime import datetime
 
 from cryptography import x509
@@ -9,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sahfl.config.consortium import Consortium
+from sahfl.config.policy import SitePolicy
 from sahfl.trust.authority import Authority
 from sahfl.trust.certificates import fingerprint, pem
 from sahfl.trust.keys import NodeKey, key_pem, new_node_key, node_key_line, node_key_text
@@ -34,9 +37,7 @@ data:
   source: datalist # NIfTI scans and annotations named by a JSON file
   path: datalist.json
 
-policy: # what studies may ask of this site, and what may leave it; every default is the closed one
-  require_signature: true # obey only what the consortium's signer signed
-  smallest_group: 5 # fewest patients over whom results leave
+policy: # what studies may ask of this site, and what may leave it; these are the defaults, which are the closed ones
 """
 
 
@@ -81,9 +82,19 @@ def site_files(
         "node.key": node_key_text(node_key),
         "kit.json": note.text(),
         "kit.sig": authority.sign(note.text().encode()),
-        "site.yaml": SITE_EXAMPLE.format(site=site),
+        "site.yaml": SITE_EXAMPLE.format(site=site) + _policy_example(),
     }
     return certificate, files, note.node_key
+
+
+def _policy_example() -> str:
+    """Every setting of a site's policy with its meaning and default, from the settings themselves."""
+    lines: list[str] = []
+    for name, setting in SitePolicy.model_fields.items():
+        meaning = " ".join((setting.description or "").replace("``", "").split())
+        lines += textwrap.wrap(meaning, 114, initial_indent="  # ", subsequent_indent="  # ")
+        lines.append(f"  {name}: {json.dumps(setting.default)}")
+    return "\n".join(lines) + "\n"
 
 
 def address_of(settings: Consortium, name: str) -> str:

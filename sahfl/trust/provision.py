@@ -39,7 +39,7 @@ def provision(settings: Consortium, folder: Path, *, now: datetime | None = None
         StorageError: the folder cannot be written.
     """
     with folders.alone_in(folder):
-        _make_authority(settings, folder, now or datetime.now(UTC))
+        _make_authority(settings, folder, _moment(now))
         with _office(folder, now) as office:
             office.adopt(settings)
             made = [name for name in ("server", *settings.sites) if name not in office.record.holders]
@@ -206,12 +206,17 @@ def _office(folder: Path, now: datetime | None) -> Iterator[_Office]:
     if not path.is_dir():
         raise TrustError(f"{folder}: holds no authority/ to issue certificates; name the folder of `sahfl provision`")
     record = read_note(Record, path / "issued.json")
-    office = _Office(folder, Authority.load(path), record, now or datetime.now(UTC))
+    office = _Office(folder, Authority.load(path), record, _moment(now))
     waiting = [made.name.removeprefix(".").removesuffix(".new") for made in folder.glob("sites/.*.new")]
     for name in ("server", *waiting):
         office.settle(name)
     yield office
     office.publish()
+
+
+def _moment(now: datetime | None) -> datetime:
+    """Now, unless another moment is given; in whole seconds, as certificates count."""
+    return (now or datetime.now(UTC)).replace(microsecond=0)
 
 
 def _make_authority(settings: Consortium, folder: Path, now: datetime) -> None:

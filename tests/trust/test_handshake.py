@@ -1,13 +1,12 @@
 """Real TLS 1.3 handshakes between the contexts of real kits."""
 
-import shutil
 import socket
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from trust_kits import make_consortium
+from trust_kits import copy_of, make_consortium
 
 from sahfl.trust.kit import ServerKit, SiteKit
 from sahfl.trust.provision import renew, revoke
@@ -49,10 +48,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def paths(made, tmp_path):
-    folder = shutil.copytree(made.folder, tmp_path / "c")
-    return type(made)(
-        folder, folder / "authority", folder / "server", {s: folder / "sites" / s for s in "ab"}, made.host, made.port
-    )
+    return copy_of(made, tmp_path / "c")
 
 
 def server_of(paths):

@@ -19,9 +19,9 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from google.protobuf.message import DecodeError
 
+from sahfl.federation.fleet import Fleet, Seat
 from sahfl.federation.flower import handshake
 from sahfl.federation.flower.link import Link
-from sahfl.federation.fleet import Fleet, Seat
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -132,7 +132,7 @@ class Gate:
     def wake(self, node_ids: list[int]) -> None:
         """Let the open polls of some nodes go on; from any thread."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(lambda: [self._event(node_id).set() for node_id in node_ids])
+            self._loop.call_soon_threadsafe(self._set, node_ids)
 
     def close(self) -> None:
         """Let every open poll end, and hold none from now on; from any thread."""
@@ -270,6 +270,10 @@ class Gate:
             return {"type": "http.request", "body": call.body, "more_body": False}
 
         await self._app(call.scope, receive, call.send)
+
+    def _set(self, node_ids: list[int]) -> None:
+        for node_id in node_ids:
+            self._event(node_id).set()
 
     def _event(self, node_id: int) -> asyncio.Event:
         return self._events.setdefault(node_id, asyncio.Event())

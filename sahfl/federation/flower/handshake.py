@@ -23,7 +23,7 @@ def request_headers(instance: str) -> dict[str, str]:
 
 
 def differences(headers: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What differs from this installation: ``{"server": {...}, "client": {...}}`` of it alone; empty if nothing does."""
+    """What differs from this installation: ``{"server": {...}, "client": {...}}`` of it alone; empty if it is equal."""
     own = own_versions()
     odd = [name for name, value in own.items() if headers.get(name) != value]
     names = {name: name.removeprefix("x-sahfl-").replace("version", "sahfl") for name in odd}

@@ -75,8 +75,10 @@ class Link:
         The task's token is dropped: with it would come a heartbeat, and a run that fails when this machine sleeps.
         """
         self.end_run()
-        settings = ("sahfl/sahfl", "", "", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
-        self.run_id = int(self._state.create_run(*settings))
+        code = ("sahfl/sahfl", "", "")  # name, version and hash of an app: sites run what they have installed
+        self.run_id = int(
+            self._state.create_run(*code, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
+        )
         task_id = self._state.get_run_info(run_ids=[self.run_id])[0].primary_task_id
         token = self._state.claim_task(task_id)
         self._state.activate_task(task_id)
@@ -107,7 +109,9 @@ class Link:
 
         All messages' trees come first, then the objects: a push session ends by itself when nothing is pending.
         """
-        ids, pending, objects = [], [], {}
+        ids: list[str] = []
+        pending: list[str] = []
+        objects: dict[str, Any] = {}
         session = self._state.start_session(self.run_id)
         with no_object_id_recompute():
             for message in messages:
@@ -131,7 +135,7 @@ class Link:
             reply_id = self._state.message_ins_id_to_message_res_id.get(id_)
             if reply_id is None:
                 return None
-            reply: Message = self._state.message_res_store[reply_id]
+            reply: Any = self._state.message_res_store[reply_id]
         if not reply.has_error():
             contents = self._contents(reply_id)
             if contents is None:
@@ -143,7 +147,8 @@ class Link:
                 raise ValueError(f"a reply that cannot be read ({type(error).__name__})") from error
             reply.metadata.__dict__["_message_id"] = reply_id
         self.forget(id_)
-        return reply
+        found: Message = reply
+        return found
 
     def _contents(self, root: str) -> dict[str, bytes] | None:
         store = self._state.object_store
@@ -172,7 +177,7 @@ class Link:
         return message is not None and message.metadata.delivered_at != "" and id_ not in self._state.object_store
 
     def offer(self, node_id: int) -> bool:
-        """Whether a message waits for a node. One that was sent but not confirmed was lost on its way: it waits again."""
+        """Whether a message waits for a node; one that was sent but not confirmed was lost, and waits again."""
         waiting = False
         with self._state.lock:
             for id_, message in self._state.message_ins_store.items():

@@ -1,0 +1,58 @@
+"""The form of a daemon's log lines: text with ``key=value``, or one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from ast import literal_eval
+from datetime import UTC, datetime
+from typing import Literal
+
+PAIR = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*)")
+"""A value with spaces is written as Python writes a string (``%r``)."""
+
+
+class JsonLines(logging.Formatter):
+    """A line as a JSON object: time, level, logger, message, and every ``key=value`` of the message as a field."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the message holds."""
+        message = record.getMessage()
+        fields = {key: _plain(value) for key, value in PAIR.findall(message)}
+        line = fields | {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message,
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, sort_keys=True)
+
+
+class TextLines(logging.Formatter):
+    """A line as text: time in UTC, level, message; what could steer a terminal is escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; a bug's traceback follows it."""
+        at = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
+        line = f"{at} {record.levelname.lower()} {message}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def write_log_lines(form: Literal["text", "json"]) -> None:
+    """Send everything that this process logs to standard error, in one form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for name in ("httpx", "httpcore", "matplotlib", "py.warnings"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # broken connections; the gate says what matters
+
+
+def _plain(value: str) -> str:
+    return str(literal_eval(value)) if value[:1] in ("'", '"') else value

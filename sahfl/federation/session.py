@@ -1,0 +1,33 @@
+"""The sessions of a run in its journal: how the last one ended, and that one begins."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sahfl.federation.events import Event, emit
+from sahfl.federation.run_folder import RunFolder
+
+ENDS = {"interrupted", "failed", "finished"}
+
+
+def now() -> str:
+    """The time, as the journal writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def open_session(folder: RunFolder) -> None:
+    """Write the journal's line for starting, or for going on: it says how the session before ended."""
+    _say_unreadable_lines(folder)
+    known = [line["event"] for line in folder.journal()]
+    last = [event for event in known if event in {"started", "resumed", *ENDS}][-1:]
+    after = last[0] if last and last[0] in ENDS else "killed or crashed"
+    folder.note({"event": "resumed", "at": now(), "after": after} if known else {"event": "started", "at": now()})
+
+
+def _say_unreadable_lines(folder: RunFolder) -> None:
+    """Say once that lines of the journal are lost; again only if there are more of them."""
+    n = folder.unreadable_lines()
+    known = (line["lines"] for line in folder.journal() if line["event"] == "journal_damaged")
+    if n > max(known, default=0):
+        emit(Event("warning", f"{n} line(s) of the journal cannot be read and are left out (a crash, or damage)"))
+        folder.note({"event": "journal_damaged", "lines": n})

@@ -1,0 +1,75 @@
+"""The status as Prometheus text, on this machine's loopback only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from sahfl.errors import RunError
+
+HOST = "127.0.0.1"
+
+
+def prometheus(status: dict[str, Any]) -> str:
+    """Gauges of a status, in Prometheus' text format; one that has no value now is left out."""
+    study = status["study"] or {}
+    values: list[tuple[str, str, str, float | None]] = [
+        ("sahfl_up", "1 while the server runs", "", 1),
+        ("sahfl_queue", "studies that wait", "", len(status["queue"])),
+        ("sahfl_round", "round of the present training", "", study.get("round")),
+        ("sahfl_rounds", "rounds of the present training in all", "", study.get("rounds")),
+        ("sahfl_loss", "mean loss of the last committed round", "", study.get("loss")),
+        ("sahfl_waiting_for_sites", "sites that the study waits for", "", len(study.get("waiting_for", []))),
+        ("sahfl_warnings", "warnings, such as certificates that end soon", "", len(status["warnings"])),
+    ]
+    values += [(f"sahfl_held_{name}", "held in memory", "", n) for name, n in status["held"].items()]
+    values += [
+        ("sahfl_site_connected", "1 if the site is connected", f'{{site="{site}"}}', float(of["state"] == "connected"))
+        for site, of in status["sites"].items()
+    ]
+    lines, said = [], set()
+    for name, meaning, labels, value in values:
+        if value is not None:
+            lines += [] if name in said else [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
+            lines.append(f"{name}{labels} {float(value):g}")
+            said.add(name)
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def showing_metrics(port: int | None, content: Callable[[], dict[str, Any]]) -> Iterator[int | None]:
+    """Serve ``/metrics`` while the block runs, and yield the port; nothing without one.
+
+    Raises:
+        RunError: the port is taken.
+    """
+    if port is None:
+        yield None
+        return
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = prometheus(content()).encode() if self.path == "/metrics" else b""
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing of each look at the page."""
+
+    try:
+        server = ThreadingHTTPServer((HOST, port), Page)
+    except OSError as error:
+        raise RunError(f"metrics_port {port}: cannot be opened ({error.strerror}); set another one") from error
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,175 @@
+"""Runs one study of the queue: waits for its sites, then Flower's ServerApp on the embedded SuperLink."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sahfl.config import ServerConfig, Study
+from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
+from sahfl.federation.events import Event, listening
+from sahfl.federation.fleet import Fleet
+from sahfl.federation.flower.gate import Gate
+from sahfl.federation.flower.link import Link
+from sahfl.federation.flower.superlink import StateGrid
+from sahfl_server.status import Status
+from sahfl_server.studies import Studies, read_deployed
+
+if TYPE_CHECKING:
+    from sahfl.federation.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+SAY_EVERY_S = 60.0
+"""How often it is said which sites a study waits for, while that does not change."""
+RETRY_S = 30.0
+"""Pause after a full disk, before the study goes on."""
+
+
+class Runner:
+    """Runs studies one after the other; torch and the rest of the machinery load with the first one."""
+
+    def __init__(
+        self, config: ServerConfig, link: Link, fleet: Fleet, gate: Gate, status: Status, studies: Studies
+    ) -> None:
+        self._config, self._link, self._fleet, self._gate = config, link, fleet, gate
+        self._status, self._studies = status, studies
+        self._grid: StateGrid | None = None
+        self.last: dict[str, str] | None = None
+        """The study that ended last, and how."""
+
+    def doing(self) -> dict[str, str]:
+        """What each site works on."""
+        return {} if self._grid is None else self._grid.doing()
+
+    def run(self, file: Path) -> bool:
+        """Run a study of the queue to its end, and move its file to where it belongs.
+
+        Returns:
+            Whether it came to its result.
+
+        Raises:
+            KeyboardInterrupt: a signal; the file stays in the queue.
+        """
+        name = file.stem
+        try:
+            study = read_deployed(file)
+            self._studies.check_run(name, study)
+            self._status.begin(name, study)
+            self._run(name, study)
+        except StorageError as error:  # nothing is lost, and there may be room again
+            log.error("event=study_waits study=%s reason=%r retry_s=%.0f", name, str(error), RETRY_S)
+            self.last = {"study": name, "ended": "waits for room", "reason": str(error)}
+            self._sleep(RETRY_S)
+            return False
+        except SahflError as error:
+            log.error("event=study_failed study=%s exit_code=%d reason=%r", name, error.exit_code, str(error))
+            self.last = {"study": name, "ended": "failed", "reason": str(error)}
+            self._studies.end(file, str(error))
+            return False
+        finally:
+            self._status.end()
+            self._link.end_run()
+            self._grid = None
+        self.last = {"study": name, "ended": "done", "reason": ""}
+        self._studies.end(file)
+        log.info("event=study_done study=%s report=%s", name, self._studies.run_of(name) / "report.html")
+        return True
+
+    def _run(self, name: str, study: Study) -> None:
+        names = [*study.pretrain.sites, *study.finetune.sites]
+        known = {seat.site: seat.node_id for seat in self._fleet.seats()}
+        if strangers := [site for site in names if site not in known]:
+            raise ConfigError(
+                f"study {name}: names {', '.join(strangers)}, expected registered sites (there are: "
+                f"{', '.join(known) or 'none'}); provision them, or take them out of the study"
+            )
+        began = time.monotonic()
+        from sahfl.federation.run_folder import RunFolder
+        from sahfl_server.sizes import payload_bytes
+
+        path = self._studies.run_of(name)
+        fresh = not (path / "journal.jsonl").exists()
+        folder = RunFolder(path) if (path / "study.json").exists() else RunFolder.create(path, study)
+        self._gate.payload_bytes = payload_bytes(study)
+        log.info("event=study study=%s run=%s loaded_s=%.1f", name, path, time.monotonic() - began)
+        self._await_sites(name, study, fresh=fresh)
+        self._grid = StateGrid(self._link, self._fleet, wake=self._gate.wake, give_up_s=self._config.give_up_s)
+        with folder.lock(), listening(_log_event):
+            self._start(folder, {str(known[site]): site for site in names})
+
+    def _start(self, folder: RunFolder, nodes: dict[str, str]) -> None:
+        from flwr.app import Context, RecordDict
+
+        from sahfl.federation.server_app import app
+        from sahfl.federation.session import now
+
+        grid = self._grid
+        assert grid is not None
+        settings = {
+            "run-folder": str(folder.path.resolve()),
+            "nodes": json.dumps(nodes),
+            "signing-key": str(self._config.kit / "signing.key"),
+        }
+        try:
+            app(grid, Context(self._link.run_id, 1, {}, RecordDict(), dict(settings)))
+        except KeyboardInterrupt:
+            folder.note({"event": "interrupted", "at": now()})
+            raise
+        except SahflError as error:
+            with suppress(StorageError):  # a full disk may be why it failed
+                folder.note({"event": "failed", "reason": str(error), "at": now()})
+            raise
+
+    # ------------------------------------------------------------------------------------------- sites
+
+    def _await_sites(self, name: str, study: Study, *, fresh: bool) -> None:
+        """Wait until the study's sites are connected.
+
+        Raises:
+            RunFailed: too few were, for as long as the settings allow; it names the missing ones.
+        """
+        config, began, said = self._config, time.monotonic(), (0.0, [""])
+        names = [*study.pretrain.sites, *study.finetune.sites]
+        patience_s = config.wait_for_sites_s if fresh else config.resume_wait_s
+        while missing := self._fleet.missing(names):
+            waited = time.monotonic() - began
+            self._status.wait_for(missing, deadline_s=max(0.0, config.wait_for_sites_s - waited))
+            if missing != said[1] or waited - said[0] > SAY_EVERY_S:
+                said = (waited, missing)
+                log.info("event=waiting study=%s missing=%s waited_s=%.0f", name, ",".join(missing), waited)
+            if waited > patience_s and (not fresh or config.start_with == "quorum") and _enough(study, missing):
+                log.warning("event=starts_without study=%s missing=%s", name, ",".join(missing))
+                break
+            if waited > config.wait_for_sites_s:
+                raise RunFailed(
+                    f"study {name}: got {len(names) - len(missing)} of {len(names)} sites connected within "
+                    f"{config.wait_for_sites_s:.0f} s, expected all; missing: {', '.join(missing)}. Bring them up and "
+                    "submit the study again, or set start_with: quorum"
+                )
+            self._fleet.bell.wait(0.5)
+        self._status.wait_for([])
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(0.5, left))
+
+
+def _enough(study: Study, missing: list[str]) -> bool:
+    from sahfl.federation.rounds import needed
+
+    stages = (study.pretrain.sites, study.finetune.sites)
+    return all(sum(site not in missing for site in sites) >= needed(study.rounds, len(sites)) for sites in stages)
+
+
+def _log_event(event: Event) -> None:
+    """A run's events as log lines; steps of a site do not come this far."""
+    where = f"site={event.site} " if event.site else ""
+    level = logging.WARNING if event.kind in ("failed", "failed_round", "warning", "paused") else logging.INFO
+    progress = f" done={event.done:g} total={event.total:g}" if event.total else ""
+    loss = "" if event.loss is None else f" loss={event.loss:.4f}"
+    log.log(level, "event=%s %swhat=%r%s%s", event.kind, where, event.text, progress, loss)

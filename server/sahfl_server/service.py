@@ -1,0 +1,208 @@
+"""The server's process: port, registered sites, queue, one study after the other, and a clean end."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sahfl.config import ServerConfig
+from sahfl.errors import RunError, TrustError
+from sahfl.federation.events import Event, listening
+from sahfl.federation.fleet import Fleet
+from sahfl.federation.flower.gate import Gate
+from sahfl.federation.flower.link import Link
+from sahfl.federation.listener import Listener, open_port
+from sahfl.trust.kit import ServerKit
+from sahfl_server.metrics import showing_metrics
+from sahfl_server.runner import Runner
+from sahfl_server.status import Status
+from sahfl_server.studies import Studies
+
+log = logging.getLogger(__name__)
+TICK_S = 1.0
+"""How often registered sites, connections and the status are looked at."""
+
+
+class Service:
+    """One server: everything between the settings and the exit code.
+
+    Guarantees: one process, one port (and a loopback port for metrics, if set); no other process is started; the run
+    folders are all that has to survive. A site that is revoked in ``sites.json`` is out within two seconds, and before
+    the next round in any case.
+
+    Raises:
+        TrustError: the kit cannot be used.
+        RunError: the port is taken, or another server works in the same folder.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._kit = ServerKit.load(config.kit)
+        self._tls: ssl.SSLContext = self._kit.tls()
+        self._fleet, self._link = Fleet(), Link()
+        self._gate = Gate(self._link, self._fleet)
+        self._status = Status(config.folder / "status.json", self._fleet, pid=os.getpid(), about=self._about)
+        self._studies = Studies(config.folder)
+        self._runner = Runner(config, self._link, self._fleet, self._gate, self._status, self._studies)
+        self._known: tuple[float, ...] = ()
+        self._refreshing = threading.Lock()
+        self._there: set[str] = set()
+
+    def run(self, *, until_done: bool) -> int:
+        """Serve and run studies; with ``until_done`` until the queue is empty, else until a signal says stop.
+
+        Returns:
+            Exit code: 0, or 3 if a study failed and the queue is done.
+        """
+        config = self._config
+        config.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(_alone_in(config.folder))
+            stack.enter_context(_stopped_by_signals())
+            self._refresh()
+            doorway = open_port(config.host, config.port)
+            listener = stack.enter_context(Listener(self._gate, doorway, tls=self._tls, closing=self._gate.close))
+            metrics = stack.enter_context(showing_metrics(config.metrics_port, self._status.content))
+            self._status.listening(listener.address)
+            n_sites = len(self._fleet.seats())
+            log.info("event=listening address=%s sites=%d metrics=%s", listener.address, n_sites, metrics)
+            self._say_warnings()
+            stack.enter_context(self._ticking())
+            stack.enter_context(listening(self._hear))
+            try:
+                return self._serve(until_done)
+            except KeyboardInterrupt:
+                log.info("event=stopping reason=signal")
+                return 0
+            finally:
+                self._status.stopped()
+                self._status.write(force=True)
+
+    def _serve(self, until_done: bool) -> int:
+        failed = 0
+        while True:
+            waiting = self._studies.waiting()
+            if waiting:
+                failed += not self._runner.run(waiting[0])
+                continue
+            if until_done:
+                return 3 if failed else 0
+            self._fleet.bell.wait(TICK_S)
+
+    # ------------------------------------------------------------------------------------------- watching
+
+    def _hear(self, event: Event) -> None:
+        if event.kind == "round":
+            self._refresh()
+        self._status.hear(event)
+
+    def _refresh(self) -> None:
+        """Take in the registered sites again, if their files changed; what cannot be read leaves them as they were."""
+        with self._refreshing:
+            files = [self._config.kit / name for name in ("sites.json", "revoked.crl")]
+            found = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+            if found == self._known:
+                return
+            first, self._known = not self._known, found
+            try:
+                joined, out = self._fleet.register(self._kit.sites(), self._link.enroll)
+                self._kit.read_revoked(self._tls)
+            except TrustError as error:
+                log.error("event=sites_not_read reason=%r", str(error))
+                if first:
+                    raise
+                return
+            for site in () if first else joined:
+                log.info("event=registered site=%s", site)
+            for site in out:
+                log.warning("event=revoked site=%s", site)
+            self._gate.wake([seat.node_id for seat in self._fleet.everyone()])
+
+    @contextmanager
+    def _ticking(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def tick() -> None:
+            while not stop.wait(TICK_S):
+                self._refresh()
+                self._say_changes()
+                self._status.write()
+
+        thread = threading.Thread(target=tick, name="ticker", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(2 * TICK_S)
+
+    def _say_changes(self) -> None:
+        there = {seat.site for seat in self._fleet.seats() if self._fleet.connected(seat)}
+        for site in sorted(self._there - there):
+            log.warning("event=disconnected site=%s", site)
+        if self._there != there:
+            self._there = there
+            self._fleet.bell.ring()
+
+    def _say_warnings(self) -> None:
+        for warning in self._kit.warnings(datetime.now(UTC)):
+            log.warning("event=certificate_ends what=%r", warning)
+
+    def _about(self) -> dict[str, Any]:
+        """What the status says besides the study and the sites."""
+        certificates = {"server": self._kit.certificate_expires, "authority": self._kit.authority_expires}
+        with suppress(TrustError):
+            entries = self._kit.entries().items()
+            certificates |= {site: entry.expires for site, entry in entries if entry.state == "active"}
+        warnings: list[str] = []
+        with suppress(TrustError):
+            warnings = self._kit.warnings(datetime.now(UTC))
+        return {
+            "doing": self._runner.doing(),
+            "queue": [path.stem for path in self._studies.waiting()],
+            "certificates": {name: end.isoformat(timespec="seconds") for name, end in certificates.items()},
+            "warnings": warnings,
+            "held": self._link.counts(),
+            "last": self._runner.last,
+        }
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second server out of a folder; the lock ends with the process, however it ends."""
+    with (folder / "server.lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"{folder}: another server works here; stop it, or give this one another folder") from error
+        yield
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """The first SIGTERM or Ctrl-C ends what runs, as an interrupt; the second one ends the process at once."""
+    asked = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,136 @@
+"""What a server is doing, as one JSON file: for ``sahfl status``, for Prometheus, and for whoever watches it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sahfl import __version__
+from sahfl.atomic import write_atomic
+from sahfl.config import Study
+from sahfl.federation.events import Event
+from sahfl.federation.fleet import Fleet
+
+log = logging.getLogger(__name__)
+SCHEMA = 1
+EVERY_S = 1.0
+"""The file is written this often at most, and after each event."""
+
+
+class Status:
+    """The status of one server process.
+
+    Args:
+        path: the file.
+        fleet: the registered sites.
+        about: what is asked when it is written: more fields of the whole.
+    """
+
+    def __init__(self, path: Path, fleet: Fleet, *, pid: int, about: Callable[[], dict[str, Any]]) -> None:
+        self._path, self._fleet, self._about = path, fleet, about
+        self._lock = threading.Lock()
+        self._written = 0.0
+        self._stuck = ""
+        self._server: dict[str, Any] = {"version": __version__, "started": moment(), "pid": pid, "listening": None}
+        self._study: dict[str, Any] | None = None
+        self._reasons: dict[str, str] = {}
+
+    def listening(self, address: str) -> None:
+        """The port is open."""
+        self._server["listening"] = address
+
+    def stopped(self) -> None:
+        """The server ends."""
+        self._server["listening"] = None
+
+    def begin(self, name: str, study: Study) -> None:
+        """A study begins."""
+        sites = [*study.pretrain.sites, *study.finetune.sites]
+        self._study = {
+            **{"name": name, "stage": "waiting for sites", "method": None, "fold": None, "round": 0, "rounds": 0},
+            **{"quorum": study.rounds.quorum, "attempt": 1, "waiting_for": [], "deadline": None, "sites": sites},
+            **{"committed": None, "loss": None},
+        }
+        self._reasons = {}
+
+    def end(self) -> None:
+        """No study runs."""
+        self._study = None
+
+    def wait_for(self, sites: list[str], *, deadline_s: float | None = None) -> None:
+        """The study waits for these sites."""
+        if self._study is not None:
+            deadline = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
+            self._study["waiting_for"] = sites
+            self._study["deadline"] = deadline and deadline.isoformat(timespec="seconds")
+
+    def hear(self, event: Event) -> None:
+        """Take in an event of the run."""
+        study = self._study
+        if study is None:
+            return
+        match event.kind:
+            case "stage":
+                study.update(stage=event.text, waiting_for=[], deadline=None)
+            case "round":
+                method, _, fold = event.text.partition("/fold-")
+                study.update(method=method, fold=int(fold) if fold else None, attempt=1, waiting_for=[], deadline=None)
+                study.update(round=int(event.done), rounds=int(event.total))
+            case "committed":
+                study.update(committed=f"{event.text}, round {event.done:.0f}", loss=event.loss)
+                self._reasons = {}
+            case "failed_round":
+                study["attempt"] += 1
+            case "waiting":
+                self.wait_for(event.text.split(", "), deadline_s=event.total - event.done)
+            case "paused":
+                self.wait_for(self._fleet.missing(study["sites"]), deadline_s=event.total)
+            case "failed":
+                self._reasons[event.site] = event.text
+        self.write()
+
+    def sites(self, doing: dict[str, str]) -> dict[str, Any]:
+        """Each site: whether it is there, since when not, what it does."""
+        found: dict[str, Any] = {site: {"state": "revoked"} for site in self._fleet.revoked()}
+        for seat in self._fleet.seats():
+            there = self._fleet.connected(seat)
+            found[seat.site] = {
+                "state": "connected" if there else "not connected",
+                "last_seen": seat.heard_at and seat.heard_at.isoformat(timespec="seconds"),
+                "version": seat.version or None,
+                "doing": doing.get(seat.site, "idle") if there else None,
+                "missing_reason": self._reasons.get(seat.site) or (None if there else "not connected"),
+            }
+        return dict(sorted(found.items()))
+
+    def content(self) -> dict[str, Any]:
+        """The whole status."""
+        about = self._about()
+        sites = self.sites(about.pop("doing"))
+        study = None if self._study is None else dict(self._study)
+        return {"schema": SCHEMA, "at": moment(), "server": self._server, "study": study, "sites": sites} | about
+
+    def write(self, *, force: bool = False) -> None:
+        """Write the file, if the last time is long enough ago; a full disk is said once and stops nothing."""
+        with self._lock:
+            if not force and time.monotonic() - self._written < EVERY_S:
+                return
+            self._written = time.monotonic()
+            try:
+                write_atomic(self._path, json.dumps(self.content(), indent=1) + "\n")
+                self._stuck = ""
+            except OSError as error:
+                if self._stuck != str(error):
+                    self._stuck = str(error)
+                    log.error("event=status_not_written file=%s reason=%r", self._path, error.strerror)
+
+
+def moment() -> str:
+    """Now, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

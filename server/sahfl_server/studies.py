@@ -1,0 +1,87 @@
+"""The queue of studies in the server's folder: files that wait, and what became of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sahfl.atomic import write_atomic
+from sahfl.config import Study, load_study
+from sahfl.errors import ConfigError, RunError
+
+STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+class Studies:
+    """Study files below a server's folder; a file's name without ``.yaml`` names its run.
+
+    ``queue/`` wait, in the order of their names; ``runs/<name>`` the run folder of each; ``done/`` and ``failed/`` the
+    files of studies that ended, a failed one with its reason in ``<name>.txt``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._unusable: set[Path] = set()
+
+    def submit(self, file: Path) -> Path:
+        """Check a study file and put it into the queue.
+
+        Raises:
+            ConfigError: it has problems, does not leave the data to the sites, or has a name that cannot be a folder's.
+            RunError: a study of this name waits already, or ran with other settings.
+        """
+        study = read_deployed(file)
+        if not STEM.fullmatch(file.stem):
+            raise ConfigError(f"{file}: rename it to letters, digits, '.', '-' and '_'; the name becomes a folder's")
+        target = self.folder / "queue" / f"{file.stem}.yaml"
+        if target.exists():
+            raise RunError(f"{target}: waits already; take it out of the queue, or rename the new file")
+        self.check_run(file.stem, study)
+        write_atomic(target, file.read_bytes())
+        return target
+
+    def check_run(self, name: str, study: Study) -> None:
+        """Compare a study with an earlier run of its name.
+
+        Raises:
+            RunError: it ran with other settings.
+        """
+        from sahfl.federation.run_folder import RunFolder
+
+        path = self.run_of(name)
+        if (path / "study.json").is_file() and RunFolder.reopen(path).study() != study:
+            raise RunError(f"{path}: ran with other settings; give the changed study another file name")
+
+    def waiting(self) -> list[Path]:
+        """Files of the queue: one that was interrupted comes first, then in the order of their names."""
+        files = sorted(path for path in (self.folder / "queue").glob("*.yaml") if path not in self._unusable)
+        return sorted(files, key=lambda path: not (self.run_of(path.stem) / "journal.jsonl").exists())
+
+    def run_of(self, name: str) -> Path:
+        """Run folder of a study."""
+        return self.folder / "runs" / name
+
+    def end(self, file: Path, reason: str = "") -> None:
+        """Move a file out of the queue: to ``done``, or with a reason to ``failed``."""
+        target = self.folder / ("failed" if reason else "done") / file.name
+        if reason:
+            write_atomic(target.with_suffix(".txt"), reason + "\n")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.replace(target)
+        except FileNotFoundError:  # somebody took it out of the queue meanwhile
+            self._unusable.add(file)
+
+
+def read_deployed(file: Path) -> Study:
+    """Read the file of a study that a server can run.
+
+    Raises:
+        ConfigError: it has problems, or says where the sites' scans lie.
+    """
+    study = load_study(file)
+    if study.data.source != "sites":
+        raise ConfigError(
+            f"{file}: data.source is {study.data.source!r}, expected 'sites': each site's own file names its scans"
+        )
+    return study
