@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sahfl.config import ServerConfig, load_study
+from sahfl.config import ServerConfig, SitesData, load_study
 from sahfl.doctor.connection import PATIENCE_S
 from sahfl.doctor.findings import Finding, skip_all
 from sahfl.doctor.machine import (
@@ -57,7 +57,7 @@ def examine_certificates(kit: ServerKit, now: datetime) -> Finding:
     soon = kit.warnings(now)
     if not soon:
         return Finding.ok(
-            "certificates", f"the server's is valid until {kit.certificate_expires:%Y-%m-%d}, no site's ends"
+            "certificates", f"the server's is valid until {kit.certificate_expires:%Y-%m-%d}, no site's ends soon"
         )
     others = "".join(f"; {text.rpartition('; ')[0]}" for text in soon[1:])
     first = Finding.of_warning("certificates", soon[0])
@@ -153,6 +153,10 @@ def examine_queue(queue: Path, sites: set[str]) -> Finding:
             study = load_study(path)
         except SahflError as error:
             return Finding.of_error("queue", error, remedy=f"correct {path}, or take it out of the queue")
+        if not isinstance(study.data, SitesData):
+            found = f"{path.name}: data.source is {study.data.source}, expected sites"
+            remedy = "set data: {source: sites}, since each site's own file names its scans"
+            return Finding.fail("queue", found, remedy=remedy)
         if unknown := sorted({*study.pretrain.sites, *study.finetune.sites} - sites):
             found = f"{path.name} asks for {', '.join(unknown)}, no active site of this consortium"
             return Finding.fail("queue", found, remedy="correct the study's sites, or provision and renew those sites")

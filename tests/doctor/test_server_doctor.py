@@ -141,6 +141,9 @@ def test_a_port_that_the_user_may_not_take_is_found(server, monkeypatch):
 # --- queue ----------------------------------------------------------------------------------------------------------
 
 
+DEPLOYED = changed(TINY, data={"source": "sites"})
+
+
 def submit(config, name, study):
     (config.folder / "queue").mkdir(parents=True, exist_ok=True)
     (config.folder / "queue" / name).write_text(yaml.safe_dump(study))
@@ -149,24 +152,32 @@ def submit(config, name, study):
 def test_studies_that_wait_are_named(server):
     config = server()
     for name in ("10-a.yaml", "20-b.yaml"):
-        submit(config, name, TINY)
+        submit(config, name, DEPLOYED)
     assert go(config)["queue"].found == "2 studies wait: 10-a, 20-b"
 
 
 def test_a_study_that_cannot_be_read_is_found(server):
     config = server()
-    submit(config, "10-a.yaml", changed(TINY, seed=-1))
+    submit(config, "10-a.yaml", changed(DEPLOYED, seed=-1))
     found = go(config)["queue"]
     assert found.verdict == "FAIL"
     assert "10-a.yaml: 1 problem(s) seed: " in found.found
     assert found.remedy == f"correct {config.folder / 'queue' / '10-a.yaml'}, or take it out of the queue"
 
 
+def test_a_study_that_names_scans_itself_is_found(server):
+    config = server()
+    submit(config, "10-a.yaml", TINY)
+    found = go(config)["queue"]
+    assert found.found == "10-a.yaml: data.source is phantom, expected sites"
+    assert found.remedy == "set data: {source: sites}, since each site's own file names its scans"
+
+
 def test_C07_a_study_with_a_site_that_is_revoked_is_found(server, tmp_path):
     other = make_consortium(tmp_path / "other", sites=SITES)
     revoke(other.folder, "sah_b")
     config = server(kit=str(other.server))
-    submit(config, "10-a.yaml", TINY)
+    submit(config, "10-a.yaml", DEPLOYED)
     found = go(config)["queue"]
     assert found.found == "10-a.yaml asks for sah_b, no active site of this consortium"
     assert found.remedy == "correct the study's sites, or provision and renew those sites"
