@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +53,9 @@ class Server:
 
     def __exit__(self, *error):
         self.listener.__exit__(*error)
+        with warnings.catch_warnings():  # TLS connections that the other side left open when this side stopped
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
     def node_of(self, site):
         return next(seat.node_id for seat in self.fleet.seats() if seat.site == site)

@@ -20,6 +20,7 @@ from sahfl.federation.coordinator import Coordinator
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.site import Site
 from sahfl.simulation import site_configs
+from sahfl.trust.signing import Signer
 
 Change = Callable[[str, Message, Message], Message | None]
 """(site, request, reply) -> the reply that arrives, or None for no reply."""
@@ -87,7 +88,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def federate(tmp_path: Path, scans: Path) -> Federate:
     """Run a study of settings to its end; the second call in the same folder resumes.
 
-    ``spoil(folder)`` changes the scans of a new run before it starts, ``policy`` what the sites allow.
+    ``spoil(folder)`` changes the scans of a new run before it starts, ``policy`` what the sites allow, ``site`` the
+    rest of their settings; the server signs what it sends with ``signer``.
     """
     torch.set_num_threads(1)
 
@@ -98,6 +100,8 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
         name: str = "run",
         spoil: Callable[[Path], None] = lambda folder: None,
         policy: dict[str, Any] | None = None,
+        site: dict[str, Any] | None = None,
+        signer: Signer | None = None,
     ):
         study = parse(Study, settings, where="test")
         path = tmp_path / name
@@ -105,12 +109,14 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
             folder = RunFolder.reopen(path)
         else:
             folder = RunFolder.create(path, study)
-            for site in scans.iterdir():
-                shutil.copytree(site / "scans", path / "sites" / site.name / "scans")
+            for known in scans.iterdir():
+                shutil.copytree(known / "scans", path / "sites" / known.name / "scans")
             spoil(path)
         grid = InProcessGrid(study, path / "sites", change)
-        grid.nodes = {node: site.model_copy(update=policy or {}) for node, site in grid.nodes.items()}
-        Coordinator(grid, folder, {node: site.name for node, site in grid.nodes.items()}).run()
+        for node, config in grid.nodes.items():
+            allowed = config.policy.model_copy(update=policy or {})
+            grid.nodes[node] = config.model_copy(update={"policy": allowed} | (site or {}))
+        Coordinator(grid, folder, {node: config.name for node, config in grid.nodes.items()}, signer).run()
         return folder, grid
 
     return run

@@ -110,7 +110,7 @@ def test_relative_paths_of_a_site_file_start_at_the_file(tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text(SITE)
     site = load_site(tmp_path / "a.yaml")
     assert (site.folder, site.data.path) == (tmp_path / "work", tmp_path / "scans" / "list.json")
-    assert (site.max_refused_share, site.share_scan_keys) == (0.0, False)
+    assert (site.max_refused_share, site.policy.share_scan_keys) == (0.0, False)
 
 
 def test_all_problems_of_a_site_file_are_reported_in_one_message(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ from sahfl.federation.events import Event
 from sahfl.federation.flower.supernode import FleetLink, Offer, prepare
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Connection
-from sahfl_client.log import logger, say, warn
+from sahfl_client.log import say, warn
 from sahfl_client.outbox import Answer, Outbox
 from sahfl_client.status import Status, now
 from sahfl_client.trainer import Trainer
@@ -104,7 +105,7 @@ class Daemon:
             return
         flower.enter_run(offer.run_id, offer.node_id)
         if code := link.code_of(offer.run_id):
-            logger.error("code_refused", extra={"fields": {"what": offer.kind, "code": code[:12]}})
+            say("code_refused", level=logging.ERROR, what=offer.kind, code=code[:12])
             self._begin(link, offer, None, "PolicyRefused")
             return
         try:

@@ -86,6 +86,7 @@ def _context(results: Results, pictures: tuple[Picture, ...]) -> dict[str, Any]:
         "sites": tables.site_table(results),
         "failures": tables.failure_table(results),
         "not_evaluated": tables.not_evaluated_table(results),
+        "withheld": tables.withheld_table(results),
         "support": tables.support_sentences(results),
         "settings": tables.settings_table(results),
         "versions": tables.version_table(results),

@@ -154,7 +154,7 @@ class FleetLink:
         except httpx.HTTPStatusError as error:
             raise reasons.of_refusal(error.response) from error
         except (httpx.RequestError, ssl.SSLError, ValueError) as error:
-            raise reasons.of_failure(error) from error
+            raise reasons.of_greeting(error) from error
 
     def heartbeat(self) -> None:
         """Say that this site is there."""
