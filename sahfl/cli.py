@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.commands import consortium
+from sahfl.commands import audit, consortium
 from sahfl.commands.doctor import doctor
 from sahfl.config import kind_of, load_consortium, load_server, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
@@ -143,12 +143,14 @@ def check(
 
 def _check_site(file: Path) -> None:
     from sahfl.console import counting, verdict_table
+    from sahfl.federation.dry_run import policy_lines
     from sahfl.federation.site_check import check_site
 
     config = load_site(file)
     with counting([config.name], Console(stderr=True)) as show:
         verdict = check_site(config, on_case=lambda done, total: show(config.name, done, total))
     Console().print(verdict_table(verdict.checks))
+    print(*policy_lines(config.policy), sep="\n")
     print(verdict.page)
     if not verdict.may_train:
         raise typer.Exit(2)
@@ -174,6 +176,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
 
 for command in (consortium.provision, consortium.renew, consortium.revoke, doctor):
     app.command()(command)
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:

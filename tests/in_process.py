@@ -13,7 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from tiny_study import TINY
 
-from sahfl.config import Study, parse
+from sahfl.config import SiteConfig, Study, parse
 from sahfl.federation import flower
 from sahfl.federation.client_app import app as client_app
 from sahfl.federation.coordinator import Coordinator
@@ -89,7 +89,7 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
     """Run a study of settings to its end; the second call in the same folder resumes.
 
     ``spoil(folder)`` changes the scans of a new run before it starts, ``policy`` what the sites allow, ``site`` the
-    rest of their settings; the server signs what it sends with ``signer``.
+    rest of their settings (or what gives it for each); the server signs what it sends with ``signer``.
     """
     torch.set_num_threads(1)
 
@@ -100,7 +100,7 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
         name: str = "run",
         spoil: Callable[[Path], None] = lambda folder: None,
         policy: dict[str, Any] | None = None,
-        site: dict[str, Any] | None = None,
+        site: dict[str, Any] | Callable[[SiteConfig], dict[str, Any]] | None = None,
         signer: Signer | None = None,
     ):
         study = parse(Study, settings, where="test")
@@ -115,7 +115,8 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
         grid = InProcessGrid(study, path / "sites", change)
         for node, config in grid.nodes.items():
             allowed = config.policy.model_copy(update=policy or {})
-            grid.nodes[node] = config.model_copy(update={"policy": allowed} | (site or {}))
+            more = site(config) if callable(site) else site or {}
+            grid.nodes[node] = config.model_copy(update={"policy": allowed} | more)
         Coordinator(grid, folder, {node: config.name for node, config in grid.nodes.items()}, signer).run()
         return folder, grid
 

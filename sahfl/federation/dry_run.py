@@ -132,9 +132,10 @@ def _evaluation(config: SiteConfig, study: Study | None) -> Iterator[str]:
         numbers = HEAD + n_strata * (3 + 2 * settings.replicates)
         which = f" of {', '.join(method.id for method in methods)}" if study else ""
         yield f"evaluation{which}, each fold:"
-        yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes: for each of {n_strata} volume strata the number of scans, the"
-        yield f"    sums of Dice and of its squares, and {settings.replicates} bootstrap sums with their weights; sums of volumes"
-        yield "    and their products; numbers of scans without blood, and of those in which blood was predicted"
+        yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes:"
+        yield f"    for each of {n_strata} volume strata the number of scans, the sums of Dice and of its squares, and"
+        yield f"    {settings.replicates} bootstrap sums with their weights; sums of volumes and of their products;"
+        yield "    numbers of scans without blood, and of those in which blood was predicted"
         yield f"  withheld: results over fewer than {policy.smallest_group} patients, bootstrap sums over fewer than"
         yield f"    {policy.smallest_bootstrap} patients; then strata are merged, or nothing leaves but that fact"
     yield ""
