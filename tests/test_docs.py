@@ -38,8 +38,8 @@ FILES = {
 }
 
 
-def help_of(command):
-    return subprocess.run([SAHFL, command, "-h"], capture_output=True, text=True, check=True).stdout
+def help_of(*command):
+    return subprocess.run([SAHFL, *command, "-h"], capture_output=True, text=True, check=True).stdout
 
 
 def help_of_daemon(program):
@@ -59,7 +59,9 @@ def test_each_command_of_the_documents_exists(command):
         assert all((ROOT / argument).is_file() for argument in named)
         return
     assert program == "sahfl" or program in DAEMONS
-    known = help_of(arguments[0]) if program == "sahfl" else help_of_daemon(program)
+    known = (
+        help_of(*arguments[: 2 if arguments[0] == "audit" else 1]) if program == "sahfl" else help_of_daemon(program)
+    )
     for argument in arguments[1:]:
         if argument.startswith("--"):
             assert argument in known
