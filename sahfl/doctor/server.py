@@ -157,7 +157,8 @@ def examine_queue(queue: Path, sites: set[str]) -> Finding:
             found = f"{path.name}: data.source is {study.data.source}, expected sites"
             remedy = "set data: {source: sites}, since each site's own file names its scans"
             return Finding.fail("queue", found, remedy=remedy)
-        if unknown := sorted({*study.pretrain.sites, *study.finetune.sites} - sites):
+        wanted = {site for stage in (study.pretrain, study.finetune) if stage for site in stage.sites}
+        if unknown := sorted(wanted - sites):
             found = f"{path.name} asks for {', '.join(unknown)}, no active site of this consortium"
             return Finding.fail("queue", found, remedy="correct the study's sites, or provision and renew those sites")
     names = f": {', '.join(path.stem for path in waiting)}" if waiting else ""
