@@ -163,7 +163,10 @@ def _enough(study: Study, missing: list[str]) -> bool:
     from sahfl.federation.rounds import needed
 
     stages = [study.pretrain.sites] if study.pretrain else []
-    return all(sum(site not in missing for site in sites) >= needed(study.rounds, len(sites)) for sites in [*stages, study.finetune.sites])
+    return all(
+        sum(site not in missing for site in sites) >= needed(study.rounds, len(sites))
+        for sites in [*stages, study.finetune.sites]
+    )
 
 
 def _log_event(event: Event) -> None:
