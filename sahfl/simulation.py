@@ -6,8 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +16,10 @@ from flwr.app import Context, RecordDict, UserConfig
 from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, SiteConfig, Study
 from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
-from sahfl.errors import DataError, SahflError, StorageError
+from sahfl.errors import DataError
 from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
-from sahfl.federation.server_app import app
+from sahfl.federation.server_app import app, session
 
 POLICY: dict[str, Any] = {"max_refused_share": 1.0, "share_scan_keys": True}
 """All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest."""
@@ -90,23 +89,12 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
     at_once = max(len(study.pretrain.sites), len(study.finetune.sites))
     workers = workers or min(at_once, 2 * (os.cpu_count() or 1))
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
-    with folder.lock(), _stopped_by_sigterm(), LocalGrid(sites, workers=workers, logs=folder.path / "logs") as grid:
+    logs = folder.path / "logs"
+    with _stopped_by_sigterm(), session(folder), LocalGrid(sites, workers=workers, logs=logs) as grid:
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
-        try:
-            app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
-        except KeyboardInterrupt:
-            folder.note({"event": "interrupted", "at": _now()})
-            raise
-        except SahflError as error:
-            with suppress(StorageError):  # a full disk may be why it failed
-                folder.note({"event": "failed", "reason": str(error), "at": _now()})
-            raise
+        app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
     return folder.path / "report.html"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from sahfl.config import load_study
+from sahfl.errors import ConfigError, RunError, SahflError, StorageError
 from sahfl.federation.coordinator import Coordinator
+from sahfl.federation.events import Event, listening, log_on_stderr
 from sahfl.federation.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
 app = ServerApp()
 
 
@@ -19,7 +28,71 @@ def main(grid: Grid, context: Context) -> None:
     """Run the study of a run folder, from wherever it stands.
 
     The run's settings are ``run-folder``, a path, and ``nodes``, JSON ``{node id: site name}``: who is who is known to
-    the one who starts the run, and never taken from what a node says of itself.
+    the one who starts the run, and never taken from what a node says of itself. Under stock Flower this app is alone in
+    a process, and the run's settings hold ``study`` too, the study file's path or "": it then opens the folder itself.
+
+    Raises:
+        SahflError: the settings or the run folder cannot be used, or the run failed; Flower's run has then failed too.
     """
-    nodes = {int(node): str(site) for node, site in json.loads(str(context.run_config["nodes"])).items()}
-    Coordinator(grid, RunFolder(Path(str(context.run_config["run-folder"]))), nodes).run()
+    settings = context.run_config
+    if "study" not in settings:
+        Coordinator(grid, RunFolder(Path(str(settings["run-folder"]))), _nodes(settings["nodes"])).run()
+        return
+    log_on_stderr()
+    nodes, folder = _nodes(settings["nodes"]), _open(str(settings["run-folder"]), str(settings["study"]))
+    with session(folder), listening(_log):
+        Coordinator(grid, folder, nodes).run()
+
+
+@contextmanager
+def session(folder: RunFolder) -> Iterator[None]:
+    """Work on a run: nobody else may meanwhile, and the journal says if it is interrupted or fails.
+
+    Raises:
+        RunError: another process works on this run.
+    """
+    with folder.lock():
+        try:
+            yield
+        except SahflError as error:
+            with suppress(StorageError):  # a full disk may be why it failed
+                folder.note({"event": "failed", "reason": str(error), "at": _now()})
+            raise
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM, and what Flower raises in a run that was stopped
+            folder.note({"event": "interrupted", "at": _now()})
+            raise
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _nodes(text: Any) -> dict[int, str]:
+    """Site name of each node."""
+    try:
+        nodes = {int(node): str(site) for node, site in json.loads(str(text)).items()}
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"nodes: got {str(text)[:80]!r}, expected JSON {{node id: site name}}") from error
+    if not nodes or len(set(nodes.values())) < len(nodes):
+        raise ConfigError(f"nodes: got {len(nodes)} node(s), expected one for each site, each site once")
+    return nodes
+
+
+def _open(path: str, study: str) -> RunFolder:
+    """The run of a folder, started from a study file if the folder holds none."""
+    if not path:
+        raise ConfigError("run-folder: is empty; name the run's folder, a path at the server")
+    if not (Path(path) / "study.json").is_file():
+        if not study:
+            raise ConfigError(f"study: is empty and {path} holds no run; name a study file, a path at the server")
+        return RunFolder.create(Path(path), load_study(Path(study)))
+    folder = RunFolder.reopen(Path(path))
+    if study and load_study(Path(study)).fingerprint() != folder.study().fingerprint():
+        raise RunError(f"{path}: holds the run of another study than {study}; name another run-folder")
+    return folder
+
+
+def _log(event: Event) -> None:
+    log.info("event=%s site=%s %s", event.kind, event.site or "-", event.text)

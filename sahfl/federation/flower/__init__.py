@@ -7,6 +7,7 @@ Flower runtime, and leaves the message id to the SuperLink. A grid of our own ha
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 
 from flwr.app import Error, Message, RecordDict
@@ -14,8 +15,10 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Run", "empty_run", "enter_run", "error_reply", "give_id", "is_crash", "new_message", "new_run_id"]
+__all__ = ["Run", "empty_run", "enter_run", "error_reply", "give_id", "is_crash", "new_message", "new_run_id", "reason"]
 SERVER_NODE_ID = 1
+WRAPPED = re.compile(r"<class '[\w.]+'>:<'(.*)'>", re.DOTALL)
+"""What a stock SuperNode makes of an exception that leaves a ClientApp."""
 
 
 def enter_run(run_id: int, node_id: int = SERVER_NODE_ID) -> None:
@@ -49,6 +52,13 @@ def error_reply(request: Message, reason: str, *, crash: bool = False) -> Messag
     """The reply that stands for a site that could not answer; ``crash`` where its process is lost."""
     code = ErrorCode.CLIENT_APP_CRASHED if crash else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     return Message(Error(code, reason), reply_to=request)
+
+
+def reason(reply: Message) -> str:
+    """What an error reply says; the same from a stock SuperNode as from a grid of our own."""
+    text = str(reply.error.reason)
+    wrapped = WRAPPED.fullmatch(text)
+    return wrapped[1] if wrapped else text
 
 
 def is_crash(reply: Message) -> bool:
