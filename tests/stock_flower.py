@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,21 +61,25 @@ class StockFlower:
         """End all processes and what they started: politely, then at once."""
         for process in reversed(self._processes):
             process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + 10
-        for process in reversed(self._processes):
-            try:
-                process.wait(max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        try:
+            wait_until(self._are_gone, timeout_s=20, what="the end of all processes")
+        except TimeoutError:
+            for pid in self.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            wait_until(self._are_gone, timeout_s=20, what="the end of all processes")
 
-    def sessions(self) -> list[int]:
-        """One session per process started here; all that it starts belongs to it."""
-        return [process.pid for process in self._processes]
+    def processes(self) -> list[int]:
+        """Every process started here or by one of them, by its Flower home: a SuperLink detaches what it starts."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if f"FLWR_HOME={self.folder}{os.sep}".encode() in path.read_bytes():
+                    found.append(int(path.parent.name))
+        return found
+
+    def _are_gone(self) -> bool:
+        return all(process.poll() is not None for process in self._processes) and not self.processes()
 
     def join(self, name: str, site_file: Path | None) -> int:
         """Start a site's SuperNode; its node id, as it says itself in its log."""

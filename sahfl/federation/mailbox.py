@@ -107,13 +107,13 @@ class Mailbox:
 
     def _send(self, contents: Mapping[str, RecordDict], message_type: str, nodes: Mapping[str, int]) -> None:
         messages = {site: Message(item, nodes[site], message_type) for site, item in contents.items()}
-        ids: list[str | None] = list(self._grid.push_messages(list(messages.values()))) if messages else []
-        # A stock SuperLink gives no id for a node that it does not know any more, and none at all if all is too large.
-        for site, id_ in zip(messages, ids or [None] * len(messages), strict=True):
-            if id_ is None:
-                self._answers.replies[site] = flower.error_reply(messages[site], NOT_ACCEPTED)
-            else:
+        ids = list(self._grid.push_messages(list(messages.values()))) if messages else []
+        # A stock SuperLink gives an empty id for a node that it does not know, and no ids at all if all is too large.
+        for site, id_ in zip(messages, ids or [""] * len(messages), strict=True):
+            if id_:
                 self._waiting[id_] = site
+            else:
+                self._answers.replies[site] = flower.not_reached(messages[site], NOT_ACCEPTED)
 
     def _hear(self, asked: list[str], waited_s: float = 0.0) -> list[str]:
         """Take in what has arrived for some requests; the sites to ask once more come back."""
@@ -163,4 +163,6 @@ def reason_of(reply: Message | None, deadline_s: float) -> str | None:
         return f"no reply within {deadline_s:g} s"
     if not reply.has_error():
         return None
+    if flower.is_not_reached(reply):
+        return f"not reached: {error_text(reply)}"
     return f"error at the site: {error_text(reply)} (details in the site's log)"

@@ -207,6 +207,14 @@ def test_what_a_stock_supernode_wraps_around_an_error_is_taken_off():
         assert reason_of(reply, 1.0) == "error at the site: DataRefused (details in the site's log)"
 
 
+@pytest.mark.parametrize("code", [3, 4, 5], ids=["message", "reply", "node"])
+def test_what_the_superlink_itself_says_of_a_node_is_not_taken_for_the_site_s_error(code):
+    flower.enter_run(42)
+    request = flower.new_message(RecordDict(), 7, "train", "", None)
+    flower.give_id(request)
+    assert reason_of(Message(Error(code, "gone"), reply_to=request), 1.0) == "not reached: gone"
+
+
 class Post(InProcessGrid):
     """Accepts what a stock SuperLink would: no node that it does not know, and nothing if a message is too large."""
 
@@ -220,9 +228,10 @@ class Post(InProcessGrid):
         return []
 
 
-@pytest.mark.parametrize("ids", [[None, None], []], ids=["unknown-nodes", "too-large"])
+@pytest.mark.parametrize("ids", [["", ""], []], ids=["unknown-nodes", "too-large"])
 def test_a_message_that_is_not_accepted_is_that_site_s_error_at_once(ids):
     flower.enter_run(42)
     contents = dict.fromkeys(("bern", "graz"), RecordDict())
     answers = Mailbox(Post(ids)).exchange(contents, "train", nodes={"bern": 5, "graz": 6}, deadline_s=600.0)
-    assert [flower.reason(answers.replies[site]) for site in ("bern", "graz")] == [NOT_ACCEPTED] * 2
+    reasons = [reason_of(answers.replies[site], 600.0) for site in ("bern", "graz")]
+    assert reasons == [f"not reached: {NOT_ACCEPTED}"] * 2

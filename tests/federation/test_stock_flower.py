@@ -4,11 +4,12 @@ import json
 
 import pytest
 import yaml
-from commands import journal, processes_of_session, tensors
+from commands import journal, tensors
 from stock_flower import StockFlower, wait_until, write_site
 from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
+from sahfl.federation.mailbox import NOT_ACCEPTED
 from sahfl.federation.run_folder import RunFolder
 from sahfl.simulation import simulate
 
@@ -36,7 +37,7 @@ def consortium(tmp_path_factory):
         nodes["stray"] = flower.join("stray", None)
         (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
         yield flower, nodes
-    assert not [pid for session in flower.sessions() for pid in processes_of_session(session)]
+    assert not flower.processes()
 
 
 def settings(flower, run, nodes):
@@ -82,12 +83,12 @@ def test_what_flower_unpacked_anywhere_holds_no_code(consortium):
 
 def test_a_run_below_its_quorum_has_failed_for_flower_too_and_each_site_s_reason_is_named(consortium):
     flower, nodes = consortium
-    wrong = {"tbi_a": nodes["stray"], "sah_a": 12345, "sah_b": nodes["sah_b"]}
+    wrong = {"tbi_a": nodes["stray"], "sah_a": 12345, "sah_b": 12346}
     run = flower.run(settings(flower, "wrong", wrong))
     folder = flower.folder / "wrong"
     wait_until(lambda: "failed" in events(folder), timeout_s=WAIT_S, what="the run")
     assert flower.outcome(run) == "finished:failed"
     reasons = {line["site"]: line["reason"] for line in journal(folder, "site_out")}
     assert reasons["tbi_a"] == "error at the site: ConfigError (details in the site's log)"
-    assert "the SuperLink did not accept its message" in reasons["sah_a"]
+    assert reasons["sah_a"] == reasons["sah_b"] == f"not reached: {NOT_ACCEPTED}"
     assert "no site is named; add --node-config" in flower.log("stray")

@@ -15,7 +15,19 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Run", "empty_run", "enter_run", "error_reply", "give_id", "is_crash", "new_message", "new_run_id", "reason"]
+__all__ = [
+    "Run",
+    "empty_run",
+    "enter_run",
+    "error_reply",
+    "give_id",
+    "is_crash",
+    "is_not_reached",
+    "new_message",
+    "new_run_id",
+    "not_reached",
+    "reason",
+]
 SERVER_NODE_ID = 1
 WRAPPED = re.compile(r"<class '[\w.]+'>:<'(.*)'>", re.DOTALL)
 """What a stock SuperNode makes of an exception that leaves a ClientApp."""
@@ -59,6 +71,17 @@ def reason(reply: Message) -> str:
     text = str(reply.error.reason)
     wrapped = WRAPPED.fullmatch(text)
     return wrapped[1] if wrapped else text
+
+
+def not_reached(request: Message, text: str) -> Message:
+    """The reply that stands for a site whose message went nowhere."""
+    return Message(Error(ErrorCode.NODE_UNAVAILABLE, text), reply_to=request)
+
+
+def is_not_reached(reply: Message) -> bool:
+    """Whether an error is the SuperLink's, about a node or a message that it does not have, and not the site's."""
+    unreached = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+    return reply.has_error() and reply.error.code in unreached
 
 
 def is_crash(reply: Message) -> bool:
