@@ -42,6 +42,9 @@ class LocalGrid(Grid):
         RunFailed: a worker process cannot start (out of memory, broken installation).
     """
 
+    waits = True
+    """``pull_messages`` waits by itself."""
+
     def __init__(
         self, sites: Iterable[SiteConfig], *, workers: int, logs: Path, hostile: Mapping[str, HostileAct] | None = None
     ) -> None:

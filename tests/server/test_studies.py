@@ -33,7 +33,7 @@ def test_studies_run_in_the_order_of_their_names_but_an_interrupted_one_first(tm
 
 
 def test_a_study_that_says_where_the_scans_lie_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="data.source is 'phantom', expected 'sites'"):
+    with pytest.raises(ConfigError, match=r"data\.source is 'phantom', expected 'sites'"):
         Studies(tmp_path).submit(write(tmp_path / "a.yaml", TINY))
 
 
