@@ -19,6 +19,7 @@ from sahfl.federation import flower, protocol
 from sahfl.federation.audit import FILE, AuditLog, read_lines, verify
 from sahfl.federation.client_app import SiteFailure, answering
 from sahfl.federation.guard import guarded
+from sahfl.federation.site import Site
 from sahfl.statistics import EvaluationSums
 from sahfl.trust.signing import Signer
 
@@ -323,7 +324,7 @@ def test_C06_the_text_of_an_error_stays_in_the_site_s_log(hospital, caplog):
     message = flower.new_message(content, 7, protocol.DESCRIBE, "", None)
     context = Context(1, 7, {"site": hospital.config.model_dump_json()}, RecordDict(), {})
     with caplog.at_level(logging.ERROR), pytest.raises(SiteFailure, match=r"^FileNotFoundError$"):
-        answering(answer)(message, context)
+        answering(answer, Site)(message, context)
     assert CANARY in caplog.text
     line = hospital.audit()[-1]
     assert (line["event"], line["details"]) == ("failed", {"asked": "query.describe", "error": "FileNotFoundError"})
