@@ -2,10 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo deploy-demo test test-all check format clean
 
 demo: .venv/installed  ## simulated federation on a phantom cohort, to a report
 	$(BIN)/sahfl simulate configs/demo.yaml
+
+deploy-demo: .venv/installed  ## a server and three sites as processes, with keys of their own; the server is killed once
+	$(BIN)/python examples/deployment/demo.py
 
 test: .venv/installed  ## all tests but the slow ones
 	$(BIN)/pytest -n 2

@@ -19,18 +19,17 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path as FilePath
 from statistics import median
 from typing import Any, get_args
 from unittest import mock
 
 import torch
+from machine import machine
 from torch import Tensor, nn
 
 from sahfl.adapters import adapted
@@ -40,7 +39,6 @@ from sahfl.adapters.paths import Path, choose_path
 from sahfl.config import AdapterTuning
 from sahfl.model import MultiViewUNet
 
-FILE_OF_CPU = FilePath("/proc/cpuinfo")
 CHANNELS = 9
 LORA, DORA = ("lora_c", "conv_lora", "cp_lora"), ("dora_c", "conv_dora", "cp_dora")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -87,7 +85,7 @@ def main() -> None:
         return
     rows = [row for setting in settings for row in measure(setting, options)]
     if options.json:
-        print(json.dumps({"machine": machine(), "aims": AIMS, "rows": [asdict(row) for row in rows]}, indent=1))
+        print(json.dumps({"machine": machine(DEVICE), "aims": AIMS, "rows": [asdict(row) for row in rows]}, indent=1))
     else:
         print_table(rows)
 
@@ -293,20 +291,9 @@ def along(way: Path, layer: AdaptedConv, x: Tensor, gradient: Tensor, precision:
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
-def machine() -> str:
-    """What the numbers were measured on."""
-    if DEVICE == "cuda":
-        return f"{torch.cuda.get_device_name()}; torch {torch.__version__}"
-    text = FILE_OF_CPU.read_text() if FILE_OF_CPU.exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    load = os.getloadavg()[0]
-    return f"{name}, {os.cpu_count()} cores (1 used), load {load:.1f}; torch {torch.__version__}"
-
-
 def print_table(rows: list[Row]) -> None:
     """A block for each setting."""
-    print(machine())
+    print(machine(DEVICE))
     before = None
     for row in rows:
         setting = (row.pixels, row.precision, row.rank)

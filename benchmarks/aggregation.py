@@ -23,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 from scipy import stats
-from small_study import SITES, Federation, machine, read_base
+from small_study import SITES, Federation, read_base
 
 from sahfl.adapters import AdapterState
 from sahfl.aggregation import Memory, SiteUpdate

@@ -12,15 +12,14 @@ Python's tracemalloc saw at most during a second, untimed run.
 
 import argparse
 import json
-import os
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 from sahfl.adapters import AdapterState, FactoredLayer, state
 from sahfl.adapters.attach import attach
@@ -135,15 +134,6 @@ def fit(rows: list[Row]) -> tuple[float, float]:
         return rows[0].seconds / rows[0].sites, 0.0
     slope, start = np.polyfit([row.sites for row in rows], [row.seconds for row in rows], 1)
     return float(slope), float(start)
-
-
-def machine() -> str:
-    """What the numbers were measured on."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text() if path.exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    name = names[0] if names else "unknown processor"
-    return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; numpy {np.__version__}"
 
 
 if __name__ == "__main__":

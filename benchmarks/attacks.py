@@ -3,9 +3,10 @@
     python benchmarks/attacks.py                                  # two tables
     python benchmarks/attacks.py --seeds 2 --attacks sign_flip --json
 
-Attacks are pure functions of what a site received and what it trained; label flipping trains on inverted annotations.
-Every update goes through the payload checks first, which refuse NaN whatever the defence. Dice is that of the honest
-sites' held-out patients. The median and the trimmed mean work within the default bounds, as they do in a study.
+Attacks are those of a simulation's hostile sites (``sahfl.federation.hostile``): pure functions of what a site received
+and what it trained; label flipping trains on inverted annotations. Every update goes through the payload checks first,
+which refuse NaN whatever the defence. Dice is that of the honest sites' held-out patients. The median and the trimmed
+mean work within the default bounds, as they do in a study.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from aggregation import METHODS, interval
-from small_study import SITES, Federation, machine, read_base
+from machine import machine
+from small_study import SITES, Federation, read_base
 
 from sahfl.adapters import AdapterState
 from sahfl.aggregation import SiteUpdate
@@ -28,6 +30,7 @@ from sahfl.config import RoundsConfig
 from sahfl.config.methods import Rule
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation.aggregate import aggregate
+from sahfl.federation.hostile import ATTACKS, Attack, as_trained
 from sahfl.payload import layout, pack, unpack
 from sahfl.seeds import derive_seed
 
@@ -36,63 +39,8 @@ HOSTILE = "graz"
 ROUNDS, LOCAL_STEPS = 3, 6
 METHOD = METHODS["cp_lora-r8"].model_copy(update={"learning_rate": 2e-2})
 """Four times the default rate: in so few steps something has to be learnt that an attack can take away."""
-FREE_RIDER_SD = 1e-3
 NONE, BASE = "no attacker", "base alone"
-Attack = Callable[[AdapterState, AdapterState, np.random.Generator], AdapterState]
-"""(received, trained, random numbers) -> what is sent in the place of what was trained."""
-
-
-def with_nan(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """NaN in the first number of every tensor."""
-    broken = {name: value.copy() for name, value in trained.items()}
-    for value in broken.values():
-        value.reshape(-1)[0] = np.nan
-    return broken
-
-
-def times_1000(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """The honest change, 1000 times as long."""
-    return {name: value + 1000 * (trained[name] - value) for name, value in received.items()}
-
-
-def sign_flip(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """The honest change, the other way."""
-    return {name: 2 * value - trained[name] for name, value in received.items()}
-
-
-def noise(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """Normal random numbers of SD 1 in the place of every number."""
-    return {name: random.standard_normal(value.shape).astype(np.float32) for name, value in received.items()}
-
-
-def as_trained(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """Nothing is changed: the honest site, or one that trained on wrong annotations."""
-    return trained
-
-
-def free_rider(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """What it received, without training."""
-    return received
-
-
-def noisy_free_rider(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """What it received and a little noise, to look as if it had trained."""
-    return {
-        name: value + (FREE_RIDER_SD * random.standard_normal(value.shape)).astype(np.float32)
-        for name, value in received.items()
-    }
-
-
-ATTACKS: dict[str, Attack] = {
-    NONE: as_trained,
-    "nan": with_nan,
-    "times_1000": times_1000,
-    "sign_flip": sign_flip,
-    "random": noise,
-    "label_flip": as_trained,
-    "free_rider": free_rider,
-    "noisy_free_rider": noisy_free_rider,
-}
+ACTS: dict[str, Attack] = {NONE: as_trained, **ATTACKS}
 IDLE = {"nan", "random", "free_rider", "noisy_free_rider"}
 """Attacks that need no training."""
 UNBOUNDED = RoundsConfig(most_share=1.0, most_norm=1e300)
@@ -131,7 +79,7 @@ def run(federation: Federation, attack: str, defence: str, *, seed: int) -> Run:
                     sent = federation.train(name, global_state, round_=round_, rounds=ROUNDS, flipped=flipped)
                 if hostile:
                     random = np.random.default_rng(derive_seed(seed, attack, round_))
-                    sent = ATTACKS[attack](global_state, sent, random)
+                    sent = ACTS[attack](global_state, sent, random)
                 try:
                     arrived = unpack(pack(sent).tobytes(), layout(sent), like=global_state)
                 except PayloadError:
@@ -152,7 +100,7 @@ def honest_dice(federation: Federation, state: AdapterState) -> float:
 
 def compare(attacks: Iterable[str], seeds: int) -> dict[str, dict[str, list[Run]]]:
     """The runs of every attack on every defence over the seeds."""
-    base, attacks = read_base(), [name for name in ATTACKS if name in {NONE, *attacks}]
+    base, attacks = read_base(), [name for name in ACTS if name in {NONE, *attacks}]
     runs: dict[str, dict[str, list[Run]]] = {attack: {name: [] for name in DEFENCES} for attack in [BASE, *attacks]}
     for seed in range(seeds):
         federation = Federation(METHOD, seed, sites=SITES, base=base, steps=LOCAL_STEPS)
@@ -201,7 +149,7 @@ def _difference(found: list[Run], reference: list[Run]) -> str:
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=list(ATTACKS), help="beside no attacker")
+    parser.add_argument("--attacks", nargs="*", choices=ACTS, default=list(ACTS), help="beside no attacker")
     parser.add_argument("--seeds", type=int, default=3, help="patients, starts and batches (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()

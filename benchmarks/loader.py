@@ -10,7 +10,6 @@ that of their median times. The step is ``training.train`` with batches that lie
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from machine import machine
 
 from sahfl.adapters import state
 from sahfl.atomic import write_atomic
@@ -196,15 +196,6 @@ def clock(work) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def machine() -> str:
-    """What the numbers were measured on."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    load = os.getloadavg()[0]
-    return f"{name}, {os.cpu_count()} cores (1 used), load {load:.1f}; torch {torch.__version__}"
 
 
 def print_table(rows: list[Row]) -> None:

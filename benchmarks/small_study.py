@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import platform
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 
 from sahfl.adapters import AdapterState, digest, state
 from sahfl.adapters.attach import attach
@@ -29,9 +28,10 @@ from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.data.ct import Scan
 from sahfl.data.phantom import PROFILES, PhantomKind, make_case
 from sahfl.data.sampler import SliceSampler
-from sahfl.data.views import CaseViews, SliceStack, make_views, n_channels
+from sahfl.data.views import CaseViews, make_views, n_channels
 from sahfl.errors import AdapterError
 from sahfl.evaluation import predict
+from sahfl.federation.hostile import inverted
 from sahfl.federation.networks import base_network, whole_network
 from sahfl.federation.turns import take_turn
 from sahfl.model import MultiViewUNet
@@ -116,7 +116,7 @@ class Federation:
             parameter.requires_grad_(True)
         rule = "alternate" if turns else "mean"
         names = take_turn(self._net, self._method.model_copy(update={"aggregation": rule}), round_)
-        cases = [_inverted(views) if flipped else views for views, _ in self._training[site]]
+        cases = [inverted(views) if flipped else views for views, _ in self._training[site]]
         sampler = SliceSampler(
             cases,
             VIEWS,
@@ -153,14 +153,6 @@ def _patient(profile: str, kind: PhantomKind, seed: int) -> Patient:
     return make_views(scan, VIEWS), scan
 
 
-def _inverted(views: CaseViews) -> CaseViews:
-    stacks = {}
-    for view, stack in views.stacks.items():
-        label = ~stack.label[:]
-        stacks[view] = SliceStack(stack.image, label, np.flatnonzero(label.any(axis=(1, 2))))
-    return replace(views, stacks=stacks)
-
-
 def read_base() -> AdapterState:
     """The base network, from the folder for temporary files; trained there if it is not there yet."""
     made_of = repr((VIEWS, MODEL, SHAPE, SPACING_MM, BASE_STEPS, BASE_CASES, BATCH_SIZE))
@@ -182,15 +174,6 @@ def _pretrained() -> AdapterState:
     net = whole_network(VIEWS, MODEL, seed=0)
     train(net, sampler, Schedule(2e-3, WEIGHT_DECAY, BASE_STEPS, 1, 1))
     return state.read(net)
-
-
-def machine() -> str:
-    """What the numbers were measured on."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, 1 thread of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; torch {torch.__version__}"
 
 
 def main() -> None:

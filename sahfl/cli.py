@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.commands import consortium, status
+from sahfl.commands import audit, consortium, doctor, status
 from sahfl.config import kind_of, load_consortium, load_server, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
@@ -142,12 +142,14 @@ def check(
 
 def _check_site(file: Path) -> None:
     from sahfl.console import counting, verdict_table
+    from sahfl.federation.dry_run import policy_lines
     from sahfl.federation.site_check import check_site
 
     config = load_site(file)
     with counting([config.name], Console(stderr=True)) as show:
         verdict = check_site(config, on_case=lambda done, total: show(config.name, done, total))
     Console().print(verdict_table(verdict.checks))
+    print(*policy_lines(config.policy), sep="\n")
     print(verdict.page)
     if not verdict.may_train:
         raise typer.Exit(2)
@@ -171,8 +173,9 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     print(write_report(results, run_dir))
 
 
-for command in (consortium.provision, consortium.renew, consortium.revoke, status.status):
+for command in (consortium.provision, consortium.renew, consortium.revoke, status.status, doctor.doctor):
     app.command()(command)
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:

@@ -58,15 +58,14 @@ class State:
     """Sites that were asked to evaluate since the last fold ended."""
 
     def __post_init__(self) -> None:
-        names = (*self.study.pretrain.sites, *self.study.finetune.sites)
-        self.sites = {name: SiteState() for name in names}
+        self.sites = {name: SiteState() for name in self.study.sites}
 
     @property
     def total(self) -> float:
         """All work of the study, in training steps."""
         pretrain, finetune = self.study.pretrain, self.study.finetune
         trained = sum(not isinstance(method, ZeroShot) for method in finetune.methods)
-        steps = self._round_steps("pretrain") * pretrain.rounds
+        steps = self._round_steps("pretrain") * pretrain.rounds if pretrain else 0
         steps += self._round_steps("") * finetune.rounds * finetune.folds * trained
         evaluations = EVALUATE_STEPS * len(finetune.sites) * finetune.folds * len(finetune.methods)
         return steps + evaluations + PREPARE_STEPS * len(self.sites)
@@ -122,7 +121,8 @@ class State:
         return state.done if state.doing in ("training", "done") else 0.0
 
     def _round_steps(self, cell: str) -> int:
-        stage = self.study.pretrain if cell == "pretrain" else self.study.finetune
+        pretraining = self.study.pretrain if cell == "pretrain" else None
+        stage = pretraining or self.study.finetune
         return stage.local.steps * len(stage.sites)
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -20,9 +19,11 @@ from sahfl.config.policy import Adapter, Weights
 from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
 from sahfl.errors import ConfigError, DataError, SahflError, StorageError
+from sahfl.federation.events import Event, emit
 from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
+from sahfl.federation.session import end_session
 
 OPEN = SitePolicy(
     require_signature=False,
@@ -52,7 +53,7 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         ConfigError: the study leaves it to the sites where their scans lie.
         DataError: the datalist cannot be read, or lacks a site of the study; every path at which no scans are.
     """
-    names = [*study.pretrain.sites, *study.finetune.sites]
+    names = list(study.sites)
     if isinstance(study.data, DatalistData):
         known = datalist_sites(study.data.path)
         if unknown := sorted(set(names) - set(known)):
@@ -112,26 +113,27 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
     """
     study = folder.study()
     sites = site_configs(study, folder.path.resolve() / "sites")
-    at_once = max(len(study.pretrain.sites), len(study.finetune.sites))
+    pretraining = len(study.pretrain.sites) if study.pretrain else 0
+    at_once = max(pretraining, len(study.finetune.sites))
     workers = workers or min(at_once, 2 * (os.cpu_count() or 1))
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
-    with folder.lock(), _stopped_by_sigterm(), LocalGrid(sites, workers=workers, logs=folder.path / "logs") as grid:
+    grid = LocalGrid(sites, workers=workers, logs=folder.path / "logs", hostile=study.hostile)
+    with folder.lock(), _stopped_by_sigterm(), grid:
+        if study.hostile:
+            named = ", ".join(f"{site} ({act})" for site, act in sorted(study.hostile.items()))
+            emit(Event("warning", f"hostile sites, by the study's settings: {named}"))
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
         try:
             app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
         except KeyboardInterrupt:
-            folder.note({"event": "interrupted", "at": _now()})
+            end_session(folder, "interrupted")
             raise
         except SahflError as error:
             with suppress(StorageError):  # a full disk may be why it failed
-                folder.note({"event": "failed", "reason": str(error), "at": _now()})
+                end_session(folder, "failed", reason=str(error))
             raise
     return folder.path / "report.html"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,34 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from tiny_study import TINY
 
-from sahfl.config import Study, parse
+from sahfl.config import SiteConfig, Study, parse
 from sahfl.federation import flower
 from sahfl.federation.client_app import app as client_app
 from sahfl.federation.coordinator import Coordinator
+from sahfl.federation.hostile import hostile_app
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.site import Site
 from sahfl.simulation import site_configs
+from sahfl.trust.signing import Signer
 
 Change = Callable[[str, Message, Message], Message | None]
 """(site, request, reply) -> the reply that arrives, or None for no reply."""
+
+
+class Stop(Exception):
+    """Stands for a crash of the server's process."""
+
+
+def stop_at(nth: int) -> Change:
+    """A change that stops the server's process at the n-th message."""
+    numbers = count(1)
+
+    def stop(site: str, request: Message, reply: Message) -> Message:
+        if next(numbers) == nth:
+            raise Stop
+        return reply
+
+    return stop
 
 
 class InProcessGrid(Grid):
@@ -32,7 +51,7 @@ class InProcessGrid(Grid):
         self.nodes = {7 + index: site for index, site in enumerate(site_configs(study, folder))}
         self.run_id = flower.new_run_id()
         self.seen: list[tuple[str, Message, Message]] = []
-        self._change = change
+        self._change, self._hostile = change, study.hostile
         self._replies: dict[str, Message] = {}
         flower.enter_run(self.run_id)
 
@@ -56,7 +75,8 @@ class InProcessGrid(Grid):
             site = self.nodes[message.metadata.dst_node_id]
             context = Context(self.run_id, 0, {"site": site.model_dump_json()}, RecordDict(), {})
             try:
-                reply = client_app(message, context)
+                act = self._hostile.get(site.name)
+                reply = (hostile_app(act, site.name) if act else client_app)(message, context)
             except Exception as error:
                 reply = flower.error_reply(message, str(error))
             self.seen.append((site.name, message, reply))
@@ -87,7 +107,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def federate(tmp_path: Path, scans: Path) -> Federate:
     """Run a study of settings to its end; the second call in the same folder resumes.
 
-    ``spoil(folder)`` changes the scans of a new run before it starts, ``policy`` what the sites allow.
+    ``spoil(folder)`` changes the scans of a new run before it starts, ``policy`` what the sites allow, ``site`` the
+    rest of their settings (or what gives it for each); the server signs what it sends with ``signer``.
     """
     torch.set_num_threads(1)
 
@@ -98,6 +119,8 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
         name: str = "run",
         spoil: Callable[[Path], None] = lambda folder: None,
         policy: dict[str, Any] | None = None,
+        site: dict[str, Any] | Callable[[SiteConfig], dict[str, Any]] | None = None,
+        signer: Signer | None = None,
     ):
         study = parse(Study, settings, where="test")
         path = tmp_path / name
@@ -105,12 +128,15 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
             folder = RunFolder.reopen(path)
         else:
             folder = RunFolder.create(path, study)
-            for site in scans.iterdir():
-                shutil.copytree(site / "scans", path / "sites" / site.name / "scans")
+            for known in scans.iterdir():
+                shutil.copytree(known / "scans", path / "sites" / known.name / "scans")
             spoil(path)
         grid = InProcessGrid(study, path / "sites", change)
-        grid.nodes = {node: site.model_copy(update=policy or {}) for node, site in grid.nodes.items()}
-        Coordinator(grid, folder, {node: site.name for node, site in grid.nodes.items()}).run()
+        for node, config in grid.nodes.items():
+            allowed = config.policy.model_copy(update=policy or {})
+            more = site(config) if callable(site) else site or {}
+            grid.nodes[node] = config.model_copy(update={"policy": allowed} | more)
+        Coordinator(grid, folder, {node: config.name for node, config in grid.nodes.items()}, signer).run()
         return folder, grid
 
     return run

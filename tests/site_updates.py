@@ -93,3 +93,24 @@ def mean_kernels(method: AdapterTuning, updates: list[SiteUpdate], ranks: list[i
 def distance(one: Kernels, other: Kernels) -> float:
     """Root of the summed squares of all differences."""
     return float(np.sqrt(sum(np.square(one[name] - other[name]).sum() for name in one)))
+
+
+def as_matrix(method, name, kernel):
+    """The matrix whose rank a method bounds: (out, in * kernel), or (out * others, width * in) for LoRA-C."""
+    if method.method in ("conv_lora", "conv_dora"):
+        return kernel.reshape(len(kernel), -1)
+    return np.moveaxis(kernel, 1, -2).reshape(-1, kernel.shape[1] * kernel.shape[-1])
+
+
+def dead_terms(state, layers):
+    """Terms whose factors are zero on the out-side and on another: no gradient would move them again."""
+    found = 0
+    for layer in layers:
+        alive = None
+        for name, axis in layer.rank_axes.items():
+            moved = np.moveaxis(state[name], axis, 0).reshape(state[name].shape[axis], -1).any(axis=1)
+            if name != layer.up:
+                alive = moved if alive is None else alive & moved
+        up = np.moveaxis(state[layer.up], 1, 0).reshape(state[layer.up].shape[1], -1).any(axis=1)
+        found += int((~alive & ~up).sum())
+    return found

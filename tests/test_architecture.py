@@ -26,7 +26,7 @@ ORDER = [
     "payload",
     "aggregation",
 ]
-ORDER += ["agreement", "sums", "statistics", "disclosure", "evaluation", "report", "federation", "simulation"]
+ORDER += ["agreement", "sums", "statistics", "disclosure", "evaluation", "report", "federation", "doctor", "simulation"]
 ORDER += ["console", "commands", "cli"]
 ONLY_IN = {
     "cryptography": {"trust"},

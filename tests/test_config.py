@@ -110,7 +110,7 @@ def test_relative_paths_of_a_site_file_start_at_the_file(tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text(SITE)
     site = load_site(tmp_path / "a.yaml")
     assert (site.folder, site.data.path) == (tmp_path / "work", tmp_path / "scans" / "list.json")
-    assert (site.max_refused_share, site.share_scan_keys) == (0.0, False)
+    assert (site.max_refused_share, site.policy.share_scan_keys) == (0.0, False)
 
 
 def test_all_problems_of_a_site_file_are_reported_in_one_message(tmp_path):
@@ -183,6 +183,27 @@ def test_a_wrong_value_is_named(tmp_path, old, new, message):
     assert re.search(message, text)
 
 
+def test_ranks_of_unknown_sites_are_named_in_one_message_with_every_other_problem(tmp_path):
+    ranked = "method: %s, rank: 2, aggregation: project, site_ranks: {%s}"
+    message = problems(
+        tmp_path,
+        ("method: zero_shot", ranked % ("lora_c", "graz: 2, bern: 1, oslo: 4")),
+        ("method: cp_lora, rank: 2", ranked % ("cp_lora", "rome: 1")),
+        ("seed: 3", "seed: -1"),
+    )
+    assert "study.yaml: 2 problem(s)\n" in message
+    assert "\n  seed: Input should be greater than or equal to 0, got -1" in message
+    assert (
+        "\n  finetune: Value error, site_ranks of lora_c-r2-project names graz, oslo; finetune.sites has bern, linz; "
+        "site_ranks of cp_lora-r2-project names rome; finetune.sites has bern, linz" in message
+    )
+
+
+def test_ranks_of_sites_without_a_rule_for_them_are_refused_by_their_method(tmp_path):
+    message = problems(tmp_path, ("cp_lora, rank: 2", "cp_lora, rank: 2, site_ranks: {bern: 1}"))
+    assert re.search(r"finetune.methods.1.cp_lora: .*site_ranks needs aggregation: project, mean needs", message)
+
+
 UNREADABLE = {
     "unclosed": ("name: [", "study.yaml, line 1: is not YAML: "),
     "tab": ("name: a\n\tb: c", "study.yaml, line 2: is not YAML: "),
@@ -240,6 +261,25 @@ def test_the_datalist_option_takes_the_place_of_the_files_path(tmp_path, monkeyp
 def test_the_datalist_option_needs_a_study_of_scans_on_disk(tmp_path, text):
     with pytest.raises(ConfigError, match=r"study\.yaml: --datalist needs a study whose data.source is 'datalist'"):
         load_study(study_file(tmp_path, text), datalist=Path("x.json"))
+
+
+def test_an_unknown_hostile_site_and_an_unknown_act_are_reported_with_the_other_problems(tmp_path):
+    extra = "seed: -1\nhostile: {oslo: nan, basel: sign_flip}\n"
+    message = problems(tmp_path, ("seed: 3\n", extra))
+    assert "2 problem(s)" in message
+    assert "hostile: Value error, unknown site(s) basel, oslo; the study's are bern, graz, linz" in message
+    assert "seed: Input should be greater than or equal to 0, got -1" in message
+    message = problems(tmp_path, ("seed: 3\n", "seed: 3\nhostile: {bern: bribe}\n"))
+    assert re.search("hostile.bern: Input should be 'nan', 'times_1000'.* or 'noisy_free_rider', got 'bribe'", message)
+
+
+def test_a_study_with_hostile_sites_is_for_simulations_only_and_another_study(tmp_path):
+    honest = load_study(study_file(tmp_path))
+    hostile = load_study(study_file(tmp_path, STUDY + "hostile: {bern: free_rider}\n"))
+    assert (honest.simulation_only, hostile.simulation_only) == (False, True)
+    assert honest.hostile == {}
+    assert hostile.fingerprint() != honest.fingerprint()
+    assert load_study(study_file(tmp_path, STUDY + "hostile: {}\n")).fingerprint() == honest.fingerprint()
 
 
 # --- fingerprint ----------------------------------------------------------------------------------------------------

@@ -5,12 +5,26 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from tiny_study import TINY
 
 from sahfl.adapters import state
-from sahfl.config import Consortium, SiteConfig, Study, kind_of, load_consortium, load_site, load_study
+from sahfl.config import (
+    AdapterTuning,
+    Consortium,
+    HostileAct,
+    SiteConfig,
+    SitePolicy,
+    Study,
+    kind_of,
+    load_consortium,
+    load_site,
+    load_study,
+    parse,
+)
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
 from sahfl.federation.networks import fine_tuned_network, whole_network
@@ -21,8 +35,14 @@ from sahfl.statistics import EvaluationSums
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+RUNBOOKS = {name: (ROOT / name).read_text() for name in ("SECURITY.md", "client/README.md", "server/README.md")}
 SAHFL = Path(sys.executable).with_name("sahfl")
-COMMANDS = re.findall(r"^\$ (.+?)(?:\s+#.*)?$", README + CONTRIBUTING, re.MULTILINE)
+DAEMONS = {"sahfl-server": "sahfl_server", "sahfl-client": "sahfl_client"}
+COMMANDS = re.findall(r"^\$ (.+?)(?:\s+#.*)?$", "\n".join([README, CONTRIBUTING, *RUNBOOKS.values()]), re.MULTILINE)
+COMMANDS += [text for text in re.findall(r"`(sahfl [a-z][^`]*)`", "\n".join(RUNBOOKS.values())) if "..." not in text]
+OF_THE_SYSTEM = {"openssl", "sha256sum", "useradd", "install", "cp", "chown", "chmod", "sudoedit", "systemctl"}
+OF_THE_SYSTEM |= {"journalctl", "timedatectl", "python3.11", "python"}
+"""What the runbooks take from Linux; a name that is not here is a slip."""
 
 
 FILES = {
@@ -32,18 +52,30 @@ FILES = {
 }
 
 
-def help_of(command):
-    return subprocess.run([SAHFL, command, "-h"], capture_output=True, text=True, check=True).stdout
+def help_of(*command):
+    return subprocess.run([SAHFL, *command, "-h"], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def help_of_daemon(program):
+    code = f"import sys; from {DAEMONS[program]}.main import main; sys.argv = [{program!r}, '-h']; main()"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
 def test_each_command_of_the_documents_exists(command):
-    program, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(re.sub(r"^sudo (-u \S+ )?", "", command))
+    program = program.removeprefix("/opt/sahfl/bin/")
     if program == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
-    assert program == "sahfl"
-    known = help_of(arguments[0])
+    if program in OF_THE_SYSTEM:
+        named = [argument for argument in arguments if argument.startswith(("client/", "server/", "configs/"))]
+        assert all((ROOT / argument).is_file() for argument in named)
+        return
+    assert program == "sahfl" or program in DAEMONS
+    known = (
+        help_of(*arguments[: 2 if arguments[0] == "audit" else 1]) if program == "sahfl" else help_of_daemon(program)
+    )
     for argument in arguments[1:]:
         if argument.startswith("--"):
             assert argument in known
@@ -59,7 +91,7 @@ def test_the_readme_names_every_command_of_the_program():
 
 
 def test_every_example_in_a_help_text_is_a_command_of_the_program():
-    for command in ("simulate", "check", "report", "provision", "renew", "revoke"):
+    for command in ("simulate", "check", "report", "provision", "renew", "revoke", "doctor"):
         examples = re.findall(r"Example: (sahfl \S+)", help_of(command))
         assert examples
         assert {example.split()[1] for example in examples} == {command}
@@ -68,6 +100,57 @@ def test_every_example_in_a_help_text_is_a_command_of_the_program():
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)", README + CONTRIBUTING))
 def test_each_link_leads_to_a_file(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("name", RUNBOOKS)
+def test_each_link_of_a_runbook_leads_to_a_file_and_a_heading(name):
+    links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", RUNBOOKS[name])
+    assert links
+    for path, heading in links:
+        target = (ROOT / name).parent / path
+        assert target.exists(), f"{name}: {path}"
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+DAEMON_LOG = re.compile(r"(?:\bsay|\bwarn|logger\.\w+)\(\s*\"(\w+)\"|event=([a-z_]+) ")
+
+
+def events_of(*folders):
+    text = "".join(path.read_text() for folder in folders for path in (ROOT / folder).glob("*.py"))
+    return {left or right for left, right in DAEMON_LOG.findall(text)}
+
+
+def events_in(name):
+    table = RUNBOOKS[name].split("| event | means | do |", 1)[1].split("\n\n", 1)[0]
+    return set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:])))
+
+
+def test_the_runbook_of_a_hospital_explains_every_line_of_its_log():
+    assert events_in("client/README.md") == events_of("client/sahfl_client") | {"stopped", "failed"}
+
+
+def test_the_runbook_of_the_server_explains_every_line_of_its_log():
+    named = {"connected", "refused", "tls_refused"}  # by the gate and the listener
+    assert events_in("server/README.md") == events_of("server/sahfl_server") - {"stopping"} | named
+
+
+MESSAGES = re.compile(r"^\| `([^`]+)`", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["client/README.md", "server/README.md"])
+def test_every_message_in_a_table_of_troubles_is_one_of_the_program(name):
+    source = " ".join(
+        path.read_text() for folder in ("sahfl", "client", "server") for path in (ROOT / folder).rglob("*.py")
+    )
+    source = re.sub(r"[\"']\s*\n\s*f?[\"']", "", source)
+    troubles = RUNBOOKS[name].split("When something is wrong", 1)[1]
+    messages = MESSAGES.findall(troubles)
+    assert len(messages) > 5
+    for message in messages:
+        for part in message.split("..."):
+            assert part.strip(" :") in source, f"{name}: {part!r}"
 
 
 def test_the_tree_in_the_readme_is_the_tree():
@@ -105,6 +188,21 @@ def test_the_example_of_a_consortium_file_shows_every_setting():
     keys(Consortium, yaml.safe_load((ROOT / "configs" / "consortium.example.yaml").read_text()))
 
 
+def test_the_example_of_a_site_file_shows_every_setting_of_the_policy_at_its_default():
+    shown = load_site(ROOT / "configs" / "site.example.yaml").policy
+    assert shown == SitePolicy()
+    assert shown.model_fields_set == set(SitePolicy.model_fields)
+
+
+def test_every_setting_of_the_policy_is_documented_with_its_default():
+    text = (ROOT / "docs" / "policy.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text.split("## Settings")[1].split("##")[0], re.MULTILINE))
+    assert list(rows) == list(SitePolicy.model_fields)
+    for name, value in SitePolicy().model_dump().items():
+        if isinstance(value, bool | int | float):
+            assert rows[name].replace(" ", "") == str(value).replace("True", "true").replace("False", "false")
+
+
 def test_the_readme_counts_the_rules_of_the_data_checks():
     assert f"[{len(RULES)} rules](docs/data-checks.md)" in README
 
@@ -139,6 +237,11 @@ def test_the_readme_s_example_of_a_datalist_is_one(tmp_path):
     assert case.image == tmp_path / "a.nii.gz"
 
 
+def test_the_readme_s_example_of_ranks_is_one():
+    (example,) = re.findall(r"```yaml\nmethods:\n  - (.+?)\n```", README)
+    assert AdapterTuning.model_validate(yaml.safe_load(example)).site_ranks == {"bern": 2, "graz": 16}
+
+
 def test_every_setting_says_what_it_means():
     def settings(section, path=""):
         for name, field in section.model_fields.items():
@@ -164,3 +267,11 @@ def test_the_constraints_pin_what_the_project_pins():
     assert pins["torch"] == "2.13.0"
     assert pins["flwr"] == "1.41.0"
     assert yaml.__version__ == pins["PyYAML"]
+
+
+def test_the_example_of_hostile_sites_is_a_part_of_a_study_file_and_the_table_lists_every_act():
+    text = (ROOT / "docs" / "defences.md").read_text()
+    study = parse(Study, TINY | yaml.safe_load(re.search(r"```yaml\n(.+?)```", text, re.DOTALL).group(1)), where="docs")
+    assert study.simulation_only
+    acts = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", text.split("| act |")[1], re.MULTILINE)[:6]))
+    assert acts == list(get_args(HostileAct))

@@ -57,6 +57,13 @@ def test_the_scale_is_alpha_over_the_rank_or_its_root(scaling, rank, expected):
     assert AdapterTuning(method="cp_lora", rank=rank, scaling=scaling, alpha=16.0).scale == expected
 
 
+def test_the_ranks_of_sites_are_not_in_the_name_and_one_site_is_told_its_own_only():
+    method = AdapterTuning(method="cp_lora", rank=8, aggregation="project", site_ranks={"bern": 2, "linz": 16})
+    assert method.id == "cp_lora-r8-project"
+    assert (method.at_rank(2).rank, method.at_rank(2).site_ranks, method.at_rank(2).scale) == (2, {}, 8.0)
+    assert method.rank == 8
+
+
 def test_the_dora_forms_and_no_others_have_magnitudes():
     assert {name for name in ADAPTERS if AdapterTuning(method=name).has_magnitudes} == {
         "dora_c",
@@ -79,6 +86,27 @@ REFUSED = {
     "joint-lora": ({"method": "conv_lora", "joint_kernel": True}, "option of cp_lora and cp_dora, not of conv_lora"),
     "joint-dora": ({"method": "dora_c", "joint_kernel": True}, "option of cp_lora and cp_dora, not of dora_c"),
     "magnitudes": ({"method": "cp_lora", "all_magnitudes": True}, "DoRA forms, cp_lora has no magnitudes"),
+    "site-ranks": (
+        {"method": "cp_lora", "site_ranks": {"bern": 2}},
+        "site_ranks needs aggregation: project, mean needs one rank at all sites",
+    ),
+    "site-ranks-alternate": (
+        {"method": "lora_c", "site_ranks": {"bern": 2}, "aggregation": "alternate"},
+        "project, alternate needs one rank",
+    ),
+    "site-ranks-median": (
+        {"method": "cp_dora", "site_ranks": {"bern": 2}, "aggregation": "median"},
+        "project, median needs one rank",
+    ),
+    "site-rank-zero": (
+        {"method": "cp_lora", "site_ranks": {"bern": 0}, "aggregation": "project"},
+        "site_ranks.bern\n.*greater than or equal to 1",
+    ),
+    "site-rank-name": (
+        {"method": "cp_lora", "site_ranks": {"../x": 2}, "aggregation": "project"},
+        "site_ranks.*\n.*should match pattern",
+    ),
+    "site-ranks-of-full": ({"method": "full", "site_ranks": {"bern": 2}}, "site_ranks\n.*Extra inputs"),
     "rank-of-full": ({"method": "full", "rank": 8}, "rank\n.*Extra inputs are not permitted"),
     "label": ({"method": "cp_lora", "label": "../x"}, "label\n.*should match pattern"),
     "nan": ({"method": "cp_lora", "alpha": float("nan")}, "alpha\n"),

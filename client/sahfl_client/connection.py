@@ -8,9 +8,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sahfl.errors import NotConnected, TrustError
+from sahfl.errors import NotConnected, PayloadError, TrustError
 from sahfl.federation.flower.handshake import request_headers
-from sahfl.federation.flower.supernode import FleetLink, Offer, RunOver, SessionLost, Upload
+from sahfl.federation.flower.parcels import Offer, Upload
+from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost
 from sahfl.trust.kit import SiteKit
 from sahfl_client.backoff import Backoff
 from sahfl_client.log import say, warn
@@ -67,8 +68,8 @@ class Connection:
                 self._stop.wait(self._backoff.next_s())
             except RunOver:
                 say("abandoned", reason="the server does not want it any more")
-            except (NotConnected, TrustError) as error:
-                lasting = isinstance(error, TrustError) or error.lasting
+            except (NotConnected, TrustError, PayloadError) as error:
+                lasting = not isinstance(error, NotConnected) or error.lasting
                 if lasting:
                     self._link = None
                 self._lost(str(error), pause_s := self._backoff.next_s(lasting=lasting))
@@ -80,7 +81,7 @@ class Connection:
             if (link := self._link) is not None:
                 try:
                     link.heartbeat()
-                except (NotConnected, SessionLost, RunOver):
+                except (NotConnected, SessionLost, RunOver, PayloadError):
                     continue
 
     def push(self, upload: Upload) -> None:

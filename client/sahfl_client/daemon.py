@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import threading
@@ -14,13 +15,14 @@ from flwr.app import Message
 
 from sahfl import __version__
 from sahfl.config import SiteConfig
-from sahfl.errors import ConfigError, PayloadError
+from sahfl.errors import ConfigError, PayloadError, StorageError
 from sahfl.federation import flower
 from sahfl.federation.events import Event
-from sahfl.federation.flower.supernode import FleetLink, Offer, prepare
+from sahfl.federation.flower.parcels import Offer, prepare
+from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Connection
-from sahfl_client.log import logger, say, warn
+from sahfl_client.log import say, warn
 from sahfl_client.outbox import Answer, Outbox
 from sahfl_client.status import Status, now
 from sahfl_client.trainer import Trainer
@@ -104,7 +106,7 @@ class Daemon:
             return
         flower.enter_run(offer.run_id, offer.node_id)
         if code := link.code_of(offer.run_id):
-            logger.error("code_refused", extra={"fields": {"what": offer.kind, "code": code[:12]}})
+            say("code_refused", level=logging.ERROR, what=offer.kind, code=code[:12])
             self._begin(link, offer, None, "PolicyRefused")
             return
         try:
@@ -151,9 +153,14 @@ def only_one(folder: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another process works in this folder.
+        StorageError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "daemon.lock").open("a") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "daemon.lock").open("a")
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror}); see folder in the site's file") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from sahfl.config import load_site
-from sahfl.errors import SahflError
+from sahfl.config import load_site, load_study
+from sahfl.errors import ConfigError, SahflError
 
 app = typer.Typer(
     name="sahfl-client",
@@ -25,6 +25,12 @@ app = typer.Typer(
 @app.command()
 def serve(
     site: Annotated[Path, typer.Argument(help="The site's file (YAML), with its kit, data and policy.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would leave under the site's policy, connect to nobody.")
+    ] = False,
+    study: Annotated[
+        Path | None, typer.Option(help="Study file (YAML); with --dry-run, what would leave in this study.")
+    ] = None,
 ) -> None:
     """Take part in studies as a site, until SIGTERM or Ctrl-C.
 
@@ -32,12 +38,23 @@ def serve(
     of the work on scans in FOLDER/logs, and what is going on in FOLDER/status.json.
 
     Example: sahfl-client site.yaml
-    """
-    from sahfl_client.daemon import Daemon, load_kit, only_one
-    from sahfl_client.log import start_log
 
+    Example: sahfl-client site.yaml --dry-run
+
+    Example: sahfl-client site.yaml --dry-run --study study.yaml
+    """
     config = load_site(site)
-    start_log(json_lines=config.log == "json")
+    if study is not None and not dry_run:
+        raise ConfigError("sahfl-client: --study is for --dry-run; a study that is run comes from the server")
+    if dry_run:
+        from sahfl.federation.dry_run import dry_run as describe
+
+        print(describe(config, None if study is None else load_study(study)))
+        return
+    from sahfl.federation.log_lines import write_log_lines
+    from sahfl_client.daemon import Daemon, load_kit, only_one
+
+    write_log_lines(config.log)
     kit = load_kit(config)
     with only_one(config.folder):
         Daemon(config, kit).run()

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sahfl.errors import NotConnected, PayloadError
-from sahfl.federation.flower.supernode import RunOver, Upload
+from sahfl.federation.flower.parcels import Upload
+from sahfl.federation.flower.supernode import RunOver
 from sahfl_client.backoff import Backoff
 from sahfl_client.log import say, warn
 from sahfl_client.status import Status, now

@@ -21,8 +21,16 @@ from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse
 from sahfl.config.server import ServerConfig, load_server
-from sahfl.config.stages import FinetuneConfig, LocalTraining, PretrainConfig, RoundsConfig, ServerAdam, ServerMomentum
-from sahfl.config.study import EvaluationConfig, Study, kind_of, load_study
+from sahfl.config.stages import (
+    FinetuneConfig,
+    LoadedBase,
+    LocalTraining,
+    PretrainConfig,
+    RoundsConfig,
+    ServerAdam,
+    ServerMomentum,
+)
+from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
 
 __all__ = [
     "AdapterTuning",
@@ -32,6 +40,8 @@ __all__ = [
     "FinetuneConfig",
     "FolderData",
     "FoldersData",
+    "HostileAct",
+    "LoadedBase",
     "LocalTraining",
     "Method",
     "ModelConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -41,6 +42,15 @@ class PretrainConfig(Section):
     """Peak learning rate of AdamW; each round's steps follow a cosine over all rounds."""
     local: LocalTraining
     """What each site does in a round."""
+
+
+class LoadedBase(Section):
+    """Stage 1 done before, perhaps in another study: a base network from a file. No site sends weights then."""
+
+    path: Path
+    """``base/base.safetensors`` of a finished run."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Hash of its content: ``base.sha256`` in that run's results.json."""
 
 
 class FinetuneConfig(Section):

@@ -7,13 +7,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.config.data import DatalistData, FoldersData, PhantomData, SitesData
 from sahfl.config.network import ModelConfig, ViewsConfig
 from sahfl.config.section import Name, Section, parse, read_mapping
-from sahfl.config.stages import FinetuneConfig, PretrainConfig, RoundsConfig
+from sahfl.config.stages import FinetuneConfig, LoadedBase, PretrainConfig, RoundsConfig
 from sahfl.errors import ConfigError
+
+HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
+"""What a hostile site of a simulation does; ``federation.hostile`` says how."""
 
 
 class EvaluationConfig(Section):
@@ -46,8 +49,10 @@ class Study(Section):
     """From volume to slices."""
     model: ModelConfig = ModelConfig()
     """The network."""
-    pretrain: PretrainConfig
-    """Stage 1."""
+    pretrain: PretrainConfig | None = None
+    """Stage 1, or ``base`` in its place."""
+    base: LoadedBase | None = None
+    """The base network of an earlier run, in the place of ``pretrain``."""
     finetune: FinetuneConfig
     """Stages 2 and 3."""
     rounds: RoundsConfig = RoundsConfig()
@@ -56,10 +61,33 @@ class Study(Section):
     """Threshold, strata, intervals."""
     compare_sites: bool = False
     """Ask every site for a salted key of each scan, and refuse the study if two sites hold the same scan."""
+    hostile: dict[Name, HostileAct] = Field(default_factory=dict)
+    """What sites do against the others, by site: for trying defences in a simulation, never with hospitals."""
+
+    @field_validator("hostile")
+    @classmethod
+    def _hostile_sites_are_known(cls, hostile: dict[str, HostileAct], info: ValidationInfo) -> dict[str, HostileAct]:
+        stages = [info.data[stage] for stage in ("pretrain", "finetune") if stage in info.data]
+        known = sorted(site for stage in stages if stage for site in stage.sites)
+        if len(stages) == 2 and (unknown := sorted(set(hostile) - set(known))):
+            raise ValueError(f"unknown site(s) {', '.join(unknown)}; the study's are {', '.join(known)}")
+        return hostile
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """All sites: those of pretraining, then those of fine-tuning."""
+        return (*(self.pretrain.sites if self.pretrain else ()), *self.finetune.sites)
+
+    @model_validator(mode="after")
+    def _base_comes_from_one_place(self) -> Self:
+        if (self.pretrain is None) == (self.base is None):
+            found = "neither" if self.base is None else "both"
+            raise ValueError(f"expected either pretrain (stage 1) or base (a file that holds its result), got {found}")
+        return self
 
     @model_validator(mode="after")
     def _sites_are_known_and_have_one_role(self) -> Self:
-        wanted = [*self.pretrain.sites, *self.finetune.sites]
+        wanted = self.sites
         if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
         named = set(self.data.sites) if isinstance(self.data, PhantomData | FoldersData) else set(wanted)
@@ -68,10 +96,21 @@ class Study(Section):
             raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {known}")
         return self
 
+    @property
+    def simulation_only(self) -> bool:
+        """Whether the study names hostile sites; a server of real hospitals must refuse it."""
+        return bool(self.hostile)
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that determines the result; where the data lie does not."""
         settings = self.model_dump(mode="json")
         settings["data"].pop("path", None)
+        if self.base is None:
+            del settings["base"]
+        else:
+            del settings["base"]["path"], settings["pretrain"]
+        if not self.hostile:  # a study without hostile sites is what it was before there were any
+            del settings["hostile"]
         if isinstance(self.data, FoldersData):
             settings["data"]["sites"] = sorted(self.data.sites)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -119,6 +158,9 @@ def load_study(path: Path, *, datalist: Path | None = None) -> Study:
         data["path"] = str(datalist.resolve())
     elif isinstance(data, dict):
         _resolve_paths(data, path.parent)
+    base = settings.get("base")
+    if isinstance(base, dict) and isinstance(base.get("path"), str):
+        base["path"] = str((path.parent / base["path"]).resolve())
     return parse(Study, settings, where=str(path))
 
 

@@ -96,11 +96,16 @@ class AuditLog:
         except FileNotFoundError:
             return START
 
-    def lines(self) -> Iterator[Line]:
-        """Every line that can be read, the oldest first; ``verify`` says whether they are what was written."""
-        for text in _raw_lines(self.path):
-            if (line := _parse(text)) is not None:
-                yield line
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Every line that can be read, the oldest first; ``verify`` says whether they are what was written.
+
+    Raises:
+        AuditBroken: there is no log.
+    """
+    for text in _raw_lines(path):
+        if (line := _parse(text)) is not None:
+            yield line
 
 
 def verify(path: Path, *, head: str | None = None) -> Verdict:

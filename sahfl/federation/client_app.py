@@ -43,7 +43,6 @@ from sahfl.statistics import CaseResult, EvaluationSums
 from sahfl.training import Schedule, train
 
 log = logging.getLogger(__name__)
-app = ClientApp()
 Answer = Callable[[Site, RecordDict], RecordDict]
 
 
@@ -51,14 +50,25 @@ class SiteFailure(Exception):
     """What the server sees of an error at a site: the name of its class."""
 
 
-def answering(answer: Answer) -> Callable[[Message, Context], Message]:
+def make_app(open_site: Callable[[SiteConfig], Site] = Site) -> ClientApp:
+    """The site's app; ``open_site`` gives it the site's own side."""
+    made = ClientApp()
+    made.query("describe")(answering(describe, open_site))
+    made.query("scan_keys")(answering(scan_keys, open_site))
+    made.query("install_base")(answering(install_base, open_site))
+    made.train()(answering(train_round, open_site))
+    made.evaluate()(answering(evaluate_fold, open_site))
+    return made
+
+
+def answering(answer: Answer, open_site: Callable[[SiteConfig], Site]) -> Callable[[Message, Context], Message]:
     """Turn an answer into a Flower handler that logs what happened and keeps error texts at the site."""
 
     @wraps(answer)
     def handler(message: Message, context: Context) -> Message:
         began = time.monotonic()
         try:
-            site = Site(SiteConfig.model_validate_json(str(context.node_config["site"])))
+            site = open_site(SiteConfig.model_validate_json(str(context.node_config["site"])))
             kind = message.metadata.message_type
             content = guarded(site.config, kind, message.content, lambda: answer(site, message.content))
         except Exception as error:
@@ -200,8 +210,4 @@ def _task_and_header(content: RecordDict) -> tuple[Task, Header]:
     return task, header
 
 
-app.query("describe")(answering(describe))
-app.query("scan_keys")(answering(scan_keys))
-app.query("install_base")(answering(install_base))
-app.train()(answering(train_round))
-app.evaluate()(answering(evaluate_fold))
+app = make_app()

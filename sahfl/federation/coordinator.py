@@ -6,6 +6,7 @@ Every step asks the run folder first what is done already, so that starting agai
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -21,12 +22,12 @@ from sahfl.federation.events import Event, emit
 from sahfl.federation.latecomers import Latecomers, is_away
 from sahfl.federation.local_norms import staying
 from sahfl.federation.mailbox import Mailbox, reason_of
-from sahfl.federation.networks import fine_tuned_network, whole_network
+from sahfl.federation.networks import fine_tuned_network, read_base, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
 from sahfl.federation.rounds import Cell, Member, needed, run_cell
 from sahfl.federation.run_folder import RunFolder, storing
-from sahfl.federation.session import now, open_session
+from sahfl.federation.session import end_session, open_session
 from sahfl.federation.shared_scans import refuse_shared_scans
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.federation.support import sits_out, support_notes
@@ -34,6 +35,8 @@ from sahfl.payload import Header
 from sahfl.report import write_report
 from sahfl.statistics import EvaluationSums
 from sahfl.trust.signing import Signer
+
+BASE_FILE = Path("base") / "base.safetensors"
 
 
 class Coordinator:
@@ -68,8 +71,16 @@ class Coordinator:
 
     def _run(self) -> None:
         open_session(self._folder)
+        if self._study.base:
+            self._base = read_base(self._study, copy=self._folder.path / BASE_FILE)
+        hostile = {"event": "hostile", "sites": self._study.hostile}
+        if self._study.hostile and hostile not in self._folder.journal():
+            self._folder.note(hostile)
         self._describe_sites()
-        self._pretrain()
+        if not self._base:
+            self._base = self._pretrained()
+        self._base_hash = digest(self._base)
+        save_tensors(self._folder.path / BASE_FILE, self._base, {"sha256": self._base_hash})
         self._install_base()
         for method in self._study.finetune.methods:
             for fold in range(self._study.finetune.folds):
@@ -79,7 +90,7 @@ class Coordinator:
                 final = self._fine_tune(method, fold)
                 self._evaluate(method, fold, final)
                 self._save_adapter(method, fold, final)
-        self._folder.note({"event": "finished", "at": now()})
+        end_session(self._folder, "finished")
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
         emit(Event("stage", "writing the report"))
@@ -102,7 +113,8 @@ class Coordinator:
                 self._enter(site, description)
         if self._study.compare_sites:
             self._compare_sites()
-        self._require_quorum("pretrain", self._study.pretrain.sites)
+        if self._study.pretrain:
+            self._require_quorum("pretrain", self._study.pretrain.sites)
         self._require_quorum("finetune", self._study.finetune.sites)
         known = self._folder.journal()
         for note in support_notes(self._study, self._descriptions()):
@@ -180,9 +192,10 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------------------- stages
 
-    def _pretrain(self) -> None:
+    def _pretrained(self) -> AdapterState:
         emit(Event("stage", "pretraining"))
         study, config = self._study, self._study.pretrain
+        assert config is not None
         task = self._task("pretrain").model_copy(
             update={
                 "rounds": config.rounds,
@@ -194,9 +207,7 @@ class Coordinator:
         net = whole_network(study.views, study.model, study.seed)
         header = self._header("pretrain", "pretrain", -1)
         cell = Cell("pretrain", task, header, config.sites, staying=staying(net, task))
-        self._base = self._run_cell(cell, state.read(net))
-        self._base_hash = digest(self._base)
-        save_tensors(self._folder.path / "base" / "base.safetensors", self._base, {"sha256": self._base_hash})
+        return self._run_cell(cell, state.read(net))
 
     def _install_base(self) -> None:
         content = self._base_request()

@@ -73,7 +73,10 @@ def _admit(config: SiteConfig, kind: str, request: RecordDict, audit: AuditLog) 
         if config.kit is None:
             text = "policy.require_signature is true and no kit says whose; name the kit's folder under 'kit'"
             raise TrustError(f"site {config.name}: {text}")
-        check_signature(kind, request, SiteKit.load(config.kit).signer)
+        kit = SiteKit.load(config.kit)
+        if kit.site != config.name:
+            raise TrustError(f"site {config.name}: {config.kit} is the kit of site {kit.site}; name this site's own")
+        check_signature(kind, request, kit.signer)
     task, header = protocol.read_request(request)
     check_request(config, kind, task, header)
     known, now = recognise_study(config.folder, task, header)

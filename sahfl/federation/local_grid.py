@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -14,7 +14,7 @@ from typing import Any, Self
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.config import SiteConfig
+from sahfl.config import HostileAct, SiteConfig
 from sahfl.errors import RunFailed
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
@@ -36,16 +36,19 @@ class LocalGrid(Grid):
         sites: the sites' own configurations; node ids count from 100 in this order.
         workers: number of processes.
         logs: folder for one log file per site.
+        hostile: what sites do against the others, by name (``federation.hostile``); by default all are honest.
 
     Raises:
         RunFailed: a worker process cannot start (out of memory, broken installation).
     """
 
-    def __init__(self, sites: Iterable[SiteConfig], *, workers: int, logs: Path) -> None:
+    def __init__(
+        self, sites: Iterable[SiteConfig], *, workers: int, logs: Path, hostile: Mapping[str, HostileAct] | None = None
+    ) -> None:
         self._run_id = flower.new_run_id()
         flower.enter_run(self._run_id)
         self._sites = {FIRST_NODE_ID + index: site for index, site in enumerate(sites)}
-        self._n_workers, self._logs = workers, logs
+        self._n_workers, self._logs, self._hostile = workers, logs, dict(hostile or {})
         self._workers: list[Worker] = []
         self._heard: Heard = SimpleQueue()
         self._queue: deque[Message] = deque()
@@ -175,7 +178,9 @@ class LocalGrid(Grid):
                 message = self._queue.popleft()
                 node_id = message.metadata.dst_node_id
                 emit(Event("started", message.metadata.message_type, self._name(message)))
-                worker.give(message, site=self._sites[node_id], run_id=self._run_id, node_id=node_id)
+                site = self._sites[node_id]
+                act = self._hostile.get(site.name)
+                worker.give(message, site=site, run_id=self._run_id, node_id=node_id, act=act)
 
     def _hear(self, worker: Worker, kind: str, content: Any) -> None:
         if kind == "ready":

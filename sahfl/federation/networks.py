@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from sahfl.adapters import AdapterState, state
+from sahfl.adapters import AdapterState, digest, state
 from sahfl.adapters.attach import attach, attach_everything, norm_tensors
-from sahfl.config import ModelConfig, TrainedMethod, ViewsConfig
+from sahfl.adapters.files import load_tensors
+from sahfl.config import ModelConfig, Study, TrainedMethod, ViewsConfig
 from sahfl.data.views import n_channels
+from sahfl.errors import AdapterError
 from sahfl.model import MultiViewUNet
 from sahfl.seeds import derive_seed
 
@@ -67,6 +71,30 @@ def base_network(views: ViewsConfig, model: ModelConfig, base: AdapterState) -> 
     net = whole_network(views, model, seed=0)
     state.load(net, base)
     return net
+
+
+def read_base(study: Study, *, copy: Path) -> AdapterState:
+    """The base network that a study names by file and hash.
+
+    Args:
+        study: a study with ``base``.
+        copy: where the run keeps its own; read in the place of the file once it exists.
+
+    Raises:
+        AdapterError: the file is missing or damaged, holds another base, or one of another network.
+    """
+    assert study.base is not None
+    path = copy if copy.exists() else study.base.path
+    base, _ = load_tensors(path)
+    if (found := digest(base)) != study.base.sha256:
+        raise AdapterError(f"{path}: got a base with hash {found}, expected base.sha256 {study.base.sha256}")
+    if odd := [name for name, value in base.items() if not np.isfinite(value).all()]:
+        raise AdapterError(f"{path}: tensor {odd[0]!r} contains NaN or inf")
+    try:
+        base_network(study.views, study.model, base)
+    except AdapterError as error:
+        raise AdapterError(f"{path}: is no base of this study's network (model, views): {error}") from error
+    return base
 
 
 def fine_tuned_network(

@@ -19,7 +19,7 @@ from sahfl.config import AdapterTuning, Method, Study, ZeroShot
 from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.run_folder import Record, RunFolder
 from sahfl.federation.support import fold_support, support_notes
-from sahfl.statistics import Estimate, EvaluationSums, dice_estimate, difference, overall, stratum_labels
+from sahfl.statistics import Estimate, EvaluationSums, Withheld, dice_estimate, difference, overall, stratum_labels
 
 SCHEMA = 1
 Key = tuple[int, str]
@@ -45,12 +45,13 @@ def collect(
         "started": started,
         "finished": finished,
         "seconds": _seconds(journal),
-        "sites": [_site(name, study, sites, journal) for name in (*study.pretrain.sites, *study.finetune.sites)],
+        "hostile": study.hostile,
+        "sites": [_site(name, study, sites, journal) for name in study.sites],
         "base": {
             "sha256": digest(base),
             "parameters": sum(value.size for value in base.values()),
             "bytes": sum(value.nbytes for value in base.values()),
-            "mode": "federated",
+            "mode": "federated" if study.pretrain else "loaded",
         },
         "support": {"folds": fold_support(study, sites), "notes": support_notes(study, sites)},
         "evaluation": study.evaluation.model_dump(mode="json"),
@@ -90,7 +91,8 @@ def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds:
         "volume": vars(agreement),
         "by_fold": [_by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
         "by_site": [_by_site(site, sums, study) for site in study.finetune.sites],
-        "failed": None if overall(total).n else "no case with blood was evaluated",
+        "withheld": [found for site in study.finetune.sites if (found := _withheld(site, sums))],
+        "failed": None if overall(total).n else _nothing(total),
         "not_evaluated": _not_evaluated(folder, study, method),
     }
 
@@ -107,6 +109,20 @@ def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict
             (folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {}).get("missing", {})
         ).items()
     ]
+
+
+def _withheld(site: str, sums: Sums) -> dict[str, Any]:
+    """In how many folds a site withheld what, because its group was too small; empty if it never did."""
+    parts = [part for (_, name), part in sums.items() if name == site]
+    counts = vars(reduce(add, (part.withheld for part in parts), Withheld()))
+    counts |= {"replicates": sum(overall(part).bare > 0 for part in parts)}
+    return {"site": site, "n_folds": len(parts), **counts} if any(counts.values()) else {}
+
+
+def _nothing(total: EvaluationSums) -> str:
+    if total.withheld.blood:
+        return "every case with blood lies in a group that its site withholds for being small"
+    return "no case with blood was evaluated"
 
 
 def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
@@ -135,8 +151,9 @@ def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]
 
 
 def _compare(study: Study, sums: Mapping[str, Sums], method: str, reference: str) -> dict[str, Any]:
-    """The difference on the patients that both methods were evaluated on."""
+    """The difference on the patients that both methods were evaluated on, where their sites tell the same of both."""
     common = sorted(sums[method].keys() & sums[reference].keys())
+    common = [key for key in common if _form(sums[method][key]) == _form(sums[reference][key])]
     ours, theirs = (_add([sums[id_][key] for key in common], study) for id_ in (method, reference))
     strata = zip(stratum_labels(study.evaluation.volume_edges_ml), ours.strata, theirs.strata, strict=True)
     return {
@@ -145,6 +162,10 @@ def _compare(study: Study, sums: Mapping[str, Sums], method: str, reference: str
         **_difference(difference(overall(ours), overall(theirs))),
         "strata": [{"stratum": label, **_difference(difference(a, b))} for label, a, b in strata],
     }
+
+
+def _form(sums: EvaluationSums) -> tuple[Withheld, bool]:
+    return sums.withheld, overall(sums).bare > 0
 
 
 def _difference(estimate: Estimate) -> dict[str, Any]:
@@ -164,7 +185,7 @@ def _add(parts: Any, study: Study) -> EvaluationSums:
 
 
 def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal: list[Record]) -> dict[str, Any]:
-    role = "pretrain" if name in study.pretrain.sites else "finetune"
+    role = "finetune" if name in study.finetune.sites else "pretrain"
     if name not in sites:
         reasons = [line["reason"] for line in journal if line["event"] == "site_out" and line["site"] == name]
         nothing = {"source": "", "n_volumes": 0, "n_patients": 0, "n_positive": 0, "volume_ml": 0.0, "fold_sizes": []}

@@ -24,6 +24,11 @@ def open_session(folder: RunFolder) -> None:
     folder.note({"event": "resumed", "at": now(), "after": after} if known else {"event": "started", "at": now()})
 
 
+def end_session(folder: RunFolder, event: str, **details: str) -> None:
+    """Write the journal's line for an end: ``interrupted``, ``failed`` or ``finished``."""
+    folder.note({"event": event, **details, "at": now()})
+
+
 def _say_unreadable_lines(folder: RunFolder) -> None:
     """Say once that lines of the journal are lost; again only if there are more of them."""
     n = folder.unreadable_lines()

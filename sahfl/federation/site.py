@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -219,8 +220,9 @@ class Site:
         Raises:
             AdapterError: it was never installed here, or its file was changed.
         """
-        state, _ = load_tensors(self._base_file(sha256))
-        if digest(state) != sha256:
+        path = self._base_file(sha256)
+        state, found = _read_base(path, path.stat().st_mtime_ns if path.exists() else 0)
+        if found != sha256:
             raise AdapterError(f"site {self.config.name}: the installed base {sha256[:12]} was changed on disk")
         return state
 
@@ -237,3 +239,12 @@ class Site:
         """Append results per case to the site's own file; they never leave."""
         with (self.config.folder / "cases.jsonl").open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@lru_cache(maxsize=1)
+def _read_base(path: Path, changed_ns: int) -> tuple[AdapterState, str]:
+    """A base and its digest, read once per process and change of the file: every round asks for the same one."""
+    state, _ = load_tensors(path)
+    for array in state.values():
+        array.setflags(write=False)  # it is everybody's
+    return state, digest(state)

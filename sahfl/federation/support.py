@@ -2,8 +2,9 @@
 
 Decided once: a fold or a site without a scan with blood is trained and evaluated all the same; it adds nothing to mean
 Dice, and its false positives are counted. A site that has no patient outside a fold sits that fold's training out and
-does not count for its quorum. A site of one or two patients takes part; whoever reads its sums knows their Dice.
-Every estimate carries the number of scans behind it, and an estimate over none is None, never NaN.
+does not count for its quorum. A site of one or two patients takes part; where its policy lets its sums out, whoever
+reads them knows their Dice. Every estimate carries the number of scans behind it, and an estimate over none is None,
+never NaN.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def support_notes(study: Study, sites: Descriptions) -> list[dict[str, Any]]:
             continue
         site = sites[name]
         if site.n_patients <= SMALL_SITE:
-            text = "takes part; its sums are the results of its patients"
+            text = "takes part; where its policy lets its sums out, they are the results of its patients"
             notes.append({"rule": "small_site", "site": name, "n_patients": site.n_patients, "policy": text})
         for fold in range(study.finetune.folds):
             if sits_out(site, fold):

@@ -16,7 +16,7 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
-from sahfl.config import SiteConfig
+from sahfl.config import HostileAct, SiteConfig
 from sahfl.federation import flower
 from sahfl.federation.events import listening
 
@@ -46,14 +46,20 @@ def work(requests: Connection, replies: Connection, logs: str, threads: int) -> 
     with listening(lambda event: replies.send(("event", event))), suppress(EOFError, OSError):
         replies.send(("ready", torch.cuda.device_count()))
         while True:
-            site, run_id, node_id, message = requests.recv()
+            site, act, run_id, node_id, message = requests.recv()
             flower.enter_run(run_id, node_id)
             try:
                 _log_to(Path(logs) / f"{site.name}.log")
             except OSError as error:  # a full disk; another site's log is no place for what this one says
                 replies.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
                 continue
-            replies.send(_answer(app, site, message, node_id))
+            replies.send(_answer(app if act is None else _hostile_app(act, site.name), site, message, node_id))
+
+
+def _hostile_app(act: HostileAct, site: str) -> Any:
+    from sahfl.federation.hostile import hostile_app  # in a simulation alone: no hospital loads what attacks
+
+    return hostile_app(act, site)
 
 
 def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from flwr.app import Message
 
-from sahfl.config import SiteConfig
+from sahfl.config import HostileAct, SiteConfig
 from sahfl.federation.worker import cause_of_death, work
 
 LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
@@ -57,11 +57,13 @@ class Worker:
         their_requests.close()
         their_replies.close()
 
-    def give(self, message: Message, *, site: SiteConfig, run_id: int, node_id: int) -> None:
-        """Have a message worked on, as a site."""
+    def give(
+        self, message: Message, *, site: SiteConfig, run_id: int, node_id: int, act: HostileAct | None = None
+    ) -> None:
+        """Have a message worked on, as a site; in a simulation perhaps as a hostile one."""
         self.message = message
         # In a thread: a worker that hangs before it has read all of it must not hold up the others.
-        content = (site, run_id, node_id, message)
+        content = (site, act, run_id, node_id, message)
         threading.Thread(target=_send, args=(self._requests, content), daemon=True).start()
 
     def take(self) -> Message | None:

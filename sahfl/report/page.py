@@ -13,7 +13,7 @@ from sahfl.errors import DataError
 from sahfl.report import tables
 from sahfl.report.figures import Picture, draw_figures
 from sahfl.report.form import form_problems
-from sahfl.report.summary import headline, tiles
+from sahfl.report.summary import headline, hostile_sentence, tiles
 from sahfl.report.text import DASH, Results, moment
 
 SCHEMA = 1
@@ -73,6 +73,7 @@ def _context(results: Results, pictures: tuple[Picture, ...]) -> dict[str, Any]:
         "tiles": tiles(results),
         "pictures": {picture.name: picture for picture in pictures},
         "sources": {picture.name: base64.b64encode(picture.png).decode() for picture in pictures},
+        "hostile": hostile_sentence(results),
         "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
         "finished": moment(results["finished"]),
         "started": moment(results["started"]),
@@ -86,6 +87,7 @@ def _context(results: Results, pictures: tuple[Picture, ...]) -> dict[str, Any]:
         "sites": tables.site_table(results),
         "failures": tables.failure_table(results),
         "not_evaluated": tables.not_evaluated_table(results),
+        "withheld": tables.withheld_table(results),
         "support": tables.support_sentences(results),
         "settings": tables.settings_table(results),
         "versions": tables.version_table(results),

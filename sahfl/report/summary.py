@@ -101,6 +101,13 @@ def headline(results: Results) -> Headline:
     return Headline(verdict_of(gain_over_zero_shot(results, first["id"])), method_sentence(results, first), others)
 
 
+def hostile_sentence(results: Results) -> str | None:
+    """Which sites acted against the others, in a simulation that says so; None where all were honest."""
+    hostile = results.get("hostile", {})
+    acts = ", ".join(f"{site} ({act.replace('_', ' ')})" for site, act in sorted(hostile.items()))
+    return f"A simulation with hostile sites: {acts}. No result of a real study." if hostile else None
+
+
 def method_sentence(results: Results, method: Results) -> str:
     """One sentence on one fine-tuned method; its verb follows the interval."""
     subject = method_name(method)

@@ -23,6 +23,14 @@ from sahfl.report.text import (
     whole,
 )
 
+WITHHELD = {
+    "strata": "Split by volume",
+    "blood": "All with blood",
+    "no_blood": "Counts without blood",
+    "replicates": "Intervals",
+}
+"""What a site may withhold of a fold."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -205,8 +213,20 @@ def support_sentences(results: Results) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _findings(findings: Mapping[str, int]) -> str:
-    return ", ".join(f"{rule}: {n}" for rule, n in findings.items()) or "none"
+def withheld_table(results: Results) -> Table:
+    """Results that hospitals kept to themselves because their groups are small; no rows in results of before."""
+    rows = tuple(
+        Row((*row.cells, part["site"], *(f"{part[what]} of {part['n_folds']}" for what in WITHHELD)), row.colour)
+        for method, row in _named_rows(results)
+        for part in method.get("withheld", [])
+    )
+    n = len({row.cells[1] for row in rows})
+    caption = f"Suppressed at {count(n, 'site')}: folds whose groups of patients are too small to tell of"
+    return Table(caption, ("Method", "Hospital", *WITHHELD.values()), rows, n_text=2)
+
+
+def _findings(findings: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{rule}: {'few' if n is None else n}" for rule, n in findings.items()) or "none"
 
 
 def failure_table(results: Results) -> Table:
@@ -253,7 +273,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         yield path, ", ".join(map(str, value)) or DASH
     else:
-        yield path, DASH if value is None else str(value)
+        yield path, DASH if value in (None, {}) else str(value)
 
 
 def version_table(results: Results) -> Table:

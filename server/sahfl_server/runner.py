@@ -80,7 +80,7 @@ class Runner:
         return True
 
     def _run(self, name: str, study: Study) -> None:
-        names = [*study.pretrain.sites, *study.finetune.sites]
+        names = list(study.sites)
         known = {seat.site: seat.node_id for seat in self._fleet.seats()}
         if strangers := [site for site in names if site not in known]:
             raise ConfigError(
@@ -133,7 +133,7 @@ class Runner:
             RunFailed: too few were, for as long as the settings allow; it names the missing ones.
         """
         config, began, said = self._config, time.monotonic(), (0.0, [""])
-        names = [*study.pretrain.sites, *study.finetune.sites]
+        names = list(study.sites)
         patience_s = config.wait_for_sites_s if fresh else config.resume_wait_s
         while missing := self._fleet.missing(names):
             waited = time.monotonic() - began
@@ -162,8 +162,11 @@ class Runner:
 def _enough(study: Study, missing: list[str]) -> bool:
     from sahfl.federation.rounds import needed
 
-    stages = (study.pretrain.sites, study.finetune.sites)
-    return all(sum(site not in missing for site in sites) >= needed(study.rounds, len(sites)) for sites in stages)
+    stages = [study.pretrain.sites] if study.pretrain else []
+    return all(
+        sum(site not in missing for site in sites) >= needed(study.rounds, len(sites))
+        for sites in [*stages, study.finetune.sites]
+    )
 
 
 def _log_event(event: Event) -> None:

@@ -51,7 +51,7 @@ class Status:
 
     def begin(self, name: str, study: Study) -> None:
         """A study begins."""
-        sites = [*study.pretrain.sites, *study.finetune.sites]
+        sites = list(study.sites)
         self._study = {
             **{"name": name, "stage": "waiting for sites", "method": None, "fold": None, "round": 0, "rounds": 0},
             **{"quorum": study.rounds.quorum, "attempt": 1, "waiting_for": [], "deadline": None, "sites": sites},

@@ -37,7 +37,7 @@ class Studies:
         if target.exists():
             raise RunError(f"{target}: waits already; take it out of the queue, or rename the new file")
         self.check_run(file.stem, study)
-        write_atomic(target, file.read_bytes())
+        write_atomic(target, study.model_dump_json(indent=1) + "\n")  # JSON is YAML; paths in it are absolute
         return target
 
     def check_run(self, name: str, study: Study) -> None:
@@ -77,11 +77,13 @@ def read_deployed(file: Path) -> Study:
     """Read the file of a study that a server can run.
 
     Raises:
-        ConfigError: it has problems, or says where the sites' scans lie.
+        ConfigError: it has problems, says where the sites' scans lie, or has hostile sites.
     """
     study = load_study(file)
     if study.data.source != "sites":
         raise ConfigError(
             f"{file}: data.source is {study.data.source!r}, expected 'sites': each site's own file names its scans"
         )
+    if study.simulation_only:
+        raise ConfigError(f"{file}: has hostile sites, which only a simulation has; take out the section 'hostile'")
     return study

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from site_updates import METHODS, base_kernels, distance, kernels, mean_kernels, start_of, trained
+from site_updates import (
+    METHODS,
+    as_matrix,
+    base_kernels,
+    dead_terms,
+    distance,
+    kernels,
+    mean_kernels,
+    start_of,
+    trained,
+)
 
 from sahfl.aggregation import SiteUpdate, mean_of_factors, project, stack
 from sahfl.aggregation.nearest import nearest_cp, nearest_matrix
@@ -19,13 +29,6 @@ def updates_of(method, n_sites=3, size=0.2, seed=0, ranks=None):
         SiteUpdate(f"site{i}", 1 + 3 * i, trained(method, 10 * seed + i, rank, size=size))
         for i, rank in enumerate(ranks)
     ]
-
-
-def as_matrix(method, name, kernel):
-    """The matrix whose rank a method bounds: (out, in * kernel), or (out * others, width * in) for LoRA-C."""
-    if method.method in ("conv_lora", "conv_dora"):
-        return kernel.reshape(len(kernel), -1)
-    return np.moveaxis(kernel, 1, -2).reshape(-1, kernel.shape[1] * kernel.shape[-1])
 
 
 # --- matrices -------------------------------------------------------------------------------------------------------
@@ -159,20 +162,6 @@ def test_sites_that_differ_in_the_out_side_only_are_projected_exactly(name):
 
 
 # --- trainable again ------------------------------------------------------------------------------------------------
-
-
-def dead_terms(state, layers):
-    """Terms whose factors are zero on the out-side and on another: no gradient would move them again."""
-    found = 0
-    for layer in layers:
-        alive = None
-        for name, axis in layer.rank_axes.items():
-            moved = np.moveaxis(state[name], axis, 0).reshape(state[name].shape[axis], -1).any(axis=1)
-            if name != layer.up:
-                alive = moved if alive is None else alive & moved
-        up = np.moveaxis(state[layer.up], 1, 0).reshape(state[layer.up].shape[1], -1).any(axis=1)
-        found += int((~alive & ~up).sum())
-    return found
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -4,12 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-from deployed import CLIENT, Server, client, consortium_of, describe_request, train_request, wait_until, write_site
+from live_site import CLIENT, Server, client, consortium_of, describe_request, train_request, wait_until, write_site
 from tcp_proxy import Proxy
 from tiny_study import TINY
 from trust_kits import free_port
@@ -45,8 +46,16 @@ def training(server, running):
     return id_
 
 
-def states_equal(one, other):
-    return [np.array_equal(*pair) for pair in zip(one, other, strict=True)]
+@contextmanager
+def through_a_proxy(consortium, site_file):
+    """A server, its site, and the network between them."""
+    port = free_port()
+    with (
+        Server(consortium, port=port) as server,
+        Proxy(consortium.port, ("127.0.0.1", port)) as proxy,
+        client(site_file) as running,
+    ):
+        yield server, proxy, running
 
 
 def test_A04_a_killed_site_is_asked_once_more_as_the_same_site_and_counts_once(ready, consortium):
@@ -72,44 +81,40 @@ def test_A04_a_killed_site_is_asked_once_more_as_the_same_site_and_counts_once(r
 
 
 def test_A06_an_upload_that_is_cut_half_way_arrives_once_and_whole(tmp_path, ready, consortium):
-    port = free_port()
-    with Server(consortium, port=port) as server, Proxy(consortium.port, ("127.0.0.1", port)) as proxy:
-        with client(ready) as running:
-            whole = server.ask(SITE, train_request(TINY), protocol.TRAIN)
-            n_bytes = protocol.n_bytes(whole.content)
-            id_ = server.send(SITE, train_request(TINY), protocol.TRAIN)
-            running.wait_for("received", 2)
-            proxy.cut_after(n_bytes // 2)
-            running.wait_for("answer_interrupted")
-            assert server.grid.pull_messages([id_]) == []
-            time.sleep(5)
-            mended = time.monotonic()
-            proxy.mend()
-            reply = server.reply_to(id_, timeout_s=30)
-            assert reply.metadata.reply_to_message_id == id_
-            assert str(dict(reply.content["header"])) == str(dict(whole.content["header"]))
-            assert server.grid.pull_messages([id_]) == []
-            running.wait_for("connected", 2, timeout_s=30 - (time.monotonic() - mended))
-            assert len(running.lines("not_connected")) <= 3
-            assert server.link.counts()["replies"] == 0
+    with through_a_proxy(consortium, ready) as (server, proxy, running):
+        whole = server.ask(SITE, train_request(TINY), protocol.TRAIN)
+        n_bytes = protocol.n_bytes(whole.content)
+        id_ = server.send(SITE, train_request(TINY), protocol.TRAIN)
+        running.wait_for("received", 2)
+        proxy.cut_after(n_bytes // 2)
+        running.wait_for("answer_interrupted")
+        assert server.grid.pull_messages([id_]) == []
+        time.sleep(5)
+        mended = time.monotonic()
+        proxy.mend()
+        reply = server.reply_to(id_, timeout_s=30)
+        assert reply.metadata.reply_to_message_id == id_
+        assert str(dict(reply.content["header"])) == str(dict(whole.content["header"]))
+        assert server.grid.pull_messages([id_]) == []
+        running.wait_for("connected", 2, timeout_s=30 - (time.monotonic() - mended))
+        assert len(running.lines("not_connected")) <= 3
+        assert server.link.counts()["replies"] == 0
 
 
 @pytest.mark.slow
 def test_A06_a_link_that_swallows_everything_for_minutes_is_found_again_within_30_s(ready, consortium):
-    port = free_port()
-    with Server(consortium, port=port) as server, Proxy(consortium.port, ("127.0.0.1", port)) as proxy:
-        with client(ready) as running:
-            running.wait_for("connected")
-            id_ = training(server, running)
-            proxy.blackhole()
-            running.wait_for("not_connected", timeout_s=30)
-            time.sleep(150)
-            assert running.status()["connected"] is False
-            proxy.mend()
-            running.wait_for("connected", 2, timeout_s=30)
-            assert len(running.lines("not_connected")) <= 3
-            assert running.status()["doing"]["what"] == "train"  # it went on meanwhile
-            assert server.grid.pull_messages([id_]) == []
+    with through_a_proxy(consortium, ready) as (server, proxy, running):
+        running.wait_for("connected")
+        id_ = training(server, running)
+        proxy.blackhole()
+        running.wait_for("not_connected", timeout_s=30)
+        time.sleep(150)
+        assert running.status()["connected"] is False
+        proxy.mend()
+        running.wait_for("connected", 2, timeout_s=30)
+        assert len(running.lines("not_connected")) <= 3
+        assert running.status()["doing"]["what"] == "train"  # it went on meanwhile
+        assert server.grid.pull_messages([id_]) == []
 
 
 def test_A03_a_server_that_lost_everything_gets_its_site_back_without_a_restart(ready, consortium):
@@ -135,21 +140,18 @@ def test_A11_the_first_signal_ends_the_work_and_exits_0_and_tells_the_server(rea
         assert not Path(f"/proc/{trainer}").exists()
         status = running.status()
         assert (status["connected"], status["reason"], status["pid"], status["doing"]) == (False, "stopped", None, None)
-        assert running.lines()[-1].endswith("INFO event=stopped signal=SIGTERM")
+        assert running.lines()[-1].endswith("info event=stopped signal=SIGTERM")
 
 
 def test_A11_a_second_signal_ends_it_at_once(ready, consortium):
-    port = free_port()
-    with Server(consortium, port=port) as server, Proxy(consortium.port, ("127.0.0.1", port)) as proxy:
-        with client(ready) as running:
-            running.wait_for("connected")
-            trainer = running.trainer()
-            proxy.blackhole()  # its goodbye finds nobody
-            running.process.send_signal(signal.SIGINT)
-            wait_until(lambda: not Path(f"/proc/{trainer}").exists(), timeout_s=10)
-            running.process.send_signal(signal.SIGINT)
-            assert running.process.wait(5) in (-signal.SIGINT, 0)
-            assert server is not None
+    with through_a_proxy(consortium, ready) as (_, proxy, running):
+        running.wait_for("connected")
+        trainer = running.trainer()
+        proxy.blackhole()  # its goodbye finds nobody
+        running.process.send_signal(signal.SIGINT)
+        wait_until(lambda: not Path(f"/proc/{trainer}").exists(), timeout_s=10)
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(5) in (-signal.SIGINT, 0)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_A13_a_trainer_that_dies_is_a_cause_that_the_server_hears_and_not_the_da
         reply = server.reply_to(id_)
         assert flower.is_crash(reply)
         assert reply.error.reason == f"worker process died ({cause})"
-        assert f'event=worker_died cause="{cause}"' in running.wait_for("worker_died")
+        assert f"event=worker_died cause='{cause}'" in running.wait_for("worker_died")
         assert server.ask(SITE, train_request(TINY), protocol.TRAIN).has_content()
 
 
@@ -230,6 +232,21 @@ def test_C01_a_run_that_brings_code_is_refused_and_the_code_is_never_fetched(rea
         assert (running.folder / "logs" / f"{SITE}.log").exists() is False
 
 
+def test_a_gpu_that_is_not_there_ends_the_service_at_its_start_with_one_line(tmp_path, consortium):
+    with client(write_site(tmp_path, TINY, SITE, consortium, device="cuda:63")) as running:
+        assert running.process.wait(120) == 2
+        assert "error: device: got cuda:63, this machine has " in running.lines()[-1]
+        assert running.status()["reason"] == "failed"
+        assert not [line for line in running.lines() if "Traceback" in line]
+
+
+def test_A11_a_goodbye_that_finds_nobody_does_not_hold_up_the_stop(ready, consortium):
+    with through_a_proxy(consortium, ready) as (_, proxy, running):
+        running.wait_for("connected")
+        proxy.blackhole()
+        assert running.stop(signal.SIGTERM, timeout_s=10) == 0
+
+
 def test_only_one_process_works_in_a_site_s_folder(ready, consortium):
     with Server(consortium), client(ready) as running:
         running.wait_for("started")
@@ -237,3 +254,24 @@ def test_only_one_process_works_in_a_site_s_folder(ready, consortium):
         assert second.returncode == 2
         assert "another sahfl-client works in this folder; stop it first" in second.stderr
         assert running.process.poll() is None
+
+
+def can_isolate():
+    tools = all(shutil.which(tool) for tool in ("unshare", "ip", "strace"))
+    return tools and subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_isolate(), reason="needs unshare, ip and strace, and the right to make a network namespace")
+def test_C10_a_site_connects_to_its_server_and_to_nobody_else_and_shows_no_secret(tmp_path):
+    trace = tmp_path / "trace"
+    script = Path(__file__).parents[1] / "offline_session.py"
+    isolated = subprocess.run(
+        ["unshare", "-n", sys.executable, str(script), str(tmp_path), str(trace)],
+        capture_output=True, text=True, timeout=400, env=os.environ | {"HTTPS_PROXY": "http://192.0.2.1:3128"},
+    )  # fmt: skip
+    assert isolated.returncode == 0, isolated.stderr
+    port = isolated.stdout.strip()
+    calls = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
+    assert any(f"sin_port=htons({port})" in line for line in calls)
+    others = [line for line in calls if f"_port=htons({port})" not in line]
+    assert not others, "\n".join(others)

@@ -134,7 +134,7 @@ def test_D01_a_refused_site_tells_the_server_the_class_of_the_error_and_no_more(
     def spoil(folder):
         (folder / "sites" / "sah_a" / "scans" / "images" / "0001.nii.gz").write_bytes(b"")
 
-    folder, _ = federate(changed(TINY, finetune__rounds=1), spoil=spoil, policy={"max_refused_share": 0.3})
+    folder, _ = federate(changed(TINY, finetune__rounds=1), spoil=spoil, site={"max_refused_share": 0.3})
     (out,) = [line for line in folder.journal() if line["event"] == "site_out"]
     assert (out["site"], out["reason"]) == ("sah_a", "error at the site: DataRefused (details in the site's log)")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from in_process import Stop, stop_at
 from tiny_study import TINY, changed
 
 from sahfl.adapters import state
@@ -180,10 +181,6 @@ def test_a_site_evaluates_with_its_own_norms(federate, tmp_path):
     assert mine != theirs
 
 
-class Stop(Exception):
-    """Stands for a crash of the server's process."""
-
-
 @pytest.mark.parametrize("at", [12, 24])
 def test_a_run_with_local_norms_that_stopped_anywhere_resumes_to_the_same(federate, at):
     def contents(folder):
@@ -191,17 +188,8 @@ def test_a_run_with_local_norms_that_stopped_anywhere_resumes_to_the_same(federa
         return {str(path.relative_to(folder.path)): path.read_bytes() for path in paths}
 
     reference, _ = federate(LOCAL, name="reference")
-    count = 0
-
-    def stop(site, request, reply):
-        nonlocal count
-        count += 1
-        if count == at:
-            raise Stop
-        return reply
-
     with pytest.raises(Stop):
-        federate(LOCAL, change=stop)
+        federate(LOCAL, change=stop_at(at))
     resumed, _ = federate(LOCAL)
     assert contents(resumed) == contents(reference)
     assert predictions(resumed, "sah_a") == predictions(reference, "sah_a")

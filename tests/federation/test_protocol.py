@@ -53,6 +53,22 @@ def test_a_request_brings_task_header_and_state():
     assert {name: value.tolist() for name, value in state.items()} == {n: v.tolist() for n, v in STATE.items()}
 
 
+def test_a_site_has_its_own_rank_and_the_training_the_name_of_the_global_one():
+    method = AdapterTuning(method="cp_lora", rank=2, aggregation="project", site_ranks={"bern": 1})
+    task = Task.model_validate(TASK.model_dump() | {"method": method, "rank": 1})
+    read = protocol.read_task(protocol.request(task, HEADER, STATE))
+    assert (read.own_method.rank, read.own_method.id, read.method.id) == (1, "cp_lora-r1-project", "cp_lora-r2-project")
+    assert TASK.own_method is TASK.method
+    assert read.own_method.scale == 2 * read.method.scale  # alpha / rank
+
+
+@pytest.mark.parametrize("method", [None, TASK.method, {"method": "full"}, {"method": "zero_shot"}], ids=str)
+def test_a_rank_of_one_site_without_a_rule_for_unlike_ranks_is_refused(method):
+    task = TASK.model_copy(update={"rank": 1, "method": method})
+    with pytest.raises(PayloadError, match=r"^task: .*rank 1 for one site, expected only with aggregation: project"):
+        protocol.read_task(RecordDict({"task": ConfigRecord({"json": task.model_dump_json(warnings=False)})}))
+
+
 def test_a_request_without_tensors_has_an_empty_state():
     assert read_state(protocol.request(TASK, HEADER, {}), like={}) == {}
 

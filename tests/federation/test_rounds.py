@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
+from in_process import Stop, stop_at
 from tiny_study import TINY, changed
 
 from sahfl.config import RoundsConfig
@@ -128,24 +129,11 @@ def test_a_second_attempt_commits_when_the_sites_are_back(federate):
     assert (first["attempt"], first["committed"], second["attempt"], second["committed"]) == (1, False, 2, True)
 
 
-class Stop(Exception):
-    """Stands for a crash of the server's process."""
-
-
 @pytest.mark.parametrize("at", [1, 2, 4, 9, 15, 20, 23, 29])
 def test_a_run_that_stopped_anywhere_resumes_to_bit_identical_adapters(federate, at):
     reference, _ = federate(TINY, name="reference")
-    count = 0
-
-    def stop(site, request, reply):
-        nonlocal count
-        count += 1
-        if count == at:
-            raise Stop
-        return reply
-
     with pytest.raises(Stop):
-        federate(TINY, change=stop)
+        federate(TINY, change=stop_at(at))
     resumed, _ = federate(TINY)
     assert adapters(resumed) == adapters(reference)
     assert len(adapters(resumed)) == 2

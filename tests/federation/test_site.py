@@ -11,7 +11,16 @@ from tiny_study import TINY
 
 from sahfl.adapters import digest, state
 from sahfl.adapters.files import save_tensors
-from sahfl.config import DatalistData, EvaluationConfig, LocalTraining, SiteConfig, Study, ZeroShot, parse
+from sahfl.config import (
+    AdapterTuning,
+    DatalistData,
+    EvaluationConfig,
+    LocalTraining,
+    SiteConfig,
+    Study,
+    ZeroShot,
+    parse,
+)
 from sahfl.data.ct import read_scan
 from sahfl.errors import AdapterError, DataError
 from sahfl.federation import flower, protocol
@@ -20,7 +29,7 @@ from sahfl.federation.networks import whole_network
 from sahfl.federation.protocol import Task
 from sahfl.federation.site import Site
 from sahfl.payload import Header
-from sahfl.simulation import site_configs
+from sahfl.simulation import OPEN, site_configs
 from sahfl.statistics import EvaluationSums
 
 STUDY = parse(Study, TINY, where="test")
@@ -52,7 +61,7 @@ def hospital(tmp_path, scans):
         datalist = tmp_path / "scans" / "mine.json"
         datalist.write_text(json.dumps({"sites": {"bern": entries}}))
         data = DatalistData(source="datalist", path=datalist)
-        site = Site(SiteConfig(name="bern", folder=tmp_path / "bern", data=data))
+        site = Site(SiteConfig(name="bern", folder=tmp_path / "bern", data=data, policy=OPEN))
         if prepare:
             site.prepare(lambda done, total: None)
         return site
@@ -220,8 +229,14 @@ def ask(site, kind, *, tensors=None, base="", config=None, header=None, **task):
     """The reply of the site's app to one message; the header fits the task unless the test changes it."""
     flower.enter_run(1)
     settings = {"stage": "finetune", "seed": SEED, "views": STUDY.views, "model": STUDY.model, "folds": FOLDS}
-    settings |= {"method": ZeroShot(method="zero_shot")} | task
-    named = {"stage": "finetune", "method": "zero_shot", "fold": task.get("fold", -1), "round": task.get("round", 0)}
+    trains = kind == protocol.TRAIN
+    settings |= {"method": AdapterTuning(method="cp_lora") if trains else ZeroShot(method="zero_shot")} | task
+    named = {
+        "stage": "finetune",
+        "method": "cp_lora-r8" if trains else "zero_shot",
+        "fold": task.get("fold", -1),
+        "round": task.get("round", 0),
+    }
     named |= {"base": base} | (header or {})
     content = protocol.request(Task.model_validate(settings), Header("abc", **named), tensors or {})
     message = flower.new_message(content, 7, kind, "", None)

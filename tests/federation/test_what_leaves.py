@@ -11,6 +11,7 @@ from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import SiteDescription
 from sahfl.payload import Header
+from sahfl.sums import HEAD
 
 HEADER_KEYS = set(Header.__dataclass_fields__)
 
@@ -77,7 +78,7 @@ def test_other_messages_of_a_site_carry_counts_and_sums_only(federate):
         elif kind == "evaluate":
             assert set(content) == {"header", "sums"}
             sums = np.frombuffer(content["sums"]["flat"].data, "<f8")
-            assert sums.size == 8 + n_strata * (3 + 2 * replicates)
+            assert sums.size == HEAD + n_strata * (3 + 2 * replicates)
 
 
 def test_no_patient_or_file_name_is_in_any_message_or_server_file(federate):

@@ -35,7 +35,7 @@ def of_failure(error: Exception) -> NotConnected:
             text = next((text for part, text in TLS_ALERTS.items() if part in name), None)
             return NotConnected(text or f"TLS failed: {cause.reason or cause}", lasting="UNEXPECTED_EOF" not in name)
         if isinstance(cause, socket.gaierror):
-            return NotConnected(f"the server's name is not known to DNS ({cause.strerror})")
+            return NotConnected(f"the server's name cannot be looked up: {cause.strerror}")
         if isinstance(cause, ConnectionRefusedError):
             return NotConnected("connection refused: no server listens there, or a firewall says no")
     if isinstance(error, httpx.ConnectTimeout):
@@ -43,10 +43,11 @@ def of_failure(error: Exception) -> NotConnected:
     if isinstance(error, httpx.TimeoutException):
         return NotConnected("the server does not answer")
     if isinstance(error, httpx.TransportError):
-        return NotConnected("the connection was cut")
+        return NotConnected(CUT)
     return NotConnected("what answers there is not a sahfl server", lasting=True)
 
 
+CUT = "the connection was cut"
 KEYS = {
     "unknown key": "the server does not know this site's key",
     "revoked": "the server refuses this site: its key was revoked",
@@ -54,6 +55,17 @@ KEYS = {
     "connected twice": "another process is connected as this site; stop one of them",
 }
 """What the server's words for a refusal mean here."""
+
+
+def of_greeting(error: Exception) -> NotConnected:
+    """The cause of a first request that got no answer: TLS 1.3 lets a server refuse a certificate by silence."""
+    cause = of_failure(error)
+    if str(cause) != CUT:
+        return cause
+    return NotConnected(
+        "the server ended the connection without a word: perhaps it refuses this site's certificate, or the network "
+        "is cut"
+    )
 
 
 def of_refusal(response: httpx.Response) -> NotConnected:

@@ -13,21 +13,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import httpx
 from flwr.app import Message
-from flwr.app.message import remove_content_from_message
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, run_pb2
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -35,6 +28,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import reasons
+from sahfl.federation.flower.parcels import Offer, Upload
 
 HOLD_S = 10.0
 """How long the server holds a question for work until there is some."""
@@ -43,6 +37,8 @@ DEAD_AFTER_S = 15.0
 """After so long without a sign of the other end, a connection is given up: an answer, or an acknowledged packet."""
 TRANSFER_S = 120.0
 """How long the answer to a part of a message may take; a part that still moves may take longer."""
+GOODBYE_S = 2.0
+"""Longest wait of each step of a goodbye, which may find nobody."""
 IDLE_S = 30.0
 """Idle connections are closed before the server closes them: a request would otherwise meet a closed one."""
 MOST_OBJECTS, MOST_BYTES = 10_000, 2**31
@@ -59,56 +55,6 @@ class SessionLost(Exception):
 
 class RunOver(Exception):
     """The run, the message or the connection that something belongs to has ended; nobody waits for it."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What the server asks for; only its head has been read."""
-
-    head: Message
-    tree: Any = field(repr=False)
-    node_id: int
-
-    @property
-    def id(self) -> str:
-        """The message's id."""
-        return self.head.metadata.message_id
-
-    @property
-    def kind(self) -> str:
-        """Which of the site's answers is wanted, such as ``train``."""
-        return self.head.metadata.message_type
-
-    @property
-    def run_id(self) -> int:
-        """The run that asks."""
-        return self.head.metadata.run_id
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A reply ready to be sent, as often as it takes: it has the same id and the same bytes each time."""
-
-    head: Any = field(repr=False)
-    tree: Any = field(repr=False)
-    objects: dict[str, bytes] = field(repr=False)
-    run_id: int
-    node_id: int
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of everything that is sent."""
-        return sum(len(content) for content in self.objects.values())
-
-
-def prepare(reply: Message, node_id: int) -> Upload:
-    """A reply in the form in which it is sent; ``node_id`` is that of the connection which brought the question."""
-    with no_object_id_recompute():
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        objects = {} if reply.has_error() else get_all_nested_objects(reply)
-        contents = {id_: item.deflate() for id_, item in objects.items()}
-        bare = remove_content_from_message(reply) if reply.has_content() else reply
-        return Upload(message_to_proto(bare), get_object_tree(reply), contents, reply.metadata.run_id, node_id)
 
 
 class FleetLink:
@@ -154,7 +100,7 @@ class FleetLink:
         except httpx.HTTPStatusError as error:
             raise reasons.of_refusal(error.response) from error
         except (httpx.RequestError, ssl.SSLError, ValueError) as error:
-            raise reasons.of_failure(error) from error
+            raise reasons.of_greeting(error) from error
 
     def heartbeat(self) -> None:
         """Say that this site is there."""
@@ -230,7 +176,7 @@ class FleetLink:
     def deactivate(self) -> None:
         """Say goodbye, if there is anybody to hear it."""
         if self.node_id is not None:
-            with suppress(NotConnected, SessionLost, RunOver):
+            with suppress(NotConnected, SessionLost, RunOver, PayloadError):
                 self._call(self._client.DeactivateNode, fleet_pb2.DeactivateNodeRequest(node_id=self.node_id))
 
     def close(self) -> None:
@@ -282,7 +228,7 @@ class FleetLink:
 
 
 class _Extras:
-    """Headers of ours, and more time for requests that carry parts of messages."""
+    """Headers of ours, and other times for requests that carry parts of messages, or say goodbye."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self._headers = headers
@@ -291,6 +237,8 @@ class _Extras:
         context.request.headers.update(self._headers)
         if context.rpc_method.endswith("Object"):
             context.request.extensions["timeout"]["read"] = TRANSFER_S
+        if context.rpc_method.endswith("/DeactivateNode"):
+            context.request.extensions["timeout"] |= dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_S)
         return call_next(context)
 
 

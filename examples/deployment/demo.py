@@ -1,0 +1,179 @@
+"""A whole deployment on this machine: keys, a server, three hospitals, a study, and a server that is killed on the way.
+
+    make deploy-demo
+    python examples/deployment/demo.py --out runs/deploy-demo
+
+Everything happens through the commands that a consortium uses: ``sahfl provision`` makes keys, ``sahfl-server`` runs
+the study, three ``sahfl-client`` train on their own scans (phantoms), over mutual TLS 1.3 on loopback.
+In the second round of fine-tuning the server is killed (SIGKILL) and started again; the sites are told nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+SITES = {"tbi_a": "standard", "sah_a": "smooth", "sah_b": "noisy"}
+"""The hospitals and their scanners; a site trains in the stage that its name says."""
+KILL_AFTER = ("cp_lora-r8/fold-0", 1)
+"""Training and round after whose commit the server is killed."""
+MOST_S = 600
+
+
+def settings(folder: Path, port: int) -> None:
+    """Write what a coordinating centre and three data managers would write by hand."""
+    server = {"host": "localhost", "port": port, "also": ["127.0.0.1"]}
+    _write(folder / "consortium.yaml", {"name": "deploy_demo", "server": server, "sites": list(SITES)})
+    kit = {"kit": "consortium/server", "folder": "server", "host": "127.0.0.1", "port": port, "resume_wait_s": 20}
+    _write(folder / "server.yaml", kit)
+    for site, profile in SITES.items():
+        stage = "pretrain" if site.startswith("tbi") else "finetune"
+        patients = {"kind": site[:3], "n_cases": 8, "profile": profile}
+        scans = {"source": "phantom", "seed": 11, "shape": [48, 56, 12], "spacing_mm": [4.0, 4.0, 10.0]}
+        policy = {"stages": [stage], "smallest_group": 2, "smallest_bootstrap": 2}  # eight patients in two folds
+        site_file = {"name": site, "kit": f"consortium/sites/{site}", "folder": f"hospitals/{site}", "threads": 1}
+        _write(folder / f"{site}.yaml", site_file | {"data": scans | {"patients": patients}, "policy": policy})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def command(name: str) -> str:
+    """Path of one of our commands, beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def run(*arguments: str | Path) -> None:
+    """Run a command to its end, and show it."""
+    say(f"$ {Path(arguments[0]).name} {' '.join(map(str, arguments[1:]))}")
+    subprocess.run([*map(str, arguments)], check=True)
+
+
+def say(text: str) -> None:
+    """A line of the demo's own, with the time."""
+    print(f"\n[{datetime.now():%H:%M:%S}] {text}", flush=True)
+
+
+class Process:
+    """A command in the background, its output in a file."""
+
+    def __init__(self, log: Path, *arguments: str | Path) -> None:
+        say(f"$ {Path(arguments[0]).name} {' '.join(map(str, arguments[1:]))}   (log: {log})")
+        with log.open("ab") as stream:
+            self.child = subprocess.Popen([*map(str, arguments)], stdout=stream, stderr=stream, start_new_session=True)
+
+    def stop(self) -> int:
+        """End it as systemd would, and give its exit code."""
+        if self.child.poll() is None:
+            self.child.terminate()
+        return self.child.wait(timeout=30)
+
+    def kill(self) -> None:
+        """End it and its children at once, as a power cut would."""
+        if self.child.poll() is None:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
+
+def wait_for(what: str, found: Callable[[], bool], server: Process) -> float:
+    """Wait until something is the case; the seconds that it took."""
+    began = time.monotonic()
+    while not found():
+        if time.monotonic() - began > MOST_S:
+            raise SystemExit(f"waited {MOST_S} s for {what}")
+        if server.child.poll() not in (None, 0):
+            raise SystemExit(f"the server ended with exit code {server.child.returncode}")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def rounds(journal: Path) -> list[dict[str, Any]]:
+    """Committed rounds of the journal so far."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    return [line for line in found if line["event"] == "round" and line["committed"]]
+
+
+def follow(journal: Path, shown: int) -> int:
+    """Print the rounds that were committed since; how many are shown now."""
+    committed = rounds(journal)
+    for line in committed[shown:]:
+        training = "pretraining" if line["method"] is None else f"{line['method']}, fold {line['fold']}"
+        sites = ", ".join(f"{site['site']} {site['bytes_up'] / 1000:.0f} kB" for site in line["used"])
+        print(f"  {training}, round {line['round']}: {line['seconds']:.1f} s; sent up: {sites}", flush=True)
+    return len(committed)
+
+
+def has_committed(journal: Path, cell: str, round_: int) -> bool:
+    """Whether a round of a training is committed."""
+    return any((f"{line['method']}/fold-{line['fold']}", line["round"]) == (cell, round_) for line in rounds(journal))
+
+
+def play(folder: Path) -> Path:
+    """Run the whole demo in a new folder, and give the report's path."""
+    folder.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings(folder, free.getsockname()[1])
+    sahfl, sahfl_server, sahfl_client = map(command, ("sahfl", "sahfl-server", "sahfl-client"))
+    run(sahfl, "provision", folder / "consortium.yaml", "--out", folder / "consortium")
+    run(sahfl_client, folder / "sah_a.yaml", "--dry-run", "--study", HERE / "study.yaml")
+    run(sahfl_server, folder / "server.yaml", "--submit", HERE / "study.yaml")
+    journal = folder / "server" / "runs" / "study" / "journal.jsonl"
+    serve = (folder / "server.log", sahfl_server, folder / "server.yaml", "--until-done")
+    with ExitStack() as stack:
+        server = Process(*serve)
+        stack.callback(lambda: server.kill())
+        sites = [Process(folder / f"{site}.log", sahfl_client, folder / f"{site}.yaml") for site in SITES]
+        for site in sites:
+            stack.callback(site.kill)
+        shown = 0
+
+        def until(condition: Callable[[], bool]) -> bool:
+            nonlocal shown
+            shown = follow(journal, shown)
+            return condition()
+
+        wait_for("the first rounds", lambda: until(lambda: has_committed(journal, *KILL_AFTER)), server)
+        server.kill()
+        say("the server was killed (SIGKILL); it is started again, the sites are told nothing")
+        n_before = len(rounds(journal))
+        server = Process(*serve)
+        seconds = wait_for("the next round", lambda: until(lambda: len(rounds(journal)) > n_before), server)
+        say(f"{seconds:.1f} s after its start the server had committed the next round")
+        subprocess.run([sahfl, "status", str(folder / "server.yaml")], check=False)
+        wait_for("the end", lambda: until(lambda: server.child.poll() is not None), server)
+        codes = [site.stop() for site in sites]
+    say(f"the server ended with exit code {server.child.returncode}, the sites, on SIGTERM, with {codes}")
+    for site in SITES:
+        run(sahfl, "audit", "verify", folder / f"{site}.yaml")
+    if server.child.returncode or any(codes):
+        raise SystemExit(1)
+    return journal.with_name("report.html")
+
+
+def main() -> None:
+    """Parse, play, print the report's path."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path("runs") / f"deploy-demo-{datetime.now():%Y%m%d-%H%M%S}"
+    parser.add_argument("--out", type=Path, default=default, help=f"a new folder (default {default})")
+    print(play(parser.parse_args().out.resolve()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""``sahfl doctor``: what would keep a site or a server from working, one line and one remedy each.
+
+It contacts nothing but the server that the kit names, changes nothing on disk, and reads no scan.
+"""
+
+from sahfl.doctor.findings import Finding, as_json, as_lines, healthy
+from sahfl.doctor.server import examine_server
+from sahfl.doctor.site import examine_site
+
+__all__ = ["Finding", "as_json", "as_lines", "examine_server", "examine_site", "healthy"]

@@ -1,0 +1,228 @@
+"""From a site to its server, step by step: name, port, TLS, health, clock. Each failure has a cause of its own."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from ipaddress import ip_address
+
+from sahfl.doctor.findings import Finding, skip_all
+
+PATIENCE_S = 5.0
+"""For a connection, and for each answer."""
+AHEAD_S, BEHIND_S = 5, 305
+"""flwr refuses a request whose time stamp is further off the server's clock (``node_auth``: 300 s and 5 s)."""
+NOTICEABLE_S = 2
+"""An offset that the resolution of an HTTP date, one second, cannot explain."""
+STEPS = ("dns", "port", "tls", "health", "clock")
+# What OpenSSL says about the server's certificate (X509_V_ERR_...), and about ours in an alert from the server.
+NOT_YET_VALID, EXPIRED, HOST_MISMATCH, ADDRESS_MISMATCH = 9, 10, 62, 64
+NEW_KIT = "have the centre issue a new kit: sahfl renew"
+REFUSALS = {
+    "CERTIFICATE_EXPIRED": ("this site's certificate has expired", NEW_KIT),
+    "CERTIFICATE_REVOKED": ("this site's certificate was revoked", "ask the centre why; access needs a new kit"),
+    "UNKNOWN_CA": ("the server does not know this site's authority", "unpack the kit of this consortium again"),
+    "CERTIFICATE_REQUIRED": ("the server saw no certificate of this site", "unpack the kit again, with client.crt"),
+}
+CUT = ("the connection ended before TLS was agreed", "have the firewall let TLS through to the server unchanged")
+DISMISSED = (
+    "the server ended the connection once it saw this site's certificate",
+    "ask the centre whether this site's certificate was revoked or replaced: sahfl status server.yaml",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server said at /health."""
+
+    status: int
+    date: datetime | None
+    """The server's clock, to the second."""
+    local: datetime
+    """This machine's clock at that moment."""
+
+
+def examine_connection(
+    host: str, port: int, tls: ssl.SSLContext, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> list[Finding]:
+    """Go to the server as far as it goes; what could not be tried is skipped by name.
+
+    Args:
+        host: the server's name or address.
+        port: its port.
+        tls: the site's context, with its certificate and its one authority.
+        clock: this machine's.
+    """
+    found = [examine_name(host)]
+    if found[-1].verdict == "ok":
+        found.append(examine_port(host, port))
+    answer = None
+    if found[-1].check == "port" and found[-1].verdict == "ok":
+        step, answer = examine_tls(host, port, tls, clock)
+        found.append(step)
+    if answer is not None:
+        found += [examine_health(answer), examine_clock(answer)]
+    return found + skip_all(STEPS[len(found) :], needs=found[-1].check)
+
+
+def examine_name(host: str) -> Finding:
+    """Whether the server's name leads to an address."""
+    try:
+        return Finding.ok("dns", f"{ip_address(host)} is an address, no name is looked up")
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+            remedy = "check that this machine reaches its DNS server (/etc/resolv.conf)"
+            return Finding.fail("dns", f"no DNS server answered for {host}", remedy=remedy)
+        return Finding.fail("dns", f"{host} is not known", remedy=f"have {host} added to the DNS or to /etc/hosts")
+    return Finding.ok("dns", f"{host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
+
+
+def examine_port(host: str, port: int) -> Finding:
+    """Whether something accepts a connection."""
+    where = f"{host} port {port}"
+    firewall = f"have the firewall allow outbound TCP from this machine to {where}"
+    try:
+        with socket.create_connection((host, port), timeout=PATIENCE_S):
+            return Finding.ok("port", f"{where} accepts connections")
+    except TimeoutError:
+        return Finding.fail("port", f"{where}: no answer within {PATIENCE_S:.0f} s", remedy=firewall)
+    except ConnectionRefusedError:
+        remedy = f"ask the centre whether sahfl-server runs and listens at {where}"
+        return Finding.fail("port", f"{where}: nothing listens there", remedy=remedy)
+    except OSError as error:
+        if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+            remedy = "check this machine's network cable, address and route"
+            return Finding.fail("port", f"{where}: {error.strerror}", remedy=remedy)
+        return Finding.fail("port", f"{where}: {error.strerror or error}", remedy=firewall)
+
+
+def examine_tls(
+    host: str, port: int, tls: ssl.SSLContext, clock: Callable[[], datetime]
+) -> tuple[Finding, Answer | None]:
+    """Whether both certificates are accepted; in TLS 1.3 a refusal of ours comes with the first answer only."""
+    connection = http.client.HTTPSConnection(host, port, timeout=PATIENCE_S, context=tls)
+    version = None
+    try:
+        connection.connect()
+        version = connection.sock.version()
+        answer = _ask(connection, clock)
+    except ssl.SSLCertVerificationError as error:
+        return _distrusted(host, error, clock()), None
+    except (OSError, http.client.HTTPException) as error:
+        return _refused(host, port, _alert(host, port, tls) or error, agreed=version is not None), None
+    finally:
+        connection.close()
+    return Finding.ok("tls", f"{version}, both certificates accepted"), answer
+
+
+def _alert(host: str, port: int, tls: ssl.SSLContext) -> ssl.SSLError | None:
+    """What the server says to a connection that asks nothing: a request on the way can wipe out its last words."""
+    try:
+        with (
+            socket.create_connection((host, port), timeout=PATIENCE_S) as raw,
+            tls.wrap_socket(raw, server_hostname=host) as connection,
+        ):
+            connection.recv(1)
+    except ssl.SSLError as error:
+        return error
+    except OSError:
+        pass
+    return None
+
+
+def _ask(connection: http.client.HTTPSConnection, clock: Callable[[], datetime]) -> Answer:
+    connection.request("GET", "/health")
+    reply = connection.getresponse()
+    local = clock()
+    reply.read(10_000)
+    try:
+        date = parsedate_to_datetime(reply.headers["Date"])
+    except (TypeError, ValueError):
+        date = None
+    return Answer(reply.status, date, local)
+
+
+def _distrusted(host: str, error: ssl.SSLCertVerificationError, now: datetime) -> Finding:
+    """The server's certificate was not accepted by this site."""
+    if error.verify_code in (HOST_MISMATCH, ADDRESS_MISMATCH):
+        remedy = "have the centre issue the server's certificate for this name (host in consortium.yaml)"
+        return Finding.fail("tls", f"the server's certificate is not for {host}", remedy=remedy)
+    if error.verify_code in (EXPIRED, NOT_YET_VALID):
+        state = "has expired" if error.verify_code == EXPIRED else "is not valid yet"
+        found = f"the server's certificate {state}, by this machine's clock ({now:%Y-%m-%d %H:%M} UTC)"
+        return Finding.fail("tls", found, remedy="if that clock is right, have the centre renew it: sahfl renew")
+    found = f"the server's certificate is not from this consortium's authority ({error.verify_message})"
+    remedy = f"have {host} exempted from the firewall's TLS inspection, and compare the CA fingerprint by telephone"
+    return Finding.fail("tls", found, remedy=remedy)
+
+
+def _refused(host: str, port: int, error: Exception, *, agreed: bool) -> Finding:
+    """The server, or what stands in its place, did not accept this site or speaks something else."""
+    reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    for alert, (found, remedy) in REFUSALS.items():
+        if alert in reason:
+            return Finding.fail("tls", found, remedy=remedy)
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
+        remedy = f"ask the centre what listens on port {port}"
+        return Finding.fail("tls", f"{host} port {port} speaks TLS but not HTTP", remedy=remedy)
+    if "ALERT" in reason:
+        remedy = "ask the centre which Python and OpenSSL its server runs on; TLS 1.3 is needed"
+        return Finding.fail("tls", f"no common TLS settings ({reason})", remedy=remedy)
+    if reason and "EOF" not in reason:
+        return _no_tls(host, port)
+    found, remedy = DISMISSED if agreed else CUT
+    return Finding.fail("tls", found, remedy=remedy)
+
+
+def _no_tls(host: str, port: int) -> Finding:
+    if _answers_plain_http(host, port):
+        remedy = "have the centre start sahfl-server there, or end what stands in front of it and takes TLS away"
+        return Finding.fail("tls", f"{host} port {port} answers plain HTTP, not TLS", remedy=remedy)
+    return Finding.fail("tls", f"{host} port {port} does not speak TLS", remedy="check host and port in kit.json")
+
+
+def _answers_plain_http(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", "/health")
+        connection.getresponse().read(10_000)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def examine_health(answer: Answer) -> Finding:
+    """Whether the server itself says that it works."""
+    if answer.status == HTTPStatus.OK:
+        return Finding.ok("health", "the server answers")
+    found = f"the server answers {answer.status} at /health"
+    return Finding.fail("health", found, remedy="ask the centre for: sahfl status server.yaml")
+
+
+def examine_clock(answer: Answer) -> Finding:
+    """Whether requests of this machine would be taken for old or future ones."""
+    if answer.date is None:
+        return Finding.warn("clock", "the server sent no date", remedy="compare both machines' clocks by hand")
+    # A date names a second that began up to a second ago; take the middle.
+    ahead = (answer.local - answer.date - timedelta(seconds=0.5)).total_seconds()
+    said = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
+    remedy = "set the clock of the machine that is wrong by NTP: timedatectl set-ntp true"
+    if not -BEHIND_S < ahead < AHEAD_S:
+        found = f"{said}; requests are refused from {AHEAD_S} s ahead and {BEHIND_S} s behind"
+        return Finding.fail("clock", found, remedy=remedy)
+    if abs(ahead) > NOTICEABLE_S:
+        return Finding.warn("clock", said, remedy=remedy)
+    return Finding.ok("clock", "agrees with the server's")

@@ -1,0 +1,165 @@
+"""A server, from its kit to its queue."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sahfl.config import ServerConfig, SitesData, load_study
+from sahfl.doctor.connection import PATIENCE_S
+from sahfl.doctor.findings import Finding, skip_all
+from sahfl.doctor.machine import (
+    addresses_of,
+    examine_disk,
+    examine_folder,
+    examine_memory,
+    examine_synchronisation,
+    examine_user,
+    examine_versions,
+)
+from sahfl.errors import SahflError
+from sahfl.trust.kit import ServerKit
+
+RUN_BYTES, EASY_RUN_BYTES = 1e9, 20e9
+"""A run of small adapters with its checkpoints; a grid of methods that send whole networks."""
+EVERYWHERE = {"0.0.0.0", "::", ""}
+
+
+def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
+    """Everything that would keep a server from running its studies, in the order in which it would fail.
+
+    Args:
+        config: the server's file.
+        clock: this machine's.
+    """
+    found = [examine_user(), examine_versions()]
+    try:
+        kit = ServerKit.load(config.kit, now=clock())
+        names, sites = names_of(kit), set(kit.sites())
+    except SahflError as error:
+        found.append(Finding.of_error("kit", error, remedy="copy the folder server/ of sahfl provision again"))
+        found += skip_all(["certificates", "names", "port", "queue"], needs="kit")
+    else:
+        found.append(Finding.ok("kit", f"{kit.consortium}, {len(sites)} active sites: {', '.join(sorted(sites))}"))
+        found += [examine_certificates(kit, clock()), examine_names(names), examine_listener(config, kit)]
+        found.append(examine_queue(config.folder / "queue", sites))
+    found += [examine_synchronisation(), examine_folder(config.folder)]
+    found.append(examine_disk(config.folder, least_bytes=RUN_BYTES, easy_bytes=EASY_RUN_BYTES, what="a run"))
+    return [*found, examine_memory()]
+
+
+def examine_certificates(kit: ServerKit, now: datetime) -> Finding:
+    """What ends soon: the server's certificate, each site's, the authority's. One line, the first to end first."""
+    soon = kit.warnings(now)
+    if not soon:
+        return Finding.ok(
+            "certificates", f"the server's is valid until {kit.certificate_expires:%Y-%m-%d}, no site's ends soon"
+        )
+    others = "".join(f"; {text.rpartition('; ')[0]}" for text in soon[1:])
+    first = Finding.of_warning("certificates", soon[0])
+    ended = any(" expired on " in text for text in soon)
+    make = Finding.fail if ended else Finding.warn
+    return make("certificates", first.found + others, remedy=first.remedy or "")
+
+
+def names_of(kit: ServerKit) -> tuple[str, ...]:
+    """The names and addresses in the server's certificate, from a handshake of the kit with itself in memory.
+
+    Raises:
+        TrustError: the kit's files cannot be used.
+    """
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = kit.tls().wrap_bio(to_server, to_client, server_side=True)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.load_verify_locations(kit.folder / "ca.crt")
+    trusting.check_hostname = False
+    client = trusting.wrap_bio(to_client, to_server)
+    for end in (client, server, client):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    names = (client.getpeercert() or {}).get("subjectAltName", ())
+    return tuple(str(entry[1]) for entry in names)
+
+
+def examine_names(names: tuple[str, ...]) -> Finding:
+    """Whether a name of the certificate leads to this machine; behind a router that translates, it need not."""
+    leading = {name: addresses_of(name) for name in names}
+    if here := [name for name, found in leading.items() if any(map(_is_here, found))]:
+        return Finding.ok("names", f"{here[0]} leads to this machine")
+    said = ", ".join(f"{name} is {' '.join(sorted(found)) or 'not known'}" for name, found in leading.items())
+    remedy = "have the DNS lead the certificate's name here, unless a router forwards its port to this machine"
+    return Finding.warn("names", f"{said}; none of this is an address of this machine", remedy=remedy)
+
+
+def _is_here(address: str) -> bool:
+    """Only an address of this machine can be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        try:
+            trial.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def examine_listener(config: ServerConfig, kit: ServerKit) -> Finding:
+    """Whether the port is free, or this very server listens there."""
+    where = f"{config.host} port {config.port}"
+    try:
+        socket.create_server(
+            (config.host, config.port), family=socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        ).close()
+        return Finding.ok("port", f"{where} is free")
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            remedy = "use a port from 1024 on, or give the unit CAP_NET_BIND_SERVICE"
+            return Finding.fail("port", f"{where} may not be taken by this user", remedy=remedy)
+        if error.errno != errno.EADDRINUSE:
+            remedy = "set host in server.yaml to an address of this machine, or to 0.0.0.0 for all"
+            return Finding.fail("port", f"{where}: {error.strerror or error}", remedy=remedy)
+    if _is_ours(config, kit):
+        return Finding.ok("port", f"{where} is taken by this server")
+    remedy = "end the other program (ss -ltnp names it), or set another port here and in consortium.yaml"
+    return Finding.fail("port", f"{where} is taken by another program", remedy=remedy)
+
+
+def _is_ours(config: ServerConfig, kit: ServerKit) -> bool:
+    """Whether who listens shows a certificate of our authority."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.load_verify_locations(kit.folder / "ca.crt")
+    trusting.check_hostname = False
+    host = "localhost" if config.host in EVERYWHERE else config.host
+    try:
+        with (
+            socket.create_connection((host, config.port), timeout=PATIENCE_S) as raw,
+            trusting.wrap_socket(raw) as connection,
+        ):
+            return connection.getpeercert() is not None
+    except OSError:
+        return False
+
+
+def examine_queue(queue: Path, sites: set[str]) -> Finding:
+    """Whether every waiting study can be read, and all its sites are in the consortium."""
+    waiting = sorted(queue.glob("*.yaml"))
+    for path in waiting:
+        try:
+            study = load_study(path)
+        except SahflError as error:
+            return Finding.of_error("queue", error, remedy=f"correct {path}, or take it out of the queue")
+        if not isinstance(study.data, SitesData):
+            found = f"{path.name}: data.source is {study.data.source}, expected sites"
+            remedy = "set data: {source: sites}, since each site's own file names its scans"
+            return Finding.fail("queue", found, remedy=remedy)
+        wanted = {site for stage in (study.pretrain, study.finetune) if stage for site in stage.sites}
+        if unknown := sorted(wanted - sites):
+            found = f"{path.name} asks for {', '.join(unknown)}, no active site of this consortium"
+            return Finding.fail("queue", found, remedy="correct the study's sites, or provision and renew those sites")
+    names = f": {', '.join(path.stem for path in waiting)}" if waiting else ""
+    return Finding.ok("queue", f"{len(waiting)} studies wait{names}")

@@ -1,0 +1,162 @@
+"""A site, from its kit to its data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sahfl.config import DatalistData, FolderData, SiteConfig, ViewsConfig
+from sahfl.data.cache import KEPT_SETTINGS
+from sahfl.data.manifest import Case, read_datalist, scan_files
+from sahfl.data.sources import read_cases, recognise
+from sahfl.doctor.connection import STEPS, examine_connection
+from sahfl.doctor.findings import Finding, skip_all
+from sahfl.doctor.machine import (
+    examine_device,
+    examine_disk,
+    examine_folder,
+    examine_memory,
+    examine_synchronisation,
+    examine_user,
+    examine_versions,
+)
+from sahfl.errors import NotConnected, SahflError
+from sahfl.federation.audit import AuditLog, verify
+from sahfl.federation.flower.probe import ask_admission
+from sahfl.trust.kit import SiteKit
+
+AXIAL_SLICES = 40
+"""Of a usual head CT, at 3 to 5 mm."""
+FINEST_MM = 1.0
+"""Studies of finer slices than this need more room than the doctor reckons with."""
+KEPT_BYTES = 1e9
+"""Base networks, logs and results of a site."""
+
+
+def examine_site(config: SiteConfig, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
+    """Everything that would keep a site from taking part, in the order in which it would fail.
+
+    Args:
+        config: the site's file.
+        clock: this machine's.
+    """
+    found = [examine_user(), examine_versions(), *_examine_trust(config, clock)]
+    data, n_cases = examine_data(config)
+    found += [examine_policy(config), examine_folder(config.folder), _examine_room(config, n_cases)]
+    found += [examine_memory(), examine_device(config.device), data, examine_audit(config)]
+    return found
+
+
+def _examine_trust(config: SiteConfig, clock: Callable[[], datetime]) -> list[Finding]:
+    kit, found = examine_kit(config, clock())
+    if kit is None:
+        skipped = skip_all(["certificates", *STEPS, "admission"], needs="kit")
+        return [*found, *skipped, examine_synchronisation()]
+    steps = examine_connection(kit.host, kit.port, kit.tls(), clock=clock)
+    reached = next(step for step in steps if step.check == "health").verdict == "ok"
+    admission = examine_admission(kit) if reached else Finding.skip("admission", needs="health")
+    return [*found, examine_certificates(kit, clock()), *steps, admission, examine_synchronisation()]
+
+
+def examine_kit(config: SiteConfig, now: datetime) -> tuple[SiteKit | None, list[Finding]]:
+    """Files, modes, signature and certificates of the kit, and that it is this site's."""
+    if config.kit is None:
+        remedy = "unpack the kit of the coordinating centre and name its folder under 'kit' in the site file"
+        return None, [Finding.fail("kit", "the site file names none", remedy=remedy)]
+    try:
+        kit = SiteKit.load(config.kit, now=now)
+    except SahflError as error:
+        return None, [Finding.of_error("kit", error, remedy="unpack the kit of the coordinating centre again")]
+    if kit.site != config.name:
+        remedy = f"set name: {kit.site} in the site file, or unpack the kit of {config.name}"
+        return None, [Finding.fail("kit", f"is the kit of {kit.site}, this site is {config.name}", remedy=remedy)]
+    return kit, [Finding.ok("kit", f"{kit.site} of {kit.consortium}, server {kit.host} port {kit.port}")]
+
+
+def examine_certificates(kit: SiteKit, now: datetime) -> Finding:
+    """What ends soon."""
+    if soon := kit.warnings(now):
+        return Finding.of_warning("certificates", soon[0])
+    return Finding.ok("certificates", f"the site's is valid until {kit.certificate_expires:%Y-%m-%d}")
+
+
+def examine_admission(kit: SiteKit) -> Finding:
+    """Whether the server would let this site in: its key, its clock, its versions."""
+    try:
+        ask_admission(kit)
+    except NotConnected as error:
+        remedy = "have the centre copy its newest server/sites.json and server/revoked.crl to the server"
+        return Finding.of_error("admission", error, remedy=remedy)
+    return Finding.ok("admission", "the server knows this site's key and has the same versions")
+
+
+def examine_policy(config: SiteConfig) -> Finding:
+    """What the site allows, in one line."""
+    policy = config.policy
+    allowed = f"{', '.join(policy.stages) or 'no training'}; {', '.join(policy.methods) or 'no methods'}"
+    found = f"{allowed}; groups of {policy.smallest_group} patients or more"
+    if not policy.require_signature:
+        remedy = "set policy.require_signature: true"
+        return Finding.warn("policy", f"unsigned requests are obeyed; {found}", remedy=remedy)
+    return Finding.ok("policy", f"signed requests only; {found}")
+
+
+def examine_data(config: SiteConfig) -> tuple[Finding, int]:
+    """A fast look at the scans: whether all files are there and may be read, and how many cases they are."""
+    full = "sahfl check looks into them"
+    if not isinstance(config.data, (DatalistData, FolderData)):
+        n_cases = config.data.patients.n_cases
+        return Finding.ok("data", f"{n_cases} simulated patients, made when they are needed"), n_cases
+    try:
+        cases = _list_cases(config.data, config.name)
+    except (SahflError, OSError) as error:
+        return Finding.of_error("data", error, remedy="set data.path in the site file, or correct what it names"), 0
+    absent = [case for case in cases if not all(os.access(path, os.R_OK) for path in (case.image, case.label))]
+    if absent:
+        found = f"{len(absent)} of {len(cases)} cases cannot be read, the first is {absent[0].id}"
+        return Finding.fail("data", found, remedy="let the service's user read them: sahfl check names each"), len(
+            cases
+        )
+    return Finding.ok("data", f"{len(cases)} cases, all files are there; {full}"), len(cases)
+
+
+def _list_cases(data: DatalistData | FolderData, site: str) -> list[Case]:
+    """The cases; of a DICOM export only its folders, since the patients' ids would be read from the files."""
+    if isinstance(data, FolderData):
+        if recognise(data.path, site) != "DICOM":
+            return list(read_cases(data.path, site))
+        folders = sorted(path for path in data.path.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return [Case(f"{site}-{i:04d}", path, path, "") for i, path in enumerate(folders) if scan_files(path)]
+    return list(read_datalist(data.path, site))
+
+
+def _examine_room(config: SiteConfig, n_cases: int) -> Finding:
+    slices = f"a cache of {n_cases} cases" if n_cases else "a site without its cases"
+    usual, finest = (KEPT_BYTES + KEPT_SETTINGS * n_cases * case_bytes(mm) for mm in (None, FINEST_MM))
+    return examine_disk(config.folder, least_bytes=usual, easy_bytes=finest, what=slices)
+
+
+def case_bytes(spacing_mm: float | None = None) -> float:
+    """Bytes of one preprocessed case: a voxel takes two for HU and one for the annotation.
+
+    Args:
+        spacing_mm: pixel size; by default that of a study that does not say.
+    """
+    usual = ViewsConfig()
+    finer = 1.0 if spacing_mm is None else usual.spacing_mm / spacing_mm
+    x, y, z = (extent * finer for extent in usual.size)
+    voxels = {"axial": x * y * AXIAL_SLICES, "coronal": x * y * z, "sagittal": x * y * z}
+    return 3 * sum(voxels[view] for view in usual.weights)
+
+
+def examine_audit(config: SiteConfig) -> Finding:
+    """Whether the log of what was asked and what left is whole."""
+    path = AuditLog(config.folder).path
+    if not path.exists():
+        return Finding.ok("audit", "nothing was asked yet")
+    try:
+        verdict = verify(path)
+    except SahflError as error:
+        return Finding.of_error("audit", error, remedy="keep the file as it is, and find out who changed it")
+    return Finding.ok("audit", f"{verdict.n} lines, the chain is whole, its head is {verdict.head[:16]}...")

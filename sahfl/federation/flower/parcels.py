@@ -1,0 +1,61 @@
+"""What passes between a site and its server: what is asked, before it is fetched, and an answer, ready to be sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the server asks for; only its head has been read."""
+
+    head: Message
+    tree: Any = field(repr=False)
+    node_id: int
+
+    @property
+    def id(self) -> str:
+        """The message's id."""
+        return self.head.metadata.message_id
+
+    @property
+    def kind(self) -> str:
+        """Which of the site's answers is wanted, such as ``train``."""
+        return self.head.metadata.message_type
+
+    @property
+    def run_id(self) -> int:
+        """The run that asks."""
+        return self.head.metadata.run_id
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A reply ready to be sent, as often as it takes: it has the same id and the same bytes each time."""
+
+    head: Any = field(repr=False)
+    tree: Any = field(repr=False)
+    objects: dict[str, bytes] = field(repr=False)
+    run_id: int
+    node_id: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of everything that is sent."""
+        return sum(len(content) for content in self.objects.values())
+
+
+def prepare(reply: Message, node_id: int) -> Upload:
+    """A reply in the form in which it is sent; ``node_id`` is that of the connection which brought the question."""
+    with no_object_id_recompute():
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        objects = {} if reply.has_error() else get_all_nested_objects(reply)
+        contents = {id_: item.deflate() for id_, item in objects.items()}
+        bare = remove_content_from_message(reply) if reply.has_content() else reply
+        return Upload(message_to_proto(bare), get_object_tree(reply), contents, reply.metadata.run_id, node_id)

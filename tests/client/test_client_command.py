@@ -1,0 +1,122 @@
+"""The command ``sahfl-client``: its help, its exit codes, its errors in one line, its dry run."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from live_site import consortium_of, write_site
+from sahfl_client import main as command
+from sahfl_client.daemon import load_kit, only_one
+from tiny_study import TINY
+
+from sahfl.config import load_site
+from sahfl.errors import ConfigError, StorageError
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory):
+    return consortium_of(tmp_path_factory.mktemp("consortium"), ["sah_a", "sah_b"])
+
+
+@pytest.fixture
+def site_file(tmp_path, consortium):
+    return write_site(tmp_path, TINY, "sah_a", consortium)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["sahfl-client", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    return ended.value.code
+
+
+def test_the_command_is_installed_under_its_name():
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["sahfl-client"] == "sahfl_client.main:main"
+
+
+def test_C10_telemetry_is_off_whatever_is_imported_first():
+    code = (
+        "import sahfl_client.daemon\n"
+        "from flwr.supercore import telemetry\n"
+        "import os; print(telemetry.FLWR_TELEMETRY_ENABLED, os.environ['FLWR_DISABLE_UPDATE_CHECK'])\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["0", "1"]
+
+
+def test_help_has_examples_for_serving_and_for_a_dry_run(monkeypatch, capsys):
+    assert run(monkeypatch, "-h") == 0
+    shown = capsys.readouterr().out
+    assert "Example: sahfl-client site.yaml" in shown
+    assert "--dry-run" in shown
+
+
+def error_of(monkeypatch, capsys, site_file, **changes):
+    site_file.write_text(yaml.safe_dump(yaml.safe_load(site_file.read_text()) | changes))
+    assert run(monkeypatch, site_file) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_a_site_without_a_kit_or_with_that_of_another_is_told_so(monkeypatch, capsys, site_file, consortium):
+    line = error_of(monkeypatch, capsys, site_file, kit=None)
+    assert line == "error: site sah_a: kit is missing; expected the folder that the coordinating centre sent"
+    line = error_of(monkeypatch, capsys, site_file, kit=str(consortium.sites["sah_b"]))
+    assert line.endswith("got the kit of site sah_b, expected that of sah_a; see name and kit")
+
+
+def test_C10_a_key_that_others_can_read_is_refused(monkeypatch, capsys, tmp_path):
+    consortium = consortium_of(tmp_path / "c", ["sah_a"])
+    site_file = write_site(tmp_path, TINY, "sah_a", consortium)
+    (consortium.sites["sah_a"] / "node.key").chmod(0o640)
+    assert "node.key" in error_of(monkeypatch, capsys, site_file)
+
+
+def test_wrong_settings_are_all_named(monkeypatch, capsys, site_file):
+    line = error_of(monkeypatch, capsys, site_file, device="gpu", threads=0)
+    assert "2 problem(s)" in line
+
+
+def test_a_study_without_a_dry_run_is_refused(monkeypatch, capsys, site_file):
+    assert run(monkeypatch, site_file, "--study", site_file) == 2
+    assert "--study is for --dry-run" in capsys.readouterr().err
+
+
+def test_a_folder_belongs_to_one_process_and_is_free_after_it(tmp_path):
+    folder = tmp_path / "site"
+    with (
+        only_one(folder),
+        pytest.raises(ConfigError, match="another sahfl-client works in this folder"),
+        only_one(folder),
+    ):
+        pass
+    with only_one(folder):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"), only_one(tmp_path / "file" / "site"):
+        pass
+
+
+def test_a_site_s_own_kit_is_taken(site_file):
+    assert load_kit(load_site(site_file)).site == "sah_a"
+
+
+@pytest.mark.parametrize("with_study", [False, True])
+def test_a_dry_run_says_what_would_leave_and_connects_to_nobody(monkeypatch, capsys, site_file, study_file, with_study):
+    monkeypatch.setattr("socket.socket.connect", None)
+    arguments = [site_file, "--dry-run", *(["--study", study_file] if with_study else [])]
+    monkeypatch.setattr(sys, "argv", ["sahfl-client", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "What leaves site sah_a under its policy" in shown
+    assert ("Study tiny, fingerprint" in shown) == with_study
+    assert not (Path(yaml.safe_load(site_file.read_text())["folder"]) / "status.json").exists()

@@ -1,0 +1,81 @@
+"""The child process, where it cannot even start."""
+
+import os
+import signal
+import threading
+
+import pytest
+from dying_worker import die, die_the_second_time
+from live_site import describe_request, wait_until
+from sahfl_client import backoff
+from sahfl_client.trainer import Trainer
+from tiny_study import TINY
+
+from sahfl.config import Study, parse
+from sahfl.errors import RunFailed
+from sahfl.federation import flower, protocol, worker_process
+from sahfl.simulation import site_configs
+
+
+class Supervised:
+    """A trainer in this process, and what it answered."""
+
+    def __init__(self, folder):
+        site, *_ = site_configs(parse(Study, TINY, where="test"), folder)
+        self.replies = []
+        self.trainer = Trainer(site, on_reply=lambda *pair: self.replies.append(pair), on_step=lambda event: None)
+        self.logs = site.folder / "logs"
+
+    def run(self):
+        self.trainer.wait_until_ready()
+        threading.Thread(target=self.trainer.run, daemon=True).start()
+
+    def ask(self):
+        flower.enter_run(7)
+        message = flower.new_message(describe_request(TINY), 5, protocol.DESCRIBE, "", None)
+        flower.give_id(message)
+        self.trainer.work(message)
+        return message
+
+
+@pytest.fixture
+def supervise(tmp_path, monkeypatch):
+    monkeypatch.setattr(backoff, "FIRST_S", 0.05)
+    made = []
+
+    def start(work):
+        monkeypatch.setattr(worker_process, "work", work)
+        made.append(Supervised(tmp_path))
+        return made[-1]
+
+    yield start
+    for supervised in made:
+        supervised.trainer.close()
+
+
+def test_a_child_that_cannot_start_at_all_ends_the_service_with_its_cause(supervise):
+    supervised = supervise(die)
+    with pytest.raises(RunFailed, match=r"the worker process could not start \(exit code 7\)"):
+        supervised.trainer.wait_until_ready()
+    assert RunFailed.exit_code == 3
+
+
+def test_A13_a_child_that_cannot_start_again_is_a_lost_process_to_the_server_and_is_tried_until_it_starts(supervise):
+    supervised = supervise(die_the_second_time)
+    supervised.run()
+    supervised.ask()
+    wait_until(lambda: supervised.replies)
+    assert supervised.replies[0][1].has_content()
+    os.kill(supervised.trainer._worker.process.pid, signal.SIGKILL)
+    wait_until(lambda: not supervised.trainer._worker.ready)
+    message = supervised.ask()
+    wait_until(lambda: len(supervised.replies) == 2)
+    asked, reply = supervised.replies[1]
+    assert asked is message
+    assert flower.is_crash(reply)
+    assert reply.error.reason == "worker process died (exit code 7)"
+    (supervised.logs / "mended").touch()
+    wait_until(lambda: supervised.trainer._worker.ready)
+    supervised.ask()
+    wait_until(lambda: len(supervised.replies) == 3)
+    assert supervised.replies[2][1].has_content()
