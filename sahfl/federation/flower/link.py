@@ -19,9 +19,13 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.object_store import NoObjectInStoreError
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from sahfl.federation.flower import Run, enter_run
 
@@ -42,6 +46,19 @@ class Idle:
         """Stop nothing."""
 
 
+class Objects(InMemoryObjectStore):
+    """Flower's store, in which registering the objects of a message cannot be torn by deleting those of another one.
+
+    Messages share objects: every site's reply repeats the header of the request.
+    """
+
+    def preregister(self, run_id: int, object_tree: Any) -> list[str]:
+        """Register the objects of a message; those that are missing come back."""
+        with self.lock_store:
+            missing: list[str] = super().preregister(run_id, object_tree)
+            return missing
+
+
 class Link:
     """The SuperLink of one server process: nodes, one run at a time, messages and their objects, all in memory.
 
@@ -53,7 +70,10 @@ class Link:
         # An upload goes on after a cut of any length; Flower would give up a session that rests for three minutes.
         in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = int(TTL_S)
         self.app = create_app(_settings(), Idle)  # type: ignore[arg-type] # it only calls startup and shutdown
+        # Layers of the control and runtime APIs, which the gate lets nobody reach; each costs every request its time.
+        self.app.user_middleware[:] = [layer for layer in self.app.user_middleware if _is_of_fleet(layer)]
         self._state: Any = self.app.state.linkstate_factory.state()
+        self._state._object_store = Objects()
         self._lost: set[str] = set()
         self.run_id = 0
 
@@ -136,6 +156,8 @@ class Link:
             if reply_id is None:
                 return None
             reply: Any = self._state.message_res_store[reply_id]
+        if self._uploading(reply_id):
+            return None
         if not reply.has_error():
             contents = self._contents(reply_id)
             if contents is None:
@@ -149,6 +171,11 @@ class Link:
         self.forget(id_)
         found: Message = reply
         return found
+
+    def _uploading(self, root: str) -> bool:
+        """Whether a site still sends parts of a reply, though they may be there already, sent by another site."""
+        session = self._state._object_push_sessions.get(self._state._object_push_session_by_root.get(root, ""))
+        return session is not None and bool(session.pending_object_ids)
 
     def _contents(self, root: str) -> dict[str, bytes] | None:
         store = self._state.object_store
@@ -212,6 +239,10 @@ def without_content(message: Message) -> Message:
     """What is left of a message when its records are gone: enough to know it by, and to make an error reply."""
     bare: Message = remove_content_from_message(message)
     return bare
+
+
+def _is_of_fleet(layer: Any) -> bool:
+    return layer.cls in (NodeAuthMiddleware, ProtobufTranslationMiddleware, BaseHTTPMiddleware)
 
 
 def _settings() -> SuperLinkLifespanConfig:
