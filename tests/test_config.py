@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sahfl.config import DatalistData, PhantomData, Section, Study, kind_of, load_consortium, load_site, load_study
+from sahfl.config import (
+    DatalistData,
+    PhantomData,
+    Section,
+    Study,
+    kind_of,
+    load_consortium,
+    load_server,
+    load_site,
+    load_study,
+)
 from sahfl.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -72,8 +82,10 @@ def test_a_study_cannot_be_changed_after_reading(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_file_in_configs_loads_as_what_it_is(path):
-    load = {"site": load_site, "consortium": load_consortium}.get(path.name.partition(".")[0], load_study)
-    assert load(path).name
+    load = {"site": load_site, "consortium": load_consortium, "server": load_server}.get(
+        path.name.partition(".")[0], load_study
+    )
+    assert load(path)
 
 
 def sections(of=Section):

@@ -21,6 +21,7 @@ from sahfl.config import (
     Study,
     kind_of,
     load_consortium,
+    load_server,
     load_site,
     load_study,
     parse,
@@ -49,6 +50,7 @@ FILES = {
     "study": (load_study, "simulate"),
     "site": (load_site, "check"),
     "consortium": (load_consortium, "provision"),
+    "server": (load_server, "check"),
 }
 
 
@@ -91,7 +93,7 @@ def test_the_readme_names_every_command_of_the_program():
 
 
 def test_every_example_in_a_help_text_is_a_command_of_the_program():
-    for command in ("simulate", "check", "report", "provision", "renew", "revoke", "doctor"):
+    for command in ("simulate", "check", "report", "provision", "renew", "revoke", "status", "doctor"):
         examples = re.findall(r"Example: (sahfl \S+)", help_of(command))
         assert examples
         assert {example.split()[1] for example in examples} == {command}
@@ -169,7 +171,7 @@ def test_the_tree_in_the_readme_is_the_tree():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_each_file_of_settings_is_right_and_says_what_to_do_with_it(path):
     load, command = FILES[kind_of(path)]
-    assert load(path).name
+    assert load(path)
     assert f"sahfl {command} configs/{path.name}" in path.read_text()
 
 
