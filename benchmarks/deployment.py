@@ -3,10 +3,12 @@
     python benchmarks/deployment.py                                    # a table; some minutes
     python benchmarks/deployment.py --ways simulation --json           # a part, for machines
 
-One study of phantoms on each way: three sites train the whole tiny network for one step in each round. ``simulation``
-is ``sahfl simulate`` with a worker for each site, ``stock`` a flower-superlink with a flower-supernode for each site
-and ``flwr run``, over HTTP without TLS, each site with one thread. Seconds are those of the run's journal, from the
-first request of a round to its last reply; ``work`` is what the slowest site says that its answer took.
+One study of phantoms on each way: three sites fine-tune the tiny network by CP-LoRA of rank 8, one step in each round.
+``simulation`` is ``sahfl simulate`` with a worker for each site; ``sahfl`` a sahfl-server and a sahfl-client for each
+site on loopback, with mutual TLS 1.3, signed requests, policy and audit; ``stock`` a flower-superlink with a
+flower-supernode for each site and ``flwr run``, over HTTP without TLS. Each site has one thread. Seconds are those of
+the run's journal, from the first request of a round to its last reply; ``work`` is what the slowest site says that its
+answer took, and what is left is the overhead.
 """
 
 import argparse
@@ -39,6 +41,8 @@ class Row:
     fastest_s: float
     slowest_s: float
     work_s: float
+    overhead_s: float
+    """Median over the rounds of what the slowest site's work leaves of their seconds."""
     bytes_down: int
 
 
@@ -58,7 +62,8 @@ def main() -> None:
     print(f"{options.sites} sites, {result['cores']} cores, load {result['load']:.1f}; seconds a round")
     for item in rows:
         times = f"median {item.median_s:7.3f}, {item.fastest_s:7.3f} to {item.slowest_s:7.3f}"
-        print(f"{item.way:12} {times}, of which work {item.work_s:.3f} ({item.rounds} rounds)")
+        shares = f"work {item.work_s:.3f}, overhead {item.overhead_s:.3f}"
+        print(f"{item.way:12} {times}; {shares} ({item.rounds} rounds)")
 
 
 def read_options() -> argparse.Namespace:
@@ -72,7 +77,7 @@ def read_options() -> argparse.Namespace:
 
 
 def study(n_sites: int, rounds: int) -> dict[str, Any]:
-    """A study whose rounds of pretraining are one step at each site; what comes after them is not measured."""
+    """A study whose rounds of fine-tuning are one step at each site; what comes before and after is not measured."""
     names = [f"site_{index}" for index in range(n_sites)]
     return {
         "name": "deployment",
@@ -81,16 +86,16 @@ def study(n_sites: int, rounds: int) -> dict[str, Any]:
             "source": "phantom",
             "shape": [48, 56, 10],
             "spacing_mm": [4.0, 4.0, 12.0],
-            "sites": {name: {"kind": "tbi", "n_cases": 2} for name in names} | {"last": {"kind": "sah", "n_cases": 2}},
+            "sites": {"first": {"kind": "tbi", "n_cases": 2}} | {name: {"kind": "sah", "n_cases": 4} for name in names},
         },
         "views": {"spacing_mm": 4.0, "size": [48, 64, 48], "weights": {"axial": 1.0}},
-        "pretrain": {"sites": names, "rounds": rounds, "local": {"steps": 1, "batch_size": 1}},
+        "pretrain": {"sites": ["first"], "rounds": 1, "local": {"steps": 1, "batch_size": 1}},
         "finetune": {
-            "sites": ["last"],
+            "sites": names,
             "folds": 2,
-            "rounds": 1,
+            "rounds": rounds,
             "local": {"steps": 1, "batch_size": 1},
-            "methods": [{"method": "zero_shot"}],
+            "methods": [{"method": "cp_lora", "rank": 8}],
         },
         "evaluation": {"replicates": 100},
         "rounds": {"deadline_s": 600.0},
@@ -100,12 +105,12 @@ def study(n_sites: int, rounds: int) -> dict[str, Any]:
 def simulated(settings: dict[str, Any], folder: Path) -> RunFolder:
     """The study by ``sahfl simulate``."""
     run = RunFolder.create(folder / "run", parse(Study, settings, where="benchmark"))
-    simulate(run, workers=len(settings["pretrain"]["sites"]))
+    simulate(run, workers=len(settings["finetune"]["sites"]))
     return run
 
 
 def stock(settings: dict[str, Any], folder: Path) -> RunFolder:
-    """The study's pretraining by stock Flower."""
+    """The study by stock Flower, up to the rounds that are measured."""
     sys.path.append(str(TESTS))
     from stock_flower import StockFlower, wait_until, write_site
 
@@ -117,26 +122,49 @@ def stock(settings: dict[str, Any], folder: Path) -> RunFolder:
             nodes[str(flower.join(site, write_site(folder / f"{site}.yaml", site, settings)))] = site
         paths = {"run-folder": str(run.path), "study": str(folder / "study.yaml")}
         flower.run(paths | {"nodes": json.dumps(nodes)})
-        rounds = settings["pretrain"]["rounds"]
+        rounds = settings["finetune"]["rounds"]
         wait_until(lambda: len(committed(run)) == rounds, timeout_s=120 * rounds, what=f"{rounds} rounds", every_s=1)
     return run
 
 
-WAYS: dict[str, Callable[[dict[str, Any], Path], RunFolder]] = {"simulation": simulated, "stock": stock}
+def deployed(settings: dict[str, Any], folder: Path) -> RunFolder:
+    """The study by ``sahfl-server`` and ``sahfl-client``."""
+    sys.path.append(str(TESTS))
+    from deployed import Deployment
+
+    with Deployment(folder, sites=tuple(settings["data"]["sites"]), study=settings) as deployment:
+        run = deployment.submit()
+        server = deployment.server("--until-done")
+        for site in settings["data"]["sites"]:
+            deployment.site(site)
+        if server.process.wait(600):
+            raise SystemExit(server.log)
+    return RunFolder(run)
+
+
+WAYS: dict[str, Callable[[dict[str, Any], Path], RunFolder]] = {
+    "simulation": simulated,
+    "sahfl": deployed,
+    "stock": stock,
+}
 
 
 def committed(run: RunFolder) -> list[dict[str, Any]]:
-    """The journal's lines of rounds that were committed."""
-    return [line for line in run.journal() if line["event"] == "round" and line["committed"]]
+    """The journal's lines of the rounds of fine-tuning on the first fold that were committed."""
+    rounds = [line for line in run.journal() if line["event"] == "round" and line["committed"]]
+    return [line for line in rounds if line["fold"] == 0]
 
 
 def row(way: str, run: RunFolder) -> Row:
     """What the journal of a run says of its rounds."""
     lines = committed(run)[1:]
     seconds = [line["seconds"] for line in lines]
-    work = statistics.median(max(site["seconds"] for site in line["used"]) for line in lines)
+    work = [max(site["seconds"] for site in line["used"]) for line in lines]
+    overhead = statistics.median(total - longest for total, longest in zip(seconds, work, strict=True))
     down = sum(site["bytes_down"] for site in lines[0]["used"])
-    return Row(way, len(lines), statistics.median(seconds), min(seconds), max(seconds), work, down)
+    return Row(
+        way, len(lines), statistics.median(seconds), min(seconds), max(seconds), statistics.median(work), overhead, down
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from sahfl.federation.fleet import Fleet
 from sahfl.federation.flower import handshake
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
+from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.superlink import StateGrid
-from sahfl.federation.flower.supernode import FleetLink, prepare
+from sahfl.federation.flower.supernode import FleetLink
 from sahfl.federation.listener import Listener, open_port
 from sahfl.trust.kit import ServerKit, SiteKit
 

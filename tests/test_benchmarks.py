@@ -76,4 +76,4 @@ def test_the_deployment_benchmark_runs_and_leaves_the_first_round_out():
     (row,) = result["rows"]
     assert (row["way"], row["rounds"]) == ("simulation", 2)
     assert 0 < row["fastest_s"] <= row["median_s"] <= row["slowest_s"]
-    assert row["bytes_down"] > 2 * 1.9e6  # the whole tiny network, to two sites
+    assert 2 * 65_000 < row["bytes_down"] < 2 * 90_000  # the factors of rank 8, to two sites

@@ -16,8 +16,9 @@ from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import describe, save_adapter
 from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
-from sahfl.errors import PayloadError, RunFailed
+from sahfl.errors import PayloadError
 from sahfl.federation import protocol
+from sahfl.federation.attendance import check_description, require_quorum
 from sahfl.federation.events import Event, emit
 from sahfl.federation.latecomers import Latecomers, is_away
 from sahfl.federation.local_norms import staying
@@ -25,7 +26,7 @@ from sahfl.federation.mailbox import Mailbox, reason_of
 from sahfl.federation.networks import fine_tuned_network, read_base, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
-from sahfl.federation.rounds import Cell, Member, needed, run_cell
+from sahfl.federation.rounds import Cell, Member, run_cell
 from sahfl.federation.run_folder import RunFolder, storing
 from sahfl.federation.session import now, open_session
 from sahfl.federation.shared_scans import refuse_shared_scans
@@ -114,8 +115,8 @@ class Coordinator:
         if self._study.compare_sites:
             self._compare_sites()
         if self._study.pretrain:
-            self._require_quorum("pretrain", self._study.pretrain.sites)
-        self._require_quorum("finetune", self._study.finetune.sites)
+            require_quorum(self._study.rounds, "pretrain", self._study.pretrain.sites, self._roster)
+        require_quorum(self._study.rounds, "finetune", self._study.finetune.sites, self._roster)
         known = self._folder.journal()
         for note in support_notes(self._study, self._descriptions()):
             if note not in known:
@@ -166,22 +167,8 @@ class Coordinator:
 
     def _read_description(self, site: str, reply: Message | None) -> SiteDescription:
         description = protocol.read_description(self._content(reply))
-        folds = {len(description.fold_sizes), len(description.fold_positive)}
-        if description.site != site or folds != {self._study.finetune.folds}:
-            raise PayloadError(f"describes site {description.site[:40]!r}, expected {site!r} with the study's folds")
-        before = {
-            line["data"] for line in self._folder.journal() if line["event"] == "described" and line["site"] == site
-        }
-        if before - {description.data}:
-            raise PayloadError("its data changed since this run began; start a new run")
+        check_description(description, site, folds=self._study.finetune.folds, journal=self._folder.journal())
         return description
-
-    def _require_quorum(self, stage: str, sites: tuple[str, ...]) -> None:
-        absent = [site for site in sites if site not in self._roster]
-        quorum, present = needed(self._study.rounds, len(sites)), len(sites) - len(absent)
-        if present < quorum:
-            found = f"got {present} of {len(sites)} sites, expected at least {quorum}"
-            raise RunFailed(f"{stage}: {found}; out: {', '.join(absent)} (see each site's log and the journal)")
 
     def _ask(self, contents: Mapping[str, RecordDict], message_type: str) -> dict[str, Message | None]:
         nodes = {site: self._node_of[site] for site in contents}

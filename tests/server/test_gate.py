@@ -20,7 +20,8 @@ from trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import handshake
-from sahfl.federation.flower.supernode import FleetLink, prepare
+from sahfl.federation.flower.parcels import prepare
+from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit
 from sahfl.trust.provision import revoke
 

@@ -3,7 +3,7 @@ import yaml
 from sahfl_server.studies import Studies
 from tiny_study import TINY, changed
 
-from sahfl.config import Study, parse
+from sahfl.config import Study, load_study, parse
 from sahfl.errors import ConfigError, RunError
 from sahfl.federation.run_folder import RunFolder
 
@@ -20,7 +20,7 @@ def test_a_study_that_is_submitted_waits_in_the_queue(tmp_path):
     assert studies.waiting() == []
     target = studies.submit(write(tmp_path / "first.yaml"))
     assert studies.waiting() == [target]
-    assert target.read_bytes() == (tmp_path / "first.yaml").read_bytes()
+    assert load_study(target) == load_study(tmp_path / "first.yaml")
 
 
 def test_studies_run_in_the_order_of_their_names_but_an_interrupted_one_first(tmp_path):
@@ -33,8 +33,21 @@ def test_studies_run_in_the_order_of_their_names_but_an_interrupted_one_first(tm
 
 
 def test_a_study_that_says_where_the_scans_lie_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.source is 'phantom', expected 'sites'"):
+    with pytest.raises(ConfigError, match=r"data.source is 'phantom', expected 'sites'"):
         Studies(tmp_path).submit(write(tmp_path / "a.yaml", TINY))
+
+
+def test_a_study_of_attacks_is_refused(tmp_path):
+    settings = changed(DEPLOYED, hostile={"sah_a": "nan"})
+    with pytest.raises(ConfigError, match="has hostile sites"):
+        Studies(tmp_path).submit(write(tmp_path / "a.yaml", settings))
+
+
+def test_the_base_that_a_study_names_is_found_from_the_queue_too(tmp_path):
+    settings = {name: value for name, value in DEPLOYED.items() if name != "pretrain"}
+    settings["base"] = {"path": "base.safetensors", "sha256": "0" * 64}
+    target = Studies(tmp_path / "state").submit(write(tmp_path / "a.yaml", settings))
+    assert load_study(target).base.path == tmp_path / "base.safetensors"
 
 
 def test_a_name_that_cannot_be_a_folder_s_is_refused(tmp_path):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-import json
 import logging
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,14 +17,21 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from google.protobuf.message import DecodeError
 
-from sahfl.federation.fleet import Fleet, Seat
+from sahfl.federation.fleet import Fleet
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.calls import (
+    App,
+    Call,
+    Gone,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+    disconnected,
+    read_body,
+    reply_json,
+)
 from sahfl.federation.flower.link import Link
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 HOLD_S = 10.0
@@ -54,41 +59,6 @@ ROUTES = {
         "confirm-message-received",
     )
 }
-
-
-class Refusal(Exception):
-    """A request that does not pass, with the status and the short JSON body of the answer."""
-
-    def __init__(self, status: int, error: str, **more: Any) -> None:
-        super().__init__(error)
-        self.status, self.body = status, {"error": error, **more}
-
-
-class Gone(Exception):
-    """The other end closed the connection."""
-
-
-@dataclass
-class Call:
-    """One request: what it says, and how to answer."""
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    headers: Mapping[str, str]
-    body: bytes = b""
-    status: int = 0
-    seat: Seat = field(default_factory=lambda: Seat("", b"", 0))
-
-    @property
-    def path(self) -> str:
-        """Path of the request."""
-        return str(self.scope["path"])
-
-    @property
-    def instance(self) -> str:
-        """Random name of the process that sent it."""
-        return self.headers.get(handshake.INSTANCE, "")[:64]
 
 
 class Gate:
@@ -125,7 +95,7 @@ class Gate:
                 await self._answer(call)
             except Refusal as refusal:
                 self._say(call, refusal)
-                await _reply(send, refusal.status, refusal.body)
+                await reply_json(send, refusal.status, refusal.body)
             except Gone:
                 pass
 
@@ -148,7 +118,7 @@ class Gate:
         if call.path not in ROUTES or call.scope["method"] != "POST":
             raise Refusal(404, "no such route")
         self._identify(call)
-        call.body = await _read(call, self._limit(call.path))
+        call.body = await read_body(call, self._limit(call.path))
         route = {"activate-node": self._activate, "deactivate-node": self._deactivate, "pull-messages": self._poll}
         route |= {"push-messages": self._push}
         name = call.path.removeprefix(FLEET)
@@ -227,7 +197,7 @@ class Gate:
         seat, loop = call.seat, asyncio.get_running_loop()
         end = loop.time() + self._hold_s
         with self._fleet.polling(seat):
-            gone = asyncio.ensure_future(_disconnected(call.receive))
+            gone = asyncio.ensure_future(disconnected(call.receive))
             try:
                 while not self._link.offer(seat.node_id) and seat.active and not self._closing:
                     event = self._event(seat.node_id)
@@ -282,31 +252,3 @@ class Gate:
 
 def _in_time(age_s: float) -> bool:
     return -SYSTEM_TIME_TOLERANCE < age_s < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
-
-
-async def _read(call: Call, limit: int) -> bytes:
-    """The body; refused before it is read if it says that it is too large, and as soon as it is."""
-    said = call.headers.get("content-length", "0")
-    if not said.isdigit() or int(said) > limit:
-        raise Refusal(413, "too large", limit=limit)
-    body, more = bytearray(), True
-    while more:
-        message = await call.receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > limit:
-            raise Refusal(413, "too large", limit=limit)
-    return bytes(body)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _reply(send: Send, status: int, body: Mapping[str, Any]) -> None:
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(body).encode()})

@@ -1,0 +1,86 @@
+"""One HTTP request at the gate: what it says, and the short ways to answer it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sahfl.federation.fleet import Seat
+from sahfl.federation.flower import handshake
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Refusal(Exception):
+    """A request that does not pass, with the status and the short JSON body of the answer."""
+
+    def __init__(self, status: int, error: str, **more: Any) -> None:
+        super().__init__(error)
+        self.status, self.body = status, {"error": error, **more}
+
+
+class Gone(Exception):
+    """The other end closed the connection."""
+
+
+@dataclass
+class Call:
+    """One request: what it says, and how to answer."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: Mapping[str, str]
+    body: bytes = b""
+    status: int = 0
+    seat: Seat = field(default_factory=lambda: Seat("", b"", 0))
+
+    @property
+    def path(self) -> str:
+        """Path of the request."""
+        return str(self.scope["path"])
+
+    @property
+    def instance(self) -> str:
+        """Random name of the process that sent it."""
+        return self.headers.get(handshake.INSTANCE, "")[:64]
+
+
+async def read_body(call: Call, limit: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        Refusal: it says that it is too large, before any of it is read; or it turns out to be.
+        Gone: the connection was closed.
+    """
+    said = call.headers.get("content-length", "0")
+    if not said.isdigit() or int(said) > limit:
+        raise Refusal(413, "too large", limit=limit)
+    body, more = bytearray(), True
+    while more:
+        message = await call.receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > limit:
+            raise Refusal(413, "too large", limit=limit)
+    return bytes(body)
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the other end has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def reply_json(send: Send, status: int, body: Mapping[str, Any]) -> None:
+    """Answer with a short JSON body, and close the connection."""
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
