@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_study import TINY, changed
 
 from sahfl.config import (
     DatalistData,
@@ -16,8 +17,10 @@ from sahfl.config import (
     load_server,
     load_site,
     load_study,
+    parse,
 )
 from sahfl.errors import ConfigError
+from sahfl.simulation import site_configs
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,10 +85,8 @@ def test_a_study_cannot_be_changed_after_reading(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_file_in_configs_loads_as_what_it_is(path):
-    load = {"site": load_site, "consortium": load_consortium, "server": load_server}.get(
-        path.name.partition(".")[0], load_study
-    )
-    assert load(path)
+    loaders = {"site": load_site, "consortium": load_consortium, "server": load_server}
+    assert loaders.get(path.name.partition(".")[0], load_study)(path)
 
 
 def sections(of=Section):
@@ -339,3 +340,10 @@ def test_a_key_given_twice_is_an_error_not_the_last_one_s_win(tmp_path):
     path = study_file(tmp_path, STUDY + "\nseed: 1\nseed: 2\n")
     with pytest.raises(ConfigError, match=r"study.yaml, line \d+: is not YAML: key 'seed' is given twice"):
         load_study(path)
+
+
+def test_a_study_may_leave_it_to_the_sites_where_their_scans_lie_but_is_then_not_simulated(tmp_path):
+    study = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
+    assert study.sites == ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")
+    with pytest.raises(ConfigError, match="data.source is 'sites'.*run it with sahfl-server"):
+        site_configs(study, tmp_path)

@@ -16,6 +16,7 @@ from sahfl.config import (
     AdapterTuning,
     Consortium,
     HostileAct,
+    ServerConfig,
     SiteConfig,
     SitePolicy,
     Study,
@@ -49,6 +50,7 @@ OF_THE_SYSTEM |= {"journalctl", "timedatectl", "python3.11", "python"}
 FILES = {
     "study": (load_study, "simulate"),
     "site": (load_site, "check"),
+    "server": (load_server, "check"),
     "consortium": (load_consortium, "provision"),
     "server": (load_server, "check"),
 }
@@ -173,6 +175,11 @@ def test_each_file_of_settings_is_right_and_says_what_to_do_with_it(path):
     load, command = FILES[kind_of(path)]
     assert load(path)
     assert f"sahfl {command} configs/{path.name}" in path.read_text()
+
+
+def test_the_example_of_a_server_file_shows_every_setting_of_a_server():
+    text = (ROOT / "configs" / "server.example.yaml").read_text()
+    assert set(yaml.safe_load(text)) == set(ServerConfig.model_fields)
 
 
 def test_the_example_of_a_site_file_shows_every_setting_of_a_site():

@@ -1,4 +1,4 @@
-"""Sites that guard themselves, as processes: a server that asks for too much, that signs with another key, that listens."""
+"""Sites that guard themselves, as processes: from a server that asks too much, has another key, or looks for names."""
 
 import json
 import os

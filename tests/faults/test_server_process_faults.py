@@ -150,3 +150,66 @@ def test_no_other_process_and_no_other_port_belongs_to_the_server(tmp_path):
         listening = [line[1] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in inodes]
         assert len(listening) == 2
         assert all(address.startswith("0100007F:") for address in listening)
+
+
+@pytest.mark.slow
+def test_A09_A06_with_a_quorum_the_study_starts_and_a_late_site_comes_in_at_a_later_round(tmp_path):
+    with Deployment(tmp_path, wait_for_sites_s=15.0, start_with="quorum", give_up_s=1.0) as deployment:
+        run = deployment.submit(pretrain__rounds=400, rounds__quorum=0.5)
+        server = deployment.server("--until-done")
+        for site in ("tbi_a", "sah_a", "sah_b", "sah_c"):
+            deployment.site(site)
+        server.wait_for_line("event=committed what='pretrain'", timeout_s=240)
+        assert "event=starts_without study=study missing=tbi_b" in server.log
+        assert journal(run, "round")[0]["missing"][0]["site"] == "tbi_b"
+        deployment.site("tbi_b")
+        wait_for(
+            lambda: {site["site"] for site in journal(run, "round")[-1]["used"]} == {"tbi_a", "tbi_b"},
+            120,
+            lambda: server.log,
+        )
+
+
+@pytest.mark.slow
+def test_A04_a_site_that_is_killed_in_its_training_is_asked_again_when_it_is_back(tmp_path):
+    study = changed(SMALL, pretrain__rounds=2, pretrain__local__steps=400)
+    with Deployment(tmp_path, study=study) as deployment:
+        run = deployment.submit()
+        server = deployment.server("--until-done")
+        sites = {site: deployment.site(site) for site in SITES}
+        server.wait_for_line("event=started site=tbi_b what='train'", timeout_s=240)
+        sites["tbi_b"].kill()
+        deployment.site("tbi_b")
+        server.wait_for_line("event=committed what='pretrain'", timeout_s=240)
+        first = journal(run, "round")[0]
+        assert [site["site"] for site in first["used"]] == ["tbi_a", "tbi_b"]
+        assert first["retried"] == [{"site": "tbi_b", "reason": "the site's process was started anew"}]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_A12_a_full_disk_makes_the_study_wait_and_it_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    small = tmp_path / "state"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("this machine does not let a file system be mounted")
+    try:
+        with Deployment(tmp_path) as deployment:
+            run = deployment.submit()
+            ballast = small / "ballast"
+            with ballast.open("wb") as stream:
+                stream.write(bytes(3 * 2**20))
+            server = deployment.server("--until-done")
+            for site in SITES:
+                deployment.site(site)
+            server.wait_for_line("event=study_waits", timeout_s=240)
+            assert "make room" in server.log
+            assert "Traceback" not in server.log
+            before = tensors(run)
+            ballast.unlink()
+            subprocess.run(["mount", "-o", "remount,size=200m", small], check=True)
+            assert server.process.wait(300) in (0, 3), server.log
+            assert (deployment.state / "done" / "study.yaml").exists()
+            assert before.items() <= tensors(run).items()
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
