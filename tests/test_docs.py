@@ -52,7 +52,6 @@ FILES = {
     "site": (load_site, "check"),
     "server": (load_server, "check"),
     "consortium": (load_consortium, "provision"),
-    "server": (load_server, "check"),
 }
 
 
