@@ -82,7 +82,7 @@ class Status:
                 method, _, fold = event.text.partition("/fold-")
                 study.update(method=method, fold=int(fold) if fold else None, attempt=1, waiting_for=[], deadline=None)
                 study.update(round=int(event.done), rounds=int(event.total))
-            case "committed":
+            case "committed" | "resumed":
                 study.update(committed=f"{event.text}, round {event.done:.0f}", loss=event.loss)
                 self._reasons = {}
             case "failed_round":

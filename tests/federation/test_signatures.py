@@ -100,6 +100,6 @@ def test_the_document_depends_on_the_content_alone():
 
 
 def test_the_server_s_app_signs_with_the_key_that_it_is_given(tmp_path):
-    settings = {"run-folder": str(tmp_path), "nodes": "{}", "signing-key": str(tmp_path / "signing.key")}
+    settings = {"run-folder": str(tmp_path), "nodes": '{"7": "sah_a"}', "signing-key": str(tmp_path / "signing.key")}
     with pytest.raises(TrustError, match=r"signing\.key: cannot be read"):
         app(None, Context(1, 0, {}, RecordDict(), settings))

@@ -37,6 +37,8 @@ def status(tmp_path):
 
 def test_the_status_follows_the_events_of_a_run(status):
     status.hear(Event("stage", "pretraining"))
+    status.hear(Event("resumed", "pretrain", done=3, total=5))
+    assert status.content()["study"]["committed"] == "pretrain, round 3"
     status.hear(Event("round", "cp_lora-r2/fold-1", done=2, total=5))
     study = status.content()["study"]
     assert (study["stage"], study["method"], study["fold"]) == ("pretraining", "cp_lora-r2", 1)
