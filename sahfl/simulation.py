@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -18,12 +18,12 @@ from sahfl.config.methods import Part
 from sahfl.config.policy import Adapter, Weights
 from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
-from sahfl.errors import ConfigError, DataError, SahflError, StorageError
+from sahfl.errors import ConfigError, DataError
 from sahfl.federation.events import Event, emit
 from sahfl.federation.local_grid import LocalGrid
 from sahfl.federation.run_folder import RunFolder
 from sahfl.federation.server_app import app
-from sahfl.federation.session import end_session
+from sahfl.federation.session import session
 
 OPEN = SitePolicy(
     require_signature=False,
@@ -117,22 +117,15 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
     at_once = max(pretraining, len(study.finetune.sites))
     workers = workers or min(at_once, 2 * (os.cpu_count() or 1))
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
-    grid = LocalGrid(sites, workers=workers, logs=folder.path / "logs", hostile=study.hostile)
-    with folder.lock(), _stopped_by_sigterm(), grid:
+    logs = folder.path / "logs"
+    grid = LocalGrid(sites, workers=workers, logs=logs, hostile=study.hostile)
+    with _stopped_by_sigterm(), session(folder), grid:
         if study.hostile:
             named = ", ".join(f"{site} ({act})" for site, act in sorted(study.hostile.items()))
             emit(Event("warning", f"hostile sites, by the study's settings: {named}"))
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
-        try:
-            app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
-        except KeyboardInterrupt:
-            end_session(folder, "interrupted")
-            raise
-        except SahflError as error:
-            with suppress(StorageError):  # a full disk may be why it failed
-                end_session(folder, "failed", reason=str(error))
-            raise
+        app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
     return folder.path / "report.html"
 
 

@@ -58,3 +58,22 @@ def test_the_aggregation_benchmark_runs_and_its_memory_does_not_grow_with_the_si
     assert list(rows) == [("alternate", 3), ("alternate", 60), ("stack", 3), ("project", 3)]
     assert rows["alternate", 60]["peak_mib"] < 1.1 * rows["alternate", 3]["peak_mib"]
     assert result["alternate"]["aim_s_for_1000"] == 1.0
+
+
+def test_the_deployment_benchmark_runs_and_leaves_the_first_round_out():
+    command = [
+        sys.executable,
+        FOLDER / "deployment.py",
+        "--ways",
+        "simulation",
+        "--rounds",
+        "3",
+        "--sites",
+        "2",
+        "--json",
+    ]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    (row,) = result["rows"]
+    assert (row["way"], row["rounds"]) == ("simulation", 2)
+    assert 0 < row["fastest_s"] <= row["median_s"] <= row["slowest_s"]
+    assert 2 * 65_000 < row["bytes_down"] < 2 * 90_000  # the factors of rank 8, to two sites

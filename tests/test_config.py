@@ -345,5 +345,5 @@ def test_a_key_given_twice_is_an_error_not_the_last_one_s_win(tmp_path):
 def test_a_study_may_leave_it_to_the_sites_where_their_scans_lie_but_is_then_not_simulated(tmp_path):
     study = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
     assert study.sites == ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")
-    with pytest.raises(ConfigError, match=r"data.source is 'sites'.*run it with sahfl-server"):
+    with pytest.raises(ConfigError, match=r"data\.source is 'sites'.*run it with sahfl-server"):
         site_configs(study, tmp_path)

@@ -12,21 +12,22 @@ import logging
 import time
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from sahfl.adapters import state
 from sahfl.adapters.attach import merge
-from sahfl.config import SiteConfig
+from sahfl.config import SiteConfig, load_site
 from sahfl.data.ct import read_scan
 from sahfl.data.sampler import SliceSampler
 from sahfl.disclosure import Groups, withhold
-from sahfl.errors import PayloadError
+from sahfl.errors import ConfigError, PayloadError
 from sahfl.evaluation import predict, score
 from sahfl.federation import protocol
 from sahfl.federation.device import choose_device
-from sahfl.federation.events import Event, emit
+from sahfl.federation.events import Event, emit, log_on_stderr
 from sahfl.federation.feedback import with_feedback
 from sahfl.federation.guard import guarded
 from sahfl.federation.local_norms import keep_own, put_own, staying
@@ -68,7 +69,7 @@ def answering(answer: Answer, open_site: Callable[[SiteConfig], Site]) -> Callab
     def handler(message: Message, context: Context) -> Message:
         began = time.monotonic()
         try:
-            site = open_site(SiteConfig.model_validate_json(str(context.node_config["site"])))
+            site = open_site(_config(context))
             kind = message.metadata.message_type
             content = guarded(site.config, kind, message.content, lambda: answer(site, message.content))
         except Exception as error:
@@ -81,6 +82,17 @@ def answering(answer: Answer, open_site: Callable[[SiteConfig], Site]) -> Callab
         return Message(content, reply_to=message)
 
     return handler
+
+
+def _config(context: Context) -> SiteConfig:
+    """The site, as the process that runs this app says: ``site``, JSON, or ``site-file``, from a stock SuperNode."""
+    settings = context.node_config
+    if "site" in settings:
+        return SiteConfig.model_validate_json(str(settings["site"]))
+    if "site-file" not in settings:
+        raise ConfigError("""flower-supernode: no site is named; add --node-config 'site-file="/path/to/site.yaml"'""")
+    log_on_stderr()
+    return load_site(Path(str(settings["site-file"])))
 
 
 def describe(site: Site, content: RecordDict) -> RecordDict:

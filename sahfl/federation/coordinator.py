@@ -28,7 +28,7 @@ from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.results import collect, fold_metrics
 from sahfl.federation.rounds import Cell, Member, run_cell
 from sahfl.federation.run_folder import RunFolder, storing
-from sahfl.federation.session import end_session, open_session
+from sahfl.federation.session import now, open_session
 from sahfl.federation.shared_scans import refuse_shared_scans
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.federation.support import sits_out, support_notes
@@ -91,7 +91,7 @@ class Coordinator:
                 final = self._fine_tune(method, fold)
                 self._evaluate(method, fold, final)
                 self._save_adapter(method, fold, final)
-        end_session(self._folder, "finished")
+        self._folder.note({"event": "finished", "at": now()})
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
         emit(Event("stage", "writing the report"))

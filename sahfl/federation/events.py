@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,3 +59,13 @@ def listening(listener: Callable[[Event], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+def log_on_stderr() -> None:
+    """Print what sahfl logs, in a process of stock Flower, which shows the log of its own packages only."""
+    logger = logging.getLogger("sahfl")
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

@@ -14,8 +14,13 @@ from sahfl.federation.events import Event, emit
 from sahfl.federation.signatures import sign
 from sahfl.trust.signing import Signer
 
-POLL_S = 0.01
-"""Pause between looks for replies, for grids that do not wait themselves."""
+POLL_S = (0.01, 0.5)
+"""Shortest and longest pause between looks for replies, for grids that do not wait themselves (``waits``)."""
+POLL_SHARE = 0.02
+"""The pause between looks, as a share of the time waited: a look at a stock SuperLink is a request over HTTP."""
+NOT_ACCEPTED = (
+    "the SuperLink did not accept its message: its node is unknown or not in the federation, or all is too large"
+)
 WAITING_EVERY_S = 15.0
 """How often it is said whose replies are still awaited; every quarter of the deadline if that is shorter."""
 MOST_REMEMBERED = 1000
@@ -86,7 +91,8 @@ class Mailbox:
         began = said = time.monotonic()
         pause_s = min(WAITING_EVERY_S, deadline_s / 4)
         while self._waiting and (now := time.monotonic()) < began + deadline_s:
-            crashed = self._hear([*self._waiting, *self._overdue, *self._invited])
+            asked = [*self._waiting, *self._overdue, *self._invited]
+            crashed = self._hear(asked, waited_s=now - began)
             self._send({site: contents[site] for site in crashed}, message_type, nodes)
             if now - said >= pause_s and (self._answers.replies or now - began > deadline_s / 2):
                 said = now
@@ -110,8 +116,7 @@ class Mailbox:
     def invite(self, site: str, content: RecordDict, message_type: str, node: int) -> None:
         """Ask a site something that nobody waits for; ``arrivals`` has its reply one day."""
         self._sign(message_type, content)
-        message = self._grid.create_message(content, message_type, node, "")
-        (id_,) = self._grid.push_messages([message])
+        (id_,) = self._grid.push_messages([Message(content, node, message_type)])
         self._invited[id_] = site
 
     def arrivals(self) -> dict[str, Message]:
@@ -125,17 +130,23 @@ class Mailbox:
             sign(message_type, content, self._signer)
 
     def _send(self, contents: Mapping[str, RecordDict], message_type: str, nodes: Mapping[str, int]) -> None:
-        messages = [self._grid.create_message(item, message_type, nodes[site], "") for site, item in contents.items()]
-        if messages:
-            self._waiting |= dict(zip(self._grid.push_messages(messages), contents, strict=True))
+        messages = {site: Message(item, nodes[site], message_type) for site, item in contents.items()}
+        ids = list(self._grid.push_messages(list(messages.values()))) if messages else []
+        # A stock SuperLink gives an empty id for a node that it does not know, and no ids at all if all is too large.
+        for site, id_ in zip(messages, ids or [""] * len(messages), strict=True):
+            if id_:
+                self._waiting[id_] = site
+            else:
+                self._answers.replies[site] = flower.error_reply(messages[site], NOT_ACCEPTED, unreachable=True)
 
-    def _hear(self, asked: list[str]) -> list[str]:
+    def _hear(self, asked: list[str], waited_s: float = 0.0) -> list[str]:
         """Take in what has arrived for some requests; the sites to ask once more come back."""
         if not asked:
             return []
         arrived = list(self._grid.pull_messages(asked))
-        if not arrived:
-            time.sleep(POLL_S)
+        if not arrived and not getattr(self._grid, "waits", False):
+            shortest, longest = POLL_S
+            time.sleep(min(longest, max(shortest, POLL_SHARE * waited_s)))
         return [site for reply in arrived if (site := self._take(reply)) is not None]
 
     def _take(self, reply: Message) -> str | None:
@@ -170,7 +181,7 @@ class Mailbox:
 
 def error_text(reply: Message) -> str:
     """What an error reply says, cut to a line."""
-    return str(reply.error.reason)[:120]
+    return flower.reason(reply)[:120]
 
 
 def reason_of(reply: Message | None, deadline_s: float) -> str | None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from sahfl.config import load_study
+from sahfl.errors import ConfigError, RunError
 from sahfl.federation.coordinator import Coordinator
+from sahfl.federation.events import Event, listening, log_on_stderr
 from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.session import session
 from sahfl.trust.signing import Signer
 
+log = logging.getLogger(__name__)
 app = ServerApp()
 
 
@@ -21,9 +28,48 @@ def main(grid: Grid, context: Context) -> None:
 
     The run's settings are ``run-folder``, a path, and ``nodes``, JSON ``{node id: site name}``: who is who is known to
     the one who starts the run, and never taken from what a node says of itself. ``signing-key``, the path of the key
-    that signs requests, is left out where no site asks for signatures.
+    that signs requests, is left out or "" where no site asks for signatures. Under stock Flower this app is alone in a
+    process, and the run's settings hold ``study`` too, the study file's path or "": it then opens the folder itself.
+
+    Raises:
+        SahflError: the settings or the run folder cannot be used, or the run failed; Flower's run has then failed too.
     """
-    nodes = {int(node): str(site) for node, site in json.loads(str(context.run_config["nodes"])).items()}
-    key = context.run_config.get("signing-key")
-    signer = Signer.load(Path(str(key))) if key else None
-    Coordinator(grid, RunFolder(Path(str(context.run_config["run-folder"]))), nodes, signer=signer).run()
+    settings = context.run_config
+    nodes, key = _nodes(settings["nodes"]), str(settings.get("signing-key", ""))
+    signer = Signer.load(Path(key)) if key else None
+    if "study" not in settings:
+        Coordinator(grid, RunFolder(Path(str(settings["run-folder"]))), nodes, signer=signer).run()
+        return
+    log_on_stderr()
+    folder = _open(str(settings["run-folder"]), str(settings["study"]))
+    with session(folder), listening(_log):
+        Coordinator(grid, folder, nodes, signer=signer).run()
+
+
+def _nodes(text: Any) -> dict[int, str]:
+    """Site name of each node."""
+    try:
+        nodes = {int(node): str(site) for node, site in json.loads(str(text)).items()}
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"nodes: got {str(text)[:80]!r}, expected JSON {{node id: site name}}") from error
+    if not nodes or len(set(nodes.values())) < len(nodes):
+        raise ConfigError(f"nodes: got {len(nodes)} node(s), expected one for each site, each site once")
+    return nodes
+
+
+def _open(path: str, study: str) -> RunFolder:
+    """The run of a folder, started from a study file if the folder holds none."""
+    if not path:
+        raise ConfigError("run-folder: is empty; name the run's folder, a path at the server")
+    if not (Path(path) / "study.json").is_file():
+        if not study:
+            raise ConfigError(f"study: is empty and {path} holds no run; name a study file, a path at the server")
+        return RunFolder.create(Path(path), load_study(Path(study)))
+    folder = RunFolder.reopen(Path(path))
+    if study and load_study(Path(study)).fingerprint() != folder.study().fingerprint():
+        raise RunError(f"{path}: holds the run of another study than {study}; name another run-folder")
+    return folder
+
+
+def _log(event: Event) -> None:
+    log.info("event=%s site=%s %s", event.kind, event.site or "-", event.text)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
+from sahfl.errors import SahflError, StorageError
 from sahfl.federation.events import Event, emit
 from sahfl.federation.run_folder import RunFolder
 
@@ -24,9 +27,25 @@ def open_session(folder: RunFolder) -> None:
     folder.note({"event": "resumed", "at": now(), "after": after} if known else {"event": "started", "at": now()})
 
 
-def end_session(folder: RunFolder, event: str, **details: str) -> None:
-    """Write the journal's line for an end: ``interrupted``, ``failed`` or ``finished``."""
-    folder.note({"event": event, **details, "at": now()})
+@contextmanager
+def session(folder: RunFolder) -> Iterator[None]:
+    """Work on a run: nobody else may meanwhile, and the journal says if it is interrupted or fails.
+
+    Raises:
+        RunError: another process works on this run.
+    """
+    with folder.lock():
+        try:
+            yield
+        except SahflError as error:
+            with suppress(StorageError):  # a full disk may be why it failed
+                folder.note({"event": "failed", "reason": str(error), "at": now()})
+            raise
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM, and what Flower raises in a run that was stopped
+            folder.note({"event": "interrupted", "at": now()})
+            raise
 
 
 def _say_unreadable_lines(folder: RunFolder) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,14 +97,15 @@ class Runner:
         log.info("event=study study=%s run=%s loaded_s=%.1f", name, path, time.monotonic() - began)
         self._await_sites(name, study, fresh=fresh)
         self._grid = StateGrid(self._link, self._fleet, wake=self._gate.wake, give_up_s=self._config.give_up_s)
-        with folder.lock(), listening(_log_event):
+        from sahfl.federation.session import session
+
+        with session(folder), listening(_log_event):
             self._start(folder, {str(known[site]): site for site in names})
 
     def _start(self, folder: RunFolder, nodes: dict[str, str]) -> None:
         from flwr.app import Context, RecordDict
 
         from sahfl.federation.server_app import app
-        from sahfl.federation.session import now
 
         grid = self._grid
         assert grid is not None
@@ -114,15 +114,7 @@ class Runner:
             "nodes": json.dumps(nodes),
             "signing-key": str(self._config.kit / "signing.key"),
         }
-        try:
-            app(grid, Context(self._link.run_id, 1, {}, RecordDict(), dict(settings)))
-        except KeyboardInterrupt:
-            folder.note({"event": "interrupted", "at": now()})
-            raise
-        except SahflError as error:
-            with suppress(StorageError):  # a full disk may be why it failed
-                folder.note({"event": "failed", "reason": str(error), "at": now()})
-            raise
+        app(grid, Context(self._link.run_id, 1, {}, RecordDict(), dict(settings)))
 
     # ------------------------------------------------------------------------------------------- sites
 

@@ -4,10 +4,10 @@ import json
 import logging
 from hashlib import sha256
 
-import nibabel
 import numpy as np
 import pytest
 from asking import NAME, TRAINING, evaluating, task_of, training
+from canaries import CANARY, canary_hospitals
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
 from tiny_study import TINY, changed
@@ -19,6 +19,7 @@ from sahfl.federation import flower, protocol
 from sahfl.federation.audit import FILE, AuditLog, read_lines, verify
 from sahfl.federation.client_app import SiteFailure, answering
 from sahfl.federation.guard import guarded
+from sahfl.federation.site import Site
 from sahfl.statistics import EvaluationSums
 from sahfl.trust.signing import Signer
 
@@ -259,31 +260,6 @@ def test_C04_a_study_whose_requests_are_signed_runs_at_sites_that_ask_for_it(fed
 
 # --- C06 ------------------------------------------------------------------------------------------------------------
 
-CANARY = "Kanarienvogel"
-
-
-def canary_hospitals(scans, folder):
-    """The tiny study's scans as datalists, with a patient's name wherever a hospital may have one."""
-    sites = {}
-    for site in sorted(scans.iterdir()):
-        home, entries = folder / "sites" / site.name / "scans", []
-        home.mkdir(parents=True)
-        for index, source in enumerate(sorted((site / "scans" / "images").iterdir())):
-            entry = {"patient": f"{CANARY}^Hans{index}^{site.name}"}
-            for part in ("image", "label"):
-                volume = nibabel.load(source if part == "image" else site / "scans" / "labels" / source.name)
-                volume.header["descrip"] = f"{CANARY}^Hans".encode()
-                volume.header["db_name"] = CANARY.encode()[:17]
-                path = home / f"{CANARY}_Hans_{part}{index}.nii.gz"
-                nibabel.save(volume, path)
-                entry[part] = f"sites/{site.name}/scans/{path.name}"
-            entries.append(entry)
-        broken_scan = home / f"{CANARY}_broken.nii.gz"
-        broken_scan.write_bytes(CANARY.encode())
-        wrong = {"image": f"sites/{site.name}/scans/{broken_scan.name}", "patient": f"{CANARY}^Broken^{site.name}"}
-        sites[site.name] = [*entries, wrong | {"label": entries[0]["label"]}]
-    return sites
-
 
 def test_C06_a_patient_s_name_is_nowhere_off_site(federate, scans, tmp_path, caplog):
     sites = canary_hospitals(scans, tmp_path / "hospitals")
@@ -323,7 +299,7 @@ def test_C06_the_text_of_an_error_stays_in_the_site_s_log(hospital, caplog):
     message = flower.new_message(content, 7, protocol.DESCRIBE, "", None)
     context = Context(1, 7, {"site": hospital.config.model_dump_json()}, RecordDict(), {})
     with caplog.at_level(logging.ERROR), pytest.raises(SiteFailure, match=r"^FileNotFoundError$"):
-        answering(answer)(message, context)
+        answering(answer, Site)(message, context)
     assert CANARY in caplog.text
     line = hospital.audit()[-1]
     assert (line["event"], line["details"]) == ("failed", {"asked": "query.describe", "error": "FileNotFoundError"})

@@ -292,3 +292,17 @@ def test_a_browser_shows_the_page_with_its_pictures_and_nothing_wider_than_the_w
         check=True,
     ).stdout
     assert re.search(r"<title>true,true,4</title>", shown), re.findall("<title>.*</title>", shown)
+
+
+def test_results_that_hospitals_withhold_are_named_and_intervals_that_are_missing_are_no_error(tmp_path):
+    results = gain()
+    for method in results["methods"]:
+        part = {"site": "sah_b", "n_folds": 3, "strata": 2, "blood": 1, "no_blood": 0, "replicates": 2}
+        method["withheld"] = [part]
+        method["overall"] |= {"low": None, "high": None}
+    results["sites"][0] |= {"volume_ml": None, "findings": {"not_hu": None, "spacing": 7}}
+    page = Page(write_report(results, tmp_path))
+    assert "Suppressed at 1 site: folds whose groups of patients are too small to tell of" in page.text
+    assert ["sah_b", "2 of 3", "1 of 3", "0 of 3", "2 of 3"] in [row[1:] for row in page.rows]
+    assert "not_hu: few, spacing: 7" in page.text
+    assert "Suppressed" not in Page(write_report(gain(), tmp_path)).text

@@ -7,6 +7,7 @@ Flower runtime, and leaves the message id to the SuperLink. A grid of our own ha
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 
 from flwr.app import Error, Message, RecordDict
@@ -24,8 +25,11 @@ __all__ = [
     "is_unreachable",
     "new_message",
     "new_run_id",
+    "reason",
 ]
 SERVER_NODE_ID = 1
+WRAPPED = re.compile(r"<class '[\w.]+'>:<'(.*)'>", re.DOTALL)
+"""What a stock SuperNode makes of an exception that leaves a ClientApp."""
 
 
 def enter_run(run_id: int, node_id: int = SERVER_NODE_ID) -> None:
@@ -68,11 +72,19 @@ def error_reply(request: Message, reason: str, *, crash: bool = False, unreachab
     return Message(Error(ErrorCode.NODE_UNAVAILABLE if unreachable else code, reason), reply_to=request)
 
 
+def reason(reply: Message) -> str:
+    """What an error reply says; the same from a stock SuperNode as from a grid of our own."""
+    text = str(reply.error.reason)
+    wrapped = WRAPPED.fullmatch(text)
+    return wrapped[1] if wrapped else text
+
+
 def is_crash(reply: Message) -> bool:
     """Whether a reply says that the site's process is lost, so that asking once more may help."""
     return reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_CRASHED
 
 
 def is_unreachable(reply: Message) -> bool:
-    """Whether a reply says that the site is not there."""
-    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+    """Whether a reply says that the site is not there, or that its message or reply went nowhere."""
+    unreached = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+    return reply.has_error() and reply.error.code in unreached

@@ -156,9 +156,9 @@ class Link:
             if reply_id is None:
                 return None
             reply: Any = self._state.message_res_store[reply_id]
-        if self._uploading(reply_id):
-            return None
-        if not reply.has_error():
+        if not reply.has_error():  # an error has no parts that could still be on their way
+            if self._uploading(reply_id):
+                return None
             contents = self._contents(reply_id)
             if contents is None:
                 return None

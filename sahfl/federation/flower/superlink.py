@@ -45,6 +45,9 @@ class StateGrid(Grid):
         give_up_s: seconds without a sign of life after which a site's request fails.
     """
 
+    waits = True
+    """``pull_messages`` waits by itself."""
+
     def __init__(self, link: Link, fleet: Fleet, *, wake: Callable[[list[int]], None], give_up_s: float) -> None:
         self._link, self._fleet, self._wake, self._give_up_s = link, fleet, wake, give_up_s
         self._run = link.start_run()

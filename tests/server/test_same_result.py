@@ -1,0 +1,39 @@
+"""A study gives the same numbers, whatever carries its messages."""
+
+import json
+
+from deployed import Deployment
+from tiny_study import TINY, changed
+
+from sahfl.adapters.files import load_tensors
+from sahfl.config import Study, parse
+from sahfl.federation.run_folder import RunFolder
+from sahfl.simulation import simulate
+
+SITES = ("tbi_a", "sah_a", "sah_b")
+THREE = changed(TINY, pretrain__sites=["tbi_a"], finetune__sites=["sah_a", "sah_b"])
+
+
+def numbers(run):
+    paths = [*run.glob("adapters/**/*.safetensors"), *run.glob("base/*.safetensors")]
+    states = {str(path.relative_to(run)): load_tensors(path)[0] for path in sorted(paths)}
+    return {path: {name: value.tobytes() for name, value in state.items()} for path, state in states.items()}
+
+
+def results(run):
+    found = json.loads((run / "results.json").read_text())
+    return found["base"], found["methods"], found["comparisons"]
+
+
+def test_a_server_and_three_sites_end_in_the_adapters_and_results_of_the_simulation_bit_for_bit(tmp_path):
+    simulated = RunFolder.create(tmp_path / "simulated", parse(Study, THREE, where="test"))
+    simulate(simulated, workers=2)
+    with Deployment(tmp_path / "deployed", sites=SITES, study=THREE) as deployment:
+        run = deployment.submit()
+        server = deployment.server("--until-done")
+        sites = [deployment.site(site) for site in SITES]
+        assert server.process.wait(300) == 0, server.log
+        assert [site.stop() for site in sites] == [0, 0, 0]
+    assert len(numbers(run)) == 3
+    assert numbers(run) == numbers(simulated.path)
+    assert results(run) == results(simulated.path)
