@@ -180,10 +180,10 @@ class LocalGrid(Grid):
             if self._queue and worker.ready and worker.message is None:
                 message = self._queue.popleft()
                 node_id = message.metadata.dst_node_id
-                emit(Event("started", message.metadata.message_type, self._name(message)))
                 site = self._sites[node_id]
                 act = self._hostile.get(site.name)
                 worker.give(message, site=site, run_id=self._run_id, node_id=node_id, act=act)
+                emit(Event("started", message.metadata.message_type, self._name(message)))
 
     def _hear(self, worker: Worker, kind: str, content: Any) -> None:
         if kind == "ready":
