@@ -18,6 +18,8 @@ from typing import Any, Self
 import httpx
 import yaml
 
+from sahfl.simulation import OPEN
+
 PROJECT = Path(__file__).parents[1]
 """What ``flwr run`` makes its bundle of."""
 BIN = Path(sys.executable).parent
@@ -168,7 +170,8 @@ def write_site(path: Path, name: str, study: dict[str, Any]) -> Path:
     data = study["data"]
     cohort = {"source": "phantom", "seed": study["seed"], "shape": data["shape"], "spacing_mm": data["spacing_mm"]}
     site = {"name": name, "folder": f"work-{name}", "data": cohort | {"patients": data["sites"][name]}}
-    path.write_text(yaml.safe_dump(site))
+    policy = OPEN.model_dump(mode="json")
+    path.write_text(yaml.safe_dump(site | {"policy": policy, "device": "cpu", "threads": 1}))
     return path
 
 
