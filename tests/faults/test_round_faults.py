@@ -149,15 +149,14 @@ def die(*_args, **_kwargs):
     os._exit(99)
 
 
-def open_and_die_in_the_middle(path, mode="r", **_kwargs):
-    with open(path, mode) as stream:
-        stream.write(b"\x40" + b"\x00" * 500)
+def die_in_the_middle(descriptor, _mode):
+    os.write(descriptor, b"\x40" + b"\x00" * 500)
     os._exit(99)
 
 
 POINTS = {
-    "before-the-temporary-file": (Path, "open", die, 1),
-    "in-the-middle-of-writing-it": (Path, "open", open_and_die_in_the_middle, 1),
+    "before-the-temporary-file": (os, "open", die, 1),
+    "in-the-middle-of-writing-it": (os, "fdopen", die_in_the_middle, 1),
     "before-its-flush": (os, "fsync", die, 1),
     "before-the-rename": (Path, "replace", die, 1),
     "after-the-rename-before-the-journal-line": (RunFolder, "note", die, 2),
