@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 
+import pytest
 from canaries import CANARY, canary_hospitals
 from commands import journal
 from deployed import POLICY, Deployment, wait_for
@@ -83,6 +84,7 @@ def test_C04_sites_refuse_a_server_that_signs_with_another_key(tmp_path):
         assert len(refusals(deployment, "sah_a")) == 1
 
 
+@pytest.mark.slow
 def test_A08_A10_a_site_that_is_frozen_is_late_and_below_the_quorum_the_study_fails_by_name(tmp_path):
     settings = changed(
         STUDY, rounds={"quorum": 1.0, "deadline_s": 6.0, "attempts": 2, "pause_s": 1.0}, finetune__rounds=50

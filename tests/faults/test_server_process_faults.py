@@ -90,6 +90,7 @@ def test_A11_a_first_signal_ends_the_server_cleanly_and_the_status_said_what_it_
         assert (deployment.state / "queue" / "study.yaml").exists()
 
 
+@pytest.mark.slow
 def test_A11_a_second_signal_ends_the_server_at_once(tmp_path):
     with Deployment(tmp_path) as deployment:
         server = deployment.server()
@@ -118,6 +119,7 @@ def test_a_second_server_in_one_folder_is_refused(tmp_path):
         assert "another server works here" in second.log
 
 
+@pytest.mark.slow
 def test_C07_a_site_that_is_revoked_while_the_server_runs_is_out_before_it_trains_again(tmp_path):
     with Deployment(tmp_path) as deployment:
         deployment.submit(pretrain__rounds=500)
@@ -186,6 +188,7 @@ def test_A04_a_site_that_is_killed_in_its_training_is_asked_again_when_it_is_bac
         assert first["retried"] == [{"site": "tbi_b", "reason": "the site's process was started anew"}]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_A12_a_full_disk_makes_the_study_wait_and_it_goes_on_when_there_is_room(tmp_path, monkeypatch):
     small = tmp_path / "state"
