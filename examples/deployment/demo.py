@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -29,8 +29,8 @@ import yaml
 HERE = Path(__file__).parent
 SITES = {"tbi_a": "standard", "sah_a": "smooth", "sah_b": "noisy"}
 """The hospitals and their scanners; a site trains in the stage that its name says."""
-KILL_AFTER = ("cp_lora-r8/fold-0", 1)
-"""Training and round after whose commit the server is killed."""
+KILL_AFTER = ("cp_lora-r8", 0, 1)
+"""Method, fold and round after whose commit the server is killed."""
 MOST_S = 600
 
 
@@ -74,8 +74,14 @@ class Process:
 
     def __init__(self, log: Path, *arguments: str | Path) -> None:
         say(f"$ {Path(arguments[0]).name} {' '.join(map(str, arguments[1:]))}   (log: {log})")
+        self.log = log
         with log.open("ab") as stream:
             self.child = subprocess.Popen([*map(str, arguments)], stdout=stream, stderr=stream, start_new_session=True)
+
+    def check(self) -> None:
+        """End the demo if the command ended before its time."""
+        if self.child.poll() not in (None, 0):
+            raise SystemExit(f"a command ended with exit code {self.child.returncode}; see {self.log}")
 
     def stop(self) -> int:
         """End it as systemd would, and give its exit code."""
@@ -90,38 +96,40 @@ class Process:
         self.child.wait()
 
 
-def wait_for(what: str, found: Callable[[], bool], server: Process) -> float:
-    """Wait until something is the case; the seconds that it took."""
+class Rounds:
+    """The committed rounds of a run, printed as they come."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._shown = journal, 0
+
+    def committed(self) -> list[dict[str, Any]]:
+        """All so far; new ones are printed."""
+        lines = self._journal.read_text().splitlines() if self._journal.exists() else []
+        found = [json.loads(line) for line in lines if line.endswith("}")]
+        rounds = [line for line in found if line["event"] == "round" and line["committed"]]
+        for line in rounds[self._shown :]:
+            training = "pretraining" if line["method"] is None else f"{line['method']}, fold {line['fold']}"
+            sites = ", ".join(f"{site['site']} {site['bytes_up'] / 1000:.0f} kB" for site in line["used"])
+            print(f"  {training}, round {line['round']}: {line['seconds']:.1f} s; sent up: {sites}", flush=True)
+        self._shown = len(rounds)
+        return rounds
+
+    def reached(self, method: str, fold: int, round_: int) -> bool:
+        """Whether a round of a training is committed."""
+        wanted = (method, fold, round_)
+        return any((line["method"], line["fold"], line["round"]) == wanted for line in self.committed())
+
+
+def wait_for(what: str, found: Callable[[], bool], processes: Sequence[Process]) -> float:
+    """Wait until something is the case, and nobody died; the seconds that it took."""
     began = time.monotonic()
     while not found():
+        for process in processes:
+            process.check()
         if time.monotonic() - began > MOST_S:
             raise SystemExit(f"waited {MOST_S} s for {what}")
-        if server.child.poll() not in (None, 0):
-            raise SystemExit(f"the server ended with exit code {server.child.returncode}")
         time.sleep(0.1)
     return time.monotonic() - began
-
-
-def rounds(journal: Path) -> list[dict[str, Any]]:
-    """Committed rounds of the journal so far."""
-    lines = journal.read_text().splitlines() if journal.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return [line for line in found if line["event"] == "round" and line["committed"]]
-
-
-def follow(journal: Path, shown: int) -> int:
-    """Print the rounds that were committed since; how many are shown now."""
-    committed = rounds(journal)
-    for line in committed[shown:]:
-        training = "pretraining" if line["method"] is None else f"{line['method']}, fold {line['fold']}"
-        sites = ", ".join(f"{site['site']} {site['bytes_up'] / 1000:.0f} kB" for site in line["used"])
-        print(f"  {training}, round {line['round']}: {line['seconds']:.1f} s; sent up: {sites}", flush=True)
-    return len(committed)
-
-
-def has_committed(journal: Path, cell: str, round_: int) -> bool:
-    """Whether a round of a training is committed."""
-    return any((f"{line['method']}/fold-{line['fold']}", line["round"]) == (cell, round_) for line in rounds(journal))
 
 
 def play(folder: Path) -> Path:
@@ -134,37 +142,34 @@ def play(folder: Path) -> Path:
     run(sahfl, "provision", folder / "consortium.yaml", "--out", folder / "consortium")
     run(sahfl_client, folder / "sah_a.yaml", "--dry-run", "--study", HERE / "study.yaml")
     run(sahfl_server, folder / "server.yaml", "--submit", HERE / "study.yaml")
-    journal = folder / "server" / "runs" / "study" / "journal.jsonl"
+    run_folder = folder / "server" / "runs" / "study"
+    rounds = Rounds(run_folder / "journal.jsonl")
     serve = (folder / "server.log", sahfl_server, folder / "server.yaml", "--until-done")
-    with ExitStack() as stack:
-        server = Process(*serve)
-        stack.callback(lambda: server.kill())
-        sites = [Process(folder / f"{site}.log", sahfl_client, folder / f"{site}.yaml") for site in SITES]
-        for site in sites:
-            stack.callback(site.kill)
-        shown = 0
+    with ExitStack() as started:
 
-        def until(condition: Callable[[], bool]) -> bool:
-            nonlocal shown
-            shown = follow(journal, shown)
-            return condition()
+        def start(*arguments: Any) -> Process:
+            process = Process(*arguments)
+            started.callback(process.kill)
+            return process
 
-        wait_for("the first rounds", lambda: until(lambda: has_committed(journal, *KILL_AFTER)), server)
+        server = start(*serve)
+        sites = [start(folder / f"{site}.log", sahfl_client, folder / f"{site}.yaml") for site in SITES]
+        wait_for("the first rounds", lambda: rounds.reached(*KILL_AFTER), [server, *sites])
         server.kill()
         say("the server was killed (SIGKILL); it is started again, the sites are told nothing")
-        n_before = len(rounds(journal))
-        server = Process(*serve)
-        seconds = wait_for("the next round", lambda: until(lambda: len(rounds(journal)) > n_before), server)
+        before, server = len(rounds.committed()), start(*serve)
+        seconds = wait_for("the next round", lambda: len(rounds.committed()) > before, [server, *sites])
         say(f"{seconds:.1f} s after its start the server had committed the next round")
         subprocess.run([sahfl, "status", str(folder / "server.yaml")], check=False)
-        wait_for("the end", lambda: until(lambda: server.child.poll() is not None), server)
+        wait_for("the end", lambda: server.child.poll() is not None, [server, *sites])
+        rounds.committed()
         codes = [site.stop() for site in sites]
     say(f"the server ended with exit code {server.child.returncode}, the sites, on SIGTERM, with {codes}")
     for site in SITES:
         run(sahfl, "audit", "verify", folder / f"{site}.yaml")
-    if server.child.returncode or any(codes):
+    if any(codes):
         raise SystemExit(1)
-    return journal.with_name("report.html")
+    return run_folder / "report.html"
 
 
 def main() -> None:
