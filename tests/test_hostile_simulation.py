@@ -30,6 +30,7 @@ def test_B01_a_site_that_sends_nan_is_refused_by_name_in_each_round_and_the_run_
     assert "event=hostile" not in (tmp_path / "run" / "logs" / "sah_a.log").read_text()
 
 
+@pytest.mark.slow
 def test_B04_a_change_times_1000_is_shortened_in_each_round_and_the_run_finishes(tmp_path):
     lines, _ = simulate(tmp_path, {"sah_b": "times_1000", "tbi_b": "label_flip"})
     assert [sorted(line["shortened"]) for line in lines] == [["sah_b"]] * 4

@@ -80,7 +80,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(finished, tmp_path)
         assert ours[part] == theirs[part]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_leaves_no_process_and_resumes_to_bit_identical_adapters(finished, tmp_path, sent):
     reference, _, _ = finished
     folder = tmp_path / "run"
@@ -106,6 +106,7 @@ def test_an_interrupted_run_leaves_no_process_and_resumes_to_bit_identical_adapt
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_outright_resumes_to_bit_identical_adapters(finished, tmp_path):
     reference, _, _ = finished
     folder = tmp_path / "run"
@@ -118,6 +119,7 @@ def test_a_run_that_was_killed_outright_resumes_to_bit_identical_adapters(finish
     assert tensors(folder) == tensors(reference)
 
 
+@pytest.mark.slow
 def test_A13_a_killed_worker_is_one_site_s_event_and_the_site_is_asked_once_more(tmp_path):
     folder = tmp_path / "run"
     settings = changed(STUDY, finetune__local={"steps": 60, "batch_size": 2}, finetune__rounds=1)

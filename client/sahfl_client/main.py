@@ -13,6 +13,7 @@ import typer
 
 from sahfl.config import load_site, load_study
 from sahfl.errors import ConfigError, SahflError
+from sahfl.federation import start_quickly
 
 app = typer.Typer(
     name="sahfl-client",
@@ -62,6 +63,7 @@ def serve(
 
 def main() -> None:
     """Entry point: turn deliberate errors into one clear message and an exit code."""
+    start_quickly()
     try:
         app()
     except SahflError as error:

@@ -17,7 +17,7 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 
 from sahfl.config import HostileAct, SiteConfig
-from sahfl.federation import flower
+from sahfl.federation import flower, start_quickly
 from sahfl.federation.events import listening
 
 
@@ -37,6 +37,7 @@ def cause_of_death(code: int) -> str:
 def work(requests: Connection, replies: Connection, logs: str, threads: int) -> None:
     """Run messages until requests end. Imports come late, so that this process can be told to stop early."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    start_quickly()
     import torch
 
     from sahfl.federation.client_app import app

@@ -14,6 +14,7 @@ import typer
 
 from sahfl.config import load_server
 from sahfl.errors import ConfigError, SahflError
+from sahfl.federation import start_quickly
 from sahfl.federation.log_lines import write_log_lines
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ def serve(
 
 def main() -> None:
     """Entry point: turn deliberate errors into one clear message and an exit code."""
+    start_quickly()
     try:
         app()
     except SahflError as error:

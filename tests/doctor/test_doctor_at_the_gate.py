@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from deployed import Client, Server, client, wait_until, write_site
+from live_site import Client, Server, client, wait_until, write_site
 from tiny_study import TINY
 from trust_kits import make_consortium
 

@@ -71,6 +71,7 @@ def test_C02_C06_C09_what_a_site_refuses_and_what_its_files_are_called_stays_the
         assert not [path for path in daemons if CANARY.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_C04_sites_refuse_a_server_that_signs_with_another_key(tmp_path):
     with Deployment(tmp_path / "deployed", sites=SITES, study=changed(STUDY, rounds__attempts=1)) as deployment:
         with Deployment(tmp_path / "another", sites=SITES, study=STUDY) as another:

@@ -138,7 +138,7 @@ FLOAT16 = {"rounds__payload": "float16", "rounds__server": {"optimiser": "adam"}
     ("method", "options"),
     [
         pytest.param("cp_lora", {}, id="plain"),
-        pytest.param("cp_dora", INT8, id="int8"),
+        pytest.param("cp_dora", INT8, id="int8", marks=pytest.mark.slow),
         pytest.param("lora_c", FLOAT16, id="float16", marks=pytest.mark.slow),
     ],
 )
