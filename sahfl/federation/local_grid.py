@@ -118,13 +118,7 @@ class LocalGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and wait for their replies, or until the timeout in seconds."""
-        waiting, replies = set(self.push_messages(messages)), []
-        end = None if timeout is None else time.monotonic() + timeout
-        while waiting and (end is None or time.monotonic() < end):
-            for reply in self.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                replies.append(reply)
-        return replies
+        return flower.send_and_wait(self, messages, timeout)
 
     # ------------------------------------------------------------------------------------------- workers
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
+from collections.abc import Iterable
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -26,6 +29,7 @@ __all__ = [
     "new_message",
     "new_run_id",
     "reason",
+    "send_and_wait",
 ]
 SERVER_NODE_ID = 1
 WRAPPED = re.compile(r"<class '[\w.]+'>:<'(.*)'>", re.DOTALL)
@@ -88,3 +92,14 @@ def is_unreachable(reply: Message) -> bool:
     """Whether a reply says that the site is not there, or that its message or reply went nowhere."""
     unreached = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
     return reply.has_error() and reply.error.code in unreached
+
+
+def send_and_wait(grid: Grid, messages: Iterable[Message], timeout: float | None) -> list[Message]:
+    """Push messages and wait for their replies, or until the timeout in seconds; for grids that wait."""
+    waiting, replies = set(grid.push_messages(messages)), []
+    end = None if timeout is None else time.monotonic() + timeout
+    while waiting and (end is None or time.monotonic() < end):
+        for reply in grid.pull_messages(waiting):
+            waiting.discard(reply.metadata.reply_to_message_id)
+            replies.append(reply)
+    return replies

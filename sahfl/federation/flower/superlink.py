@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
 from sahfl.federation.fleet import Fleet, Seat
-from sahfl.federation.flower import Run
+from sahfl.federation.flower import Run, send_and_wait
 from sahfl.federation.flower.link import TTL_S, Link, without_content
 
 WAIT_S = 0.5
@@ -101,13 +101,7 @@ class StateGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and wait for their replies, or until the timeout in seconds."""
-        waiting, replies = set(self.push_messages(messages)), []
-        end = None if timeout is None else time.monotonic() + timeout
-        while waiting and (end is None or time.monotonic() < end):
-            for reply in self.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                replies.append(reply)
-        return replies
+        return send_and_wait(self, messages, timeout)
 
     # ------------------------------------------------------------------------------------------- requests
 
