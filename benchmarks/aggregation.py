@@ -32,8 +32,8 @@ from sahfl.aggregation import Memory, SiteUpdate
 from sahfl.config import AdapterTuning, RoundsConfig, ServerAdam, ServerMomentum
 from sahfl.config.methods import Rule
 from sahfl.errors import RunFailed
-from sahfl.federation.aggregate import aggregate
-from sahfl.federation.feedback import with_feedback
+from sahfl.federation.server.aggregate import aggregate
+from sahfl.federation.site.feedback import with_feedback
 from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Encoding, Header, layout, pack, steps, unpack
 

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from sahfl.config import Study, parse
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder
 from sahfl.simulation import simulate
 
 TESTS = Path(__file__).parents[1] / "tests"

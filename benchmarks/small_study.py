@@ -31,9 +31,9 @@ from sahfl.data.sampler import SliceSampler
 from sahfl.data.views import CaseViews, make_views, n_channels
 from sahfl.errors import AdapterError
 from sahfl.evaluation import predict
-from sahfl.federation.hostile import inverted
 from sahfl.federation.networks import base_network, whole_network
 from sahfl.federation.turns import take_turn
+from sahfl.federation.workers.hostile import inverted
 from sahfl.model import MultiViewUNet
 from sahfl.seeds import derive_seed
 from sahfl.training import Schedule, train

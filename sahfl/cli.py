@@ -54,7 +54,7 @@ def simulate(
     Example: sahfl simulate --resume runs/demo-20261122-140000
     """
     from sahfl.console import showing
-    from sahfl.federation.run_folder import RunFolder
+    from sahfl.federation.server.run_folder import RunFolder
     from sahfl.simulation import simulate as run
 
     if (study is None) == (resume is None):
@@ -142,8 +142,8 @@ def check(
 
 def _check_site(file: Path) -> None:
     from sahfl.console import counting, verdict_table
-    from sahfl.federation.dry_run import policy_lines
-    from sahfl.federation.site_check import check_site
+    from sahfl.federation.site.dry_run import policy_lines
+    from sahfl.federation.site.site_check import check_site
 
     config = load_site(file)
     with counting([config.name], Console(stderr=True)) as show:
@@ -162,7 +162,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     Example: sahfl report runs/demo-20261122-140000
     """
     from sahfl.errors import RunError
-    from sahfl.federation.run_folder import RunFolder
+    from sahfl.federation.server.run_folder import RunFolder
     from sahfl.report import write_report
 
     results = RunFolder(run_dir).read_json("results.json")

@@ -18,7 +18,7 @@
     └── RunFailed           a run ended without its result                       exit code 3
 
 Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
-the machine that raised them: a peer only ever sees the class name (``federation.client_app``).
+the machine that raised them: a peer only ever sees the class name (``federation.site.app``).
 """
 
 

@@ -20,10 +20,10 @@ from sahfl.data.manifest import datalist_sites
 from sahfl.data.sources import recognise
 from sahfl.errors import ConfigError, DataError
 from sahfl.federation.events import Event, emit
-from sahfl.federation.local_grid import LocalGrid
-from sahfl.federation.run_folder import RunFolder
-from sahfl.federation.server_app import app
-from sahfl.federation.session import session
+from sahfl.federation.server.app import app
+from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.session import session
+from sahfl.federation.workers.local_grid import LocalGrid
 
 OPEN = SitePolicy(
     require_signature=False,

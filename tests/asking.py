@@ -12,12 +12,12 @@ from tiny_study import TINY
 from sahfl.adapters import digest, state
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SitePolicy, Study, ZeroShot, parse
 from sahfl.federation import flower, protocol
-from sahfl.federation.audit import FILE, read_lines
-from sahfl.federation.client_app import SiteFailure, app
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import Task
 from sahfl.federation.signatures import sign
-from sahfl.federation.site import Site
+from sahfl.federation.site.app import SiteFailure, app
+from sahfl.federation.site.audit import FILE, read_lines
+from sahfl.federation.site.site import Site
 from sahfl.payload import Header
 from sahfl.simulation import site_configs
 

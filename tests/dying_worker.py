@@ -2,7 +2,7 @@
 
 import os
 
-from sahfl.federation.worker import work
+from sahfl.federation.workers.worker import work
 
 
 def die(requests, replies, logs, threads):

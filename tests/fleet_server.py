@@ -5,14 +5,14 @@ from contextlib import contextmanager
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from sahfl.federation.fleet import Fleet
 from sahfl.federation.flower import handshake
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.superlink import StateGrid
 from sahfl.federation.flower.supernode import FleetLink
-from sahfl.federation.listener import Listener, open_port
+from sahfl.federation.server.fleet import Fleet
+from sahfl.federation.server.listener import Listener, open_port
 from sahfl.trust.kit import ServerKit, SiteKit
 
 

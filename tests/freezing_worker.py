@@ -6,7 +6,7 @@ import signal
 import struct
 from pathlib import Path
 
-from sahfl.federation.worker import work
+from sahfl.federation.workers.worker import work
 
 
 def work_until_frozen(requests, replies, logs, threads):

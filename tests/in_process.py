@@ -16,11 +16,11 @@ from tiny_study import TINY
 
 from sahfl.config import SiteConfig, Study, parse
 from sahfl.federation import flower
-from sahfl.federation.client_app import app as client_app
-from sahfl.federation.coordinator import Coordinator
-from sahfl.federation.hostile import hostile_app
-from sahfl.federation.run_folder import RunFolder
-from sahfl.federation.site import Site
+from sahfl.federation.server.coordinator import Coordinator
+from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.site.app import app as client_app
+from sahfl.federation.site.site import Site
+from sahfl.federation.workers.hostile import hostile_app
 from sahfl.simulation import site_configs
 from sahfl.trust.signing import Signer
 

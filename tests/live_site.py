@@ -19,13 +19,13 @@ from trust_kits import make_consortium
 from sahfl.adapters import state
 from sahfl.config import Study, parse
 from sahfl.federation import protocol
-from sahfl.federation.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.superlink import StateGrid
-from sahfl.federation.listener import Listener, open_port
 from sahfl.federation.networks import whole_network
 from sahfl.federation.protocol import Task
+from sahfl.federation.server.fleet import Fleet
+from sahfl.federation.server.listener import Listener, open_port
 from sahfl.payload import Header
 from sahfl.simulation import site_configs
 from sahfl.trust.kit import ServerKit

@@ -15,7 +15,7 @@ from tiny_study import TINY, changed
 
 from sahfl import cli
 from sahfl.config import Study, load_study, parse
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder
 
 SAHFL = Path(sys.executable).with_name("sahfl")
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sahfl.adapters import FactoredLayer
-from sahfl.federation.hostile import ATTACKS, as_trained
+from sahfl.federation.workers.hostile import ATTACKS, as_trained
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = ("machine", "small_study", "aggregation", "attacks")

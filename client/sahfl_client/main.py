@@ -48,7 +48,7 @@ def serve(
     if study is not None and not dry_run:
         raise ConfigError("sahfl-client: --study is for --dry-run; a study that is run comes from the server")
     if dry_run:
-        from sahfl.federation.dry_run import dry_run as describe
+        from sahfl.federation.site.dry_run import dry_run as describe
 
         print(describe(config, None if study is None else load_study(study)))
         return

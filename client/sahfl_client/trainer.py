@@ -14,9 +14,9 @@ from flwr.app import Message
 from sahfl.config import SiteConfig
 from sahfl.errors import RunFailed
 from sahfl.federation import flower
-from sahfl.federation.device import resolve
 from sahfl.federation.events import Event
-from sahfl.federation.worker_process import LOST, Heard, Worker
+from sahfl.federation.site.device import resolve
+from sahfl.federation.workers.worker_process import LOST, Heard, Worker
 from sahfl_client.backoff import Backoff
 from sahfl_client.log import warn
 

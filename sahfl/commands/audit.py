@@ -34,7 +34,7 @@ def show(
 
     Example: sahfl audit show site.yaml --since 2026-11-01 --event refused
     """
-    from sahfl.federation.audit import read_lines
+    from sahfl.federation.site.audit import read_lines
 
     start = since.replace(tzinfo=since.tzinfo or UTC) if since else None
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -66,7 +66,7 @@ def verify(
 
     Example: sahfl audit verify site.yaml
     """
-    from sahfl.federation.audit import verify as check
+    from sahfl.federation.site.audit import verify as check
 
     verdict = check(_path(file), head=head)
     for place in verdict.torn:
@@ -75,6 +75,6 @@ def verify(
 
 
 def _path(file: Path) -> Path:
-    from sahfl.federation.audit import FILE
+    from sahfl.federation.site.audit import FILE
 
     return load_site(file).folder / FILE if file.suffix in {".yaml", ".yml"} else file

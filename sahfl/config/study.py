@@ -16,7 +16,7 @@ from sahfl.config.stages import FinetuneConfig, LoadedBase, PretrainConfig, Roun
 from sahfl.errors import ConfigError
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
-"""What a hostile site of a simulation does; ``federation.hostile`` says how."""
+"""What a hostile site of a simulation does; ``federation.workers.hostile`` says how."""
 
 
 class EvaluationConfig(Section):

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from sahfl import __version__
 from sahfl.doctor.findings import Finding
 from sahfl.errors import ConfigError
-from sahfl.federation.device import choose_device
+from sahfl.federation.site.device import choose_device
 
 OLDEST_PYTHON = (3, 11)
 GB = 1e9

@@ -22,8 +22,8 @@ from sahfl.doctor.machine import (
     examine_versions,
 )
 from sahfl.errors import NotConnected, SahflError
-from sahfl.federation.audit import AuditLog, verify
 from sahfl.federation.flower.probe import ask_admission
+from sahfl.federation.site.audit import AuditLog, verify
 from sahfl.trust.kit import SiteKit
 
 AXIAL_SLICES = 40

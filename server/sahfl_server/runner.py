@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from sahfl.config import ServerConfig, Study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 from sahfl.federation.events import Event, listening
-from sahfl.federation.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.superlink import StateGrid
+from sahfl.federation.server.fleet import Fleet
 from sahfl_server.status import Status
 from sahfl_server.studies import Studies, read_deployed
 
 if TYPE_CHECKING:
-    from sahfl.federation.run_folder import RunFolder
+    from sahfl.federation.server.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 SAY_EVERY_S = 60.0
@@ -87,7 +87,7 @@ class Runner:
                 f"{', '.join(known) or 'none'}); provision them, or take them out of the study"
             )
         began = time.monotonic()
-        from sahfl.federation.run_folder import RunFolder
+        from sahfl.federation.server.run_folder import RunFolder
         from sahfl_server.sizes import payload_bytes
 
         path = self._studies.run_of(name)
@@ -97,7 +97,7 @@ class Runner:
         log.info("event=study study=%s run=%s loaded_s=%.1f", name, path, time.monotonic() - began)
         self._await_sites(name, study, fresh=fresh)
         self._grid = StateGrid(self._link, self._fleet, wake=self._gate.wake, give_up_s=self._config.give_up_s)
-        from sahfl.federation.session import session
+        from sahfl.federation.server.session import session
 
         with session(folder), listening(_log_event):
             self._start(folder, {str(known[site]): site for site in names})
@@ -105,7 +105,7 @@ class Runner:
     def _start(self, folder: RunFolder, nodes: dict[str, str]) -> None:
         from flwr.app import Context, RecordDict
 
-        from sahfl.federation.server_app import app
+        from sahfl.federation.server.app import app
 
         grid = self._grid
         assert grid is not None
@@ -152,7 +152,7 @@ class Runner:
 
 
 def _enough(study: Study, missing: list[str]) -> bool:
-    from sahfl.federation.rounds import needed
+    from sahfl.federation.server.rounds import needed
 
     stages = [study.pretrain.sites] if study.pretrain else []
     return all(

@@ -15,7 +15,7 @@ from sahfl import __version__
 from sahfl.atomic import write_atomic
 from sahfl.config import Study
 from sahfl.federation.events import Event
-from sahfl.federation.fleet import Fleet
+from sahfl.federation.server.fleet import Fleet
 
 log = logging.getLogger(__name__)
 SCHEMA = 1

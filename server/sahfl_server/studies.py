@@ -46,7 +46,7 @@ class Studies:
         Raises:
             RunError: it ran with other settings.
         """
-        from sahfl.federation.run_folder import RunFolder
+        from sahfl.federation.server.run_folder import RunFolder
 
         path = self.run_of(name)
         if (path / "study.json").is_file() and RunFolder.reopen(path).study() != study:

@@ -13,7 +13,8 @@ from tiny_study import TINY
 
 from sahfl.config import Study, parse
 from sahfl.errors import RunFailed
-from sahfl.federation import flower, protocol, worker_process
+from sahfl.federation import flower, protocol
+from sahfl.federation.workers import worker_process
 from sahfl.simulation import site_configs
 
 

@@ -21,7 +21,7 @@ from sahfl.data.ct import read_scan
 from sahfl.data.dicom import read_patients, read_series
 from sahfl.data.manifest import Case
 from sahfl.errors import DataError, ScanProblem
-from sahfl.federation.site import Site
+from sahfl.federation.site.site import Site
 
 SPACING = (0.5, 0.75, 5.0)
 """Between columns, rows, slices."""

@@ -13,7 +13,7 @@ from sahfl.config import load_site
 from sahfl.data.phantom import CohortSpec, write_cohort
 from sahfl.doctor import examine_site, healthy
 from sahfl.doctor.site import case_bytes, examine_data, examine_policy
-from sahfl.federation.audit import AuditLog
+from sahfl.federation.site.audit import AuditLog
 from sahfl.trust.kit import ServerKit
 from sahfl.trust.provision import revoke
 

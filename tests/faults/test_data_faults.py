@@ -20,8 +20,8 @@ from sahfl.data.manifest import Case, declared_folds
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.errors import DataChanged, DataError, DataRefused, DataShared, PayloadError, RunFailed
 from sahfl.federation.protocol import SiteDescription, read_scan_keys, scan_keys_reply
-from sahfl.federation.site import Site
-from sahfl.federation.support import fold_support, sits_out, support_notes
+from sahfl.federation.server.support import fold_support, sits_out, support_notes
+from sahfl.federation.site.site import Site
 from sahfl.payload import Header
 from sahfl.simulation import site_configs
 

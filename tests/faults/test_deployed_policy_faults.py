@@ -12,8 +12,8 @@ from deployed import POLICY, Deployment, wait_for
 from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
-from sahfl.federation.audit import read_lines, verify
-from sahfl.federation.site import Site
+from sahfl.federation.site.audit import read_lines, verify
+from sahfl.federation.site.site import Site
 from sahfl.simulation import site_configs
 
 SITES = ("tbi_a", "sah_a", "sah_b", "sah_c")

@@ -20,7 +20,7 @@ from sahfl.data.ct import read_scan
 from sahfl.data.manifest import Case, read_datalist
 from sahfl.errors import AdapterError, ConfigError, DataError, PayloadError, RunError
 from sahfl.federation import protocol
-from sahfl.federation.run_folder import Checkpoint, RunFolder
+from sahfl.federation.server.run_folder import Checkpoint, RunFolder
 from sahfl.payload import Header
 from sahfl.report import write_report
 

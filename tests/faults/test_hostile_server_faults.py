@@ -16,10 +16,10 @@ from trust_kits import make_consortium
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, WeightTuning
 from sahfl.errors import AuditBroken
 from sahfl.federation import flower, protocol
-from sahfl.federation.audit import FILE, AuditLog, read_lines, verify
-from sahfl.federation.client_app import SiteFailure, answering
-from sahfl.federation.guard import guarded
-from sahfl.federation.site import Site
+from sahfl.federation.site.app import SiteFailure, answering
+from sahfl.federation.site.audit import FILE, AuditLog, read_lines, verify
+from sahfl.federation.site.guard import guarded
+from sahfl.federation.site.site import Site
 from sahfl.statistics import EvaluationSums
 from sahfl.trust.signing import Signer
 

@@ -14,13 +14,13 @@ from sahfl.config import Study, parse
 from sahfl.errors import RunFailed
 from sahfl.federation import flower, protocol
 from sahfl.federation.events import listening
-from sahfl.federation.local_grid import LocalGrid
-from sahfl.federation.mailbox import Mailbox
 from sahfl.federation.networks import whole_network
 from sahfl.federation.protocol import SiteDescription, Task
-from sahfl.federation.rounds import Cell, Member, run_cell
-from sahfl.federation.run_folder import RunFolder
-from sahfl.federation.worker import cause_of_death
+from sahfl.federation.server.mailbox import Mailbox
+from sahfl.federation.server.rounds import Cell, Member, run_cell
+from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.workers.local_grid import LocalGrid
+from sahfl.federation.workers.worker import cause_of_death
 from sahfl.payload import Header
 from sahfl.simulation import site_configs
 
@@ -135,7 +135,7 @@ def test_A08_while_the_run_waits_it_says_for_whom_and_how_long():
 
 
 def test_A08_what_is_remembered_of_past_requests_is_bounded(monkeypatch):
-    monkeypatch.setattr("sahfl.federation.mailbox.MOST_REMEMBERED", 5)
+    monkeypatch.setattr("sahfl.federation.server.mailbox.MOST_REMEMBERED", 5)
     post = SlowPost()
     mail = Mailbox(post)
     for _ in range(6):

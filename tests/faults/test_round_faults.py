@@ -19,7 +19,7 @@ from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.config import Study, parse
 from sahfl.errors import RunFailed, StorageError
 from sahfl.federation.events import listening
-from sahfl.federation.run_folder import Checkpoint, RunFolder
+from sahfl.federation.server.run_folder import Checkpoint, RunFolder
 
 STUDY = parse(Study, TINY, where="test")
 CELL = "cp_lora-r2/fold-0"

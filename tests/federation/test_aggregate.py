@@ -9,7 +9,7 @@ from site_updates import METHODS, start_of, trained
 from sahfl.aggregation import SiteUpdate, mean_of_factors, median, project, trimmed_mean
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError
-from sahfl.federation.aggregate import TRIM, aggregate
+from sahfl.federation.server.aggregate import TRIM, aggregate
 
 RULES = ("mean", "alternate", "project", "median", "trimmed_mean")
 METHOD = METHODS["cp_dora"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sahfl.errors import AuditBroken, StorageError
-from sahfl.federation.audit import FILE, START, AuditLog, read_lines, verify
+from sahfl.federation.site.audit import FILE, START, AuditLog, read_lines, verify
 
 SAHFL = Path(sys.executable).with_name("sahfl")
 

@@ -9,8 +9,8 @@ from sahfl.adapters import digest
 from sahfl.adapters.files import save_tensors
 from sahfl.config import SiteConfig, parse
 from sahfl.errors import AdapterError
-from sahfl.federation import site as module
-from sahfl.federation.site import Site
+from sahfl.federation.site import site as module
+from sahfl.federation.site.site import Site
 
 STATE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
 

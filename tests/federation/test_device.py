@@ -7,11 +7,11 @@ from tiny_study import TINY
 from sahfl.adapters import digest, state
 from sahfl.config import SiteConfig, Study, parse
 from sahfl.errors import ConfigError
-from sahfl.federation import client_app
-from sahfl.federation.device import choose_device, resolve
 from sahfl.federation.networks import whole_network
 from sahfl.federation.protocol import Task
-from sahfl.federation.site import Site
+from sahfl.federation.site import app as client_app
+from sahfl.federation.site.device import choose_device, resolve
+from sahfl.federation.site.site import Site
 from sahfl.payload import Header
 
 SITE = {"name": "a", "folder": "x", "data": {"source": "folder", "path": "y"}}

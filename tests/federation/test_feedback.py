@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sahfl.federation.feedback import KEPT, with_feedback
+from sahfl.federation.site.feedback import KEPT, with_feedback
 from sahfl.payload import Header, layout, pack, steps, unpack
 
 HEADER = Header(study="abc", stage="finetune", method="cp_lora-r2", fold=1, round=1, base="def")

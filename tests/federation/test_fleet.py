@@ -1,6 +1,6 @@
 import threading
 
-from sahfl.federation.fleet import LIVE_S, Bell, Fleet
+from sahfl.federation.server.fleet import LIVE_S, Bell, Fleet
 
 
 class Clock:

@@ -54,7 +54,7 @@ def test_telemetry_is_off_before_flwr_is_imported():
     code = (
         "import sahfl.federation, sys\n"
         "assert 'flwr' not in sys.modules\n"
-        "import sahfl.federation.client_app\n"
+        "import sahfl.federation.site.app\n"
         "from flwr.supercore import telemetry\n"
         "print(telemetry.FLWR_TELEMETRY_ENABLED)\n"
     )

@@ -14,10 +14,10 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_
 
 from sahfl.federation import flower
 from sahfl.federation.events import listening
-from sahfl.federation.fleet import Fleet
 from sahfl.federation.flower.gate import FLEET, ROUTES
 from sahfl.federation.flower.link import TTL_S, Link
 from sahfl.federation.flower.superlink import MOST_OPEN, StateGrid
+from sahfl.federation.server.fleet import Fleet
 
 
 class Clock:
@@ -93,7 +93,7 @@ def test_making_the_app_starts_no_process_and_no_thread():
 def test_the_server_s_network_side_loads_without_torch():
     code = (
         "import sys\n"
-        "import sahfl.federation.flower.gate, sahfl.federation.listener, sahfl_server.service\n"
+        "import sahfl.federation.flower.gate, sahfl.federation.server.listener, sahfl_server.service\n"
         "print([name for name in ('torch', 'monai') if name in sys.modules])\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,8 +8,8 @@ import pytest
 from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
-from sahfl.federation.hostile import ATTACKS, LabelFlipper
-from sahfl.federation.site import Site
+from sahfl.federation.site.site import Site
+from sahfl.federation.workers.hostile import ATTACKS, LabelFlipper
 from sahfl.simulation import site_configs
 
 RECEIVED = {"up": np.array([1.0, 2.0], np.float32), "down": np.array([[3.0]], np.float32)}
@@ -42,7 +42,7 @@ def test_random_attacks_are_functions_of_their_seed_and_float32(act, largest):
 
 
 def test_what_a_hospital_runs_loads_no_attack():
-    code = "import sys, sahfl.federation.client_app; print('sahfl.federation.hostile' in sys.modules)"
+    code = "import sys, sahfl.federation.site.app; print('sahfl.federation.workers.hostile' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

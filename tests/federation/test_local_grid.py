@@ -13,11 +13,12 @@ from freezing_worker import work_until_frozen
 from tiny_study import TINY
 
 from sahfl.config import Study, parse
-from sahfl.federation import flower, protocol, worker_process
+from sahfl.federation import flower, protocol
 from sahfl.federation.events import listening
-from sahfl.federation.local_grid import FIRST_NODE_ID, LocalGrid
-from sahfl.federation.mailbox import Mailbox
 from sahfl.federation.protocol import Task
+from sahfl.federation.server.mailbox import Mailbox
+from sahfl.federation.workers import worker_process
+from sahfl.federation.workers.local_grid import FIRST_NODE_ID, LocalGrid
 from sahfl.payload import Header
 from sahfl.simulation import site_configs
 
@@ -170,7 +171,7 @@ def test_workers_end_when_the_parent_is_killed(tmp_path):
         "import sys, time\n"
         "from pathlib import Path\n"
         "from sahfl.config import Study, load_study\n"
-        "from sahfl.federation.local_grid import LocalGrid\n"
+        "from sahfl.federation.workers.local_grid import LocalGrid\n"
         "from sahfl.simulation import site_configs\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[2])\n"

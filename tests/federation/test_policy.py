@@ -20,11 +20,11 @@ from sahfl.config import (
 )
 from sahfl.errors import ConfigError, PolicyRefused
 from sahfl.federation import protocol
-from sahfl.federation.dry_run import dry_run, policy_lines
-from sahfl.federation.known_studies import recognise_study, remember_study
 from sahfl.federation.networks import exchanged, fine_tuned_network, whole_network
-from sahfl.federation.policy import check_outgoing, check_request, coarse, declared
 from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.site.dry_run import dry_run, policy_lines
+from sahfl.federation.site.known_studies import recognise_study, remember_study
+from sahfl.federation.site.policy import check_outgoing, check_request, coarse, declared
 from sahfl.simulation import OPEN
 from sahfl.statistics import CaseResult, EvaluationSums
 

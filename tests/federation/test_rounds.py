@@ -11,7 +11,7 @@ from tiny_study import TINY, changed
 
 from sahfl.config import RoundsConfig
 from sahfl.errors import RunFailed
-from sahfl.federation.rounds import needed
+from sahfl.federation.server.rounds import needed
 
 
 def adapters(folder):

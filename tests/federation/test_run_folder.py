@@ -14,7 +14,7 @@ from tiny_study import TINY, changed
 from sahfl.adapters import digest
 from sahfl.config import Study, parse
 from sahfl.errors import ConfigError, RunError, StorageError
-from sahfl.federation.run_folder import Checkpoint, RunFolder
+from sahfl.federation.server.run_folder import Checkpoint, RunFolder
 
 STUDY = parse(Study, TINY, where="test")
 CELL = "cp_lora-r2/fold-0"
@@ -94,7 +94,7 @@ def test_settings_of_another_version_name_what_does_not_fit(folder):
 HOLD = (
     "import sys\n"
     "from pathlib import Path\n"
-    "from sahfl.federation.run_folder import RunFolder\n"
+    "from sahfl.federation.server.run_folder import RunFolder\n"
     "with RunFolder(Path(sys.argv[1])).lock():\n"
     "    print('held', flush=True)\n"
     "    sys.stdin.read()\n"

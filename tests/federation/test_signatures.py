@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 
 from sahfl.errors import TrustError
-from sahfl.federation.server_app import app
+from sahfl.federation.server.app import app
 from sahfl.federation.signatures import check_signature, document, sign
 from sahfl.federation.tensors import RAW
 from sahfl.trust.signing import Signer

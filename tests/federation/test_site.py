@@ -24,10 +24,10 @@ from sahfl.config import (
 from sahfl.data.ct import read_scan
 from sahfl.errors import AdapterError, DataError
 from sahfl.federation import flower, protocol
-from sahfl.federation.client_app import SiteFailure, app
 from sahfl.federation.networks import whole_network
 from sahfl.federation.protocol import Task
-from sahfl.federation.site import Site
+from sahfl.federation.site.app import SiteFailure, app
+from sahfl.federation.site.site import Site
 from sahfl.payload import Header
 from sahfl.simulation import OPEN, site_configs
 from sahfl.statistics import EvaluationSums

@@ -7,7 +7,7 @@ from tiny_study import TINY, changed
 from sahfl.config import Study, parse
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.phantom.cohort import encode_nifti
-from sahfl.federation.site import Site
+from sahfl.federation.site.site import Site
 from sahfl.simulation import site_configs
 
 SETTINGS = changed(TINY, finetune__rounds=1, pretrain__rounds=1)

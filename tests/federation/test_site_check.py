@@ -10,8 +10,8 @@ import pytest
 
 from sahfl.config import load_site
 from sahfl.errors import ConfigError
-from sahfl.federation import site_check
-from sahfl.federation.site_check import check_site
+from sahfl.federation.site import site_check
+from sahfl.federation.site.site_check import check_site
 
 SAHFL = Path(sys.executable).with_name("sahfl")
 SECRETS = ["Muster", "1961", "images/", ".nii"]

@@ -18,12 +18,12 @@ from tiny_study import TINY, changed
 from sahfl.config import Study, parse
 from sahfl.errors import ConfigError, RunError, RunFailed
 from sahfl.federation import flower, protocol
-from sahfl.federation.client_app import SiteFailure
-from sahfl.federation.client_app import app as client_app
-from sahfl.federation.mailbox import NOT_ACCEPTED, Mailbox, reason_of
 from sahfl.federation.protocol import Task
-from sahfl.federation.run_folder import RunFolder
-from sahfl.federation.server_app import app, session
+from sahfl.federation.server.app import app, session
+from sahfl.federation.server.mailbox import NOT_ACCEPTED, Mailbox, reason_of
+from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.site.app import SiteFailure
+from sahfl.federation.site.app import app as client_app
 from sahfl.payload import Header
 
 
@@ -65,8 +65,8 @@ def test_the_bundle_holds_settings_and_the_readme_and_no_code():
 def test_the_bundle_names_the_apps_of_the_installed_package_and_every_setting_of_a_run():
     section = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert section["components"] == {
-        "serverapp": "sahfl.federation.server_app:app",
-        "clientapp": "sahfl.federation.client_app:app",
+        "serverapp": "sahfl.federation.server.app:app",
+        "clientapp": "sahfl.federation.site.app:app",
     }
     assert section["config"] == {"run-folder": "", "study": "", "nodes": "{}", "signing-key": ""}
 
@@ -89,7 +89,7 @@ def test_the_server_s_app_starts_a_run_from_a_study_file_and_continues_it_the_ne
 def test_the_log_of_the_server_s_app_tells_each_round(tmp_path, grid, caplog):
     with caplog.at_level(logging.INFO, logger="sahfl"):
         start(grid, settings_of(tmp_path, grid))
-    said = [record.getMessage() for record in caplog.records if record.name == "sahfl.federation.server_app"]
+    said = [record.getMessage() for record in caplog.records if record.name == "sahfl.federation.server.app"]
     assert sum(line.startswith("event=committed site=- ") for line in said) == 2 + 2 * 2
 
 
@@ -202,7 +202,7 @@ def test_what_a_stock_supernode_wraps_around_an_error_is_taken_off():
     request = flower.new_message(RecordDict(), 7, "train", "", None)
     flower.give_id(request)
     wrapped = str(SiteFailure) + ":<'DataRefused'>"
-    assert wrapped == "<class 'sahfl.federation.client_app.SiteFailure'>:<'DataRefused'>"
+    assert wrapped == "<class 'sahfl.federation.site.app.SiteFailure'>:<'DataRefused'>"
     for said in (wrapped, "DataRefused"):
         reply = Message(Error(2, said), reply_to=request)
         assert reason_of(reply, 1.0) == "error at the site: DataRefused (details in the site's log)"

@@ -9,8 +9,8 @@ from stock_flower import StockFlower, wait_until, write_site
 from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
-from sahfl.federation.mailbox import NOT_ACCEPTED
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.server.mailbox import NOT_ACCEPTED
+from sahfl.federation.server.run_folder import RunFolder
 from sahfl.simulation import simulate
 
 SITES = ["tbi_a", "sah_a", "sah_b"]

@@ -7,7 +7,7 @@ from tiny_study import TINY, changed
 
 from sahfl.adapters.files import load_tensors
 from sahfl.config import Study, parse
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder
 from sahfl.simulation import simulate
 
 SITES = ("tbi_a", "sah_a", "sah_b")

@@ -14,7 +14,7 @@ from sahfl.cli import app
 from sahfl.config import Study, load_server, parse
 from sahfl.errors import ConfigError, RunError
 from sahfl.federation.events import Event
-from sahfl.federation.fleet import Fleet
+from sahfl.federation.server.fleet import Fleet
 
 STUDY = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
 ABOUT = {"queue": ["next"], "certificates": {}, "warnings": ["ends soon"], "held": {"messages": 1}, "last": None}

@@ -5,7 +5,7 @@ from tiny_study import TINY, changed
 
 from sahfl.config import Study, load_study, parse
 from sahfl.errors import ConfigError, RunError
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder
 
 DEPLOYED = changed(TINY, data={"source": "sites"})
 

@@ -17,7 +17,6 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from google.protobuf.message import DecodeError
 
-from sahfl.federation.fleet import Fleet
 from sahfl.federation.flower import handshake
 from sahfl.federation.flower.calls import (
     App,
@@ -32,6 +31,7 @@ from sahfl.federation.flower.calls import (
     reply_json,
 )
 from sahfl.federation.flower.link import Link
+from sahfl.federation.server.fleet import Fleet
 
 log = logging.getLogger(__name__)
 HOLD_S = 10.0

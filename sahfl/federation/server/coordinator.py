@@ -18,20 +18,20 @@ from sahfl.adapters.folder import describe, save_adapter
 from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
-from sahfl.federation.attendance import check_description, require_quorum
 from sahfl.federation.events import Event, emit
-from sahfl.federation.latecomers import Latecomers, is_away
 from sahfl.federation.local_norms import staying
-from sahfl.federation.mailbox import Mailbox, reason_of
 from sahfl.federation.networks import fine_tuned_network, read_base, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
-from sahfl.federation.results import collect, fold_metrics
-from sahfl.federation.rounds import Cell, Member, run_cell
-from sahfl.federation.run_folder import RunFolder, storing
-from sahfl.federation.session import now, open_session
-from sahfl.federation.shared_scans import refuse_shared_scans
+from sahfl.federation.server.attendance import check_description, require_quorum
+from sahfl.federation.server.latecomers import Latecomers, is_away
+from sahfl.federation.server.mailbox import Mailbox, reason_of
+from sahfl.federation.server.results import collect, fold_metrics
+from sahfl.federation.server.rounds import Cell, Member, run_cell
+from sahfl.federation.server.run_folder import RunFolder, storing
+from sahfl.federation.server.session import now, open_session
+from sahfl.federation.server.shared_scans import refuse_shared_scans
+from sahfl.federation.server.support import sits_out, support_notes
 from sahfl.federation.site_ranks import site_ranks
-from sahfl.federation.support import sits_out, support_notes
 from sahfl.payload import Header
 from sahfl.report import write_report
 from sahfl.statistics import EvaluationSums

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from sahfl.errors import DataShared
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder
 
 
 def refuse_shared_scans(keys: Mapping[str, frozenset[str]], folder: RunFolder) -> None:

@@ -40,7 +40,7 @@ def work(requests: Connection, replies: Connection, logs: str, threads: int) -> 
     start_quickly()
     import torch
 
-    from sahfl.federation.client_app import app
+    from sahfl.federation.site.app import app
 
     torch.set_num_threads(threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -58,7 +58,7 @@ def work(requests: Connection, replies: Connection, logs: str, threads: int) -> 
 
 
 def _hostile_app(act: HostileAct, site: str) -> Any:
-    from sahfl.federation.hostile import hostile_app  # in a simulation alone: no hospital loads what attacks
+    from sahfl.federation.workers.hostile import hostile_app  # in a simulation alone: no hospital loads what attacks
 
     return hostile_app(act, site)
 

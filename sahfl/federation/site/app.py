@@ -26,15 +26,15 @@ from sahfl.disclosure import Groups, withhold
 from sahfl.errors import ConfigError, PayloadError
 from sahfl.evaluation import predict, score
 from sahfl.federation import protocol
-from sahfl.federation.device import choose_device
 from sahfl.federation.events import Event, emit, log_on_stderr
-from sahfl.federation.feedback import with_feedback
-from sahfl.federation.guard import guarded
 from sahfl.federation.local_norms import keep_own, put_own, staying
 from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
-from sahfl.federation.policy import coarse
 from sahfl.federation.protocol import Task
-from sahfl.federation.site import Site
+from sahfl.federation.site.device import choose_device
+from sahfl.federation.site.feedback import with_feedback
+from sahfl.federation.site.guard import guarded
+from sahfl.federation.site.policy import coarse
+from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.federation.turns import take_turn
 from sahfl.model import MultiViewUNet

@@ -10,8 +10,8 @@ from flwr.serverapp import Grid
 from sahfl.errors import PayloadError
 from sahfl.federation import flower, protocol
 from sahfl.federation.events import Event, emit
-from sahfl.federation.mailbox import Mailbox
 from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.server.mailbox import Mailbox
 
 
 def is_away(reply: Message | None) -> bool:

@@ -17,8 +17,8 @@ from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.folder import CONFIG
 from sahfl.config import AdapterTuning, Method, Study, ZeroShot
 from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.run_folder import Record, RunFolder
-from sahfl.federation.support import fold_support, support_notes
+from sahfl.federation.server.run_folder import Record, RunFolder
+from sahfl.federation.server.support import fold_support, support_notes
 from sahfl.statistics import Estimate, EvaluationSums, Withheld, dice_estimate, difference, overall, stratum_labels
 
 SCHEMA = 1

@@ -24,8 +24,8 @@ from sahfl.config import (
 from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
 from sahfl.federation.networks import exchanged
-from sahfl.federation.policy import check_request
 from sahfl.federation.protocol import Task
+from sahfl.federation.site.policy import check_request
 from sahfl.payload import DTYPES, Header
 from sahfl.sums import HEAD
 

@@ -1,6 +1,6 @@
 """Hostile sites, for simulations alone: what a study's ``hostile`` section names, as changes of an honest site's reply.
 
-A hospital never loads this module. A hostile site runs the honest app (``client_app``), and what it trained is changed
+A hospital never loads this module. A hostile site runs the honest app (``site.app``), and what it trained is changed
 on its way out; only inverted annotations act earlier, where slices are read for training. Its checks, its evaluation
 and what it says of its loss and volumes stay honest: the defences see an update alone.
 """
@@ -21,9 +21,9 @@ from sahfl.config import HostileAct, ViewsConfig
 from sahfl.data.checks import CheckedCase
 from sahfl.data.views import CaseViews, SliceStack
 from sahfl.federation import protocol
-from sahfl.federation.client_app import app, make_app
 from sahfl.federation.protocol import Task
-from sahfl.federation.site import Site
+from sahfl.federation.site.app import app, make_app
+from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import RAW, read_state, state_records
 from sahfl.payload import DTYPES, Encoding, Header
 from sahfl.seeds import derive_seed

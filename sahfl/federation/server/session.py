@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sahfl.errors import SahflError, StorageError
 from sahfl.federation.events import Event, emit
-from sahfl.federation.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder
 
 ENDS = {"interrupted", "failed", "finished"}
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.rounds import needed
-from sahfl.federation.run_folder import Record
+from sahfl.federation.server.rounds import needed
+from sahfl.federation.server.run_folder import Record
 
 
 def check_description(description: SiteDescription, site: str, *, folds: int, journal: Iterable[Record]) -> None:

@@ -1,7 +1,7 @@
 """The one way through a site: signature, policy, work, what may leave, audit log. In this order, with no way around.
 
 Nothing of a request is looked at before its signature was checked; nothing leaves before it is in the audit log, on the
-disk. Whatever goes wrong is refused: an error of any kind leaves as the name of its class (``client_app``).
+disk. Whatever goes wrong is refused: an error of any kind leaves as the name of its class (``site.app``).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from sahfl.config import SiteConfig
 from sahfl.disclosure import say_withheld
 from sahfl.errors import AdapterError, PayloadError, PolicyRefused, StorageError, TrustError
 from sahfl.federation import protocol
-from sahfl.federation.audit import AuditLog
-from sahfl.federation.known_studies import recognise_study, remember_study
-from sahfl.federation.policy import as_strings, check_outgoing, check_request
 from sahfl.federation.protocol import Task
 from sahfl.federation.signatures import check_signature, document
+from sahfl.federation.site.audit import AuditLog
+from sahfl.federation.site.known_studies import recognise_study, remember_study
+from sahfl.federation.site.policy import as_strings, check_outgoing, check_request
 from sahfl.federation.tensors import config_record
 from sahfl.payload import Header
 from sahfl.statistics import EvaluationSums, overall

@@ -19,7 +19,7 @@ from sahfl.errors import RunFailed
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
 from sahfl.federation.flower import Run
-from sahfl.federation.worker_process import LOST, STOP_S, Heard, Worker
+from sahfl.federation.workers.worker_process import LOST, STOP_S, Heard, Worker
 
 FIRST_NODE_ID = 100
 
@@ -36,7 +36,7 @@ class LocalGrid(Grid):
         sites: the sites' own configurations; node ids count from 100 in this order.
         workers: number of processes.
         logs: folder for one log file per site.
-        hostile: what sites do against the others, by name (``federation.hostile``); by default all are honest.
+        hostile: what sites do against the others, by name (``federation.workers.hostile``); by default all are honest.
 
     Raises:
         RunFailed: a worker process cannot start (out of memory, broken installation).

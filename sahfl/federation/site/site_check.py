@@ -18,7 +18,7 @@ from sahfl.data.ct import Scan
 from sahfl.data.measures import Measures
 from sahfl.data.rules import BY_ID
 from sahfl.errors import ConfigError, DataRefused
-from sahfl.federation.site import Site
+from sahfl.federation.site.site import Site
 from sahfl.report.checks_page import write_checks_page
 from sahfl.report.scan_pictures import ScanPicture, draw_scan
 

@@ -19,7 +19,7 @@ from typing import Any
 from flwr.app import Message
 
 from sahfl.config import HostileAct, SiteConfig
-from sahfl.federation.worker import cause_of_death, work
+from sahfl.federation.workers.worker import cause_of_death, work
 
 LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
 """Classes of errors after which a process is not trusted with another task: memory, or a GPU that failed."""

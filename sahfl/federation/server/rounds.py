@@ -14,11 +14,11 @@ from sahfl.config import RoundsConfig
 from sahfl.config.methods import Rule
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation import protocol
-from sahfl.federation.aggregate import Aggregate, aggregate
 from sahfl.federation.events import Event, emit
-from sahfl.federation.mailbox import Mailbox, reason_of
 from sahfl.federation.protocol import SiteDescription, Task, TrainReply
-from sahfl.federation.run_folder import Checkpoint, RunFolder
+from sahfl.federation.server.aggregate import Aggregate, aggregate
+from sahfl.federation.server.mailbox import Mailbox, reason_of
+from sahfl.federation.server.run_folder import Checkpoint, RunFolder
 from sahfl.federation.site_ranks import SiteRanks
 from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Header
