@@ -43,14 +43,14 @@ class SiteKit:
     authority_expires: datetime
 
     @classmethod
-    def load(cls, folder: Path, *, now: datetime | None = None) -> SiteKit:
-        """Read a kit and check all of it.
+    def load(cls, folder: Path, *, now: datetime | None = None, at_any_time: bool = False) -> SiteKit:
+        """Read a kit and check all of it; ``at_any_time`` leaves out whether its certificates are valid at this moment.
 
         Raises:
             TrustError: a file is missing or damaged, a key is open to others, the authority did not sign ``kit.json``,
                 files of different kits are mixed, or a certificate has expired or is not valid yet.
         """
-        now = now or datetime.now(UTC)
+        moment = None if at_any_time else now or datetime.now(UTC)
         authority = load_certificate(folder / "ca.crt")
         text = read_file(folder / "kit.json")
         check_signature(authority, text, read_file(folder / "kit.sig"), where=folder / "kit.json")
@@ -61,7 +61,7 @@ class SiteKit:
         if node_key_line(node_key) != note.node_key:
             raise TrustError(f"{folder / 'node.key'}: is not the key that kit.json names; put the kit's file back")
         remedy = f"ask the coordinating centre for a new kit (`sahfl renew {note.site}`)"
-        own = _own_certificate(folder / "client.crt", authority, purpose="site", now=now, remedy=remedy)
+        own = _own_certificate(folder / "client.crt", authority, purpose="site", now=moment, remedy=remedy)
         if holder(own) != note.site:
             raise TrustError(f"{folder / 'client.crt'}: is made out to {holder(own)!r}, expected {note.site!r}")
         return cls(
@@ -195,13 +195,14 @@ class ServerKit:
 
 
 def _own_certificate(
-    path: Path, authority: x509.Certificate, *, purpose: str, now: datetime, remedy: str
+    path: Path, authority: x509.Certificate, *, purpose: str, now: datetime | None, remedy: str
 ) -> x509.Certificate:
-    """The certificate of a kit, after every check that does not need the other side."""
+    """The certificate of a kit, after every check that does not need the other side; without ``now``, at any time."""
     own, key = load_certificate(path), load_ec_key(path.with_suffix(".key"))
     check_issued(own, by=authority, purpose=purpose, where=path, key=key.public_key())
-    check_period(authority, where=path.with_name("ca.crt"), now=now, remedy=AUTHORITY_ENDS)
-    check_period(own, where=path, now=now, remedy=remedy)
+    if now is not None:
+        check_period(authority, where=path.with_name("ca.crt"), now=now, remedy=AUTHORITY_ENDS)
+        check_period(own, where=path, now=now, remedy=remedy)
     return own
 
 
