@@ -59,6 +59,12 @@ class Command:
         assert self.log.count(text) >= count, self.log
 
 
+def sahfl_command(*arguments):
+    """The command ``sahfl``, run to its end: its exit code, what it printed and what it complained of."""
+    command = [sys.executable, "-c", STARTED.format("sahfl").replace("sahfl.main", "sahfl.cli"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
+
+
 def wait_for(condition, timeout_s=60, say=lambda: ""):
     end = time.monotonic() + timeout_s
     while not condition():

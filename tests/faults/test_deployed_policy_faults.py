@@ -8,7 +8,7 @@ import signal
 import pytest
 from canaries import CANARY, canary_hospitals
 from commands import journal
-from deployed import POLICY, Deployment, wait_for
+from deployed import POLICY, Deployment, sahfl_command, wait_for
 from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
@@ -41,7 +41,36 @@ def refusals(deployment, site):
     ]
 
 
-def test_C02_C06_C09_what_a_site_refuses_and_what_its_files_are_called_stays_there(tmp_path):
+def verdict(log):
+    """Exit code and last line of ``sahfl audit verify``."""
+    done = sahfl_command("audit", "verify", log)
+    assert "Traceback" not in done.stderr
+    return done.returncode, (done.stderr or done.stdout).splitlines()[-1]
+
+
+def tampered(log, folder, *, lines):
+    path = folder / "audit.jsonl"
+    path.write_text("".join(lines(log.read_text().splitlines(keepends=True))))
+    return verdict(path)
+
+
+def assert_each_change_is_found(log, folder):
+    """C09, by the command, on the log that a daemon wrote: a line edited, removed, put elsewhere."""
+    n = len(list(read_lines(log)))
+    assert n >= 4
+    code, said = verdict(log)
+    assert (code, said.partition(", head")[0]) == (0, f"whole: {n} lines")
+    for lines, found in (
+        (lambda t: [t[0], t[1].replace('"details":{', '"details":{"x":1,', 1), *t[2:]], "line 2: was changed"),
+        (lambda t: [t[0], *t[2:]], "line 2: does not follow line number 1: a line was removed, added or moved"),
+        (lambda t: [t[0], t[2], t[1], *t[3:]], "line 2: does not follow line number 1"),
+    ):
+        code, said = tampered(log, folder, lines=lines)
+        assert code == 3
+        assert found in said
+
+
+def test_C02_C05_C06_C09_what_a_site_refuses_or_withholds_and_what_its_files_are_called_stays_there(tmp_path):
     scans = tmp_path / "phantoms"
     for config in site_configs(parse(Study, STUDY, where="test"), scans):
         if config.name.startswith("sah"):
@@ -51,8 +80,8 @@ def test_C02_C06_C09_what_a_site_refuses_and_what_its_files_are_called_stays_the
     datalist.write_text(json.dumps({"sites": hospitals}))
     with Deployment(tmp_path / "deployed", sites=SITES, study=STUDY) as deployment:
         data = {"source": "datalist", "path": str(datalist)}
-        for site in ("sah_b", "sah_c"):
-            deployment.write_site(site, data=data)
+        deployment.write_site("sah_b", data=data, policy=POLICY | {"smallest_group": 2, "smallest_bootstrap": 2})
+        deployment.write_site("sah_c", data=data)
         deployment.write_site("sah_a", policy=POLICY | {"most_rank": 1})
         run = finish(deployment)
         rounds = [line for line in journal(run, "round") if line["stage"] == "finetune"]
@@ -63,6 +92,17 @@ def test_C02_C06_C09_what_a_site_refuses_and_what_its_files_are_called_stays_the
         assert "most_rank: got 2, expected at most 1" in str(refusals(deployment, "sah_a"))
         for site in SITES:
             assert verify(deployment.folder / "sites" / site / "audit.jsonl").torn == ()
+        audit = deployment.folder / "sites" / "sah_b" / "audit.jsonl"
+        assert_each_change_is_found(audit, tmp_path)
+        for fold in range(2):  # one patient each, of two that a group needs
+            sums = json.loads((run / "evaluation" / "cp_lora-r2" / f"fold-{fold}.json").read_text())["sums"]
+            print(sums)
+            assert len([value for value in sums["sah_b"] if value]) <= 2
+            assert len([value for value in sums["sah_c"] if value]) > 50
+        asked = [line for line in read_lines(audit) if line["event"] == "answered" and "withheld" in str(line)]
+        print(asked)
+        (method,) = json.loads((run / "results.json").read_text())["methods"]
+        assert {part["site"]: part["blood"] for part in method["withheld"]} == {"sah_b": 2}
         off_site = [path for path in deployment.state.rglob("*") if path.is_file()]
         off_site += [deployment.folder / name for name in ("server.log", "submit.log")]
         assert (deployment.state / "runs" / "study" / "report.html") in off_site

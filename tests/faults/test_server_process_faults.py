@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from commands import journal, tensors
-from deployed import SITES, SMALL, Command, Deployment, wait_for
+from deployed import SITES, SMALL, Command, Deployment, sahfl_command, wait_for
 from tiny_study import changed
 
 from sahfl.trust.provision import revoke
@@ -17,13 +17,7 @@ LONG = changed(SMALL, pretrain__rounds=3, pretrain__local__steps=6)
 
 
 def status_of(deployment, *options):
-    code = "import sys; sys.argv[0] = 'sahfl'; from sahfl.cli import main; main()"
-    command = ["status", str(deployment.server_file), *options]
-    from deployed import environment
-
-    done = subprocess.run(
-        [os.sys.executable, "-c", code, *command], capture_output=True, text=True, env=environment(), timeout=120
-    )
+    done = sahfl_command("status", deployment.server_file, *options)
     return done.returncode, done.stdout, done.stderr
 
 

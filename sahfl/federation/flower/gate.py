@@ -168,8 +168,9 @@ class Gate:
         if refusal.body["error"] != "activate":
             client = call.scope.get("client") or ("unknown", 0)
             log.warning(
-                "event=refused site=%s peer=%s path=%s status=%d reason=%r",
+                "event=refused site=%s peer=%s path=%s status=%d reason=%r%s",
                 *(call.seat.site or "unknown", client[0], call.path[:60], refusal.status, refusal.body["error"]),
+                _both_ends(refusal),
             )
 
     # ------------------------------------------------------------------------------------------- routes
@@ -248,6 +249,16 @@ class Gate:
 
     def _event(self, node_id: int) -> asyncio.Event:
         return self._events.setdefault(node_id, asyncio.Event())
+
+
+def _both_ends(refusal: Refusal) -> str:
+    """What a refusal compares at the two ends, versions or clocks, as fields of its line; mostly nothing."""
+    ends = {end: refusal.body[end] for end in ("server", "client") if end in refusal.body}
+    said = {
+        end: ", ".join(map(" ".join, found.items())) if isinstance(found, dict) else found
+        for end, found in ends.items()
+    }
+    return "".join(f" {end}={text!r}" for end, text in said.items())
 
 
 def _in_time(age_s: float) -> bool:
