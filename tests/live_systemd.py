@@ -38,7 +38,8 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test {paths} {systemd}/
 """
 PROGRAM = """#!/bin/sh
 PYTHONPATH=/opt/source:/opt/source/server:/opt/source/client:/opt/packages
-export PYTHONPATH
+LD_LIBRARY_PATH=/opt/python/lib
+export PYTHONPATH LD_LIBRARY_PATH
 exec /opt/python/bin/python3 -c 'from {module}.main import main; main()' "$@"
 """
 
@@ -120,7 +121,8 @@ def lay_out(folder):
         shutil.copy(SYSTEMD / "system" / unit, folder / "units")
     with (folder / "units" / "sysinit.target").open("a") as stream:
         stream.write(f"Wants={' '.join(JOURNAL)}\n")
-    (folder / "units" / "basic.target").open("a").write("Requires=sysinit.target\nAfter=sysinit.target\n")
+    with (folder / "units" / "basic.target").open("a") as stream:
+        stream.write("Requires=sysinit.target\nAfter=sysinit.target\n")
     (folder / "units" / "default.target").write_text("[Unit]\nRequires=basic.target\nAfter=basic.target\n")
 
 

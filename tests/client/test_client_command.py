@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,12 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
 
 def test_a_site_s_own_kit_is_taken(site_file):
     assert load_kit(load_site(site_file)).site == "sah_a"
+
+
+def test_A15_a_kit_of_another_time_is_no_reason_not_to_start(tmp_path):
+    then = datetime.now(UTC) - timedelta(days=500)
+    consortium = consortium_of(tmp_path / "c", ["sah_a"], now=then)
+    assert load_kit(load_site(write_site(tmp_path, TINY, "sah_a", consortium))).certificate_expires < datetime.now(UTC)
 
 
 @pytest.mark.parametrize("with_study", [False, True])

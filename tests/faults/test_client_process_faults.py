@@ -210,6 +210,28 @@ def test_A13_C06_a_failed_gpu_or_memory_is_named_by_its_class_and_gets_a_new_pro
         assert "Muster" in (running.folder / "logs" / f"{SITE}.log").read_text()
 
 
+FULL_SHM = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full && exec "$@"'
+"""Runs a command that finds no byte of shared memory."""
+
+
+def can_mount():
+    own = ["unshare", "--mount", "sh", "-c", FULL_SHM, "sh", "true"]
+    return shutil.which("unshare") is not None and subprocess.run(own, capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs unshare, and the right to mount a small /dev/shm")
+def test_A13_a_site_trains_where_dev_shm_is_full(ready, consortium):
+    wrapper = ["unshare", "--mount", "sh", "-c", FULL_SHM, "sh"]
+    with Server(consortium) as server, client(ready, wrapper=wrapper) as running:
+        reply = server.ask(SITE, train_request(TINY), protocol.TRAIN)
+        assert reply.has_content(), reply.error
+        root = Path(f"/proc/{running.process.pid}/root/dev/shm")
+        assert (os.statvfs(root).f_bfree, [path.name for path in root.iterdir()]) == (0, ["full"])
+        assert not running.lines("worker_died")
+        assert running.stop() == 0
+
+
 def test_a_newer_request_ends_the_older_one_without_an_answer(ready, consortium):
     with Server(consortium) as server, client(ready) as running:
         id_ = training(server, running)

@@ -1,6 +1,7 @@
 """What passes the gate, over real TLS, and what does not."""
 
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -177,11 +178,13 @@ def test_A04_a_new_process_takes_over_when_the_first_one_s_connection_broke(side
     assert replies(side, again)[0].has_content()
 
 
-def test_A16_other_versions_are_refused_and_both_are_named(side):
+def test_A16_other_versions_are_refused_and_both_are_named_at_both_ends(side, caplog):
     client = side.client("bern", **{handshake.VERSION: "9.9.9", handshake.PAYLOAD: "77"})
     with pytest.raises(NotConnected, match=r"the server has .*sahfl 0\.1\.0.* this site has .*sahfl 9\.9\.9"):
         client.activate()
     assert not side.fleet.connected(side.fleet.of_node(side.node("bern")))
+    (line,) = [line for line in caplog.messages if "event=refused" in line]
+    assert re.search(r"reason='version' server='.*sahfl 0\.1\.0.*' client='.*sahfl 9\.9\.9.*'", line)
 
 
 def test_B06_a_body_above_the_study_s_payload_is_refused_before_it_is_read(side):
