@@ -63,7 +63,7 @@ def assert_closed(machine, unit, user):
 
 @pytest.mark.slow
 @pytest.mark.skipif(live_systemd.why_not() != "", reason=live_systemd.why_not() or "it can")
-def test_A11_A13_under_systemd_the_units_run_a_study_come_back_after_a_kill_and_stop_cleanly(tmp_path):
+def test_A04_A11_under_systemd_the_units_run_a_study_come_back_after_a_kill_and_stop_cleanly(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     lay_out(root)
