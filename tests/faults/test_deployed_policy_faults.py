@@ -96,11 +96,8 @@ def test_C02_C05_C06_C09_what_a_site_refuses_or_withholds_and_what_its_files_are
         assert_each_change_is_found(audit, tmp_path)
         for fold in range(2):  # one patient each, of two that a group needs
             sums = json.loads((run / "evaluation" / "cp_lora-r2" / f"fold-{fold}.json").read_text())["sums"]
-            print(sums)
             assert len([value for value in sums["sah_b"] if value]) <= 2
             assert len([value for value in sums["sah_c"] if value]) > 50
-        asked = [line for line in read_lines(audit) if line["event"] == "answered" and "withheld" in str(line)]
-        print(asked)
         (method,) = json.loads((run / "results.json").read_text())["methods"]
         assert {part["site"]: part["blood"] for part in method["withheld"]} == {"sah_b": 2}
         off_site = [path for path in deployment.state.rglob("*") if path.is_file()]
