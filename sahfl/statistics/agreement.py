@@ -114,7 +114,7 @@ class VolumeSums:
 
         ``(MSR - MSE) / (MSR + MSE + 2 (MSC - MSE) / n)``: unlike Pearson's r it falls if all predictions are too large.
 
-        Source: Shrout & Fleiss 1979, Psychol. Bull. 86:420, case 2; McGraw & Wong 1996, Psychol. Methods 1:30, ICC(A,1).
+        Source: Shrout & Fleiss 1979, Psychol. Bull. 86:420, case 2 (McGraw & Wong 1996: ICC(A,1)).
         """
         if self.n < 3:
             return None

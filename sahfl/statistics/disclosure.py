@@ -88,7 +88,7 @@ def smallest_cut(cells: Cells) -> int:
 
     A group of the first split and one of the second that share patients are joined by them. A combination gives every
     group a number, and tells of the patients between groups whose numbers differ (with the sign of one split turned);
-    two different numbers suffice, so all ways to give each group 0 or 1 are tried: 2 ** (groups - 1), the rest mirrored.
+    two different numbers suffice, so all ways to give each group 0 or 1 are tried, without mirrored ones.
     """
     first, second = len(cells), len(cells[0])
     found = []

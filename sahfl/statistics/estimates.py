@@ -78,7 +78,7 @@ def difference(a: GroupSums, b: GroupSums, metric: str) -> Estimate:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values corrected for being several: the chance of any false finding among them stays at the level chosen.
+    """Correct p values for being several: the chance of any false finding among them stays at the level chosen.
 
     The i-th smallest of m is multiplied by m - i + 1; none gets smaller than one before it, or larger than 1. A
     comparison without p (None) was not tested, is not counted, and stays None.

@@ -90,9 +90,7 @@ class GroupSums:
         each, bins = len(METRICS), sum(N_BINS)
         replicates = (row.size - 1 - 2 * each - bins) // (1 + each)
         n = read_count(row[0], f"{name}, n")
-        totals, squares, counts, weights, weighted = np.split(
-            row[1:].copy(), np.cumsum([each, each, bins, replicates])
-        )
+        totals, squares, counts, weights, weighted = np.split(row[1:].copy(), np.cumsum([each, each, bins, replicates]))
         sums = cls(n, totals, squares, counts, weights, weighted.reshape(each, -1), n if bare else 0)
         for index in range(each):
             sums._check_metric(index, name)

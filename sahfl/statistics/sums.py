@@ -180,7 +180,11 @@ def average(repeats: Sequence[EvaluationSums]) -> EvaluationSums:
     """
     first, *others = repeats
     for other in others:
-        same = (other.overall.n, other.n_no_blood, other.withheld) == (first.overall.n, first.n_no_blood, first.withheld)
+        same = (other.overall.n, other.n_no_blood, other.withheld) == (
+            first.overall.n,
+            first.n_no_blood,
+            first.withheld,
+        )
         if not same or not np.array_equal(other.overall.weights, first.overall.weights):
             got = f"{first.overall.n} and {other.overall.n} cases"
             raise ValueError(f"average of repeats: got {got}, expected the same cases in all")
@@ -245,7 +249,9 @@ def _check_volumes(whole: GroupSums, volume: VolumeSums, counts: Floats) -> None
     index = NAMES.index("volume_error_ml")
     total, squares, slack = float(whole.totals[index]), float(whole.squares[index]), 2 * float(STEPS[index])
     expected, scale = volume.xx + volume.yy - 2 * volume.xy, 1e-9 * (volume.xx + volume.yy)
-    check(abs(squares - expected) <= slack + scale, "volume_error_ml, squares", squares, f"{expected:g}, of the volumes")
+    check(
+        abs(squares - expected) <= slack + scale, "volume_error_ml, squares", squares, f"{expected:g}, of the volumes"
+    )
     low, high = abs(volume.y - volume.x), volume.x + volume.y
     fits = low * (1 - 1e-9) - slack <= total <= high * (1 + 1e-9) + slack
     check(fits, "volume_error_ml, total", total, f"in [{low:g}, {high:g}], of the volumes")

@@ -5,26 +5,19 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import datetime
-from functools import reduce
 from importlib.metadata import version
-from operator import add
 from typing import Any
-
-import numpy as np
 
 from sahfl import __version__
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.folder import CONFIG
 from sahfl.config import AdapterTuning, Method, Study, ZeroShot
 from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.server.method_results import Sums, by_fold, compare, correct, measured, read_sums
 from sahfl.federation.server.run_folder import Record, RunFolder
 from sahfl.federation.server.support import fold_support, support_notes
-from sahfl.statistics import Estimate, EvaluationSums, Withheld, dice_estimate, difference, overall, stratum_labels
 
-SCHEMA = 1
-Key = tuple[int, str]
-"""Fold and site; methods are compared on the keys that both have."""
-Sums = dict[Key, EvaluationSums]
+SCHEMA = 2
 
 
 def collect(
@@ -32,7 +25,7 @@ def collect(
 ) -> dict[str, Any]:
     """Everything that the report shows, as plain JSON values."""
     journal = folder.journal()
-    sums = {method.id: _read_sums(folder, study, method) for method in study.finetune.methods}
+    sums = {method.id: read_sums(folder, study, method) for method in study.finetune.methods}
     started, finished = (_last(journal, event) for event in ("started", "finished"))
     rounds = _rounds(journal)
     return {
@@ -63,36 +56,20 @@ def collect(
     }
 
 
-def _read_sums(folder: RunFolder, study: Study, method: Method) -> Sums:
-    n_strata, replicates = len(study.evaluation.volume_edges_ml) + 1, study.evaluation.replicates
-    return {
-        (fold, site): EvaluationSums.from_array(np.asarray(values), n_strata=n_strata, replicates=replicates)
-        for fold in range(study.finetune.folds)
-        for site, values in sorted(
-            (folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {"sums": {}})["sums"].items()
-        )
-    }
-
-
 def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds: list[Record]) -> dict[str, Any]:
-    labels = stratum_labels(study.evaluation.volume_edges_ml)
-    total = _add(sums.values(), study)
     sent = [site["bytes_up"] for line in rounds if line["method"] == method.id for site in line["used"]]
-    agreement = total.volume.agreement()
+    found = measured(study, sums)
     return {
         "id": method.id,
         "method": method.method,
         "rank": method.rank if isinstance(method, AdapterTuning) else None,
+        "aggregation": None if isinstance(method, ZeroShot) else method.aggregation,
+        "trained_at": None if isinstance(method, ZeroShot) else method.trained_at,
         "trainable": 0 if isinstance(method, ZeroShot) else _trainable(folder, method),
         "bytes_up_per_round": max(sent, default=0),
-        "strata": [_stratum(label, dice_estimate(part)) for label, part in zip(labels, total.strata, strict=True)],
-        "overall": _stratum("all with blood", dice_estimate(overall(total))),
-        "no_blood": {"n": total.n_no_blood, "n_false_positive": total.n_false_positive},
-        "volume": vars(agreement),
-        "by_fold": [_by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
-        "by_site": [_by_site(site, sums, study) for site in study.finetune.sites],
-        "withheld": [found for site in study.finetune.sites if (found := _withheld(site, sums))],
-        "failed": None if overall(total).n else _nothing(total),
+        "repeats": [{"repeat": 1, "dice": found["metrics"]["dice"]["overall"]["mean"]}],
+        "sd_repeats": None,
+        **found,
         "not_evaluated": _not_evaluated(folder, study, method),
     }
 
@@ -111,77 +88,26 @@ def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict
     ]
 
 
-def _withheld(site: str, sums: Sums) -> dict[str, Any]:
-    """In how many folds a site withheld what, because its group was too small; empty if it never did."""
-    parts = [part for (_, name), part in sums.items() if name == site]
-    counts = vars(reduce(add, (part.withheld for part in parts), Withheld()))
-    counts |= {"replicates": sum(overall(part).bare > 0 for part in parts)}
-    return {"site": site, "n_folds": len(parts), **counts} if any(counts.values()) else {}
-
-
-def _nothing(total: EvaluationSums) -> str:
-    if total.withheld.blood:
-        return "every case with blood lies in a group that its site withholds for being small"
-    return "no case with blood was evaluated"
-
-
-def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
-    estimate = dice_estimate(overall(_add([part for (_, name), part in sums.items() if name == site], study)))
-    return {"site": site, "n": estimate.n, "dice": estimate.value}
-
-
 def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
     """What was measured on the held-out patients of one fold."""
-    measured = _by_fold(fold, _read_sums(folder, study, method), study)
-    return {name: measured[name] for name in ("dice", "n", "n_no_blood")}
-
-
-def _by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
-    total = _add([part for (number, _), part in sums.items() if number == fold], study)
-    estimate = dice_estimate(overall(total))
-    return {"fold": fold, "n": estimate.n, "dice": estimate.value, "n_no_blood": total.n_no_blood}
+    found = by_fold(fold, read_sums(folder, study, method), study)
+    return {name: found[name] for name in ("dice", "n", "n_no_blood")}
 
 
 def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]:
-    """Every trained method against zero-shot, and every adapter against full fine-tuning, where these are there."""
+    """Every trained method against zero-shot, every adapter against full fine-tuning, CP-LoRA against convLoRA."""
     trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
-    others = [method for method in trained if method.id != "full"]
-    pairs = [(method.id, "zero_shot") for method in trained] + [(method.id, "full") for method in others]
-    return [_compare(study, sums, *pair) for pair in pairs if pair[1] in sums]
-
-
-def _compare(study: Study, sums: Mapping[str, Sums], method: str, reference: str) -> dict[str, Any]:
-    """The difference on the patients that both methods were evaluated on, where their sites tell the same of both."""
-    common = sorted(sums[method].keys() & sums[reference].keys())
-    common = [key for key in common if _form(sums[method][key]) == _form(sums[reference][key])]
-    ours, theirs = (_add([sums[id_][key] for key in common], study) for id_ in (method, reference))
-    strata = zip(stratum_labels(study.evaluation.volume_edges_ml), ours.strata, theirs.strata, strict=True)
-    return {
-        "method": method,
-        "reference": reference,
-        **_difference(difference(overall(ours), overall(theirs))),
-        "strata": [{"stratum": label, **_difference(difference(a, b))} for label, a, b in strata],
-    }
-
-
-def _form(sums: EvaluationSums) -> tuple[Withheld, bool]:
-    return sums.withheld, overall(sums).bare > 0
-
-
-def _difference(estimate: Estimate) -> dict[str, Any]:
-    return {"n": estimate.n, "difference": estimate.value, "low": estimate.low, "high": estimate.high}
-
-
-def _stratum(label: str, estimate: Estimate) -> dict[str, Any]:
-    numbers = {"dice": estimate.value, "sd": estimate.sd, "low": estimate.low, "high": estimate.high}
-    return {"stratum": label, "n": estimate.n, **numbers}
-
-
-def _add(parts: Any, study: Study) -> EvaluationSums:
-    zero = EvaluationSums.zero(
-        n_strata=len(study.evaluation.volume_edges_ml) + 1, replicates=study.evaluation.replicates
-    )
-    return reduce(add, parts, zero)
+    pairs = [(method.id, "zero_shot") for method in trained]
+    pairs += [(method.id, "full") for method in trained if isinstance(method, AdapterTuning)]
+    # Rank and other settings stand in the name, so the rest of it is the same for the method to compare with.
+    pairs += [(m.id, "conv_lora" + m.id.removeprefix("cp_lora")) for m in trained if m.method == "cp_lora"]
+    found = [
+        {"method": method, "reference": reference, **compare(study, sums[method], sums[reference])}
+        for method, reference in pairs
+        if reference in sums
+    ]
+    correct(found)
+    return found
 
 
 def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal: list[Record]) -> dict[str, Any]:

@@ -137,11 +137,12 @@ def _evaluation(config: SiteConfig, study: Study | None) -> Iterator[str]:
         yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes:"
         yield f"    for all cases with blood, for each of {n_strata} volume strata and of {n_extents} groups of extent"
         yield "    the number of scans, and of each of five metrics (Dice, surface Dice, HD95, volume error, lesion F1)"
-        yield f"    the sum, the sum of squares, a histogram, and {settings.replicates} bootstrap sums with their weights;"
+        yield f"    the sum, the sum of squares, a histogram and {settings.replicates} bootstrap sums, with their weights;"
         yield "    sums of volumes and of their products, a histogram of predicted against annotated volume;"
         yield "    numbers of scans without blood, and of those in which blood was predicted"
-        yield f"  withheld: what tells of fewer than {policy.smallest_group} patients, also by subtraction; bootstrap sums and"
-        yield f"    histograms of fewer than {policy.smallest_bootstrap}; then splits are left out, or nothing leaves but that fact"
+        few, least = policy.smallest_group, policy.smallest_bootstrap
+        yield f"  withheld: what tells of fewer than {few} patients, also by subtraction; bootstrap sums and histograms"
+        yield f"    of fewer than {least}; then a split or both are left out, or nothing leaves but that fact"
     yield ""
 
 

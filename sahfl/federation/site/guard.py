@@ -135,11 +135,9 @@ def _say_sums(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     sums = EvaluationSums.from_array(array, task.evaluation)
     withheld = say_withheld(sums)
     method = task.method.id if task.method else "pretrain"
-    n = {"strata": [part.n for part in sums.by_volume], "extents": [part.n for part in sums.by_extent]}
+    n: dict[str, Any] = {"strata": [part.n for part in sums.by_volume], "extents": [part.n for part in sums.by_extent]}
     n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
-    what = (
-        f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold + 1})"
-    )
+    what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold + 1})"
     kept = f", withholding {withheld}: groups too small" if withheld else ""
     return what + kept, {"groups": n, "withheld": vars(sums.withheld) | {"replicates": sums.overall.bare > 0}}
 
