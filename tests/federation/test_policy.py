@@ -26,7 +26,7 @@ from sahfl.federation.site.dry_run import dry_run, policy_lines
 from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import check_outgoing, check_request, coarse, declared
 from sahfl.simulation import OPEN
-from sahfl.statistics import CaseResult, EvaluationSums
+from sahfl.statistics import EvaluationSums
 
 TRAIN, EVALUATE, DESCRIBE = protocol.TRAIN, protocol.EVALUATE, protocol.DESCRIBE
 
@@ -303,8 +303,8 @@ def test_a_description_that_is_not_coarse_is_kept_back():
 
 
 def sums_reply(n, n_no_blood=0):
-    cases = [CaseResult(f"p{i}", 5.0, 5.0, 0.5) for i in range(n)] + [CaseResult("h", 0.0, 0.0, None)] * n_no_blood
-    sums = EvaluationSums.of(cases, edges_ml=(10.0, 30.0), replicates=100, seed=0)
+    cases = [a_case(f"p{i}", 5.0, 5.0, 0.5) for i in range(n)] + [a_case("h", 0.0, 0.0, None)] * n_no_blood
+    sums = EvaluationSums.of(cases, evaluating().evaluation, seed=0)
     return protocol.evaluation_reply(header_of(evaluating()), sums.to_array())
 
 
