@@ -44,7 +44,9 @@ def test_a_run_ends_with_a_report_results_adapters_and_base(finished):
     results = json.loads((folder / "results.json").read_text())
     assert [method["metrics"]["dice"]["overall"]["n"] for method in results["methods"]] == [7, 7]
     (comparison,) = results["comparisons"]
-    assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+    gain = comparison["metrics"]["dice"]["overall"]
+    assert gain["low"] <= gain["difference"] <= gain["high"]
+    assert gain["p_holm"] == gain["p"]  # the only comparison with zero-shot
     assert len(results["rounds"]) == 2 + 2 * 3
     config = json.loads((folder / "adapters/cp_lora-r2/fold-0/adapter_config.json").read_text())
     note = config["sahfl"]
@@ -224,4 +226,6 @@ def test_real_annotated_scans_go_through_to_the_same_report(realct, tmp_path):
     assert {site["site"]: site["n_volumes"] for site in results["sites"]} == {
         "tbi_a": 8, "tbi_b": 6, "tbi_c": 9, "sah_a": 5, "sah_b": 8,
     }  # fmt: skip
-    assert [method["metrics"]["dice"]["overall"]["n"] for method in results["methods"]] == [13] * len(results["methods"])
+    assert [method["metrics"]["dice"]["overall"]["n"] for method in results["methods"]] == [13] * len(
+        results["methods"]
+    )

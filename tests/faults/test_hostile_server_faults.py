@@ -148,9 +148,7 @@ def test_C03_the_same_answer_without_it_leaves_and_is_audited(hospital):
 def test_C05_groups_smaller_than_allowed_are_withheld_at_the_site(hospital):
     hospital.allow(smallest_group=5)
     answer = hospital.sums(evaluating())
-    sums = EvaluationSums.from_array(
-        np.frombuffer(answer["sums"]["flat"].data, "<f8").copy(), evaluating().evaluation
-    )
+    sums = EvaluationSums.from_array(np.frombuffer(answer["sums"]["flat"].data, "<f8").copy(), evaluating().evaluation)
     assert sums.withheld.blood == 1
     assert not sums.to_array()[:8].any()
     line = hospital.audit()[-1]

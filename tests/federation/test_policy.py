@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from asking import CLOSED, METHOD, NAME, STUDY, evaluating, header_of, task_of, training
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from made_cases import a_case
 
 from sahfl.adapters import state
 from sahfl.config import (
