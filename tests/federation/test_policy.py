@@ -340,7 +340,7 @@ def test_a_dry_run_says_what_the_messages_then_hold():
     assert f"{len(STATE)} tensors, {numbers:,} numbers, {4 * numbers:,} bytes as float32" in said
     assert f"fingerprint {STUDY.fingerprint()}" in said
     assert f"{sums_reply(20)['sums']['flat'].shape[0]:,} numbers" in said
-    assert "results over fewer than 5 patients, bootstrap sums over fewer than" in said
+    assert "withheld: what tells of fewer than 5 patients, also by subtraction" in said
     assert "asks this site for fine-tuning and evaluation" in said
     assert "pretraining" not in said  # sah_a does not pretrain
     assert max(map(len, said.splitlines())) <= 160
