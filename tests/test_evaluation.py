@@ -157,7 +157,7 @@ PAIRS = {
     "blobs": (blobs(1), blobs(2)),
     "small against large": (blobs(3, share=0.005), blobs(3, share=0.1)),
     "at the border of the scan": (BORDER, np.roll(BORDER, 1, axis=1) | BORDER),
-    "one voxel each, far apart": (np.arange(42_000).reshape(60, 50, 14) == 0, np.arange(42_000).reshape(60, 50, 14) == 41_999),
+    "one voxel each, far apart": tuple((np.arange(42_000) == i).reshape(60, 50, 14) for i in (0, 41_999)),
     "equal": (blobs(4), blobs(4)),
 }  # fmt: skip
 

@@ -442,7 +442,7 @@ def test_errors_of_volumes_must_be_those_of_the_volumes():
     other, error = sums(POOLED), NAMES.index("volume_error_ml")
     for group in (other.overall, other.by_volume[2], other.by_extent[2]):
         group.squares[error] += 1.0  # within every bin, and alike in all splits
-    with pytest.raises(PayloadError, match="volume_error_ml, squares: got .* of the volumes"):
+    with pytest.raises(PayloadError, match=r"volume_error_ml, squares: got .* of the volumes"):
         EvaluationSums.from_array(other.to_array(), SPLIT)
 
 

@@ -172,9 +172,13 @@ def test_C05_a_study_in_which_sites_withhold_says_so_and_counts_what_is_left(fed
     by_site = {method["id"]: {part["site"] for part in method["withheld"]} for method in results["methods"]}
     assert by_site["zero_shot"] == by_site["cp_lora-r2"] != set()
     for method in results["methods"]:
-        told = [EvaluationSums.from_array(np.frombuffer(reply.content["sums"]["flat"].data, "<f8").copy(),
-                folder.study().evaluation) for _, request, reply in grid.seen if request.metadata.message_type == "evaluate"
-                and request.content["header"]["method"] == method["id"]]  # fmt: skip
+        told = [
+            EvaluationSums.from_array(
+                np.frombuffer(reply.content["sums"]["flat"].data, "<f8").copy(), folder.study().evaluation
+            )
+            for _, request, reply in grid.seen
+            if request.metadata.message_type == "evaluate" and request.content["header"]["method"] == method["id"]
+        ]
         assert method["metrics"]["dice"]["overall"]["n"] == sum(sums.volume.n for sums in told)
         assert sum(part["blood"] for part in method["withheld"]) == sum(sums.withheld.blood for sums in told)
     assert "Suppressed at" in (folder.path / "report.html").read_text()
