@@ -9,7 +9,7 @@ from typing import Any
 
 DASH = "–"
 Results = Mapping[str, Any]
-"""results.json, schema 1, or a part of it."""
+"""results.json, schema 2, or a part of it."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -39,6 +39,13 @@ def estimate(value: float | None, of: Results) -> str:
     """A value with its interval in brackets, as far as they are known: ``0.412 (0.350 to 0.469)``."""
     within = interval(of)
     return number(value) if within == DASH else f"{number(value)} ({within})"
+
+
+def p_value(p: float | None) -> str:
+    """Three decimals, ``< 0.001`` below them."""
+    if p is None or not math.isfinite(p):
+        return DASH
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def stratum_name(label: str) -> str:
