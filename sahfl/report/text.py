@@ -35,10 +35,10 @@ def interval(of: Results | None, digits: int = 3, *, plus: bool = False) -> str:
     return f"{show(of['low'], digits)} to {show(of['high'], digits)}"
 
 
-def estimate(value: float | None, of: Results) -> str:
+def estimate(value: float | None, of: Results, digits: int = 3) -> str:
     """A value with its interval in brackets, as far as they are known: ``0.412 (0.350 to 0.469)``."""
-    within = interval(of)
-    return number(value) if within == DASH else f"{number(value)} ({within})"
+    within = interval(of, digits)
+    return number(value, digits) if within == DASH else f"{number(value, digits)} ({within})"
 
 
 def p_value(p: float | None) -> str:
