@@ -39,12 +39,19 @@ ITEMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Evaluation",
         (
-            *("Metrics of performance", "Measures of significance and uncertainty", "Robustness or sensitivity analysis"),
+            *(
+                "Metrics of performance",
+                "Measures of significance and uncertainty",
+                "Robustness or sensitivity analysis",
+            ),
             *("Explainability", "Evaluation on internal data", "Testing on external data", "Trial registration"),
         ),
     ),
     ("Results: data", ("Patients included and excluded", "Demographic and clinical characteristics by partition")),
-    ("Results: model", ("Performance with uncertainty", "Diagnostic performance and its precision", "Failure analysis")),
+    (
+        "Results: model",
+        ("Performance with uncertainty", "Diagnostic performance, precision", "Failure analysis"),
+    ),
     ("Discussion", ("Limitations", "Implications for practice")),
     ("Other", ("Full protocol or technical details", "Availability of software, model, data", "Funding")),
 )
@@ -71,7 +78,8 @@ def n_filled(table: Table) -> int:
 def _sources(results: Results) -> str:
     by_role = {"pretrain": "pretraining", "finetune": "fine-tuning"}
     parts = [
-        f"{site['site']} ({by_role.get(site['role'], site['role'])}, {site['source'] or DASH})" for site in results["sites"]
+        f"{site['site']} ({by_role.get(site['role'], site['role'])}, {site['source'] or DASH})"
+        for site in results["sites"]
     ]
     return "; ".join(parts) + ". Time and place of acquisition: " + AUTHORS + "."
 
@@ -93,7 +101,7 @@ def _missing(results: Results) -> str:
     lost = sum(len(method["not_evaluated"]) for method in results["methods"])
     out = [site["site"] for site in results["sites"] if site["out"]]
     away = f"sites out: {', '.join(out)}" if out else "no site was out"
-    return f"{count(lost, 'fold')} of a method and site not evaluated; {away}; differences are over patients that both have."
+    return f"{count(lost, 'fold')} of a method and site not evaluated; {away}; differences need both methods."
 
 
 def _partitions(results: Results) -> str:
@@ -141,20 +149,24 @@ def _included(results: Results) -> str:
 
 def _cases_of_failure(results: Results) -> str:
     shown = [overlay["case"] for overlay in results["overlays"]]
-    return f"Overlays of the {', '.join(shown)} case; Dice by volume and extent." if shown else "Dice by volume and extent."
+    return (
+        f"Overlays of the {', '.join(shown)} case; Dice by volume and extent."
+        if shown
+        else "Dice by volume and extent."
+    )
 
 
 ANSWERS: dict[int, Callable[[Results], str]] = {
     1: lambda _: "Deep learning: federated low-rank fine-tuning of a segmentation network.",
     7: _sources,
     9: _preprocessing,
-    11: lambda _: "Only weights, sums and counts left the hospitals; of DICOM headers the patient id is read, and hashed.",
+    11: lambda _: "Only weights, sums and counts left the hospitals; of DICOM headers the patient id is read, hashed.",
     12: _missing,
     19: _partitions,
     20: lambda _: "Patient: all scans of a patient are in one fold of one site.",
     22: _model,
     23: _software,
-    24: lambda r: f"Base network: {r['base']['mode']}, SHA-256 {r['base']['sha256'][:12]}; adapters start at no change.",
+    24: lambda r: f"Base network: {r['base']['mode']}, SHA-256 {r['base']['sha256'][:12]}; adapters start at 0.",
     25: _training,
     26: lambda _: "The network after the last round; none was chosen by its test result.",
     27: lambda _: "The probabilities of the views are averaged; folds are not put together.",

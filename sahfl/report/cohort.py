@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sahfl.atomic import write_atomic
 from sahfl.data.phantom import LABELS, CohortSpec, PhantomCase, read_cases
-from sahfl.report.theme import LIGHT
+from sahfl.report.theme import PALE, STYLE
 
 KIND_COLOURS: Mapping[str, str] = {
     "EDH": "#E69F00",
@@ -52,7 +52,7 @@ def draw_cohort(folder: Path, specs: Sequence[CohortSpec]) -> tuple[Path, ...]:
     """
     pictures: list[Path] = []
     volumes: dict[str, list[dict[str, float]]] = {}
-    with matplotlib.rc_context(LIGHT.style):
+    with matplotlib.rc_context(STYLE):
         for spec in specs:
             shown: list[PhantomCase] = []
             volumes_ml = []
@@ -188,7 +188,7 @@ def _draw_histogram(
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylabel(name, rotation=0, ha="right", va="center")
-    axes.grid(axis="x", color=LIGHT.pale)
+    axes.grid(axis="x", color=PALE)
     axes.set_axisbelow(True)
     text = f"in {len(present)} of {len(volumes_ml)} cases"
     if len(present):

@@ -22,13 +22,16 @@ from sahfl.report.names import (
     method_named,
     names,
 )
-from sahfl.report.text import Results, interval, number, percent, size, whole
-from sahfl.report.theme import WIDE_IN, Drawing, Theme, listed, name_rows, new_figure, point
+from sahfl.report.text import Results, interval, number, percent, short, short_size, size, whole
+from sahfl.report.theme import INK, SOFT, WIDE_IN, Drawing, listed, log_scale, name_rows, new_figure, point
 
-COSTS = (("trainable", "Trainable parameters (log axis)"), ("bytes_up_per_round", "Bytes sent per site and round (log axis)"))
+COSTS = (
+    ("trainable", "Trainable parameters (log axis)", short),
+    ("bytes_up_per_round", "Sent per site and round (log axis)", short_size),
+)
 
 
-def draw_costs(results: Results, theme: Theme) -> Drawing | None:
+def draw_costs(results: Results) -> Drawing | None:
     """Dice against trainable parameters and against bytes, each on a log axis; lines join the ranks of a family."""
     methods = [m for m in measured(results) if m["trained_at"] is None and dice_of(m)["mean"] is not None]
     methods = [m for m in methods if m["trainable"] > 0 and m["bytes_up_per_round"] > 0]
@@ -36,16 +39,16 @@ def draw_costs(results: Results, theme: Theme) -> Drawing | None:
         return None
     look, figure = looks(results["methods"]), new_figure(4.0, WIDE_IN)
     every = figure.subplots(1, len(COSTS), sharey=True)
-    for axes, (key, label) in zip(every, COSTS, strict=True):
-        _draw_lines(axes, methods, key, look, theme)
+    for axes, (key, label, show) in zip(every, COSTS, strict=True):
+        _draw_lines(axes, methods, key, look)
         for method in methods:
-            _draw_mark(axes, method, key, look[method["id"]], theme)
-        _draw_zero_shot(axes, results, theme)
-        axes.set_xscale("log")
+            _draw_mark(axes, method, key, look[method["id"]])
+        _draw_zero_shot(axes, results)
+        log_scale(axes.xaxis, show)
         axes.set_xlabel(label)
-        axes.grid(axis="y")
+        axes.grid()
     every[0].set_ylabel("Mean Dice")
-    _legend(figure, methods, look, theme)
+    _legend(figure, methods, look)
     said = (
         (f"{method_name(m)}, {whole(m['trainable'])} parameters, {size(m['bytes_up_per_round'])}", dice_of(m))
         for m in methods
@@ -53,12 +56,13 @@ def draw_costs(results: Results, theme: Theme) -> Drawing | None:
     values = listed((what, dice, number(dice["mean"]), interval(dice)) for what, dice in said)
     caption = (
         "Federated methods; lines join the ranks of one family under one aggregation rule. Dashed: zero-shot, which "
-        "trains and sends nothing. Up and to the left is better."
+        "trains and sends nothing. Up and to the left is better. Intervals are in the "
+        "figure of every method."
     )
     return Drawing("costs", "Dice against parameters and bytes", caption, f"Mean Dice against cost. {values}", figure)
 
 
-def _draw_lines(axes: Axes, methods: Sequence[Results], key: str, look: dict[str, Look], theme: Theme) -> None:
+def _draw_lines(axes: Axes, methods: Sequence[Results], key: str, look: dict[str, Look]) -> None:
     lines: dict[tuple[str, str | None], list[Results]] = defaultdict(list)
     for method in methods:
         if method["rank"] is not None:
@@ -67,55 +71,55 @@ def _draw_lines(axes: Axes, methods: Sequence[Results], key: str, look: dict[str
         line.sort(key=lambda method: int(method["rank"]))
         style = look[line[0]["id"]]
         places, values = [m[key] for m in line], [dice_of(m)["mean"] for m in line]
-        axes.plot(places, values, style.line, color=theme.colour(style.family), linewidth=1.3)
+        axes.plot(places, values, style.line, color=style.family.colour, linewidth=1.3)
 
 
-def _draw_mark(axes: Axes, method: Results, key: str, look: Look, theme: Theme) -> None:
-    within = dice_of(method)
-    if within["low"] is not None and within["high"] is not None:
-        ends = [within["low"], within["high"]]
-        axes.plot([method[key]] * 2, ends, color=theme.colour(look.family), linewidth=0.9, alpha=0.35)
-    point(axes, method[key], within["mean"], look, theme, markersize=7)
+def _draw_mark(axes: Axes, method: Results, key: str, look: Look) -> None:
+    place = method[key], dice_of(method)["mean"]
+    point(axes, *place, look, markersize=7)
+    if method["rank"] is None:
+        text = method["method"].replace("_", " ")
+        axes.annotate(text, place, (0, -13), textcoords="offset points", ha="center", fontsize=8, color=SOFT)
 
 
-def _draw_zero_shot(axes: Axes, results: Results, theme: Theme) -> None:
+def _draw_zero_shot(axes: Axes, results: Results) -> None:
     method = method_named(results, ZERO_SHOT)
     if method is not None and method["failed"] is None and dice_of(method)["mean"] is not None:
-        axes.axhline(dice_of(method)["mean"], color=theme.colour(family_of(method)), linewidth=1.2, dashes=(6, 3))
+        axes.axhline(dice_of(method)["mean"], color=family_of(method).colour, linewidth=1.2, dashes=(6, 3))
 
 
-def _legend(figure: Figure, methods: Iterable[Results], look: dict[str, Look], theme: Theme) -> None:
+def _legend(figure: Figure, methods: Iterable[Results], look: dict[str, Look]) -> None:
     """Families by colour, ranks by mark, beside the figure."""
     families = dict.fromkeys(family_of(method) for method in methods)
-    handles = [Line2D([], [], color=theme.colour(f), marker="o", linestyle="", label=f.name) for f in families]
+    handles = [Line2D([], [], color=f.colour, marker="o", linestyle="", label=f.name) for f in families]
     marks = {m["rank"]: look[m["id"]].marker for m in methods if m["rank"] is not None}
     handles += [
-        Line2D([], [], color=theme.soft, marker=mark, linestyle="", label=f"rank {rank}")
+        Line2D([], [], color=SOFT, marker=mark, linestyle="", label=f"rank {rank}")
         for rank, mark in sorted(marks.items())
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
 
 
-def draw_bytes(results: Results, theme: Theme) -> Drawing | None:
+def draw_bytes(results: Results) -> Drawing | None:
     """Bytes that one site sent per round, against the whole network, on a log axis."""
     rows = _mean_bytes(results)
     if not rows:
         return None
     look, titles, full = looks(results["methods"]), names(results), results["base"]["bytes"]
-    figure = new_figure(max(2.0, 1.0 + 0.26 * len(rows)))
+    figure = new_figure(max(2.0, 1.0 + 0.25 * len(rows)), WIDE_IN)
     axes = figure.add_subplot()
-    name_rows(axes, [titles.get(name, name) or "" for name, _ in rows], (), theme)
+    name_rows(axes, [titles.get(name, name) or "" for name, _ in rows], ())
     right = max([full, *(mean for _, mean in rows)])
     for place, (name, mean) in enumerate(rows):
-        colour = theme.colour(look[name].family) if name in look else theme.soft
+        colour = look[name].family.colour if name in look else SOFT
         axes.plot(mean, place, "o", color=colour, markersize=7)
         text = f"{size(mean)}, {percent(mean, full)}"
-        axes.annotate(text, (mean, place), (7, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.axvline(full, color=theme.ink, linewidth=1, linestyle="--")
-    axes.set_xscale("log")
-    axes.set_xlim(min(mean for _, mean in rows) / 2, right * 30)
+        axes.annotate(text, (1.01, place), xycoords=axes.get_yaxis_transform(), va="center", fontsize=9.5)
+    axes.axvline(full, color=INK, linewidth=1, linestyle="--")
+    log_scale(axes.xaxis, short_size)
+    axes.set_xlim(min([full, *(mean for _, mean in rows)]) / 2, right * 2)
     axes.grid(axis="x")
-    axes.set_xlabel(f"Bytes sent by one site in one round, log axis (dashed: full model, {size(full)})")
+    axes.set_xlabel(f"Sent by one site in one round, log axis (dashed: full model, {size(full)})")
     values = "; ".join(f"{titles.get(name, name)}: {size(mean)}, {percent(mean, full)}" for name, mean in rows)
     alt = f"Bytes sent by one site in one round, and share of the full model ({size(full)}). {values}."
     caption = "Mean over sites and rounds, with the share of the full model. Zero-shot sends nothing."

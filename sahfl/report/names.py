@@ -33,22 +33,20 @@ class Family:
 
     key: str
     name: str
-    light: str
-    """Colour on a white page."""
-    dark: str
-    """Colour on a dark page."""
+    colour: str
+    """On a white page; see ``theme`` for a dark one."""
 
 
 FAMILIES = (
-    Family("zero_shot", "Zero-shot", "#6B6B6B", "#B4BAC2"),
-    Family("standard", "Standard fine-tuning", "#C9500C", "#F08C4F"),
-    Family("lora_c", "LoRA-C", "#B3457E", "#E48ABB"),
-    Family("conv_lora", "convLoRA", "#007A5A", "#35C199"),
-    Family("cp_lora", "CP-LoRA", "#0067A3", "#62AEEA"),
-    Family("dora_c", "DoRA-C", "#7B4FB0", "#B79AE6"),
-    Family("conv_dora", "convDoRA", "#7A7000", "#CFC24A"),
-    Family("cp_dora", "CP-DoRA", "#17A2B8", "#6FE0EE"),
-    Family("other", "Other", "#24292F", "#E8EAED"),
+    Family("zero_shot", "Zero-shot", "#6B6B6B"),
+    Family("standard", "Standard fine-tuning", "#C9500C"),
+    Family("lora_c", "LoRA-C", "#B3457E"),
+    Family("conv_lora", "convLoRA", "#007A5A"),
+    Family("cp_lora", "CP-LoRA", "#0067A3"),
+    Family("dora_c", "DoRA-C", "#7B4FB0"),
+    Family("conv_dora", "convDoRA", "#7A7000"),
+    Family("cp_dora", "CP-DoRA", "#17A2B8"),
+    Family("other", "Other", "#24292F"),
 )
 """Hues after Okabe & Ito 2008, "Color universal design"; marker and line say the rest, so that none rests on colour."""
 STANDARD = ("full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias")

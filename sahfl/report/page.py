@@ -66,7 +66,6 @@ def write_report(results: Results, folder: Path) -> Path:
     pictures = draw_figures(results)
     for picture in pictures:
         write_atomic(folder / "figures" / f"{picture.name}.png", picture.png)
-        write_atomic(folder / "figures" / f"{picture.name}-dark.png", picture.dark_png)
     write_paper_files(results, folder / "tables")
     path = folder / "report.html"
     write_atomic(path, render_page(results, pictures, folder))
@@ -110,8 +109,7 @@ def _context(results: Results, pictures: tuple[Picture, ...], folder: Path) -> d
         "headline": headline(results),
         "tiles": tiles(results),
         "pictures": {picture.name: picture for picture in pictures},
-        "sources": {picture.name: _base64(picture.png) for picture in pictures},
-        "dark_sources": {picture.name: _base64(picture.dark_png) for picture in pictures},
+        "sources": {picture.name: base64.b64encode(picture.png).decode() for picture in pictures},
         "hostile": hostile_sentence(results),
         "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
         "findings": [finding | {"within": _within(finding)} for finding in results["findings"]],
@@ -133,10 +131,6 @@ def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
     absent |= {"arms"} if "arms" not in pictures else set()
     absent |= {"cost"} if not {"ranks", "costs"} & pictures else set()
     return [(anchor, title) for anchor, title in CONTENTS if anchor not in absent]
-
-
-def _base64(png: bytes) -> str:
-    return base64.b64encode(png).decode()
 
 
 def _within(finding: Results) -> str:

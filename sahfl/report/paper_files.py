@@ -40,8 +40,7 @@ def write_paper_files(results: Results, folder: Path) -> None:
         write_atomic(folder / f"{name}.csv", _csv(rows))
     write_atomic(folder / "methods.tex", latex_table(_narrow(tables.method_table(results)), "tab:methods"))
     gaps = [tables.comparison_table(results, with_zero_shot=known) for known in (True, False)]
-    rows = tuple(row for gap in gaps for row in gap.rows)
-    whole = Table("Paired differences in Dice", gaps[0].columns, rows)
+    whole = Table("Paired differences in Dice", gaps[0].columns, (*gaps[0].rows, *gaps[1].rows))
     write_atomic(folder / "comparisons.tex", latex_table(whole, "tab:comparisons"))
 
 
@@ -116,7 +115,13 @@ def _cell(value: Any) -> Any:
 def latex_table(table: Table, label: str) -> str:
     """A table in LaTeX; headings of families span it."""
     n = len(table.columns)
-    lines = [PREAMBLE, r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.caption)}}}", rf"\label{{{label}}}"]
+    lines = [
+        PREAMBLE,
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.caption)}}}",
+        rf"\label{{{label}}}",
+    ]
     lines += [r"\scriptsize", rf"\begin{{tabular}}{{{'l' * table.n_text}{'r' * (n - table.n_text)}}}", r"\toprule"]
     lines += [_latex_row(table.columns), r"\midrule"]
     for row in table.rows:

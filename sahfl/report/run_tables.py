@@ -40,9 +40,7 @@ def ledger_table(results: Results) -> Table:
         for site, (replies, up, down) in totals.items()
     ]
     replies, up, down = (sum(column) for column in zip(*totals.values(), strict=True)) if totals else (0, 0, 0)
-    rows.append(
-        Row(("All", whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full)))
-    )
+    rows.append(Row(("All", whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full))))
     columns = ("Hospital", "Replies", "Sent", "Received", "Whole networks instead", "Sent of that")
     return Table("Bytes ledger of training", columns, tuple(rows))
 

@@ -75,7 +75,7 @@ def headline(results: Results) -> Headline:
 
 
 def _count_outcomes(results: Results, methods: list[Results]) -> str:
-    """``Of all 23 other methods, 19 raised Dice over zero-shot, 3 made no clear change, 1 has no result.``"""
+    """Such as: of 23 other methods: 19 raised Dice over zero-shot, 3 made no clear change, 1 without a result."""
     words = {"gain": "raised Dice over zero-shot", "unclear": "made no clear change", "loss": "lowered Dice"}
     words |= {"none": "could not be compared with an interval", "failed": "without a result"}
     outcomes = Counter(

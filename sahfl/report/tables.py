@@ -82,7 +82,10 @@ def named_rows(results: Results) -> Iterator[tuple[Results, Row]]:
     """Each method, family by family, with the start of its row, which for a failed one says why it has no result."""
     for method in by_family(results["methods"]):
         failed = method["failed"]
-        yield method, Row((method_name(method),), family_of(method).key, None if failed is None else f"Failed: {failed}")
+        yield (
+            method,
+            Row((method_name(method),), family_of(method).key, None if failed is None else f"Failed: {failed}"),
+        )
 
 
 def _families(results: Results, *, failed: bool) -> list[str]:
@@ -137,12 +140,17 @@ def shown_estimate(part: Results, digits: int = 3) -> str:
 def metric_table(results: Results) -> Table:
     """All metrics of every method, over all cases with blood."""
     rows = [
-        Row((*row.cells, *(shown_estimate(m["metrics"][key]["overall"], d) for key, (_, d) in METRICS.items())), row.family)
+        Row(
+            (*row.cells, *(shown_estimate(m["metrics"][key]["overall"], d) for key, (_, d) in METRICS.items())),
+            row.family,
+        )
         for m, row in named_rows(results)
         if row.span is None
     ]
     columns = ("Method", *(f"{name}, mean (95 % interval)" for name, _ in METRICS.values()))
-    return Table("All metrics over all cases with blood", columns, with_headings(rows, _families(results, failed=False)))
+    return Table(
+        "All metrics over all cases with blood", columns, with_headings(rows, _families(results, failed=False))
+    )
 
 
 def stratum_table(results: Results, kind: str) -> Table:

@@ -58,6 +58,20 @@ def whole(value: int | None) -> str:
     return DASH if value is None else f"{value:,}"
 
 
+def short(value: float) -> str:
+    """A round number in few signs: ``100``, ``10 k``, ``1 M``."""
+    for scale, unit in ((1e6, " M"), (1e3, " k")):
+        if value >= scale:
+            return f"{value / scale:g}{unit}"
+    return f"{value:g}"
+
+
+def short_size(n_bytes: float) -> str:
+    """A round number of bytes in few signs: ``100 B``, ``10 kB``, ``1 MB``."""
+    text = short(n_bytes)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
 def count(n: int, noun: str) -> str:
     """``1 patient``, ``30 patients``."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

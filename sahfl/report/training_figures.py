@@ -6,20 +6,20 @@ from collections import defaultdict
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sahfl.report.names import FAMILIES, Look, family_of, looks, method_name
 from sahfl.report.text import Results, number
-from sahfl.report.theme import WIDE_IN, WIDTH_IN, Drawing, Theme, new_figure
+from sahfl.report.theme import FACE, WIDE_IN, WIDTH_IN, Drawing, new_figure
 
-SITE_LIGHT = ("#0067A3", "#C9500C", "#007A5A", "#B3457E", "#7A7000", "#7B4FB0", "#24292F")
-SITE_DARK = ("#62AEEA", "#F08C4F", "#35C199", "#E48ABB", "#CFC24A", "#B79AE6", "#E8EAED")
+SITE_COLOURS = ("#0067A3", "#C9500C", "#007A5A", "#B3457E", "#7A7000", "#7B4FB0", "#24292F")
 SITE_LINES = ("-", "--", ":", "-.")
-COLUMNS, MOST_LABELS = 3, 8
+COLUMNS, MOST_LABELS = 3, 14
 Curve = dict[int, float]
 """Round -> loss."""
 
 
-def draw_losses(results: Results, theme: Theme) -> Drawing | None:
+def draw_losses(results: Results) -> Drawing | None:
     """Training loss by round: pretraining per site, then a panel per family with a line per method."""
     committed = [entry for entry in results["rounds"] if entry["committed"] and entry["used"]]
     pretrain = _site_losses([entry for entry in committed if entry["stage"] == "pretrain"])
@@ -32,9 +32,9 @@ def draw_losses(results: Results, theme: Theme) -> Drawing | None:
     figure, said = new_figure(0.4 + 2.7 * rows, WIDE_IN if columns > 2 else WIDTH_IN), []
     every = list(figure.subplots(rows, columns, squeeze=False).ravel())
     if pretrain:
-        said.append(_draw_pretraining(every.pop(0), pretrain, theme))
+        said.append(_draw_pretraining(every.pop(0), pretrain))
     for family, methods in finetune.items():
-        said.append(_draw_family(every.pop(0), family, methods, looks(results["methods"]), theme))
+        said.append(_draw_family(every.pop(0), family, methods, looks(results["methods"])))
     for axes in every:
         axes.set_axis_off()
     figure.supxlabel("Round", fontsize=10.5)
@@ -75,37 +75,40 @@ def _by_family(
         method = known.get(id_)
         family = FAMILIES[-1] if method is None else family_of(method)
         name = id_ if method is None else method_name(method)
-        found[family.name][id_] = name.removeprefix(family.name).strip(" ()") or name, folds
+        found[family.name][id_] = _short(name, family.name), folds
     order = [family.name for family in FAMILIES]
     return {name: found[name] for name in sorted(found, key=order.index)}
 
 
-def _draw_pretraining(axes: Axes, curves: dict[str, Curve], theme: Theme) -> str:
-    colours = SITE_DARK if theme.name == "dark" else SITE_LIGHT
+def _short(name: str, family: str) -> str:
+    """A method's name without what the panel's title says."""
+    if name.startswith(f"{family} ("):
+        return name.removeprefix(f"{family} (").removesuffix(")")
+    return name.removeprefix("Fine-tuning of the ").removeprefix("Fine-tuning of ")
+
+
+def _draw_pretraining(axes: Axes, curves: dict[str, Curve]) -> str:
     for i, (site, curve) in enumerate(curves.items()):
-        colour, line = colours[i % len(colours)], SITE_LINES[i // len(colours) % len(SITE_LINES)]
+        colour, line = SITE_COLOURS[i % len(SITE_COLOURS)], SITE_LINES[i // len(SITE_COLOURS) % len(SITE_LINES)]
         axes.plot(list(curve), list(curve.values()), line, color=colour, marker=".", label=site)
     _finish(axes, "Pretraining", len(curves))
     return "Pretraining: " + "; ".join(f"{site} {_from_to(curve)}" for site, curve in curves.items()) + "."
 
 
 def _draw_family(
-    axes: Axes, family: str, methods: dict[str, tuple[str, dict[int, Curve]]], look: dict[str, Look], theme: Theme
+    axes: Axes, family: str, methods: dict[str, tuple[str, dict[int, Curve]]], look: dict[str, Look]
 ) -> str:
     said = []
     for id_, (name, folds) in methods.items():
         style = look.get(id_, Look(FAMILIES[-1], "o", "-", filled=True))
-        colour = theme.colour(style.family)
+        colour = style.family.colour
         for curve in folds.values():
             axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.6, alpha=0.3)
         rounds = sorted({number for curve in folds.values() for number in curve})
         mean = {r: float(np.mean([curve[r] for curve in folds.values() if r in curve])) for r in rounds}
-        face = colour if style.filled else theme.face
-        axes.plot(
-            *(list(mean), list(mean.values()), style.line),
-            **{"color": colour, "linewidth": 1.6, "marker": style.marker, "markersize": 4.5},
-            **{"markerfacecolor": face, "markevery": [-1], "label": name},
-        )
+        (line,) = axes.plot(list(mean), list(mean.values()), style.line, color=colour, linewidth=1.6, label=name)
+        line.set(marker=style.marker, markersize=4.5, markevery=[-1])
+        line.set_markerfacecolor(colour if style.filled else FACE)
         said.append(f"{name} {_from_to(mean)}")
     _finish(axes, family, len(methods))
     return f"{family}, mean over folds: {'; '.join(said)}."
@@ -114,10 +117,10 @@ def _draw_family(
 def _finish(axes: Axes, title: str, n: int) -> None:
     axes.set_title(title, fontsize=10.5, loc="left")
     axes.grid(axis="y")
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0)
     if n <= MOST_LABELS:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8 if n <= 6 else 6.5, ncols=1 if n <= 6 else 2, loc="lower left")
 
 
 def _from_to(curve: Curve) -> str:

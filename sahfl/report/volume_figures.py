@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from sahfl.report.names import dice_of, family_of, measured, method_name
 from sahfl.report.summary import headline_method
-from sahfl.report.text import Results, interval, number, signed
-from sahfl.report.theme import WIDE_IN, Drawing, Theme, new_figure
+from sahfl.report.text import Results, interval, number, short, signed
+from sahfl.report.theme import COUNTS, EDGE, FACE, INK, WIDE_IN, Drawing, log_scale, new_figure
 
 MOST_SHOWN = 6
 COLUMNS = 3
 
 
-def draw_histograms(results: Results, theme: Theme) -> Drawing | None:
+def draw_histograms(results: Results) -> Drawing | None:
     """Cases by annotated and predicted volume, for a few methods."""
     methods = _shown(results)
     if not methods:
@@ -28,7 +28,7 @@ def draw_histograms(results: Results, theme: Theme) -> Drawing | None:
     figure = new_figure(0.5 + 3.0 * rows, WIDE_IN)
     every = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes, method in zip(every, methods, strict=False):
-        _draw_counts(axes, method, theme)
+        _draw_counts(axes, method)
     for axes in every[len(methods) :]:
         axes.set_axis_off()
     figure.supxlabel("Annotated volume (mL)", fontsize=10.5)
@@ -41,7 +41,7 @@ def draw_histograms(results: Results, theme: Theme) -> Drawing | None:
     return Drawing("volumes", "Predicted against annotated volume", caption, alt, figure)
 
 
-def draw_bland_altman(results: Results, theme: Theme) -> Drawing | None:
+def draw_bland_altman(results: Results) -> Drawing | None:
     """Difference against mean of the two volumes, from the bins; bias and limits are exact."""
     methods = [method for method in _shown(results) if method["volume"]["bias_ml"] is not None]
     if not methods:
@@ -50,7 +50,7 @@ def draw_bland_altman(results: Results, theme: Theme) -> Drawing | None:
     figure = new_figure(0.5 + 2.7 * rows, WIDE_IN)
     every = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes, method in zip(every, methods, strict=False):
-        _draw_agreement(axes, method, theme)
+        _draw_agreement(axes, method)
     for axes in every[len(methods) :]:
         axes.set_axis_off()
     figure.supxlabel("Mean of annotated and predicted volume (mL, log axis)", fontsize=10.5)
@@ -64,11 +64,13 @@ def draw_bland_altman(results: Results, theme: Theme) -> Drawing | None:
 
 
 def _shown(results: Results) -> list[Results]:
-    """Zero-shot, full fine-tuning, the headline's method, then the first of each other family."""
+    """Zero-shot, full fine-tuning, the headline's method, then the highest rank of each other family."""
     known = [method for method in measured(results) if _histogram(method) is not None]
     wanted = {"zero_shot", "full", (headline_method(results) or {"id": ""})["id"]}
     chosen = [method for method in known if method["id"] in wanted]
-    for method in known:
+    for method in sorted(known, key=lambda m: -(m["rank"] or 0)):
+        if method["trained_at"] is not None:
+            continue
         seen = {family_of(other).key for other in chosen}
         if family_of(method).key not in seen and len(chosen) < MOST_SHOWN:
             chosen.append(method)
@@ -77,7 +79,8 @@ def _shown(results: Results) -> list[Results]:
 
 def _choice(results: Results, methods: list[Results]) -> str:
     left = sum(_histogram(method) is not None for method in measured(results)) - len(methods)
-    return f"One method of each family; {left} more are in the table." if left else ""
+    shown = "Zero-shot, full fine-tuning, the method of the headline, and the highest rank of other families"
+    return f"{shown}; {left} more methods are in the table." if left else ""
 
 
 def _histogram(method: Results) -> Results | None:
@@ -95,15 +98,15 @@ def _labels(edges: list[float]) -> list[str]:
     return [f"{low:g} to {high:g}" if np.isfinite(high) else f"≥ {low:g}" for low, high in pairwise(edges)]
 
 
-def _draw_counts(axes: Axes, method: Results, theme: Theme) -> None:
+def _draw_counts(axes: Axes, method: Results) -> None:
     histogram = method["volume"]["histogram"]
     counts = np.array(histogram["counts"], float).T  # rows are predicted bins, columns annotated
     n = len(counts)
-    axes.pcolormesh(np.arange(n + 1), np.arange(n + 1), np.ma.masked_equal(counts, 0), cmap=theme.ramp, vmin=-counts.max() / 3)
+    axes.pcolormesh(np.arange(n + 1), np.arange(n + 1), np.ma.masked_equal(counts, 0), cmap=COUNTS, vmin=0)
     for place in range(n):
-        axes.add_patch(Rectangle((place, place), 1, 1, fill=False, edgecolor=theme.edge, linewidth=0.8))
+        axes.add_patch(Rectangle((place, place), 1, 1, fill=False, edgecolor=EDGE, linewidth=0.8))
     if n <= 10:
-        _write_counts(axes, counts, theme)
+        _write_counts(axes, counts)
     edges = bin_edges(histogram)
     inner = list(range(1, n, max(1, n // 6)))
     axes.set_xticks(inner, [f"{edges[i]:g}" for i in inner], fontsize=8.5)
@@ -112,15 +115,14 @@ def _draw_counts(axes: Axes, method: Results, theme: Theme) -> None:
     axes.set_title(method_name(method), fontsize=9.5, loc="left")
 
 
-def _write_counts(axes: Axes, counts: NDArray[np.float64], theme: Theme) -> None:
-    dark_cell = "#FFFFFF" if theme.name == "light" else "#14171B"
+def _write_counts(axes: Axes, counts: NDArray[np.float64]) -> None:
     for (row, column), value in np.ndenumerate(counts):
         if value:
-            colour = dark_cell if value > 0.5 * counts.max() else theme.ink
+            colour = FACE if value > 0.5 * counts.max() else INK
             axes.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=8, color=colour)
 
 
-def _draw_agreement(axes: Axes, method: Results, theme: Theme) -> None:
+def _draw_agreement(axes: Axes, method: Results) -> None:
     volume = method["volume"]
     edges = np.array(bin_edges(volume["histogram"]))
     if not np.isfinite(edges[-1]):
@@ -129,14 +131,15 @@ def _draw_agreement(axes: Axes, method: Results, theme: Theme) -> None:
     counts = np.array(volume["histogram"]["counts"], float)
     annotated, predicted = np.nonzero(counts)
     mean = (middles[annotated] + middles[predicted]) / 2
-    gap, colour = middles[predicted] - middles[annotated], theme.colour(family_of(method))
+    gap, colour = middles[predicted] - middles[annotated], family_of(method).colour
     axes.scatter(mean, gap, 16 * counts[annotated, predicted], color=colour, alpha=0.55, linewidths=0)
-    axes.axhline(0, color=theme.edge, linewidth=0.8)
-    axes.axhline(volume["bias_ml"], color=theme.ink, linewidth=1.3)
+    axes.axhline(0, color=EDGE, linewidth=0.8)
+    axes.axhline(volume["bias_ml"], color=INK, linewidth=1.3)
     for limit in (volume["loa_low_ml"], volume["loa_high_ml"]):
         if limit is not None:
-            axes.axhline(limit, color=theme.ink, linewidth=1, linestyle="--")
-    axes.set_xscale("log")
+            axes.axhline(limit, color=INK, linewidth=1, linestyle="--")
+    log_scale(axes.xaxis, short)
+    axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(labelsize=8.5)
     axes.set_title(method_name(method), fontsize=9.5, loc="left")
@@ -147,7 +150,9 @@ def _said(method: Results) -> str:
     histogram = volume["histogram"]
     labels = _labels(bin_edges(histogram))
     off = sum(count for i, row in enumerate(histogram["counts"]) for j, count in enumerate(row) if i != j)
-    rows = ", ".join(f"{label} mL: {sum(row)}" for label, row in zip(labels, histogram["counts"], strict=True) if any(row))
+    rows = ", ".join(
+        f"{label} mL: {sum(row)}" for label, row in zip(labels, histogram["counts"], strict=True) if any(row)
+    )
     limits = {"low": volume["loa_low_ml"], "high": volume["loa_high_ml"]}
     return (
         f"{method_name(method)}: annotated cases per bin {rows}; {off} predicted in another bin; Pearson r "
