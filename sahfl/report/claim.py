@@ -174,7 +174,7 @@ ANSWERS: dict[int, Callable[[Results], str]] = {
     29: _uncertainty,
     30: lambda r: f"{count(len(measured(r)), 'method')} on the same patients; by volume, extent, site and fold.",
     32: lambda _: "Every patient once, by a network that was not fine-tuned on that patient.",
-    33: lambda _: "None: cross-validation within the participating hospitals.",
+    33: lambda _: "Not done: cross-validation within the participating hospitals.",
     35: _included,
     37: lambda _: "See Segmentation accuracy.",
     39: _cases_of_failure,

@@ -45,7 +45,7 @@ FAMILIES = (
     Family("cp_lora", "CP-LoRA", "#0067A3"),
     Family("dora_c", "DoRA-C", "#7B4FB0"),
     Family("conv_dora", "convDoRA", "#7A7000"),
-    Family("cp_dora", "CP-DoRA", "#17A2B8"),
+    Family("cp_dora", "CP-DoRA", "#1193AB"),
     Family("other", "Other", "#24292F"),
 )
 """Hues after Okabe & Ito 2008, "Color universal design"; marker and line say the rest, so that none rests on colour."""

@@ -73,7 +73,15 @@ def method(name, kind, dice, *, rank=None, trainable=0, sent=0, aggregation=None
 
 def gap_of(stratum, n, gap, half, p_holm=None):
     p = 0.5 if abs(gap) < half else 0.0004
-    return {"stratum": stratum, "n": n, "difference": gap, "low": gap - half, "high": gap + half, "p": p, "p_holm": p_holm}
+    return {
+        "stratum": stratum,
+        "n": n,
+        "difference": gap,
+        "low": gap - half,
+        "high": gap + half,
+        "p": p,
+        "p_holm": p_holm,
+    }
 
 
 def comparison(name, gap, half=0.041, reference="zero_shot"):
@@ -81,8 +89,10 @@ def comparison(name, gap, half=0.041, reference="zero_shot"):
     for key, scale in SCALES.items():
         signed = -gap if key in LESS_IS_BETTER else gap
         parts = {
-            part: [gap_of(s, n, scale * (signed + d), scale * half * 1.8)
-                   for (s, n), d in zip(strata.items(), (0.03, 0.0, -0.01), strict=True)]
+            part: [
+                gap_of(s, n, scale * (signed + d), scale * half * 1.8)
+                for (s, n), d in zip(strata.items(), (0.03, 0.0, -0.01), strict=True)
+            ]
             for part, strata in (("by_volume", STRATA), ("by_extent", EXTENTS))
         }
         found[key] = {"overall": gap_of(ALL, 30, scale * signed, scale * half, 0.0016), **parts}
