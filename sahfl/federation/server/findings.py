@@ -7,9 +7,9 @@ true difference lies above a floor: 0 where something is better, -``MARGIN`` whe
 Verdict of a pair: *reproduced* if its whole interval lies above the floor, *not reproduced* if the whole interval lies
 below it, *undecided* if the interval covers both, or if there is none (too few patients, or withheld by their sites).
 
-Verdict of a claim: *reproduced* if every pair is, *not reproduced* if any pair is not, else *undecided*; *not tested* if
-the study holds no pair. So a claim is reproduced without a correction for many pairs (all must hold), and with many of
-them one may speak against it by chance. The numbers shown are those of the pair that speaks for it least.
+Verdict of a claim: *reproduced* if every pair is, *not reproduced* if any pair is not, else *undecided*; *not tested*
+if the study holds no pair. So a claim is reproduced without a correction for many pairs (all must hold), and with many
+of them one may speak against it by chance. The numbers shown are those of the pair that speaks for it least.
 
 Pairs, so that many ranks and settings do not decide by their number: each adapter family stands for itself once, at its
 highest rank, aggregated by the plain mean where the study has that; federated unless the claim is about the place of
