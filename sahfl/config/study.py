@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,20 +22,28 @@ HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "
 """What a hostile site of a simulation does; ``federation.workers.hostile`` says how."""
 
 
+Edges = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=5)]
+
+
 class EvaluationConfig(Section):
     """How the held-out patients are scored."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Fused probability above which a voxel is called blood."""
-    volume_edges_ml: tuple[Annotated[float, Field(gt=0)], ...] = (10.0, 30.0)
-    """Edges in mL between the strata of annotated hemorrhage volume."""
+    tolerance_mm: Annotated[float, Field(gt=0, le=20)] = 2.0
+    """Distance in mm up to which surface Dice takes two surfaces for the same."""
+    volume_edges_ml: Edges = (10.0, 30.0)
+    """Edges in mL between the strata of annotated hemorrhage volume, at most 5."""
+    extent_edges_mm: Edges = (30.0, 60.0)
+    """Edges in mm between the groups of craniocaudal extent of the annotated hemorrhage, at most 5."""
     replicates: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Poisson-bootstrap replicates behind every interval."""
 
     @model_validator(mode="after")
     def _edges_increase(self) -> Self:
-        if any(low >= high for low, high in zip(self.volume_edges_ml, self.volume_edges_ml[1:], strict=False)):
-            raise ValueError("volume_edges_ml must increase")
+        for name, edges in (("volume_edges_ml", self.volume_edges_ml), ("extent_edges_mm", self.extent_edges_mm)):
+            if any(low >= high for low, high in pairwise(edges)):
+                raise ValueError(f"{name} must increase")
         return self
 
 

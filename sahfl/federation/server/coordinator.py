@@ -304,8 +304,7 @@ class Coordinator:
 
     def _read_sums(self, reply: Message | None, header: Header) -> list[float]:
         array = protocol.read_evaluation_reply(self._content(reply), header=header)
-        config = self._study.evaluation
-        EvaluationSums.from_array(array, n_strata=len(config.volume_edges_ml) + 1, replicates=config.replicates)
+        EvaluationSums.from_array(array, self._study.evaluation)
         return [float(value) for value in array]
 
     # ------------------------------------------------------------------------------------------- requests
