@@ -148,7 +148,7 @@ def _included(results: Results) -> str:
 
 
 def _cases_of_failure(results: Results) -> str:
-    shown = [overlay["case"] for overlay in results["overlays"]]
+    shown = [overlay["case"] for overlay in results.get("overlays", [])]
     return (
         f"Overlays of the {', '.join(shown)} case; Dice by volume and extent."
         if shown

@@ -21,6 +21,7 @@ from sahfl.report.names import (
     method_name,
     method_named,
     names,
+    row_of_training,
 )
 from sahfl.report.text import Results, interval, number, percent, short, short_size, size, whole
 from sahfl.report.theme import INK, SOFT, WIDE_IN, Drawing, listed, log_scale, name_rows, new_figure, point
@@ -127,10 +128,12 @@ def draw_bytes(results: Results) -> Drawing | None:
 
 
 def _mean_bytes(results: Results) -> list[tuple[str | None, float]]:
-    """Pretraining, then methods family by family; only what sent something."""
+    """Pretraining, then methods family by family, repeats together; only what sent something."""
     sent: dict[str | None, list[int]] = defaultdict(list)
     for entry in results["rounds"]:
-        sent[entry["method"]].extend(used["bytes_up"] for used in entry["used"])
+        row = None if entry["method"] is None else row_of_training(results, entry["method"])
+        name = entry["method"] if row is None else row["id"]
+        sent[name].extend(used["bytes_up"] for used in entry["used"])
     known: list[str | None] = [None, *(method["id"] for method in by_family(results["methods"]))]
     ordered = [*known, *(name for name in sent if name not in known)]
     return [(name, float(np.mean(sent[name]))) for name in ordered if sent.get(name) and sum(sent[name])]

@@ -32,7 +32,7 @@ _METHOD = {
 }
 _MEASURED = {
     "metrics": {name: {"overall": _ESTIMATE, "by_volume": [_ESTIMATE], "by_extent": [_ESTIMATE]} for name in METRICS},
-    "no_blood": {"n": WHOLE_OR_NONE, "n_false_positive": WHOLE_OR_NONE},
+    "no_blood": {"n": WHOLE_OR_NONE, "n_false_positive": NUMBER_OR_NONE},
     "volume": {
         **{"n": WHOLE_OR_NONE, "histogram": HISTOGRAM},
         **dict.fromkeys(("pearson_r", "icc", "bias_ml", "loa_low_ml", "loa_high_ml"), NUMBER_OR_NONE),
@@ -72,16 +72,17 @@ FORM: dict[str, Any] = {
     "methods": [_METHOD],
     "comparisons": [_COMPARISON],
     "findings": [_FINDING],
-    "overlays": [_OVERLAY],
-    "cells": {"total": WHOLE, "reused": WHOLE},
     "rounds": [_ROUND],
 }
 """A mapping holds these keys at least, a list items of this form, any other value one of these types."""
 
+OPTIONAL: dict[str, Any] = {"cells": {"total": WHOLE, "reused": WHOLE}, "overlays": [_OVERLAY]}
+"""What only some runs have: cells that can be reused, cases whose pictures may be released."""
+
 
 def form_problems(results: Mapping[str, Any]) -> Iterator[str]:
     """Every place at which results depart from ``FORM``, as ``key.path: is missing`` or ``got ..., expected ...``."""
-    found = tuple(_problems(results, FORM, ""))
+    found = tuple(_problems(results, FORM | {key: OPTIONAL[key] for key in OPTIONAL if key in results}, ""))
     yield from found
     if not found:
         for index, method in enumerate(results["methods"]):

@@ -23,6 +23,7 @@ NAMES = {
     "conv_dora": "convDoRA",
     "cp_dora": "CP-DoRA",
 }
+REPEAT = "-repeat"
 EACH, POOLED = "each", "pooled"
 """Values of ``trained_at`` that are no site's name."""
 
@@ -109,8 +110,19 @@ def place_name(trained_at: str | None) -> str:
 
 
 def names(results: Results) -> dict[str | None, str]:
-    """Name by method id; None is pretraining, as in the rounds."""
-    return {None: "Pretraining"} | {method["id"]: method_name(method) for method in results["methods"]}
+    """Name by method id, also of those in the rounds: None is pretraining, and repeats are named one by one."""
+    found: dict[str | None, str] = {None: "Pretraining"}
+    found |= {method["id"]: method_name(method) for method in results["methods"]}
+    for id_ in dict.fromkeys(entry["method"] for entry in results["rounds"]):
+        if id_ not in found and (method := row_of_training(results, id_)) is not None:
+            found[id_] = f"{method_name(method)}, repeat {id_.rsplit(REPEAT, 1)[1]}"
+    return found
+
+
+def row_of_training(results: Results, id_: str) -> Results | None:
+    """The row of ``methods`` that a training in the rounds belongs to: repeats stand in the row of the first."""
+    plain, _, number = id_.rpartition(REPEAT)
+    return method_named(results, id_) or (method_named(results, plain) if number.isdecimal() else None)
 
 
 def by_family(methods: Iterable[Results]) -> list[Results]:

@@ -15,10 +15,10 @@ from sahfl.report.claim import claim_table, n_filled
 from sahfl.report.figures import draw_figures
 from sahfl.report.form import form_problems
 from sahfl.report.names import FAMILIES
-from sahfl.report.overlays import read_overlays
+from sahfl.report.case_pictures import read_overlays
 from sahfl.report.paper import paper_table
 from sahfl.report.paper_files import write_paper_files
-from sahfl.report.summary import headline, hostile_sentence, tiles
+from sahfl.report.summary import cells_sentence, headline, hostile_sentence, tiles
 from sahfl.report.text import DASH, Results, interval, moment, signed
 from sahfl.report.theme import Picture
 
@@ -114,6 +114,7 @@ def _context(results: Results, pictures: tuple[Picture, ...], folder: Path) -> d
         "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
         "findings": [finding | {"within": _within(finding)} for finding in results["findings"]],
         "overlays": read_overlays(results, folder),
+        "cells": cells_sentence(results),
         "paper": paper_table(results),
         "claim": claim,
         "claim_filled": n_filled(claim),
@@ -127,7 +128,7 @@ def _context(results: Results, pictures: tuple[Picture, ...], folder: Path) -> d
 def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
     """Anchor and title of each part that the page has."""
     absent = {"findings"} if not results["findings"] else set()
-    absent |= {"cases"} if not results["overlays"] else set()
+    absent |= {"cases"} if not results.get("overlays") else set()
     absent |= {"arms"} if "arms" not in pictures else set()
     absent |= {"cost"} if not {"ranks", "costs"} & pictures else set()
     return [(anchor, title) for anchor, title in CONTENTS if anchor not in absent]

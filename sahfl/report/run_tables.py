@@ -151,7 +151,6 @@ def version_table(results: Results) -> Table:
         "base network SHA-256": base["sha256"],
         "base network": f"{whole(base['parameters'])} parameters, {size(base['bytes'])}, {base['mode']}",
         "duration": duration(results["seconds"]),
-        "cells reused": f"{results['cells']['reused']} of {results['cells']['total']}",
         "interruptions": results["interruptions"],
         "unreadable journal lines": results.get("unreadable_journal_lines"),
     }

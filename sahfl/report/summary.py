@@ -93,6 +93,16 @@ def hostile_sentence(results: Results) -> str | None:
     return f"A simulation with hostile sites: {acts}. No result of a real study." if hostile else None
 
 
+def cells_sentence(results: Results) -> str:
+    """How many cells of the grid were not trained again; empty where the run has no cells to reuse."""
+    if (cells := results.get("cells")) is None:
+        return ""
+    reused = cells["reused"] or "none"
+    were = "was" if reused == 1 else "were"
+    taken = f"{reused} {were} taken from an earlier run with the same content"
+    return f"Cells of the grid (a method in a fold): {cells['total']}, of which {taken}."
+
+
 def method_sentence(results: Results, method: Results) -> str:
     """One sentence on one fine-tuned method; its verb follows the interval."""
     subject = method_name(method)
@@ -203,8 +213,8 @@ def _run_tiles(results: Results) -> list[Tile]:
     asked = {(r["stage"], r["method"], r["fold"], r["round"]) for r in rounds}
     done, folds = sum(r["committed"] for r in rounds), n_folds(results)
     where = f"{count(len(tuned), 'site')}, {count(folds, 'fold')}" if folds else DASH
-    reused = results["cells"]["reused"]
-    saved = f", {reused} of {results['cells']['total']} cells reused" if reused else ""
+    cells = results.get("cells")
+    saved = f", {cells['reused']} of {cells['total']} cells reused" if cells and cells["reused"] else ""
     return [
         Tile("Patients evaluated", str(patients), where),
         Tile("Rounds committed", f"{done} of {len(asked)}", f"in {duration(results['seconds'])}{saved}"),

@@ -190,11 +190,16 @@ def volume_table(results: Results) -> Table:
             volume, empty = method["volume"], method["no_blood"]
             limits = {"low": volume["loa_low_ml"], "high": volume["loa_high_ml"]}
             agreement = number(volume["pearson_r"], 2), number(volume["icc"], 2), signed(volume["bias_ml"], 1)
-            counts = interval(limits, 1, plus=True), cases(empty), cases({"n": empty["n_false_positive"]})
+            counts = interval(limits, 1, plus=True), cases(empty), _count_of(empty["n_false_positive"])
             row = Row((*row.cells, cases(volume), *agreement, *counts), row.family)
         rows.append(row)
     shown = with_headings(rows, _families(results, failed=True))
     return Table("Volume: predicted minus annotated", columns, shown)
+
+
+def _count_of(value: float | None) -> str:
+    """A count, which with repeats is a mean of counts."""
+    return DASH if value is None else f"{value:.3g}"
 
 
 def comparison_table(results: Results, *, with_zero_shot: bool) -> Table:
@@ -231,10 +236,15 @@ def withheld_table(results: Results) -> Table:
     return Table(caption, ("Method", "Hospital", *WITHHELD.values()), rows, n_text=2)
 
 
+def _fold_of(lost: Results) -> str:
+    repeat = lost.get("repeat", 1)
+    return f"{lost['fold'] + 1}" + (f", repeat {repeat}" if repeat > 1 else "")
+
+
 def not_evaluated_table(results: Results) -> Table:
     """Sites whose held-out patients are missing from a method's numbers."""
     rows = tuple(
-        Row((*row.cells, str(lost["fold"] + 1), lost["site"], lost["reason"]), row.family)
+        Row((*row.cells, _fold_of(lost), lost["site"], lost["reason"]), row.family)
         for method, row in named_rows(results)
         for lost in method["not_evaluated"]
     )

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sahfl.report.names import FAMILIES, Look, family_of, looks, method_name
+from sahfl.report.names import FAMILIES, Look, family_of, looks, names, row_of_training
 from sahfl.report.text import Results, number
 from sahfl.report.theme import FACE, WIDE_IN, WIDTH_IN, Drawing, new_figure
 
@@ -34,7 +34,7 @@ def draw_losses(results: Results) -> Drawing | None:
     if pretrain:
         said.append(_draw_pretraining(every.pop(0), pretrain))
     for family, methods in finetune.items():
-        said.append(_draw_family(every.pop(0), family, methods, looks(results["methods"])))
+        said.append(_draw_family(every.pop(0), family, methods, _looks(results)))
     for axes in every:
         axes.set_axis_off()
     figure.supxlabel("Round", fontsize=10.5)
@@ -68,22 +68,29 @@ def _fold_losses(entries: list[Results]) -> dict[str, dict[int, Curve]]:
 def _by_family(
     curves: dict[str, dict[int, Curve]], results: Results
 ) -> dict[str, dict[str, tuple[str, dict[int, Curve]]]]:
-    """Family -> method -> its name and curves; repeats and methods without a row of their own are "Other"."""
-    known = {method["id"]: method for method in results["methods"]}
-    found: dict[str, dict[str, tuple[str, dict[int, Curve]]]] = defaultdict(dict)
+    """Family -> method -> its name and curves; what has no row in ``methods`` is "Other"."""
+    titles, found = names(results), defaultdict[str, dict[str, tuple[str, dict[int, Curve]]]](dict)
     for id_, folds in curves.items():
-        method = known.get(id_)
+        method = row_of_training(results, id_)
         family = FAMILIES[-1] if method is None else family_of(method)
-        name = id_ if method is None else method_name(method)
-        found[family.name][id_] = _short(name, family.name), folds
+        found[family.name][id_] = _short(titles.get(id_, id_), family.name), folds
     order = [family.name for family in FAMILIES]
     return {name: found[name] for name in sorted(found, key=order.index)}
+
+
+def _looks(results: Results) -> dict[str, Look]:
+    """Look by training; a repeat looks like its row."""
+    known = looks(results["methods"])
+    for id_ in dict.fromkeys(entry["method"] for entry in results["rounds"] if entry["method"] is not None):
+        if (method := row_of_training(results, id_)) is not None:
+            known[id_] = known[method["id"]]
+    return known
 
 
 def _short(name: str, family: str) -> str:
     """A method's name without what the panel's title says."""
     if name.startswith(f"{family} ("):
-        return name.removeprefix(f"{family} (").removesuffix(")")
+        return name.removeprefix(f"{family} (").replace(")", "")
     return name.removeprefix("Fine-tuning of the ").removeprefix("Fine-tuning of ")
 
 

@@ -105,7 +105,7 @@ def _draw_counts(axes: Axes, method: Results) -> None:
     axes.pcolormesh(np.arange(n + 1), np.arange(n + 1), np.ma.masked_equal(counts, 0), cmap=COUNTS, vmin=0)
     for place in range(n):
         axes.add_patch(Rectangle((place, place), 1, 1, fill=False, edgecolor=EDGE, linewidth=0.8))
-    if n <= 10:
+    if n <= 20:
         _write_counts(axes, counts)
     edges = bin_edges(histogram)
     inner = list(range(1, n, max(1, n // 6)))
@@ -119,7 +119,15 @@ def _write_counts(axes: Axes, counts: NDArray[np.float64]) -> None:
     for (row, column), value in np.ndenumerate(counts):
         if value:
             colour = FACE if value > 0.5 * counts.max() else INK
-            axes.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=8, color=colour)
+            axes.text(
+                column + 0.5,
+                row + 0.5,
+                f"{value:g}",
+                ha="center",
+                va="center",
+                fontsize=8 if len(counts) <= 10 else 6,
+                color=colour,
+            )
 
 
 def _draw_agreement(axes: Axes, method: Results) -> None:

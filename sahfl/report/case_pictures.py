@@ -32,7 +32,7 @@ def read_overlays(results: Results, folder: Path) -> tuple[Overlay, ...]:
     and the page says so.
     """
     titles, found = names(results), []
-    for overlay in results["overlays"]:
+    for overlay in results.get("overlays", []):
         data, missing = _read_png(overlay["png"], folder)
         words = (
             f"{titles.get(overlay['method'], overlay['method'])}, {overlay['site']}, fold {overlay['fold'] + 1}: Dice "
