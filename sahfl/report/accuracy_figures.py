@@ -19,6 +19,7 @@ from sahfl.report.theme import (
     WIDE_IN,
     WIDTH_IN,
     Drawing,
+    keep_to_dice,
     listed,
     name_rows,
     new_figure,
@@ -42,6 +43,7 @@ def draw_methods(results: Results) -> Drawing | None:
     for place, method in enumerate(methods):
         row_of_interval(every[0], place, dice_of(method), "mean", look[method["id"]])
     every[0].set_xlabel("Mean Dice, all cases with blood")
+    keep_to_dice(every[0].xaxis)
     every[0].grid(axis="x")
     if known:
         _draw_gains(every[1], gains, [look[method["id"]] for method in methods])
@@ -94,7 +96,7 @@ def _draw_strata(results: Results, kind: str) -> Drawing | None:
         parts = [group[column] for group in groups]
         axes.set_title(f"{stratum_name(parts[0]['stratum'])}\n{_n_of(parts)}", fontsize=10.5, loc="left")
         axes.grid(axis="x")
-        axes.set_xlim(0, 1)
+        axes.set_xlim(-0.03, 1.03)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         if column:
             axes.tick_params(axis="y", length=0)
@@ -156,6 +158,7 @@ def draw_ranks(results: Results) -> Drawing | None:
     _draw_levels(axes, results)
     axes.set_xticks([math.log2(rank) for rank in ranks], [str(rank) for rank in ranks])
     axes.set_xlabel("Rank (log axis)")
+    keep_to_dice(axes.yaxis)
     axes.set_ylabel("Mean Dice")
     axes.grid(axis="y")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
@@ -205,6 +208,7 @@ def draw_arms(results: Results) -> Drawing | None:
     for place, method in enumerate(shown):
         row_of_interval(axes, place, dice_of(method), "mean", look[method["id"]])
     axes.set_xlabel("Mean Dice over the patients of all sites")
+    keep_to_dice(axes.xaxis)
     axes.grid(axis="x")
     said = ((_arm_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in shown)
     caption = (

@@ -24,7 +24,18 @@ from sahfl.report.names import (
     row_of_training,
 )
 from sahfl.report.text import Results, interval, number, percent, short, short_size, size, whole
-from sahfl.report.theme import INK, SOFT, WIDE_IN, Drawing, listed, log_scale, name_rows, new_figure, point
+from sahfl.report.theme import (
+    INK,
+    SOFT,
+    WIDE_IN,
+    Drawing,
+    keep_to_dice,
+    listed,
+    log_scale,
+    name_rows,
+    new_figure,
+    point,
+)
 
 COSTS = (
     ("trainable", "Trainable parameters (log axis)", short),
@@ -49,6 +60,7 @@ def draw_costs(results: Results) -> Drawing | None:
         axes.set_xlabel(label)
         axes.grid()
     every[0].set_ylabel("Mean Dice")
+    keep_to_dice(every[0].yaxis)
     _legend(figure, methods, look)
     said = (
         (f"{method_name(m)}, {whole(m['trainable'])} parameters, {size(m['bytes_up_per_round'])}", dice_of(m))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -117,6 +118,14 @@ def names(results: Results) -> dict[str | None, str]:
         if id_ not in found and (method := row_of_training(results, id_)) is not None:
             found[id_] = f"{method_name(method)}, repeat {id_.rsplit(REPEAT, 1)[1]}"
     return found
+
+
+def name_methods(text: str, results: Results) -> str:
+    """A text with the names of methods in the place of their ids, and with true signs."""
+    titles = {id_: name for id_, name in names(results).items() if id_ is not None}
+    ids = "|".join(re.escape(id_) for id_ in sorted(titles, key=len, reverse=True))
+    named = re.sub(rf"(?<![\w-])({ids})(?![\w-])", lambda found: titles[found[1]], text) if ids else text
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", named).replace(">=", "≥")
 
 
 def row_of_training(results: Results, id_: str) -> Results | None:

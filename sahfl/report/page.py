@@ -11,15 +11,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sahfl.atomic import write_atomic
 from sahfl.errors import DataError
 from sahfl.report import run_tables, tables
+from sahfl.report.case_pictures import read_overlays
 from sahfl.report.claim import claim_table, n_filled
 from sahfl.report.figures import draw_figures
 from sahfl.report.form import form_problems
-from sahfl.report.names import FAMILIES
-from sahfl.report.case_pictures import read_overlays
+from sahfl.report.names import FAMILIES, name_methods
 from sahfl.report.paper import paper_table
 from sahfl.report.paper_files import write_paper_files
 from sahfl.report.summary import cells_sentence, headline, hostile_sentence, tiles
-from sahfl.report.text import DASH, Results, interval, moment, signed
+from sahfl.report.text import DASH, Results, moment
 from sahfl.report.theme import Picture
 
 SCHEMA = 2
@@ -112,7 +112,7 @@ def _context(results: Results, pictures: tuple[Picture, ...], folder: Path) -> d
         "sources": {picture.name: base64.b64encode(picture.png).decode() for picture in pictures},
         "hostile": hostile_sentence(results),
         "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
-        "findings": [finding | {"within": _within(finding)} for finding in results["findings"]],
+        "findings": [finding | {"text": name_methods(finding["text"], results)} for finding in results["findings"]],
         "overlays": read_overlays(results, folder),
         "cells": cells_sentence(results),
         "paper": paper_table(results),
@@ -132,16 +132,6 @@ def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
     absent |= {"arms"} if "arms" not in pictures else set()
     absent |= {"cost"} if not {"ranks", "costs"} & pictures else set()
     return [(anchor, title) for anchor, title in CONTENTS if anchor not in absent]
-
-
-def _within(finding: Results) -> str:
-    """``+0.091 (95 % interval +0.050 to +0.132), n = 30`` as far as it is known."""
-    if finding["difference"] is None:
-        return ""
-    within = interval(finding, plus=True)
-    bounds = "" if within == DASH else f" (95 % interval {within})"
-    n = "" if finding["n"] is None else f", n = {finding['n']}"
-    return f"{signed(finding['difference'])}{bounds}{n}"
 
 
 def _tables(results: Results) -> dict[str, tables.Table]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.axis import XAxis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -105,6 +105,12 @@ def log_scale(axis: XAxis, show: Callable[[float], str]) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 300 * low else (1.0,), numticks=7))
     axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def keep_to_dice(axis: XAxis | YAxis) -> None:
+    """Dice lies between 0 and 1, and so do its axes; a mark at an end is still whole."""
+    low, high = axis.get_view_interval()
+    axis.axes.set(**{f"{axis.axis_name}lim": (max(low, -0.02), min(high, 1.02))})
 
 
 def point(axes: Axes, x: float, y: float, look: Look, *, markersize: float = 6) -> None:
