@@ -64,7 +64,7 @@ def by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
 
 def compare(study: Study, ours: Sums, theirs: Sums) -> dict[str, Any]:
     """Differences on the patients that both methods were evaluated on, where their sites tell the same of both."""
-    common = [key for key in sorted(ours.keys() & theirs.keys()) if _form(ours[key]) == _form(theirs[key])]
+    common = [key for key in sorted(ours.keys() & theirs.keys()) if form(ours[key]) == form(theirs[key])]
     first, second = (_add([sums[key] for key in common], study.evaluation) for sums in (ours, theirs))
     groups, others = _groups(study.evaluation, first), _groups(study.evaluation, second)
     return {"metrics": {metric.name: _differences(groups, others, metric.name) for metric in METRICS}}
@@ -154,7 +154,8 @@ def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
     return {"site": site, "n": found.n, "dice": found.value}
 
 
-def _form(sums: EvaluationSums) -> tuple[Withheld, bool]:
+def form(sums: EvaluationSums) -> tuple[Withheld, bool]:
+    """How much a site tells; only what is told alike can be compared or averaged."""
     return sums.withheld, sums.overall.bare > 0
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from sahfl import __version__
 from sahfl.adapters import AdapterState, digest
-from sahfl.adapters.folder import CONFIG
-from sahfl.config import AdapterTuning, Method, Study, ZeroShot
+from sahfl.config import Method, Study
 from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.server.method_results import Sums, by_fold, compare, correct, measured, read_sums
+from sahfl.federation.server.findings import judge
+from sahfl.federation.server.method_results import by_fold, read_sums
+from sahfl.federation.server.method_rows import compare_arms, describe_arm, find_arms
 from sahfl.federation.server.run_folder import Record, RunFolder
 from sahfl.federation.server.support import fold_support, support_notes
 
@@ -25,9 +26,10 @@ def collect(
 ) -> dict[str, Any]:
     """Everything that the report shows, as plain JSON values."""
     journal = folder.journal()
-    sums = {method.id: read_sums(folder, study, method) for method in study.finetune.methods}
     started, finished = (_last(journal, event) for event in ("started", "finished"))
     rounds = _rounds(journal)
+    arms = find_arms(folder, study)
+    methods, comparisons = [describe_arm(folder, study, arm, rounds) for arm in arms], compare_arms(study, arms)
     return {
         "schema": SCHEMA,
         "sahfl": __version__,
@@ -48,66 +50,19 @@ def collect(
         },
         "support": {"folds": fold_support(study, sites), "notes": support_notes(study, sites)},
         "evaluation": study.evaluation.model_dump(mode="json"),
-        "methods": [_method(folder, study, method, sums[method.id], rounds) for method in study.finetune.methods],
-        "comparisons": _comparisons(study, sums),
+        "methods": methods,
+        "comparisons": comparisons,
+        "findings": judge(methods, comparisons),
         "rounds": rounds,
         "interruptions": sum(line["event"] == "resumed" for line in journal),
         "unreadable_journal_lines": folder.unreadable_lines(),
     }
 
 
-def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds: list[Record]) -> dict[str, Any]:
-    sent = [site["bytes_up"] for line in rounds if line["method"] == method.id for site in line["used"]]
-    found = measured(study, sums)
-    return {
-        "id": method.id,
-        "method": method.method,
-        "rank": method.rank if isinstance(method, AdapterTuning) else None,
-        "aggregation": None if isinstance(method, ZeroShot) else method.aggregation,
-        "trained_at": None if isinstance(method, ZeroShot) else method.trained_at,
-        "trainable": 0 if isinstance(method, ZeroShot) else _trainable(folder, method),
-        "bytes_up_per_round": max(sent, default=0),
-        "repeats": [{"repeat": 1, "dice": found["metrics"]["dice"]["overall"]["mean"]}],
-        "sd_repeats": None,
-        **found,
-        "not_evaluated": _not_evaluated(folder, study, method),
-    }
-
-
-def _trainable(folder: RunFolder, method: Method) -> int:
-    return int((folder.read_json(f"adapters/{method.id}/fold-0/{CONFIG}") or {})["sahfl"]["parameters"])
-
-
-def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict[str, Any]]:
-    return [
-        {"fold": fold, "site": site, "reason": reason}
-        for fold in range(study.finetune.folds)
-        for site, reason in (
-            (folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {}).get("missing", {})
-        ).items()
-    ]
-
-
 def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
     """What was measured on the held-out patients of one fold."""
     found = by_fold(fold, read_sums(folder, study, method), study)
     return {name: found[name] for name in ("dice", "n", "n_no_blood")}
-
-
-def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]:
-    """Every trained method against zero-shot, every adapter against full fine-tuning, CP-LoRA against convLoRA."""
-    trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
-    pairs = [(method.id, "zero_shot") for method in trained]
-    pairs += [(method.id, "full") for method in trained if isinstance(method, AdapterTuning)]
-    # Rank and other settings stand in the name, so the rest of it is the same for the method to compare with.
-    pairs += [(m.id, "conv_lora" + m.id.removeprefix("cp_lora")) for m in trained if m.method == "cp_lora"]
-    found = [
-        {"method": method, "reference": reference, **compare(study, sums[method], sums[reference])}
-        for method, reference in pairs
-        if reference in sums
-    ]
-    correct(found)
-    return found
 
 
 def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal: list[Record]) -> dict[str, Any]:
