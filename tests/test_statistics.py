@@ -93,6 +93,13 @@ def test_the_median_is_that_of_the_binned_cases_and_off_by_less_than_a_bin(metri
         assert abs(found - np.median(values)) < np.diff(edges)[middle].max()
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 12])
+def test_the_median_of_several_equal_repeats_is_that_of_one(n):
+    one = METRICS[0].count(DICE[:n])
+    thirds = sum(one / 3 for _ in range(3))
+    assert METRICS[0].median(thirds) == pytest.approx(METRICS[0].median(one))
+
+
 def test_a_median_beyond_the_last_bin_is_not_told():
     metric = METRICS[2]
     assert (metric.name, metric.open_end) == ("hd95_mm", True)
