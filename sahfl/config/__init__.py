@@ -12,11 +12,13 @@ from sahfl.config.data import (
     PhantomCohort,
     PhantomData,
     PhantomSite,
+    PooledData,
     SiteConfig,
+    SiteFile,
     SitesData,
     load_site,
 )
-from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
+from sahfl.config.methods import POOLED, AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse
@@ -33,6 +35,7 @@ from sahfl.config.stages import (
 from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
 
 __all__ = [
+    "POOLED",
     "AdapterTuning",
     "Consortium",
     "DatalistData",
@@ -49,6 +52,7 @@ __all__ = [
     "PhantomCohort",
     "PhantomData",
     "PhantomSite",
+    "PooledData",
     "PretrainConfig",
     "RoundsConfig",
     "Section",
@@ -56,6 +60,7 @@ __all__ = [
     "ServerConfig",
     "ServerMomentum",
     "SiteConfig",
+    "SiteFile",
     "SitePolicy",
     "SitesData",
     "Study",

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.config.data import DatalistData, FoldersData, PhantomData, SitesData
+from sahfl.config.grid import EACH
+from sahfl.config.methods import POOLED, Method, TrainedMethod, ZeroShot
 from sahfl.config.network import ModelConfig, ViewsConfig
 from sahfl.config.section import Name, Section, parse, read_mapping
-from sahfl.config.stages import FinetuneConfig, LoadedBase, PretrainConfig, RoundsConfig
+from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, PretrainConfig, RoundsConfig
 from sahfl.errors import ConfigError
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
 """What a hostile site of a simulation does; ``federation.workers.hostile`` says how."""
+
+
+Edges = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=5)]
 
 
 class EvaluationConfig(Section):
@@ -24,15 +30,20 @@ class EvaluationConfig(Section):
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Fused probability above which a voxel is called blood."""
-    volume_edges_ml: tuple[Annotated[float, Field(gt=0)], ...] = (10.0, 30.0)
-    """Edges in mL between the strata of annotated hemorrhage volume."""
+    tolerance_mm: Annotated[float, Field(gt=0, le=20)] = 2.0
+    """Distance in mm up to which surface Dice takes two surfaces for the same."""
+    volume_edges_ml: Edges = (10.0, 30.0)
+    """Edges in mL between the strata of annotated hemorrhage volume, at most 5."""
+    extent_edges_mm: Edges = (30.0, 60.0)
+    """Edges in mm between the groups of craniocaudal extent of the annotated hemorrhage, at most 5."""
     replicates: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Poisson-bootstrap replicates behind every interval."""
 
     @model_validator(mode="after")
     def _edges_increase(self) -> Self:
-        if any(low >= high for low, high in zip(self.volume_edges_ml, self.volume_edges_ml[1:], strict=False)):
-            raise ValueError("volume_edges_ml must increase")
+        for name, edges in (("volume_edges_ml", self.volume_edges_ml), ("extent_edges_mm", self.extent_edges_mm)):
+            if any(low >= high for low, high in pairwise(edges)):
+                raise ValueError(f"{name} must increase")
         return self
 
 
@@ -90,6 +101,8 @@ class Study(Section):
         wanted = self.sites
         if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
+        if reserved := sorted({POOLED, EACH} & set(wanted)):
+            raise ValueError(f"no site can have the name {', '.join(reserved)}, which has a meaning in trained_at")
         named = set(self.data.sites) if isinstance(self.data, PhantomData | FoldersData) else set(wanted)
         if unknown := sorted(set(wanted) - named):
             known = ", ".join(sorted(named))
@@ -98,8 +111,26 @@ class Study(Section):
 
     @property
     def simulation_only(self) -> bool:
-        """Whether the study names hostile sites; a server of real hospitals must refuse it."""
-        return bool(self.hostile)
+        """Whether the study has hostile sites or pooled training; a server of real hospitals must refuse it."""
+        return bool(self.hostile) or self.pools
+
+    @property
+    def pools(self) -> bool:
+        """Whether a method is trained on all sites' patients in one place."""
+        return any(self.training_sites(method) == (POOLED,) for method in self.finetune.methods)
+
+    def training_sites(self, method: Method) -> tuple[str, ...]:
+        """Who trains a method: all fine-tuning sites, one of them, or ``pooled``; nobody where nothing is trained."""
+        if isinstance(method, ZeroShot):
+            return ()
+        return self.finetune.sites if method.trained_at is None else (method.trained_at,)
+
+    def local_training(self, method: TrainedMethod) -> LocalTraining:
+        """What whoever trains a method does in a round: pooled, as many steps as the sites take together."""
+        local = self.finetune.local
+        if method.trained_at != POOLED:
+            return local
+        return local.model_copy(update={"steps": local.steps * len(self.finetune.sites)})
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that determines the result; where the data lie does not."""
@@ -111,6 +142,10 @@ class Study(Section):
             del settings["base"]["path"], settings["pretrain"]
         if not self.hostile:  # a study without hostile sites is what it was before there were any
             del settings["hostile"]
+        for method in settings["finetune"]["methods"]:  # a method as it was before there was a choice
+            for name, usual in (("trained_at", None), ("repeat", 1)):
+                if name in method and method[name] == usual:
+                    del method[name]
         if isinstance(self.data, FoldersData):
             settings["data"]["sites"] = sorted(self.data.sites)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

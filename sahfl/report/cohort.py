@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sahfl.atomic import write_atomic
 from sahfl.data.phantom import LABELS, CohortSpec, PhantomCase, read_cases
-from sahfl.report.figures import PALE, STYLE
+from sahfl.report.theme import PALE, STYLE
 
 KIND_COLOURS: Mapping[str, str] = {
     "EDH": "#E69F00",

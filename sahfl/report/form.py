@@ -1,36 +1,58 @@
-"""The form of results.json, schema 1: which keys the report reads, and what lies under them."""
+"""The form of results.json, schema 2: which keys the report reads, and what lies under them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
+
+from sahfl.report.tables import METRICS, WITHHELD
 
 TEXT, FLAG, WHOLE, NUMBER = (str,), (bool,), (int,), (int, float)
 TEXT_OR_NONE, WHOLE_OR_NONE, NUMBER_OR_NONE = ((*kinds, type(None)) for kinds in (TEXT, WHOLE, NUMBER))
 MAPPING = (dict,)
+HISTOGRAM = object()
+"""Edges in mL and a square of counts, or None."""
 MOMENT = datetime
 """ISO 8601, or None."""
 
-_INTERVAL = {"n": WHOLE, "low": NUMBER_OR_NONE, "high": NUMBER_OR_NONE}
-_DICE = {"stratum": TEXT, "dice": NUMBER_OR_NONE, "sd": NUMBER_OR_NONE, **_INTERVAL}
-_GAIN = {"difference": NUMBER_OR_NONE, **_INTERVAL}
+_INTERVAL = {"n": WHOLE_OR_NONE, "low": NUMBER_OR_NONE, "high": NUMBER_OR_NONE}
+_ESTIMATE = {
+    **{"stratum": TEXT, **_INTERVAL, "withheld": FLAG},
+    **dict.fromkeys(("mean", "sd", "median"), NUMBER_OR_NONE),
+}
+_GAP = {"stratum": TEXT, **_INTERVAL, **dict.fromkeys(("difference", "p", "p_holm"), NUMBER_OR_NONE)}
 _LOST = {"site": TEXT, "reason": TEXT}
 _METHOD = {
-    **{"id": TEXT, "method": TEXT, "rank": WHOLE_OR_NONE, "trainable": WHOLE, "bytes_up_per_round": NUMBER},
-    **{"failed": TEXT_OR_NONE, "not_evaluated": [{"fold": WHOLE, **_LOST}]},
+    **{"id": TEXT, "method": TEXT, "rank": WHOLE_OR_NONE, "aggregation": TEXT_OR_NONE, "trained_at": TEXT_OR_NONE},
+    **{"trainable": WHOLE, "bytes_up_per_round": NUMBER, "failed": TEXT_OR_NONE},
+    **{"not_evaluated": [{"fold": WHOLE, **_LOST}], "repeats": [{"repeat": WHOLE, "dice": NUMBER_OR_NONE}]},
+    **{"sd_repeats": NUMBER_OR_NONE, "withheld": [{"site": TEXT, "n_folds": WHOLE, **dict.fromkeys(WITHHELD, WHOLE)}]},
 }
 _MEASURED = {
-    "overall": _DICE,
-    "strata": [_DICE],
-    "no_blood": {"n": WHOLE, "n_false_positive": WHOLE},
+    "metrics": {name: {"overall": _ESTIMATE, "by_volume": [_ESTIMATE], "by_extent": [_ESTIMATE]} for name in METRICS},
+    "no_blood": {"n": WHOLE_OR_NONE, "n_false_positive": NUMBER_OR_NONE},
     "volume": {
-        "n": WHOLE,
-        **dict.fromkeys(("pearson_r", "bias_ml", "loa_low_ml", "loa_high_ml"), NUMBER_OR_NONE),
+        **{"n": WHOLE_OR_NONE, "histogram": HISTOGRAM},
+        **dict.fromkeys(("pearson_r", "icc", "bias_ml", "loa_low_ml", "loa_high_ml"), NUMBER_OR_NONE),
     },
     "by_site": [{"site": TEXT, "n": WHOLE, "dice": NUMBER_OR_NONE}],
 }
 """What a method has besides, unless it failed."""
+_COMPARISON = {
+    **{"method": TEXT, "reference": TEXT},
+    "metrics": {name: {"overall": _GAP, "by_volume": [_GAP], "by_extent": [_GAP]} for name in METRICS},
+}
+_FINDING = {
+    **dict.fromkeys(("id", "claim", "verdict", "text"), TEXT),
+    **dict.fromkeys(("difference", "low", "high"), NUMBER_OR_NONE),
+    "n": WHOLE_OR_NONE,
+}
+_OVERLAY = {
+    **{"case": TEXT, "method": TEXT, "site": TEXT, "fold": WHOLE, "png": TEXT},
+    **dict.fromkeys(("dice", "volume_ml", "predicted_ml"), NUMBER_OR_NONE),
+}
 _USED = {"site": TEXT, "n_volumes": WHOLE, "loss": NUMBER_OR_NONE, "bytes_up": NUMBER, "bytes_down": NUMBER}
 _ROUND = {
     **{"stage": TEXT, "method": TEXT_OR_NONE, "fold": WHOLE_OR_NONE, "round": WHOLE, "attempt": WHOLE},
@@ -48,15 +70,19 @@ FORM: dict[str, Any] = {
     "base": {"sha256": TEXT, "parameters": WHOLE, "bytes": NUMBER, "mode": TEXT},
     "evaluation": {"threshold": NUMBER, "replicates": WHOLE},
     "methods": [_METHOD],
-    "comparisons": [{"method": TEXT, "reference": TEXT, **_GAIN, "strata": [{"stratum": TEXT, **_GAIN}]}],
+    "comparisons": [_COMPARISON],
+    "findings": [_FINDING],
     "rounds": [_ROUND],
 }
 """A mapping holds these keys at least, a list items of this form, any other value one of these types."""
 
+OPTIONAL: dict[str, Any] = {"cells": {"total": WHOLE, "reused": WHOLE}, "overlays": [_OVERLAY]}
+"""What only some runs have: cells that can be reused, cases whose pictures may be released."""
+
 
 def form_problems(results: Mapping[str, Any]) -> Iterator[str]:
     """Every place at which results depart from ``FORM``, as ``key.path: is missing`` or ``got ..., expected ...``."""
-    found = tuple(_problems(results, FORM, ""))
+    found = tuple(_problems(results, FORM | {key: OPTIONAL[key] for key in OPTIONAL if key in results}, ""))
     yield from found
     if not found:
         for index, method in enumerate(results["methods"]):
@@ -69,6 +95,10 @@ def _problems(value: Any, form: Any, path: str) -> Iterator[str]:
     if kinds is MOMENT:
         if not _is_moment(value):
             yield f"{path}: got {value!r}, expected a time (ISO 8601)"
+        return
+    if kinds is HISTOGRAM:
+        if value is not None and not _is_histogram(value):
+            yield f"{path}: expected edges_ml, and counts with as many rows as columns as there are bins"
         return
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
@@ -90,3 +120,16 @@ def _is_moment(value: Any) -> bool:
         return value is None or bool(datetime.fromisoformat(value))
     except (TypeError, ValueError):
         return False
+
+
+def _is_histogram(value: Any) -> bool:
+    """Edges hold both ends of every bin, or only the edges between them."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), list) for key in ("edges_ml", "counts")):
+        return False
+    edges, counts = value["edges_ml"], value["counts"]
+    numbers = [*edges, *(count for row in counts if isinstance(row, list) for count in row)]
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        return False
+    square = all(isinstance(row, list) and len(row) == len(counts) for row in counts)
+    rising = all(low < high for low, high in pairwise(edges))
+    return square and rising and len(edges) >= 2 and len(counts) in (len(edges) - 1, len(edges) + 1)

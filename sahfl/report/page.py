@@ -10,23 +10,51 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sahfl.atomic import write_atomic
 from sahfl.errors import DataError
-from sahfl.report import tables
-from sahfl.report.figures import Picture, draw_figures
+from sahfl.report import run_tables, tables
+from sahfl.report.case_pictures import read_overlays
+from sahfl.report.claim import claim_table, n_filled
+from sahfl.report.figures import draw_figures
 from sahfl.report.form import form_problems
-from sahfl.report.summary import headline, hostile_sentence, tiles
+from sahfl.report.names import FAMILIES, name_methods
+from sahfl.report.paper import paper_table
+from sahfl.report.paper_files import write_paper_files
+from sahfl.report.summary import cells_sentence, headline, hostile_sentence, tiles
 from sahfl.report.text import DASH, Results, moment
+from sahfl.report.theme import Picture
 
-SCHEMA = 1
+SCHEMA = 2
 """The form of results.json that this version reads."""
+REMAKE = "delete results.json to have it made again (sahfl simulate --resume RUN_DIR)"
+CONTENTS = (
+    ("findings", "Findings"),
+    ("paper", "The paper"),
+    ("accuracy", "Accuracy"),
+    ("differences", "Differences"),
+    ("cost", "Ranks and cost"),
+    ("arms", "Pooled, federated, single-site"),
+    ("volume", "Volume"),
+    ("cases", "Cases"),
+    ("bytes", "Bytes"),
+    ("training", "Training"),
+    ("failures", "Failures"),
+    ("hospitals", "Hospitals"),
+    ("claim", "CLAIM"),
+    ("limits", "Limits"),
+    ("reproduce", "Reproduce"),
+)
 MOST_PROBLEMS = 20
 """More of them are counted, not listed."""
 
 
 def write_report(results: Results, folder: Path) -> Path:
-    """Write ``report.html`` and ``figures/*.png`` into a folder.
+    """Write ``report.html``, ``figures/*.png`` and ``tables/*`` (CSV and LaTeX) into a folder.
 
     Guarantees: the page loads nothing from the network and runs no script; text from the results is escaped; each
     file is whole or absent; a value that is not known is a dash.
+
+    Args:
+        results: the content of ``results.json``, schema 2.
+        folder: the run's, which also holds the overlays that the results name.
 
     Returns:
         Path of the page.
@@ -34,24 +62,30 @@ def write_report(results: Results, folder: Path) -> Path:
     Raises:
         DataError: the results have another schema number, or lack what this one holds; nothing is written.
     """
-    if (schema := results.get("schema")) != SCHEMA:
-        raise DataError(f"results: got schema {schema!r}, expected {SCHEMA}; use the sahfl that wrote them")
-    if problems := tuple(form_problems(results)):
-        listed = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
-        more = f"\n  and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
-        advice = "delete results.json to have it made again (sahfl simulate --resume RUN_DIR)"
-        raise DataError(f"results: {len(problems)} problem(s); {advice}\n{listed}{more}")
+    _check(results)
     pictures = draw_figures(results)
     for picture in pictures:
         write_atomic(folder / "figures" / f"{picture.name}.png", picture.png)
+    write_paper_files(results, folder / "tables")
     path = folder / "report.html"
-    write_atomic(path, render_page(results, pictures))
+    write_atomic(path, render_page(results, pictures, folder))
     return path
 
 
-def render_page(results: Results, pictures: tuple[Picture, ...]) -> str:
-    """Fill the template."""
-    return make_environment().get_template("report.html.j2").render(_context(results, pictures))
+def _check(results: Results) -> None:
+    if (schema := results.get("schema")) != SCHEMA:
+        known = isinstance(schema, int) and not isinstance(schema, bool) and schema < SCHEMA
+        advice = REMAKE if known else "use the sahfl that wrote them"
+        raise DataError(f"results: got schema {schema!r}, expected {SCHEMA}; {advice}")
+    if problems := tuple(form_problems(results)):
+        listed = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
+        more = f"\n  and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+        raise DataError(f"results: {len(problems)} problem(s); {REMAKE}\n{listed}{more}")
+
+
+def render_page(results: Results, pictures: tuple[Picture, ...], folder: Path) -> str:
+    """Fill the template; ``folder`` is the run's, for overlays."""
+    return make_environment().get_template("report.html.j2").render(_context(results, pictures, folder))
 
 
 def make_environment() -> Environment:
@@ -66,29 +100,57 @@ def make_environment() -> Environment:
     )
 
 
-def _context(results: Results, pictures: tuple[Picture, ...]) -> dict[str, Any]:
+def _context(results: Results, pictures: tuple[Picture, ...], folder: Path) -> dict[str, Any]:
+    claim = claim_table(results)
     return {
         "results": results,
+        "families": FAMILIES,
+        "contents": _contents(results, {picture.name for picture in pictures}),
         "headline": headline(results),
         "tiles": tiles(results),
         "pictures": {picture.name: picture for picture in pictures},
         "sources": {picture.name: base64.b64encode(picture.png).decode() for picture in pictures},
         "hostile": hostile_sentence(results),
         "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
+        "findings": [finding | {"text": name_methods(finding["text"], results)} for finding in results["findings"]],
+        "overlays": read_overlays(results, folder),
+        "cells": cells_sentence(results),
+        "paper": paper_table(results),
+        "claim": claim,
+        "claim_filled": n_filled(claim),
         "finished": moment(results["finished"]),
         "started": moment(results["started"]),
+        "support": run_tables.support_sentences(results),
+        **_tables(results),
+    }
+
+
+def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
+    """Anchor and title of each part that the page has."""
+    absent = {"findings"} if not results["findings"] else set()
+    absent |= {"cases"} if not results.get("overlays") else set()
+    absent |= {"arms"} if "arms" not in pictures else set()
+    absent |= {"cost"} if not {"ranks", "costs"} & pictures else set()
+    return [(anchor, title) for anchor, title in CONTENTS if anchor not in absent]
+
+
+def _tables(results: Results) -> dict[str, tables.Table]:
+    return {
         "methods": tables.method_table(results),
-        "others": tables.other_comparisons_table(results),
-        "strata": tables.stratum_table(results),
+        "metrics": tables.metric_table(results),
+        "by_volume": tables.stratum_table(results, "by_volume"),
+        "by_extent": tables.stratum_table(results, "by_extent"),
         "by_site": tables.site_dice_table(results),
+        "gains": tables.comparison_table(results, with_zero_shot=True),
+        "others": tables.comparison_table(results, with_zero_shot=False),
         "volume": tables.volume_table(results),
-        "traffic": tables.traffic_table(results),
-        "aggregation": tables.aggregation_table(results),
-        "sites": tables.site_table(results),
-        "failures": tables.failure_table(results),
-        "not_evaluated": tables.not_evaluated_table(results),
         "withheld": tables.withheld_table(results),
-        "support": tables.support_sentences(results),
-        "settings": tables.settings_table(results),
-        "versions": tables.version_table(results),
+        "not_evaluated": tables.not_evaluated_table(results),
+        "ledger": run_tables.ledger_table(results),
+        "traffic": run_tables.traffic_table(results),
+        "aggregation": run_tables.aggregation_table(results),
+        "sites": run_tables.site_table(results),
+        "failures": run_tables.failure_table(results),
+        "settings": run_tables.settings_table(results),
+        "versions": run_tables.version_table(results),
     }

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+from sahfl.report.names import ZERO_SHOT, dice_of, method_name, method_named
 from sahfl.report.text import DASH, Results, count, duration, interval, number, percent, signed, size
 
-ZERO_SHOT = "zero_shot"
-NAMES = {
-    "zero_shot": "Zero-shot",
-    "full": "Full fine-tuning",
-    "encoder": "Fine-tuning of the encoder",
-    "bottleneck": "Fine-tuning of the bottleneck",
-    "decoder": "Fine-tuning of the decoder",
-    "last_layer": "Fine-tuning of the last layer",
-    "norm_bias": "Fine-tuning of norms and biases",
-    "lora_c": "LoRA-C",
-    "conv_lora": "convLoRA",
-    "cp_lora": "CP-LoRA",
-    "dora_c": "DoRA-C",
-    "conv_dora": "convDoRA",
-    "cp_dora": "CP-DoRA",
-}
-FIXED_COLOURS = {"zero_shot": "#6B6B6B", "full": "#D55E00"}
-OTHER_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe & Ito 2008, "Color universal design": told apart with any colour vision."""
+MOST_SENTENCES = 3
+"""Other methods that get a sentence each; more of them are counted by outcome."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +20,7 @@ class Headline:
     """gain, loss, unclear or none; colours the page's first box."""
     sentence: str
     others: tuple[str, ...]
-    """One sentence for each other method."""
+    """One sentence for each other method, or how many of them had which outcome."""
 
 
 @dataclass(frozen=True)
@@ -47,35 +32,14 @@ class Tile:
     note: str
 
 
-def method_name(method: Results) -> str:
-    """``CP-LoRA (rank 8)``; a method unknown to this version keeps its own name."""
-    name, rank = NAMES.get(method["method"], str(method["method"])), method["rank"]
-    plain = method["method"] if rank is None else f"{method['method']}-r{rank}"
-    # What the id holds besides are the settings that tell two methods of the same kind apart.
-    rest = method["id"].removeprefix(plain).strip("-").replace("-", " ") if method["id"].startswith(plain) else ""
-    details = ", ".join(filter(None, [rank and f"rank {rank}", rest]))
-    return f"{name} ({details})" if details else name
-
-
-def method_colours(methods: list[Results]) -> dict[str, str]:
-    """Colour by method id, the same in every figure and table."""
-    others = [method["id"] for method in methods if method["id"] not in FIXED_COLOURS]
-    colours = {name: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, name in enumerate(others)}
-    return FIXED_COLOURS | colours
-
-
-def method_named(results: Results, name: str) -> Results | None:
-    """The method with this id, or None."""
-    return next((method for method in results["methods"] if method["id"] == name), None)
-
-
 def gain_over_zero_shot(results: Results, name: str) -> Results | None:
-    """The comparison of a method with zero-shot; None if it has none or failed."""
+    """The difference in Dice of a method from zero-shot; None if it was not compared or failed."""
     method = method_named(results, name)
     if method is None or method["failed"] is not None:
         return None
     found = (c for c in results["comparisons"] if c["method"] == name and c["reference"] == ZERO_SHOT)
-    return next(found, None)
+    comparison = next(found, None)
+    return None if comparison is None else comparison["metrics"]["dice"]["overall"]
 
 
 def verdict_of(comparison: Results | None) -> str:
@@ -87,18 +51,39 @@ def verdict_of(comparison: Results | None) -> str:
     return "loss" if comparison["high"] < 0 else "unclear"
 
 
-def headline(results: Results) -> Headline:
-    """Say first what fine-tuning did to Dice, and what it cost in bytes.
+def headline_method(results: Results) -> Results | None:
+    """The first adapter of the study file that the federation trained, never the best one afterwards.
 
-    The method in the first sentence is the first adapter of the study file, never the best one afterwards; without an
-    adapter it is the first method that was trained.
+    Without an adapter it is the first method that was trained; None where none was.
     """
     tuned = [method for method in results["methods"] if method["id"] != ZERO_SHOT]
-    if not tuned:
+    federated = [method for method in tuned if method["trained_at"] is None] or tuned
+    return next((method for method in federated if method["rank"] is not None), next(iter(federated), None))
+
+
+def headline(results: Results) -> Headline:
+    """Say first what fine-tuning did to Dice, and what it cost in bytes."""
+    first = headline_method(results)
+    if first is None:
         return Headline("none", _zero_shot_sentence(results), ())
-    first = next((method for method in tuned if method["rank"] is not None), tuned[0])
-    others = tuple(method_sentence(results, method) for method in tuned if method is not first)
-    return Headline(verdict_of(gain_over_zero_shot(results, first["id"])), method_sentence(results, first), others)
+    others = [method for method in results["methods"] if method["id"] not in (ZERO_SHOT, first["id"])]
+    sentences = [method_sentence(results, m) for m in others if len(others) <= MOST_SENTENCES or m["id"] == "full"]
+    if len(others) > MOST_SENTENCES:
+        sentences.append(_count_outcomes(results, others))
+    verdict = verdict_of(gain_over_zero_shot(results, first["id"]))
+    return Headline(verdict, method_sentence(results, first), tuple(sentences))
+
+
+def _count_outcomes(results: Results, methods: list[Results]) -> str:
+    """Such as: of 23 other methods: 19 raised Dice over zero-shot, 3 made no clear change, 1 without a result."""
+    words = {"gain": "raised Dice over zero-shot", "unclear": "made no clear change", "loss": "lowered Dice"}
+    words |= {"none": "could not be compared with an interval", "failed": "without a result"}
+    outcomes = Counter(
+        "failed" if method["failed"] is not None else verdict_of(gain_over_zero_shot(results, method["id"]))
+        for method in methods
+    )
+    parts = [f"{outcomes[key]} {text}" for key, text in words.items() if outcomes[key]]
+    return f"Of {count(len(methods), 'other method')}: {', '.join(parts)}."
 
 
 def hostile_sentence(results: Results) -> str | None:
@@ -106,6 +91,16 @@ def hostile_sentence(results: Results) -> str | None:
     hostile = results.get("hostile", {})
     acts = ", ".join(f"{site} ({act.replace('_', ' ')})" for site, act in sorted(hostile.items()))
     return f"A simulation with hostile sites: {acts}. No result of a real study." if hostile else None
+
+
+def cells_sentence(results: Results) -> str:
+    """How many cells of the grid were not trained again; empty where the run has no cells to reuse."""
+    if (cells := results.get("cells")) is None:
+        return ""
+    reused = cells["reused"] or "none"
+    were = "was" if reused == 1 else "were"
+    taken = f"{reused} {were} taken from an earlier run with the same content"
+    return f"Cells of the grid (a method in a fold): {cells['total']}, of which {taken}."
 
 
 def method_sentence(results: Results, method: Results) -> str:
@@ -124,8 +119,8 @@ def method_sentence(results: Results, method: Results) -> str:
 def _change(results: Results, method: Results, comparison: Results) -> str:
     """``raised Dice from 0.41 to 0.50: +0.09 (95 % interval +0.05 to +0.13)`` and its other outcomes."""
     zero_shot = method_named(results, ZERO_SHOT)
-    before = zero_shot["overall"]["dice"] if zero_shot else None
-    after, gap = method["overall"]["dice"], comparison["difference"]
+    before = _mean(zero_shot)
+    after, gap = _mean(method), comparison["difference"]
     digits = _digits(before, after, comparison)
     change = f"{signed(gap, digits)} (95 % interval {interval(comparison, digits, plus=True)})"
     span = f"from {number(before, digits)} to {number(after, digits)}"
@@ -135,6 +130,10 @@ def _change(results: Results, method: Results, comparison: Results) -> str:
     if verdict == "unclear":
         return f"made no clear change to Dice, {span}: {change[:-1]}, which includes zero)"
     return f"{'raised' if verdict == 'gain' else 'lowered'} Dice {span}: {change}"
+
+
+def _mean(method: Results | None) -> float | None:
+    return None if method is None or method["failed"] is not None else dice_of(method)["mean"]
 
 
 def _digits(before: float | None, after: float | None, comparison: Results) -> int:
@@ -161,11 +160,11 @@ def _cost(results: Results, method: Results) -> str:
 
 def _zero_shot_sentence(results: Results) -> str:
     zero_shot = method_named(results, ZERO_SHOT)
-    if zero_shot is None or zero_shot["failed"] is not None or zero_shot["overall"]["dice"] is None:
+    if zero_shot is None or _mean(zero_shot) is None:
         return "No method was fine-tuned, and the pretrained network has no result."
-    overall = zero_shot["overall"]
+    overall = dice_of(zero_shot)
     within = f" (95 % interval {interval(overall, 2)})" if overall["low"] is not None else ""
-    reached = f"Without fine-tuning, the pretrained network reached Dice {number(overall['dice'], 2)}{within}"
+    reached = f"Without fine-tuning, the pretrained network reached Dice {number(overall['mean'], 2)}{within}"
     return f"{reached} {_scope(results, overall['n'])}; no method was fine-tuned."
 
 
@@ -182,24 +181,22 @@ def unit(results: Results) -> str:
 
 def tiles(results: Results) -> tuple[Tile, ...]:
     """Key figures, of the method that the headline is about."""
-    tuned = [m for m in results["methods"] if m["id"] != ZERO_SHOT and m["failed"] is None]
-    first = next((m for m in tuned if m["id"] != "full"), tuned[0] if tuned else None)
+    first = headline_method(results)
+    first = None if first is None or first["failed"] is not None else first
     return (*_dice_tiles(results, first), *_cost_tiles(results, first), *_run_tiles(results))
 
 
 def _dice_tiles(results: Results, first: Results | None) -> list[Tile]:
-    zero_shot, shown = method_named(results, ZERO_SHOT), []
-    for method in (zero_shot, first):
+    shown = []
+    for method in (method_named(results, ZERO_SHOT), first):
         if method is not None and method["failed"] is None:
-            overall = method["overall"]
+            overall = dice_of(method)
             note = f"95 %: {interval(overall)}" if overall["low"] is not None else f"n = {overall['n']}"
-            shown.append(Tile(f"Dice, {method_name(method)}", number(overall["dice"]), note))
-    comparison = gain_over_zero_shot(results, first["id"]) if first else None
-    if comparison is not None:
-        note = (
-            f"95 %: {interval(comparison, plus=True)}" if comparison["low"] is not None else "too few for an interval"
-        )
-        shown.append(Tile("Change in Dice", signed(comparison["difference"]), note))
+            shown.append(Tile(f"Dice, {method_name(method)}", number(overall["mean"]), note))
+    gain = gain_over_zero_shot(results, first["id"]) if first else None
+    if gain is not None:
+        note = f"95 %: {interval(gain, plus=True)}" if gain["low"] is not None else "too few for an interval"
+        shown.append(Tile("Change in Dice", signed(gain["difference"]), note))
     return shown
 
 
@@ -214,10 +211,11 @@ def _run_tiles(results: Results) -> list[Tile]:
     tuned = [site for site in results["sites"] if site["role"] == "finetune"]
     patients, rounds = sum(site["n_patients"] for site in tuned), results["rounds"]
     asked = {(r["stage"], r["method"], r["fold"], r["round"]) for r in rounds}
-    done = sum(r["committed"] for r in rounds)
-    folds = n_folds(results)
+    done, folds = sum(r["committed"] for r in rounds), n_folds(results)
     where = f"{count(len(tuned), 'site')}, {count(folds, 'fold')}" if folds else DASH
+    cells = results.get("cells")
+    saved = f", {cells['reused']} of {cells['total']} cells reused" if cells and cells["reused"] else ""
     return [
         Tile("Patients evaluated", str(patients), where),
-        Tile("Rounds committed", f"{done} of {len(asked)}", f"in {duration(results['seconds'])}"),
+        Tile("Rounds committed", f"{done} of {len(asked)}", f"in {duration(results['seconds'])}{saved}"),
     ]

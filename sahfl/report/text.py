@@ -9,7 +9,7 @@ from typing import Any
 
 DASH = "–"
 Results = Mapping[str, Any]
-"""results.json, schema 1, or a part of it."""
+"""results.json, schema 2, or a part of it."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -35,10 +35,17 @@ def interval(of: Results | None, digits: int = 3, *, plus: bool = False) -> str:
     return f"{show(of['low'], digits)} to {show(of['high'], digits)}"
 
 
-def estimate(value: float | None, of: Results) -> str:
+def estimate(value: float | None, of: Results, digits: int = 3) -> str:
     """A value with its interval in brackets, as far as they are known: ``0.412 (0.350 to 0.469)``."""
-    within = interval(of)
-    return number(value) if within == DASH else f"{number(value)} ({within})"
+    within = interval(of, digits)
+    return number(value, digits) if within == DASH else f"{number(value, digits)} ({within})"
+
+
+def p_value(p: float | None) -> str:
+    """Three decimals, ``< 0.001`` below them."""
+    if p is None or not math.isfinite(p):
+        return DASH
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def stratum_name(label: str) -> str:
@@ -49,6 +56,20 @@ def stratum_name(label: str) -> str:
 def whole(value: int | None) -> str:
     """Thousands apart: ``812,345``."""
     return DASH if value is None else f"{value:,}"
+
+
+def short(value: float) -> str:
+    """A round number in few signs: ``100``, ``10 k``, ``1 M``."""
+    for scale, unit in ((1e6, " M"), (1e3, " k")):
+        if value >= scale:
+            return f"{value / scale:g}{unit}"
+    return f"{value:g}"
+
+
+def short_size(n_bytes: float) -> str:
+    """A round number of bytes in few signs: ``100 B``, ``10 kB``, ``1 MB``."""
+    text = short(n_bytes)
+    return f"{text}B" if " " in text else f"{text} B"
 
 
 def count(n: int, noun: str) -> str:

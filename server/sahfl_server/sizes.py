@@ -5,7 +5,7 @@ from __future__ import annotations
 from sahfl.adapters import AdapterState, state
 from sahfl.config import Study, ZeroShot
 from sahfl.federation.networks import fine_tuned_network, whole_network
-from sahfl.statistics import EvaluationSums
+from sahfl.statistics.sums import array_length
 
 
 def payload_bytes(study: Study) -> int:
@@ -16,9 +16,7 @@ def payload_bytes(study: Study) -> int:
         if not isinstance(method, ZeroShot):
             net = fine_tuned_network(study.views, study.model, base, method, study.seed)
             sizes.append(_size(state.read(net)))
-    n_strata = len(study.evaluation.volume_edges_ml) + 1
-    sums = EvaluationSums.zero(n_strata=n_strata, replicates=study.evaluation.replicates)
-    return max(*sizes, sums.to_array().nbytes)
+    return max(*sizes, 8 * array_length(study.evaluation))
 
 
 def _size(tensors: AdapterState) -> int:

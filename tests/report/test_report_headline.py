@@ -1,6 +1,7 @@
 """The first sentence says what the interval says, whichever way the study came out."""
 
 import pytest
+from grid_results import grid
 from test_report_sample import VARIANTS, comparison, gain
 
 from sahfl.report.summary import headline
@@ -58,9 +59,24 @@ DIGITS = {  # before, after, half width -> what the sentence shows
 @pytest.mark.parametrize(("before", "after", "half", "shown"), DIGITS.values(), ids=DIGITS.keys())
 def test_a_third_decimal_is_shown_where_two_would_mislead(before, after, half, shown):
     results = gain()
-    results["methods"][0]["overall"]["dice"], results["methods"][1]["overall"]["dice"] = before, after
+    for method, value in zip(results["methods"], (before, after), strict=False):
+        method["metrics"]["dice"]["overall"]["mean"] = value
     results["comparisons"][0] = comparison("cp_lora-r8", after - before, half)
     assert shown in headline(results).sentence
+
+
+def test_among_many_methods_the_others_are_counted_by_outcome():
+    found = headline(grid())
+    assert found.sentence.startswith("Fine-tuning with LoRA-C (rank 1) raised Dice")
+    full, counted = found.others
+    assert full.startswith("Full fine-tuning raised Dice")
+    assert counted == "Of 26 other methods: 21 raised Dice over zero-shot, 4 made no clear change, 1 without a result."
+
+
+def test_a_network_that_the_federation_did_not_train_never_makes_the_headline():
+    results = gain()
+    results["methods"][1]["trained_at"] = "pooled"
+    assert headline(results).sentence.startswith("Full fine-tuning raised Dice")
 
 
 def test_patients_with_several_scans_are_counted_as_scans():

@@ -3,8 +3,6 @@
 import copy
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import matplotlib
@@ -18,7 +16,7 @@ from sahfl.report import write_report
 from sahfl.report.figures import draw_figures
 from sahfl.report.form import form_problems
 from sahfl.report.page import render_page
-from sahfl.report.summary import headline, method_colours
+from sahfl.report.summary import headline
 
 
 class Page(HTMLParser):
@@ -54,6 +52,13 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data.strip()
 
 
+def without_figures(results, folder):
+    """The page as it is written, which takes a tenth of the time where no figure is drawn."""
+    folder.mkdir(exist_ok=True)
+    (folder / "report.html").write_text(render_page(results, (), folder))
+    return Page(folder / "report.html")
+
+
 @pytest.fixture(scope="module", params=VARIANTS, ids=str)
 def written(request, tmp_path_factory):
     results = VARIANTS[request.param]()
@@ -80,7 +85,7 @@ def test_nothing_unknown_is_written_as_none_or_nan(written):
 def test_the_page_loads_nothing_and_runs_nothing(written):
     _, _, page = written
     links = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")]
-    assert all(link.startswith("data:image/png;base64,") for link in links)
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
     assert not re.search(r"https?://|@import|url\(|//cdn", page.source)
     assert not page.tags & {"script", "link", "iframe", "object", "form"}
 
@@ -90,7 +95,7 @@ def test_figures_are_png_files_that_are_not_blank_and_have_words(written):
     files = sorted((folder / "figures").iterdir())
     alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
     assert {f.suffix for f in files} == {".png"}
-    assert len(files) == len(alternatives) >= 3
+    assert len(files) == len(alternatives) >= 5
     for file in files:
         assert np.ptp(imread(file)[..., :3]) > 0.5
     assert all(re.search(r"\d\.\d", text) for text in alternatives)
@@ -99,8 +104,12 @@ def test_figures_are_png_files_that_are_not_blank_and_have_words(written):
 def test_every_table_has_a_caption_and_every_row_fits_it(written):
     _, _, page = written
     assert page.source.count("<table>") == page.source.count("<caption>")
-    widths = [len(row) for row in page.rows if not any("Failed:" in cell for cell in row)]
-    assert min(widths) > 1
+    for table in re.findall(r"<table>.+?</table>", page.source, re.DOTALL):
+        width = table.split("</thead>")[0].count("<th ")
+        for row in re.findall(r"<tr>.+?</tr>", table.split("</thead>")[1], re.DOTALL):
+            cells = re.findall(r"<t[hd][^>]*>", row)
+            spans = [int(found) for cell in cells for found in re.findall(r'colspan="(\d+)"', cell)]
+            assert len(cells) - len(spans) + sum(spans) == width
 
 
 def row_of(page, first, length):
@@ -109,54 +118,60 @@ def row_of(page, first, length):
 
 def test_numbers_in_the_method_table_are_those_of_the_results(written):
     results, _, page = written
-    if results["methods"][0]["overall"]["low"] is None:
-        assert row_of(page, "Zero-shot", 10)[1:5] == ["0.412", "0.171", "–", "4"]
+    if results["methods"][0]["metrics"]["dice"]["overall"]["low"] is None:
+        assert row_of(page, "Zero-shot", 13)[1:6] == ["0.412", "0.171", "0.424", "–", "4"]
         return
-    assert row_of(page, "Zero-shot", 10) == [
-        *("Zero-shot", "0.412", "0.171", "0.350 to 0.469", "30", "–", "–", "0", "0 B", "0 %"),
+    assert row_of(page, "Zero-shot", 13) == [
+        *("Zero-shot", "0.412", "0.171", "0.424", "0.350 to 0.469", "30", "–", "–", "–", "1", "0", "0 B", "0 %"),
     ]
     if len(results["methods"]) > 1:
-        full = ["Full fine-tuning", "0.527", "0.171", "0.465 to 0.584", "30", "+0.115", "+0.074 to +0.156"]
-        assert row_of(page, "Full fine-tuning", 10) == [*full, "812,345", "3.25 MB", "100 %"]
+        full = ["Full fine-tuning", "0.527", "0.171", "0.539", "0.465 to 0.584", "30", "+0.115", "+0.074 to +0.156"]
+        assert row_of(page, "Full fine-tuning", 13) == [*full, "0.002", "1", "812,345", "3.25 MB", "100 %"]
 
 
 def test_other_tables_hold_the_numbers_of_the_results(tmp_path):
-    page = Page(write_report(unclear(), tmp_path))
-    assert row_of(page, "CP-LoRA (rank 8)", 7) == [
-        *("CP-LoRA (rank 8)", "30", "0.81", "−3.1", "−20.2 to +13.9", "4", "1"),
+    page = without_figures(unclear(), tmp_path)
+    assert row_of(page, "CP-LoRA (rank 8)", 8) == [
+        *("CP-LoRA (rank 8)", "30", "0.81", "0.79", "−3.1", "−20.2 to +13.9", "4", "1"),
+    ]
+    assert row_of(page, "CP-LoRA (rank 8)", 6)[1:] == [
+        *("0.431 (0.369 to 0.488)", "0.474 (0.406 to 0.537)", "22.8 (20.3 to 25.0)", "8.5 (7.6 to 9.4)"),
+        "0.388 (0.326 to 0.445)",
     ]
     assert row_of(page, "sah_a", 10)[3:] == ["thick slices: 2", "15", "15", "15", "315.8", "5 + 5 + 5", "0"]
     assert row_of(page, "sah_a", 5) == ["sah_a", "CP-LoRA (rank 8)", "15", "6.08 MB", "6.08 MB"]
-    assert row_of(page, "CP-LoRA (rank 8) against Full fine-tuning", 4)[2:] == ["−0.102", "−0.143 to −0.061"]
+    assert row_of(page, "sah_a", 6) == ["sah_a", "30", "54.8 MB", "54.8 MB", "97.5 MB", "56 %"]
+    pair = row_of(page, "CP-LoRA (rank 8) against Full fine-tuning", 6)
+    assert pair[1:] == ["30", "−0.102", "−0.143 to −0.061", "< 0.001", "0.002"]
     assert row_of(page, "finetune.methods.1.rank", 2)[1] == "8"
-    assert row_of(page, "CP-LoRA (rank 8)", 4)[1] == "0.261 (0.199 to 0.318)"
+    assert row_of(page, "CP-LoRA (rank 8)", 4)[1] == "0.261 (0.199 to 0.318), n = 7"
 
 
 def test_a_failed_method_is_shown_with_its_reason(tmp_path):
-    page = Page(write_report(failed(), tmp_path))
+    page = without_figures(failed(), tmp_path)
     reason = "Failed: fold 2, round 3: 1 of 2 sites replied, quorum is 2"
     assert [row for row in page.rows if row == ["CP-LoRA (rank 8)", reason]]
 
 
 def test_failures_of_rounds_are_listed_or_none(tmp_path):
-    page = Page(write_report(refusals(), tmp_path / "a"))
+    page = without_figures(refusals(), tmp_path / "a")
     first = ["CP-LoRA (rank 8)", "sah_b refused: contains NaN or inf", "committed with the other sites", "1", "1", "1"]
     died = f"sah_a missing: {DIED}; sah_b missing: {DIED}"
     second = ["CP-LoRA (rank 8)", died, "not committed, state unchanged", "1", "2", "1"]
     assert [row for row in page.rows if len(row) == 6][-2:] == [first, second]
     assert "Interruptions of the run: 2" in page.text
-    clean = Page(write_report(gain(), tmp_path / "b"))
+    clean = without_figures(gain(), tmp_path / "b")
     assert "None: every site's reply was used in every round." in clean.text.replace("&#39;", "'")
 
 
 def test_bounds_and_aggregation_error_are_shown_where_the_rounds_say_them(tmp_path):
-    assert "Bounds and aggregation error" not in Page(write_report(gain(), tmp_path / "a")).text
+    assert "Bounds and aggregation error" not in without_figures(gain(), tmp_path / "a").text
     results = gain()
     tuned = [entry for entry in results["rounds"] if entry["method"] == "cp_lora-r8" and entry["committed"]]
     for n, entry in enumerate(tuned):
         shortened = {"sah_b": 0.4} if n < 2 else {}
         entry |= {"shortened": shortened, "lightened": {}, "aggregation_error": 0.01 if n else 0.2}
-    page = Page(write_report(results, tmp_path / "b"))
+    page = without_figures(results, tmp_path / "b")
     row = ["CP-LoRA (rank 8)", "sah_b: 2", "none", str(len(tuned)), "1 %, 20 %"]
     assert row in page.rows
 
@@ -165,8 +180,8 @@ def test_phantom_data_are_called_so_only_where_they_are(tmp_path):
     real = gain()
     for each in real["sites"]:
         each["source"] = "datalist"
-    assert "Simulated heads." in Page(write_report(gain(), tmp_path)).text
-    assert "Simulated heads." not in Page(write_report(real, tmp_path)).text
+    assert "Simulated heads." in without_figures(gain(), tmp_path).text
+    assert "Simulated heads." not in without_figures(real, tmp_path).text
 
 
 def test_hostile_names_are_escaped(tmp_path):
@@ -181,16 +196,24 @@ def test_hostile_names_are_escaped(tmp_path):
     assert "script" not in page.tags
 
 
-@pytest.mark.parametrize("schema", [2, "1", None])
-def test_another_schema_is_refused_before_anything_is_written(tmp_path, schema):
-    with pytest.raises(DataError, match=f"got schema {schema!r}, expected 1"):
+SCHEMAS = {
+    "older": (1, "got schema 1, expected 2; delete results.json to have it made again"),
+    "newer": (3, "got schema 3, expected 2; use the sahfl that wrote them"),
+    "text": ("2", "got schema '2', expected 2; use the sahfl that wrote them"),
+    "none": (None, "got schema None, expected 2; use the sahfl that wrote them"),
+}
+
+
+@pytest.mark.parametrize(("schema", "message"), SCHEMAS.values(), ids=SCHEMAS.keys())
+def test_another_schema_is_refused_before_anything_is_written(tmp_path, schema, message):
+    with pytest.raises(DataError, match=message):
         write_report(gain() | {"schema": schema}, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_results_that_lack_keys_are_refused_with_all_of_them_before_anything_is_written(tmp_path):
     results = gain()
-    del results["base"], results["methods"][1]["overall"]["dice"]
+    del results["base"], results["methods"][1]["metrics"]["dice"]["overall"]["mean"]
     results["finished"], results["sites"], results["methods"][0]["rank"] = "yesterday", None, True
     with pytest.raises(DataError) as caught:
         write_report(results, tmp_path)
@@ -228,12 +251,12 @@ def only_required(value):
 
 
 @pytest.mark.parametrize("variant", [gain, failed, refusals])
-def test_results_with_nothing_but_the_keys_of_the_form_have_a_page(variant):
+def test_results_with_nothing_but_the_keys_of_the_form_have_a_page(variant, tmp_path):
     results = variant() | {"rounds": variant()["rounds"][:2] + variant()["rounds"][6:10]}
     least = only_required(results)
     assert "threshold" in least["evaluation"]
     assert "volume_edges_ml" not in least["evaluation"]
-    assert render_page(least, draw_figures(least))
+    assert render_page(least, draw_figures(least), tmp_path)
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
@@ -251,47 +274,14 @@ def test_writing_twice_gives_the_same_files_and_leaves_no_trace(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_every_method_keeps_its_own_colour():
-    many = [{"id": name} for name in ("zero_shot", "cp_lora-r4", "cp_lora-r8", "full", "cp_lora-r16")]
-    colours = method_colours(many)
-    assert len({colours[m["id"]] for m in many}) == 5
-    assert colours["full"] == method_colours(many[3:])["full"]
-
-
 def test_a_hospital_that_is_out_and_a_fold_that_was_not_evaluated_are_named_with_their_reason(tmp_path):
     results = copy.deepcopy(gain())
     results["sites"][-1]["out"] = "error at the site: DataError"
     results["methods"][1]["not_evaluated"] = [{"fold": 1, "site": "sah_b", "reason": "no reply within 300 s"}]
-    page = Page(write_report(results, tmp_path))
+    page = without_figures(results, tmp_path)
     (out,) = [row for row in page.rows if "out: error at the site: DataError" in row]
     assert out[0] == results["sites"][-1]["site"]
     assert ["CP-LoRA (rank 8)", "2", "sah_b", "no reply within 300 s"] in page.rows
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-BROWSER = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
-@pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_shows_the_page_with_its_pictures_and_nothing_wider_than_the_window(tmp_path, width):
-    page = write_report(gain(), tmp_path)
-    probe = (
-        "<script>document.title = [document.documentElement.scrollWidth <= window.innerWidth,"
-        " [...document.images].every(i => i.naturalWidth > 100), document.images.length].join()</script>"
-    )
-    # The page's own policy forbids scripts; the probe needs a copy without it.
-    source = re.sub(r"<meta[^>]*Content-Security-Policy[^>]*>", "", page.read_text())
-    (tmp_path / "probe.html").write_text(source.replace("</body>", probe + "</body>"))
-    window = [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
-    shown = subprocess.run(
-        [CHROMIUM, *BROWSER, *window, "--dump-dom", (tmp_path / "probe.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    assert re.search(r"<title>true,true,4</title>", shown), re.findall("<title>.*</title>", shown)
 
 
 def test_results_that_hospitals_withhold_are_named_and_intervals_that_are_missing_are_no_error(tmp_path):
@@ -299,10 +289,10 @@ def test_results_that_hospitals_withhold_are_named_and_intervals_that_are_missin
     for method in results["methods"]:
         part = {"site": "sah_b", "n_folds": 3, "strata": 2, "blood": 1, "no_blood": 0, "replicates": 2}
         method["withheld"] = [part]
-        method["overall"] |= {"low": None, "high": None}
+        method["metrics"]["dice"]["overall"] |= {"low": None, "high": None}
     results["sites"][0] |= {"volume_ml": None, "findings": {"not_hu": None, "spacing": 7}}
-    page = Page(write_report(results, tmp_path))
+    page = without_figures(results, tmp_path)
     assert "Suppressed at 1 site: folds whose groups of patients are too small to tell of" in page.text
     assert ["sah_b", "2 of 3", "1 of 3", "0 of 3", "2 of 3"] in [row[1:] for row in page.rows]
     assert "not_hu: few, spacing: 7" in page.text
-    assert "Suppressed" not in Page(write_report(gain(), tmp_path)).text
+    assert "Suppressed" not in without_figures(gain(), tmp_path).text

@@ -7,35 +7,96 @@ import pytest
 BASE_BYTES = 3_249_380
 DIED = "worker process died (signal 9)"
 STRATA = {"< 10 mL": 7, "10 to 30 mL": 11, ">= 30 mL": 12}
+EXTENTS = {"one cistern": 9, "several cisterns": 13, "diffuse": 8}
+ALL = "all with blood"
+EDGES_ML = [0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
+SCALES = {"dice": 1.0, "surface_dice": 1.1, "hd95_mm": 40.0, "volume_error_ml": 15.0, "lesion_f1": 0.9}
+"""Metric -> its value where Dice is 1 (or 0, where less is better)."""
+LESS_IS_BETTER = {"hd95_mm", "volume_error_ml"}
 
 
-def estimate(stratum, n, dice):
-    return {"stratum": stratum, "n": n, "dice": dice, "sd": 0.171, "low": dice - 0.062, "high": dice + 0.057}
+def estimate(stratum, n, value, spread=0.06):
+    around = {"low": value - 0.062 * spread / 0.06, "high": value + 0.057 * spread / 0.06}
+    sd = 0.171 * spread / 0.06
+    return {"stratum": stratum, "n": n, "mean": value, "sd": sd, "median": value + 0.012, **around, "withheld": False}
 
 
-def method(name, kind, dice, *, rank=None, trainable=0, sent=0):
-    shifts = zip(STRATA.items(), (-0.17, 0.01, 0.09), strict=True)
+def metric(name, dice):
+    def value(shift):
+        share = 1 - dice - shift if name in LESS_IS_BETTER else dice + shift
+        return SCALES[name] * share
+
+    spread = 0.06 * max(SCALES[name], 1.0)
+    shifts = (-0.17, 0.01, 0.09)
+    parts = {
+        key: [estimate(s, n, value(d), spread) for (s, n), d in zip(strata.items(), shifts, strict=True)]
+        for key, strata in (("by_volume", STRATA), ("by_extent", EXTENTS))
+    }
+    return {"overall": estimate(ALL, 30, value(0.0), spread), **parts}
+
+
+def histogram(dice):
+    """Thirty cases, the more of them on the diagonal the higher the Dice."""
+    counts = [[0] * (len(EDGES_ML) - 1) for _ in EDGES_ML[1:]]
+    for case in range(30):
+        annotated = (1, 2, 3, 3, 4, 4)[case % 6]
+        missed = case / 30 > dice
+        counts[annotated][max(annotated - 1 - case % 2, 0) if missed else annotated] += 1
+    return {"edges_ml": EDGES_ML, "counts": counts}
+
+
+def method(name, kind, dice, *, rank=None, trainable=0, sent=0, aggregation=None, at=None):
     return {
         "id": name,
         "method": kind,
         "rank": rank,
+        "aggregation": aggregation or (None if rank is None else "mean"),
+        "trained_at": at,
         "trainable": trainable,
         "bytes_up_per_round": sent,
-        "strata": [estimate(stratum, n, dice + shift) for (stratum, n), shift in shifts],
-        "overall": estimate("all with blood", 30, dice),
-        "no_blood": {"n": 4, "n_false_positive": 1},
-        "volume": {"n": 30, "pearson_r": 0.813, "bias_ml": -3.14, "loa_low_ml": -20.2, "loa_high_ml": 13.9},
-        "by_site": [{"site": site, "n": 10, "dice": dice + d} for site, d in (("sah_a", 0.01), ("sah_b", -0.01))],
         "failed": None,
+        "repeats": [{"repeat": 1, "dice": dice}],
+        "sd_repeats": None,
+        "metrics": {name: metric(name, dice) for name in SCALES},
+        "no_blood": {"n": 4, "n_false_positive": 1},
+        "volume": {
+            "n": 30,
+            **{"pearson_r": 0.813, "icc": 0.791, "bias_ml": -3.14, "loa_low_ml": -20.2, "loa_high_ml": 13.9},
+            "histogram": histogram(dice),
+        },
+        "by_fold": [{"fold": k, "n": 10, "dice": dice + d, "n_no_blood": 1} for k, d in enumerate((0.02, 0.0, -0.02))],
+        "by_site": [{"site": site, "n": 15, "dice": dice + d} for site, d in (("sah_a", 0.01), ("sah_b", -0.01))],
+        "withheld": [],
         "not_evaluated": [],
     }
 
 
+def gap_of(stratum, n, gap, half, p_holm=None):
+    p = 0.5 if abs(gap) < half else 0.0004
+    return {
+        "stratum": stratum,
+        "n": n,
+        "difference": gap,
+        "low": gap - half,
+        "high": gap + half,
+        "p": p,
+        "p_holm": p_holm,
+    }
+
+
 def comparison(name, gap, half=0.041, reference="zero_shot"):
-    around = {"difference": gap, "low": gap - half, "high": gap + half}
-    strata = [{"stratum": s, "n": n, "difference": gap + d, "low": gap + d - 0.07, "high": gap + d + 0.08}
-              for (s, n), d in zip(STRATA.items(), (0.03, 0.0, -0.01), strict=True)]  # fmt: skip
-    return {"method": name, "reference": reference, "n": 30, **around, "strata": strata}
+    found = {}
+    for key, scale in SCALES.items():
+        signed = -gap if key in LESS_IS_BETTER else gap
+        parts = {
+            part: [
+                gap_of(s, n, scale * (signed + d), scale * half * 1.8)
+                for (s, n), d in zip(strata.items(), (0.03, 0.0, -0.01), strict=True)
+            ]
+            for part, strata in (("by_volume", STRATA), ("by_extent", EXTENTS))
+        }
+        found[key] = {"overall": gap_of(ALL, 30, scale * signed, scale * half, 0.0016), **parts}
+    return {"method": name, "reference": reference, "metrics": found}
 
 
 def site(name, role, n):
@@ -83,7 +144,7 @@ def sample():
     adapter = method("cp_lora-r8", "cp_lora", 0.503, rank=8, trainable=101_234, sent=405_612)
     full = method("full", "full", 0.527, trainable=812_345, sent=BASE_BYTES)
     return {
-        "schema": 1, "sahfl": "0.1.0", "name": "demo", "fingerprint": "c0ffee" * 10 + "1234",
+        "schema": 2, "sahfl": "0.1.0", "name": "demo", "fingerprint": "c0ffee" * 10 + "1234",
         "study": {"name": "demo", "seed": 0, "data": {"source": "phantom", "sites": {"tbi_a": {"n_cases": 8}}},
                   "finetune": {"methods": [{"method": "zero_shot"}, {"method": "cp_lora", "rank": 8}], "path": None}},
         "environment": {"python": "3.11.7", "torch": "2.13.0", "flwr": "1.41.0", "platform": "Linux-6.1-x86_64"},
@@ -95,7 +156,14 @@ def sample():
         "methods": [method("zero_shot", "zero_shot", 0.412), adapter, full],
         "comparisons": [comparison("cp_lora-r8", 0.091), comparison("full", 0.115)],
         "rounds": rounds(adapter, full),
-        "interruptions": 0,
+        "interruptions": 0, "hostile": {}, "cells": {"total": 9, "reused": 0}, "overlays": [],
+        "findings": [
+            {"id": "beats_zero_shot", "claim": "Fine-tuning beats zero-shot", "verdict": "reproduced",
+             "text": "CP-LoRA (rank 8) against zero-shot: +0.091.", "difference": 0.091, "low": 0.05, "high": 0.132,
+             "n": 30},
+            {"id": "ranks", "claim": "Higher ranks do not hurt", "verdict": "not tested",
+             "text": "One rank alone was trained.", "difference": None, "low": None, "high": None, "n": None},
+        ],
     }  # fmt: skip
 
 
@@ -120,8 +188,8 @@ def unclear():
 
 def failed():
     results = sample()
-    results["methods"][1] |= {"failed": "fold 2, round 3: 1 of 2 sites replied, quorum is 2", "strata": [],
-                              "overall": None, "volume": None, "no_blood": None, "by_site": []}  # fmt: skip
+    lost = {"metrics": None, "volume": None, "no_blood": None, "by_site": [], "by_fold": [], "repeats": []}
+    results["methods"][1] |= {"failed": "fold 2, round 3: 1 of 2 sites replied, quorum is 2", **lost}
     del results["comparisons"][0]
     return results
 
@@ -148,14 +216,19 @@ def nothing_tuned():
 def few_patients():
     """Four patients in all: no interval anywhere, and one stratum without any case."""
     results = sample()
+    unknown = {"low": None, "high": None}
+    nothing = {"n": 0, "mean": None, "sd": None, "median": None, **unknown}
     for m in results["methods"]:
-        m["overall"] |= {"n": 4, "low": None, "high": None}
-        m["strata"][0] |= {"n": 0, "dice": None, "sd": None, "low": None, "high": None}
-        m["strata"][1] |= {"n": 1, "sd": None, "low": None, "high": None}
-        m["volume"] |= {"pearson_r": None}
+        for part in m["metrics"].values():
+            part["overall"] |= {"n": 4, **unknown}
+            part["by_volume"][0] |= nothing
+            part["by_volume"][1] |= {"n": 1, "sd": None, **unknown}
+            part["by_extent"][0] |= nothing | {"n": None, "withheld": True}
+        m["volume"] |= {"pearson_r": None, "icc": None, "histogram": None}
     for c in results["comparisons"]:
-        c |= {"n": 4, "low": None, "high": None}
-        c["strata"][0] |= {"n": 0, "difference": None, "low": None, "high": None}
+        for part in c["metrics"].values():
+            part["overall"] |= {"n": 4, "p": None, "p_holm": None, **unknown}
+            part["by_volume"][0] |= {"n": 0, "difference": None, "p": None, **unknown}
     results["rounds"][0]["used"][0]["loss"] = None
     return results
 
@@ -164,7 +237,7 @@ VARIANTS = {f.__name__: f for f in (gain, loss, unclear, failed, refusals, nothi
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
-def test_a_sample_is_plain_json_of_schema_1(variant):
+def test_a_sample_is_plain_json_of_schema_2(variant):
     results = variant()
     assert json.loads(json.dumps(results, allow_nan=False)) == results
-    assert results["schema"] == 1
+    assert results["schema"] == 2

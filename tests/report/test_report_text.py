@@ -51,3 +51,23 @@ CASES = [
 @pytest.mark.parametrize(("shown", "expected"), CASES, ids=[expected for _, expected in CASES])
 def test_a_value_is_shown_as(shown, expected):
     assert shown == expected
+
+
+LATER = [
+    (text.p_value(0.0123), "0.012"),
+    (text.p_value(0.0002), "< 0.001"),
+    (text.p_value(1.0), "1.000"),
+    (text.p_value(None), "–"),
+    (text.short(10_000), "10 k"),
+    (text.short(1e6), "1 M"),
+    (text.short(0.3), "0.3"),
+    (text.short_size(100), "100 B"),
+    (text.short_size(1e4), "10 kB"),
+    (text.short_size(1e7), "10 MB"),
+    (text.estimate(12.34, {"low": 10.0, "high": 15.0}, 1), "12.3 (10.0 to 15.0)"),
+]
+
+
+@pytest.mark.parametrize(("shown", "expected"), LATER, ids=[expected for _, expected in LATER])
+def test_a_probability_or_a_round_number_is_shown_as(shown, expected):
+    assert shown == expected

@@ -5,26 +5,20 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import datetime
-from functools import reduce
 from importlib.metadata import version
-from operator import add
 from typing import Any
-
-import numpy as np
 
 from sahfl import __version__
 from sahfl.adapters import AdapterState, digest
-from sahfl.adapters.folder import CONFIG
-from sahfl.config import AdapterTuning, Method, Study, ZeroShot
+from sahfl.config import Method, Study
 from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.server.findings import judge
+from sahfl.federation.server.method_results import by_fold, read_sums
+from sahfl.federation.server.method_rows import compare_arms, describe_arm, find_arms
 from sahfl.federation.server.run_folder import Record, RunFolder
 from sahfl.federation.server.support import fold_support, support_notes
-from sahfl.statistics import Estimate, EvaluationSums, Withheld, dice_estimate, difference, overall, stratum_labels
 
-SCHEMA = 1
-Key = tuple[int, str]
-"""Fold and site; methods are compared on the keys that both have."""
-Sums = dict[Key, EvaluationSums]
+SCHEMA = 2
 
 
 def collect(
@@ -32,9 +26,10 @@ def collect(
 ) -> dict[str, Any]:
     """Everything that the report shows, as plain JSON values."""
     journal = folder.journal()
-    sums = {method.id: _read_sums(folder, study, method) for method in study.finetune.methods}
     started, finished = (_last(journal, event) for event in ("started", "finished"))
     rounds = _rounds(journal)
+    arms = find_arms(folder, study)
+    methods, comparisons = [describe_arm(folder, study, arm, rounds) for arm in arms], compare_arms(study, arms)
     return {
         "schema": SCHEMA,
         "sahfl": __version__,
@@ -55,133 +50,19 @@ def collect(
         },
         "support": {"folds": fold_support(study, sites), "notes": support_notes(study, sites)},
         "evaluation": study.evaluation.model_dump(mode="json"),
-        "methods": [_method(folder, study, method, sums[method.id], rounds) for method in study.finetune.methods],
-        "comparisons": _comparisons(study, sums),
+        "methods": methods,
+        "comparisons": comparisons,
+        "findings": judge(methods, comparisons),
         "rounds": rounds,
         "interruptions": sum(line["event"] == "resumed" for line in journal),
         "unreadable_journal_lines": folder.unreadable_lines(),
     }
 
 
-def _read_sums(folder: RunFolder, study: Study, method: Method) -> Sums:
-    n_strata, replicates = len(study.evaluation.volume_edges_ml) + 1, study.evaluation.replicates
-    return {
-        (fold, site): EvaluationSums.from_array(np.asarray(values), n_strata=n_strata, replicates=replicates)
-        for fold in range(study.finetune.folds)
-        for site, values in sorted(
-            (folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {"sums": {}})["sums"].items()
-        )
-    }
-
-
-def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds: list[Record]) -> dict[str, Any]:
-    labels = stratum_labels(study.evaluation.volume_edges_ml)
-    total = _add(sums.values(), study)
-    sent = [site["bytes_up"] for line in rounds if line["method"] == method.id for site in line["used"]]
-    agreement = total.volume.agreement()
-    return {
-        "id": method.id,
-        "method": method.method,
-        "rank": method.rank if isinstance(method, AdapterTuning) else None,
-        "trainable": 0 if isinstance(method, ZeroShot) else _trainable(folder, method),
-        "bytes_up_per_round": max(sent, default=0),
-        "strata": [_stratum(label, dice_estimate(part)) for label, part in zip(labels, total.strata, strict=True)],
-        "overall": _stratum("all with blood", dice_estimate(overall(total))),
-        "no_blood": {"n": total.n_no_blood, "n_false_positive": total.n_false_positive},
-        "volume": vars(agreement),
-        "by_fold": [_by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
-        "by_site": [_by_site(site, sums, study) for site in study.finetune.sites],
-        "withheld": [found for site in study.finetune.sites if (found := _withheld(site, sums))],
-        "failed": None if overall(total).n else _nothing(total),
-        "not_evaluated": _not_evaluated(folder, study, method),
-    }
-
-
-def _trainable(folder: RunFolder, method: Method) -> int:
-    return int((folder.read_json(f"adapters/{method.id}/fold-0/{CONFIG}") or {})["sahfl"]["parameters"])
-
-
-def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict[str, Any]]:
-    return [
-        {"fold": fold, "site": site, "reason": reason}
-        for fold in range(study.finetune.folds)
-        for site, reason in (
-            (folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {}).get("missing", {})
-        ).items()
-    ]
-
-
-def _withheld(site: str, sums: Sums) -> dict[str, Any]:
-    """In how many folds a site withheld what, because its group was too small; empty if it never did."""
-    parts = [part for (_, name), part in sums.items() if name == site]
-    counts = vars(reduce(add, (part.withheld for part in parts), Withheld()))
-    counts |= {"replicates": sum(overall(part).bare > 0 for part in parts)}
-    return {"site": site, "n_folds": len(parts), **counts} if any(counts.values()) else {}
-
-
-def _nothing(total: EvaluationSums) -> str:
-    if total.withheld.blood:
-        return "every case with blood lies in a group that its site withholds for being small"
-    return "no case with blood was evaluated"
-
-
-def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
-    estimate = dice_estimate(overall(_add([part for (_, name), part in sums.items() if name == site], study)))
-    return {"site": site, "n": estimate.n, "dice": estimate.value}
-
-
 def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
     """What was measured on the held-out patients of one fold."""
-    measured = _by_fold(fold, _read_sums(folder, study, method), study)
-    return {name: measured[name] for name in ("dice", "n", "n_no_blood")}
-
-
-def _by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
-    total = _add([part for (number, _), part in sums.items() if number == fold], study)
-    estimate = dice_estimate(overall(total))
-    return {"fold": fold, "n": estimate.n, "dice": estimate.value, "n_no_blood": total.n_no_blood}
-
-
-def _comparisons(study: Study, sums: Mapping[str, Sums]) -> list[dict[str, Any]]:
-    """Every trained method against zero-shot, and every adapter against full fine-tuning, where these are there."""
-    trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
-    others = [method for method in trained if method.id != "full"]
-    pairs = [(method.id, "zero_shot") for method in trained] + [(method.id, "full") for method in others]
-    return [_compare(study, sums, *pair) for pair in pairs if pair[1] in sums]
-
-
-def _compare(study: Study, sums: Mapping[str, Sums], method: str, reference: str) -> dict[str, Any]:
-    """The difference on the patients that both methods were evaluated on, where their sites tell the same of both."""
-    common = sorted(sums[method].keys() & sums[reference].keys())
-    common = [key for key in common if _form(sums[method][key]) == _form(sums[reference][key])]
-    ours, theirs = (_add([sums[id_][key] for key in common], study) for id_ in (method, reference))
-    strata = zip(stratum_labels(study.evaluation.volume_edges_ml), ours.strata, theirs.strata, strict=True)
-    return {
-        "method": method,
-        "reference": reference,
-        **_difference(difference(overall(ours), overall(theirs))),
-        "strata": [{"stratum": label, **_difference(difference(a, b))} for label, a, b in strata],
-    }
-
-
-def _form(sums: EvaluationSums) -> tuple[Withheld, bool]:
-    return sums.withheld, overall(sums).bare > 0
-
-
-def _difference(estimate: Estimate) -> dict[str, Any]:
-    return {"n": estimate.n, "difference": estimate.value, "low": estimate.low, "high": estimate.high}
-
-
-def _stratum(label: str, estimate: Estimate) -> dict[str, Any]:
-    numbers = {"dice": estimate.value, "sd": estimate.sd, "low": estimate.low, "high": estimate.high}
-    return {"stratum": label, "n": estimate.n, **numbers}
-
-
-def _add(parts: Any, study: Study) -> EvaluationSums:
-    zero = EvaluationSums.zero(
-        n_strata=len(study.evaluation.volume_edges_ml) + 1, replicates=study.evaluation.replicates
-    )
-    return reduce(add, parts, zero)
+    found = by_fold(fold, read_sums(folder, study, method), study)
+    return {name: found[name] for name in ("dice", "n", "n_no_blood")}
 
 
 def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal: list[Record]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from sahfl.adapters.attach import merge
 from sahfl.config import SiteConfig, load_site
 from sahfl.data.ct import read_scan
 from sahfl.data.sampler import SliceSampler
-from sahfl.disclosure import Groups, withhold
 from sahfl.errors import ConfigError, PayloadError
 from sahfl.evaluation import predict, score
 from sahfl.federation import protocol
@@ -41,6 +40,7 @@ from sahfl.model import MultiViewUNet
 from sahfl.payload import Header
 from sahfl.seeds import derive_seed
 from sahfl.statistics import CaseResult, EvaluationSums
+from sahfl.statistics.disclosure import Groups, withhold
 from sahfl.training import Schedule, train
 
 log = logging.getLogger(__name__)
@@ -177,10 +177,9 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
         put_own(net, task, site.config.folder, header, after_round=task.rounds)
     merge(net)
     results = _score_cases(site, task, net)
-    site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | vars(r) for case, r in results])
-    cases, asked, policy = [result for _, result in results], task.evaluation, site.config.policy
-    sums = EvaluationSums.of(cases, edges_ml=asked.volume_edges_ml, replicates=asked.replicates, seed=task.seed)
-    groups = Groups.of(cases, edges_ml=asked.volume_edges_ml)
+    site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | r.row() for case, r in results])
+    cases, policy = [result for _, result in results], site.config.policy
+    sums, groups = EvaluationSums.of(cases, task.evaluation, seed=task.seed), Groups.of(cases, task.evaluation)
     least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
     return protocol.evaluation_reply(header, withhold(sums, groups, **least).to_array())
 
@@ -193,8 +192,9 @@ def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, 
     for done, item in enumerate(cases, start=1):
         (views,) = site.load_views([item], task.views)
         probability = predict(net, views, task.views)
-        mask = probability >= task.evaluation.threshold
-        results.append((item.case.id, score(mask, read_scan(item.case), key=keys[item.case.patient])))
+        mask, scan = probability >= task.evaluation.threshold, read_scan(item.case)
+        result = score(mask, scan, key=keys[item.case.patient], tolerance_mm=task.evaluation.tolerance_mm)
+        results.append((item.case.id, result))
         emit(Event("step", "evaluate", site.config.name, done, len(cases)))
     return results
 

@@ -27,7 +27,8 @@ from sahfl.federation.networks import exchanged
 from sahfl.federation.protocol import Task
 from sahfl.federation.site.policy import check_request
 from sahfl.payload import DTYPES, Header
-from sahfl.sums import HEAD
+from sahfl.statistics.cases import n_groups
+from sahfl.statistics.sums import array_length
 
 
 def dry_run(config: SiteConfig, study: Study | None = None) -> str:
@@ -129,16 +130,19 @@ def _evaluation(config: SiteConfig, study: Study | None) -> Iterator[str]:
         yield "evaluation: refused, nothing leaves"
         yield from (f"  {line.strip()}" for line in problem)
     else:
-        policy, n_strata = config.policy, len(settings.volume_edges_ml) + 1
-        numbers = HEAD + n_strata * (3 + 2 * settings.replicates)
+        policy, numbers = config.policy, array_length(settings)
+        n_strata, n_extents = n_groups(settings)
         which = f" of {', '.join(method.id for method in methods)}" if study else ""
         yield f"evaluation{which}, each fold:"
         yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes:"
-        yield f"    for each of {n_strata} volume strata the number of scans, the sums of Dice and of its squares, and"
-        yield f"    {settings.replicates} bootstrap sums with their weights; sums of volumes and of their products;"
+        yield f"    for all cases with blood, for each of {n_strata} volume strata and of {n_extents} groups of extent"
+        yield "    the number of scans, and of each of five metrics (Dice, surface Dice, HD95, volume error, lesion F1)"
+        yield f"    the sum, the sum of squares, a histogram and {settings.replicates} bootstrap sums with weights;"
+        yield "    sums of volumes and of their products, a histogram of predicted against annotated volume;"
         yield "    numbers of scans without blood, and of those in which blood was predicted"
-        yield f"  withheld: results over fewer than {policy.smallest_group} patients, bootstrap sums over fewer than"
-        yield f"    {policy.smallest_bootstrap} patients; then strata are merged, or nothing leaves but that fact"
+        few, least = policy.smallest_group, policy.smallest_bootstrap
+        yield f"  withheld: what tells of fewer than {few} patients, also by subtraction; bootstrap sums and histograms"
+        yield f"    of fewer than {least}; then a split or both are left out, or nothing leaves but that fact"
     yield ""
 
 

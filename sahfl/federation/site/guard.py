@@ -15,7 +15,6 @@ from typing import Any
 from flwr.app import RecordDict
 
 from sahfl.config import SiteConfig
-from sahfl.disclosure import say_withheld
 from sahfl.errors import AdapterError, PayloadError, PolicyRefused, StorageError, TrustError
 from sahfl.federation import protocol
 from sahfl.federation.protocol import Task
@@ -25,7 +24,8 @@ from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import as_strings, check_outgoing, check_request
 from sahfl.federation.tensors import config_record
 from sahfl.payload import Header
-from sahfl.statistics import EvaluationSums, overall
+from sahfl.statistics import EvaluationSums
+from sahfl.statistics.disclosure import say_withheld
 from sahfl.trust.kit import SiteKit
 
 log = logging.getLogger(__name__)
@@ -132,16 +132,14 @@ def _say_tensors(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
 def _say_sums(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     assert task.evaluation is not None  # check_outgoing saw to it
     array = protocol.read_evaluation_reply(answer, header=Header(**protocol.read_header(answer)))
-    n_strata, replicates = len(task.evaluation.volume_edges_ml) + 1, task.evaluation.replicates
-    sums = EvaluationSums.from_array(array, n_strata=n_strata, replicates=replicates)
+    sums = EvaluationSums.from_array(array, task.evaluation)
     withheld = say_withheld(sums)
     method = task.method.id if task.method else "pretrain"
-    n = {"strata": [part.n for part in sums.strata], "in_no_stratum": sums.merged.n, "no_blood": sums.n_no_blood}
-    what = (
-        f"sums over {overall(sums).n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold + 1})"
-    )
+    n: dict[str, Any] = {"strata": [part.n for part in sums.by_volume], "extents": [part.n for part in sums.by_extent]}
+    n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
+    what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold + 1})"
     kept = f", withholding {withheld}: groups too small" if withheld else ""
-    return what + kept, {"groups": n, "withheld": vars(sums.withheld) | {"replicates": overall(sums).bare > 0}}
+    return what + kept, {"groups": n, "withheld": vars(sums.withheld) | {"replicates": sums.overall.bare > 0}}
 
 
 _SAY = {

@@ -200,9 +200,8 @@ def _sum_leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[s
         yield "got sums, expected none without settings of an evaluation"
         return
     array = protocol.read_evaluation_reply(answer, header=Header(**protocol.read_header(answer)))
-    n_strata, replicates = len(task.evaluation.volume_edges_ml) + 1, task.evaluation.replicates
-    sums = EvaluationSums.from_array(array, n_strata=n_strata, replicates=replicates)
-    for part in (*sums.strata, sums.merged):
+    sums = EvaluationSums.from_array(array, task.evaluation)
+    for part in (sums.overall, *sums.by_volume, *sums.by_extent):
         if 0 < part.n < policy.smallest_group:
             yield f"got results over {part.n} scans, expected {policy.smallest_group} (policy.smallest_group)"
         if 0 < part.n < policy.smallest_bootstrap and not part.bare:

@@ -11,16 +11,12 @@ from dataclasses import astuple, dataclass
 from operator import add
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sahfl.errors import PayloadError
-
-Floats = NDArray[np.float64]
+from sahfl.statistics.metrics import MOST_ML, Floats
 
 MOST_CASES = 1_000_000
 """A site that reports more cases than this is refused."""
-MOST_ML = 100_000.0
-"""A mean volume above this (mL) is refused; a whole head scan is about 10 000 mL."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +25,8 @@ class VolumeAgreement:
 
     n: int
     pearson_r: float | None
+    icc: float | None
+    """ICC(2,1): absolute agreement of single measurements."""
     bias_ml: float | None
     """Mean of predicted minus annotated volume."""
     loa_low_ml: float | None
@@ -86,19 +84,20 @@ class VolumeSums:
         return VolumeSums(*map(add, astuple(self), astuple(other)))
 
     def agreement(self) -> VolumeAgreement:
-        """Pearson r, bias and 95 % limits of agreement, ``bias +- 1.96 * SD(predicted - annotated)``.
+        """Pearson r, ICC(2,1), bias and 95 % limits of agreement, ``bias +- 1.96 * SD(predicted - annotated)``.
 
         Guarantees: never NaN. r is None below 3 cases (two points always lie on a line) or if a volume is the same in
-        all cases; the limits are None below 2 cases, the bias without a case.
+        all cases, the ICC below 3 cases or if all volumes are the same; the limits are None below 2 cases, the bias
+        without a case.
 
         Source: Bland & Altman 1986, Lancet 327:307.
         """
         if self.n == 0:
-            return VolumeAgreement(0, None, None, None, None)
+            return VolumeAgreement(0, None, None, None, None, None)
         bias = (self.y - self.x) / self.n
         sd = deviation(self.n, self.y - self.x, self.xx + self.yy - 2 * self.xy)
         low, high = (None, None) if sd is None else (bias - 1.96 * sd, bias + 1.96 * sd)
-        return VolumeAgreement(self.n, self._pearson_r(), bias, low, high)
+        return VolumeAgreement(self.n, self._pearson_r(), self._icc(), bias, low, high)
 
     def _pearson_r(self) -> float | None:
         if self.n < 3:
@@ -109,6 +108,25 @@ class VolumeSums:
             return None
         r = (self.xy - self.x * self.y / self.n) / math.sqrt(spread_x * spread_y)
         return min(1.0, max(-1.0, r))
+
+    def _icc(self) -> float | None:
+        """ICC(2,1) of two "raters" from the mean squares of a two-way ANOVA.
+
+        ``(MSR - MSE) / (MSR + MSE + 2 (MSC - MSE) / n)``: unlike Pearson's r it falls if all predictions are too large.
+
+        Source: Shrout & Fleiss 1979, Psychol. Bull. 86:420, case 2 (McGraw & Wong 1996: ICC(A,1)).
+        """
+        if self.n < 3:
+            return None
+        both, level = self.x + self.y, (self.x + self.y) ** 2 / (2 * self.n)
+        rows = (self.xx + 2 * self.xy + self.yy) / 2 - level
+        columns = (self.x - self.y) ** 2 / (2 * self.n)
+        total = self.xx + self.yy - level
+        if both == 0 or total <= 1e-12 * (self.xx + self.yy):
+            return None
+        rest = max(0.0, total - rows - columns) / (self.n - 1)
+        rows = max(0.0, rows) / (self.n - 1)
+        return (rows - rest) / (rows + rest + 2 * (columns - rest) / self.n)
 
 
 def deviation(n: int, total: float, squares: float) -> float | None:

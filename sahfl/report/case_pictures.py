@@ -1,0 +1,56 @@
+"""Pictures of single cases from the run's folder, where the results name them because their release is allowed."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+from sahfl.report.names import names
+from sahfl.report.text import Results, number
+
+PNG = b"\x89PNG\r\n\x1a\n"
+LARGEST_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One case as the page shows it."""
+
+    title: str
+    words: str
+    png: str
+    """Base64; empty where the picture is not there."""
+    missing: str
+    """Why it is not there."""
+
+
+def read_overlays(results: Results, folder: Path) -> tuple[Overlay, ...]:
+    """Read the pictures that the results name.
+
+    Guarantees: nothing outside ``folder`` is read, also through a link; what is no PNG of at most 2 MB is left out,
+    and the page says so.
+    """
+    titles, found = names(results), []
+    for overlay in results.get("overlays", []):
+        data, missing = _read_png(overlay["png"], folder)
+        words = (
+            f"{titles.get(overlay['method'], overlay['method'])}, {overlay['site']}, fold {overlay['fold'] + 1}: Dice "
+            f"{number(overlay['dice'])}, {number(overlay['volume_ml'], 1)} mL annotated, "
+            f"{number(overlay['predicted_ml'], 1)} mL predicted."
+        )
+        title = f"{overlay['case'].capitalize()} case"
+        found.append(Overlay(title, words, base64.b64encode(data).decode(), missing))
+    return tuple(found)
+
+
+def _read_png(name: str, folder: Path) -> tuple[bytes, str]:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return b"", "its path leads out of the run's folder"
+    if not path.is_file():
+        return b"", "its file is not there"
+    if path.stat().st_size > LARGEST_BYTES:
+        return b"", "its file is larger than 2 MB"
+    data = path.read_bytes()
+    return (data, "") if data.startswith(PNG) else (b"", "its file is no PNG")

@@ -1,0 +1,184 @@
+"""The CLAIM checklist, filled in from the results where they say it, and left to the authors where they do not.
+
+Source: Mongan, Moy & Kahn 2020, Radiol. Artif. Intell. 2:e200029; numbering of the 2024 update, Tejani et al. 2024,
+Radiol. Artif. Intell. 6:e240300. Items are worded shortly here; the papers hold the full text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sahfl.report.names import measured
+from sahfl.report.summary import n_folds
+from sahfl.report.tables import METRICS, Row, Table
+from sahfl.report.text import DASH, Results, count, whole
+
+AUTHORS = "to be filled in by the authors"
+ITEMS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Title and abstract", ("Names the study as one of AI, with the category of technology", "Structured summary")),
+    ("Introduction", ("Background and intended use", "Aims, objectives, hypotheses")),
+    ("Study design", ("Prospective or retrospective", "Study goal")),
+    (
+        "Data",
+        (
+            *("Data sources", "Inclusion and exclusion criteria", "Data preprocessing", "Selection of data subsets"),
+            *("De-identification", "Missing data", "Image acquisition protocol"),
+        ),
+    ),
+    (
+        "Reference standard",
+        (
+            *("Definition of the reference standard", "Rationale for choosing it", "Source of the annotations"),
+            *("Annotation of the test set", "Variability between and within annotators"),
+        ),
+    ),
+    ("Data partitions", ("How data were assigned to partitions", "Level at which partitions are disjoint")),
+    ("Testing data", ("Intended sample size",)),
+    ("Model", ("Description of the model", "Software and packages", "Initialisation of parameters")),
+    ("Training", ("Training approach", "Selection of the final model", "Ensembling")),
+    (
+        "Evaluation",
+        (
+            *(
+                "Metrics of performance",
+                "Measures of significance and uncertainty",
+                "Robustness or sensitivity analysis",
+            ),
+            *("Explainability", "Evaluation on internal data", "Testing on external data", "Trial registration"),
+        ),
+    ),
+    ("Results: data", ("Patients included and excluded", "Demographic and clinical characteristics by partition")),
+    (
+        "Results: model",
+        ("Performance with uncertainty", "Diagnostic performance, precision", "Failure analysis"),
+    ),
+    ("Discussion", ("Limitations", "Implications for practice")),
+    ("Other", ("Full protocol or technical details", "Availability of software, model, data", "Funding")),
+)
+"""Sections with their items, which are numbered through."""
+
+
+def claim_table(results: Results) -> Table:
+    """Every item with what this run says of it."""
+    rows, item = [], 0
+    for section, titles in ITEMS:
+        rows.append(Row((section,), heading=True))
+        for title in titles:
+            item += 1
+            rows.append(Row((str(item), title, ANSWERS[item](results) if item in ANSWERS else AUTHORS)))
+    columns = ("Item", "What is asked", "This study")
+    return Table("CLAIM checklist, numbered as in the 2024 update", columns, tuple(rows), n_text=3)
+
+
+def n_filled(table: Table) -> int:
+    """How many items the results filled in."""
+    return sum(not row.heading and AUTHORS not in row.cells[2] for row in table.rows)
+
+
+def _sources(results: Results) -> str:
+    by_role = {"pretrain": "pretraining", "finetune": "fine-tuning"}
+    parts = [
+        f"{site['site']} ({by_role.get(site['role'], site['role'])}, {site['source'] or DASH})"
+        for site in results["sites"]
+    ]
+    return "; ".join(parts) + ". Time and place of acquisition: " + AUTHORS + "."
+
+
+def _settings(results: Results, *path: str) -> object:
+    found: object = results["study"]
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _preprocessing(results: Results) -> str:
+    spacing, size = _settings(results, "views", "spacing_mm"), _settings(results, "views", "size")
+    known = f" Pixels of {spacing} mm, fields of {size}." if spacing is not None else ""
+    return f"Hounsfield units in three windows, 2-D slices in up to three planes.{known} All settings: see Settings."
+
+
+def _missing(results: Results) -> str:
+    lost = sum(len(method["not_evaluated"]) for method in results["methods"])
+    out = [site["site"] for site in results["sites"] if site["out"]]
+    away = f"sites out: {', '.join(out)}" if out else "no site was out"
+    return f"{count(lost, 'fold')} of a method and site not evaluated; {away}; differences need both methods."
+
+
+def _partitions(results: Results) -> str:
+    folds = n_folds(results)
+    return f"{folds}-fold cross-validation at each site, by seed {_settings(results, 'seed')}." if folds else AUTHORS
+
+
+def _model(results: Results) -> str:
+    return (
+        f"2-D U-Net on several planes, {whole(results['base']['parameters'])} parameters; methods of fine-tuning with "
+        "their trainable parameters: see the table of methods."
+    )
+
+
+def _software(results: Results) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in results["environment"].items())
+    return f"sahfl {results['sahfl']}; {packages}."
+
+
+def _training(results: Results) -> str:
+    committed = sum(entry["committed"] for entry in results["rounds"])
+    return f"Federated, {count(committed, 'committed round')}; rounds, steps, optimiser: see Settings."
+
+
+def _metrics(results: Results) -> str:
+    tolerance = results["evaluation"].get("tolerance_mm")
+    at = "" if tolerance is None else f" (tolerance {tolerance} mm)"
+    listed = ", ".join(name for name, _ in METRICS.values())
+    return f"{listed}{at}; Pearson, ICC and Bland-Altman of volume. A missed hemorrhage counts as Dice 0."
+
+
+def _uncertainty(results: Results) -> str:
+    n = results["evaluation"]["replicates"]
+    return f"95 % intervals from {n} Poisson-bootstrap replicates over patients; paired differences, Holm's correction."
+
+
+def _included(results: Results) -> str:
+    parts = [
+        f"{site['site']}: {count(site['n_patients'], 'patient')}, {count(site['n_refused'], 'scan')} refused"
+        + (f", out ({site['out']})" if site["out"] else "")
+        for site in results["sites"]
+    ]
+    return "; ".join(parts) + "."
+
+
+def _cases_of_failure(results: Results) -> str:
+    shown = [overlay["case"] for overlay in results.get("overlays", [])]
+    return (
+        f"Overlays of the {', '.join(shown)} case; Dice by volume and extent."
+        if shown
+        else "Dice by volume and extent."
+    )
+
+
+ANSWERS: dict[int, Callable[[Results], str]] = {
+    1: lambda _: "Deep learning: federated low-rank fine-tuning of a segmentation network.",
+    7: _sources,
+    9: _preprocessing,
+    11: lambda _: "Only weights, sums and counts left the hospitals; of DICOM headers the patient id is read, hashed.",
+    12: _missing,
+    19: _partitions,
+    20: lambda _: "Patient: all scans of a patient are in one fold of one site.",
+    22: _model,
+    23: _software,
+    24: lambda r: f"Base network: {r['base']['mode']}, SHA-256 {r['base']['sha256'][:12]}; adapters start at 0.",
+    25: _training,
+    26: lambda _: "The network after the last round; none was chosen by its test result.",
+    27: lambda _: "The probabilities of the views are averaged; folds are not put together.",
+    28: _metrics,
+    29: _uncertainty,
+    30: lambda r: f"{count(len(measured(r)), 'method')} on the same patients; by volume, extent, site and fold.",
+    32: lambda _: "Every patient once, by a network that was not fine-tuned on that patient.",
+    33: lambda _: "Not done: cross-validation within the participating hospitals.",
+    35: _included,
+    37: lambda _: "See Segmentation accuracy.",
+    39: _cases_of_failure,
+    40: lambda _: "See Limits; clinical limitations: " + AUTHORS + ".",
+    42: lambda r: f"Study fingerprint {r['fingerprint'][:12]}; every setting under Settings.",
+}
+"""Item -> what the results say of it."""

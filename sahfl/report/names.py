@@ -1,0 +1,155 @@
+"""What methods are called and how they look: a colour per family, a marker per rank, a line per aggregation rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sahfl.report.text import Results
+
+ZERO_SHOT = "zero_shot"
+NAMES = {
+    "zero_shot": "Zero-shot",
+    "full": "Full fine-tuning",
+    "encoder": "Fine-tuning of the encoder",
+    "bottleneck": "Fine-tuning of the bottleneck",
+    "decoder": "Fine-tuning of the decoder",
+    "last_layer": "Fine-tuning of the last layer",
+    "norm_bias": "Fine-tuning of norms and biases",
+    "lora_c": "LoRA-C",
+    "conv_lora": "convLoRA",
+    "cp_lora": "CP-LoRA",
+    "dora_c": "DoRA-C",
+    "conv_dora": "convDoRA",
+    "cp_dora": "CP-DoRA",
+}
+REPEAT = "-repeat"
+EACH, POOLED = "each", "pooled"
+"""Values of ``trained_at`` that are no site's name."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Methods of one kind, at all ranks and under all aggregation rules."""
+
+    key: str
+    name: str
+    colour: str
+    """On a white page; see ``theme`` for a dark one."""
+
+
+FAMILIES = (
+    Family("zero_shot", "Zero-shot", "#6B6B6B"),
+    Family("standard", "Standard fine-tuning", "#C9500C"),
+    Family("lora_c", "LoRA-C", "#B3457E"),
+    Family("conv_lora", "convLoRA", "#007A5A"),
+    Family("cp_lora", "CP-LoRA", "#0067A3"),
+    Family("dora_c", "DoRA-C", "#7B4FB0"),
+    Family("conv_dora", "convDoRA", "#7A7000"),
+    Family("cp_dora", "CP-DoRA", "#1193AB"),
+    Family("other", "Other", "#24292F"),
+)
+"""Hues after Okabe & Ito 2008, "Color universal design"; marker and line say the rest, so that none rests on colour."""
+STANDARD = ("full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LINES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn."""
+
+    family: Family
+    marker: str
+    """By rank, or by part of the network in standard fine-tuning."""
+    line: str
+    """By aggregation rule."""
+    filled: bool
+    """Whether it was trained by the federation."""
+
+
+def family_of(method: Results) -> Family:
+    """The family of a method; a kind unknown to this version is "other"."""
+    kind = "standard" if method["method"] in STANDARD else method["method"]
+    return next((family for family in FAMILIES if family.key == kind), FAMILIES[-1])
+
+
+def looks(methods: Iterable[Results]) -> dict[str, Look]:
+    """Look by method id, the same in every figure and table of one report."""
+    methods = tuple(methods)
+    ranks = sorted({m["rank"] for m in methods if m["rank"] is not None})
+    rules = list(dict.fromkeys(m["aggregation"] for m in methods if m["rank"] is not None))
+    found = {}
+    for method in methods:
+        rank, kind = method["rank"], method["method"]
+        place = ranks.index(rank) if rank is not None else STANDARD.index(kind) if kind in STANDARD else 0
+        rule = rules.index(method["aggregation"]) if rank is not None else 0
+        line = LINES[rule % len(LINES)]
+        found[method["id"]] = Look(
+            family_of(method), MARKERS[place % len(MARKERS)], line, filled=method["trained_at"] is None
+        )
+    return found
+
+
+def method_name(method: Results) -> str:
+    """``CP-LoRA (rank 8, pooled)``; a method unknown to this version keeps its own name."""
+    name, rank, at = NAMES.get(method["method"], str(method["method"])), method["rank"], method["trained_at"]
+    plain = method["method"] if rank is None else f"{method['method']}-r{rank}"
+    own = method["id"] if at is None else method["id"].removesuffix(f"-at-{at}").removesuffix(f"-{at}")
+    # What the id holds besides are the settings that tell two methods of the same kind apart.
+    rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
+    details = ", ".join(filter(None, [rank and f"rank {rank}", rest, place_name(at)]))
+    return f"{name} ({details})" if details else name
+
+
+def place_name(trained_at: str | None) -> str:
+    """Where a method was trained, in words; nothing for the federation."""
+    if trained_at is None:
+        return ""
+    return {POOLED: "pooled", EACH: "each site alone"}.get(trained_at, f"{trained_at} alone")
+
+
+def names(results: Results) -> dict[str | None, str]:
+    """Name by method id, also of those in the rounds: None is pretraining, and repeats are named one by one."""
+    found: dict[str | None, str] = {None: "Pretraining"}
+    found |= {method["id"]: method_name(method) for method in results["methods"]}
+    for id_ in dict.fromkeys(entry["method"] for entry in results["rounds"]):
+        if id_ not in found and (method := row_of_training(results, id_)) is not None:
+            found[id_] = f"{method_name(method)}, repeat {id_.rsplit(REPEAT, 1)[1]}"
+    return found
+
+
+def name_methods(text: str, results: Results) -> str:
+    """A text with the names of methods in the place of their ids, and with true signs."""
+    titles = {id_: name for id_, name in names(results).items() if id_ is not None}
+    ids = "|".join(re.escape(id_) for id_ in sorted(titles, key=len, reverse=True))
+    named = re.sub(rf"(?<![\w-])({ids})(?![\w-])", lambda found: titles[found[1]], text) if ids else text
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", named).replace(">=", "≥")
+
+
+def row_of_training(results: Results, id_: str) -> Results | None:
+    """The row of ``methods`` that a training in the rounds belongs to: repeats stand in the row of the first."""
+    plain, _, number = id_.rpartition(REPEAT)
+    return method_named(results, id_) or (method_named(results, plain) if number.isdecimal() else None)
+
+
+def by_family(methods: Iterable[Results]) -> list[Results]:
+    """Methods family by family; within one in the order of the study file."""
+    return sorted(methods, key=lambda method: FAMILIES.index(family_of(method)))
+
+
+def measured(results: Results) -> list[Results]:
+    """Methods that have a result, family by family."""
+    return by_family(method for method in results["methods"] if method["failed"] is None)
+
+
+def method_named(results: Results, name: str) -> Results | None:
+    """The method with this id, or None."""
+    return next((method for method in results["methods"] if method["id"] == name), None)
+
+
+def dice_of(method: Results) -> Results:
+    """The estimate of Dice over all cases with blood."""
+    overall: Results = method["metrics"]["dice"]["overall"]
+    return overall

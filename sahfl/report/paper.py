@@ -1,0 +1,85 @@
+"""The paper that this study follows, side by side with the run: only what its abstract says is put in its column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sahfl.report.names import (
+    FAMILIES,
+    ZERO_SHOT,
+    dice_of,
+    family_of,
+    measured,
+    method_named,
+)
+from sahfl.report.summary import n_folds
+from sahfl.report.tables import Row, Table, shown_estimate
+from sahfl.report.text import DASH, Results, count, number, stratum_name
+
+PAPER = "Minoccheri, Hodgman et al. 2025, arXiv:2508.01772"
+UNKNOWN = "not known here"
+SAID = {
+    "standard": "above zero-shot, below the LoRA family",
+    "lora_c": "above standard fine-tuning; higher ranks better",
+    "conv_lora": "above standard fine-tuning; higher ranks better",
+    "cp_lora": "above standard fine-tuning; comparable with far fewer parameters",
+    "dora_c": "above standard fine-tuning; higher ranks better",
+    "conv_dora": "above standard fine-tuning; higher ranks better",
+    "cp_dora": "above standard fine-tuning; higher ranks better",
+}
+"""Family -> what the abstract says of it."""
+
+
+def paper_table(results: Results) -> Table:
+    """The quantities of the paper's tables, its numbers where they are known, and those of this run."""
+    rows = (*_cohort_rows(results), *_dice_rows(results), *_other_rows(results))
+    columns = ("Quantity", "In words, the paper", "The paper's number", "This run")
+    return Table(f"The paper ({PAPER}) and this run", columns, rows, n_text=4)
+
+
+def _cohort_rows(results: Results) -> Iterator[Row]:
+    yield Row(("Cohorts",), heading=True)
+    for role, title, said, known in (
+        ("pretrain", "Patients, pretraining", "traumatic brain injury, several institutions", "124"),
+        ("finetune", "Patients, fine-tuning", "aneurysmal SAH, one institution", "30"),
+    ):
+        sites = [site for site in results["sites"] if site["role"] == role]
+        n = sum(site["n_patients"] for site in sites)
+        yield Row((title, said, known, f"{n:,} at {count(len(sites), 'site')}" if sites else DASH))
+    yield Row(("Folds", "cross-validation over patients", "3", str(n_folds(results) or DASH)))
+
+
+def _dice_rows(results: Results) -> Iterator[Row]:
+    yield Row(("Mean Dice ± SD",), heading=True)
+    zero_shot = method_named(results, ZERO_SHOT)
+    known = zero_shot is not None and zero_shot["failed"] is None
+    here = _with_sd(dice_of(zero_shot)) if zero_shot is not None and known else DASH
+    yield Row(("Zero-shot", "no fine-tuning", "0.410 ± 0.26", here), "zero_shot")
+    for family in FAMILIES:
+        if family.key in SAID:
+            methods = [m for m in measured(results) if family_of(m) == family and m["trained_at"] is None]
+            here = "; ".join(f"{_short(m)}: {_with_sd(dice_of(m))}" for m in methods)
+            yield Row((family.name, SAID[family.key], UNKNOWN, here or "not in this run"), family.key)
+
+
+def _short(method: Results) -> str:
+    if method["rank"] is None:
+        return str(method["method"]).replace("_", " ")
+    rule = "" if method["aggregation"] in (None, "mean") else f" {method['aggregation']}"
+    return f"rank {method['rank']}{rule}"
+
+
+def _with_sd(overall: Results) -> str:
+    sd = "" if overall["sd"] is None else f" ± {number(overall['sd'], 2)}"
+    return f"{number(overall['mean'])}{sd}"
+
+
+def _other_rows(results: Results) -> Iterator[Row]:
+    yield Row(("Beyond the mean",), heading=True)
+    zero_shot = method_named(results, ZERO_SHOT)
+    parts = zero_shot["metrics"]["dice"]["by_volume"] if zero_shot is not None and zero_shot["failed"] is None else []
+    here = "; ".join(f"{stratum_name(part['stratum'])}: {shown_estimate(part)}" for part in parts)
+    said = "all methods better on larger volumes"
+    yield Row(("Dice by volume (zero-shot)", said, UNKNOWN, here or DASH))
+    yield Row(("Predicted against annotated volume", "reported", UNKNOWN, "see Hemorrhage volume"))
+    yield Row(("Federation", "none: one place", "none", "see Bytes and Pooled, federated, single-site"))

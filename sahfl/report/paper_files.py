@@ -1,0 +1,146 @@
+"""Tables for papers: CSV with every number in full, and LaTeX (booktabs) as they are printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sahfl.atomic import write_atomic
+from sahfl.report import tables
+from sahfl.report.names import by_family, family_of, method_name
+from sahfl.report.tables import METRICS, Table
+from sahfl.report.text import DASH, Results
+
+ESTIMATE = ("n", "mean", "sd", "median", "low", "high")
+GAP = ("n", "difference", "low", "high", "p", "p_holm")
+LATEX = {
+    **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    **{DASH: "--", "−": "$-$", "≥": r"$\geq$", "±": r"$\pm$", "†": r"$\dagger$", '"': r"\textquotedbl{}"},
+}
+"""Signs that mean something to LaTeX, or that are not in every font."""
+PREAMBLE = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}. Written by sahfl from results.json."
+
+
+def write_paper_files(results: Results, folder: Path) -> None:
+    """Write ``methods.csv``, ``comparisons.csv``, ``strata.csv``, ``methods.tex`` and ``comparisons.tex``.
+
+    Guarantees: a number that is not known is an empty cell of a CSV file and a dash in LaTeX; a text that a
+    spreadsheet would take for a formula is quoted with an apostrophe.
+    """
+    for name, rows in (
+        ("methods", _method_rows(results)),
+        ("comparisons", _comparison_rows(results)),
+        ("strata", _stratum_rows(results)),
+    ):
+        write_atomic(folder / f"{name}.csv", _csv(rows))
+    write_atomic(folder / "methods.tex", latex_table(_narrow(tables.method_table(results)), "tab:methods"))
+    gaps = [tables.comparison_table(results, with_zero_shot=known) for known in (True, False)]
+    whole = Table("Paired differences in Dice", gaps[0].columns, (*gaps[0].rows, *gaps[1].rows))
+    write_atomic(folder / "comparisons.tex", latex_table(whole, "tab:comparisons"))
+
+
+def _narrow(table: Table) -> Table:
+    """Without what a printed page has no room for."""
+    kept = [i for i, column in enumerate(table.columns) if column not in ("Median", "Repeats", "Of the full model")]
+    rows = []
+    for row in table.rows:
+        whole = row.heading or row.span is not None
+        cells = row.cells if whole else tuple(row.cells[i] for i in kept)
+        rows.append(tables.Row(cells, row.family, row.span, row.heading))
+    return Table(table.caption, tuple(table.columns[i] for i in kept), tuple(rows), table.n_text)
+
+
+def _identity(method: Results) -> dict[str, Any]:
+    keys = ("id", "method", "rank", "aggregation", "trained_at")
+    return {key: method[key] for key in keys} | {"name": method_name(method), "family": family_of(method).name}
+
+
+def _method_rows(results: Results) -> Iterator[dict[str, Any]]:
+    for method in by_family(results["methods"]):
+        row = _identity(method) | {key: method[key] for key in ("trainable", "bytes_up_per_round", "failed")}
+        row |= {"repeats": len(method["repeats"]), "sd_repeats": method["sd_repeats"]}
+        failed = method["failed"] is not None
+        for metric in METRICS:
+            of = {} if failed else method["metrics"][metric]["overall"]
+            row |= {f"{metric}_{key}": of.get(key) for key in ESTIMATE}
+        volume = {} if failed else method["volume"]
+        row |= {key: volume.get(key) for key in ("pearson_r", "icc", "bias_ml", "loa_low_ml", "loa_high_ml")}
+        empty = {} if failed else method["no_blood"]
+        yield row | {"no_blood_n": empty.get("n"), "no_blood_false_positive": empty.get("n_false_positive")}
+
+
+def _comparison_rows(results: Results) -> Iterator[dict[str, Any]]:
+    for comparison in results["comparisons"]:
+        for metric, part in comparison["metrics"].items():
+            for kind, gap in _groups(part):
+                pair = {"method": comparison["method"], "reference": comparison["reference"], "metric": metric}
+                yield pair | {"group": kind, "stratum": gap["stratum"]} | {key: gap[key] for key in GAP}
+
+
+def _stratum_rows(results: Results) -> Iterator[dict[str, Any]]:
+    for method in by_family(results["methods"]):
+        for metric, part in (method["metrics"] or {}).items() if method["failed"] is None else ():
+            for kind, of in _groups(part):
+                row = _identity(method) | {"metric": metric, "group": kind, "stratum": of["stratum"]}
+                yield row | {key: of[key] for key in (*ESTIMATE, "withheld")}
+
+
+def _groups(part: Results) -> Iterator[tuple[str, Results]]:
+    yield "overall", part["overall"]
+    for kind in ("by_volume", "by_extent"):
+        for of in part[kind]:
+            yield kind.removeprefix("by_"), of
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    rows, stream = list(rows), io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([{key: _cell(value) for key, value in row.items()} for row in rows])
+    return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t"):
+        return f"'{value}"
+    return "" if value is None else value
+
+
+def latex_table(table: Table, label: str) -> str:
+    """A table in LaTeX; headings of families span it."""
+    n = len(table.columns)
+    lines = [
+        PREAMBLE,
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.caption)}}}",
+        rf"\label{{{label}}}",
+    ]
+    lines += [r"\scriptsize", rf"\begin{{tabular}}{{{'l' * table.n_text}{'r' * (n - table.n_text)}}}", r"\toprule"]
+    lines += [_latex_row(table.columns), r"\midrule"]
+    for row in table.rows:
+        if row.heading:
+            lines.append(rf"\multicolumn{{{n}}}{{l}}{{\textbf{{{escape_latex(row.cells[0])}}}}} \\")
+        elif row.span is not None:
+            cell = rf"\multicolumn{{{n - len(row.cells)}}}{{l}}{{{escape_latex(row.span)}}}"
+            lines.append(f"{' & '.join([*map(escape_latex, row.cells), cell])} \\\\")
+        else:
+            lines.append(_latex_row(row.cells))
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return f"{' & '.join(map(escape_latex, cells))} \\\\"
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX prints it: no command, no mathematics, one line."""
+    plain = re.sub(r"\s+", " ", text)
+    return "".join(LATEX.get(sign, sign) for sign in plain)

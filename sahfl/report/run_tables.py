@@ -1,0 +1,158 @@
+"""Tables of the run: traffic, bounds, hospitals, failures, settings, versions."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sahfl.report.names import names
+from sahfl.report.tables import Row, Table
+from sahfl.report.text import DASH, Results, count, duration, number, percent, size, whole
+
+
+def traffic_table(results: Results) -> Table:
+    """Bytes of every site in every stage, over all attempts: what did not count had left as well."""
+    totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for entry in results["rounds"]:
+        for used in entry["used"]:
+            total = totals[used["site"], entry["method"]]
+            for i, value in enumerate((1, used["bytes_up"], used["bytes_down"])):
+                total[i] += value
+    titles = names(results)
+    rows = tuple(
+        Row((site, titles.get(method, method) or "", whole(replies), size(up), size(down)))
+        for (site, method), (replies, up, down) in totals.items()
+    )
+    columns = ("Hospital", "Stage", "Replies", "Sent", "Received")
+    return Table("Bytes by hospital and stage, all rounds and folds together", columns, rows, n_text=2)
+
+
+def ledger_table(results: Results) -> Table:
+    """What each site sent and received in all, and what it would have sent with whole networks."""
+    full, totals = results["base"]["bytes"], defaultdict[str, list[int]](lambda: [0, 0, 0])
+    for entry in results["rounds"]:
+        for used in entry["used"]:
+            for i, value in enumerate((1, used["bytes_up"], used["bytes_down"])):
+                totals[used["site"]][i] += value
+    rows = [
+        Row((site, whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full)))
+        for site, (replies, up, down) in totals.items()
+    ]
+    replies, up, down = (sum(column) for column in zip(*totals.values(), strict=True)) if totals else (0, 0, 0)
+    rows.append(Row(("All", whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full))))
+    columns = ("Hospital", "Replies", "Sent", "Received", "Whole networks instead", "Sent of that")
+    return Table("Bytes ledger of training", columns, tuple(rows))
+
+
+def aggregation_table(results: Results) -> Table:
+    """Per training: sites that the bounds acted on, and what averaging factors cost; empty where no round says it."""
+    titles = names(results)
+    rounds: dict[str | None, list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in results["rounds"]:
+        if entry["committed"] and all(isinstance(entry.get(bound), dict) for bound in ("shortened", "lightened")):
+            rounds[entry["method"]].append(entry)
+    rows = []
+    for method, entries in rounds.items():
+        errors = sorted(e["aggregation_error"] for e in entries if isinstance(e.get("aggregation_error"), float))
+        error = f"{percent(errors[len(errors) // 2], 1)}, {percent(errors[-1], 1)}" if errors else DASH
+        bounded = (_named_counts(e[bound] for e in entries) for bound in ("shortened", "lightened"))
+        rows.append(Row((titles.get(method, method) or DASH, *bounded, str(len(entries)), error)))
+    columns = ("Stage", "Changes shortened", "Weights reduced", "Rounds", "Aggregation error, median and largest")
+    return Table("Bounds and aggregation error, all folds together", columns, tuple(rows), n_text=3)
+
+
+def _named_counts(sites: Iterable[Iterable[str]]) -> str:
+    counts = Counter(site for each in sites for site in each)
+    return ", ".join(f"{site}: {n}" for site, n in sorted(counts.items())) or "none"
+
+
+def site_table(results: Results) -> Table:
+    """Patients, volumes, folds and findings of every site."""
+    roles = {"pretrain": "pretraining", "finetune": "fine-tuning"}
+    rows = tuple(
+        Row(
+            (
+                *(site["site"], roles.get(site["role"], site["role"])),
+                *(site["source"] or DASH, f"out: {site['out']}" if site["out"] else _findings(site["findings"])),
+                *(str(site["n_patients"]), str(site["n_volumes"]), str(site["n_positive"])),
+                *(number(site["volume_ml"], 1), " + ".join(map(str, site["fold_sizes"])) or DASH),
+                str(site["n_refused"]),
+            )
+        )
+        for site in results["sites"]
+    )
+    columns = (
+        *("Hospital", "Role", "Source", "Findings", "Patients", "Scans", "with blood", "Blood, total (mL)"),
+        *("Patients per fold", "Refused scans"),
+    )
+    return Table("Hospitals and their data", columns, rows, n_text=4)
+
+
+def support_sentences(results: Results) -> tuple[str, ...]:
+    """Folds and hospitals that rest on little, and what was done about them; none in results of before."""
+    sentences = []
+    for note in results.get("support", {"notes": []})["notes"]:
+        place = [note["site"]] if "site" in note else []
+        place += [f"fold {note['fold'] + 1}"] if "fold" in note else []
+        n = f" ({count(note['n_patients'], 'patient')})" if "n_patients" in note else ""
+        sentences.append(f"{', '.join(place)}{n}: {note['policy']}.")
+    return tuple(sentences)
+
+
+def _findings(findings: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{rule}: {'few' if n is None else n}" for rule, n in findings.items()) or "none"
+
+
+def failure_table(results: Results) -> Table:
+    """Rounds in which a site was refused or missing, or that were not committed."""
+    titles = names(results)
+    rows = []
+    for entry in results["rounds"]:
+        troubles = [f"{lost['site']} refused: {lost['reason']}" for lost in entry["refused"]]
+        troubles += [f"{lost['site']} missing: {lost['reason']}" for lost in entry["missing"]]
+        if not troubles and entry["committed"]:
+            continue
+        fold = DASH if entry["fold"] is None else str(entry["fold"] + 1)
+        outcome = "committed with the other sites" if entry["committed"] else "not committed, state unchanged"
+        stage = titles.get(entry["method"], entry["method"]) or DASH
+        what = "; ".join(troubles) or "too few sites"
+        rows.append(Row((stage, what, outcome, fold, str(entry["round"]), str(entry["attempt"]))))
+    columns = ("Stage", "What happened", "Outcome", "Fold", "Round", "Attempt")
+    return Table("Rounds with failures", columns, tuple(rows), n_text=3)
+
+
+def settings_table(results: Results) -> Table:
+    """Every setting of the study with its key path."""
+    rows = tuple(Row((key, value)) for key, value in _flat(results["study"]))
+    return Table("All settings, defaults included", ("Key", "Value"), rows, n_text=2)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from _flat(part, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value):
+        for i, part in enumerate(value):
+            yield from _flat(part, f"{path}.{i}")
+    elif isinstance(value, list | tuple):
+        yield path, ", ".join(map(str, value)) or DASH
+    else:
+        yield path, DASH if value in (None, {}) else str(value)
+
+
+def version_table(results: Results) -> Table:
+    """Software, times and fingerprints that a second run must match."""
+    base = results["base"]
+    facts = {
+        "sahfl": results["sahfl"],
+        **results["environment"],
+        "study fingerprint": results["fingerprint"],
+        "base network SHA-256": base["sha256"],
+        "base network": f"{whole(base['parameters'])} parameters, {size(base['bytes'])}, {base['mode']}",
+        "duration": duration(results["seconds"]),
+        "interruptions": results["interruptions"],
+        "unreadable journal lines": results.get("unreadable_journal_lines"),
+    }
+    rows = tuple(Row((key, DASH if value is None else str(value))) for key, value in facts.items())
+    return Table("Versions and fingerprints", ("What", "Value"), rows, n_text=2)

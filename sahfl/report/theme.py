@@ -1,0 +1,148 @@
+"""How figures are drawn and kept: as PNG with alternative text.
+
+Drawn on white, as a paper needs them. A dark page turns lightness around and keeps the hues (``report.css``), for the
+figures and for the swatches of the tables alike, so that a family has one colour on a page.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from sahfl.report.names import Look
+from sahfl.report.text import DASH, Results
+
+WIDTH_IN, WIDE_IN, DPI = 7.2, 9.6, 150
+
+
+FACE, INK, SOFT, EDGE, PALE = "#FFFFFF", "#24292F", "#4A5058", "#8A8F98", "#E4E7EB"
+COUNTS = LinearSegmentedColormap.from_list("counts", ("#D6E6F2", "#00578A"))
+"""Few and many."""
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": FACE,
+    "figure.facecolor": FACE,
+    "axes.edgecolor": EDGE,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": INK,
+    "axes.grid": False,
+    "grid.color": PALE,
+    "axes.axisbelow": True,
+    "text.parse_math": False,  # a "$" in a site's name is a dollar sign
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its words."""
+
+    name: str
+    """File name without ending."""
+    title: str
+    caption: str
+    alt: str
+    """The numbers of the figure in words."""
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished figure."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+    wide: bool
+    """Whether it needs a wide place to be read."""
+
+
+Draw = Callable[[Results], Drawing | None]
+
+
+def draw_picture(draw: Draw, results: Results) -> Picture | None:
+    """Draw one figure; None where the results have nothing for it.
+
+    Guarantees: no global state of matplotlib stays changed, and no window system is needed.
+    """
+    with matplotlib.rc_context(STYLE):
+        drawing = draw(results)
+        if drawing is None:
+            return None
+        stream = io.BytesIO()
+        drawing.figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    wide = drawing.figure.get_figwidth() > WIDTH_IN
+    return Picture(drawing.name, drawing.title, drawing.caption, drawing.alt, stream.getvalue(), wide)
+
+
+def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """An empty figure that is laid out by itself."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def log_scale(axis: XAxis, show: Callable[[float], str]) -> None:
+    """A log axis whose decades are plain numbers: superscripts would need the parser of mathematics."""
+    axis.axes.set_xscale("log")
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 300 * low else (1.0,), numticks=7))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def keep_to_dice(axis: XAxis | YAxis) -> None:
+    """Dice lies between 0 and 1, and so do its axes; a mark at an end is still whole."""
+    low, high = axis.get_view_interval()
+    axis.axes.set(**{f"{axis.axis_name}lim": (max(low, -0.02), min(high, 1.02))})
+
+
+def point(axes: Axes, x: float, y: float, look: Look, *, markersize: float = 6) -> None:
+    """One mark of a method; hollow where the federation did not train it."""
+    colour = look.family.colour
+    face = colour if look.filled else FACE
+    axes.plot(x, y, look.marker, color=colour, markerfacecolor=face, markersize=markersize, zorder=3)
+
+
+def row_of_interval(axes: Axes, place: float, of: Results, key: str, look: Look) -> None:
+    """An estimate as a mark with its interval along x; nothing where it is not known."""
+    if of[key] is None:
+        return
+    if of["low"] is not None and of["high"] is not None:
+        axes.plot([of["low"], of["high"]], [place] * 2, color=look.family.colour, linewidth=1.8)
+    point(axes, of[key], place, look)
+
+
+def name_rows(axes: Axes, labels: Sequence[str], breaks: Iterable[int]) -> None:
+    """Label rows from the top down, with a line before each place in ``breaks``."""
+    axes.set_yticks(range(len(labels)), labels, fontsize=9.5)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    for place in breaks:
+        axes.axhline(place - 0.5, color=PALE, linewidth=1)
+
+
+def listed(estimates: Iterable[tuple[str, Results, str, str]]) -> str:
+    """``CP-LoRA (rank 8), < 10 mL: 0.31 (0.22 to 0.40), n = 7; ...``."""
+    parts = []
+    for what, of, value, within in estimates:
+        n = DASH if of["n"] is None else of["n"]
+        parts.append(f"{what}: {value} ({'no interval' if within == DASH else within}), n = {n}")
+    return f"{'; '.join(parts)}."

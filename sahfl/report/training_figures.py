@@ -1,0 +1,135 @@
+"""Learning curves: pretraining per site, fine-tuning per family."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from sahfl.report.names import FAMILIES, Look, family_of, looks, names, row_of_training
+from sahfl.report.text import Results, number
+from sahfl.report.theme import FACE, WIDE_IN, WIDTH_IN, Drawing, new_figure
+
+SITE_COLOURS = ("#0067A3", "#C9500C", "#007A5A", "#B3457E", "#7A7000", "#7B4FB0", "#24292F")
+SITE_LINES = ("-", "--", ":", "-.")
+COLUMNS, MOST_LABELS = 3, 14
+Curve = dict[int, float]
+"""Round -> loss."""
+
+
+def draw_losses(results: Results) -> Drawing | None:
+    """Training loss by round: pretraining per site, then a panel per family with a line per method."""
+    committed = [entry for entry in results["rounds"] if entry["committed"] and entry["used"]]
+    pretrain = _site_losses([entry for entry in committed if entry["stage"] == "pretrain"])
+    finetune = _by_family(_fold_losses([entry for entry in committed if entry["stage"] == "finetune"]), results)
+    n = bool(pretrain) + len(finetune)
+    if not n:
+        return None
+    columns = min(n, COLUMNS)
+    rows = -(-n // columns)
+    figure, said = new_figure(0.4 + 2.7 * rows, WIDE_IN if columns > 2 else WIDTH_IN), []
+    every = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    if pretrain:
+        said.append(_draw_pretraining(every.pop(0), pretrain))
+    for family, methods in finetune.items():
+        said.append(_draw_family(every.pop(0), family, methods, _looks(results)))
+    for axes in every:
+        axes.set_axis_off()
+    figure.supxlabel("Round", fontsize=10.5)
+    figure.supylabel("Training loss", fontsize=10.5)
+    caption = (
+        "Pretraining: one line per site. Fine-tuning: mean over sites, a thin line per fold, their mean in bold. "
+        "Methods that train different parts of the network start from the same loss."
+    )
+    return Drawing("losses", "Training loss by round", caption, f"Training loss. {' '.join(said)}", figure)
+
+
+def _site_losses(entries: list[Results]) -> dict[str, Curve]:
+    curves: dict[str, Curve] = defaultdict(dict)
+    for entry in entries:
+        for used in entry["used"]:
+            if used["loss"] is not None:
+                curves[used["site"]][entry["round"]] = used["loss"]
+    return curves
+
+
+def _fold_losses(entries: list[Results]) -> dict[str, dict[int, Curve]]:
+    """Method -> fold -> round -> mean loss, weighted by volumes like the average of the sites' weights."""
+    curves: dict[str, dict[int, Curve]] = defaultdict(lambda: defaultdict(dict))
+    for entry in entries:
+        known = [(used["loss"], used["n_volumes"]) for used in entry["used"] if used["loss"] is not None]
+        if total := sum(n for _, n in known):
+            curves[entry["method"]][entry["fold"]][entry["round"]] = sum(loss * n for loss, n in known) / total
+    return curves
+
+
+def _by_family(
+    curves: dict[str, dict[int, Curve]], results: Results
+) -> dict[str, dict[str, tuple[str, dict[int, Curve]]]]:
+    """Family -> method -> its name and curves; what has no row in ``methods`` is "Other"."""
+    titles, found = names(results), defaultdict[str, dict[str, tuple[str, dict[int, Curve]]]](dict)
+    for id_, folds in curves.items():
+        method = row_of_training(results, id_)
+        family = FAMILIES[-1] if method is None else family_of(method)
+        found[family.name][id_] = _short(titles.get(id_, id_), family.name), folds
+    order = [family.name for family in FAMILIES]
+    return {name: found[name] for name in sorted(found, key=order.index)}
+
+
+def _looks(results: Results) -> dict[str, Look]:
+    """Look by training; a repeat looks like its row."""
+    known = looks(results["methods"])
+    for id_ in dict.fromkeys(entry["method"] for entry in results["rounds"] if entry["method"] is not None):
+        if (method := row_of_training(results, id_)) is not None:
+            known[id_] = known[method["id"]]
+    return known
+
+
+def _short(name: str, family: str) -> str:
+    """A method's name without what the panel's title says."""
+    if name.startswith(f"{family} ("):
+        return name.removeprefix(f"{family} (").replace(")", "")
+    return name.removeprefix("Fine-tuning of the ").removeprefix("Fine-tuning of ")
+
+
+def _draw_pretraining(axes: Axes, curves: dict[str, Curve]) -> str:
+    for i, (site, curve) in enumerate(curves.items()):
+        colour, line = SITE_COLOURS[i % len(SITE_COLOURS)], SITE_LINES[i // len(SITE_COLOURS) % len(SITE_LINES)]
+        axes.plot(list(curve), list(curve.values()), line, color=colour, marker=".", label=site)
+    _finish(axes, "Pretraining", len(curves))
+    return "Pretraining: " + "; ".join(f"{site} {_from_to(curve)}" for site, curve in curves.items()) + "."
+
+
+def _draw_family(
+    axes: Axes, family: str, methods: dict[str, tuple[str, dict[int, Curve]]], look: dict[str, Look]
+) -> str:
+    said = []
+    for id_, (name, folds) in methods.items():
+        style = look.get(id_, Look(FAMILIES[-1], "o", "-", filled=True))
+        colour = style.family.colour
+        for curve in folds.values():
+            axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.6, alpha=0.3)
+        rounds = sorted({number for curve in folds.values() for number in curve})
+        mean = {r: float(np.mean([curve[r] for curve in folds.values() if r in curve])) for r in rounds}
+        (line,) = axes.plot(list(mean), list(mean.values()), style.line, color=colour, linewidth=1.6, label=name)
+        line.set(marker=style.marker, markersize=4.5, markevery=[-1])
+        line.set_markerfacecolor(colour if style.filled else FACE)
+        said.append(f"{name} {_from_to(mean)}")
+    _finish(axes, family, len(methods))
+    return f"{family}, mean over folds: {'; '.join(said)}."
+
+
+def _finish(axes: Axes, title: str, n: int) -> None:
+    axes.set_title(title, fontsize=10.5, loc="left")
+    axes.grid(axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_ylim(bottom=0)
+    if n <= MOST_LABELS:
+        axes.legend(frameon=False, fontsize=8 if n <= 6 else 6.5, ncols=1 if n <= 6 else 2, loc="lower left")
+
+
+def _from_to(curve: Curve) -> str:
+    first, last = min(curve), max(curve)
+    return f"from {number(curve[first])} in round {first} to {number(curve[last])} in round {last}"

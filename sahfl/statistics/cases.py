@@ -1,0 +1,125 @@
+"""One evaluated case, and the groups that it belongs to: by volume of the hemorrhage, and by its extent."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from sahfl.statistics.metrics import METRICS
+
+
+class Settings(Protocol):
+    """What of a study's settings of the evaluation shapes the sums (``config.EvaluationConfig`` has it)."""
+
+    @property
+    def volume_edges_ml(self) -> tuple[float, ...]:
+        """Edges between the strata of annotated volume, mL."""
+
+    @property
+    def extent_edges_mm(self) -> tuple[float, ...]:
+        """Edges between the groups of craniocaudal extent, mm."""
+
+    @property
+    def replicates(self) -> int:
+        """Number of bootstrap replicates."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One evaluated case; it stays at the site.
+
+    Raises:
+        ValueError: a number is negative or not finite, or the numbers do not fit each other.
+
+    """
+
+    key: str
+    """Salted pseudonym; seeds the bootstrap weights. Scans that share a key are resampled together."""
+    volume_ml: float
+    """Annotated blood."""
+    predicted_ml: float
+    """Predicted blood."""
+    dice: float | None
+    """None: annotated and predicted both empty; 0.0 for a false positive on an empty case."""
+    surface_dice: float | None = None
+    """Share of both surfaces within the study's tolerance of the other; None without annotated blood."""
+    hd95_mm: float | None = None
+    """95th percentile of the distances between the surfaces; None without annotated blood."""
+    lesion_f1: float | None = None
+    """F1 over connected pieces; None without annotated blood."""
+    extent_mm: float = 0.0
+    """How far the annotated blood reaches from foot to head; 0 without."""
+
+    def __post_init__(self) -> None:
+        volumes = self.volume_ml, self.predicted_ml
+        if not all(0 <= volume < math.inf for volume in volumes):
+            raise ValueError(f"case result: got volumes {volumes} mL, expected finite numbers >= 0")
+        if (self.dice is None) != (volumes == (0, 0)) or not 0 <= (self.dice or 0) <= 1:
+            raise ValueError(f"case result: got dice={self.dice}, expected [0, 1], or None if both volumes are 0")
+        if not 0 <= self.extent_mm < math.inf or (self.extent_mm > 0) != (self.volume_ml > 0):
+            raise ValueError(f"case result: got extent_mm={self.extent_mm}, expected a number > 0, or 0 without blood")
+        for metric in METRICS[1:]:
+            value = getattr(self, metric.name)
+            if (value is None) != (self.volume_ml == 0) or not 0 <= (value or 0) <= metric.most:
+                expected = f"[0, {metric.most:g}], or None without annotated blood"
+                raise ValueError(f"case result: got {metric.name}={value}, expected {expected}")
+
+    @property
+    def volume_error_ml(self) -> float | None:
+        """Predicted minus annotated volume, without its sign; None without annotated blood."""
+        return abs(self.predicted_ml - self.volume_ml) if self.volume_ml > 0 else None
+
+    def values(self) -> tuple[float, ...]:
+        """All metrics of a case with blood, in the order of ``METRICS``."""
+        return tuple(float(getattr(self, metric.name)) for metric in METRICS)
+
+    def row(self) -> dict[str, float | str | None]:
+        """All numbers by name, for the site's own records."""
+        return vars(self) | {"volume_error_ml": self.volume_error_ml}
+
+
+def stratum_labels(edges_ml: Sequence[float]) -> tuple[str, ...]:
+    """Names of the volume strata, one more than edges: ``< 10 mL``, ``10 to 30 mL``, ``>= 30 mL``.
+
+    Raises:
+        ValueError: the edges are not positive and increasing.
+    """
+    return _labels(edges_ml, "volume", "mL")
+
+
+def extent_labels(edges_mm: Sequence[float]) -> tuple[str, ...]:
+    """Names of the groups of extent, one more than edges: ``< 30 mm``, ``30 to 60 mm``, ``>= 60 mm``.
+
+    Raises:
+        ValueError: the edges are not positive and increasing.
+    """
+    return _labels(edges_mm, "extent", "mm")
+
+
+def _labels(edges: Sequence[float], name: str, unit: str) -> tuple[str, ...]:
+    edges = list(edges)
+    if any(not 0 < edge < math.inf for edge in edges) or any(a >= b for a, b in pairwise(edges)):
+        raise ValueError(f"{name} edges: got {edges}, expected positive, increasing numbers of {unit}")
+    if not edges:
+        return (f"any {name}",)
+    between = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(edges)]
+    return (f"< {edges[0]:g} {unit}", *between, f">= {edges[-1]:g} {unit}")
+
+
+def stratum_of(case: CaseResult, settings: Settings) -> int:
+    """The volume stratum of a case with blood; a volume on an edge belongs to the larger one."""
+    return bisect_right(settings.volume_edges_ml, case.volume_ml)
+
+
+def extent_of(case: CaseResult, settings: Settings) -> int:
+    """The group of extent of a case with blood; an extent on an edge belongs to the larger one."""
+    return bisect_right(settings.extent_edges_mm, case.extent_mm)
+
+
+def n_groups(settings: Settings) -> tuple[int, int]:
+    """Number of volume strata, and of groups of extent."""
+    return len(stratum_labels(settings.volume_edges_ml)), len(extent_labels(settings.extent_edges_mm))

@@ -1,0 +1,134 @@
+"""Sums over the cases of one group, of all metrics at once, and the check of those that another site sent."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from operator import add
+
+import numpy as np
+
+from sahfl.statistics.agreement import check, read_count
+from sahfl.statistics.cases import CaseResult
+from sahfl.statistics.metrics import METRICS, N_BINS, NAMES, Floats, histogram_of
+
+MOST = np.array([metric.most for metric in METRICS])
+STEPS = np.array([metric.step for metric in METRICS])
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSums:
+    """Sums over the cases with blood of one group; metrics in the order of ``METRICS``.
+
+    Replicate b of the bootstrap has the mean ``weighted[m, b] / weights[b]`` of metric m, each case entering with its
+    own Poisson(1) weight: a resampling that needs no list of all cases.
+
+    Guarantees: the weights of a case depend on its key, the seed and the number of replicates only, so they are the
+    same for every method, metric and site; the order of ``cases`` does not change a bit of the result.
+
+    Source: Hanley & MacGibbon 2006, Comput. Methods Programs Biomed. 83:57, section 2.
+    """
+
+    n: int
+    totals: Floats  # (metrics,)
+    squares: Floats  # (metrics,)
+    counts: Floats  # (bins of all metrics,), their histograms one behind the other
+    weights: Floats  # (replicates,), whole numbers
+    weighted: Floats  # (metrics, replicates), sums of weight * value
+    bare: int = 0
+    """Cases among the n whose replicates and histograms a site withheld; with any, no interval and no median."""
+
+    @classmethod
+    def zero(cls, replicates: int) -> GroupSums:
+        """Return sums over no case."""
+        each, bins = np.zeros(len(METRICS)), np.zeros(sum(N_BINS))
+        return cls(0, each, each, bins, np.zeros(replicates), np.zeros((len(METRICS), replicates)))
+
+    @classmethod
+    def of(cls, cases: Sequence[CaseResult], *, replicates: int, seed: int) -> GroupSums:
+        """Add up cases with blood."""
+        rows = sorted((case.key, case.values()) for case in cases)
+        nothing = cls.zero(replicates)
+        weights, weighted = nothing.weights.copy(), nothing.weighted.copy()
+        for key, values in rows:
+            draws = poisson_weights(key, replicates=replicates, seed=seed)
+            weights += draws
+            weighted += np.outer(values, draws)
+        columns = np.array([values for _, values in rows]).reshape(-1, len(METRICS)).T
+        totals = np.array([math.fsum(column) for column in columns])
+        squares = np.array([math.fsum(column * column) for column in columns])
+        counts = np.hstack([metric.count(column) for metric, column in zip(METRICS, columns, strict=True)])
+        return cls(len(rows), totals, squares, counts, weights, weighted)
+
+    def __add__(self, other: GroupSums) -> GroupSums:
+        if self.weights.size != other.weights.size:
+            raise ValueError(f"group sums: got {other.weights.size} replicates, expected {self.weights.size}")
+        return GroupSums(*(add(getattr(self, part.name), getattr(other, part.name)) for part in fields(self)))
+
+    def replicate_means(self, metric: str) -> Floats:
+        """Mean of a metric in every replicate, shape (replicates,); NaN where no case was drawn."""
+        means = np.full(self.weights.size, np.nan)
+        return np.divide(self.weighted[NAMES.index(metric)], self.weights, out=means, where=self.weights > 0)
+
+    def to_row(self) -> Floats:
+        """Return the numbers that travel: n, totals, squares, counts, weights, weighted."""
+        head = [np.array([float(self.n)]), self.totals, self.squares, self.counts, self.weights]
+        return np.hstack([*head, self.weighted.ravel()])
+
+    @classmethod
+    def from_row(cls, row: Floats, name: str, *, bare: bool) -> GroupSums:
+        """Read what a site sent of one group.
+
+        Guarantees: every sum is one that some cases could have given, whose metrics lie in their ranges and, unless
+        histograms are withheld, in the bins that the histograms say.
+
+        Raises:
+            PayloadError: anything else, naming the sum.
+        """
+        each, bins = len(METRICS), sum(N_BINS)
+        replicates = (row.size - 1 - 2 * each - bins) // (1 + each)
+        n = read_count(row[0], f"{name}, n")
+        totals, squares, counts, weights, weighted = np.split(row[1:].copy(), np.cumsum([each, each, bins, replicates]))
+        sums = cls(n, totals, squares, counts, weights, weighted.reshape(each, -1), n if bare else 0)
+        for index in range(each):
+            sums._check_metric(index, name)
+        # A Poisson(1) number lies above 20 once in 10**19 draws; larger weights would drown the other sites.
+        whole = bool(((weights >= 0) & (weights <= 20 * n) & (weights == np.floor(weights))).all())
+        check(whole, f"{name}, weights", "another number", f"whole numbers in [0, {20 * n}]")
+        fits = bool(((weighted >= 0) & (sums.weighted <= np.outer(MOST * (1 + 1e-9), weights)).ravel()).all())
+        check(fits, f"{name}, weighted", "a number outside", "between 0 and the weights times the metric's largest")
+        return sums
+
+    def _check_metric(self, index: int, name: str) -> None:
+        """For values in [0, most]: ``total**2 / n <= squares <= most * total``, and all within the histogram's bins."""
+        metric, n = METRICS[index], self.n
+        total, squares, counts = float(self.totals[index]), float(self.squares[index]), histogram_of(index, self.counts)
+        name = f"{name}, {metric.name}"
+        slack = 1e-9 * (1 + n * metric.most)
+        check(0 <= total <= n * metric.most + slack, f"{name}, total", total, f"a sum of {n} in [0, {metric.most:g}]")
+        least, most = total * total / max(n, 1), metric.most * total
+        fits = least * (1 - 1e-9) - slack <= squares <= most * (1 + 1e-9) + slack
+        check(fits, f"{name}, squares", squares, f"in [{least:g}, {most:g}]")
+        whole = bool(((counts >= 0) & (counts == np.floor(counts))).all())
+        there = 0 if self.bare else n
+        check(whole and counts.sum() == there, f"{name}, histogram", "another", f"whole numbers of {there} cases")
+        if there:
+            low, high = np.asarray(metric.edges[:-1]), np.asarray(metric.edges[1:])
+            for what, value, power in (("total", total, 1), ("squares", squares, 2)):
+                bounds = float(counts @ low**power) - 2 * metric.step, float(counts @ high**power) + 2 * metric.step
+                fits = bounds[0] - 1e-9 * bounds[1] <= value <= bounds[1] * (1 + 1e-9)
+                check(fits, f"{name}, {what}", value, f"in [{bounds[0]:g}, {bounds[1]:g}], as the histogram says")
+
+
+def row_length(replicates: int) -> int:
+    """Numbers of one group."""
+    return 1 + 2 * len(METRICS) + sum(N_BINS) + (1 + len(METRICS)) * replicates
+
+
+def poisson_weights(key: str, *, replicates: int, seed: int) -> Floats:
+    """Poisson(1) weights of a case, shape (replicates,), seeded by SHA-256 of seed and key."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest, "big"))
+    return generator.poisson(1.0, replicates).astype(np.float64)

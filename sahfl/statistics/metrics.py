@@ -1,0 +1,107 @@
+"""What is measured of a case with blood, and the fixed bins in which a site counts its cases for the median.
+
+Every metric is defined for every case with annotated blood: a missed hemorrhage has Dice, surface Dice and lesion F1 0,
+and as HD95 the diagonal of its volume. So all metrics of a group have one n and one set of bootstrap weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MOST_MM = 10_000.0
+"""No distance in a scan is longer."""
+MOST_ML = 100_000.0
+"""No volume is larger; a whole head scan is about 10 000 mL."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a case, from 0 to ``edges[-1]``."""
+
+    name: str
+    edges: tuple[float, ...]
+    """Of the histogram; bin i holds ``edges[i] <= value < edges[i+1]``, the last bin its upper edge too."""
+    step: float
+    """Sums leave a site in multiples of it (``disclosure``)."""
+    open_end: bool = False
+    """The last bin is no bin but the rest: a median in it is not told."""
+
+    @property
+    def most(self) -> float:
+        """The largest value."""
+        return self.edges[-1]
+
+    @property
+    def n_bins(self) -> int:
+        """Bins of the histogram."""
+        return len(self.edges) - 1
+
+    def count(self, values: Sequence[float] | Floats) -> Floats:
+        """Return the histogram of values, shape (n_bins,)."""
+        return np.histogram(values, bins=self.edges)[0].astype(np.float64)
+
+    def median(self, counts: Floats) -> float | None:
+        """Return the median of a histogram: of its middle value, or the mean of its two middle values.
+
+        The k-th smallest of the c values in a bin is taken to lie at ``(k - 0.5) / c`` of its width. So the result is
+        off by less than the width of one bin: the wider one, if the middle values lie in two.
+
+        Guarantees: never NaN; None without a value, or if a middle value lies in the rest (``open_end``).
+        """
+        n = round(float(counts.sum()))  # the histogram of an average of repeats has fractions, which add up to n
+        if n == 0:
+            return None
+        middle = {(n + 1) // 2, (n + 2) // 2}
+        places = [self._place(counts, rank - 0.5) for rank in sorted(middle)]
+        return None if any(place is None for place in places) else float(np.mean([p for p in places if p is not None]))
+
+    def _place(self, counts: Floats, rank: float) -> float | None:
+        ends = np.cumsum(counts)
+        bin_ = min(int(np.searchsorted(ends, rank)), self.n_bins - 1)
+        if self.open_end and bin_ == self.n_bins - 1:
+            return None
+        low, high = self.edges[bin_ : bin_ + 2]
+        return low + (high - low) * float((rank - ends[bin_] + counts[bin_]) / counts[bin_])
+
+
+def _edges(*ranges: tuple[float, float, float]) -> tuple[float, ...]:
+    """Edges from each first to its last in steps; a range begins where the one before ends."""
+    parts = [np.linspace(low, high, round((high - low) / step) + 1)[1:] for low, high, step in ranges]
+    return (ranges[0][0], *(float(edge) for part in parts for edge in part))
+
+
+SHARE_EDGES = _edges((0, 1, 0.02))
+MM_EDGES = (*_edges((0, 20, 1), (20, 60, 2), (60, 120, 5), (120, 300, 10), (300, 600, 50)), MOST_MM)
+ML_EDGES = (*_edges((0, 10, 0.5), (10, 30, 1), (30, 60, 2), (60, 100, 5), (100, 200, 10), (200, 500, 50)), MOST_ML)
+VOLUME_EDGES_ML = (0.0, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300)
+"""Bins, on both axes, of predicted against annotated volume; the last one holds larger volumes too."""
+
+METRICS = (
+    Metric("dice", SHARE_EDGES, step=2.0**-10),
+    Metric("surface_dice", SHARE_EDGES, step=2.0**-10),
+    Metric("hd95_mm", MM_EDGES, step=2.0**-4, open_end=True),
+    Metric("volume_error_ml", ML_EDGES, step=2.0**-4, open_end=True),
+    Metric("lesion_f1", SHARE_EDGES, step=2.0**-10),
+)
+NAMES = tuple(metric.name for metric in METRICS)
+N_BINS = tuple(metric.n_bins for metric in METRICS)
+"""Bins of each metric; their histograms stand one behind the other."""
+
+
+def histogram_of(index: int, counts: Floats) -> Floats:
+    """Return the histogram of one metric out of all."""
+    start = sum(N_BINS[:index])
+    return counts[start : start + N_BINS[index]]
+
+
+def count_volumes(pairs: Sequence[tuple[float, float]]) -> Floats:
+    """Return the histogram of pairs of annotated and predicted volume in mL, shape (bins, bins)."""
+    edges = np.asarray(VOLUME_EDGES_ML)
+    inside = np.minimum(np.asarray(pairs, np.float64).reshape(-1, 2), edges[-1])
+    return np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]

@@ -1,0 +1,257 @@
+"""Sums that a hospital returns instead of cases.
+
+A site adds up its own cases (``EvaluationSums.of``), sends one flat array, and the coordinator adds the arrays of all
+sites. An estimate of ``estimates`` equals the one that the pooled cases would give, although no case leaves its site.
+
+What the sums reveal: with one case, a total is its Dice; with two, ``totals`` and ``squares`` give both. Whoever
+knows the keys can solve the replicate sums for the Dice of every case, so keys must come from what only the site has;
+in a small group even that is weak, and a histogram of few cases is a list of them. The sums hold no image and no
+identity. What a site withholds of small groups is decided in ``disclosure``; here it is written down, so that nobody
+takes withheld for empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import reduce
+from operator import add
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sahfl.statistics.agreement import VolumeSums, check, read_count
+from sahfl.statistics.cases import CaseResult, Settings, extent_of, n_groups, stratum_of
+from sahfl.statistics.groups import STEPS, GroupSums, row_length
+from sahfl.statistics.metrics import NAMES, VOLUME_EDGES_ML, Floats, count_volumes
+
+HEAD = 13
+"""Numbers of a site's array before the histogram of volumes and the groups."""
+N_VOLUME_BINS = len(VOLUME_EDGES_ML) - 1
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """How many sites kept results of small groups to themselves."""
+
+    strata: int = 0
+    """Sites that do not say in which volume strata their cases with blood are."""
+    extents: int = 0
+    """Sites that do not say in which groups of extent they are."""
+    blood: int = 0
+    """Sites that sent nothing on cases with blood."""
+    no_blood: int = 0
+    """Sites that sent nothing on cases without blood."""
+
+    def __add__(self, other: Withheld) -> Withheld:
+        return Withheld(*map(add, astuple(self), astuple(other)))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSums:
+    """All that a site reports of one method's evaluation."""
+
+    overall: GroupSums
+    """Every case with blood."""
+    by_volume: tuple[GroupSums, ...]
+    """The same by volume stratum; of sites that withhold this split, nothing."""
+    by_extent: tuple[GroupSums, ...]
+    """The same by craniocaudal extent; of sites that withhold this split, nothing."""
+    n_no_blood: int
+    """Cases without annotated blood; they are in no group and not in ``volume``."""
+    n_false_positive: float
+    """Those of them in which blood was predicted; a whole number, but for an ``average``."""
+    volume: VolumeSums
+    """Over the cases with blood."""
+    volume_counts: Floats
+    """Of them, by annotated and predicted volume, in bins of ``VOLUME_EDGES_ML``; not of sites without replicates."""
+    withheld: Withheld = Withheld()
+    """What is missing here, and of how many sites; never the same as empty."""
+
+    @classmethod
+    def of(cls, cases: Sequence[CaseResult], settings: Settings, *, seed: int) -> EvaluationSums:
+        """Add up the cases of a site; stratum i holds ``edges[i-1] <= volume < edges[i]``, and extents likewise.
+
+        Raises:
+            ValueError: the edges are not positive and increasing.
+        """
+        n_strata, n_extents = n_groups(settings)
+        empty = [case for case in cases if case.volume_ml == 0]
+        blood = [case for case in cases if case.volume_ml > 0]
+        strata = [[case for case in blood if stratum_of(case, settings) == index] for index in range(n_strata)]
+        extents = [[case for case in blood if extent_of(case, settings) == index] for index in range(n_extents)]
+        overall, *groups = (
+            GroupSums.of(group, replicates=settings.replicates, seed=seed) for group in (blood, *strata, *extents)
+        )
+        pairs = [(case.volume_ml, case.predicted_ml) for case in blood]
+        n_false_positive = sum(case.predicted_ml > 0 for case in empty)
+        counts = len(empty), n_false_positive
+        volumes = VolumeSums.of(pairs), count_volumes(pairs)
+        return cls(overall, tuple(groups[:n_strata]), tuple(groups[n_strata:]), *counts, *volumes)
+
+    @classmethod
+    def zero(cls, settings: Settings) -> EvaluationSums:
+        """Return sums over no case; the start of a sum over sites."""
+        return cls.of([], settings, seed=0)
+
+    def __add__(self, other: EvaluationSums) -> EvaluationSums:
+        for name in ("by_volume", "by_extent"):
+            ours, theirs = len(getattr(self, name)), len(getattr(other, name))
+            if ours != theirs:
+                raise ValueError(f"evaluation sums, {name}: got {theirs} groups, expected {ours}")
+        return EvaluationSums(
+            self.overall + other.overall,
+            tuple(map(add, self.by_volume, other.by_volume)),
+            tuple(map(add, self.by_extent, other.by_extent)),
+            self.n_no_blood + other.n_no_blood,
+            self.n_false_positive + other.n_false_positive,
+            self.volume + other.volume,
+            self.volume_counts + other.volume_counts,
+            self.withheld + other.withheld,
+        )
+
+    def to_array(self) -> Floats:
+        """Return the flat array that travels, float64, shape (``array_length(settings)``,).
+
+        n_no_blood, n_false_positive, six volume sums; 1 or 0 for withheld strata, extents, blood, no_blood and
+        replicates; the histogram of volumes; then the groups: overall, by volume, by extent.
+
+        Raises:
+            ValueError: sites that withheld different parts are added up in it; that never travels.
+        """
+        n = self.overall.n
+        for groups, hidden in ((self.by_volume, self.withheld.strata), (self.by_extent, self.withheld.extents)):
+            if sum(group.n for group in groups) != (0 if hidden else n) or self.overall.bare not in (0, n):
+                raise ValueError("evaluation sums: hold several sites that withheld different parts, expected one site")
+        flags = [*astuple(self.withheld), self.overall.bare > 0]
+        head = [self.n_no_blood, self.n_false_positive, *astuple(self.volume), *flags]
+        rows = [group.to_row() for group in (self.overall, *self.by_volume, *self.by_extent)]
+        return np.hstack([np.asarray(head, np.float64), self.volume_counts.ravel(), *rows])
+
+    @classmethod
+    def from_array(cls, array: NDArray[np.generic], settings: Settings) -> EvaluationSums:
+        """Read what a site sent.
+
+        Guarantees: counts are whole numbers, every sum is one that some cases could have given, groups add up to the
+        whole, volumes and their errors belong together, and what is said to be withheld is not there.
+
+        Raises:
+            PayloadError: anything else, naming the sum.
+        """
+        check(array.dtype == np.float64, "dtype", array.dtype, "float64")
+        length = array_length(settings)
+        check(array.shape == (length,), "shape", array.shape, f"({length},)")
+        check(bool(np.isfinite(array).all()), "array", "NaN or inf", "finite numbers")
+        n_strata, n_extents = n_groups(settings)
+        head, volumes, body = np.split(array.astype(np.float64), np.cumsum([HEAD, N_VOLUME_BINS**2]))
+        rows = body.reshape(1 + n_strata + n_extents, -1)
+        withheld, bare = _read_withheld(head, volumes, rows, n_strata)
+        names = ["all", *(f"stratum {i}" for i in range(n_strata)), *(f"extent {i}" for i in range(n_extents))]
+        overall, *groups = (GroupSums.from_row(row, name, bare=bare) for row, name in zip(rows, names, strict=True))
+        by_volume, by_extent = tuple(groups[:n_strata]), tuple(groups[n_strata:])
+        for name, parts, hidden in (
+            ("strata", by_volume, withheld.strata),
+            ("extents", by_extent, withheld.extents),
+        ):
+            if not hidden:
+                _check_split(name, overall, parts)
+        n_no_blood, n_false_positive = read_count(head[0], "n_no_blood"), read_count(head[1], "n_false_positive")
+        check(n_false_positive <= n_no_blood, "n_false_positive", n_false_positive, f"<= n_no_blood={n_no_blood}")
+        volume = VolumeSums.from_array(head[2:8], n=overall.n)
+        _check_volumes(overall, volume, volumes)
+        counts = volumes.reshape(N_VOLUME_BINS, -1)
+        return cls(overall, by_volume, by_extent, n_no_blood, n_false_positive, volume, counts, withheld)
+
+
+def array_length(settings: Settings) -> int:
+    """Numbers that a site sends of one method and fold."""
+    return HEAD + N_VOLUME_BINS**2 + (1 + sum(n_groups(settings))) * row_length(settings.replicates)
+
+
+def average(repeats: Sequence[EvaluationSums]) -> EvaluationSums:
+    """Sums of a method that was trained several times, each repeat evaluated on the same cases: n is one repeat's.
+
+    A mean is then the mean over repeats of their means, its interval over patients that of this mean; the SD is the
+    spread of all case results around it, of one repeat as of the other; a median is that of all case results. A
+    ``volume`` agreement is that of a case and repeat drawn at random.
+
+    Raises:
+        ValueError: there is no repeat, or they were not evaluated on the same cases.
+    """
+    first, *others = repeats
+    for other in others:
+        same = (other.overall.n, other.n_no_blood, other.withheld) == (
+            first.overall.n,
+            first.n_no_blood,
+            first.withheld,
+        )
+        if not same or not np.array_equal(other.overall.weights, first.overall.weights):
+            got = f"{first.overall.n} and {other.overall.n} cases"
+            raise ValueError(f"average of repeats: got {got}, expected the same cases in all")
+    total, share = reduce(add, repeats), 1 / len(repeats)
+    volume = VolumeSums(first.volume.n, *(share * value for value in astuple(total.volume)[1:]))
+    return replace(
+        total,
+        overall=_share(total.overall, first.overall, share),
+        by_volume=tuple(_share(*pair, share) for pair in zip(total.by_volume, first.by_volume, strict=True)),
+        by_extent=tuple(_share(*pair, share) for pair in zip(total.by_extent, first.by_extent, strict=True)),
+        n_no_blood=first.n_no_blood,
+        n_false_positive=share * total.n_false_positive,
+        volume=volume,
+        volume_counts=share * total.volume_counts,
+        withheld=first.withheld,
+    )
+
+
+def _share(total: GroupSums, one: GroupSums, share: float) -> GroupSums:
+    sums = share * total.totals, share * total.squares, share * total.counts
+    return replace(one, totals=sums[0], squares=sums[1], counts=sums[2], weighted=share * total.weighted)
+
+
+def _read_withheld(head: Floats, volumes: Floats, rows: Floats, n_strata: int) -> tuple[Withheld, bool]:
+    """What a site withheld, and whether its replicates too; what is withheld must be zeros."""
+    check(bool(np.isin(head[8:], (0, 1)).all()), "withheld", head[8:].tolist(), "0 or 1 each")
+    strata, extents, blood, no_blood, bare = map(int, head[8:])
+    check(not ((strata or extents) and blood), "withheld", "a split and all cases with blood", "one of them")
+    first = 1 + 2 * len(NAMES)
+    parts = {"strata": (strata, rows[1 : 1 + n_strata]), "extents": (extents, rows[1 + n_strata :])}
+    parts |= {"cases with blood": (blood, rows), "replicates and histograms": (bare, rows[:, first:])}
+    parts |= {"volumes": (blood, head[2:8]), "histogram of volumes": (blood or bare, volumes)}
+    parts |= {"cases without blood": (no_blood, head[:2])}
+    for name, (missing, values) in parts.items():
+        check(not (missing and values.any()), name, "numbers that are said to be withheld", "zeros")
+    return Withheld(strata, extents, blood, no_blood), bool(bare)
+
+
+def _check_split(name: str, whole: GroupSums, parts: Sequence[GroupSums]) -> None:
+    """The groups of a split are the whole, exactly where whole numbers are summed, else but for rounding."""
+    together = reduce(add, parts)
+    exact = together.n == whole.n and np.array_equal(together.weights, whole.weights)
+    exact = exact and np.array_equal(together.counts, whole.counts)
+    check(bool(exact), name, "other cases", "those of the whole")
+    # Each sum is rounded to a step, down or up, before it leaves.
+    slack = (2 + len(parts)) * STEPS
+    for what in ("totals", "squares", "weighted"):
+        ours, theirs = getattr(together, what).T, getattr(whole, what).T
+        fits = bool((np.abs(ours - theirs) <= slack + 1e-9 * theirs).all())
+        check(fits, f"{name}, {what}", "another sum", "that of the whole")
+
+
+def _check_volumes(whole: GroupSums, volume: VolumeSums, counts: Floats) -> None:
+    """Volumes fit their histogram, and the sums of errors those of the volumes: an error squared is (y - x)**2."""
+    bins = counts.reshape(N_VOLUME_BINS, -1)
+    fits = bool(((counts >= 0) & (counts == np.floor(counts))).all())
+    there = 0 if whole.bare else whole.n
+    check(fits and counts.sum() == there, "histogram of volumes", "another", f"whole numbers of {there} cases")
+    for name, total, margin in (("x", volume.x, bins.sum(1)), ("y", volume.y, bins.sum(0))):
+        least = float(margin @ np.asarray(VOLUME_EDGES_ML[:-1]))
+        check(least <= total * (1 + 1e-9), f"volume, {name}", total, f"at least {least:g}, as the histogram says")
+    index = NAMES.index("volume_error_ml")
+    total, squares, slack = float(whole.totals[index]), float(whole.squares[index]), 2 * float(STEPS[index])
+    expected, scale = volume.xx + volume.yy - 2 * volume.xy, 1e-9 * (volume.xx + volume.yy)
+    check(
+        abs(squares - expected) <= slack + scale, "volume_error_ml, squares", squares, f"{expected:g}, of the volumes"
+    )
+    low, high = abs(volume.y - volume.x), volume.x + volume.y
+    fits = low * (1 - 1e-9) - slack <= total <= high * (1 + 1e-9) + slack
+    check(fits, "volume_error_ml, total", total, f"in [{low:g}, {high:g}], of the volumes")

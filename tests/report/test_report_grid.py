@@ -1,0 +1,290 @@
+"""A whole grid on one page: readable, told apart, with what is missing said, in a real browser, light and dark."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import matplotlib.image
+import numpy as np
+import pytest
+from grid_results import grid
+from test_report_page import Page, without_figures
+from test_report_sample import sample
+
+from sahfl.report import write_report
+from sahfl.report.accuracy_figures import draw_arms, draw_ranks, draw_volume_strata
+from sahfl.report.claim import AUTHORS, claim_table, n_filled
+from sahfl.report.cost_figures import draw_bytes, draw_costs
+from sahfl.report.form import form_problems
+from sahfl.report.names import FAMILIES, looks, method_name
+from sahfl.report.paper import UNKNOWN, paper_table
+from sahfl.report.volume_figures import bin_edges, draw_bland_altman, draw_histograms
+
+MOST_BYTES = 6_000_000
+PNG = matplotlib.image.imsave
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grid")
+    (folder / "overlays").mkdir()
+    PNG(folder / "overlays" / "best.png", np.linspace(0, 1, 10_000).reshape(100, 100))
+    return folder, Page(write_report(grid(), folder))
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return written[1]
+
+
+def test_the_made_up_grid_has_the_form_and_every_arm():
+    results = grid()
+    assert list(form_problems(json.loads(json.dumps(results, allow_nan=False)))) == []
+    assert len(results["methods"]) >= 25
+    assert {m["trained_at"] for m in results["methods"]} >= {None, "pooled", "each", "sah_a"}
+
+
+def test_two_federated_methods_never_look_alike():
+    results = grid()
+    shown = [m for m in results["methods"] if m["trained_at"] is None]
+    seen = [looks(results["methods"])[m["id"]] for m in shown]
+    assert len({(look.family.key, look.marker, look.line) for look in seen}) == len(shown)
+    assert len({family.colour for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_a_name_says_rank_rule_and_place_and_no_two_are_the_same():
+    names = {m["id"]: method_name(m) for m in grid()["methods"]}
+    assert names["cp_lora-r8-project"] == "CP-LoRA (rank 8, project)"
+    assert names["cp_lora-r8-pooled"] == "CP-LoRA (rank 8, pooled)"
+    assert names["cp_lora-r8-each"] == "CP-LoRA (rank 8, each site alone)"
+    assert names["cp_lora-r8-at-sah_b"] == "CP-LoRA (rank 8, sah_b alone)"
+    assert names["full-pooled"] == "Full fine-tuning (pooled)"
+    assert len(set(names.values())) == len(names)
+
+
+def test_every_link_of_the_contents_leads_to_a_heading(page):
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    anchors = {value for tag, name, value in page.attributes if (tag, name) == ("h2", "id")}
+    assert [link for link in links if link.removeprefix("#") not in anchors] == []
+    assert len(links) == len(anchors) == 15
+
+
+def test_long_tables_are_folded_and_grouped_by_family(page):
+    folded = re.findall(r"<summary>(.+?) <span", page.source)
+    assert "All metrics over all cases with blood" in folded
+    assert "Methods compared on the same held-out scans with blood" not in folded
+    headings = re.findall(r'<tr class="group"><th[^>]*><span>(.+?)</span>', page.source)
+    assert [heading for heading in headings if heading == "CP-LoRA"]
+    assert "Against Full fine-tuning" in headings
+
+
+def test_the_page_stays_small_enough_to_be_sent_around(page):
+    assert len(page.source) < MOST_BYTES
+
+
+def test_findings_are_shown_with_verdict_and_interval(page):
+    assert "not reproduced CP-LoRA within 0.02 of convLoRA" in page.text
+    assert (
+        "CP-LoRA (rank 8) against convLoRA (rank 8), rank ≥ 8: −0.034 (95 % interval −0.064 to −0.004), n = 39."
+        in page.text
+    )
+    assert "not tested Federated within 0.02 of pooled" in page.text
+
+
+def row_of(page, *start):
+    (row,) = [row for row in page.rows if row[: len(start)] == list(start)]
+    return row
+
+
+def test_a_withheld_group_is_called_withheld_and_a_part_of_one_is_marked(page):
+    rows = [row for row in page.rows if row[0] == "convLoRA (rank 64)" and len(row) == 4]
+    assert [row[1] for row in rows[:2]] == ["withheld, n = –", "0.363 (0.301 to 0.420), n = 9"]
+    assert rows[1][3].startswith("0.623 (0.561 to 0.680) †")
+    assert ["convLoRA (rank 64)", "sah_c", "2 of 3", "0 of 3", "1 of 3", "0 of 3"] in page.rows
+
+
+def test_repeats_exclusions_and_reused_cells_are_told(page):
+    assert "3, SD 0.010" in row_of(page, "CP-LoRA (rank 8)", "0.505")
+    assert "Cells of the grid (a method in a fold): 87, of which 12 were taken from an earlier run" in page.text
+    assert ["DoRA-C (rank 8)", "Failed: fold 2, round 3: 1 of 2 sites replied, quorum is 2"] in page.rows
+    assert ["Fine-tuning of norms and biases", "3", "sah_b", "no reply within 300 s"] in page.rows
+
+
+def test_the_paper_s_numbers_are_only_those_that_are_known(page):
+    rows = {row.cells[0]: row.cells for row in paper_table(grid()).rows if not row.heading}
+    assert rows["Zero-shot"][2:] == ("0.410 ± 0.26", "0.412 ± 0.17")
+    assert rows["Patients, pretraining"][2] == "124"
+    assert rows["Patients, fine-tuning"][2:] == ("30", "39 at 3 sites")
+    assert {rows[family.name][2] for family in FAMILIES[1:-1]} == {UNKNOWN}
+    assert rows["DoRA-C"][3] == "not in this run"
+    assert rows["CP-LoRA"][3].startswith("rank 1: 0.461 ± 0.17; rank 8: ")
+    assert "arXiv:2508.01772" in page.text
+
+
+def test_the_checklist_has_all_items_and_leaves_to_the_authors_what_the_results_do_not_say():
+    table = claim_table(grid())
+    rows = {row.cells[0]: row.cells[2] for row in table.rows if not row.heading}
+    assert list(rows) == [str(n) for n in range(1, 45)]
+    assert rows["44"] == rows["5"] == AUTHORS
+    assert "tbi_c: 0 patients, 0 scans refused, out (error at the site: DataRefused)" in rows["35"]
+    assert n_filled(table) == sum(AUTHORS not in text for text in rows.values())
+    assert 15 < n_filled(table) < 30
+
+
+def test_an_overlay_is_on_the_page_and_one_that_is_not_there_is_said(page):
+    assert "Best case. CP-LoRA (rank 8), sah_a, fold 1: Dice 0.830, 41.2 mL annotated, 38.2 mL predicted." in page.text
+    assert page.text.count("No picture: its file is not there.") == 2
+
+
+ASIDE = {
+    "outside": ("../secret.png", "its path leads out of the run's folder"),
+    "absolute": ("/etc/hostname", "its path leads out of the run's folder"),
+    "link": ("overlays/link.png", "its path leads out of the run's folder"),
+    "no-png": ("overlays/text.png", "its file is no PNG"),
+    "large": ("overlays/large.png", "its file is larger than 2 MB"),
+}
+
+
+@pytest.mark.parametrize(("png", "why"), ASIDE.values(), ids=ASIDE.keys())
+def test_an_overlay_from_elsewhere_or_of_another_kind_is_never_read(tmp_path, png, why):
+    run = tmp_path / "run"
+    (run / "overlays").mkdir(parents=True)
+    PNG(tmp_path / "secret.png", np.eye(9))
+    (run / "overlays" / "link.png").symlink_to(tmp_path / "secret.png")
+    (run / "overlays" / "text.png").write_text("secret")
+    (run / "overlays" / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2_000_000))
+    results = sample() | {"overlays": grid()["overlays"][:1]}
+    results["overlays"][0]["png"] = png
+    page = without_figures(results, run)
+    assert f"No picture: {why}." in page.text
+
+
+def test_a_run_without_overlays_says_that_no_image_left(page, tmp_path):
+    assert "The pictures of single cases above, whose release the hospitals allow." in page.text
+    lone = without_figures(sample(), tmp_path)
+    assert "No image, no annotation, no prediction" in lone.text
+    assert "Single cases" not in lone.text
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_strata_figure_says_withheld_where_it_is():
+    drawing = draw_volume_strata(grid())
+    first, *_ = drawing.figure.axes
+    assert [text.get_text() for text in first.texts] == ["withheld"] * 2
+    assert first.get_title(loc="left") == "< 10 mL\nn = 7"
+    assert "convLoRA (rank 64), < 10 mL: – (no interval), n = –" in drawing.alt
+
+
+def test_rank_curves_join_the_ranks_of_a_family_under_one_rule():
+    drawing = draw_ranks(grid())
+    lines = {line.get_label(): line for line in drawing.figure.axes[0].lines if not line.get_label().startswith("_")}
+    assert {"CP-LoRA", "CP-LoRA, project", "LoRA-C", "Zero-shot", "Full fine-tuning"} <= set(lines)
+    assert len(lines["CP-LoRA"].get_xdata()) == 3
+    assert lines["CP-LoRA, project"].get_linestyle() == "--"
+    assert draw_ranks(sample()) is None  # one rank is no curve
+
+
+def test_costs_lie_on_log_axes_at_their_place():
+    drawing = draw_costs(grid())
+    parameters, sent = drawing.figure.axes
+    assert parameters.get_xscale() == sent.get_xscale() == "log"
+    marks = {(line.get_xdata()[0], line.get_ydata()[0]) for line in parameters.lines if len(line.get_xdata()) == 1}
+    assert (6_495_868, 0.521) in marks
+    assert "CP-LoRA (rank 8), 55,672 parameters, 0.11 MB: 0.505" in drawing.alt
+
+
+def test_pooled_federated_and_single_site_stand_side_by_side():
+    drawing = draw_arms(grid())
+    labels = [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()]
+    assert labels[:3] == [
+        "CP-LoRA (rank 8, pooled)",
+        "CP-LoRA (rank 8): federated",
+        "CP-LoRA (rank 8, each site alone)",
+    ]
+    assert labels[-2:] == ["Full fine-tuning (pooled)", "Full fine-tuning: federated"]
+    assert draw_arms(sample()) is None
+
+
+def test_volume_figures_show_the_counts_with_annotated_volume_across():
+    results = sample()
+    counts = [[0] * 6 for _ in range(6)]
+    counts[4][1] = 30  # annotated 30 to 100 mL, predicted 1 to 3 mL
+    for method in results["methods"]:
+        method["volume"]["histogram"]["counts"] = counts
+    axes = draw_histograms(results).figure.axes[0]
+    assert [(text.get_position(), text.get_text()) for text in axes.texts] == [((4.5, 1.5), "30")]
+    (points,) = draw_bland_altman(results).figure.axes[0].collections
+    assert points.get_offsets().tolist() == [[(65 + 2) / 2, 2 - 65]]
+
+
+def test_bins_may_be_given_by_the_edges_between_them():
+    histogram = {"edges_ml": [1.0, 10.0], "counts": [[0] * 3] * 3}
+    assert bin_edges(histogram) == [0.0, 1.0, 10.0, float("inf")]
+    results = sample()
+    for method in results["methods"]:
+        method["volume"]["histogram"] = {"edges_ml": [1.0, 10.0], "counts": [[1, 0, 0], [2, 3, 0], [0, 4, 5]]}
+    assert list(form_problems(results)) == []
+    assert "≥ 10 mL: 9; 6 predicted in another bin" in draw_histograms(results).alt
+    assert draw_bland_altman(results) is not None
+
+
+def test_a_histogram_of_another_form_is_a_problem():
+    results = sample()
+    results["methods"][0]["volume"]["histogram"]["counts"].pop()
+    (problem,) = form_problems(results)
+    assert problem.startswith("methods.0.volume.histogram: expected edges_ml, and counts with as many rows as columns")
+
+
+def test_the_bytes_figure_names_every_stage_and_its_share():
+    alt = draw_bytes(grid()).alt
+    assert "Pretraining: 3.25 MB, 100 %" in alt
+    assert "CP-LoRA (rank 8): 0.11 MB, 3.4 %" in alt
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+
+
+def browse(tmp_path, *arguments):
+    command = [CHROMIUM, *BROWSER, f"--user-data-dir={tmp_path / 'profile'}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_browser_shows_the_page_with_its_pictures_and_nothing_wider_than_the_window(page, tmp_path, width):
+    probe = (
+        "<script>onload = () => parent.postMessage([innerWidth, document.documentElement.scrollWidth <= innerWidth,"
+        " [...document.images].every(i => i.naturalWidth >= 100), document.images.length].join(), '*')</script>"
+    )
+    # The page's own policy forbids scripts; the probe needs a copy without it. A window is never as narrow as a phone.
+    source = re.sub(r"<meta[^>]*Content-Security-Policy[^>]*>", "", page.source)
+    (tmp_path / "probe.html").write_text(source.replace("</body>", probe + "</body>"))
+    listen = "<script>onmessage = event => { document.title = event.data }</script>"
+    frame = f'{listen}<iframe src="probe.html" style="border:0;width:{width}px;height:900px"></iframe>'
+    (tmp_path / "frame.html").write_text(frame)
+    arguments = "--virtual-time-budget=5000", "--window-size=1300,900", "--dump-dom"
+    shown = browse(tmp_path, *arguments, (tmp_path / "frame.html").as_uri())
+    assert f"<title>{width},true,true,11</title>" in shown, re.findall("<title>.*</title>", shown)
+
+
+@needs_chromium
+def test_a_dark_page_is_dark_also_in_its_figures(written, tmp_path):
+    folder, _ = written
+    means = []
+    for scheme in (0, 1):
+        look = f"--blink-settings=preferredColorScheme={scheme}"
+        page = (folder / "report.html").as_uri()
+        browse(tmp_path, look, "--window-size=1200,3000", f"--screenshot={tmp_path / 'shot.png'}", page)
+        picture = matplotlib.image.imread(tmp_path / "shot.png")[..., :3]
+        means.append(float(picture.mean()))
+        assert (picture.mean(axis=2) > 0.5).mean() < 0.1 or scheme  # a figure on white would be a bright patch
+    dark, light = means
+    assert dark < 0.25
+    assert light > 0.85
