@@ -156,14 +156,25 @@ def _check_site(file: Path) -> None:
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
-    """Write the report of a finished run again, from its results.json.
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also write event files into this folder; needs sahfl[tensorboard].")
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Also log to this tracking URI, or into this folder; needs sahfl[mlflow].")
+    ] = None,
+) -> None:
+    """Write the report of a finished run again, from its results.json: page, figures, CSV and LaTeX tables.
 
     Example: sahfl report runs/demo-20261122-140000
+
+    Example: sahfl report runs/demo-20261122-140000 --tensorboard events --mlflow tracking
     """
     from sahfl.errors import RunError
     from sahfl.federation.server.run_folder import RunFolder
     from sahfl.report import write_report
+    from sahfl.tracking import export_mlflow, export_tensorboard
 
     results = RunFolder(run_dir).read_json("results.json")
     if results is None:
@@ -171,6 +182,10 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     if not isinstance(results, dict):
         raise RunError(f"{run_dir}: results.json is not a mapping; delete it to have it made again")
     print(write_report(results, run_dir))
+    if tensorboard is not None:
+        print(export_tensorboard(results, tensorboard))
+    if mlflow is not None:
+        print(export_mlflow(results, mlflow))
 
 
 for command in (consortium.provision, consortium.renew, consortium.revoke, status.status, doctor.doctor):

@@ -26,7 +26,7 @@ ORDER = [
     "payload",
     "aggregation",
 ]
-ORDER += ["statistics", "evaluation", "report", "federation", "doctor", "simulation"]
+ORDER += ["statistics", "evaluation", "report", "tracking", "federation", "doctor", "simulation"]
 ORDER += ["console", "commands", "cli"]
 ONLY_IN = {
     "cryptography": {"trust"},

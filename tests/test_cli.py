@@ -180,6 +180,17 @@ def test_report_writes_the_page_again_from_the_results(sahfl, finished):
     assert b"c0ffee" in first
 
 
+def test_report_exports_to_a_tracker_where_it_is_installed(sahfl, finished, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    code, out, err = sahfl("report", finished.path, "--tensorboard", tmp_path / "events")
+    assert (code, out) == (2, f"{finished.path / 'report.html'}\n")
+    assert err == "error: tensorboardX is not installed; pip install 'sahfl[tensorboard]'\n"
+    monkeypatch.undo()
+    pytest.importorskip("tensorboardX", reason="pip install 'sahfl[tensorboard]'")
+    code, out, err = sahfl("report", finished.path, "--tensorboard", tmp_path / "events")
+    assert (code, out.splitlines()[1]) == (0, str(tmp_path / "events" / "demo-c0ffeec0"))
+
+
 @pytest.mark.parametrize("name", ["run", "absent"])
 def test_report_of_an_unfinished_run_tells_how_to_go_on(sahfl, finished, tmp_path, name):
     (finished.path / "results.json").unlink()
@@ -196,8 +207,9 @@ def test_report_of_an_unfinished_run_tells_how_to_go_on(sahfl, finished, tmp_pat
     [
         ("{", "results.json: is damaged; delete it to have it made again"),
         ("[]", "results.json is not a mapping; delete it to have it made again"),
-        ('{"schema": 1, "name": "demo"}', "results: 14 problem(s); delete results.json to have it made again"),
-        ('{"schema": 2}', "results: got schema 2, expected 1; use the sahfl that wrote them"),
+        ('{"schema": 2, "name": "demo"}', "results: 15 problem(s); delete results.json to have it made again"),
+        ('{"schema": 1}', "results: got schema 1, expected 2; delete results.json to have it made again"),
+        ('{"schema": 3}', "results: got schema 3, expected 2; use the sahfl that wrote them"),
     ],
 )
 def test_report_of_damaged_results_is_a_user_error(sahfl, finished, content, message):
