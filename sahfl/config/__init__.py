@@ -16,7 +16,7 @@ from sahfl.config.data import (
     SitesData,
     load_site,
 )
-from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
+from sahfl.config.methods import POOLED, AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig, View, ViewsConfig
 from sahfl.config.policy import SitePolicy
 from sahfl.config.section import Name, Section, parse
@@ -33,6 +33,7 @@ from sahfl.config.stages import (
 from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
 
 __all__ = [
+    "POOLED",
     "AdapterTuning",
     "Consortium",
     "DatalistData",

@@ -26,6 +26,16 @@ Part = Literal[
 Rule = Literal["mean", "project", "alternate", "median", "trimmed_mean"]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Rank = Annotated[int, Field(ge=1, le=512)]
+POOLED = "pooled"
+"""The place of training that only a simulation has: all fine-tuning sites' patients together."""
+MOST_REPEATS = 100
+Repeat = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
+
+
+def _suffix(trained_at: str | None, repeat: int) -> str:
+    """What a method's name says of place and repeat; nothing of a first training at all sites."""
+    place = {None: "", POOLED: f"-{POOLED}"}.get(trained_at, f"-at-{trained_at}")
+    return place + (f"-repeat{repeat}" if repeat > 1 else "")
 
 
 class ZeroShot(Section):
@@ -49,6 +59,11 @@ class WeightTuning(Section):
     """Peak learning rate of AdamW."""
     aggregation: Literal["mean", "median", "trimmed_mean"] = "mean"
     """How the sites' weights become the next global ones."""
+    trained_at: Name | None = None
+    """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
+    name; or ``pooled``, all sites' patients in one place, which only a simulation can. It is evaluated at all sites."""
+    repeat: Repeat = 1
+    """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
     label: Name | None = None
     """Appended to the method's name, to tell apart two that differ in their numbers only."""
 
@@ -56,7 +71,7 @@ class WeightTuning(Section):
     def id(self) -> str:
         """Name of the method in folders and results."""
         rule = None if self.aggregation == "mean" else self.aggregation
-        return "-".join([self.method, *filter(None, [rule, self.label])])
+        return "-".join([self.method, *filter(None, [rule, self.label])]) + _suffix(self.trained_at, self.repeat)
 
 
 class AdapterTuning(Section):
@@ -92,6 +107,11 @@ class AdapterTuning(Section):
     site_ranks: dict[Name, Rank] = Field(default_factory=dict)
     """Rank of a site where it differs from ``rank``, for a hospital with little memory or bandwidth, or with much of
     both; needs ``aggregation: project``. The adapters of the run have ``rank``, and every site evaluates those."""
+    trained_at: Name | None = None
+    """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
+    name; or ``pooled``, all sites' patients in one place, which only a simulation can. It is evaluated at all sites."""
+    repeat: Repeat = 1
+    """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
     label: Name | None = None
     """Appended to the method's name, to tell apart two that differ in their numbers only."""
 
@@ -103,7 +123,8 @@ class AdapterTuning(Section):
         parts += list(self.layers) if self.layers != ("all",) else []
         parts += ["with", *self.also_train] if self.also_train else []
         parts += [self.aggregation] if self.aggregation != "mean" else []
-        return "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
+        name = "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
+        return name + _suffix(self.trained_at, self.repeat)
 
     @property
     def scale(self) -> float:
@@ -132,6 +153,8 @@ class AdapterTuning(Section):
             raise ValueError(f"all_magnitudes is an option of the DoRA forms, {self.method} has no magnitudes")
         if self.site_ranks and self.aggregation != "project":
             raise ValueError(f"site_ranks needs aggregation: project, {self.aggregation} needs one rank at all sites")
+        if self.site_ranks and self.trained_at:
+            raise ValueError(f"site_ranks is for a training at all sites, this one is trained at {self.trained_at}")
         return self
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.config.methods import AdapterTuning, Method
+from sahfl.config.grid import EACH, expand
+from sahfl.config.methods import POOLED, AdapterTuning, Method, ZeroShot
 from sahfl.config.section import Name, Section
+
+MOST_STEPS = 100_000
 
 
 class LocalTraining(Section):
     """What a site does in one round."""
 
-    steps: Annotated[int, Field(ge=1, le=100_000)]
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     """Optimiser steps per round; the same at every site."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     """Slices per step."""
@@ -62,23 +66,43 @@ class FinetuneConfig(Section):
     """Number of cross-validation folds; each patient is held out exactly once."""
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     """Rounds per fold and method."""
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)]
+    methods: tuple[Method, ...] = ()
     """What is compared."""
+    grid: Annotated[tuple[dict[str, Any], ...], Field(exclude=True)] = ()
+    """More methods, multiplied out when the file is read: each entry gives settings of a method, any of them a list of
+    values, and ``repeats``, how often each is trained; ``trained_at: each`` is every site by itself."""
     local: LocalTraining
     """What each site does in a round."""
 
     @model_validator(mode="after")
     def _methods_are_distinct_and_name_sites(self) -> Self:
-        ids, problems = [method.id for method in self.methods], []
+        expanded, problems = expand(self.grid, self.sites)
+        methods = (*self.methods, *(method for method in expanded if method not in self.methods))
+        if not methods and not problems:
+            problems.append("methods and grid are empty, expected at least one method")
+        ids = [method.id for method in methods]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
             problems.append(f"methods must be distinct, got twice: {', '.join(twice)}; label one of them")
-        for method in self.methods:
-            named = method.site_ranks if isinstance(method, AdapterTuning) else {}
-            if unknown := sorted(set(named) - set(self.sites)):
-                known = ", ".join(sorted(self.sites))
-                problems.append(f"site_ranks of {method.id} names {', '.join(unknown)}; finetune.sites has {known}")
-        if problems:
+        if problems := problems + [problem for method in methods for problem in self._unknown_sites(method)]:
             raise ValueError("; ".join(problems))
+        return self.model_copy(update={"methods": methods, "grid": ()}) if self.grid else self
+
+    def _unknown_sites(self, method: Method) -> Iterator[str]:
+        known = ", ".join(sorted(self.sites))
+        ranked = method.site_ranks if isinstance(method, AdapterTuning) else {}
+        if unknown := sorted(set(ranked) - set(self.sites)):
+            yield f"site_ranks of {method.id} names {', '.join(unknown)}; finetune.sites has {known}"
+        place = None if isinstance(method, ZeroShot) else method.trained_at
+        if place == EACH:
+            yield f"{method.id}: trained_at: {EACH} stands for one method per site, and so only in finetune.grid"
+        elif place not in (None, POOLED, *self.sites):
+            yield f"{method.id}: trained_at names {place}, expected {POOLED} or one of finetune.sites, {known}"
+
+    @model_validator(mode="after")
+    def _pooled_training_fits(self) -> Self:
+        pooled = any(not isinstance(method, ZeroShot) and method.trained_at == POOLED for method in self.methods)
+        if pooled and (steps := self.local.steps * len(self.sites)) > MOST_STEPS:
+            raise ValueError(f"a pooled training takes steps x sites = {steps} steps a round, at most {MOST_STEPS}")
         return self
 
 

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.config.data import DatalistData, FoldersData, PhantomData, SitesData
+from sahfl.config.grid import EACH
+from sahfl.config.methods import POOLED, Method, TrainedMethod, ZeroShot
 from sahfl.config.network import ModelConfig, ViewsConfig
 from sahfl.config.section import Name, Section, parse, read_mapping
-from sahfl.config.stages import FinetuneConfig, LoadedBase, PretrainConfig, RoundsConfig
+from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, PretrainConfig, RoundsConfig
 from sahfl.errors import ConfigError
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
@@ -90,6 +92,8 @@ class Study(Section):
         wanted = self.sites
         if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
+        if reserved := sorted({POOLED, EACH} & set(wanted)):
+            raise ValueError(f"no site can have the name {', '.join(reserved)}, which has a meaning in trained_at")
         named = set(self.data.sites) if isinstance(self.data, PhantomData | FoldersData) else set(wanted)
         if unknown := sorted(set(wanted) - named):
             known = ", ".join(sorted(named))
@@ -98,8 +102,26 @@ class Study(Section):
 
     @property
     def simulation_only(self) -> bool:
-        """Whether the study names hostile sites; a server of real hospitals must refuse it."""
-        return bool(self.hostile)
+        """Whether the study has hostile sites or pooled training; a server of real hospitals must refuse it."""
+        return bool(self.hostile) or self.pools
+
+    @property
+    def pools(self) -> bool:
+        """Whether a method is trained on all sites' patients in one place."""
+        return any(self.training_sites(method) == (POOLED,) for method in self.finetune.methods)
+
+    def training_sites(self, method: Method) -> tuple[str, ...]:
+        """Who trains a method: all fine-tuning sites, one of them, or ``pooled``; nobody where nothing is trained."""
+        if isinstance(method, ZeroShot):
+            return ()
+        return self.finetune.sites if method.trained_at is None else (method.trained_at,)
+
+    def local_training(self, method: TrainedMethod) -> LocalTraining:
+        """What whoever trains a method does in a round: pooled, as many steps as the sites take together."""
+        local = self.finetune.local
+        if method.trained_at != POOLED:
+            return local
+        return local.model_copy(update={"steps": local.steps * len(self.finetune.sites)})
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that determines the result; where the data lie does not."""
@@ -111,6 +133,10 @@ class Study(Section):
             del settings["base"]["path"], settings["pretrain"]
         if not self.hostile:  # a study without hostile sites is what it was before there were any
             del settings["hostile"]
+        for method in settings["finetune"]["methods"]:  # a method as it was before there was a choice
+            for name, usual in (("trained_at", None), ("repeat", 1)):
+                if name in method and method[name] == usual:
+                    del method[name]
         if isinstance(self.data, FoldersData):
             settings["data"]["sites"] = sorted(self.data.sites)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -15,13 +15,14 @@ from sahfl.adapters import AdapterState, digest, state
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import describe, save_adapter
-from sahfl.config import AdapterTuning, Method, Study, TrainedMethod, ZeroShot
+from sahfl.config import POOLED, AdapterTuning, Method, Study, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.local_norms import staying
 from sahfl.federation.networks import fine_tuned_network, read_base, whole_network
 from sahfl.federation.protocol import SiteDescription, Task
+from sahfl.federation.server.arms import cell_sites, contributors, describe_pool, why_untrained
 from sahfl.federation.server.attendance import check_description, require_quorum
 from sahfl.federation.server.latecomers import Latecomers, is_away
 from sahfl.federation.server.mailbox import Mailbox, reason_of
@@ -30,7 +31,7 @@ from sahfl.federation.server.rounds import Cell, Member, run_cell
 from sahfl.federation.server.run_folder import RunFolder, storing
 from sahfl.federation.server.session import now, open_session
 from sahfl.federation.server.shared_scans import refuse_shared_scans
-from sahfl.federation.server.support import sits_out, support_notes
+from sahfl.federation.server.support import support_notes
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.payload import Header
 from sahfl.report import write_report
@@ -89,6 +90,8 @@ class Coordinator:
                     self._evaluate(method, fold, {})
                     continue
                 final = self._fine_tune(method, fold)
+                if final is None:
+                    continue
                 self._evaluate(method, fold, final)
                 self._save_adapter(method, fold, final)
         self._folder.note({"event": "finished", "at": now()})
@@ -101,9 +104,9 @@ class Coordinator:
 
     def _describe_sites(self) -> None:
         emit(Event("stage", "preparing and checking the sites' data"))
-        content = self._question()
+        content, asked = self._question(), [site for site in self._node_of if site != POOLED]
         self._roster = dict[str, Member]()
-        for site, reply in self._ask(dict.fromkeys(self._node_of, content), protocol.DESCRIBE).items():
+        for site, reply in self._ask(dict.fromkeys(asked, content), protocol.DESCRIBE).items():
             try:
                 description = self._read_description(site, reply)
             except PayloadError as error:
@@ -199,17 +202,18 @@ class Coordinator:
     def _install_base(self) -> None:
         content = self._base_request()
         sites = [site for site in self._study.finetune.sites if site in self._roster]
+        sites += [POOLED] if self._study.pools else []
         for site, reply in self._ask(dict.fromkeys(sites, content), protocol.INSTALL_BASE).items():
             if reason := reason_of(reply, self._study.rounds.deadline_s):
                 self._folder.note({"event": "base_not_installed", "site": site, "reason": reason})
-            if is_away(reply):
+            if is_away(reply) and site != POOLED:
                 del self._roster[site]
                 self._late.expect(site)
 
     def _base_request(self) -> RecordDict:
         return protocol.request(self._task("finetune"), self._header("finetune", "base", -1), self._base)
 
-    def _fine_tune(self, method: TrainedMethod, fold: int) -> AdapterState:
+    def _fine_tune(self, method: TrainedMethod, fold: int) -> AdapterState | None:
         emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
         study, config = self._study, self._study.finetune
         net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
@@ -217,14 +221,17 @@ class Coordinator:
             update={
                 "rounds": config.rounds,
                 "learning_rate": method.learning_rate,
-                "local": config.local,
+                "local": study.local_training(method),
                 "payload": study.rounds.payload,
             }
         )
-        out = [site for site, description in self._descriptions().items() if sits_out(description, fold)]
-        sites = tuple(site for site in config.sites if site not in out)
+        key, sites = f"{method.id}/fold-{fold}", self._trainers(method, fold)
+        last = self._folder.last_checkpoint(key)
+        if method.trained_at and not sites and (last is None or last.round < config.rounds):
+            self._leave_untrained(method, fold)
+            return None
         cell = Cell(
-            f"{method.id}/fold-{fold}",
+            key,
             task,
             self._header("finetune", method.id, fold),
             sites,
@@ -234,6 +241,20 @@ class Coordinator:
             ranks=site_ranks(study, self._base, method, sites),
         )
         return self._run_cell(cell, state.read(net))
+
+    def _trainers(self, method: TrainedMethod, fold: int) -> tuple[str, ...]:
+        self._invite(self._study.training_sites(method))
+        if method.trained_at == POOLED and (pool := describe_pool(self._study, self._descriptions())):
+            self._roster[POOLED] = Member(self._node_of[POOLED], pool)
+        return cell_sites(self._study, method, fold, self._descriptions())
+
+    def _leave_untrained(self, method: TrainedMethod, fold: int) -> None:
+        """A training at one site that is not there, or has nobody to train on, is told; the others go on."""
+        reason = why_untrained(method, self._descriptions())
+        self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
+        emit(Event("warning", f"{method.id}, fold {fold + 1}: {reason}"))
+        missing = dict.fromkeys(self._study.finetune.sites, reason)
+        self._folder.write_json(f"evaluation/{method.id}/fold-{fold}.json", {"sums": {}, "missing": missing})
 
     def _run_cell(self, cell: Cell, start: AdapterState) -> AdapterState:
         config = self._study.rounds
@@ -251,7 +272,7 @@ class Coordinator:
                 "fingerprint": self._fingerprint,
                 "fold": fold,
                 "rounds": study.finetune.rounds,
-                "sites": tuple(site for site in study.finetune.sites if site in self._roster),
+                "sites": contributors(study, method, self._descriptions()),
                 "metrics": fold_metrics(self._folder, study, method, fold),
             }
         )

@@ -1,0 +1,77 @@
+"""The grid of a study: entries whose lists are multiplied out to methods when the study file is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sahfl.config.methods import MOST_REPEATS, Method
+
+MOST_METHODS = 2000
+"""Methods that one entry may stand for; more is a typing error, not a study."""
+EACH = "each"
+"""Among an entry's ``trained_at``: every fine-tuning site by itself."""
+LISTS = {"layers", "also_train"}
+"""Settings that are lists themselves: a list of names is one value, a list of lists several."""
+_method = TypeAdapter[Method](Method)
+
+
+def expand(grid: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> tuple[tuple[Method, ...], list[str]]:
+    """The methods that a grid stands for, and what is wrong with it.
+
+    Each entry gives values or lists of values of a method's settings, and ``repeats``, how often it is trained;
+    every combination is a method. ``trained_at: each`` stands for every site of ``sites``.
+
+    Returns:
+        The methods in the order of the entries, each once, and one text for each combination that cannot be, with the
+        entry's number.
+    """
+    methods: dict[str, Method] = {}
+    problems: list[str] = []
+    for number, entry in enumerate(grid):
+        for settings in _combinations(entry, sites, number, problems):
+            try:
+                method = _method.validate_json(json.dumps(settings, default=str))
+            except ValidationError as error:
+                problems.append(_problem(number, settings, error))
+            else:
+                methods.setdefault(method.model_dump_json(), method)
+    return tuple(methods.values()), list(dict.fromkeys(problems))
+
+
+def _combinations(
+    entry: Mapping[str, Any], sites: Sequence[str], number: int, problems: list[str]
+) -> Iterator[dict[str, Any]]:
+    settings = dict(entry)
+    repeats = settings.pop("repeats", 1)
+    if "repeat" in settings or type(repeats) is not int or not 1 <= repeats <= MOST_REPEATS:
+        expected = f"repeats, a number from 1 to {MOST_REPEATS}, and no repeat"
+        problems.append(f"grid.{number}: got repeats {repeats!r}, expected {expected}")
+        return
+    values = {name: _values(name, value, sites) for name, value in settings.items()}
+    if repeats > 1:
+        values["repeat"] = list(range(1, repeats + 1))
+    if not 0 < (n_methods := prod(map(len, values.values()))) <= MOST_METHODS:
+        problems.append(f"grid.{number}: stands for {n_methods} methods, expected 1 to {MOST_METHODS}")
+        return
+    yield from (dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
+
+
+def _values(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
+    several = isinstance(value, list) and (name not in LISTS or any(isinstance(part, list) for part in value))
+    values = value if several else [value]
+    if name != "trained_at":
+        return list(values)
+    return [place for part in values for place in (sites if part == EACH else [part])]
+
+
+def _problem(number: int, settings: Mapping[str, Any], error: ValidationError) -> str:
+    found = [(".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in error.errors()]
+    texts = "; ".join(f"{where}: {text}" if where else text for where, text in found)
+    named = ", ".join(f"{name}: {'null' if value is None else value}" for name, value in settings.items())
+    return f"grid.{number} ({named}): {texts}"
