@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from sahfl.errors import PayloadError
 from sahfl.federation import flower
 from sahfl.federation.events import Event, emit
 from sahfl.federation.signatures import sign
@@ -62,6 +64,11 @@ class Answers:
         """What a journal line says besides the replies."""
         retried = [{"site": site, "reason": reason} for site, reason in sorted(self.retried.items())]
         return {"stale": self.stale, "duplicate": self.duplicate, "retried": retried}
+
+    def tell(self, note: Callable[[dict[str, Any]], None], what: str) -> None:
+        """Write the oddities to a journal, if there are any."""
+        if any((oddities := self.oddities()).values()):
+            note({"event": "replies", "what": what} | oddities)
 
 
 @dataclass
@@ -276,3 +283,15 @@ def reason_of(reply: Message | None, deadline_s: float) -> str | None:
     if flower.is_unreachable(reply):
         return error_text(reply)
     return f"error at the site: {error_text(reply)} (details in the site's log)"
+
+
+def content_of(reply: Message | None, deadline_s: float) -> RecordDict:
+    """What a site answered.
+
+    Raises:
+        PayloadError: why it has no usable reply.
+    """
+    if reason := reason_of(reply, deadline_s):
+        raise PayloadError(reason)
+    assert reply is not None
+    return reply.content
