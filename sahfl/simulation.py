@@ -13,7 +13,18 @@ from typing import Any, get_args
 
 from flwr.app import Context, RecordDict, UserConfig
 
-from sahfl.config import DatalistData, FolderData, FoldersData, PhantomCohort, SiteConfig, SitePolicy, SitesData, Study
+from sahfl.config import (
+    POOLED,
+    DatalistData,
+    FolderData,
+    FoldersData,
+    PhantomCohort,
+    PooledData,
+    SiteConfig,
+    SitePolicy,
+    SitesData,
+    Study,
+)
 from sahfl.config.methods import Part
 from sahfl.config.policy import Adapter, Weights
 from sahfl.data.manifest import datalist_sites
@@ -47,12 +58,20 @@ computes on the processor, so that its result does not depend on the machine."""
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
-    """The sites of a study, each with a folder of its own below ``folder``.
+    """The sites of a study, each with a folder of its own below ``folder``; ``pooled`` comes last, if the study pools.
 
     Raises:
         ConfigError: the study leaves it to the sites where their scans lie.
         DataError: the datalist cannot be read, or lacks a site of the study; every path at which no scans are.
     """
+    sites = _own_sites(study, folder)
+    if not study.pools:
+        return sites
+    members = tuple(site for site in sites if site.name in study.finetune.sites)
+    return (*sites, SiteConfig(name=POOLED, folder=folder / POOLED, data=PooledData(members=members), **POLICY))
+
+
+def _own_sites(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
     names = list(study.sites)
     if isinstance(study.data, DatalistData):
         known = datalist_sites(study.data.path)

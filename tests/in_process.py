@@ -18,9 +18,8 @@ from sahfl.config import SiteConfig, Study, parse
 from sahfl.federation import flower
 from sahfl.federation.server.coordinator import Coordinator
 from sahfl.federation.server.run_folder import RunFolder
-from sahfl.federation.site.app import app as client_app
 from sahfl.federation.site.site import Site
-from sahfl.federation.workers.hostile import hostile_app
+from sahfl.federation.workers.worker import app_of
 from sahfl.simulation import site_configs
 from sahfl.trust.signing import Signer
 
@@ -75,8 +74,7 @@ class InProcessGrid(Grid):
             site = self.nodes[message.metadata.dst_node_id]
             context = Context(self.run_id, 0, {"site": site.model_dump_json()}, RecordDict(), {})
             try:
-                act = self._hostile.get(site.name)
-                reply = (hostile_app(act, site.name) if act else client_app)(message, context)
+                reply = app_of(site, self._hostile.get(site.name))(message, context)
             except Exception as error:
                 reply = flower.error_reply(message, str(error))
             self.seen.append((site.name, message, reply))

@@ -95,6 +95,15 @@ class FolderData(Section):
     """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
 
 
+class PooledData(Section):
+    """Scans of several simulated sites, each read and split into folds as its own site does."""
+
+    source: Literal["pooled"] = "pooled"
+    """Which kind of data section this is."""
+    members: tuple[SiteConfig, ...]
+    """The sites whose scans they are."""
+
+
 class SiteConfig(Section):
     """One hospital: its name, its scans, the folder that it works in, and what it allows."""
 
@@ -102,8 +111,8 @@ class SiteConfig(Section):
     """The site's name in the study."""
     folder: Path
     """The site's own folder (phantom scans, manifest, cache, base network, results per case); never leaves."""
-    data: Annotated[PhantomCohort | DatalistData | FolderData, Field(discriminator="source")]
-    """Where the scans come from."""
+    data: Annotated[PhantomCohort | DatalistData | FolderData | PooledData, Field(discriminator="source")]
+    """Where the scans come from; ``pooled`` in a simulation alone."""
     max_refused_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cases that may break an error rule of the data checks before the site refuses to train; 0: none."""
     kit: Path | None = None
@@ -118,7 +127,14 @@ class SiteConfig(Section):
     """Form of the log lines of ``sahfl-client``: ``key=value`` or one JSON object a line."""
 
 
-def load_site(path: Path) -> SiteConfig:
+class SiteFile(SiteConfig):
+    """What a hospital's own file may say: its data are its own."""
+
+    data: Annotated[PhantomCohort | DatalistData | FolderData, Field(discriminator="source")]
+    """Where the scans come from."""
+
+
+def load_site(path: Path) -> SiteFile:
     """Read a site file; relative paths in it start at the file's folder.
 
     Raises:
@@ -129,4 +145,4 @@ def load_site(path: Path) -> SiteConfig:
     for section, key in ((settings, "folder"), (settings, "kit"), (data, "path")):
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str((path.parent / section[key]).resolve())
-    return parse(SiteConfig, settings, where=str(path))
+    return parse(SiteFile, settings, where=str(path))

@@ -99,8 +99,12 @@ class FinetuneConfig(Section):
             yield f"{method.id}: trained_at names {place}, expected {POOLED} or one of finetune.sites, {known}"
 
     @model_validator(mode="after")
-    def _pooled_training_fits(self) -> Self:
+    def _training_in_one_place_fits(self) -> Self:
         pooled = any(not isinstance(method, ZeroShot) and method.trained_at == POOLED for method in self.methods)
+        alone = [method.id for method in self.methods if not isinstance(method, ZeroShot) and method.trained_at]
+        if alone and self.local.local_norms:
+            named = f"{alone[0]} is trained in one place and evaluated at all sites"
+            raise ValueError(f"local_norms keeps norms at the site that trained them, but {named}")
         if pooled and (steps := self.local.steps * len(self.sites)) > MOST_STEPS:
             raise ValueError(f"a pooled training takes steps x sites = {steps} steps a round, at most {MOST_STEPS}")
         return self

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from sahfl.config import DatalistData, FolderData, SiteConfig, ViewsConfig
+from sahfl.config import DatalistData, FolderData, SiteConfig, SiteFile, ViewsConfig
 from sahfl.data.cache import KEPT_SETTINGS
 from sahfl.data.manifest import Case, read_datalist, scan_files
 from sahfl.data.sources import read_cases, recognise
@@ -34,7 +34,7 @@ KEPT_BYTES = 1e9
 """Base networks, logs and results of a site."""
 
 
-def examine_site(config: SiteConfig, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
+def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
     """Everything that would keep a site from taking part, in the order in which it would fail.
 
     Args:
@@ -102,7 +102,7 @@ def examine_policy(config: SiteConfig) -> Finding:
     return Finding.ok("policy", f"signed requests only; {found}")
 
 
-def examine_data(config: SiteConfig) -> tuple[Finding, int]:
+def examine_data(config: SiteFile) -> tuple[Finding, int]:
     """A fast look at the scans: whether all files are there and may be read, and how many cases they are."""
     full = "sahfl check looks into them"
     if not isinstance(config.data, (DatalistData, FolderData)):

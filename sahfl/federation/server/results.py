@@ -83,7 +83,7 @@ def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds:
         "id": method.id,
         "method": method.method,
         "rank": method.rank if isinstance(method, AdapterTuning) else None,
-        "trainable": 0 if isinstance(method, ZeroShot) else _trainable(folder, method),
+        "trainable": 0 if isinstance(method, ZeroShot) else _trainable(folder, method, study.finetune.folds),
         "bytes_up_per_round": max(sent, default=0),
         "strata": [_stratum(label, dice_estimate(part)) for label, part in zip(labels, total.strata, strict=True)],
         "overall": _stratum("all with blood", dice_estimate(overall(total))),
@@ -97,8 +97,10 @@ def _method(folder: RunFolder, study: Study, method: Method, sums: Sums, rounds:
     }
 
 
-def _trainable(folder: RunFolder, method: Method) -> int:
-    return int((folder.read_json(f"adapters/{method.id}/fold-0/{CONFIG}") or {})["sahfl"]["parameters"])
+def _trainable(folder: RunFolder, method: Method, folds: int) -> int:
+    """Parameters that a method trains, as its saved adapters say; 0 where no fold of it could be trained."""
+    saved = (folder.read_json(f"adapters/{method.id}/fold-{fold}/{CONFIG}") for fold in range(folds))
+    return next((int(config["sahfl"]["parameters"]) for config in saved if config), 0)
 
 
 def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> list[dict[str, Any]]:

@@ -77,13 +77,17 @@ def read_deployed(file: Path) -> Study:
     """Read the file of a study that a server can run.
 
     Raises:
-        ConfigError: it has problems, says where the sites' scans lie, or has hostile sites.
+        ConfigError: it has problems, says where the sites' scans lie, or has hostile sites or pooled
+            training.
     """
     study = load_study(file)
     if study.data.source != "sites":
         raise ConfigError(
             f"{file}: data.source is {study.data.source!r}, expected 'sites': each site's own file names its scans"
         )
-    if study.simulation_only:
+    if study.hostile:
         raise ConfigError(f"{file}: has hostile sites, which only a simulation has; take out the section 'hostile'")
+    if study.pools:
+        text = "trains on all sites' patients in one place, which only a simulation can; take out trained_at: pooled"
+        raise ConfigError(f"{file}: {text}")
     return study

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import write_atomic
-from sahfl.config import DatalistData, FolderData, PhantomCohort, SiteConfig, ViewsConfig
+from sahfl.config import DatalistData, FolderData, PhantomCohort, PooledData, SiteConfig, ViewsConfig
 from sahfl.data import phantom
 from sahfl.data.cache import SliceCache
 from sahfl.data.checks import (
@@ -70,6 +70,8 @@ class Site:
             return read_cases(self.config.data.path, self.config.name)
         if isinstance(self.config.data, DatalistData):
             datalist = self.config.data.path
+        elif isinstance(self.config.data, PooledData):
+            raise DataError(f"site {self.config.name}: has no scans of its own, those of its members are theirs")
         else:
             cohort = self.config.data
             spec = phantom.CohortSpec(
@@ -124,14 +126,18 @@ class Site:
         Raises:
             DataError: every patient of the site is held out.
         """
+        chosen = self.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn)
+        if not chosen:
+            raise DataError(f"site {self.config.name}: all patients are in fold {fold}, none is left to train on")
+        return chosen
+
+    def cases_outside(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:
+        """Cases of all folds but ``fold``, which may be none; every case for fold -1."""
         usable = self.cases(turn=turn)
         if fold < 0:
             return usable
         folds = self._folds(usable, n_folds, seed)
-        chosen = tuple(item for item in usable if folds[item.case.patient] != fold)
-        if not chosen:
-            raise DataError(f"site {self.config.name}: all patients are in fold {fold}, none is left to train on")
-        return chosen
+        return tuple(item for item in usable if folds[item.case.patient] != fold)
 
     def held_out_cases(self, *, fold: int, n_folds: int, seed: int) -> tuple[CheckedCase, ...]:
         """Cases of fold ``fold``, compared by content; may be empty at a small site."""

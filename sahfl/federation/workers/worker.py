@@ -16,7 +16,7 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
-from sahfl.config import HostileAct, SiteConfig
+from sahfl.config import HostileAct, PooledData, SiteConfig
 from sahfl.federation import flower, start_quickly
 from sahfl.federation.events import listening
 
@@ -40,7 +40,7 @@ def work(requests: Connection, replies: Connection, logs: str, threads: int) -> 
     start_quickly()
     import torch
 
-    from sahfl.federation.site.app import app
+    import sahfl.federation.site.app  # noqa: F401  (the longest of the imports, done before "ready")
 
     torch.set_num_threads(threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -54,13 +54,22 @@ def work(requests: Connection, replies: Connection, logs: str, threads: int) -> 
             except OSError as error:  # a full disk; another site's log is no place for what this one says
                 replies.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
                 continue
-            replies.send(_answer(app if act is None else _hostile_app(act, site.name), site, message, node_id))
+            replies.send(_answer(app_of(site, act), site, message, node_id))
 
 
-def _hostile_app(act: HostileAct, site: str) -> Any:
-    from sahfl.federation.workers.hostile import hostile_app  # in a simulation alone: no hospital loads what attacks
+def app_of(site: SiteConfig, act: HostileAct | None = None) -> Any:
+    """The app that works for a site: of a hospital always the one, in a simulation perhaps a hostile or pooled one."""
+    if act is not None:
+        from sahfl.federation.workers.hostile import hostile_app  # no hospital loads what attacks
 
-    return hostile_app(act, site)
+        return hostile_app(act, site.name)
+    if isinstance(site.data, PooledData):
+        from sahfl.federation.workers.pooled import app as pooled_app  # nor what looks into others' folders
+
+        return pooled_app
+    from sahfl.federation.site.app import app
+
+    return app
 
 
 def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple[str, Any]:

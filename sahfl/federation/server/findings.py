@@ -1,0 +1,234 @@
+"""What a study says of the findings of the paper that it reproduces, judged from the intervals in its results.
+
+A claim is about pairs: two methods on the same patients, or two groups of patients with the same method. Each pair has
+a difference of mean Dice with a 95 % interval, turned so that more speaks for the claim, and the claim says that the
+true difference lies above a floor: 0 where something is better, -``MARGIN`` where something is no worse than that.
+
+Verdict of a pair: *reproduced* if its whole interval lies above the floor, *not reproduced* if the whole interval lies
+below it, *undecided* if the interval covers both, or if there is none (too few patients, or withheld by their sites).
+
+Verdict of a claim: *reproduced* if every pair is, *not reproduced* if any pair is not, else *undecided*; *not tested*
+if the study holds no pair. So a claim is reproduced without a correction for many pairs (all must hold), and with many
+of them one may speak against it by chance. The numbers shown are those of the pair that speaks for it least.
+
+Pairs, so that many ranks and settings do not decide by their number: each adapter family stands for itself once, at its
+highest rank, aggregated by the plain mean where the study has that; federated unless the claim is about the place of
+training. Ranks are compared with the family's lowest, with all other settings equal. Repeats are taken together, as in
+the results. All of this is decided here, before any result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from sahfl.config import POOLED
+from sahfl.config.policy import Adapter
+
+MARGIN = 0.02
+"""Dice by which a method may fall behind and still count as equal."""
+SHARE = 1 / 3
+"""Most of convLoRA's parameters that CP-LoRA may have."""
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One difference that bears on a claim; more is better for the claim."""
+
+    name: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int
+    floor: float
+    against: str = ""
+    """What speaks against the claim whatever the interval says."""
+
+    @property
+    def verdict(self) -> str:
+        """What this pair alone says."""
+        if self.against:
+            return "not reproduced"
+        if self.low is None or self.high is None:
+            return "undecided"
+        if self.low > self.floor:
+            return "reproduced"
+        return "not reproduced" if self.high < self.floor else "undecided"
+
+    def __str__(self) -> str:
+        if self.difference is None or self.low is None or self.high is None:
+            return f"{self.name}: no interval (n = {self.n}){self.against and '; ' + self.against}"
+        interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}, n = {self.n}"
+        return f"{self.name}: {self.difference:+.3f} ({interval}){self.against and '; ' + self.against}"
+
+
+class Evidence:
+    """The rows of ``results.json``, found by what they are.
+
+    Args:
+        methods: rows of the methods, repeats taken together.
+        comparisons: paired differences between them.
+    """
+
+    def __init__(self, methods: Sequence[Row], comparisons: Iterable[Row]) -> None:
+        self.methods = methods
+        self._differences = {
+            (row["method"], row["reference"]): row["metrics"]["dice"]["overall"] for row in comparisons
+        }
+
+    def tuned(self) -> list[Row]:
+        """Federated methods that were trained: standard fine-tunings, and one of each adapter family."""
+        weights = [row for row in self.federated() if row["rank"] is None]
+        return [*weights, *self.families()]
+
+    def federated(self) -> list[Row]:
+        """Methods that all sites trained together."""
+        return [row for row in self.methods if row["trained_at"] is None and row["method"] != "zero_shot"]
+
+    def families(self) -> list[Row]:
+        """Each adapter family at its highest rank."""
+        known = [[row for row in self.federated() if row["method"] == name] for name in get_args(Adapter)]
+        return [max(rows, key=lambda row: (row["rank"], row["aggregation"] == "mean")) for rows in known if rows]
+
+    def pair(self, method: str, reference: str, *, floor: float, sign: int = 1, against: str = "") -> list[Pair]:
+        """The difference of two methods, or none if they were not compared; ``sign`` -1 turns it around."""
+        if (found := self._differences.get((method, reference))) is None:
+            return []
+        numbers = [None if found[key] is None else sign * found[key] for key in ("difference", "low", "high")]
+        value, low, high = numbers if sign > 0 else (numbers[0], numbers[2], numbers[1])
+        name = f"{method} against {reference}" if sign > 0 else f"{reference} against {method}"
+        return [Pair(name, value, low, high, found["n"], floor, against)]
+
+
+def judge(methods: Sequence[Row], comparisons: Iterable[Row]) -> list[dict[str, Any]]:
+    """The findings, as they stand in ``results.json``.
+
+    Args:
+        methods: rows of the methods in the results.
+        comparisons: paired differences between them.
+
+    Returns:
+        One dict per claim: id, claim, verdict, text, and difference, low, high and n of the pair that speaks for it
+        least.
+    """
+    evidence = Evidence(methods, list(comparisons))
+    return [_finding(id_, claim, pairs(evidence)) for id_, claim, pairs in CLAIMS]
+
+
+def _finding(id_: str, claim: str, pairs: Sequence[Pair]) -> dict[str, Any]:
+    found = {"id": id_, "claim": claim}
+    if not pairs:
+        nothing = {"difference": None, "low": None, "high": None, "n": None}
+        return found | {"verdict": "not tested", "text": "The study holds no methods that tell."} | nothing
+    verdicts = [pair.verdict for pair in pairs]
+    verdict = "undecided"
+    if "not reproduced" in verdicts:
+        verdict = "not reproduced"
+    elif set(verdicts) == {"reproduced"}:
+        verdict = "reproduced"
+    least = min(pairs, key=_support)
+    numbers = {"difference": least.difference, "low": least.low, "high": least.high, "n": least.n}
+    return found | {"verdict": verdict, "text": _text(pairs, least)} | numbers
+
+
+def _support(pair: Pair) -> tuple[bool, bool, float]:
+    """The less, the worse for the claim: what speaks against it first, then where there is no interval."""
+    return pair.verdict != "not reproduced", pair.low is not None, 0.0 if pair.low is None else pair.low - pair.floor
+
+
+def _text(pairs: Sequence[Pair], least: Pair) -> str:
+    counts = {word: sum(pair.verdict == word for pair in pairs) for word in ("reproduced", "not reproduced")}
+    open_ = len(pairs) - sum(counts.values())
+    if len(pairs) == 1:
+        return f"Difference of Dice: {least}."
+    told = f"For it {counts['reproduced']}, against it {counts['not reproduced']}, undecided {open_}"
+    against = [str(pair) for pair in pairs if pair.verdict == "not reproduced" and pair is not least]
+    rest = f" Against it too: {'; '.join(against)}." if against else ""
+    return f"{told} of {len(pairs)} pairs. Least for it, difference of Dice: {least}.{rest}"
+
+
+# ------------------------------------------------------------------------------------------------------------- pairs
+
+
+def _beats_zero_shot(evidence: Evidence) -> list[Pair]:
+    return [pair for row in evidence.tuned() for pair in evidence.pair(row["id"], "zero_shot", floor=0.0)]
+
+
+def _equals_full(evidence: Evidence) -> list[Pair]:
+    return [pair for row in evidence.families() for pair in evidence.pair(row["id"], "full", floor=-MARGIN)]
+
+
+def _grows_with_volume(evidence: Evidence) -> list[Pair]:
+    """Largest against smallest volumes of each method.
+
+    The two groups are different patients, so the interval of the difference follows from the two intervals, as the
+    square root of the sum of their squared half-lengths on the side that counts.
+
+    Source: Zou & Donner 2008, Stat. Med. 27:1693 (MOVER), for independent estimates.
+    """
+    rows = [row for row in evidence.methods if row["method"] == "zero_shot"] + evidence.tuned()
+    return [_between_groups(row) for row in rows if len(row["metrics"]["dice"]["by_volume"]) > 1]
+
+
+def _between_groups(row: Row) -> Pair:
+    small, *_, large = row["metrics"]["dice"]["by_volume"]
+    name = f"{row['id']}, {large['stratum']} against {small['stratum']}"
+    n = small["n"] + large["n"]
+    if None in (*(small[key] for key in ("mean", "low", "high")), *(large[key] for key in ("mean", "low", "high"))):
+        return Pair(name, None, None, None, n, 0.0)
+    value = large["mean"] - small["mean"]
+    down = ((large["mean"] - large["low"]) ** 2 + (small["high"] - small["mean"]) ** 2) ** 0.5
+    up = ((large["high"] - large["mean"]) ** 2 + (small["mean"] - small["low"]) ** 2) ** 0.5
+    return Pair(name, value, value - down, value + up, n, 0.0)
+
+
+def _cp_equals_conv(evidence: Evidence) -> list[Pair]:
+    trainable = {row["id"]: row["trainable"] for row in evidence.methods}
+    pairs = []
+    for row in evidence.federated():
+        if row["method"] != "cp_lora":
+            continue
+        other = "conv_lora" + row["id"].removeprefix("cp_lora")
+        share = row["trainable"] / trainable[other] if trainable.get(other) else None
+        too_many = f"it has {share:.0%} of the parameters" if share is not None and share > SHARE else ""
+        pairs += evidence.pair(row["id"], other, floor=-MARGIN, against=too_many)
+    return pairs
+
+
+def _rank_does_not_hurt(evidence: Evidence) -> list[Pair]:
+    adapters = [row for row in evidence.federated() if row["rank"] is not None]
+    pairs = [(row["id"], other["id"]) for row in adapters for other in adapters if row["rank"] > other["rank"]]
+    return [pair for ids in pairs for pair in evidence.pair(*ids, floor=-MARGIN)]
+
+
+def _near_pooled(evidence: Evidence) -> list[Pair]:
+    rows = [row["id"] for row in evidence.federated()]
+    found = (evidence.pair(f"{id_}-{POOLED}", id_, floor=-MARGIN, sign=-1) for id_ in rows)
+    return [pair for pairs in found for pair in pairs]
+
+
+def _above_single_site(evidence: Evidence) -> list[Pair]:
+    rows = [row["id"] for row in evidence.federated()]
+    return [pair for id_ in rows for pair in evidence.pair(f"{id_}-each", id_, floor=0.0, sign=-1)]
+
+
+CLAIMS: tuple[tuple[str, str, Callable[[Evidence], list[Pair]]], ...] = (
+    ("fine_tuning", "Fine-tuning beats zero-shot.", _beats_zero_shot),
+    (
+        "adapters",
+        f"The LoRA family at least equals full fine-tuning (Dice no more than {MARGIN} below).",
+        _equals_full,
+    ),
+    ("volume", "Dice grows with the volume of the hemorrhage.", _grows_with_volume),
+    (
+        "cp_lora",
+        f"CP-LoRA is no more than {MARGIN} below convLoRA of the same rank, with a third of its parameters or less.",
+        _cp_equals_conv,
+    ),
+    ("ranks", f"Higher ranks do not hurt (Dice no more than {MARGIN} below the lowest rank's).", _rank_does_not_hurt),
+    ("pooled", f"Federated training is no more than {MARGIN} below training on pooled data.", _near_pooled),
+    ("single_site", "Federated training is above training at single sites.", _above_single_site),
+)
+"""Id, claim and pairs of every finding, in the order of the report."""

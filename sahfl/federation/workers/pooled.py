@@ -1,0 +1,60 @@
+"""The pseudo-site ``pooled`` of a simulation: all fine-tuning sites' patients in one place.
+
+A hospital never loads this module. A pool is what a federation is compared with. It runs the honest app
+(``site.app``); what is different is where its cases come from. It trains and does nothing else: every site evaluates
+its own held-out patients.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from sahfl.config import PooledData, SiteConfig, ViewsConfig
+from sahfl.data.checks import CheckedCase
+from sahfl.data.views import CaseViews
+from sahfl.errors import DataError, DataRefused
+from sahfl.federation.site.app import make_app
+from sahfl.federation.site.site import Site
+
+log = logging.getLogger(__name__)
+
+
+class PooledSite(Site):
+    """The members' training cases together, each read and split by its own site."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        super().__init__(config)
+        assert isinstance(config.data, PooledData)
+        self._members = [Site(member) for member in config.data.members]
+        self._owner: dict[str, Site] = {}
+
+    def training_cases(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:
+        """The members' training cases of this fold, in the order of the members.
+
+        Guarantees: no patient that a member holds out in this fold. A member whose data were refused takes no part,
+        here as in the federation, and one with nobody outside the fold adds nobody.
+
+        Raises:
+            DataError: nobody is left, or a member was never prepared.
+            DataChanged: a member's file changed since.
+        """
+        chosen: list[CheckedCase] = []
+        for member in self._members:
+            try:
+                items = member.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn)
+            except DataRefused:
+                log.warning("event=member_out site=%s", member.config.name)
+                continue
+            self._owner |= {item.content: member for item in items}
+            chosen += items
+        if not chosen:
+            raise DataError(f"site {self.config.name}: no member has a patient outside fold {fold}")
+        return tuple(chosen)
+
+    def load_views(self, items: Sequence[CheckedCase], views: ViewsConfig) -> list[CaseViews]:
+        """Training cases as slices, each from its own site's cache."""
+        return [case for item in items for case in self._owner[item.content].load_views([item], views)]
+
+
+app = make_app(PooledSite)
