@@ -7,7 +7,7 @@ from functools import partial
 
 from sahfl.adapters import AdapterState, state
 from sahfl.adapters.factored import factored_layers
-from sahfl.adapters.folder import describe, save_adapter
+from sahfl.adapters.folder import CARD, describe, save_adapter
 from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
@@ -64,17 +64,32 @@ class Cells:
         ]
 
     def _run(self, method: Method, fold: int) -> Steps[None]:
-        self._reuse.take(method, fold, self._descriptions())
-        if isinstance(method, ZeroShot):
-            seconds = yield from self._evaluate(method, fold, {})
-            self._reuse.keep(method, fold, {}, self._descriptions(), seconds)
+        trained = not isinstance(method, ZeroShot)
+        if (known := self._reuse.take(method, fold, self._descriptions())) is not None:
+            if not isinstance(method, ZeroShot):
+                self._save_adapter(method, fold, known)
             return
-        final = yield from self._fine_tune(method, fold)
+        if self._is_done(method, fold):
+            rounds = self._study.finetune.rounds if trained else 0
+            emit(Event("resumed", f"{method.id}/fold-{fold}", done=rounds, total=rounds))
+            emit(Event("evaluated", f"{method.id}/fold-{fold}"))
+            return
+        final: AdapterState | None = {}
+        if not isinstance(method, ZeroShot):
+            final = yield from self._fine_tune(method, fold)
         if final is None:
             return
         seconds = yield from self._evaluate(method, fold, final)
-        self._save_adapter(method, fold, final)
+        if not isinstance(method, ZeroShot):
+            self._save_adapter(method, fold, final)
         self._reuse.keep(method, fold, final, self._descriptions(), seconds)
+
+    def _is_done(self, method: Method, fold: int) -> bool:
+        """Whether an earlier session left nothing of a cell to do: its adapter's card is what is written last."""
+        known = self._folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {"sums": {}}
+        card = self._folder.path / "adapters" / method.id / f"fold-{fold}" / CARD
+        evaluated = all(site in known["sums"] for site in self._study.finetune.sites)
+        return evaluated and (isinstance(method, ZeroShot) or card.exists())
 
     def _descriptions(self) -> dict[str, SiteDescription]:
         return {site: member.description for site, member in self._roster.items()}
@@ -119,6 +134,7 @@ class Cells:
         emit(Event("warning", f"{method.id}, fold {fold + 1}: {reason}"))
         missing = dict.fromkeys(self._study.finetune.sites, reason)
         self._folder.write_json(f"evaluation/{method.id}/fold-{fold}.json", {"sums": {}, "missing": missing})
+        emit(Event("evaluated", f"{method.id}/fold-{fold}"))
 
     def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
         study, requests = self._study, self._requests
@@ -160,7 +176,7 @@ class Cells:
                 {"event": "not_evaluated", "method": method.id, "fold": fold, "site": site, "reason": reason}
             )
         self._folder.write_json(name, {"sums": known["sums"], "missing": missing})
-        emit(Event("evaluated", f"{method.id}/fold-{fold}"))
+        emit(Event("evaluated", f"{method.id}/fold-{fold}", done=len(sites), total=len(stage.sites)))
         return sum(answers.seconds.values())
 
     def _read_sums(self, answers: Answers, site: str, header: Header) -> list[float]:

@@ -182,7 +182,8 @@ class Coordinator:
         study, config = self._study, self._study.pretrain
         assert config is not None
         reuse, sites = Reuse(self._cells, self._requests, self._folder), self._descriptions()
-        reuse.take(None, -1, sites)
+        if (known := reuse.take(None, -1, sites)) is not None:
+            return known
         net, task = whole_network(study.views, study.model, study.seed), self._requests.pretraining()
         header = self._requests.header("pretrain", "pretrain")
         cell = Cell("pretrain", task, header, config.sites, staying=staying(net, task))

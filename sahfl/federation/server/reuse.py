@@ -42,18 +42,21 @@ class Reuse:
         self._store = CellStore(cells) if cells is not None else None
         self._requests, self._study, self._folder = requests, requests.study, folder
 
-    def take(self, method: Method | None, fold: int, sites: Descriptions) -> None:
+    def take(self, method: Method | None, fold: int, sites: Descriptions) -> AdapterState | None:
         """Write what an earlier run found into this one, unless this one has begun the cell itself.
 
         Args:
             method: none for pretraining.
             fold: the held-out fold; -1 in pretraining.
             sites: who takes part, with what they have.
+
+        Returns:
+            The state after the cell's last round; None where there is nothing to take.
         """
         identity = self._identity(method, fold, sites)
         key = _key(method, fold)
         if self._store is None or identity is None or self._folder.has_begun(key):
-            return
+            return None
         try:
             entry = self._store.find(identity)
             if entry is not None:
@@ -62,9 +65,11 @@ class Reuse:
             emit(Event("warning", f"{key}: the cell of an earlier run is damaged ({error}); it is run again"))
             self._folder.note({"event": "damaged_cell", "cell": key, "entry": identity.key})
             self._store.drop(identity)
-            return
-        if entry is not None:
-            self._adopt(key, entry, identity.key)
+            return None
+        if entry is None:
+            return None
+        self._adopt(key, entry, identity.key)
+        return entry.state
 
     def keep(
         self, method: Method | None, fold: int, final: AdapterState, sites: Descriptions, seconds: float = 0.0
@@ -105,7 +110,7 @@ class Reuse:
         if entry.rounds:
             last = entry.rounds[-1]
             self._folder.commit(key, Checkpoint(last["round"], entry.state, last | {"reused": True}))
-        emit(Event("reused", key))
+        emit(Event("reused", key, total=len(entry.rounds)))
 
     def _check(self, entry: Entry) -> None:
         """Whether evaluation sums are of this version: their length says so.
