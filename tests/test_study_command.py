@@ -128,6 +128,7 @@ def ends(server, name, how):
         waiting, limit = server / "queue" / f"{name}.yaml", time.monotonic() + 20
         while not waiting.exists() and time.monotonic() < limit:
             time.sleep(0.01)
+        time.sleep(0.3)  # the command looks at the server meanwhile
         if how == "failed":
             write_atomic(server / "failed" / f"{name}.txt", "got 1 of 3 sites\n")
         (server / how).mkdir(exist_ok=True)
