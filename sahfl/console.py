@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,115 +14,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from sahfl.config import Study, ZeroShot
+from sahfl.config import Study
 from sahfl.federation.events import Event, listening
+from sahfl.progress import State, clock, doing_text, loss_text, waiting_text
 
 if TYPE_CHECKING:
     from sahfl.trust.overview import Line
 
-PREPARE_STEPS, EVALUATE_STEPS = 30, 25
-"""Work of preparing a site's data, and of evaluating a fold at a site, counted in training steps."""
 LINES_EVERY_S = 15.0
 """A plain log repeats a site's state no more often than this."""
-
-
-@dataclass
-class SiteState:
-    """What is known of one site right now."""
-
-    doing: str = "waiting"
-    done: float = 0
-    total: float = 0
-    loss: float | None = None
-
-
-@dataclass
-class State:
-    """Everything that a display shows."""
-
-    study: Study
-    began: float = field(default_factory=time.monotonic)
-    stage: str = "starting"
-    round: str = ""
-    committed: str = ""
-    warning: str = ""
-    waiting: str = ""
-    """Why nothing goes on right now."""
-    sites: dict[str, SiteState] = field(default_factory=dict)
-    done: float = 0
-    """Work done, in training steps, in this session."""
-    skipped: float = 0
-    """Work that an earlier session had done."""
-    asked: set[str] = field(default_factory=set)
-    """Sites that were asked to evaluate since the last fold ended."""
-
-    def __post_init__(self) -> None:
-        self.sites = {name: SiteState() for name in self.study.sites}
-
-    @property
-    def total(self) -> float:
-        """All work of the study, in training steps."""
-        pretrain, finetune = self.study.pretrain, self.study.finetune
-        trained = sum(not isinstance(method, ZeroShot) for method in finetune.methods)
-        steps = self._round_steps("pretrain") * pretrain.rounds if pretrain else 0
-        steps += self._round_steps("") * finetune.rounds * finetune.folds * trained
-        evaluations = EVALUATE_STEPS * len(finetune.sites) * finetune.folds * len(finetune.methods)
-        return steps + evaluations + PREPARE_STEPS * len(self.sites)
-
-    def hear(self, event: Event) -> None:
-        """Take in an event."""
-        if event.kind in ("stage", "round", "committed"):
-            self.waiting = ""
-        match event.kind:
-            case "stage":
-                self.stage, self.round = event.text, ""
-            case "round":
-                self.round = f"round {event.done:.0f} of {event.total:.0f}"
-            case "committed":
-                self.committed = f"{event.text}, round {event.done:.0f}{_loss(event)}"
-                self.done += self._round_steps(event.text)
-                for name in [name for name, site in self.sites.items() if site.doing == "done"]:
-                    self.sites[name] = SiteState(loss=self.sites[name].loss)
-            case "resumed":
-                self.skipped += self._round_steps(event.text) * event.done
-            case "evaluated":
-                # A site that was not asked now was evaluated by an earlier session, or is out.
-                asked, self.asked = len(self.asked), set()
-                self.done += EVALUATE_STEPS * asked
-                self.skipped += EVALUATE_STEPS * max(0, len(self.study.finetune.sites) - asked)
-            case "failed_round" | "warning":
-                self.warning = event.text
-            case "waiting" | "paused":
-                self.waiting = _waiting(event)
-            case "started":
-                self.asked |= {event.site} if event.text == "evaluate" else set()
-                self.sites[event.site] = SiteState(_doing(event.text))
-            case "step":
-                self.sites[event.site] = SiteState(_doing(event.text), event.done, event.total, event.loss)
-            case "finished":
-                before = self.sites.get(event.site)
-                self.done += PREPARE_STEPS if event.text == "query.describe" else 0
-                trained = before is not None and event.text == "train"
-                self.sites[event.site] = replace(before, doing="done") if before and trained else SiteState()
-            case "failed":
-                self.warning = f"{event.site}: {event.text}"
-                self.sites[event.site] = SiteState("failed")
-
-    def time_left(self) -> str:
-        """Estimated time to the end, from this session's pace."""
-        elapsed, left = time.monotonic() - self.began, self.total - self.done - self.skipped
-        running = sum(self._running(state) for state in self.sites.values())
-        if self.done + running < 0.02 * self.total:
-            return "time left: measuring"
-        return f"time left: about {_clock(elapsed * max(0.0, left - running) / (self.done + running))}"
-
-    def _running(self, state: SiteState) -> float:
-        return state.done if state.doing in ("training", "done") else 0.0
-
-    def _round_steps(self, cell: str) -> int:
-        pretraining = self.study.pretrain if cell == "pretrain" else None
-        stage = pretraining or self.study.finetune
-        return stage.local.steps * len(stage.sites)
 
 
 def verdict_table(checks: Mapping[str, Any]) -> Table:
@@ -185,7 +84,7 @@ def counting(sites: Iterable[str], console: Console) -> Iterator[Callable[[str, 
 def _picture(state: State) -> RenderableType:
     head = Text.assemble(
         (state.study.name, "bold"), "  ", (printable(state.stage), "cyan"), "  ", state.round, "\n",
-        f"elapsed {_clock(time.monotonic() - state.began)}   {state.time_left()}",
+        f"elapsed {clock(time.monotonic() - state.began)}   {state.time_left()}   {state.count()}",
     )  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "state", "", "done", "loss"):
@@ -195,6 +94,8 @@ def _picture(state: State) -> RenderableType:
         count = f"{site.done:.0f} / {site.total:.0f}" if site.total else ""
         table.add_row(Text(printable(name)), site.doing, bar, count, "" if site.loss is None else f"{site.loss:.3f}")
     rows: list[RenderableType] = [head, table]
+    if len(lanes := list(state.lanes.items())) > 1:
+        rows += [Text(printable(f"{cell}: {doing}")) for cell, doing in lanes]
     if state.committed:
         rows.append(Text(printable(f"last commit: {state.committed}"), "dim"))
     if state.waiting:
@@ -215,14 +116,14 @@ def _plain(state: State, console: Console) -> Callable[[Event], None]:
             return
         last[event.site] = now
         if line := _line(event, state):
-            text = f"{_clock(now - state.began)}  {printable(line)}"
+            text = f"{clock(now - state.began)}  {printable(line)}"
             console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     return hear
 
 
 def _line(event: Event, state: State) -> str:
-    loss = _loss(event)
+    loss = loss_text(event)
     match event.kind:
         case "stage":
             return event.text
@@ -230,42 +131,21 @@ def _line(event: Event, state: State) -> str:
             return f"{event.text}, round {event.done:.0f} of {event.total:.0f} committed{loss}; {state.time_left()}"
         case "resumed":
             return f"{event.text}: resumed after round {event.done:.0f} of {event.total:.0f}"
+        case "evaluated":
+            return f"{event.text} done; {state.count()}; {state.time_left()}"
+        case "reused":
+            return f"{event.text}: taken from an earlier run"
         case "step":
-            return f"{event.site}: {_doing(event.text)} {event.done:.0f} of {event.total:.0f}{loss}"
+            return f"{event.site}: {doing_text(event.text)} {event.done:.0f} of {event.total:.0f}{loss}"
         case "failed":
             return f"warning: {event.site}: {event.text}"
         case "failed_round" | "warning":
             return f"warning: {event.text}"
         case "waiting" | "paused":
-            return _waiting(event)
+            return waiting_text(event)
     return ""
-
-
-def _waiting(event: Event) -> str:
-    if event.kind == "paused":
-        return f"paused for {_clock(event.total)}, {event.text}"
-    return f"waiting for {event.text}: {_clock(event.total - event.done)} left until the deadline"
-
-
-def _loss(event: Event) -> str:
-    return "" if event.loss is None else f", loss {event.loss:.3f}"
 
 
 def printable(text: str) -> str:
     """Text of a peer with every control character replaced, so that it can neither steer a terminal nor fake a line."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _doing(text: str) -> str:
-    words = {
-        "train": "training",
-        "evaluate": "evaluating",
-        "data": "preparing data",
-        "query.describe": "preparing data",
-    }
-    return words.get(text, "working")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -113,13 +113,18 @@ def _folder_sites(names: list[str], data: FoldersData, folder: Path) -> tuple[Si
     )
 
 
-def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
+def simulate(
+    folder: RunFolder, *, workers: int | None = None, lanes: int | None = None, cells: Path | None = None
+) -> Path:
     """Run the study of a run folder to its report, continuing at what is committed.
 
     Args:
         folder: a new run, or one to resume.
         workers: worker processes; by default one per site of the larger stage, but two per core at most: three sites
             that take turns on two cores end sooner than two and then one. The result does not depend on it.
+        lanes: cells that are worked on at a time, so that no worker waits for the slowest site of a round; by default
+            one more than there are workers. The result does not depend on it.
+        cells: folder of finished cells that runs share; without one, this run does everything itself.
 
     Returns:
         Path of the report.
@@ -144,6 +149,7 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
             emit(Event("warning", f"hostile sites, by the study's settings: {named}"))
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
+        settings |= {"lanes": lanes or workers + 1, "cells": str(cells.resolve()) if cells else ""}
         app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
     return folder.path / "report.html"
 

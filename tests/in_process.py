@@ -106,7 +106,8 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
     """Run a study of settings to its end; the second call in the same folder resumes.
 
     ``spoil(folder)`` changes the scans of a new run before it starts, ``policy`` what the sites allow, ``site`` the
-    rest of their settings (or what gives it for each); the server signs what it sends with ``signer``.
+    rest of their settings (or what gives it for each); the server signs what it sends with ``signer``, works on
+    ``lanes`` cells at a time, and takes finished ones from the folder ``cells``.
     """
     torch.set_num_threads(1)
 
@@ -119,6 +120,8 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
         policy: dict[str, Any] | None = None,
         site: dict[str, Any] | Callable[[SiteConfig], dict[str, Any]] | None = None,
         signer: Signer | None = None,
+        lanes: int = 1,
+        cells: Path | None = None,
     ):
         study = parse(Study, settings, where="test")
         path = tmp_path / name
@@ -134,7 +137,8 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
             allowed = config.policy.model_copy(update=policy or {})
             more = site(config) if callable(site) else site or {}
             grid.nodes[node] = config.model_copy(update={"policy": allowed} | more)
-        Coordinator(grid, folder, {node: config.name for node, config in grid.nodes.items()}, signer).run()
+        nodes = {node: config.name for node, config in grid.nodes.items()}
+        Coordinator(grid, folder, nodes, signer, lanes=lanes, cells=cells).run()
         return folder, grid
 
     return run

@@ -27,7 +27,7 @@ ORDER = [
     "aggregation",
 ]
 ORDER += ["statistics", "evaluation", "report", "tracking", "federation", "doctor", "simulation"]
-ORDER += ["console", "commands", "cli"]
+ORDER += ["progress", "console", "commands", "cli"]
 ONLY_IN = {
     "cryptography": {"trust"},
     "flwr": {"federation", "simulation", "sahfl_server", "sahfl_client"},

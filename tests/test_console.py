@@ -9,8 +9,9 @@ from tiny_study import TINY
 
 from sahfl import console
 from sahfl.config import Study, parse
-from sahfl.console import EVALUATE_STEPS, PREPARE_STEPS, State, printable, showing
+from sahfl.console import printable, showing
 from sahfl.federation.events import Event, emit
+from sahfl.progress import EVALUATE_STEPS, PREPARE_STEPS, State, clock
 
 STUDY = parse(Study, TINY, where="test")
 SITES = ["tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c"]
@@ -173,9 +174,9 @@ def test_the_time_left_follows_from_the_pace_and_shrinks():
     assert after(elapsed_s=10).time_left() == "time left: measuring"
     state = after(*prepared(), elapsed_s=100)
     left = 100 * (TOTAL - 150) / 150
-    assert state.time_left() == f"time left: about {console._clock(left)}"
+    assert state.time_left() == f"time left: about {clock(left)}"
     state.hear(Event("step", "train", "tbi_a", 2, 2))
-    assert state.time_left() == f"time left: about {console._clock(100 * (TOTAL - 152) / 152)}"
+    assert state.time_left() == f"time left: about {clock(100 * (TOTAL - 152) / 152)}"
 
 
 def test_the_time_left_is_never_negative():
@@ -187,17 +188,44 @@ def test_work_of_an_earlier_session_is_not_counted_into_the_pace():
     fresh = after(*prepared(), elapsed_s=100)
     resumed = after(*prepared(), Event("resumed", "pretrain", done=2, total=2), elapsed_s=100)
     assert (resumed.done, resumed.skipped) == (fresh.done, 2 * 2 * 2)
-    assert resumed.time_left() == f"time left: about {console._clock(100 * (TOTAL - 150 - 8) / 150)}"
+    assert resumed.time_left() == f"time left: about {clock(100 * (TOTAL - 150 - 8) / 150)}"
 
 
 def test_a_fold_that_an_earlier_session_evaluated_is_not_counted_into_the_pace():
     again = after(Event("stage", "evaluating"), Event("evaluated", "zero_shot/fold-0"))
     assert (again.done, again.skipped) == (0, 3 * EVALUATE_STEPS)
-    asked = [Event("started", "evaluate", site) for site in SITES[2:]]
-    now = after(*asked, Event("evaluated", "zero_shot/fold-0"), Event("evaluated", "zero_shot/fold-1"))
+    asked = Event("evaluated", "zero_shot/fold-0", done=3, total=3)
+    now = after(asked, Event("evaluated", "zero_shot/fold-1"))
     assert (now.done, now.skipped) == (3 * EVALUATE_STEPS, 3 * EVALUATE_STEPS)
-    partly = after(*asked[:1], Event("evaluated", "zero_shot/fold-0"))
+    partly = after(Event("evaluated", "zero_shot/fold-0", done=1, total=3))
     assert (partly.done, partly.skipped) == (EVALUATE_STEPS, 2 * EVALUATE_STEPS)
+
+
+def test_a_cell_of_an_earlier_run_counts_as_done_but_not_into_the_pace():
+    fresh = after(*prepared(), elapsed_s=100)
+    state = after(*prepared(), Event("reused", "cp_lora-r2/fold-0", total=2), elapsed_s=100)
+    assert state.count() == "1 of 5 cells done (1 from earlier runs)"  # pretraining, 2 methods on 2 folds
+    assert (state.done, state.skipped) == (fresh.done, 2 * 2 * 3 + 3 * EVALUATE_STEPS)
+    assert plain(Event("reused", "cp_lora-r2/fold-0")) == ["cp_lora-r2/fold-0: taken from an earlier run"]
+
+
+def test_the_time_left_follows_the_cells_that_are_done_once_there_is_one():
+    state = after(*prepared(), Event("round", "cp_lora-r2/fold-0", done=1, total=1), elapsed_s=1000)
+    state.tuning = (time.monotonic() - 10, state.done)
+    state.hear(Event("committed", "cp_lora-r2/fold-0", done=1, total=1))
+    state.hear(Event("evaluated", "cp_lora-r2/fold-0", done=3, total=3))
+    work = 2 * 3 + 3 * EVALUATE_STEPS
+    assert state.time_left() == f"time left: about {clock(10 * (TOTAL - 150 - work) / work)}"
+
+
+def test_the_picture_has_a_line_for_each_cell_that_is_worked_on():
+    begun = [Event("round", f"cp_lora-r2/fold-{fold}", done=1 + fold, total=2) for fold in range(2)]
+    picture = live(after(*begun))
+    assert "cp_lora-r2/fold-0: round 1 of 2" in picture
+    assert "cp_lora-r2/fold-1: round 2 of 2" in picture
+    ended = [Event("committed", "cp_lora-r2/fold-1", done=2, total=2), Event("evaluated", "cp_lora-r2/fold-1")]
+    assert "fold-1: " not in live(after(*begun, *ended))
+    assert "1 of 5 cells done" in live(after(*begun, *ended))
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
@@ -228,4 +256,4 @@ CLOCKS = {0: "0:00", 59: "0:59", 59.6: "1:00", 61: "1:01", 3599.7: "1:00:00", 37
 
 @pytest.mark.parametrize(("seconds", "text"), CLOCKS.items())
 def test_a_clock_has_hours_only_where_it_needs_them(seconds, text):
-    assert console._clock(seconds) == text
+    assert clock(seconds) == text

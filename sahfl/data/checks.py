@@ -163,8 +163,9 @@ def scan_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
 
 
 def data_key(checked: Iterable[CheckedCase], salt: str) -> str:
-    """One salted key of all contents: another one as soon as a case changes, comes or goes."""
-    return pseudonym(" ".join(sorted(item.content for item in checked)), salt)
+    """One salted key of all contents: another one as soon as a case changes, comes, goes, or is another patient's."""
+    cases = (f"{item.content} {item.case.patient} {item.case.fold}" for item in checked)
+    return pseudonym("\n".join(sorted(cases)), salt)
 
 
 def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:

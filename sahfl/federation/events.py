@@ -14,6 +14,7 @@ Kind = Literal[
     "committed",
     "resumed",
     "evaluated",
+    "reused",
     "failed_round",
     "waiting",
     "paused",

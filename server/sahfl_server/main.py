@@ -46,7 +46,7 @@ def serve(
     """
     config = load_server(server)
     if submit is not None:
-        from sahfl_server.studies import Studies
+        from sahfl.federation.server.studies import Studies
 
         if until_done:
             raise ConfigError("sahfl-server: --submit only adds to the queue; leave out --until-done")

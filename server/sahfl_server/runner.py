@@ -15,8 +15,8 @@ from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.superlink import StateGrid
 from sahfl.federation.server.fleet import Fleet
+from sahfl.federation.server.studies import Studies, read_deployed
 from sahfl_server.status import Status
-from sahfl_server.studies import Studies, read_deployed
 
 if TYPE_CHECKING:
     from sahfl.federation.server.run_folder import RunFolder

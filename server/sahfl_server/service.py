@@ -22,11 +22,11 @@ from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.server.fleet import Fleet
 from sahfl.federation.server.listener import Listener, open_port
+from sahfl.federation.server.studies import Studies
 from sahfl.trust.kit import ServerKit
 from sahfl_server.metrics import showing_metrics
 from sahfl_server.runner import Runner
 from sahfl_server.status import Status
-from sahfl_server.studies import Studies
 
 log = logging.getLogger(__name__)
 TICK_S = 1.0

@@ -16,9 +16,10 @@ from sahfl.federation import flower, protocol
 from sahfl.federation.events import listening
 from sahfl.federation.networks import whole_network
 from sahfl.federation.protocol import SiteDescription, Task
-from sahfl.federation.server.mailbox import Mailbox
+from sahfl.federation.server.mailbox import Ask, Mailbox
 from sahfl.federation.server.rounds import Cell, Member, run_cell
 from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.schedule import run_alone
 from sahfl.federation.workers.local_grid import LocalGrid
 from sahfl.federation.workers.worker import cause_of_death
 from sahfl.payload import Header
@@ -66,7 +67,7 @@ NODES = {"bern": 5, "graz": 6}
 
 def ask(mail, sites=("bern", "graz"), *, deadline_s=0.2, what="round 1"):
     contents = {site: RecordDict() for site in sites}
-    return mail.exchange(contents, "train", nodes=NODES, deadline_s=deadline_s, what=what)
+    return mail.exchange(Ask(contents, "train", NODES, deadline_s, what))
 
 
 def ok(message):
@@ -205,7 +206,7 @@ def pretraining(tmp_path, scans, settings, on_event):
         roster = {name: Member(id_, SiteDescription(site=name, **counts)) for name, id_ in ids.items()}
         start = state.read(whole_network(study.views, study.model, study.seed))
         cell = Cell("pretrain", task, header, config.sites)
-        run_cell(Mailbox(grid), cell, start, roster=roster, config=study.rounds, folder=folder)
+        run_alone(run_cell(cell, start, roster=roster, config=study.rounds, folder=folder), Mailbox(grid))
     return [line for line in folder.journal() if line["event"] == "round"]
 
 

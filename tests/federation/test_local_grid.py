@@ -16,7 +16,7 @@ from sahfl.config import Study, parse
 from sahfl.federation import flower, protocol
 from sahfl.federation.events import listening
 from sahfl.federation.protocol import Task
-from sahfl.federation.server.mailbox import Mailbox
+from sahfl.federation.server.mailbox import Ask, Mailbox
 from sahfl.federation.workers import worker_process
 from sahfl.federation.workers.local_grid import FIRST_NODE_ID, LocalGrid
 from sahfl.payload import Header
@@ -129,7 +129,7 @@ def test_a_worker_frozen_in_the_middle_of_a_reply_holds_up_no_other_site_and_is_
 
         def ask(deadline_s):
             contents = dict.fromkeys(nodes, describe())
-            return mail.exchange(contents, protocol.DESCRIBE, nodes=nodes, deadline_s=deadline_s)
+            return mail.exchange(Ask(contents, protocol.DESCRIBE, nodes, deadline_s))
 
         assert ask(120).replies.keys() == nodes.keys()  # the workers run, and the scans are there
         began = time.monotonic()

@@ -20,7 +20,7 @@ from sahfl.errors import ConfigError, RunError, RunFailed
 from sahfl.federation import flower, protocol
 from sahfl.federation.protocol import Task
 from sahfl.federation.server.app import app, session
-from sahfl.federation.server.mailbox import NOT_ACCEPTED, Mailbox, reason_of
+from sahfl.federation.server.mailbox import NOT_ACCEPTED, Ask, Mailbox, reason_of
 from sahfl.federation.server.run_folder import RunFolder
 from sahfl.federation.site.app import SiteFailure
 from sahfl.federation.site.app import app as client_app
@@ -233,6 +233,6 @@ class Post(InProcessGrid):
 def test_a_message_that_is_not_accepted_is_that_site_s_error_at_once(ids):
     flower.enter_run(42)
     contents = dict.fromkeys(("bern", "graz"), RecordDict())
-    answers = Mailbox(Post(ids)).exchange(contents, "train", nodes={"bern": 5, "graz": 6}, deadline_s=600.0)
+    answers = Mailbox(Post(ids)).exchange(Ask(contents, "train", {"bern": 5, "graz": 6}, 600.0))
     reasons = [reason_of(answers.replies[site], 600.0) for site in ("bern", "graz")]
     assert reasons == [NOT_ACCEPTED] * 2

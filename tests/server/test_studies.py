@@ -1,11 +1,11 @@
 import pytest
 import yaml
-from sahfl_server.studies import Studies
 from tiny_study import TINY, changed
 
 from sahfl.config import Study, load_study, parse
 from sahfl.errors import ConfigError, RunError
 from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.studies import Studies
 
 DEPLOYED = changed(TINY, data={"source": "sites"})
 

@@ -6,36 +6,35 @@ Every step asks the run folder first what is done already, so that starting agai
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from sahfl.adapters import AdapterState, digest, state
-from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import save_tensors
-from sahfl.adapters.folder import describe, save_adapter
-from sahfl.config import POOLED, AdapterTuning, Method, Study, TrainedMethod, ZeroShot
+from sahfl.config import POOLED, Study
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.local_norms import staying
-from sahfl.federation.networks import fine_tuned_network, read_base, whole_network
-from sahfl.federation.protocol import SiteDescription, Task
-from sahfl.federation.server.arms import cell_sites, contributors, describe_pool, why_untrained
+from sahfl.federation.networks import read_base, whole_network
+from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.server.attendance import check_description, require_quorum
+from sahfl.federation.server.cells import Cells
 from sahfl.federation.server.latecomers import Latecomers, is_away
-from sahfl.federation.server.mailbox import Mailbox, reason_of
-from sahfl.federation.server.results import collect, fold_metrics
+from sahfl.federation.server.mailbox import Ask, Mailbox, content_of, reason_of
+from sahfl.federation.server.requests import Requests
+from sahfl.federation.server.results import collect
+from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.rounds import Cell, Member, run_cell
 from sahfl.federation.server.run_folder import RunFolder, storing
+from sahfl.federation.server.schedule import Job, run_alone, run_jobs
 from sahfl.federation.server.session import now, open_session
 from sahfl.federation.server.shared_scans import refuse_shared_scans
 from sahfl.federation.server.support import support_notes
-from sahfl.federation.site_ranks import site_ranks
-from sahfl.payload import Header
 from sahfl.report import write_report
-from sahfl.statistics import EvaluationSums
 from sahfl.trust.signing import Signer
 
 BASE_FILE = Path("base") / "base.safetensors"
@@ -49,17 +48,28 @@ class Coordinator:
         folder: the run on disk.
         nodes: site name of each node.
         signer: signs what sites are asked.
+        lanes: how many cells are worked on at a time; the result does not depend on it.
+        cells: folder of finished cells that runs share; without one, this run does everything itself.
     """
 
-    def __init__(self, grid: Grid, folder: RunFolder, nodes: Mapping[int, str], signer: Signer | None = None) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        folder: RunFolder,
+        nodes: Mapping[int, str],
+        signer: Signer | None = None,
+        *,
+        lanes: int = 1,
+        cells: Path | None = None,
+    ) -> None:
         self._mail, self._folder = Mailbox(grid, signer), folder
         self._node_of = {site: node for node, site in nodes.items()}
         self._study: Study = folder.study()
-        self._fingerprint = self._study.fingerprint()
+        self._requests = Requests(self._study, self._study.fingerprint())
+        self._lanes, self._cells = lanes, cells
         self._roster: dict[str, Member] = {}
         self._late = Latecomers(self._mail, grid, self._node_of, self._read_description)
         self._base: AdapterState = {}
-        self._base_hash = ""
 
     def run(self) -> None:
         """Do all stages; each continues at what is committed.
@@ -81,19 +91,11 @@ class Coordinator:
         self._describe_sites()
         if not self._base:
             self._base = self._pretrained()
-        self._base_hash = digest(self._base)
-        save_tensors(self._folder.path / BASE_FILE, self._base, {"sha256": self._base_hash})
+        base_hash = digest(self._base)
+        self._requests = replace(self._requests, base_hash=base_hash)
+        save_tensors(self._folder.path / BASE_FILE, self._base, {"sha256": base_hash})
         self._install_base()
-        for method in self._study.finetune.methods:
-            for fold in range(self._study.finetune.folds):
-                if isinstance(method, ZeroShot):
-                    self._evaluate(method, fold, {})
-                    continue
-                final = self._fine_tune(method, fold)
-                if final is None:
-                    continue
-                self._evaluate(method, fold, final)
-                self._save_adapter(method, fold, final)
+        run_jobs(self._jobs(), self._mail, lanes=self._lanes)
         self._folder.note({"event": "finished", "at": now()})
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
@@ -126,7 +128,7 @@ class Coordinator:
                 self._folder.note(note)
 
     def _question(self) -> RecordDict:
-        return protocol.request(self._task("finetune"), self._header("finetune", "describe", -1), {})
+        return protocol.request(self._requests.task("finetune"), self._requests.header("finetune", "describe"), {})
 
     def _enter(self, site: str, description: SiteDescription) -> None:
         self._roster[site] = Member(self._node_of[site], description)
@@ -136,7 +138,7 @@ class Coordinator:
         """Let in those of a cell's sites that were not there before; nobody waits for them."""
         if not self._late.awaited:
             return
-        base = self._base_request() if self._base_hash else None
+        base = self._base_request() if self._base else None
         for site, description in self._late.welcome(sites, self._question(), base).items():
             self._enter(site, description)
             emit(Event("warning", f"{site}: takes part from now on"))
@@ -146,13 +148,13 @@ class Coordinator:
 
     def _compare_sites(self) -> None:
         """Drop sites that do not show their scan keys; refuse the study if two sites hold the same scan."""
-        header = self._header("finetune", "scan_keys", -1)
-        content = protocol.request(self._task("finetune"), header, {})
-        keys: dict[str, frozenset[str]] = {}
+        header = self._requests.header("finetune", "scan_keys")
+        content = protocol.request(self._requests.task("finetune"), header, {})
+        keys, deadline_s = dict[str, frozenset[str]](), self._study.rounds.deadline_s
         for site, reply in self._ask(dict.fromkeys(self._roster, content), protocol.SCAN_KEYS).items():
             n_volumes = self._roster[site].description.n_volumes
             try:
-                keys[site] = protocol.read_scan_keys(self._content(reply), header=header, n_volumes=n_volumes)
+                keys[site] = protocol.read_scan_keys(content_of(reply, deadline_s), header=header, n_volumes=n_volumes)
             except PayloadError as error:
                 self._leave_out(site, str(error))
         self._roster = {site: member for site, member in self._roster.items() if site in keys}
@@ -162,22 +164,15 @@ class Coordinator:
         self._folder.note({"event": "site_out", "site": site, "reason": reason})
         emit(Event("failed", reason, site))
 
-    def _content(self, reply: Message | None) -> RecordDict:
-        if reason := reason_of(reply, self._study.rounds.deadline_s):
-            raise PayloadError(reason)
-        assert reply is not None
-        return reply.content
-
     def _read_description(self, site: str, reply: Message | None) -> SiteDescription:
-        description = protocol.read_description(self._content(reply))
+        description = protocol.read_description(content_of(reply, self._study.rounds.deadline_s))
         check_description(description, site, folds=self._study.finetune.folds, journal=self._folder.journal())
         return description
 
     def _ask(self, contents: Mapping[str, RecordDict], message_type: str) -> dict[str, Message | None]:
         nodes = {site: self._node_of[site] for site in contents}
-        answers = self._mail.exchange(contents, message_type, nodes=nodes, deadline_s=self._study.rounds.deadline_s)
-        if any((oddities := answers.oddities()).values()):
-            self._folder.note({"event": "replies", "what": message_type} | oddities)
+        answers = self._mail.exchange(Ask(contents, message_type, nodes, self._study.rounds.deadline_s))
+        answers.tell(self._folder.note, message_type)
         return {site: answers.replies.get(site) for site in contents}
 
     # ------------------------------------------------------------------------------------------- stages
@@ -186,18 +181,18 @@ class Coordinator:
         emit(Event("stage", "pretraining"))
         study, config = self._study, self._study.pretrain
         assert config is not None
-        task = self._task("pretrain").model_copy(
-            update={
-                "rounds": config.rounds,
-                "learning_rate": config.learning_rate,
-                "local": config.local,
-                "payload": study.rounds.payload,
-            }
-        )
-        net = whole_network(study.views, study.model, study.seed)
-        header = self._header("pretrain", "pretrain", -1)
+        reuse, sites = Reuse(self._cells, self._requests, self._folder), self._descriptions()
+        if (known := reuse.take(None, -1, sites)) is not None:
+            return known
+        net, task = whole_network(study.views, study.model, study.seed), self._requests.pretraining()
+        header = self._requests.header("pretrain", "pretrain")
         cell = Cell("pretrain", task, header, config.sites, staying=staying(net, task))
-        return self._run_cell(cell, state.read(net))
+        steps = run_cell(
+            cell, state.read(net), roster=self._roster, config=study.rounds, folder=self._folder, invite=self._invite
+        )
+        base = run_alone(steps, self._mail)
+        reuse.keep(None, -1, base, self._descriptions())
+        return base
 
     def _install_base(self) -> None:
         content = self._base_request()
@@ -211,110 +206,17 @@ class Coordinator:
                 self._late.expect(site)
 
     def _base_request(self) -> RecordDict:
-        return protocol.request(self._task("finetune"), self._header("finetune", "base", -1), self._base)
+        return protocol.request(self._requests.task("finetune"), self._requests.header("finetune", "base"), self._base)
 
-    def _fine_tune(self, method: TrainedMethod, fold: int) -> AdapterState | None:
-        emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
-        study, config = self._study, self._study.finetune
-        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
-        task = self._task("finetune", method, fold).model_copy(
-            update={
-                "rounds": config.rounds,
-                "learning_rate": method.learning_rate,
-                "local": study.local_training(method),
-                "payload": study.rounds.payload,
-            }
+    def _jobs(self) -> list[Job]:
+        reuse = Reuse(self._cells, self._requests, self._folder)
+        cells = Cells(
+            self._requests,
+            self._base,
+            self._folder,
+            self._roster,
+            nodes=self._node_of,
+            invite=self._invite,
+            reuse=reuse,
         )
-        key, sites = f"{method.id}/fold-{fold}", self._trainers(method, fold)
-        last = self._folder.last_checkpoint(key)
-        if method.trained_at and not sites and (last is None or last.round < config.rounds):
-            self._leave_untrained(method, fold)
-            return None
-        cell = Cell(
-            key,
-            task,
-            self._header("finetune", method.id, fold),
-            sites,
-            rule=method.aggregation,
-            layers=factored_layers(net, method),
-            staying=staying(net, task),
-            ranks=site_ranks(study, self._base, method, sites),
-        )
-        return self._run_cell(cell, state.read(net))
-
-    def _trainers(self, method: TrainedMethod, fold: int) -> tuple[str, ...]:
-        self._invite(self._study.training_sites(method))
-        if method.trained_at == POOLED and (pool := describe_pool(self._study, self._descriptions())):
-            self._roster[POOLED] = Member(self._node_of[POOLED], pool)
-        return cell_sites(self._study, method, fold, self._descriptions())
-
-    def _leave_untrained(self, method: TrainedMethod, fold: int) -> None:
-        """A training at one site that is not there, or has nobody to train on, is told; the others go on."""
-        reason = why_untrained(method, self._descriptions())
-        self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
-        emit(Event("warning", f"{method.id}, fold {fold + 1}: {reason}"))
-        missing = dict.fromkeys(self._study.finetune.sites, reason)
-        self._folder.write_json(f"evaluation/{method.id}/fold-{fold}.json", {"sums": {}, "missing": missing})
-
-    def _run_cell(self, cell: Cell, start: AdapterState) -> AdapterState:
-        config = self._study.rounds
-        return run_cell(
-            self._mail, cell, start, roster=self._roster, config=config, folder=self._folder, invite=self._invite
-        )
-
-    def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
-        study = self._study
-        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
-        state.load(net, final)
-        note = describe(net, method, self._base_hash).model_copy(
-            update={
-                "study": study.name,
-                "fingerprint": self._fingerprint,
-                "fold": fold,
-                "rounds": study.finetune.rounds,
-                "sites": contributors(study, method, self._descriptions()),
-                "metrics": fold_metrics(self._folder, study, method, fold),
-            }
-        )
-        save_adapter(self._folder.path / "adapters" / method.id / f"fold-{fold}", net, note)
-
-    def _evaluate(self, method: Method, fold: int, final: AdapterState) -> None:
-        name = f"evaluation/{method.id}/fold-{fold}.json"
-        known = self._folder.read_json(name) or {"sums": {}, "missing": {}}
-        sites = [site for site in self._study.finetune.sites if site in self._roster and site not in known["sums"]]
-        emit(Event("stage", f"evaluating, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
-        header = self._header("finetune", method.id, fold)
-        task = self._task("finetune", method, fold).model_copy(update={"evaluation": self._study.evaluation})
-        if self._study.finetune.local.local_norms:
-            stage = self._study.finetune
-            task = task.model_copy(update={"rounds": stage.rounds, "local": stage.local})
-        content = protocol.request(task, header, final)
-        missing: dict[str, str] = {}
-        for site, reply in self._ask(dict.fromkeys(sites, content), protocol.EVALUATE).items():
-            try:
-                known["sums"][site] = self._read_sums(reply, header)
-            except PayloadError as error:
-                missing[site] = str(error)
-        for site, reason in missing.items():
-            self._folder.note(
-                {"event": "not_evaluated", "method": method.id, "fold": fold, "site": site, "reason": reason}
-            )
-        self._folder.write_json(name, {"sums": known["sums"], "missing": missing})
-        emit(Event("evaluated", f"{method.id}/fold-{fold}"))
-
-    def _read_sums(self, reply: Message | None, header: Header) -> list[float]:
-        array = protocol.read_evaluation_reply(self._content(reply), header=header)
-        EvaluationSums.from_array(array, self._study.evaluation)
-        return [float(value) for value in array]
-
-    # ------------------------------------------------------------------------------------------- requests
-
-    def _task(self, stage: str, method: Method | None = None, fold: int = -1) -> Task:
-        study = self._study
-        if isinstance(method, AdapterTuning):
-            method = method.at_rank(method.rank)
-        settings = {"stage": stage, "seed": study.seed, "views": study.views, "model": study.model}
-        return Task.model_validate(settings | {"folds": study.finetune.folds, "fold": fold, "method": method})
-
-    def _header(self, stage: str, method: str, fold: int) -> Header:
-        return Header(self._fingerprint, stage=stage, method=method, fold=fold, round=0, base=self._base_hash)
+        return cells.jobs()

@@ -27,7 +27,7 @@ def collect(
     """Everything that the report shows, as plain JSON values."""
     journal = folder.journal()
     started, finished = (_last(journal, event) for event in ("started", "finished"))
-    rounds = _rounds(journal)
+    rounds = _rounds(journal, study)
     arms = find_arms(folder, study)
     methods, comparisons = [describe_arm(folder, study, arm, rounds) for arm in arms], compare_arms(study, arms)
     return {
@@ -53,6 +53,7 @@ def collect(
         "methods": methods,
         "comparisons": comparisons,
         "findings": judge(methods, comparisons),
+        "cells": _cells(journal, study),
         "rounds": rounds,
         "interruptions": sum(line["event"] == "resumed" for line in journal),
         "unreadable_journal_lines": folder.unreadable_lines(),
@@ -78,8 +79,18 @@ def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal
     return described | {"role": role, "out": None}
 
 
-def _rounds(journal: list[Record]) -> list[Record]:
-    """Rounds in order; a round that was committed again after a damaged checkpoint counts once, as it last was."""
+def _cells(journal: list[Record], study: Study) -> dict[str, int]:
+    """Pretraining, and each method on each fold: how many there are, and how many an earlier run had finished."""
+    total = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None)
+    return {"total": total, "reused": len({line["cell"] for line in journal if line["event"] == "reused"})}
+
+
+def _rounds(journal: list[Record], study: Study) -> list[Record]:
+    """Rounds in the study's order, in whatever order cells took turns; those that failed first.
+
+    A round that was committed again after a damaged checkpoint counts once, as it last was.
+    """
+    order = {method.id: index for index, method in enumerate(study.finetune.methods)}
     committed = {}
     failed = []
     for line in journal:
@@ -89,7 +100,11 @@ def _rounds(journal: list[Record]) -> list[Record]:
             committed[line["stage"], line["method"], line["fold"], line["round"]] = line
         else:
             failed.append(line)
-    return [*failed, *committed.values()]
+
+    def place(line: Record) -> tuple[int, int, int]:
+        return order.get(line["method"], -1), line["fold"] or 0, line["round"]
+
+    return [*sorted(failed, key=place), *sorted(committed.values(), key=place)]
 
 
 def _last(journal: list[Record], event: str) -> str | None:

@@ -17,8 +17,9 @@ from sahfl.federation import protocol
 from sahfl.federation.events import Event, emit
 from sahfl.federation.protocol import SiteDescription, Task, TrainReply
 from sahfl.federation.server.aggregate import Aggregate, aggregate
-from sahfl.federation.server.mailbox import Mailbox, reason_of
+from sahfl.federation.server.mailbox import Answers, Ask, reason_of
 from sahfl.federation.server.run_folder import Checkpoint, RunFolder
+from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.federation.site_ranks import SiteRanks
 from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Header
@@ -80,7 +81,6 @@ def needed(config: RoundsConfig, n_sites: int) -> int:
 
 
 def run_cell(
-    mail: Mailbox,
     cell: Cell,
     start: AdapterState,
     *,
@@ -88,13 +88,12 @@ def run_cell(
     config: RoundsConfig,
     folder: RunFolder,
     invite: Callable[[tuple[str, ...]], None] = lambda sites: None,
-) -> AdapterState:
-    """Run the rounds of a cell from its last committed one, and return the final state.
+) -> Steps[AdapterState]:
+    """Run the rounds of a cell from its last committed one, and return the final state; ``schedule`` does the asking.
 
     Guarantees: a round is committed or leaves no trace but a journal line; the result does not depend on interruptions.
 
     Args:
-        mail: how the sites are asked.
         cell: the training.
         start: state before its first round.
         roster: sites that take part; ``invite`` may add to it.
@@ -112,8 +111,8 @@ def run_cell(
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(Event("round", cell.key, done=round_, total=cell.task.rounds))
         sent = cell.ranks.states(state, cell.sites, cell.layers)
-        outcome, record = _run_round(
-            mail, cell, sent, round_=round_, roster=roster, config=config, folder=folder, invite=invite
+        outcome, record = yield from _run_round(
+            cell, sent, round_=round_, roster=roster, config=config, folder=folder, invite=invite
         )
         updates = [
             SiteUpdate(site, reply.n_volumes, sent[site] | reply.state, sent[site])
@@ -130,7 +129,6 @@ def run_cell(
 
 
 def _run_round(
-    mail: Mailbox,
     cell: Cell,
     sent: Sent,
     *,
@@ -139,12 +137,12 @@ def _run_round(
     config: RoundsConfig,
     folder: RunFolder,
     invite: Callable[[tuple[str, ...]], None],
-) -> tuple[Outcome, dict[str, Any]]:
+) -> Steps[tuple[Outcome, dict[str, Any]]]:
     quorum = needed(config, len(cell.sites))
     for attempt in range(1, config.attempts + 1):
         invite(cell.sites)
         began = time.monotonic()
-        outcome, n_bytes_down = _ask(mail, cell, sent, round_, roster=roster, deadline_s=config.deadline_s)
+        outcome, n_bytes_down = yield from _ask(cell, sent, round_, roster=roster, deadline_s=config.deadline_s)
         enough = len(outcome.used) >= quorum
         record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
         if enough:
@@ -152,23 +150,21 @@ def _run_round(
         folder.note(record)
         emit(Event("failed_round", _shortage(cell, round_, attempt, outcome, quorum)))
         if attempt < config.attempts and config.pause_s:
-            _pause(mail, cell, round_, outcome, config=config, folder=folder)
+            yield _pause(cell, round_, outcome, config=config, folder=folder)
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
 
 
-def _pause(
-    mail: Mailbox, cell: Cell, round_: int, outcome: Outcome, *, config: RoundsConfig, folder: RunFolder
-) -> None:
+def _pause(cell: Cell, round_: int, outcome: Outcome, *, config: RoundsConfig, folder: RunFolder) -> Pause:
     sites = outcome.reasons()
     folder.note({"event": "paused", "cell": cell.key, "round": round_, "seconds": config.pause_s, "sites": sites})
     names = ", ".join(item["site"] for item in sites)
     emit(Event("paused", f"{cell.key}, round {round_}: without {names}", total=config.pause_s))
-    mail.pause(config.pause_s)
+    return Pause(config.pause_s)
 
 
 def _ask(
-    mail: Mailbox, cell: Cell, sent: Sent, round_: int, *, roster: Roster, deadline_s: float
-) -> tuple[Outcome, dict[str, int]]:
+    cell: Cell, sent: Sent, round_: int, *, roster: Roster, deadline_s: float
+) -> Steps[tuple[Outcome, dict[str, int]]]:
     header = Header(**{**cell.header.as_dict(), "round": round_})
     task = cell.task.model_copy(update={"round": round_})
     members = {site: roster[site] for site in cell.sites if site in roster}
@@ -176,7 +172,7 @@ def _ask(
     contents = {site: protocol.request(tasks[site], header, sent[site]) for site in members}
     nodes = {site: member.node_id for site, member in members.items()}
     what = f"{cell.key}, round {round_}"
-    answers = mail.exchange(contents, protocol.TRAIN, nodes=nodes, deadline_s=deadline_s, what=what)
+    answers: Answers = yield Ask(contents, protocol.TRAIN, nodes, deadline_s, what)
     replies = answers.replies
     outcome = Outcome(oddities=answers.oddities())
     outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in roster}

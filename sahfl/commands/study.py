@@ -1,0 +1,203 @@
+"""``sahfl study``: the whole experiment of a study file, here or on a consortium's server, as often as it takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from sahfl.commands.status import is_running, read_status
+from sahfl.config import Study, load_server, load_study
+from sahfl.errors import ConfigError, RunError, RunFailed, SahflError
+
+if TYPE_CHECKING:
+    from sahfl.federation.server.plan import Planned
+    from sahfl.federation.server.run_folder import RunFolder
+
+LOOK_S = 1.0
+"""How often the server's status is read while it is watched."""
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="Study file (YAML).")],
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and end.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; by default runs/NAME-HASH, with the settings' hash.")
+    ] = None,
+    cells: Annotated[Path, typer.Option(help="Folder of finished cells, which all studies share.")] = Path(
+        "runs/cells"
+    ),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; by default one per site, two per core at most.")
+    ] = None,
+    lanes: Annotated[
+        int | None, typer.Option(min=1, help="Cells worked on at a time; by default one more than workers.")
+    ] = None,
+    datalist: Annotated[Path | None, typer.Option(help="Datalist in the place of data.path.")] = None,
+    server: Annotated[
+        Path | None, typer.Option(help="Server file (YAML): run it there, for a study of real hospitals.")
+    ] = None,
+) -> None:
+    """Run a study's grid of methods, ranks and folds to its report: here, or with --server at a consortium's sites.
+
+    Call it again to go on after an interruption, or after a change of the file: a cell (one method on one fold) that
+    any earlier study has finished with the same settings and data is not run again.
+
+    Example: sahfl study configs/demo.yaml --plan
+
+    Example: sahfl study configs/demo.yaml
+
+    Example: sahfl study study.yaml --server server.yaml
+    """
+    settings = load_study(file, datalist=datalist)
+    deployed = settings.data.source == "sites"
+    if plan:
+        from sahfl.federation.server.plan import plan as make_plan
+
+        _show_plan(settings, make_plan(settings, cells))
+    elif deployed and server is None:
+        raise ConfigError(f"{file}: its data lie at the sites; name the consortium's server with --server server.yaml")
+    elif server is not None:
+        if not deployed:
+            raise ConfigError(f"{file}: data.source is {settings.data.source!r}, expected 'sites' with --server")
+        print(_run_there(file, load_server(server).folder))
+    else:
+        print(_run_here(file, settings, out, cells, workers, lanes))
+
+
+# ---------------------------------------------------------------------------------------------------- on this machine
+
+
+def _run_here(
+    file: Path, settings: Study, out: Path | None, cells: Path, workers: int | None, lanes: int | None
+) -> Path:
+    from sahfl.console import showing
+    from sahfl.simulation import simulate
+
+    folder = _open(out or Path("runs") / f"{settings.name}-{settings.fingerprint()[:8]}", settings)
+    report = folder.path / "report.html"
+    if (folder.path / "results.json").exists() and report.exists():
+        print("finished already; nothing is left to do", file=sys.stderr)
+        return report
+    try:
+        with showing(settings, Console(stderr=True)):
+            return simulate(folder, workers=workers, lanes=lanes, cells=cells)
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with: sahfl study {file}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except SahflError as error:
+        if error.exit_code == RunFailed.exit_code:
+            print(f"the run can go on: sahfl study {file}", file=sys.stderr)
+        raise
+
+
+def _open(path: Path, settings: Study) -> RunFolder:
+    """The run of a study, started if it is not there."""
+    from sahfl.federation.server.run_folder import RunFolder
+
+    if not (path / "study.json").exists():
+        return RunFolder.create(path, settings)
+    folder = RunFolder.reopen(path)
+    if folder.study() != settings:
+        raise RunError(f"{path}: holds another study, or this one on data elsewhere; name another folder with --out")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------ on a server
+
+
+def _run_there(file: Path, server: Path) -> Path:
+    """Put a study into a server's queue, unless it is there, and watch it to its end."""
+    from sahfl.federation.server.studies import Studies, read_deployed
+
+    studies, name = Studies(server), file.stem
+    settings, waiting, done = read_deployed(file), server / "queue" / f"{name}.yaml", server / "done" / f"{name}.yaml"
+    report = studies.run_of(name) / "report.html"
+    if done.exists() and not waiting.exists() and read_deployed(done) == settings:
+        print("finished already; nothing is left to do", file=sys.stderr)
+        return report
+    if not waiting.exists():
+        for old in (server / "failed" / f"{name}.yaml", server / "failed" / f"{name}.txt"):
+            old.unlink(missing_ok=True)
+        print(f"submitted: {studies.submit(file)}", file=sys.stderr)
+    elif read_deployed(waiting) != settings:
+        raise RunError(f"{waiting}: waits with other settings; take it out of the queue, or rename the new file")
+    try:
+        _watch(waiting, server)
+    except KeyboardInterrupt:
+        print(f"no longer watching; the study goes on at the server. Watch again: sahfl study {file}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    reason = server / "failed" / f"{name}.txt"
+    if reason.exists():
+        raise RunFailed(f"{name}: {reason.read_text(encoding='utf-8').strip()}")
+    return report
+
+
+def _watch(waiting: Path, server: Path) -> None:
+    """Say what a server does with a study until it has left the queue."""
+    said, console = "", Console(stderr=True)
+    while waiting.exists():
+        if (line := _doing(waiting.stem, server)) != said:
+            said = line
+            console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False, markup=False, soft_wrap=True)
+        time.sleep(LOOK_S)
+
+
+def _doing(name: str, server: Path) -> str:
+    from sahfl.console import printable
+
+    if not is_running(server):
+        return "the server does not run; the study waits in its queue"
+    try:
+        found: Any = read_status(server)["study"]
+    except RunError:
+        found = None
+    if found is None or found["name"] != name:
+        return "waits in the queue" + (f" behind {found['name']}" if found else "")
+    rounds = f", {found['method']}, round {found['round']} of {found['rounds']}" if found["round"] else ""
+    waiting = f"; waiting for {', '.join(found['waiting_for'])}" if found["waiting_for"] else ""
+    return printable(f"{found['stage']}{rounds}{waiting}")
+
+
+# ------------------------------------------------------------------------------------------------------------- plan
+
+
+def _show_plan(settings: Study, rows: list[Planned]) -> None:
+    right = {"justify": "right"}
+    columns = [Column(name, **right) for name in ("cells", "parameters", "kB a round", "sites' time")]  # type: ignore[arg-type]
+    table = Table("training", "at", *columns, box=None, pad_edge=False, header_style="dim")
+    for row in rows:
+        size = (f"{row.parameters:,}", f"{row.bytes_per_round / 1000:,.1f}") if row.parameters else ("", "")
+        table.add_row(row.id, row.trained_at, str(row.n_cells), *size, _clock(row.seconds))
+    console = Console()
+    console.print(table)
+    n_cells, known = sum(row.n_cells for row in rows), [row.seconds for row in rows if row.seconds is not None]
+    at_once = min(os.cpu_count() or 1, len(settings.finetune.sites)) if settings.data.source != "sites" else 1
+    text = f"{n_cells} cells"
+    if len(known) == len(rows):
+        text += (
+            f"; about {_clock(sum(known) / at_once)} on {at_once} core(s), from cells of this kind that were run here"
+        )
+    elif known:
+        text += f"; of {len(rows) - len(known)} training(s) no cell was run here yet, so their time is unknown"
+    else:
+        text += "; no cell of this kind was run here yet, so the time is unknown"
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,107 @@
+"""Finished cells on disk, by content: one file for each, found by the hash of everything that determines its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sahfl.adapters import AdapterState, digest
+from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.errors import AdapterError
+
+Record = dict[str, Any]
+MOST_SAMPLED = 20
+"""Entries of one kind that are read for an estimate of its time."""
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a cell is: equal identities give bit-identical results."""
+
+    content: Record
+    """Everything that determines the result, as JSON values."""
+    kind: Record
+    """The part of it that says how much work it is."""
+
+    @property
+    def key(self) -> str:
+        """Names the entry."""
+        return hash_of(self.content)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished cell."""
+
+    state: AdapterState
+    """The state after the last round; empty where nothing is trained."""
+    rounds: list[Record]
+    """The journal's lines of its rounds, in order."""
+    evaluation: Record | None
+    """The evaluation file of the cell; none for pretraining."""
+    seconds: float
+    """What the sites worked for it, all together."""
+
+
+class CellStore:
+    """A folder of finished cells, ``<kind>/<key>.safetensors``, which several runs may use at once.
+
+    Guarantees: an entry is whole or absent; what is found has the hash that was written with it, and was kept under
+    exactly this identity. Any file may be deleted at any time, which costs the work again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, identity: Identity) -> Entry | None:
+        """The entry of an identity; None if there is none.
+
+        Raises:
+            AdapterError: it is damaged; ``drop`` removes it.
+        """
+        path = self._path(identity)
+        if not path.exists():
+            return None
+        state, note = load_tensors(path)
+        body = note.get("body")
+        if not isinstance(body, dict) or note.get("seal") != hash_of(body):
+            raise AdapterError(f"{path}: its record does not match its hash")
+        if body.get("identity") != identity.content or body.get("sha256") != digest(state):
+            raise AdapterError(f"{path}: its content is not what its name says")
+        return Entry(state, body["rounds"], body["evaluation"], body["seconds"])
+
+    def save(self, identity: Identity, entry: Entry) -> None:
+        """Keep an entry.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        body = {"identity": identity.content, "sha256": digest(entry.state), "seconds": entry.seconds}
+        body |= {"rounds": entry.rounds, "evaluation": entry.evaluation}
+        save_tensors(self._path(identity), entry.state, {"body": body, "seal": hash_of(body)})
+
+    def drop(self, identity: Identity) -> None:
+        """Forget an entry."""
+        self._path(identity).unlink(missing_ok=True)
+
+    def seconds(self, kind: Record) -> float | None:
+        """What sites worked for a cell of this kind: the median of some entries; None where there is none."""
+        found = []
+        for path in sorted((self._folder / hash_of(kind)[:16]).glob("*.safetensors"))[:MOST_SAMPLED]:
+            try:
+                found.append(float(load_tensors(path)[1]["body"]["seconds"]))
+            except (AdapterError, KeyError, TypeError, ValueError):
+                continue
+        return statistics.median(found) if found else None
+
+    def _path(self, identity: Identity) -> Path:
+        return self._folder / hash_of(identity.kind)[:16] / f"{identity.key}.safetensors"

@@ -1,0 +1,186 @@
+"""The cells of a study: each method on each fold is fine-tuned, evaluated and saved, or taken from an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from sahfl.adapters import AdapterState, state
+from sahfl.adapters.factored import factored_layers
+from sahfl.adapters.folder import CARD, describe, save_adapter
+from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot
+from sahfl.errors import PayloadError
+from sahfl.federation import protocol
+from sahfl.federation.events import Event, emit
+from sahfl.federation.local_norms import staying
+from sahfl.federation.networks import fine_tuned_network
+from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.server.arms import cell_sites, contributors, describe_pool, why_untrained
+from sahfl.federation.server.mailbox import Answers, Ask, content_of
+from sahfl.federation.server.requests import Requests
+from sahfl.federation.server.results import fold_metrics
+from sahfl.federation.server.reuse import Reuse
+from sahfl.federation.server.rounds import Cell, Member, run_cell
+from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.schedule import Job, Steps
+from sahfl.federation.site_ranks import site_ranks
+from sahfl.payload import Header
+from sahfl.statistics import EvaluationSums
+
+
+class Cells:
+    """Every method on every fold of a study.
+
+    Args:
+        requests: the study, and what is asked.
+        base: the base network.
+        folder: the run on disk; what is committed there is not done again.
+        roster: sites that take part, which may grow while cells run; ``nodes`` has the node of each.
+        invite: called with sites that are wanted, to let in those that came late.
+        reuse: cells of earlier runs.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        base: AdapterState,
+        folder: RunFolder,
+        roster: dict[str, Member],
+        *,
+        nodes: dict[str, int],
+        invite: Callable[[tuple[str, ...]], None],
+        reuse: Reuse,
+    ) -> None:
+        self._requests, self._study, self._base, self._folder = requests, requests.study, base, folder
+        self._roster, self._nodes, self._invite, self._reuse = roster, nodes, invite, reuse
+
+    def jobs(self) -> list[Job]:
+        """The cells in the study's order."""
+        study = self._study
+        return [
+            Job(study.training_sites(method), partial(self._run, method, fold))
+            for method in study.finetune.methods
+            for fold in range(study.finetune.folds)
+        ]
+
+    def _run(self, method: Method, fold: int) -> Steps[None]:
+        trained = not isinstance(method, ZeroShot)
+        if (known := self._reuse.take(method, fold, self._descriptions())) is not None:
+            if not isinstance(method, ZeroShot):
+                self._save_adapter(method, fold, known)
+            return
+        if self._is_done(method, fold):
+            rounds = self._study.finetune.rounds if trained else 0
+            emit(Event("resumed", f"{method.id}/fold-{fold}", done=rounds, total=rounds))
+            emit(Event("evaluated", f"{method.id}/fold-{fold}"))
+            return
+        final: AdapterState | None = {}
+        if not isinstance(method, ZeroShot):
+            final = yield from self._fine_tune(method, fold)
+        if final is None:
+            return
+        seconds = yield from self._evaluate(method, fold, final)
+        if not isinstance(method, ZeroShot):
+            self._save_adapter(method, fold, final)
+        self._reuse.keep(method, fold, final, self._descriptions(), seconds)
+
+    def _is_done(self, method: Method, fold: int) -> bool:
+        """Whether an earlier session left nothing of a cell to do: its adapter's card is what is written last."""
+        known = self._folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {"sums": {}}
+        card = self._folder.path / "adapters" / method.id / f"fold-{fold}" / CARD
+        evaluated = all(site in known["sums"] for site in self._study.finetune.sites)
+        return evaluated and (isinstance(method, ZeroShot) or card.exists())
+
+    def _descriptions(self) -> dict[str, SiteDescription]:
+        return {site: member.description for site, member in self._roster.items()}
+
+    # ------------------------------------------------------------------------------------------- training
+
+    def _fine_tune(self, method: TrainedMethod, fold: int) -> Steps[AdapterState | None]:
+        emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
+        study, folder = self._study, self._folder
+        key, sites = f"{method.id}/fold-{fold}", self._trainers(method, fold)
+        last = folder.last_checkpoint(key)
+        if method.trained_at and not sites and (last is None or last.round < study.finetune.rounds):
+            self._leave_untrained(method, fold)
+            return None
+        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
+        task = self._requests.fine_tuning(method, fold)
+        cell = Cell(
+            key,
+            task,
+            self._requests.header("finetune", method.id, fold),
+            sites,
+            rule=method.aggregation,
+            layers=factored_layers(net, method),
+            staying=staying(net, task),
+            ranks=site_ranks(study, self._base, method, sites),
+        )
+        start, roster = state.read(net), self._roster
+        return (
+            yield from run_cell(cell, start, roster=roster, config=study.rounds, folder=folder, invite=self._invite)
+        )
+
+    def _trainers(self, method: TrainedMethod, fold: int) -> tuple[str, ...]:
+        self._invite(self._study.training_sites(method))
+        if method.trained_at == POOLED and (pool := describe_pool(self._study, self._descriptions())):
+            self._roster[POOLED] = Member(self._nodes[POOLED], pool)
+        return cell_sites(self._study, method, fold, self._descriptions())
+
+    def _leave_untrained(self, method: TrainedMethod, fold: int) -> None:
+        """A training at one site that is not there, or has nobody to train on, is told; the others go on."""
+        reason = why_untrained(method, self._descriptions())
+        self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
+        emit(Event("warning", f"{method.id}, fold {fold + 1}: {reason}"))
+        missing = dict.fromkeys(self._study.finetune.sites, reason)
+        self._folder.write_json(f"evaluation/{method.id}/fold-{fold}.json", {"sums": {}, "missing": missing})
+        emit(Event("evaluated", f"{method.id}/fold-{fold}"))
+
+    def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
+        study, requests = self._study, self._requests
+        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
+        state.load(net, final)
+        note = describe(net, method, requests.base_hash).model_copy(
+            update={
+                "study": study.name,
+                "fingerprint": requests.fingerprint,
+                "fold": fold,
+                "rounds": study.finetune.rounds,
+                "sites": contributors(study, method, self._descriptions()),
+                "metrics": fold_metrics(self._folder, study, method, fold),
+            }
+        )
+        save_adapter(self._folder.path / "adapters" / method.id / f"fold-{fold}", net, note)
+
+    # ------------------------------------------------------------------------------------------- evaluation
+
+    def _evaluate(self, method: Method, fold: int, final: AdapterState) -> Steps[float]:
+        """Have every site that has not done so evaluate its patients of a fold; the sites' seconds come back."""
+        name, stage = f"evaluation/{method.id}/fold-{fold}.json", self._study.finetune
+        known = self._folder.read_json(name) or {"sums": {}, "missing": {}}
+        sites = [site for site in stage.sites if site in self._roster and site not in known["sums"]]
+        emit(Event("stage", f"evaluating, {method.id}, fold {fold + 1} of {stage.folds}"))
+        header = self._requests.header("finetune", method.id, fold)
+        content = protocol.request(self._requests.evaluation(method, fold), header, final)
+        nodes = {site: self._nodes[site] for site in sites}
+        deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
+        answers: Answers = yield Ask(dict.fromkeys(sites, content), protocol.EVALUATE, nodes, deadline_s)
+        answers.tell(self._folder.note, protocol.EVALUATE)
+        for site in sites:
+            try:
+                known["sums"][site] = self._read_sums(answers, site, header)
+            except PayloadError as error:
+                missing[site] = str(error)
+        for site, reason in missing.items():
+            self._folder.note(
+                {"event": "not_evaluated", "method": method.id, "fold": fold, "site": site, "reason": reason}
+            )
+        self._folder.write_json(name, {"sums": known["sums"], "missing": missing})
+        emit(Event("evaluated", f"{method.id}/fold-{fold}", done=len(sites), total=len(stage.sites)))
+        return sum(answers.seconds.values())
+
+    def _read_sums(self, answers: Answers, site: str, header: Header) -> list[float]:
+        content = content_of(answers.replies.get(site), self._study.rounds.deadline_s)
+        array = protocol.read_evaluation_reply(content, header=header)
+        EvaluationSums.from_array(array, self._study.evaluation)
+        return [float(value) for value in array]

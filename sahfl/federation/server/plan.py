@@ -1,0 +1,55 @@
+"""What a study will do before it does it: its trainings, what each sends, and the time that earlier cells took."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from sahfl.config import Method, Study, ZeroShot
+from sahfl.federation.networks import exchanged
+from sahfl.federation.server.cell_store import CellStore
+from sahfl.federation.server.reuse import work_of
+from sahfl.payload import DTYPES
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Pretraining, or a method on all folds."""
+
+    id: str
+    n_cells: int
+    trained_at: str
+    """Who trains it."""
+    parameters: int
+    """Numbers that are trained and sent."""
+    bytes_per_round: int
+    """What a site sends in a round, without headers."""
+    seconds: float | None
+    """What sites will work for all its cells together; None where no such cell was ever run."""
+
+
+def plan(study: Study, cells: Path) -> list[Planned]:
+    """The work of a study, pretraining first.
+
+    Args:
+        study: its settings.
+        cells: folder of finished cells, for the times.
+    """
+    store, found = CellStore(cells), []
+    if study.pretrain is not None:
+        found.append(_planned("pretrain", study, None, f"{len(study.pretrain.sites)} sites", 1, store))
+    for method in study.finetune.methods:
+        sites = study.training_sites(method)
+        where = f"{len(sites)} sites" if len(sites) > 1 else "".join(sites) or "nowhere"
+        found.append(_planned(method.id, study, method, where, study.finetune.folds, store))
+    return found
+
+
+def _planned(id_: str, study: Study, method: Method | None, where: str, n_cells: int, store: CellStore) -> Planned:
+    parameters = 0
+    if not isinstance(method, ZeroShot):
+        parameters = sum(math.prod(shape) for shape in exchanged(study.views, study.model, method).values())
+    n_bytes = parameters * int(DTYPES[study.rounds.payload][-1])
+    each = store.seconds(work_of(study, method))
+    return Planned(id_, n_cells, where, parameters, n_bytes, None if each is None else each * n_cells)

@@ -1,0 +1,53 @@
+"""What a study's sites are asked, as task and header: the part that follows from the study and its base alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sahfl.config import AdapterTuning, Method, Study, TrainedMethod
+from sahfl.federation.protocol import Task
+from sahfl.payload import Header
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Makes tasks and headers of one study."""
+
+    study: Study
+    fingerprint: str
+    base_hash: str = ""
+    """Hash of the base network; empty before there is one."""
+
+    def task(self, stage: str, method: Method | None = None, fold: int = -1) -> Task:
+        """A task without rounds."""
+        study = self.study
+        if isinstance(method, AdapterTuning):
+            method = method.at_rank(method.rank)
+        settings = {"stage": stage, "seed": study.seed, "views": study.views, "model": study.model}
+        return Task.model_validate(settings | {"folds": study.finetune.folds, "fold": fold, "method": method})
+
+    def pretraining(self) -> Task:
+        """The task of pretraining, without the round."""
+        config = self.study.pretrain
+        assert config is not None
+        rounds = {"rounds": config.rounds, "learning_rate": config.learning_rate, "local": config.local}
+        return self.task("pretrain").model_copy(update=rounds | {"payload": self.study.rounds.payload})
+
+    def fine_tuning(self, method: TrainedMethod, fold: int) -> Task:
+        """The task of training a method with a fold held out, without the round."""
+        study = self.study
+        rounds = {"rounds": study.finetune.rounds, "learning_rate": method.learning_rate}
+        more = {"local": study.local_training(method), "payload": study.rounds.payload}
+        return self.task("finetune", method, fold).model_copy(update=rounds | more)
+
+    def evaluation(self, method: Method, fold: int) -> Task:
+        """The task of evaluating a method on a held-out fold."""
+        stage = self.study.finetune
+        task = self.task("finetune", method, fold).model_copy(update={"evaluation": self.study.evaluation})
+        if stage.local.local_norms:  # a site then evaluates with its own, those of the last round
+            task = task.model_copy(update={"rounds": stage.rounds, "local": stage.local})
+        return task
+
+    def header(self, stage: str, method: str, fold: int = -1) -> Header:
+        """The header of a request, outside rounds."""
+        return Header(self.fingerprint, stage=stage, method=method, fold=fold, round=0, base=self.base_hash)

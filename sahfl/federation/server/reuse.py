@@ -1,0 +1,188 @@
+"""A cell that an earlier run has finished is not run again: its result is written into the run as if it had been.
+
+Only a cell whose every round used every site, and which every site evaluated, is kept: what became of one in which a
+site was missing depends on more than its settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from sahfl import __version__
+from sahfl.adapters import AdapterState
+from sahfl.config import POOLED, Method, Study, ZeroShot
+from sahfl.errors import AdapterError, PayloadError
+from sahfl.federation.events import Event, emit
+from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.server.cell_store import CellStore, Entry, Identity, Record
+from sahfl.federation.server.requests import Requests
+from sahfl.federation.server.run_folder import Checkpoint, RunFolder
+from sahfl.federation.server.support import sits_out
+from sahfl.statistics import EvaluationSums
+
+SCHEMA = 1
+"""Part of every identity: raise it with any change of what a cell computes or keeps."""
+Descriptions = Mapping[str, SiteDescription]
+
+
+class Reuse:
+    """Takes cells from a store into a run, and keeps those that the run finishes.
+
+    Args:
+        cells: folder of the store; None for a run that does without.
+        requests: the study, with the base's hash once there is one.
+        folder: the run.
+    """
+
+    def __init__(self, cells: Path | None, requests: Requests, folder: RunFolder) -> None:
+        self._store = CellStore(cells) if cells is not None else None
+        self._requests, self._study, self._folder = requests, requests.study, folder
+
+    def take(self, method: Method | None, fold: int, sites: Descriptions) -> AdapterState | None:
+        """Write what an earlier run found into this one, unless this one has begun the cell itself.
+
+        Args:
+            method: none for pretraining.
+            fold: the held-out fold; -1 in pretraining.
+            sites: who takes part, with what they have.
+
+        Returns:
+            The state after the cell's last round; None where there is nothing to take.
+        """
+        identity = self._identity(method, fold, sites)
+        key = _key(method, fold)
+        if self._store is None or identity is None or self._folder.has_begun(key):
+            return None
+        try:
+            entry = self._store.find(identity)
+            if entry is not None:
+                self._check(entry)
+        except (AdapterError, PayloadError, KeyError, TypeError, ValueError) as error:
+            emit(Event("warning", f"{key}: the cell of an earlier run is damaged ({error}); it is run again"))
+            self._folder.note({"event": "damaged_cell", "cell": key, "entry": identity.key})
+            self._store.drop(identity)
+            return None
+        if entry is None:
+            return None
+        self._adopt(key, entry, identity.key)
+        return entry.state
+
+    def keep(
+        self, method: Method | None, fold: int, final: AdapterState, sites: Descriptions, seconds: float = 0.0
+    ) -> None:
+        """Keep a cell that this run has finished, if it is whole.
+
+        Args:
+            method: as for ``take``, like the others.
+            fold: the held-out fold.
+            final: the state after the last round.
+            sites: who takes part.
+            seconds: what the sites worked for its evaluation.
+        """
+        identity, key = self._identity(method, fold, sites), _key(method, fold)
+        if self._store is None or identity is None or self._is_reused(key):
+            return
+        rounds, evaluation = self._rounds(method, fold), None
+        if method is not None:
+            evaluation = self._folder.read_json(f"evaluation/{key}.json") or {"sums": {}}
+        if not self._is_whole(method, fold, sites, rounds, evaluation):
+            return
+        work = sum(site["seconds"] for line in rounds for site in line["used"])
+        try:
+            self._store.save(identity, Entry(final, rounds, evaluation, round(work + seconds, 3)))
+        except OSError as error:
+            emit(Event("warning", f"{key}: is not kept for later runs ({error.strerror})"))
+
+    def _is_reused(self, key: str) -> bool:
+        return any(line["event"] == "reused" and line["cell"] == key for line in self._folder.journal())
+
+    def _adopt(self, key: str, entry: Entry, name: str) -> None:
+        """The checkpoint comes last: without it, what comes before is written again."""
+        if entry.evaluation is not None:
+            self._folder.write_json(f"evaluation/{key}.json", entry.evaluation)
+        self._folder.note({"event": "reused", "cell": key, "entry": name})
+        for line in entry.rounds[:-1]:
+            self._folder.note(line | {"reused": True})
+        if entry.rounds:
+            last = entry.rounds[-1]
+            self._folder.commit(key, Checkpoint(last["round"], entry.state, last | {"reused": True}))
+        emit(Event("reused", key, total=len(entry.rounds)))
+
+    def _check(self, entry: Entry) -> None:
+        """Whether evaluation sums are of this version: their length says so.
+
+        Raises:
+            PayloadError: they are not.
+        """
+        for values in (entry.evaluation or {"sums": {}})["sums"].values():
+            array = np.asarray(values, np.float64)
+            EvaluationSums.from_array(array, self._study.evaluation)
+
+    # ------------------------------------------------------------------------------------------- what a cell is
+
+    def _identity(self, method: Method | None, fold: int, sites: Descriptions) -> Identity | None:
+        """What determines a cell's result; None where a site is not there."""
+        study = self._study
+        wanted = study.finetune.sites
+        if method is None:
+            assert study.pretrain is not None
+            wanted = study.pretrain.sites
+        if any(site not in sites for site in wanted):
+            return None
+        software = {"schema": SCHEMA, "sahfl": __version__, "torch": version("torch")}
+        content = software | {"seed": study.seed} | work_of(study, method)
+        content |= {"hostile": study.hostile, "data": {site: sites[site].data for site in sorted(wanted)}}
+        if method is not None:
+            content |= {"name": method.id, "fold": fold, "base": self._requests.base_hash}
+            content |= {"evaluation": study.evaluation.model_dump(mode="json")}
+        return Identity(content, work_of(study, method))
+
+    def _rounds(self, method: Method | None, fold: int) -> list[Record]:
+        """The committed rounds of a cell, as they were at last."""
+        wanted = ("pretrain", None, None) if method is None else ("finetune", method.id, fold)
+        found = {
+            line["round"]: line
+            for line in self._folder.journal()
+            if line["event"] == "round" and line["committed"]
+            if (line["stage"], line["method"], line["fold"]) == wanted
+        }
+        return [found[round_] for round_ in sorted(found)]
+
+    def _is_whole(
+        self, method: Method | None, fold: int, sites: Descriptions, rounds: list[Record], evaluation: Record | None
+    ) -> bool:
+        study, stage = self._study, self._study.finetune
+        if method is None:
+            assert study.pretrain is not None
+            trainers, n_rounds = study.pretrain.sites, study.pretrain.rounds
+        else:
+            trainers, n_rounds = study.training_sites(method), 0 if isinstance(method, ZeroShot) else stage.rounds
+            trainers = tuple(site for site in trainers if site == POOLED or not sits_out(sites[site], fold))
+            if evaluation is None or set(evaluation["sums"]) != set(stage.sites):
+                return False
+        used = [{site["site"] for site in line["used"]} for line in rounds]
+        return len(rounds) == n_rounds and all(names == set(trainers) for names in used)
+
+
+def work_of(study: Study, method: Method | None) -> Record:
+    """The settings of a cell that say how much work it is; method None is pretraining."""
+    parts = {"views": study.views, "model": study.model}
+    found: Record = {name: part.model_dump(mode="json") for name, part in parts.items()}
+    rules = study.rounds.model_dump(mode="json", include={"payload", "most_share", "most_norm", "server"})
+    if method is None:
+        assert study.pretrain is not None
+        return found | {"pretrain": study.pretrain.model_dump(mode="json"), "rules": rules}
+    found |= {"sites": list(study.finetune.sites), "folds": study.finetune.folds}
+    found["method"] = method.model_dump(mode="json", exclude={"repeat", "label"})
+    if isinstance(method, ZeroShot):
+        return found
+    training = {"rounds": study.finetune.rounds, "local": study.local_training(method).model_dump(mode="json")}
+    return found | training | {"rules": rules}
+
+
+def _key(method: Method | None, fold: int) -> str:
+    return "pretrain" if method is None else f"{method.id}/fold-{fold}"
