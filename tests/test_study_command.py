@@ -53,6 +53,7 @@ def folder_of(settings):
     return f"runs/{study.name}-{study.fingerprint()[:8]}"
 
 
+@pytest.mark.slow
 def test_a_study_that_was_interrupted_or_grew_goes_on_with_the_same_command(tmp_path):
     write(tmp_path / "study.yaml", MORE)
     process = start(tmp_path, "study.yaml")
