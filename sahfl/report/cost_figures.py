@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sahfl.report.names import (
+    STANDARD,
     ZERO_SHOT,
     Look,
     by_family,
@@ -90,9 +91,10 @@ def _draw_lines(axes: Axes, methods: Sequence[Results], key: str, look: dict[str
 def _draw_mark(axes: Axes, method: Results, key: str, look: Look) -> None:
     place = method[key], dice_of(method)["mean"]
     point(axes, *place, look, markersize=7)
-    if method["rank"] is None:
+    if method["method"] in STANDARD:
         text = method["method"].replace("_", " ")
-        axes.annotate(text, place, (0, -13), textcoords="offset points", ha="center", fontsize=8, color=SOFT)
+        offset = (0, -13) if STANDARD.index(method["method"]) % 2 == 0 else (0, 7)
+        axes.annotate(text, place, offset, textcoords="offset points", ha="center", fontsize=8, color=SOFT)
 
 
 def _draw_zero_shot(axes: Axes, results: Results) -> None:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sahfl.report.names import names
+from sahfl.report.names import POOLED, names
 from sahfl.report.tables import Row, Table
 from sahfl.report.text import DASH, Results, count, duration, number, percent, size, whole
 
@@ -21,7 +21,7 @@ def traffic_table(results: Results) -> Table:
                 total[i] += value
     titles = names(results)
     rows = tuple(
-        Row((site, titles.get(method, method) or "", whole(replies), size(up), size(down)))
+        Row((_sender(site), titles.get(method, method) or "", whole(replies), size(up), size(down)))
         for (site, method), (replies, up, down) in totals.items()
     )
     columns = ("Hospital", "Stage", "Replies", "Sent", "Received")
@@ -36,13 +36,17 @@ def ledger_table(results: Results) -> Table:
             for i, value in enumerate((1, used["bytes_up"], used["bytes_down"])):
                 totals[used["site"]][i] += value
     rows = [
-        Row((site, whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full)))
+        Row((_sender(site), whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full)))
         for site, (replies, up, down) in totals.items()
     ]
     replies, up, down = (sum(column) for column in zip(*totals.values(), strict=True)) if totals else (0, 0, 0)
     rows.append(Row(("All", whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full))))
     columns = ("Hospital", "Replies", "Sent", "Received", "Whole networks instead", "Sent of that")
     return Table("Bytes ledger of training", columns, tuple(rows))
+
+
+def _sender(site: str) -> str:
+    return "pooled (no hospital)" if site == POOLED else site
 
 
 def aggregation_table(results: Results) -> Table:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sahfl.report.names import FAMILIES, Look, family_of, looks, names, row_of_training
+from sahfl.report.names import FAMILIES, REPEAT, Look, family_of, looks, names, row_of_training
 from sahfl.report.text import Results, number
 from sahfl.report.theme import FACE, WIDE_IN, WIDTH_IN, Drawing, new_figure
 
@@ -41,7 +41,7 @@ def draw_losses(results: Results) -> Drawing | None:
     figure.supylabel("Training loss", fontsize=10.5)
     caption = (
         "Pretraining: one line per site. Fine-tuning: mean over sites, a thin line per fold, their mean in bold. "
-        "Methods that train different parts of the network start from the same loss."
+        "Repeats have lines of their own."
     )
     return Drawing("losses", "Training loss by round", caption, f"Training loss. {' '.join(said)}", figure)
 
@@ -113,11 +113,12 @@ def _draw_family(
             axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.6, alpha=0.3)
         rounds = sorted({number for curve in folds.values() for number in curve})
         mean = {r: float(np.mean([curve[r] for curve in folds.values() if r in curve])) for r in rounds}
-        (line,) = axes.plot(list(mean), list(mean.values()), style.line, color=colour, linewidth=1.6, label=name)
+        label = f"_{name}" if REPEAT in id_ else name  # an underscore keeps it out of the legend
+        (line,) = axes.plot(list(mean), list(mean.values()), style.line, color=colour, linewidth=1.6, label=label)
         line.set(marker=style.marker, markersize=4.5, markevery=[-1])
         line.set_markerfacecolor(colour if style.filled else FACE)
         said.append(f"{name} {_from_to(mean)}")
-    _finish(axes, family, len(methods))
+    _finish(axes, family, sum(REPEAT not in id_ for id_ in methods))
     return f"{family}, mean over folds: {'; '.join(said)}."
 
 
@@ -125,9 +126,10 @@ def _finish(axes: Axes, title: str, n: int) -> None:
     axes.set_title(title, fontsize=10.5, loc="left")
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
     if n <= MOST_LABELS:
-        axes.legend(frameon=False, fontsize=8 if n <= 6 else 6.5, ncols=1 if n <= 6 else 2, loc="lower left")
+        legend = axes.legend(frameon=False, fontsize=8 if n <= 6 else 6.5, ncols=1 if n <= 6 else 2, loc="lower left")
+        legend.set_in_layout(False)
 
 
 def _from_to(curve: Curve) -> str:

@@ -17,8 +17,9 @@ from sahfl.report.accuracy_figures import draw_arms, draw_ranks, draw_volume_str
 from sahfl.report.claim import AUTHORS, claim_table, n_filled
 from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.form import form_problems
-from sahfl.report.names import FAMILIES, looks, method_name
+from sahfl.report.names import FAMILIES, looks, method_name, names
 from sahfl.report.paper import UNKNOWN, paper_table
+from sahfl.report.training_figures import draw_losses
 from sahfl.report.volume_figures import bin_edges, draw_bland_altman, draw_histograms
 
 MOST_BYTES = 6_000_000
@@ -288,3 +289,32 @@ def test_a_dark_page_is_dark_also_in_its_figures(written, tmp_path):
     dark, light = means
     assert dark < 0.25
     assert light > 0.85
+
+
+def test_repeats_are_named_one_by_one_in_the_rounds_and_drawn_with_their_method(tmp_path):
+    results = sample()
+    for entry in [entry for entry in results["rounds"] if entry["method"] == "cp_lora-r8"]:
+        results["rounds"].append(entry | {"method": "cp_lora-r8-repeat2"})
+    assert names(results)["cp_lora-r8-repeat2"] == "CP-LoRA (rank 8), repeat 2"
+    titles = [axes.get_title(loc="left") for axes in draw_losses(results).figure.axes]
+    assert titles == ["Pretraining", "Standard fine-tuning", "CP-LoRA"]
+    page = without_figures(results, tmp_path)
+    assert ["sah_a", "CP-LoRA (rank 8), repeat 2", "15", "6.08 MB", "6.08 MB"] in page.rows
+    assert draw_bytes(results).alt.count("CP-LoRA (rank 8): 0.41 MB, 12 %") == 1
+
+
+def test_the_pool_is_no_hospital_in_the_ledger(tmp_path):
+    results = sample()
+    used = results["rounds"][-1]["used"]
+    used[:] = [used[0] | {"site": "pooled"}]
+    page = without_figures(results, tmp_path)
+    assert [row[0] for row in page.rows if "pooled" in row[0]] == ["pooled (no hospital)"] * 2
+
+
+def test_results_without_cells_and_overlays_have_a_page(tmp_path):
+    results = sample()
+    del results["cells"], results["overlays"]
+    assert list(form_problems(results)) == []
+    page = without_figures(results, tmp_path)
+    assert "Cells of the grid" not in page.text
+    assert "Interruptions of the run: none." in page.text
