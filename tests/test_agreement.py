@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sahfl.agreement import MOST_CASES, MOST_ML, VolumeSums, deviation, read_count
 from sahfl.errors import PayloadError
+from sahfl.statistics.agreement import MOST_CASES, MOST_ML, VolumeSums, deviation, read_count
 
 
 def pairs(n, seed):
@@ -36,6 +36,28 @@ def test_agreement_of_the_sites_sums_equals_scipy_and_numpy_on_the_pooled_cases(
     assert agreement.loa_high_ml == pytest.approx(gap.mean() + 1.96 * gap.std(ddof=1), abs=1e-10)
 
 
+def icc_of_an_anova(annotated, predicted):
+    """ICC(2,1) as McGraw & Wong 1996 give it, from the table of cases x {annotated, predicted}."""
+    table = np.stack([annotated, predicted], axis=1)
+    n, k = table.shape
+    rows = k * ((table.mean(1) - table.mean()) ** 2).sum() / (n - 1)
+    columns = n * ((table.mean(0) - table.mean()) ** 2).sum() / (k - 1)
+    residual = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    error = (residual**2).sum() / ((n - 1) * (k - 1))
+    return (rows - error) / (rows + (k - 1) * error + k / n * (columns - error))
+
+
+def test_the_icc_of_the_sites_sums_equals_the_anova_of_the_pooled_cases():
+    agreement = reduce(add, map(VolumeSums.of, SITES)).agreement()
+    assert agreement.icc == pytest.approx(icc_of_an_anova(ANNOTATED, PREDICTED), abs=1e-10)
+    assert agreement.icc < agreement.pearson_r  # predictions are 10 % too small
+
+
+def test_a_prediction_that_equals_the_annotation_has_an_icc_of_one_and_a_constant_none():
+    assert VolumeSums.of([(5, 5), (7, 7), (9, 9)]).agreement().icc == pytest.approx(1.0)
+    assert VolumeSums.of([(5, 5), (5, 5), (5, 5)]).agreement().icc is None
+
+
 def test_sums_by_hand():
     assert VolumeSums.of([(2, 1), (4, 5)]) == VolumeSums(n=2, x=6.0, y=6.0, xx=20.0, yy=26.0, xy=22.0)
 
@@ -47,7 +69,7 @@ def test_the_order_of_cases_does_not_change_a_bit():
 def test_no_case_gives_none():
     assert VolumeSums.of([]) == VolumeSums.zero()
     assert VolumeSums.of(POOLED) + VolumeSums.zero() == VolumeSums.of(POOLED)
-    assert dataclasses.astuple(VolumeSums.zero().agreement()) == (0, None, None, None, None)
+    assert dataclasses.astuple(VolumeSums.zero().agreement()) == (0, None, None, None, None, None)
 
 
 AGREEMENTS = {  # volumes -> (r is None, limits are None)

@@ -25,6 +25,15 @@ def test_each_benchmark_is_described():
         assert f"python benchmarks/{path.name}" in text
 
 
+def test_the_evaluation_s_benchmark_runs_finds_monai_s_values_and_prints_ratios_as_json():
+    options = ["--pixels", "96", "--slices", "8", "--repeats", "1", "--json"]
+    command = [sys.executable, FOLDER / "evaluation.py", *options]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert [row["blood"] for row in result["rows"]] == ["spread", "compact"]
+    assert min(row["ratio"] for row in result["rows"]) > 0
+    assert result["bytes_by_replicates"]["1000"] == 356_224  # as README.md and docs/policy.md say
+
+
 def test_the_adapters_benchmark_runs_and_prints_ratios_as_json():
     options = ["--size", "tiny", "--pixels", "32", "--ranks", "2", "--batch", "2", "--repeats", "1", "--json"]
     command = [sys.executable, "-W", "ignore", FOLDER / "adapters.py", *options, "--only", "cp_lora", "dora_c all"]

@@ -2,40 +2,56 @@
 
 import dataclasses
 from functools import reduce
+from itertools import product
 from operator import add
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_cases import Split, a_case
 
-from sahfl.disclosure import STEP, Groups, say_withheld, withhold
 from sahfl.errors import PayloadError
-from sahfl.statistics import CaseResult, EvaluationSums, Withheld, dice_estimate, difference, overall
-from sahfl.sums import HEAD
+from sahfl.statistics import METRICS, EvaluationSums, Withheld, difference, estimate
+from sahfl.statistics.disclosure import Groups, say_withheld, smallest_cut, withhold
+from sahfl.statistics.groups import STEPS, row_length
+from sahfl.statistics.sums import HEAD, N_VOLUME_BINS
 
-EDGES, REPLICATES = (10.0, 30.0), 50
-WIDTH = 3 + 2 * REPLICATES
+SPLIT = Split(50)
 SMALL, MIDDLE, LARGE = 5.0, 20.0, 50.0
+LOW, BETWEEN, HIGH = 20.0, 45.0, 90.0
+NAMES = [metric.name for metric in METRICS]
 
 
-def patients(n, volume_ml, *, dice=0.7, name="p"):
-    return [CaseResult(f"{name}{volume_ml}-{i}", volume_ml, volume_ml * 0.9, dice + 0.01 * (i % 10)) for i in range(n)]
+def patients(n, volume_ml, extent_mm=HIGH, *, dice=0.7, name="p"):
+    return [
+        a_case(
+            f"{name}{volume_ml}-{extent_mm}-{i}",
+            volume_ml,
+            volume_ml * 0.9,
+            dice + 0.01 * (i % 10),
+            extent_mm=extent_mm,
+        )
+        for i in range(n)
+    ]
 
 
 def healthy(n, *, wrong=0):
-    return [CaseResult(f"h{i}", 0.0, 2.0 if i < wrong else 0.0, 0.0 if i < wrong else None) for i in range(n)]
+    return [a_case(f"h{i}", 0.0, 2.0 if i < wrong else 0.0, 0.0 if i < wrong else None) for i in range(n)]
 
 
 def sums_of(cases):
-    return EvaluationSums.of(cases, edges_ml=EDGES, replicates=REPLICATES, seed=3)
+    return EvaluationSums.of(cases, SPLIT, seed=3)
 
 
 def told(cases, *, group=5, bootstrap=20):
     """What arrives of some cases after the site withheld what it must."""
-    groups = Groups.of(cases, edges_ml=EDGES)
-    left = withhold(sums_of(cases), groups, smallest_group=group, smallest_bootstrap=bootstrap)
-    return EvaluationSums.from_array(left.to_array(), n_strata=3, replicates=REPLICATES)
+    left = withhold(sums_of(cases), Groups.of(cases, SPLIT), smallest_group=group, smallest_bootstrap=bootstrap)
+    return EvaluationSums.from_array(left.to_array(), SPLIT)
+
+
+def sizes(groups):
+    return [group.n for group in groups]
 
 
 def test_with_thresholds_of_one_every_bit_is_as_it_was():
@@ -43,45 +59,59 @@ def test_with_thresholds_of_one_every_bit_is_as_it_was():
     assert np.array_equal(told(cases, group=1, bootstrap=1).to_array(), sums_of(cases).to_array())
 
 
-def test_strata_of_enough_patients_leave_with_their_replicates():
-    got = told([*patients(20, SMALL), *patients(25, LARGE)])
-    assert [part.n for part in got.strata] == [20, 0, 25]
-    assert (got.withheld, got.merged.n, overall(got).bare) == (Withheld(), 0, 0)
-    assert dice_estimate(overall(got)).low is not None
+def test_groups_of_enough_patients_leave_with_replicates_and_histograms():
+    got = told([*patients(20, SMALL, LOW), *patients(25, LARGE)])
+    assert (sizes(got.by_volume), sizes(got.by_extent)) == ([20, 0, 25], [20, 0, 25])
+    assert (got.withheld, got.overall.bare, got.volume_counts.sum()) == (Withheld(), 0, 45)
+    for name in NAMES:
+        assert None not in (estimate(got.overall, name).low, estimate(got.by_extent[0], name).median)
     assert say_withheld(got) == ""
 
 
-def test_one_small_stratum_merges_all_so_that_none_is_found_by_subtraction():
-    got = told([*patients(1, SMALL), *patients(25, LARGE)])
-    assert [part.n for part in got.strata] == [0, 0, 0]
-    assert (got.merged.n, got.withheld.strata, got.volume.n) == (26, 1, 26)
-    assert dice_estimate(overall(got)).low is not None
-    assert say_withheld(got) == "the split by volume"
+def test_one_patient_between_two_splits_is_not_found_by_subtraction():
+    """All but one of the large hemorrhages are high: the stratum minus the extent would be that one."""
+    cases = [*patients(25, SMALL, LOW), *patients(25, LARGE, HIGH), *patients(1, LARGE, LOW)]
+    assert Groups.of(cases, SPLIT) == Groups(strata=25, extents=25, both=1, blood=51, no_blood=0)
+    got = told(cases)
+    assert (sizes(got.by_volume), sizes(got.by_extent)) == ([25, 0, 26], [0, 0, 0])
+    assert (got.withheld, got.overall.n) == (Withheld(extents=1), 51)
+    assert say_withheld(got) == "the split by extent"
+    assert estimate(got.overall, "hd95_mm").low is not None
 
 
-def test_groups_too_small_for_the_bootstrap_leave_their_sums_without_it():
-    got = told([*patients(6, SMALL), *patients(5, LARGE)])
-    assert [part.n for part in got.strata] == [6, 0, 5]
-    estimate = dice_estimate(overall(got))
-    assert (estimate.n, estimate.low, estimate.high) == (11, None, None)
-    assert estimate.value == pytest.approx(
-        overall(sums_of([*patients(6, SMALL), *patients(5, LARGE)])).total / 11, abs=1e-3
-    )
-    assert not got.to_array()[HEAD:].reshape(3, WIDTH)[:, 3:].any()
+def test_the_split_by_extent_leaves_where_the_one_by_volume_may_not():
+    got = told([*patients(25, SMALL), *patients(1, LARGE)])
+    assert (sizes(got.by_volume), sizes(got.by_extent)) == ([0, 0, 0], [0, 0, 26])
+    assert (got.withheld, say_withheld(got)) == (Withheld(strata=1), "the split by volume")
 
 
-def test_small_strata_of_a_group_that_is_large_enough_are_merged_without_replicates():
-    got = told([*patients(3, SMALL), *patients(4, LARGE)])
-    assert (got.merged.n, got.merged.bare, got.withheld.strata) == (7, 7, 1)
-    assert say_withheld(got) == "the split by volume, the bootstrap sums"
+def test_one_small_group_in_each_split_leaves_the_whole_alone():
+    got = told([*patients(1, SMALL, LOW), *patients(25, LARGE)])
+    assert sizes([*got.by_volume, *got.by_extent]) == [0] * 6
+    assert (got.overall.n, got.withheld, got.volume.n) == (26, Withheld(strata=1, extents=1), 26)
+    assert estimate(got.overall, "dice").low is not None
+    assert say_withheld(got) == "the split by volume, the split by extent"
+
+
+def test_groups_too_small_for_the_bootstrap_leave_their_sums_without_it_and_without_histograms():
+    cases = [*patients(6, SMALL, LOW), *patients(5, LARGE)]
+    got = told(cases)
+    assert sizes(got.by_volume) == sizes(got.by_extent) == [6, 0, 5]
+    for name in NAMES:
+        found = estimate(got.overall, name)
+        assert (found.n, found.low, found.high, found.median) == (11, None, None, None)
+        assert found.value == pytest.approx(estimate(sums_of(cases).overall, name).value, abs=1 / 16)
+    rows = got.to_array()[HEAD + N_VOLUME_BINS**2 :].reshape(7, -1)
+    assert not rows[:, 11:].any()
+    assert not got.volume_counts.any()
+    assert say_withheld(got) == "the bootstrap sums and histograms"
 
 
 def test_of_a_group_below_the_smallest_nothing_leaves_but_the_fact():
-    array = withhold(
-        sums_of(patients(4, LARGE)), Groups((0, 0, 4), 4, 0), smallest_group=5, smallest_bootstrap=20
-    ).to_array()
-    assert np.flatnonzero(array).tolist() == [9]  # the flag for cases with blood
-    assert told(patients(4, LARGE)).withheld == Withheld(blood=1)
+    cases = patients(4, LARGE)
+    left = withhold(sums_of(cases), Groups.of(cases, SPLIT), smallest_group=5, smallest_bootstrap=20)
+    assert np.flatnonzero(left.to_array()).tolist() == [10]  # the flag for cases with blood
+    assert told(cases).withheld == Withheld(blood=1)
 
 
 def test_withheld_is_never_taken_for_empty():
@@ -94,27 +124,35 @@ def test_withheld_is_never_taken_for_empty():
 
 def test_scans_of_one_patient_are_a_group_of_one():
     scans = [dataclasses.replace(case, key="one") for case in patients(30, LARGE)]
-    assert Groups.of(scans, edges_ml=EDGES) == Groups((0, 0, 1), 1, 0)
+    assert Groups.of(scans, SPLIT) == Groups(1, 1, 1, 1, 0)
     assert told(scans).withheld.blood == 1
 
 
-def test_sums_of_dice_leave_in_whole_steps_and_are_still_sums_that_cases_can_have():
-    exact, got = sums_of(patients(30, LARGE)), told(patients(30, LARGE))
-    for name in ("total", "squares", "weighted"):
-        left, there = getattr(overall(got), name), getattr(overall(exact), name)
-        assert (np.asarray(left) / STEP == np.round(np.asarray(left) / STEP)).all()
-        assert np.abs(np.asarray(left) - np.asarray(there)).max() <= STEP
-    assert overall(got).weights.tolist() == overall(exact).weights.tolist()
+def test_a_patient_with_scans_in_two_groups_counts_once_in_what_is_between_them():
+    twice = [*patients(1, SMALL, LOW), *patients(1, LARGE, HIGH)]
+    twice = [dataclasses.replace(case, key="one") for case in twice]
+    assert Groups.of([*twice, *patients(9, MIDDLE, HIGH)], SPLIT).both == 1
+
+
+def test_sums_leave_in_whole_steps_and_are_still_sums_that_cases_can_have():
+    exact, got = sums_of(patients(30, LARGE)).overall, told(patients(30, LARGE)).overall
+    for name in ("totals", "squares", "weighted"):
+        left, there = getattr(got, name).T, getattr(exact, name).T
+        assert (left / STEPS == np.round(left / STEPS)).all()
+        assert (np.abs(left - there) <= STEPS).all()
+    assert got.weights.tolist() == exact.weights.tolist()
+    assert got.counts.tolist() == exact.counts.tolist()
 
 
 def test_methods_stay_comparable_because_the_same_is_withheld_of_both():
     cases = patients(25, LARGE)
     better = [dataclasses.replace(case, dice=case.dice + 0.1) for case in cases]
-    gain = difference(overall(told(better)), overall(told(cases)))
+    gain = difference(told(better).overall, told(cases).overall, "dice")
     assert gain.value == pytest.approx(0.1, abs=1e-3)
-    assert gain.low is not None
+    assert None not in (gain.low, gain.p)
     few = patients(6, LARGE)
-    assert difference(overall(told(few)), overall(told(few))).low is None
+    found = difference(told(few).overall, told(few).overall, "dice")
+    assert (found.low, found.p) == (None, None)
 
 
 def test_sites_that_withhold_add_up_with_sites_that_do_not():
@@ -125,49 +163,90 @@ def test_sites_that_withhold_add_up_with_sites_that_do_not():
         patients(3, SMALL),
     ]
     total = reduce(add, [told(cases) for cases in sites])
-    assert (overall(total).n, overall(total).bare, total.volume.n) == (31, 6, 31)
+    assert (total.overall.n, total.overall.bare, total.volume.n) == (31, 6, 31)
     assert total.withheld == Withheld(blood=2)
-    assert dice_estimate(total.strata[2]).low is not None
-    assert dice_estimate(overall(total)).low is None
+    assert estimate(total.by_volume[2], "dice").low is not None
+    assert (estimate(total.overall, "dice").low, estimate(total.overall, "dice").median) == (None, None)
     with pytest.raises(ValueError, match="hold several sites that withheld different parts, expected one site"):
         total.to_array()
 
 
-group = st.integers(0, 9)
+CUTS = {  # patients by volume (rows) and extent (columns) -> the fewest that any combination of sums is over
+    "independent": ([[9, 9], [9, 9]], 18),
+    "all but one": ([[25, 0], [1, 25]], 1),
+    "the same split twice": ([[7, 0], [0, 30]], 7),
+    "nothing": ([[0, 0], [0, 0]], 0),
+    "one group": ([[8]], 8),
+    "by hand": ([[4, 6, 0], [0, 3, 20]], 3),  # stratum 0 + extent 2 - ... leave the 3 of stratum 1, extent 1
+}
+
+
+def cells_of(table):
+    return [[frozenset(f"{i}-{j}-{k}" for k in range(n)) for j, n in enumerate(row)] for i, row in enumerate(table)]
+
+
+@pytest.mark.parametrize(("table", "fewest"), CUTS.values(), ids=CUTS.keys())
+def test_the_smallest_cut_by_hand(table, fewest):
+    assert smallest_cut(cells_of(table)) == fewest
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 6), min_size=2, max_size=2), min_size=3, max_size=3))
+def test_no_combination_of_sums_tells_of_fewer_patients_than_the_smallest_cut(table):
+    """Every combination with whole factors up to 2: the patients that do not cancel out are none, or so many."""
+    counts, fewest = np.array(table), smallest_cut(cells_of(table))
+    for factors in product(range(-2, 3), repeat=5):
+        left = np.add.outer(factors[:3], factors[3:]) != 0
+        n = int(counts[left].sum())
+        assert n == 0 or n >= fewest
+
+
+group = st.integers(0, 7)
 
 
 @settings(max_examples=80, deadline=None)
-@given(group, group, group, group, st.integers(1, 8), st.integers(0, 12))
-def test_no_number_over_fewer_patients_than_allowed_is_ever_left(small, middle, large, none, smallest, more):
-    cases = [
-        *patients(small, SMALL),
-        *patients(middle, MIDDLE),
-        *patients(large, LARGE),
-        *healthy(none, wrong=none // 2),
-    ]
-    got = told(cases, group=smallest, bootstrap=smallest + more)
-    for part in (*got.strata, got.merged, overall(got)):
+@given(st.lists(group, min_size=9, max_size=9), group, st.integers(1, 8), st.integers(0, 12))
+def test_no_number_over_fewer_patients_than_allowed_is_left_or_can_be_worked_out(table, none, smallest, more):
+    places = list(product((SMALL, MIDDLE, LARGE), (LOW, BETWEEN, HIGH)))
+    cases = [case for n, place in zip(table, places, strict=True) for case in patients(n, *place)]
+    got = told([*cases, *healthy(none, wrong=none // 2)], group=smallest, bootstrap=smallest + more)
+    for part in (*got.by_volume, *got.by_extent, got.overall):
         assert part.n == 0 or part.n >= smallest
         assert part.n - part.bare == 0 or part.n >= smallest + more
+    if not got.withheld.strata and not got.withheld.extents:
+        counts = np.array(table).reshape(3, 3)
+        least = smallest if got.overall.bare else smallest + more
+        for factors in product((-1, 0, 1), repeat=6):
+            n = int(counts[np.add.outer(factors[:3], factors[3:]) != 0].sum())
+            assert n == 0 or n >= least or smallest + more == 1
     assert got.n_no_blood == 0 or got.n_no_blood >= smallest
-    assert got.volume.n == overall(got).n
-    assert (overall(got).n == small + middle + large) != (got.withheld.blood == 1)
+    assert got.volume.n == got.overall.n
+    assert (got.overall.n == sum(table)) != (got.withheld.blood == 1)
 
 
 LIES = {
     "a flag of two": ({8: 2.0}, "withheld: got"),
-    "both flags": ({8: 1.0, 9: 1.0}, "withheld: got strata and all cases with blood"),
+    "both flags": ({9: 1.0, 10: 1.0}, "withheld: got a split and all cases with blood"),
     "strata that are said to be withheld": ({8: 1.0}, "strata: got numbers that are said to be withheld"),
-    "blood that is said to be withheld": ({9: 1.0}, "cases with blood: got numbers"),
-    "counts that are said to be withheld": ({10: 1.0}, "cases without blood: got numbers"),
-    "replicates that are said to be withheld": ({11: 1.0}, "replicates: got numbers"),
+    "extents that are said to be withheld": ({9: 1.0}, "extents: got numbers that are said to be withheld"),
+    "blood that is said to be withheld": ({10: 1.0}, "cases with blood: got numbers"),
+    "counts that are said to be withheld": ({11: 1.0}, "cases without blood: got numbers"),
+    "replicates that are said to be withheld": ({12: 1.0}, "replicates and histograms: got numbers"),
 }
 
 
 @pytest.mark.parametrize(("changes", "message"), LIES.values(), ids=LIES.keys())
 def test_what_is_said_to_be_withheld_must_not_be_there(changes, message):
-    array = sums_of([*patients(20, SMALL), *patients(20, LARGE), *healthy(6, wrong=1)]).to_array()
+    array = sums_of([*patients(20, SMALL, LOW), *patients(20, LARGE), *healthy(6, wrong=1)]).to_array()
     for index, value in changes.items():
         array[index] = value
     with pytest.raises(PayloadError, match="evaluation sums, " + message):
-        EvaluationSums.from_array(array, n_strata=3, replicates=REPLICATES)
+        EvaluationSums.from_array(array, SPLIT)
+
+
+def test_a_histogram_of_volumes_beside_withheld_replicates_is_refused():
+    array = told([*patients(6, SMALL, LOW), *patients(5, LARGE)]).to_array()
+    assert array.size == HEAD + N_VOLUME_BINS**2 + 7 * row_length(50)
+    array[HEAD] = 1.0
+    with pytest.raises(PayloadError, match="histogram of volumes: got numbers that are said to be withheld"):
+        EvaluationSums.from_array(array, SPLIT)

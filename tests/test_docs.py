@@ -230,7 +230,7 @@ def test_the_bytes_in_the_readme_s_table_are_those_of_the_demo():
     adapter = state.read(fine_tuned_network(study.views, study.model, base, study.finetune.methods[1], study.seed))
     header = Header(study.fingerprint(), stage="finetune", method="cp_lora-r8", fold=0, round=1, base="0" * 64)
     sizes = [n_bytes(train_reply(header, tensors, n_volumes=8, loss=0.5, seconds=5.0)) for tensors in (base, adapter)]
-    sums = EvaluationSums.zero(n_strata=3, replicates=study.evaluation.replicates).to_array()
+    sums = EvaluationSums.zero(study.evaluation).to_array()
     sizes.append(n_bytes(evaluation_reply(header, sums)))
     table = README.split("## What leaves a hospital", 1)[1]
     assert [f"{sizes[0] / 1e6:.0f} MB", f"{sizes[1] / 1e3:.0f} kB", f"{sizes[2] / 1e3:.0f} kB"] == [

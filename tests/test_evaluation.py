@@ -1,12 +1,19 @@
+"""A case is segmented whole and scored with every metric; surfaces as MONAI measures them."""
+
+import math
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from scipy import ndimage
 from torch import nn
 
 from sahfl.config import ViewsConfig
 from sahfl.data.ct import Scan
 from sahfl.data.views import make_views, n_channels
-from sahfl.evaluation import BATCH_SLICES, predict, score
+from sahfl.evaluation import BATCH_SLICES, diagonal_mm, predict, score, score_lesions, surface_metrics
 from sahfl.model import MultiViewUNet
 
 VIEWS = ViewsConfig(spacing_mm=4.0, size=(48, 48, 32))
@@ -111,7 +118,7 @@ def labelled(*voxels):
     ids=["partly", "equal", "apart", "missed", "false-positive", "both-empty"],
 )
 def test_a_case_is_scored_by_dice_and_volumes(predicted, annotated, dice):
-    result = score(mask(*predicted), labelled(*annotated), key="k")
+    result = score(mask(*predicted), labelled(*annotated), key="k", tolerance_mm=2.0)
     assert result.dice == dice
     assert result.key == "k"
     assert result.volume_ml == pytest.approx(0.02 * len(annotated))
@@ -122,4 +129,103 @@ def test_the_volume_of_an_oblique_scan_is_scored_by_its_determinant():
     affine = np.diag([2.0, 2.5, 4.0, 1.0])
     affine[1, 2] = 3.0
     scan = Scan(np.zeros((4, 3, 2), np.float32), mask(0, 1), affine)
-    assert score(mask(0, 1, 2), scan, key="k").predicted_ml == pytest.approx(0.06)
+    assert score(mask(0, 1, 2), scan, key="k", tolerance_mm=2.0).predicted_ml == pytest.approx(0.06)
+
+
+SPACING_MM = (0.7, 0.8, 5.0)
+
+
+def blobs(seed, shape=(60, 50, 14), share=0.03):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), (3, 3, 1))
+    return noise > np.quantile(noise, 1 - share)
+
+
+def monai_surface_metrics(predicted, annotated, tolerance_mm):
+    """MONAI's own, over the whole scan, its deprecation of itself (1.6.1) aside."""
+    pair = [torch.from_numpy(mask)[None, None] for mask in (predicted, annotated)]
+    settings = {"include_background": True, "spacing": SPACING_MM}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        dice = compute_surface_dice(*pair, class_thresholds=[tolerance_mm], **settings)
+        distance = compute_hausdorff_distance(*pair, percentile=95, **settings)
+    return float(dice), float(distance)
+
+
+BORDER = np.zeros((60, 50, 14), bool)
+BORDER[:9, 40:, :2] = True
+PAIRS = {
+    "blobs": (blobs(1), blobs(2)),
+    "small against large": (blobs(3, share=0.005), blobs(3, share=0.1)),
+    "at the border of the scan": (BORDER, np.roll(BORDER, 1, axis=1) | BORDER),
+    "one voxel each, far apart": tuple((np.arange(42_000) == i).reshape(60, 50, 14) for i in (0, 41_999)),
+    "equal": (blobs(4), blobs(4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tolerance_mm", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize(("predicted", "annotated"), PAIRS.values(), ids=PAIRS.keys())
+def test_surface_metrics_are_monai_s_on_the_whole_scan(predicted, annotated, tolerance_mm):
+    scan = Scan(np.zeros(annotated.shape, np.float32), annotated, np.diag([*SPACING_MM, 1.0]))
+    result = score(predicted, scan, key="k", tolerance_mm=tolerance_mm)
+    expected = monai_surface_metrics(predicted, annotated, tolerance_mm)
+    assert (result.surface_dice, result.hd95_mm) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert surface_metrics(predicted, annotated, SPACING_MM, tolerance_mm=tolerance_mm) == pytest.approx(
+        expected, rel=1e-6
+    )
+
+
+def test_a_missed_hemorrhage_has_the_diagonal_of_the_scan_as_distance_and_no_nan():
+    result = score(mask(), labelled(1, 2), key="k", tolerance_mm=2.0)
+    assert (result.surface_dice, result.lesion_f1) == (0.0, 0.0)
+    assert result.hd95_mm == diagonal_mm(labelled(1)) == pytest.approx(math.hypot(4 * 2.0, 3 * 2.5, 2 * 4.0))
+    assert result.volume_error_ml == pytest.approx(result.volume_ml)
+
+
+def test_no_hemorrhage_that_was_found_is_farther_than_a_missed_one():
+    ends = PAIRS["one voxel each, far apart"]
+    scan = Scan(np.zeros(ends[1].shape, np.float32), ends[1], np.diag([*SPACING_MM, 1.0]))
+    assert score(ends[0], scan, key="k", tolerance_mm=2.0).hd95_mm < diagonal_mm(scan)
+
+
+@pytest.mark.parametrize("predicted", [(), (3,)], ids=["both-empty", "false-positive"])
+def test_a_case_without_blood_has_no_other_metric(predicted):
+    result = score(mask(*predicted), labelled(), key="k", tolerance_mm=2.0)
+    assert (result.surface_dice, result.hd95_mm, result.lesion_f1, result.volume_error_ml) == (None,) * 4
+    assert result.extent_mm == 0
+
+
+def test_the_extent_is_counted_in_slices_from_foot_to_head_gaps_included():
+    label = np.zeros((5, 6, 9), bool)
+    label[1:4, 2, 2] = label[0, 0, 6] = True
+    scan = Scan(np.zeros(label.shape, np.float32), label, np.diag([0.5, 0.5, 5.0, 1.0]))
+    assert score(label, scan, key="k", tolerance_mm=2.0).extent_mm == 5 * 5.0
+
+
+def pieces(*starts):
+    values = np.zeros((20, 9, 9), bool)
+    for x in starts:
+        values[x : x + 3, 2:5, 2:5] = True
+    return values
+
+
+@pytest.mark.parametrize(
+    ("predicted", "annotated", "f1"),
+    [
+        (pieces(0, 5), pieces(0, 5), 1.0),
+        (pieces(0), pieces(0, 5), 2 / 3),  # 1 found, 1 missed
+        (pieces(0, 5, 10), pieces(0), 2 / 4),  # 1 found, 2 false
+        (pieces(2, 10), pieces(0, 5), 2 / 4),  # touches one, misses one, one false
+        (pieces(10), pieces(0), 0.0),
+        (pieces(0, 3, 6), pieces(0, 8), 1.0),  # one piece that touches both
+    ],
+)
+def test_a_piece_is_found_if_any_of_its_voxels_is(predicted, annotated, f1):
+    assert score_lesions(predicted, annotated) == pytest.approx(f1)
+
+
+def test_voxels_that_meet_at_a_corner_are_one_piece():
+    annotated = np.zeros((4, 4, 4), bool)
+    annotated[0, 0, 0] = annotated[1, 1, 1] = annotated[3, 3, 3] = True
+    predicted = np.zeros_like(annotated)
+    predicted[0, 0, 0] = True
+    assert score_lesions(predicted, annotated) == pytest.approx(2 / 3)

@@ -65,7 +65,10 @@ def test_a_study_over_three_kinds_of_folder_runs_to_its_report_and_tells_nothing
     results = json.loads((folders / "run" / "results.json").read_text())
     found = {site["site"]: (site["source"], site["n_patients"], site["out"]) for site in results["sites"]}
     assert found == {"tbi_a": ("DICOM", 2, None), "sah_a": ("nnU-Net", 3, None), "sah_b": ("datalist", 2, None)}
-    assert {method["id"]: method["overall"]["n"] for method in results["methods"]} == {"zero_shot": 5, "cp_lora-r2": 5}
+    assert {method["id"]: method["metrics"]["dice"]["overall"]["n"] for method in results["methods"]} == {
+        "zero_shot": 5,
+        "cp_lora-r2": 5,
+    }
     files = [path.read_bytes() for path in (folders / "run").rglob("*") if path.is_file()]
     said = [result.stdout.encode(), result.stderr.encode(), *files]
     assert not [word for word in CANARIES if any(word.encode() in content for content in said)]

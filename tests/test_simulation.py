@@ -42,9 +42,11 @@ def test_a_run_ends_with_a_report_results_adapters_and_base(finished):
         "base/base.safetensors",
     ]
     results = json.loads((folder / "results.json").read_text())
-    assert [method["overall"]["n"] for method in results["methods"]] == [7, 7]
+    assert [method["metrics"]["dice"]["overall"]["n"] for method in results["methods"]] == [7, 7]
     (comparison,) = results["comparisons"]
-    assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+    gain = comparison["metrics"]["dice"]["overall"]
+    assert gain["low"] <= gain["difference"] <= gain["high"]
+    assert gain["p_holm"] == gain["p"]  # the only comparison with zero-shot
     assert len(results["rounds"]) == 2 + 2 * 3
     config = json.loads((folder / "adapters/cp_lora-r2/fold-0/adapter_config.json").read_text())
     note = config["sahfl"]
@@ -188,7 +190,7 @@ def test_a_site_without_usable_data_is_named_and_the_run_goes_on_above_the_quoru
     assert line["site"] == "sah_b"
     assert "none of 2 case(s) can be used" in (tmp_path / "run" / "logs" / "sah_b.log").read_text()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["methods"][0]["overall"]["n"] == 5
+    assert results["methods"][0]["metrics"]["dice"]["overall"]["n"] == 5
 
 
 @pytest.mark.parametrize(
@@ -224,4 +226,6 @@ def test_real_annotated_scans_go_through_to_the_same_report(realct, tmp_path):
     assert {site["site"]: site["n_volumes"] for site in results["sites"]} == {
         "tbi_a": 8, "tbi_b": 6, "tbi_c": 9, "sah_a": 5, "sah_b": 8,
     }  # fmt: skip
-    assert [method["overall"]["n"] for method in results["methods"]] == [13] * len(results["methods"])
+    assert [method["metrics"]["dice"]["overall"]["n"] for method in results["methods"]] == [13] * len(
+        results["methods"]
+    )

@@ -10,109 +10,211 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_cases import Split, a_case, made_cases
 from scipy import stats
 
 from sahfl.errors import PayloadError
 from sahfl.statistics import (
+    METRICS,
     CaseResult,
-    DiceSums,
     EvaluationSums,
-    dice_estimate,
+    GroupSums,
+    average,
     difference,
-    overall,
+    estimate,
+    extent_labels,
+    holm,
     poisson_weights,
     stratum_labels,
 )
-from sahfl.sums import HEAD
+from sahfl.statistics.groups import row_length
+from sahfl.statistics.metrics import VOLUME_EDGES_ML, count_volumes
+from sahfl.statistics.sums import HEAD, N_VOLUME_BINS, array_length
 
-EDGES = (10.0, 30.0)
-REPLICATES = 200
-
-
-def cases(site="bern", n=20, seed=0, shift=0.0):
-    """Cases with blood of 2 to 80 mL; ``shift`` makes another method better on the very same cases."""
-    random = np.random.default_rng(seed)
-    volumes, noise = random.uniform(2, 80, n), random.normal(0, 3, n)
-    dice = np.clip(random.beta(2, 2, n) + shift, 0, 1)
-    return [
-        CaseResult(f"{site}-{i}", float(v), float(max(0.9 * v + e, 0.1)), float(d))
-        for i, (v, e, d) in enumerate(zip(volumes, noise, dice, strict=True))
-    ]
-
-
-def sums(of, replicates=REPLICATES):
-    return EvaluationSums.of(of, edges_ml=EDGES, replicates=replicates, seed=7)
-
-
-def dice_sums(of, replicates=REPLICATES):
-    return DiceSums.of(of, replicates=replicates, seed=7)
-
-
-SITES = [cases("bern", 20, 1), cases("graz", 9, 2), cases("lyon", 31, 3)]
+SPLIT = Split()
+REPLICATES = SPLIT.replicates
+NAMES = [metric.name for metric in METRICS]
+SITES = [made_cases("bern", 20, 1), made_cases("graz", 9, 2), made_cases("lyon", 31, 3)]
 POOLED = [case for site in SITES for case in site]
 DICE = np.array([case.dice for case in POOLED])
+every_metric = pytest.mark.parametrize("metric", METRICS, ids=NAMES)
 
 
-def test_mean_and_sd_of_the_sites_sums_equal_those_of_the_pooled_cases():
-    estimate = dice_estimate(overall(reduce(add, map(sums, SITES))))
-    assert estimate.n == 60
-    assert estimate.value == pytest.approx(DICE.mean(), abs=1e-12)
-    assert estimate.sd == pytest.approx(DICE.std(ddof=1), abs=1e-12)
+def sums(of, split=SPLIT):
+    return EvaluationSums.of(of, split, seed=7)
 
 
-def test_the_interval_of_the_sites_sums_equals_that_of_the_pooled_cases():
-    federated = dice_estimate(overall(reduce(add, map(sums, SITES))))
-    pooled = dice_estimate(dice_sums(POOLED))
-    assert (federated.low, federated.high) == pytest.approx((pooled.low, pooled.high), abs=1e-12)
+def group_sums(of, replicates=REPLICATES):
+    return GroupSums.of(of, replicates=replicates, seed=7)
+
+
+def values_of(metric, cases=POOLED):
+    return np.array([getattr(case, metric.name) for case in cases])
+
+
+def in_groups(metric):
+    """Every group of the pooled cases: its sums from the sites, and its values."""
+    total = reduce(add, map(sums, SITES))
+    by_volume = np.digitize([case.volume_ml for case in POOLED], SPLIT.volume_edges_ml)
+    by_extent = np.digitize([case.extent_mm for case in POOLED], SPLIT.extent_edges_mm)
+    yield total.overall, np.ones(len(POOLED), bool)
+    for groups, places in ((total.by_volume, by_volume), (total.by_extent, by_extent)):
+        for index, group in enumerate(groups):
+            assert (places == index).sum() >= 5
+            yield group, places == index
+
+
+@every_metric
+def test_mean_sd_and_interval_of_every_group_equal_those_of_the_pooled_cases(metric):
+    weights = np.stack([poisson_weights(case.key, replicates=REPLICATES, seed=7) for case in POOLED])
+    for group, chosen in in_groups(metric):
+        found, values = estimate(group, metric.name), values_of(metric)[chosen]
+        assert found.n == len(values)
+        assert found.value == pytest.approx(values.mean(), abs=1e-10)
+        assert found.sd == pytest.approx(values.std(ddof=1), abs=1e-8)
+        drawn = weights[chosen].sum(0) > 0
+        means = (values @ weights[chosen])[drawn] / weights[chosen].sum(0)[drawn]
+        assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-10)
+
+
+@every_metric
+def test_the_median_is_that_of_the_binned_cases_and_off_by_less_than_a_bin(metric):
+    edges = np.array(metric.edges)
+    for group, chosen in in_groups(metric):
+        values = np.sort(values_of(metric)[chosen])
+        bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, metric.n_bins - 1)
+        ranks = [np.sum(bins[:k] == bins[k]) + 0.5 for k in range(len(values))]
+        binned = [
+            edges[b] + (edges[b + 1] - edges[b]) * r / np.sum(bins == b) for b, r in zip(bins, ranks, strict=True)
+        ]
+        found = estimate(group, metric.name).median
+        assert found == pytest.approx(np.median(binned), abs=1e-9)
+        middle = bins[(len(bins) - 1) // 2 : len(bins) // 2 + 1]
+        assert abs(found - np.median(values)) < np.diff(edges)[middle].max()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 12])
+def test_the_median_of_several_equal_repeats_is_that_of_one(n):
+    one = METRICS[0].count(DICE[:n])
+    thirds = sum(one / 3 for _ in range(3))
+    assert METRICS[0].median(thirds) == pytest.approx(METRICS[0].median(one))
+
+
+def test_a_median_beyond_the_last_bin_is_not_told():
+    metric = METRICS[2]
+    assert (metric.name, metric.open_end) == ("hd95_mm", True)
+    assert metric.median(metric.count([1.5, 700.0, 900.0])) is None
+    assert metric.median(metric.count([1.5, 2.5, 900.0])) == pytest.approx(2.5)
+    assert metric.median(metric.count([])) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_a_median_of_any_values_is_off_by_less_than_a_bin(values):
+    assert abs(METRICS[0].median(METRICS[0].count(values)) - np.median(values)) <= 0.02 + 1e-12
+
+
+def test_bins_hold_their_lower_edge_and_the_last_its_upper_too():
+    metric = METRICS[0]
+    counts = metric.count([0.0, metric.edges[1], 1.0])
+    assert np.flatnonzero(counts).tolist() == [0, 1, metric.n_bins - 1]
+
+
+def test_cases_are_counted_by_annotated_and_predicted_volume():
+    counts = count_volumes([(0.4, 0.0), (0.5, 0.0), (25.0, 12.0), (500.0, 299.0)])
+    places = {(int(i), int(j)) for i, j in np.argwhere(counts)}
+    edges = list(VOLUME_EDGES_ML)
+    assert places == {(0, 0), (1, 0), (edges.index(20), edges.index(10)), (len(edges) - 2, len(edges) - 2)}
+    assert reduce(add, map(sums, SITES)).volume_counts.sum() == 60
 
 
 def test_the_interval_is_close_to_the_percentile_bootstrap_of_scipy():
     reference = stats.bootstrap(
         (DICE,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
     ).confidence_interval
-    estimate = dice_estimate(dice_sums(POOLED, replicates=4000))
+    found = estimate(group_sums(POOLED, 4000), "dice")
     # Both intervals are about 0.11 wide; two runs of scipy differ by up to 0.004.
-    assert (estimate.low, estimate.high) == pytest.approx((reference.low, reference.high), abs=0.012)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.012)
 
 
 def test_the_interval_covers_the_true_mean_in_about_95_of_100_cohorts():
     true, hits = 0.5, 0
     for seed in range(200):
-        estimate = dice_estimate(DiceSums.of(cases(f"s{seed}", 40, seed), replicates=300, seed=seed))
-        hits += estimate.low <= true <= estimate.high
+        found = estimate(GroupSums.of(made_cases(f"s{seed}", 40, seed), replicates=300, seed=seed), "dice")
+        hits += found.low <= true <= found.high
     assert 0.89 <= hits / 200 <= 0.99
+
+
+def changed(cases, metric, change):
+    """The same cases, one metric changed; the volume error by another prediction."""
+    if metric == "volume_error_ml":
+        return [dataclasses.replace(c, predicted_ml=c.volume_ml + change(c.volume_error_ml)) for c in cases]
+    return [dataclasses.replace(case, **{metric: change(getattr(case, metric))}) for case in cases]
+
+
+@every_metric
+def test_a_paired_difference_equals_that_of_the_pooled_cases_with_its_p(metric):
+    others = [changed(site, metric.name, lambda value: 0.8 * value) for site in SITES]
+    ours, theirs = (reduce(add, map(sums, sites)) for sites in (others, SITES))
+    found = difference(ours.overall, theirs.overall, metric.name)
+    weights = np.stack([poisson_weights(case.key, replicates=REPLICATES, seed=7) for case in POOLED])
+    gaps = -0.2 * values_of(metric)
+    means = gaps @ weights / weights.sum(0)
+    assert found.value == pytest.approx(gaps.mean(), abs=1e-10)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-10)
+    assert found.p == pytest.approx(2 / (REPLICATES + 1))  # every replicate is below 0
+
+
+def test_p_of_no_difference_is_even_over_cohorts_and_agrees_with_the_interval():
+    ps = []
+    for seed in range(200):
+        random, cases = np.random.default_rng(seed), made_cases(f"s{seed}", 40, seed)
+        noisy = [dataclasses.replace(c, dice=float(np.clip(c.dice + random.normal(0, 0.1), 0, 1))) for c in cases]
+        centred = [dataclasses.replace(c, dice=float(np.clip(c.dice + random.normal(0, 0.1), 0, 1))) for c in cases]
+        found = difference(group_sums(noisy), group_sums(centred), "dice")
+        assert (found.p < 0.045) <= (not found.low <= 0 <= found.high)
+        ps.append(found.p)
+    assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.11
+    assert 0.4 <= np.mean(ps) <= 0.6
+
+
+def test_holm_is_that_of_published_numbers():
+    # Holm's correction of 0.01, 0.04, 0.03, 0.005: R's p.adjust(p, "holm") gives 0.03, 0.06, 0.06, 0.02.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.01, None, 0.02]) == [pytest.approx(0.02), None, pytest.approx(0.02)]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_stands_between_no_correction_and_bonferroni_and_keeps_the_order(ps):
+    found = holm(ps)
+    for p, corrected in zip(ps, found, strict=True):
+        assert p <= corrected <= min(1.0, len(ps) * p) or corrected == pytest.approx(max(p, min(1.0, corrected)))
+    assert all(found[i] <= found[j] for i in range(len(ps)) for j in range(len(ps)) if ps[i] < ps[j])
 
 
 def test_a_paired_difference_is_narrower_than_an_unpaired_one():
     better = [dataclasses.replace(case, dice=min(1.0, case.dice + 0.05)) for case in POOLED]
     elsewhere = [dataclasses.replace(case, key="other-" + case.key) for case in POOLED]
-    paired = difference(dice_sums(better, 1000), dice_sums(POOLED, 1000))
-    replicates = dice_sums(better, 1000).replicate_means() - dice_sums(elsewhere, 1000).replicate_means()
+    paired = difference(group_sums(better, 1000), group_sums(POOLED, 1000), "dice")
+    replicates = group_sums(better, 1000).replicate_means("dice") - group_sums(elsewhere, 1000).replicate_means("dice")
     unpaired = np.diff(np.quantile(replicates, [0.025, 0.975])).item()
     assert paired.value == pytest.approx(DICE.clip(max=0.95).mean() + 0.05 - DICE.mean(), abs=1e-12)
     assert paired.high - paired.low < 0.2 * unpaired
 
 
-def test_a_difference_is_the_same_from_single_sums_and_from_the_sites_in_any_order():
-    single = difference(dice_sums(POOLED), dice_sums([dataclasses.replace(c, dice=0.5) for c in POOLED]))
-    other = [dice_sums([dataclasses.replace(c, dice=0.5) for c in site]) for site in SITES]
-    federated = difference([dice_sums(site) for site in SITES], other[::-1])
-    for name in ("value", "low", "high"):
-        assert getattr(federated, name) == pytest.approx(getattr(single, name), abs=1e-12)
-
-
 def test_a_method_compared_with_itself_differs_by_nothing():
-    estimate = difference(dice_sums(POOLED), dice_sums(POOLED))
-    assert (estimate.value, estimate.low, estimate.high, estimate.sd) == (0.0, 0.0, 0.0, None)
+    found = difference(group_sums(POOLED), group_sums(POOLED), "dice")
+    assert dataclasses.astuple(found) == (0.0, 0.0, 0.0, 60, None, None, 1.0)
 
 
-OTHER_CASES = {"fewer": SITES[0][:-1], "others": cases("wien", 20, 1)}
+OTHER_CASES = {"fewer": SITES[0][:-1], "others": made_cases("wien", 20, 1)}
 
 
 @pytest.mark.parametrize("other", OTHER_CASES.values(), ids=OTHER_CASES.keys())
 def test_a_difference_over_other_cases_is_refused(other):
     with pytest.raises(ValueError, match="expected the same cases in both"):
-        difference(dice_sums(SITES[0]), dice_sums(other))
+        difference(group_sums(SITES[0]), group_sums(other), "dice")
 
 
 def test_the_order_of_cases_and_of_two_sites_does_not_change_a_bit():
@@ -137,19 +239,21 @@ def test_the_weights_of_a_case_are_poisson_and_depend_on_key_and_seed_only():
 
 
 def test_scans_that_share_a_key_are_resampled_together():
-    twins = dice_sums([CaseResult("one", 5.0, 5.0, 0.2), CaseResult("one", 6.0, 6.0, 0.6)])
+    twins = group_sums([a_case("one", 5.0, 5.0, 0.2), a_case("one", 6.0, 6.0, 0.6)])
     assert np.array_equal(twins.weights, 2 * poisson_weights("one", replicates=REPLICATES, seed=7))
 
 
 def test_a_volume_on_an_edge_belongs_to_the_larger_stratum():
-    on_edges = [CaseResult(str(v), v, v, 0.5) for v in (9.99, 10.0, 29.99, 30.0, 31.0)]
-    assert [stratum.n for stratum in sums(on_edges).strata] == [1, 2, 2]
+    on_edges = [a_case(str(v), v, v, 0.5, extent_mm=3 * v) for v in (9.99, 10.0, 29.99, 30.0, 31.0)]
+    assert [group.n for group in sums(on_edges).by_volume] == [1, 2, 2]
+    assert [group.n for group in sums(on_edges).by_extent] == [1, 1, 3]
 
 
 def test_cases_without_blood_are_counted_apart():
-    evaluation = sums([CaseResult("a", 0, 0, None), CaseResult("b", 0, 3.0, 0.0), CaseResult("c", 5.0, 0.0, 0.0)])
+    evaluation = sums([a_case("a", 0, 0, None), a_case("b", 0, 3.0, 0.0), a_case("c", 5.0, 0.0, 0.0)])
     assert (evaluation.n_no_blood, evaluation.n_false_positive, evaluation.volume.n) == (2, 1, 1)
-    assert dice_estimate(overall(evaluation)).value == 0.0
+    assert {name: estimate(evaluation.overall, name).n for name in NAMES} == dict.fromkeys(NAMES, 1)
+    assert estimate(evaluation.overall, "dice").value == 0.0
 
 
 LABELS = {
@@ -163,7 +267,8 @@ LABELS = {
 @pytest.mark.parametrize(("edges", "labels"), LABELS.items(), ids=map(str, LABELS))
 def test_strata_are_named_by_their_edges(edges, labels):
     assert stratum_labels(edges) == labels
-    assert len(EvaluationSums.of([], edges_ml=edges, replicates=3, seed=0).strata) == len(labels)
+    assert len(EvaluationSums.zero(Split(3, volume_edges_ml=edges)).by_volume) == len(labels)
+    assert extent_labels(edges) == tuple(label.replace("mL", "mm").replace("volume", "extent") for label in labels)
 
 
 @pytest.mark.parametrize("edges", [(30, 10), (10, 10), (0, 10), (-1,), (math.inf,), (math.nan,)], ids=str)
@@ -174,59 +279,98 @@ def test_edges_that_are_not_positive_and_increasing_are_refused(edges):
 
 def test_no_case_gives_none_and_never_nan():
     nothing = sums([])
-    for stratum in (*nothing.strata, overall(nothing)):
-        assert dice_estimate(stratum) == difference(stratum, stratum)
-        assert dataclasses.astuple(dice_estimate(stratum)) == (None, None, None, 0, None)
-    assert dataclasses.astuple(nothing.volume.agreement()) == (0, None, None, None, None)
+    for group in (nothing.overall, *nothing.by_volume, *nothing.by_extent):
+        for name in NAMES:
+            assert estimate(group, name) == difference(group, group, name)
+            assert dataclasses.astuple(estimate(group, name)) == (None, None, None, 0, None, None, None)
+    assert dataclasses.astuple(nothing.volume.agreement()) == (0, None, None, None, None, None)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-def test_few_cases_have_a_mean_but_no_interval(n):
-    estimate = dice_estimate(dice_sums(POOLED[:n]))
-    assert estimate.value == pytest.approx(DICE[:n].mean())
-    assert (estimate.low, estimate.high) == (None, None)
-    assert (estimate.sd is None) == (n == 1)
+def test_few_cases_have_a_mean_but_no_interval_and_no_p(n):
+    found = estimate(group_sums(POOLED[:n]), "dice")
+    assert found.value == pytest.approx(DICE[:n].mean())
+    assert (found.low, found.high) == (None, None)
+    assert (found.sd is None) == (n == 1)
+    assert difference(group_sums(POOLED[:n]), group_sums(POOLED[:n]), "dice").p is None
 
 
 def test_five_cases_have_an_interval_although_some_replicates_draw_none():
-    five = dice_sums(POOLED[:5], replicates=2000)
+    five = group_sums(POOLED[:5], 2000)
     assert (five.weights == 0).any()
-    estimate = dice_estimate(five)
-    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    found = estimate(five, "dice")
+    assert 0 <= found.low <= found.value <= found.high <= 1
 
 
 def test_no_replicates_leave_the_mean_without_an_interval():
-    assert dataclasses.astuple(dice_estimate(dice_sums(POOLED, 0)))[1:4] == (None, None, 60)
+    assert dataclasses.astuple(estimate(group_sums(POOLED, 0), "dice"))[1:4] == (None, None, 60)
 
 
+def test_the_average_of_repeats_is_the_mean_over_repeats_with_one_repeat_s_n():
+    better = [changed(site, "hd95_mm", lambda value: 0.5 * value) for site in SITES]
+    one, two = (reduce(add, map(sums, sites)) for sites in (SITES, better))
+    both, values = average([one, two]), values_of(METRICS[2])
+    found = estimate(both.overall, "hd95_mm")
+    assert (found.n, both.volume.n, both.n_no_blood) == (60, 60, 0)
+    assert found.value == pytest.approx(0.75 * values.mean())
+    stacked = np.concatenate([values, 0.5 * values])
+    assert found.sd == pytest.approx(stacked.std() * math.sqrt(60 / 59))
+    assert abs(found.median - np.median(stacked)) < 2  # bins of 1 and 2 mm
+    gain = difference(both.overall, one.overall, "hd95_mm")
+    assert gain.value == pytest.approx(-0.25 * values.mean())
+    assert both.volume.agreement() == one.volume.agreement()
+    assert np.array_equal(average([one]).to_array(), one.to_array())
+
+
+def test_repeats_on_other_cases_are_refused():
+    with pytest.raises(ValueError, match="average of repeats: got 20 and 9 cases, expected the same cases in all"):
+        average([sums(SITES[0]), sums(SITES[1])])
+
+
+def test_sums_of_sites_that_ran_different_methods_are_compared_with_one_method_at_all_of_them():
+    alone = [changed(site, "dice", lambda value: 0.9 * value) for site in SITES]
+    each, federated = (reduce(add, map(sums, sites)) for sites in (alone, SITES))
+    assert difference(each.overall, federated.overall, "dice").value == pytest.approx(-0.1 * DICE.mean())
+
+
+FINE = {"key": "a", "volume_ml": 5.0, "predicted_ml": 4.0, "dice": 0.5, "surface_dice": 0.5, "hd95_mm": 3.0}
+FINE |= {"lesion_f1": 1.0, "extent_mm": 20.0}
+NO_BLOOD = {"volume_ml": 0.0, "surface_dice": None, "hd95_mm": None, "lesion_f1": None, "extent_mm": 0.0}
 BAD_CASES = {
-    "negative volume": (-1.0, 2.0, 0.5, "volumes"),
-    "nan volume": (1.0, math.nan, 0.5, "volumes"),
-    "dice above 1": (1.0, 1.0, 1.5, "dice=1.5"),
-    "nan dice": (1.0, 1.0, math.nan, "dice=nan"),
-    "no dice although blood": (1.0, 0.0, None, "dice=None"),
-    "dice although both empty": (0.0, 0.0, 1.0, "dice=1.0"),
+    "negative volume": ({"volume_ml": -1.0}, "volumes"),
+    "nan volume": ({"predicted_ml": math.nan}, "volumes"),
+    "dice above 1": ({"dice": 1.5}, "dice=1.5"),
+    "nan dice": ({"dice": math.nan}, "dice=nan"),
+    "no dice although blood": ({"dice": None}, "dice=None"),
+    "dice although both empty": (NO_BLOOD | {"predicted_ml": 0.0, "dice": 1.0}, "dice=1.0"),
+    "no surface dice although blood": ({"surface_dice": None}, "surface_dice=None"),
+    "infinite distance": ({"hd95_mm": math.inf}, "hd95_mm=inf"),
+    "nan distance": ({"hd95_mm": math.nan}, "hd95_mm=nan"),
+    "distance without blood": (NO_BLOOD | {"dice": 0.0, "hd95_mm": 3.0}, "hd95_mm=3.0"),
+    "blood without extent": ({"extent_mm": 0.0}, "extent_mm=0.0"),
+    "extent without blood": (NO_BLOOD | {"dice": 0.0, "extent_mm": 5.0}, "extent_mm=5.0"),
 }
 
 
-@pytest.mark.parametrize(("volume", "predicted", "dice", "message"), BAD_CASES.values(), ids=BAD_CASES.keys())
-def test_a_case_that_cannot_be_is_refused(volume, predicted, dice, message):
+@pytest.mark.parametrize(("change", "message"), BAD_CASES.values(), ids=BAD_CASES.keys())
+def test_a_case_that_cannot_be_is_refused(change, message):
+    CaseResult(**FINE)
     with pytest.raises(ValueError, match="case result: got " + message):
-        CaseResult("a", volume, predicted, dice)
+        CaseResult(**(FINE | change))
 
 
 def test_the_array_comes_back_bit_for_bit_and_has_the_stated_length():
     array = sums(POOLED).to_array()
-    assert (array.dtype, array.shape) == (np.float64, (HEAD + 3 * (3 + 2 * REPLICATES),))
-    back = EvaluationSums.from_array(array, n_strata=3, replicates=REPLICATES)
+    assert (array.dtype, array.shape) == (np.float64, (array_length(SPLIT),))
+    back = EvaluationSums.from_array(array, SPLIT)
     assert np.array_equal(back.to_array(), array)
-    assert dice_estimate(overall(back)) == dice_estimate(overall(sums(POOLED)))
+    assert estimate(back.overall, "hd95_mm") == estimate(sums(POOLED).overall, "hd95_mm")
     assert isinstance(back.n_no_blood, int)
 
 
 volumes = st.one_of(st.just(0.0), st.floats(1e-3, 2000))
 any_case = st.builds(
-    lambda key, volume, predicted, dice: CaseResult(
+    lambda key, volume, predicted, dice: a_case(
         key, volume, predicted, None if volume == predicted == 0 else dice * (volume > 0 and predicted > 0)
     ),
     st.text(max_size=4),
@@ -239,32 +383,57 @@ any_case = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(any_case, max_size=8), min_size=1, max_size=4))
 def test_whatever_the_cases_sites_add_up_travel_and_never_give_nan(sites):
-    parts = [EvaluationSums.of(site, edges_ml=EDGES, replicates=20, seed=0) for site in sites]
-    received = [EvaluationSums.from_array(part.to_array(), n_strata=3, replicates=20) for part in parts]
-    total = reduce(add, received, EvaluationSums.zero(n_strata=3, replicates=20))
-    pooled = EvaluationSums.of([c for site in sites for c in site], edges_ml=EDGES, replicates=20, seed=0)
-    np.testing.assert_allclose(total.to_array(), pooled.to_array(), rtol=1e-12, atol=1e-300)
-    estimates = [dice_estimate(stratum) for stratum in (*total.strata, overall(total))]
-    numbers = [n for e in [*estimates, total.volume.agreement()] for n in dataclasses.astuple(e) if n is not None]
+    split = Split(20)
+    parts = [EvaluationSums.of(site, split, seed=0) for site in sites]
+    received = [EvaluationSums.from_array(part.to_array(), split) for part in parts]
+    total = reduce(add, received, EvaluationSums.zero(split))
+    pooled = EvaluationSums.of([c for site in sites for c in site], split, seed=0)
+    np.testing.assert_allclose(total.to_array(), pooled.to_array(), rtol=1e-12, atol=1e-9)
+    groups = (total.overall, *total.by_volume, *total.by_extent)
+    found = [estimate(group, name) for group in groups for name in NAMES] + [total.volume.agreement()]
+    numbers = [n for e in found for n in dataclasses.astuple(e) if n is not None]
     assert all(map(math.isfinite, numbers))
 
 
-WIDTH = 3 + 2 * REPLICATES
+START = HEAD + N_VOLUME_BINS**2
+WIDTH = row_length(REPLICATES)
+BINS = sum(metric.n_bins for metric in METRICS)
+TOTALS, SQUARES, COUNTS = START + 1, START + 6, START + 11
+WEIGHTS = COUNTS + BINS
+WEIGHTED = WEIGHTS + REPLICATES
 REFUSED = {  # index into the array, value, what the message names
     "nan": (2, math.nan, "array: got NaN or inf"),
     "infinite": (-1, math.inf, "array: got NaN or inf"),
     "negative count": (0, -1.0, "n_no_blood: got -1.0, expected a whole number"),
     "half a case": (0, 0.5, "n_no_blood: got 0.5, expected a whole number"),
-    "absurd count": (HEAD, 1e12, "stratum 0, n: got"),
+    "absurd count": (START, 1e12, "all, n: got"),
     "more false positives than empty cases": (1, 3.0, "n_false_positive: got 3, expected <= n_no_blood=0"),
-    "mean above 1": (HEAD + 1, 1e3, "stratum 0, total: got 1000.0, expected a sum of"),
-    "negative total": (HEAD + 1, -0.5, "stratum 0, total: got -0.5"),
-    "squares above total": (HEAD + 2, 1e3, "stratum 0, squares: got 1000.0"),
-    "squares too small": (HEAD + 2, 0.0, "stratum 0, squares: got 0.0"),
-    "fractional weight": (HEAD + 3, 0.5, "stratum 0, weights: got another number"),
-    "huge weight": (HEAD + 3 + WIDTH, 1e6, "stratum 1, weights: got another number"),
-    "negative weighted": (HEAD + 3 + REPLICATES, -1.0, "stratum 0, weighted: got a number outside"),
-    "weighted above weights": (HEAD + 3 * WIDTH - 1, 1e6, "stratum 2, weighted: got a number outside"),
+    "mean above 1": (TOTALS, 1e3, "all, dice, total: got 1000.0, expected a sum of"),
+    "negative total": (TOTALS + 1, -0.5, "all, surface_dice, total: got -0.5"),
+    "distances beyond any scan": (TOTALS + 2, 1e9, "all, hd95_mm, total: got 1000000000.0"),
+    "distances beyond their bins": (
+        TOTALS + 2,
+        2e3,
+        "all, hd95_mm, total: got 2000.0, expected in .* as the histogram",
+    ),
+    "squares above total": (SQUARES, 1e3, "all, dice, squares: got 1000.0"),
+    "squares too small": (SQUARES + 4, 0.0, "all, lesion_f1, squares: got 0.0"),
+    "squares beyond their bins": (SQUARES + 2, 3e6, "all, hd95_mm, squares: got 3000000.0, expected in .* histogram"),
+    "half a case in a bin": (COUNTS, 0.5, "all, dice, histogram: got another"),
+    "a case more in a bin": (
+        COUNTS + WIDTH,
+        40.0,
+        "stratum 0, dice, histogram: got another, expected whole numbers of",
+    ),
+    "fractional weight": (WEIGHTS, 0.5, "all, weights: got another number"),
+    "huge weight": (WEIGHTS + WIDTH, 1e6, "stratum 0, weights: got another number"),
+    "other weights in a stratum": (WEIGHTS + WIDTH, 20.0, "strata: got other cases, expected those of the whole"),
+    "negative weighted": (WEIGHTED, -1.0, "all, weighted: got a number outside"),
+    "weighted above weights": (WEIGHTED + WIDTH, 1e6, "stratum 0, weighted: got a number outside"),
+    "another weighted sum in a group": (WEIGHTED + 4 * WIDTH, 0.001, "extents, weighted: got another sum"),
+    "another number of cases in a group": (START + 4 * WIDTH, 5.0, "extent 0, (dice|weights|surface).*: got"),
+    "a volume bin more": (HEAD, 61.0, "histogram of volumes: got another, expected whole numbers of 60 cases"),
+    "volumes below their bins": (3, 100.0, "volume, x+: got"),
 }
 
 
@@ -273,12 +442,21 @@ def test_sums_that_no_cases_can_have_are_refused_by_name(index, value, message):
     array = sums(POOLED).to_array()
     array[index] = value
     with pytest.raises(PayloadError, match="evaluation sums, " + message):
-        EvaluationSums.from_array(array, n_strata=3, replicates=REPLICATES)
+        EvaluationSums.from_array(array, SPLIT)
 
 
+def test_errors_of_volumes_must_be_those_of_the_volumes():
+    other, error = sums(POOLED), NAMES.index("volume_error_ml")
+    for group in (other.overall, other.by_volume[2], other.by_extent[2]):
+        group.squares[error] += 1.0  # within every bin, and alike in all splits
+    with pytest.raises(PayloadError, match=r"volume_error_ml, squares: got .* of the volumes"):
+        EvaluationSums.from_array(other.to_array(), SPLIT)
+
+
+LENGTH = array_length(SPLIT)
 SHAPES = {
-    "short": (sums(POOLED).to_array()[:-1], r"shape: got \(1220,\), expected \(1221,\)"),
-    "two axes": (sums(POOLED).to_array()[None], r"shape: got \(1, 1221\)"),
+    "short": (sums(POOLED).to_array()[:-1], rf"shape: got \({LENGTH - 1},\), expected \({LENGTH},\)"),
+    "two axes": (sums(POOLED).to_array()[None], rf"shape: got \(1, {LENGTH}\)"),
     "single precision": (sums(POOLED).to_array().astype(np.float32), "dtype: got float32, expected float64"),
     "objects": (sums(POOLED).to_array().astype(object), "dtype: got object"),
 }
@@ -287,11 +465,13 @@ SHAPES = {
 @pytest.mark.parametrize(("array", "message"), SHAPES.values(), ids=SHAPES.keys())
 def test_an_array_of_another_form_is_refused(array, message):
     with pytest.raises(PayloadError, match="evaluation sums, " + message):
-        EvaluationSums.from_array(array, n_strata=3, replicates=REPLICATES)
+        EvaluationSums.from_array(array, SPLIT)
 
 
-def test_sums_of_other_strata_or_replicates_do_not_add():
-    with pytest.raises(ValueError, match="got 2 strata, expected 3"):
-        sums(POOLED) + EvaluationSums.zero(n_strata=2, replicates=REPLICATES)
+def test_sums_of_other_groups_or_replicates_do_not_add():
+    with pytest.raises(ValueError, match="by_volume: got 2 groups, expected 3"):
+        sums(POOLED) + EvaluationSums.zero(Split(volume_edges_ml=(10.0,)))
+    with pytest.raises(ValueError, match="by_extent: got 1 groups, expected 3"):
+        sums(POOLED) + EvaluationSums.zero(Split(extent_edges_mm=()))
     with pytest.raises(ValueError, match="got 10 replicates, expected 200"):
-        sums(POOLED) + EvaluationSums.zero(n_strata=3, replicates=10)
+        sums(POOLED) + EvaluationSums.zero(Split(10))

@@ -51,7 +51,7 @@ class SitePolicy(Section):
     smallest_group: Annotated[int, Field(ge=1, le=1000)] = 5
     """Fewest patients over whom results leave; results of smaller groups are withheld, and the fact is said."""
     smallest_bootstrap: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Fewest patients of a group whose bootstrap sums leave; a replicate that draws few patients shows their Dice."""
+    """Fewest patients of a group whose bootstrap sums and histograms leave; both show the values of few patients."""
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:

@@ -54,10 +54,10 @@ class Metric:
 
         Guarantees: never NaN; None without a value, or if a middle value lies in the rest (``open_end``).
         """
-        n = float(counts.sum())
-        if n < 0.5:
+        n = round(float(counts.sum()))  # the histogram of an average of repeats has fractions, which add up to n
+        if n == 0:
             return None
-        middle = {np.floor((n + 1) / 2), np.ceil((n + 1) / 2)}
+        middle = {(n + 1) // 2, (n + 2) // 2}
         places = [self._place(counts, rank - 0.5) for rank in sorted(middle)]
         return None if any(place is None for place in places) else float(np.mean([p for p in places if p is not None]))
 

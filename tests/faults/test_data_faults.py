@@ -333,7 +333,7 @@ def test_D04_a_fold_with_no_positive_case_is_declared_and_has_no_dice_but_a_supp
     for method in results["methods"]:
         assert {part["fold"]: part["n"] for part in method["by_fold"]} == {empty[0]: 0, 1 - empty[0]: 1}
         assert [part["dice"] for part in method["by_fold"] if part["n"] == 0] == [None]
-        assert method["overall"]["n"] == 1
+        assert method["metrics"]["dice"]["overall"]["n"] == 1
         assert method["no_blood"]["n"] == 1
     assert all(np.isfinite(numbers(results)))
 

@@ -148,9 +148,7 @@ def test_C03_the_same_answer_without_it_leaves_and_is_audited(hospital):
 def test_C05_groups_smaller_than_allowed_are_withheld_at_the_site(hospital):
     hospital.allow(smallest_group=5)
     answer = hospital.sums(evaluating())
-    sums = EvaluationSums.from_array(
-        np.frombuffer(answer["sums"]["flat"].data, "<f8").copy(), n_strata=3, replicates=100
-    )
+    sums = EvaluationSums.from_array(np.frombuffer(answer["sums"]["flat"].data, "<f8").copy(), evaluating().evaluation)
     assert sums.withheld.blood == 1
     assert not sums.to_array()[:8].any()
     line = hospital.audit()[-1]
@@ -174,10 +172,14 @@ def test_C05_a_study_in_which_sites_withhold_says_so_and_counts_what_is_left(fed
     by_site = {method["id"]: {part["site"] for part in method["withheld"]} for method in results["methods"]}
     assert by_site["zero_shot"] == by_site["cp_lora-r2"] != set()
     for method in results["methods"]:
-        told = [EvaluationSums.from_array(np.frombuffer(reply.content["sums"]["flat"].data, "<f8").copy(), n_strata=3,
-                replicates=100) for _, request, reply in grid.seen if request.metadata.message_type == "evaluate"
-                and request.content["header"]["method"] == method["id"]]  # fmt: skip
-        assert method["overall"]["n"] == sum(sums.volume.n for sums in told)
+        told = [
+            EvaluationSums.from_array(
+                np.frombuffer(reply.content["sums"]["flat"].data, "<f8").copy(), folder.study().evaluation
+            )
+            for _, request, reply in grid.seen
+            if request.metadata.message_type == "evaluate" and request.content["header"]["method"] == method["id"]
+        ]
+        assert method["metrics"]["dice"]["overall"]["n"] == sum(sums.volume.n for sums in told)
         assert sum(part["blood"] for part in method["withheld"]) == sum(sums.withheld.blood for sums in told)
     assert "Suppressed at" in (folder.path / "report.html").read_text()
 
@@ -248,7 +250,7 @@ def test_C04_a_study_whose_requests_are_signed_runs_at_sites_that_ask_for_it(fed
         site=lambda config: {"kit": consortium.sites[config.name]},
         signer=signer,
     )
-    assert folder.read_json("results.json")["methods"][1]["overall"]["n"] > 0
+    assert folder.read_json("results.json")["methods"][1]["metrics"]["dice"]["overall"]["n"] > 0
     assert all("signature" in request.content for _, request, _ in grid.seen)
     for site in grid.nodes.values():
         events = [line["event"] for line in read_lines(site.folder / FILE)]

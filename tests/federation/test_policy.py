@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from asking import CLOSED, METHOD, NAME, STUDY, evaluating, header_of, task_of, training
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from made_cases import a_case
 
 from sahfl.adapters import state
 from sahfl.config import (
@@ -26,7 +27,7 @@ from sahfl.federation.site.dry_run import dry_run, policy_lines
 from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import check_outgoing, check_request, coarse, declared
 from sahfl.simulation import OPEN
-from sahfl.statistics import CaseResult, EvaluationSums
+from sahfl.statistics import EvaluationSums
 
 TRAIN, EVALUATE, DESCRIBE = protocol.TRAIN, protocol.EVALUATE, protocol.DESCRIBE
 
@@ -303,8 +304,8 @@ def test_a_description_that_is_not_coarse_is_kept_back():
 
 
 def sums_reply(n, n_no_blood=0):
-    cases = [CaseResult(f"p{i}", 5.0, 5.0, 0.5) for i in range(n)] + [CaseResult("h", 0.0, 0.0, None)] * n_no_blood
-    sums = EvaluationSums.of(cases, edges_ml=(10.0, 30.0), replicates=100, seed=0)
+    cases = [a_case(f"p{i}", 5.0, 5.0, 0.5) for i in range(n)] + [a_case("h", 0.0, 0.0, None)] * n_no_blood
+    sums = EvaluationSums.of(cases, evaluating().evaluation, seed=0)
     return protocol.evaluation_reply(header_of(evaluating()), sums.to_array())
 
 
@@ -339,7 +340,7 @@ def test_a_dry_run_says_what_the_messages_then_hold():
     assert f"{len(STATE)} tensors, {numbers:,} numbers, {4 * numbers:,} bytes as float32" in said
     assert f"fingerprint {STUDY.fingerprint()}" in said
     assert f"{sums_reply(20)['sums']['flat'].shape[0]:,} numbers" in said
-    assert "results over fewer than 5 patients, bootstrap sums over fewer than" in said
+    assert "withheld: what tells of fewer than 5 patients, also by subtraction" in said
     assert "asks this site for fine-tuning and evaluation" in said
     assert "pretraining" not in said  # sah_a does not pretrain
     assert max(map(len, said.splitlines())) <= 160

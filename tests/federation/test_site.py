@@ -255,7 +255,7 @@ def evaluate(site, network, fold):
     evaluation = EvaluationConfig(replicates=100)
     reply = ask(site, protocol.EVALUATE, base=digest(network), fold=fold, evaluation=evaluation)
     sums = np.frombuffer(reply.content["sums"]["flat"].data, "<f8")
-    return EvaluationSums.from_array(sums.astype(np.float64), n_strata=3, replicates=100)
+    return EvaluationSums.from_array(sums.astype(np.float64), evaluation)
 
 
 def test_results_per_case_stay_in_the_site_s_folder(phantom, network):

@@ -11,7 +11,7 @@ from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import SiteDescription
 from sahfl.payload import Header
-from sahfl.sums import HEAD
+from sahfl.statistics.sums import array_length
 
 HEADER_KEYS = set(Header.__dataclass_fields__)
 
@@ -67,7 +67,6 @@ def test_nothing_that_a_fine_tuning_site_sends_holds_a_piece_of_the_base(federat
 
 def test_other_messages_of_a_site_carry_counts_and_sums_only(federate):
     folder, grid = federate(TINY)
-    n_strata, replicates = 3, folder.study().evaluation.replicates
     for _, request, reply in grid.seen:
         content, kind = reply.content, request.metadata.message_type
         if kind == "query.describe":
@@ -78,7 +77,7 @@ def test_other_messages_of_a_site_carry_counts_and_sums_only(federate):
         elif kind == "evaluate":
             assert set(content) == {"header", "sums"}
             sums = np.frombuffer(content["sums"]["flat"].data, "<f8")
-            assert sums.size == HEAD + n_strata * (3 + 2 * replicates)
+            assert sums.size == array_length(folder.study().evaluation)
 
 
 def test_no_patient_or_file_name_is_in_any_message_or_server_file(federate):

@@ -137,7 +137,7 @@ def _evaluation(config: SiteConfig, study: Study | None) -> Iterator[str]:
         yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes:"
         yield f"    for all cases with blood, for each of {n_strata} volume strata and of {n_extents} groups of extent"
         yield "    the number of scans, and of each of five metrics (Dice, surface Dice, HD95, volume error, lesion F1)"
-        yield f"    the sum, the sum of squares, a histogram and {settings.replicates} bootstrap sums, with their weights;"
+        yield f"    the sum, the sum of squares, a histogram and {settings.replicates} bootstrap sums with weights;"
         yield "    sums of volumes and of their products, a histogram of predicted against annotated volume;"
         yield "    numbers of scans without blood, and of those in which blood was predicted"
         few, least = policy.smallest_group, policy.smallest_bootstrap

@@ -1,6 +1,6 @@
 """The studies that a site has seen, and the settings that each began with; they never change afterwards.
 
-Whoever could ask for the same patients split anew (another seed, another number of folds, other volume strata) would
+Whoever could ask for the same patients split anew (another seed, another number of folds, other strata) would
 learn about single ones by subtraction, however large the groups are. A study's fingerprint covers all of these, so a
 server that keeps to its study never notices.
 """
@@ -32,7 +32,7 @@ class KnownStudy(Section):
     settings: str
     """Hash of seed, folds, views and network."""
     evaluation: str | None = None
-    """Hash of threshold, strata and replicates; none before the first evaluation."""
+    """Hash of all settings of the evaluation; none before the first one."""
 
 
 _format = TypeAdapter(dict[str, KnownStudy])
