@@ -15,6 +15,7 @@ from sahfl.adapters import state
 from sahfl.config import (
     AdapterTuning,
     Consortium,
+    FinetuneConfig,
     HostileAct,
     ServerConfig,
     SiteConfig,
@@ -31,6 +32,7 @@ from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
 from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import evaluation_reply, n_bytes, train_reply
+from sahfl.federation.server.findings import CLAIMS, MARGIN
 from sahfl.payload import Header
 from sahfl.statistics import EvaluationSums
 
@@ -248,6 +250,21 @@ def test_the_readme_s_example_of_a_datalist_is_one(tmp_path):
 def test_the_readme_s_example_of_ranks_is_one():
     (example,) = re.findall(r"```yaml\nmethods:\n  - (.+?)\n```", README)
     assert AdapterTuning.model_validate(yaml.safe_load(example)).site_ranks == {"bern": 2, "graz": 16}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/comparisons.md"])
+def test_the_examples_of_a_grid_are_some(name):
+    (example,) = re.findall(r"```yaml\n((?:methods:\n.+?\n)?grid:.+?)```", (ROOT / name).read_text(), re.DOTALL)
+    settings = {"methods": [], "sites": ["bern", "linz"], "rounds": 1, "local": {"steps": 1}} | yaml.safe_load(example)
+    methods = {method.id for method in parse(FinetuneConfig, settings, where=name).methods}
+    pooled = {"README.md": "cp_lora-r8", "docs/comparisons.md": "full"}[name]
+    assert {f"{pooled}-pooled", f"{pooled}-at-bern", "cp_lora-r64-repeat2"} <= methods
+
+
+def test_the_findings_in_the_documents_are_those_that_are_judged():
+    text = (ROOT / "docs" / "comparisons.md").read_text().split("## Findings", 1)[1]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [id_ for id_, _, _ in CLAIMS]
+    assert f"{MARGIN} Dice" in text
 
 
 def test_every_setting_says_what_it_means():

@@ -1,6 +1,7 @@
 """Trainings to compare a federation with: all patients in one place, one site alone; and repeats."""
 
 import json
+from pathlib import Path
 
 import pytest
 from commands import tensors
@@ -11,6 +12,7 @@ from sahfl.errors import DataError
 from sahfl.federation import protocol
 from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.server.arms import cell_sites, contributors, describe_pool
+from sahfl.federation.site.dry_run import dry_run
 from sahfl.federation.site.site import Site
 from sahfl.federation.workers.pooled import PooledSite
 from sahfl.simulation import site_configs
@@ -168,3 +170,16 @@ def test_who_trains_a_fold_where_a_site_is_absent_or_has_nobody_left():
     assert [contributors(study, method, found) for method in study.finetune.methods[1:]] == [
         ("sah_a", "sah_b"), ("sah_b",), ("sah_a", "sah_b"),
     ]  # fmt: skip
+
+
+# --- what a hospital is told -----------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_names_only_a_site_s_own_trainings_and_says_which_of_them_no_average_hides():
+    study = study_of(LORA, LORA | {"trained_at": "sah_a"}, LORA | {"trained_at": "sah_b"})
+    (site,) = [config for config in site_configs(study, Path("work")) if config.name == "sah_a"]
+    said = dry_run(site, study)
+    trained = [line for line in said.splitlines() if line.startswith("training ")]
+    assert trained == ["training cp_lora-r2, each round:", "training cp_lora-r2-at-sah_a, each round:"]
+    assert said.count("the other sites are sent what this site trained, as it is") == 1
+    assert "no average hides it" in said.split("training cp_lora-r2-at-sah_a", 1)[1]

@@ -19,7 +19,7 @@ GROWING = (
 )
 
 
-def row(id_, *, rank=None, aggregation="mean", trained_at=None, trainable=100, by_volume=GROWING):
+def row(id_, *, rank=None, aggregation="mean", trained_at=None, trainable=100, by_volume=GROWING, mean=0.5):
     return {
         "id": id_,
         "method": id_.partition("-")[0],
@@ -27,7 +27,7 @@ def row(id_, *, rank=None, aggregation="mean", trained_at=None, trainable=100, b
         "aggregation": None if id_ == "zero_shot" else aggregation,
         "trained_at": trained_at,
         "trainable": trainable,
-        "metrics": {"dice": {"by_volume": list(by_volume)}},
+        "metrics": {"dice": {"overall": {"mean": mean}, "by_volume": list(by_volume)}},
     }
 
 
@@ -188,6 +188,20 @@ def test_too_many_parameters_speak_against_cp_lora_whatever_its_dice():
     assert found["text"].endswith("n = 30); it has 34% of the parameters.")
     exact = row("cp_lora-r8", rank=8, trainable=33)
     assert verdict("cp_lora", [exact, CONV], against("cp_lora-r8", "conv_lora-r8", 0.1, 0.2)) == "reproduced"
+
+
+@pytest.mark.parametrize(("means", "expected"), [((0.02, 0.0), "undecided"), ((0.03, 0.01), "reproduced")])
+def test_two_methods_that_segment_nothing_are_not_called_equal(means, expected):
+    methods = [row("full", mean=means[0]), row("cp_lora-r8", rank=8, mean=means[1])]
+    found = finding("adapters", methods, [against("cp_lora-r8", "full", -0.01, 0.0)])
+    assert found["verdict"] == expected
+    assert ("both segment next to nothing" in found["text"]) == (expected == "undecided")
+
+
+def test_no_difference_is_not_written_with_a_minus():
+    each = row("cp_lora-r8-each", rank=8, trained_at="each")
+    found = finding("single_site", [CP, each], [against("cp_lora-r8-each", "cp_lora-r8", 0.0, 0.0)])
+    assert "+0.000 (95 % interval +0.000 to +0.000" in found["text"]
 
 
 # --- nothing to judge -----------------------------------------------------------------------------------------------

@@ -43,6 +43,18 @@ def test_a_study_of_attacks_is_refused(tmp_path):
         Studies(tmp_path).submit(write(tmp_path / "a.yaml", settings))
 
 
+def test_a_study_of_pooled_data_is_refused_and_one_of_single_sites_is_not(tmp_path):
+    places = {"pooled": "trains on all sites' patients in one place, .* take out trained_at: pooled", "sah_a": None}
+    for place, message in places.items():
+        settings = changed(DEPLOYED, name=place, finetune__methods=[{"method": "full", "trained_at": place}])
+        file = write(tmp_path / f"{place}.yaml", settings)
+        if message:
+            with pytest.raises(ConfigError, match=message):
+                Studies(tmp_path / "state").submit(file)
+        else:
+            assert Studies(tmp_path / "state").submit(file).exists()
+
+
 def test_the_base_that_a_study_names_is_found_from_the_queue_too(tmp_path):
     settings = {name: value for name, value in DEPLOYED.items() if name != "pretrain"}
     settings["base"] = {"path": "base.safetensors", "sha256": "0" * 64}

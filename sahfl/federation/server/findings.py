@@ -6,6 +6,7 @@ true difference lies above a floor: 0 where something is better, -``MARGIN`` whe
 
 Verdict of a pair: *reproduced* if its whole interval lies above the floor, *not reproduced* if the whole interval lies
 below it, *undecided* if the interval covers both, or if there is none (too few patients, or withheld by their sites).
+Two methods that both segment next to nothing (mean Dice of ``MARGIN`` or less) are equal to no purpose: undecided too.
 
 Verdict of a claim: *reproduced* if every pair is, *not reproduced* if any pair is not, else *undecided*; *not tested*
 if the study holds no pair. So a claim is reproduced without a correction for many pairs (all must hold), and with many
@@ -45,13 +46,15 @@ class Pair:
     floor: float
     against: str = ""
     """What speaks against the claim whatever the interval says."""
+    blank: bool = False
+    """Whether both methods segment next to nothing, so that being no worse says nothing."""
 
     @property
     def verdict(self) -> str:
         """What this pair alone says."""
         if self.against:
             return "not reproduced"
-        if self.low is None or self.high is None:
+        if self.low is None or self.high is None or self.blank:
             return "undecided"
         if self.low > self.floor:
             return "reproduced"
@@ -60,8 +63,9 @@ class Pair:
     def __str__(self) -> str:
         if self.difference is None or self.low is None or self.high is None:
             return f"{self.name}: no interval (n = {self.n}){self.against and '; ' + self.against}"
+        remark = "; ".join(filter(None, [self.against, "both segment next to nothing" if self.blank else ""]))
         interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}, n = {self.n}"
-        return f"{self.name}: {self.difference:+.3f} ({interval}){self.against and '; ' + self.against}"
+        return f"{self.name}: {self.difference:+.3f} ({interval}){remark and '; ' + remark}"
 
 
 class Evidence:
@@ -74,6 +78,7 @@ class Evidence:
 
     def __init__(self, methods: Sequence[Row], comparisons: Iterable[Row]) -> None:
         self.methods = methods
+        self._mean = {row["id"]: row["metrics"]["dice"]["overall"]["mean"] or 0.0 for row in methods}
         self._differences = {
             (row["method"], row["reference"]): row["metrics"]["dice"]["overall"] for row in comparisons
         }
@@ -96,10 +101,11 @@ class Evidence:
         """The difference of two methods, or none if they were not compared; ``sign`` -1 turns it around."""
         if (found := self._differences.get((method, reference))) is None:
             return []
-        numbers = [None if found[key] is None else sign * found[key] for key in ("difference", "low", "high")]
+        numbers = [None if found[key] is None else sign * found[key] + 0.0 for key in ("difference", "low", "high")]
         value, low, high = numbers if sign > 0 else (numbers[0], numbers[2], numbers[1])
         name = f"{method} against {reference}" if sign > 0 else f"{reference} against {method}"
-        return [Pair(name, value, low, high, found["n"], floor, against)]
+        blank = floor < 0 and max(self._mean[method], self._mean[reference]) <= MARGIN
+        return [Pair(name, value, low, high, found["n"], floor, against, blank)]
 
 
 def judge(methods: Sequence[Row], comparisons: Iterable[Row]) -> list[dict[str, Any]]:

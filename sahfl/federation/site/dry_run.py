@@ -107,6 +107,8 @@ def _tensors(task: Task) -> Iterator[str]:
     yield "  leaves: metrics n_volumes (scans trained on), loss (mean of the round), seconds"
     if stay:
         yield "  stays: the weights of all norms"
+    if trained is not None and trained.trained_at:
+        yield "  the other sites are sent what this site trained, as it is, to evaluate it; no average hides it"
 
 
 def _what(method: TrainedMethod | None) -> str:
@@ -163,8 +165,8 @@ def _training_tasks(site: str, policy: SitePolicy, study: Study | None) -> Itera
     if stage and site in stage.sites:
         rate = {"rounds": stage.rounds, "learning_rate": stage.learning_rate, "local": stage.local}
         yield Task.model_validate(common | rate | {"stage": "pretrain"})
-    for method in tuning.methods if site in tuning.sites else ():
-        if not isinstance(method, ZeroShot):
+    for method in tuning.methods:
+        if not isinstance(method, ZeroShot) and site in study.training_sites(method):
             rate = {"rounds": tuning.rounds, "learning_rate": method.learning_rate, "local": tuning.local}
             rank = method.site_ranks.get(site) if isinstance(method, AdapterTuning) else None
             yield Task.model_validate(common | rate | {"stage": "finetune", "fold": 0, "method": method, "rank": rank})
