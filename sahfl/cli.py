@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.commands import audit, consortium, doctor, status
+from sahfl.commands import audit, consortium, doctor, export, predict, status
 from sahfl.config import kind_of, load_consortium, load_server, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
@@ -173,7 +173,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     print(write_report(results, run_dir))
 
 
-for command in (consortium.provision, consortium.renew, consortium.revoke, status.status, doctor.doctor):
+for command in (predict.predict, export.export, consortium.provision, consortium.renew, consortium.revoke, status.status, doctor.doctor):
     app.command()(command)
 app.add_typer(audit.app, name="audit")
 

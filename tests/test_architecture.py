@@ -26,7 +26,7 @@ ORDER = [
     "payload",
     "aggregation",
 ]
-ORDER += ["agreement", "sums", "statistics", "disclosure", "evaluation", "report", "federation", "doctor", "simulation"]
+ORDER += ["agreement", "sums", "statistics", "disclosure", "evaluation", "report", "federation", "prediction", "export", "doctor", "simulation"]
 ORDER += ["console", "commands", "cli"]
 ONLY_IN = {
     "cryptography": {"trust"},
@@ -35,6 +35,9 @@ ONLY_IN = {
     "yaml": {"config"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
+    "highdicom": {"data"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "pydicom": {"data"},
     "rich": {"console", "commands", "cli", "sahfl_server", "sahfl_client"},
 }

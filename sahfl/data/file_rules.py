@@ -43,7 +43,7 @@ def judge_files(case: Case) -> Iterator[Finding]:
     alone = case.image == case.label  # a patient's folder, or a scan without annotation
     files = (("image", case.image), ("label", case.label))[: 1 if alone else 2]
     if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
-        what = "folder" if case.image.is_dir() and alone else f"{' and the '.join(named)} file"
+        what = "folder" if alone and not case.image.is_file() else f"{' and the '.join(named)} file"
         yield finding("file_name", f"case {case.id}: the name of the {what} looks like a name or a date")
     if case.image.is_dir():
         yield from (finding(rule, f"case {case.id}: {text}") for rule, text in dicom.judge_protocol(case.image))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from sahfl.adapters import digest
+from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.attach import merge
 from sahfl.adapters.files import load_tensors
 from sahfl.adapters.folder import put_adapter, read_adapter
@@ -53,9 +53,9 @@ def read_trained(run: Path, *, method: str | None = None, fold: int | None = Non
             what there is.
         AdapterError: a file is damaged, or belongs to another network.
     """
-    study = _study(run)
+    study = read_study(run)
     chosen = choose_method(study, method, run)
-    folds = _folds(study, chosen, fold, run)
+    folds = choose_folds(run, study, chosen, fold)
     nets, hashes = [], []
     for number in folds or (-1,):
         net, sha256 = adapted_network(run, study, chosen, number)
@@ -82,20 +82,31 @@ def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple
         RunError: the fold's adapter is not there.
         AdapterError: a file is damaged, or base and adapter do not belong together.
     """
-    path = run / BASE_FILE
-    if not path.is_file():
-        raise RunError(f"{run}: has no {BASE_FILE}; the run has not come to its fine-tuning yet")
-    base, note = load_tensors(path)
-    if (found := digest(base)) != note.get("sha256"):
-        raise AdapterError(f"{path}: content does not match its hash")
+    base = read_base(run)
     net = base_network(study.views, study.model, base)
     if isinstance(method, ZeroShot):
-        return net, found
+        return net, digest(base)
     adapter = read_adapter(adapter_folder(run, method, fold))
     if (named := adapter.note.fingerprint) != study.fingerprint():
         raise AdapterError(f"{adapter_folder(run, method, fold)}: is of another study ({named[:12]})")
     put_adapter(net, adapter)
     return net, adapter.note.sha256
+
+
+def read_base(run: Path) -> AdapterState:
+    """The base network of a run.
+
+    Raises:
+        RunError: the run has none yet.
+        AdapterError: it is damaged.
+    """
+    path = run / BASE_FILE
+    if not path.is_file():
+        raise RunError(f"{run}: has no {BASE_FILE}; the run has not come to its fine-tuning yet")
+    base, note = load_tensors(path)
+    if digest(base) != note.get("sha256"):
+        raise AdapterError(f"{path}: content does not match its hash")
+    return base
 
 
 def adapter_folder(run: Path, method: Method, fold: int) -> Path:
@@ -119,31 +130,23 @@ def choose_method(study: Study, wanted: str | None, run: Path) -> Method:
     raise RunError(f"{run}: has no method {wanted!r} (it has: {listed}); name one with --method")
 
 
-def chosen_folds(run: Path, study: Study, method: Method, fold: int | None) -> tuple[int, ...]:
-    """The folds whose networks are meant; none for the base network alone.
-
-    Raises:
-        RunError: the study has no such fold, or it is not finished.
-    """
-    return _folds(study, method, fold, run)
-
-
 def read_study(run: Path) -> Study:
     """Settings of a run.
 
     Raises:
         RunError: the folder is no run.
     """
-    return _study(run)
-
-
-def _study(run: Path) -> Study:
     if not (run / "study.json").is_file():
         raise RunError(f"{run}: is no folder of a run (study.json is missing)")
     return RunFolder(run).study()
 
 
-def _folds(study: Study, method: Method, fold: int | None, run: Path) -> tuple[int, ...]:
+def choose_folds(run: Path, study: Study, method: Method, fold: int | None) -> tuple[int, ...]:
+    """The folds whose networks are meant, by default all; none for the base network alone.
+
+    Raises:
+        RunError: the study has no such fold, or it is not finished.
+    """
     if isinstance(method, ZeroShot):
         if fold is not None:
             raise RunError(f"{run}: zero_shot is the base network, which has no folds; leave out --fold")
