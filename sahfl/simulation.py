@@ -24,6 +24,8 @@ from sahfl.federation.server.app import app
 from sahfl.federation.server.run_folder import RunFolder
 from sahfl.federation.server.session import session
 from sahfl.federation.workers.local_grid import LocalGrid
+from sahfl.prediction.case_overlays import add_overlays
+from sahfl.report import write_report
 
 OPEN = SitePolicy(
     require_signature=False,
@@ -126,6 +128,7 @@ def simulate(folder: RunFolder, *, workers: int | None = None) -> Path:
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
         app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
+        write_report(add_overlays(folder, study, sites), folder.path)  # released, as all data lie on this machine
     return folder.path / "report.html"
 
 

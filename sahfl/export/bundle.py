@@ -49,9 +49,9 @@ def _inference(note: ExportNote) -> dict[str, Any]:
     views, own = note.views, note.model.planes == "per_view"
     return {
         "imports": [
-            "$import safetensors.torch",
+            "$from safetensors.torch import load_file",
             "$from pathlib import Path",
-            "$import sahfl.prediction.segment as sahfl_segment",
+            "$from sahfl.prediction.segment import predict_file",
         ],
         "bundle_root": ".",
         "scan": "scan.nii.gz",
@@ -64,10 +64,10 @@ def _inference(note: ExportNote) -> dict[str, Any]:
             "views": list(views.weights) if own else [],
             "deep_supervision": note.model.deep_supervision,
         },
-        "weights": f"$safetensors.torch.load_file(@bundle_root + '/{MODELS}/{WEIGHTS}')",
+        "weights": f"$load_file(@bundle_root + '/{MODELS}/{WEIGHTS}')",
         "network": "$(@network_def.load_state_dict(@weights), @network_def.eval())[1]",
         "run": [
-            f"$sahfl_segment.predict_file(Path(@bundle_root) / '{MODELS}', Path(@scan), Path(@output_dir))",
+            f"$predict_file(Path(@bundle_root) / '{MODELS}', Path(@scan), Path(@output_dir))",
         ],
     }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -76,8 +78,7 @@ def _encode(net: OneView, *, channels: int) -> bytes:
     many = torch.export.Dim("batch", min=1, max=1024)
     height, width = (16 * torch.export.Dim(name, min=2, max=64) for name in ("rows", "columns"))
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of torch about itself
+        with _quiet():
             program = torch.onnx.export(
                 net,
                 (torch.zeros(2, channels, 64, 96),),
@@ -92,6 +93,20 @@ def _encode(net: OneView, *, channels: int) -> bytes:
         raise _not_installed() from error
     assert program is not None
     return program.model_proto.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter says about itself and about torchvision."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _channels(net: MultiViewUNet) -> int:

@@ -109,6 +109,11 @@ def read_base(run: Path) -> AdapterState:
     return base
 
 
+def read_base_hash(run: Path) -> str:
+    """SHA-256 of a run's base network."""
+    return digest(read_base(run))
+
+
 def adapter_folder(run: Path, method: Method, fold: int) -> Path:
     """Where a run keeps the adapter of a method and fold."""
     return run / "adapters" / method.id / f"fold-{fold}"
