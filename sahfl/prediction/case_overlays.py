@@ -7,12 +7,13 @@ machine. The cases are those of the first adapter of the study, by Dice among th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sahfl.adapters.attach import merge
@@ -56,6 +57,17 @@ def draw_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) 
     if method is None:
         return []
     known = {site.name: site for site in sites if site.name in study.finetune.sites}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workers, which may still be there: more threads than cores are many times slower
+    try:
+        return _draw_cases(folder, study, method, known)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _draw_cases(
+    folder: RunFolder, study: Study, method: AdapterTuning, known: Mapping[str, SiteConfig]
+) -> list[dict[str, Any]]:
     rows = []
     for which, scored in choose_cases(read_scores(known.values(), method.id)).items():
         site = known[scored.site]
