@@ -91,7 +91,8 @@ def small_network(config: ViewsConfig, study, *, steps: int, scans: list[Scan]) 
 def phantoms(n: int, first: int, *, shape, spacing_mm) -> list[Scan]:
     """Simulated patients with subarachnoid blood."""
     made = (
-        make_case(seed, kind="sah", profile=PROFILES["standard"], shape=shape, spacing_mm=spacing_mm) for seed in range(first, first + n)
+        make_case(seed, kind="sah", profile=PROFILES["standard"], shape=shape, spacing_mm=spacing_mm)
+        for seed in range(first, first + n)
     )
     return [Scan(case.image.astype(np.float32), case.label > 0, case.affine) for case in made]
 
@@ -158,7 +159,9 @@ def main() -> None:
         print(json.dumps({"machine": machine(), "least_ratio": slower, "rows": [asdict(row) for row in rows]}))
         return
     for row in rows:
-        print(f"{row.scans:22} {row.way:38} {row.seconds_per_scan:7.3f} s  {row.times_ours:5.2f} x  Dice {row.dice:.4f}")
+        print(
+            f"{row.scans:22} {row.way:38} {row.seconds_per_scan:7.3f} s  {row.times_ours:5.2f} x  Dice {row.dice:.4f}"
+        )
     print(f"least ratio {slower:.2f}, aim {TARGET:g}; {machine()}")
 
 

@@ -173,7 +173,15 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished ru
     print(write_report(results, run_dir))
 
 
-for command in (predict.predict, export.export, consortium.provision, consortium.renew, consortium.revoke, status.status, doctor.doctor):
+for command in (
+    predict.predict,
+    export.export,
+    consortium.provision,
+    consortium.renew,
+    consortium.revoke,
+    status.status,
+    doctor.doctor,
+):
     app.command()(command)
 app.add_typer(audit.app, name="audit")
 

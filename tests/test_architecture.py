@@ -26,7 +26,19 @@ ORDER = [
     "payload",
     "aggregation",
 ]
-ORDER += ["agreement", "sums", "statistics", "disclosure", "evaluation", "report", "federation", "prediction", "export", "doctor", "simulation"]
+ORDER += [
+    "agreement",
+    "sums",
+    "statistics",
+    "disclosure",
+    "evaluation",
+    "report",
+    "federation",
+    "prediction",
+    "export",
+    "doctor",
+    "simulation",
+]
 ORDER += ["console", "commands", "cli"]
 ONLY_IN = {
     "cryptography": {"trust"},

@@ -53,7 +53,9 @@ def predict(
         found = segment(new, trained, threshold=threshold, on_slice=lambda done, total: show("segmented", done, total))
     written = write_prediction(out, new, trained, found, wanted)
     folds = f"folds {', '.join(map(str, trained.folds))}" if trained.folds else "the base network"
-    print(f"{found.volume_ml:.2f} mL of blood ({trained.study}, {trained.method}, {folds}; threshold {found.threshold:g})")
+    print(
+        f"{found.volume_ml:.2f} mL of blood ({trained.study}, {trained.method}, {folds}; threshold {found.threshold:g})"
+    )
     print(*written, sep="\n")
     print(f"{time.monotonic() - began:.1f} s", file=sys.stderr)
     print(NOTICE)

@@ -161,6 +161,4 @@ def _segment(
 def _draw(scan: Scan, mask: NDArray[np.bool_], title: str) -> bytes:
     x, y, _ = scan.spacing_mm
     contours = [Contour("annotated", ANNOTATED, scan.label), Contour("predicted", PREDICTED, mask)]
-    return draw_overlay(
-        scan.image, neighbouring_slices(scan.label), contours, pixel_aspect=y / x, title=title
-    )
+    return draw_overlay(scan.image, neighbouring_slices(scan.label), contours, pixel_aspect=y / x, title=title)

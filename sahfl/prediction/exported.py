@@ -69,9 +69,7 @@ def plain_network(note: ExportNote, weights: AdapterState) -> MultiViewUNet:
 def empty_network(views: ViewsConfig, model: ModelConfig) -> MultiViewUNet:
     """The study's network before any training."""
     own = tuple(views.weights) if model.planes == "per_view" else ()
-    return MultiViewUNet(
-        n_channels(views), size=model.size, seed=0, views=own, deep_supervision=model.deep_supervision
-    )
+    return MultiViewUNet(n_channels(views), size=model.size, seed=0, views=own, deep_supervision=model.deep_supervision)
 
 
 def read_exported(folder: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
@@ -83,9 +81,7 @@ def read_exported(folder: Path, *, method: str | None = None, fold: int | None =
     """
     found = [(path.parent, _read_note(path)) for path in _configs(folder)]
     if not found:
-        raise RunError(
-            f"{folder}: is neither a run (study.json) nor an export with weights ({FORMAT_FOLDER}/{CONFIG})"
-        )
+        raise RunError(f"{folder}: is neither a run (study.json) nor an export with weights ({FORMAT_FOLDER}/{CONFIG})")
     if len({(note.fingerprint, note.method) for _, note in found}) > 1:
         raise RunError(f"{folder}: holds exports of several studies or methods; name the folder of one")
     there = found[0][1].method, [note.fold for _, note in found]

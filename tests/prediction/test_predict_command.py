@@ -20,7 +20,12 @@ from sahfl.prediction.networks import read_trained
 from sahfl.prediction.segment import NOTICE, read_networks, segment
 
 IMAGE, LABEL, AFFINE = phantom_hu()
-METHODS = [{"method": "zero_shot"}, {"method": "full"}, {"method": "cp_lora", "rank": 2}, {"method": "dora_c", "rank": 1}]
+METHODS = [
+    {"method": "zero_shot"},
+    {"method": "full"},
+    {"method": "cp_lora", "rank": 2},
+    {"method": "dora_c", "rank": 1},
+]
 STUDY = changed(TINY, views__weights={"axial": 1.0, "coronal": 0.5}, finetune__methods=METHODS)
 
 
