@@ -30,7 +30,7 @@ from sahfl.data.ct import Scan, read_scan
 from sahfl.data.manifest import datalist_sites, read_datalist
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.sampler import SliceSampler
-from sahfl.data.views import SLICE_AXIS, fuse, make_views, slab, windows
+from sahfl.data.views import fuse, make_views, slab, windows
 from sahfl.evaluation import predict
 from sahfl.federation.networks import whole_network
 from sahfl.prediction.networks import read_trained
