@@ -21,6 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sahfl predict does, for all contestants; read by torch
+
 import torch
 from machine import machine
 from monai.inferers import SliceInferer

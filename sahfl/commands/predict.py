@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,9 @@ def predict(
 
     Example: sahfl predict runs/a dicom-folder --method cp_lora-r8 --fold 0 --out result --dicom-seg
     """
+    # Read when torch is loaded. Threads that wait in a loop take the processor from those that have work: beside other
+    # programs a scan would take ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from sahfl.commands.folds import read_fold
     from sahfl.console import counting
     from sahfl.data.new_scan import read_new_scan
