@@ -56,7 +56,8 @@ def predict(
     with counting(["segmented"], Console(stderr=True), unit="slices") as show:
         found = segment(new, trained, threshold=threshold, on_slice=lambda done, total: show("segmented", done, total))
     written = write_prediction(out, new, trained, found, wanted)
-    folds = f"folds {', '.join(map(str, trained.folds))}" if trained.folds else "the base network"
+    listed = ", ".join(map(str, trained.folds))
+    folds = f"fold{'s' * (len(trained.folds) > 1)} {listed}" if trained.folds else "the base network"
     print(
         f"{found.volume_ml:.2f} mL of blood ({trained.study}, {trained.method}, {folds}; threshold {found.threshold:g})"
     )

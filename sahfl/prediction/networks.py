@@ -87,8 +87,9 @@ def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple
     if isinstance(method, ZeroShot):
         return net, digest(base)
     adapter = read_adapter(adapter_folder(run, method, fold))
-    if (named := adapter.note.fingerprint) != study.fingerprint():
-        raise AdapterError(f"{adapter_folder(run, method, fold)}: is of another study ({named[:12]})")
+    if (named := (adapter.note.method.id, adapter.note.fold)) != (method.id, fold):
+        found = f"{named[0]}, fold {named[1]}"
+        raise AdapterError(f"{adapter_folder(run, method, fold)}: holds {found}, expected {method.id}, fold {fold}")
     put_adapter(net, adapter)
     return net, adapter.note.sha256
 

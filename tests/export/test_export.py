@@ -72,7 +72,7 @@ def test_an_export_of_all_folds_segments_as_their_mean_and_by_the_command(sahfl,
     scan = write_scan(tmp_path / "scan.nii.gz", IMAGE, AFFINE)
     code, out, err = sahfl("predict", tmp_path / "ex", scan, "--fold", "1")
     assert code == 0, err
-    assert "(tiny, cp_lora-r2, folds 1; threshold 0.5)" in out
+    assert "(tiny, cp_lora-r2, fold 1; threshold 0.5)" in out
 
 
 def test_a_bundle_is_built_by_monai_with_equal_output(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import nibabel
 import numpy as np
@@ -133,6 +134,15 @@ def test_a_changed_base_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(AdapterError, match="content does not match its hash"):
         read_networks(tmp_path / "run")
+
+
+def test_an_adapter_in_another_s_folder_is_refused(tmp_path):
+    write_run(tmp_path / "run", changed(STUDY, finetune__methods=METHODS[2:3]))
+    folder = tmp_path / "run" / "adapters" / "cp_lora-r2"
+    shutil.rmtree(folder / "fold-0")
+    shutil.copytree(folder / "fold-1", folder / "fold-0")
+    with pytest.raises(AdapterError, match="fold-0: holds cp_lora-r2, fold 1, expected cp_lora-r2, fold 0"):
+        read_trained(tmp_path / "run")
 
 
 def test_the_base_network_alone_can_be_used(run):
