@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.commands import audit, consortium, doctor, status, study
+from sahfl.commands import audit, consortium, doctor, export, predict, status, study
 from sahfl.config import kind_of, load_consortium, load_server, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
@@ -188,7 +188,16 @@ def report(
         print(export_mlflow(results, mlflow))
 
 
-for command in (study.study, consortium.provision, consortium.renew, consortium.revoke, status.status, doctor.doctor):
+for command in (
+    study.study,
+    predict.predict,
+    export.export,
+    consortium.provision,
+    consortium.renew,
+    consortium.revoke,
+    status.status,
+    doctor.doctor,
+):
     app.command()(command)
 app.add_typer(audit.app, name="audit")
 

@@ -67,14 +67,16 @@ def showing(study: Study, console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def counting(sites: Iterable[str], console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def counting(
+    sites: Iterable[str], console: Console, *, unit: str = "cases"
+) -> Iterator[Callable[[str, int, int], None]]:
     """Show how many cases of each site are done: a bar per site in a terminal, a line per finished site elsewhere.
 
     Yields:
         What to call with (site, cases done, cases in all) after each case.
     """
     if not console.is_terminal:
-        yield lambda site, done, total: console.print(f"{site}: {done} cases") if done == total else None
+        yield lambda site, done, total: console.print(f"{site}: {done} {unit}") if done == total else None
         return
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as progress:
         bars = {site: progress.add_task(site, total=None) for site in sites}

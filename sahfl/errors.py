@@ -14,6 +14,7 @@
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
     ├── StorageError        the disk is full, or does not let sahfl write        exit code 3
     ├── AuditBroken         an audit log is not what was written                 exit code 3
+    ├── ExportDiffers       an export does not compute what the run's network does    exit code 3
     ├── NotConnected        a site has no connection to its server               exit code 3
     └── RunFailed           a run ended without its result                       exit code 3
 
@@ -84,6 +85,12 @@ class StorageError(SahflError):
 
 class AuditBroken(SahflError):
     """A line of a site's audit log was changed, removed, added or moved, or the log is not there."""
+
+    exit_code = 3
+
+
+class ExportDiffers(SahflError):
+    """An exported network does not compute what the network of the run computes; nothing of it is kept."""
 
     exit_code = 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +15,13 @@ from torch import nn
 from sahfl.config import View, ViewsConfig
 from sahfl.data.ct import HEAD_HU, Scan
 from sahfl.data.views import CaseViews, fuse, slab, windows
-from sahfl.model import device_of
+from sahfl.model import device_of, for_inference
 from sahfl.statistics import CaseResult
 
 BATCH_SLICES = 8
 EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 
 
-@torch.no_grad()
 def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
     """Probability of blood on the scan's own voxels, (X, Y, Z): every slice of every view, fused.
 
@@ -33,17 +33,40 @@ def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.
         case: the volume's slices.
         config: windows, neighbours and weights of the views.
     """
-    net.eval()
-    device = device_of(net)
+    return predict_mean([net], case, config)
+
+
+@torch.inference_mode()
+def predict_mean(
+    nets: Sequence[nn.Module],
+    case: CaseViews,
+    config: ViewsConfig,
+    *,
+    on_slice: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.float32]:
+    """As ``predict``, with the mean of several networks' probabilities in each view.
+
+    Args:
+        nets: at least one, all on one device.
+        case: the volume's slices.
+        config: windows, neighbours and weights of the views.
+        on_slice: hears (slices done, slices to do) after each batch.
+    """
+    device = device_of(nets[0])
+    nets = [for_inference(net) for net in nets]
+    shown = {view: np.flatnonzero((stack.image[:] > HEAD_HU).any(axis=(1, 2))) for view, stack in case.stacks.items()}
+    done, total = 0, sum(map(len, shown.values()))
     probabilities: dict[View, NDArray[np.float32]] = {}
     for view, stack in case.stacks.items():
         probabilities[view] = np.zeros(stack.image.shape, np.float32)
-        shown = np.flatnonzero((stack.image[:] > HEAD_HU).any(axis=(1, 2)))
-        for start in range(0, len(shown), BATCH_SLICES):
-            indices = shown[start : start + BATCH_SLICES]
+        for start in range(0, len(shown[view]), BATCH_SLICES):
+            indices = shown[view][start : start + BATCH_SLICES]
             slabs = torch.from_numpy(np.stack([slab(stack, index, config.neighbours) for index in indices]))
-            logits = net(windows(slabs, config.windows_hu).to(device), view)
-            probabilities[view][indices] = torch.sigmoid(logits)[:, 0].cpu().numpy()
+            inputs = windows(slabs.to(device), config.windows_hu)
+            found = torch.stack([torch.sigmoid(net(inputs, view))[:, 0] for net in nets]).mean(0)
+            probabilities[view][indices] = found.cpu().numpy()
+            done += len(indices)
+            on_slice(done, total)
     return fuse(probabilities, case, config)
 
 

@@ -35,6 +35,8 @@ from sahfl.federation.server.app import app
 from sahfl.federation.server.run_folder import RunFolder
 from sahfl.federation.server.session import session
 from sahfl.federation.workers.local_grid import LocalGrid
+from sahfl.prediction.case_overlays import add_overlays
+from sahfl.report import write_report
 
 OPEN = SitePolicy(
     require_signature=False,
@@ -151,6 +153,7 @@ def simulate(
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
         settings |= {"lanes": lanes or workers + 1, "cells": str(cells.resolve()) if cells else ""}
         app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
+        write_report(add_overlays(folder, study, sites), folder.path)  # released, as all data lie on this machine
     return folder.path / "report.html"
 
 

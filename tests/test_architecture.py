@@ -26,8 +26,8 @@ ORDER = [
     "payload",
     "aggregation",
 ]
-ORDER += ["statistics", "evaluation", "report", "tracking", "federation", "doctor", "simulation"]
-ORDER += ["progress", "console", "commands", "cli"]
+ORDER += ["statistics", "evaluation", "report", "tracking", "federation", "prediction", "export", "doctor"]
+ORDER += ["simulation", "progress", "console", "commands", "cli"]
 ONLY_IN = {
     "cryptography": {"trust"},
     "flwr": {"federation", "simulation", "sahfl_server", "sahfl_client"},
@@ -35,6 +35,9 @@ ONLY_IN = {
     "yaml": {"config"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
+    "highdicom": {"data"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "pydicom": {"data"},
     "rich": {"console", "commands", "cli", "sahfl_server", "sahfl_client"},
 }

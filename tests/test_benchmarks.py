@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -86,3 +88,17 @@ def test_the_deployment_benchmark_runs_and_leaves_the_first_round_out():
     assert (row["way"], row["rounds"]) == ("simulation", 2)
     assert 0 < row["fastest_s"] <= row["median_s"] <= row["slowest_s"]
     assert 2 * 65_000 < row["bytes_down"] < 2 * 90_000  # the factors of rank 8, to two sites
+
+
+@pytest.mark.slow
+def test_the_prediction_benchmark_compares_three_ways_on_the_same_scans():
+    options = ["--steps", "1", "--scans", "1", "--turns", "1", "--threads", "1", "--json"]
+    command = [sys.executable, "-W", "ignore", FOLDER / "prediction.py", *options]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    rows = result["rows"]
+    assert len(rows) % 3 == 0
+    for first in range(0, len(rows), 3):
+        assert rows[first]["way"] == "sahfl"
+        assert rows[first]["times_ours"] == 1
+        assert len({row["scans"] for row in rows[first : first + 3]}) == 1
+    assert result["least_ratio"] == min(row["times_ours"] for row in rows if row["way"] != "sahfl")

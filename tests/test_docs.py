@@ -96,7 +96,8 @@ def test_the_readme_names_every_command_of_the_program():
 
 
 def test_every_example_in_a_help_text_is_a_command_of_the_program():
-    for command in ("simulate", "check", "report", "provision", "renew", "revoke", "status", "doctor"):
+    of_a_run = ("simulate", "report", "predict", "export")
+    for command in (*of_a_run, "check", "provision", "renew", "revoke", "status", "doctor"):
         examples = re.findall(r"Example: (sahfl \S+)", help_of(command))
         assert examples
         assert {example.split()[1] for example in examples} == {command}

@@ -13,8 +13,16 @@ from torch import nn
 from sahfl.config import ViewsConfig
 from sahfl.data.ct import Scan
 from sahfl.data.views import make_views, n_channels
-from sahfl.evaluation import BATCH_SLICES, diagonal_mm, predict, score, score_lesions, surface_metrics
-from sahfl.model import MultiViewUNet
+from sahfl.evaluation import (
+    BATCH_SLICES,
+    diagonal_mm,
+    predict,
+    predict_mean,
+    score,
+    score_lesions,
+    surface_metrics,
+)
+from sahfl.model import MultiViewUNet, for_inference
 
 VIEWS = ViewsConfig(spacing_mm=4.0, size=(48, 48, 32))
 AXIAL = VIEWS.model_copy(update={"weights": {"axial": 1.0}})
@@ -82,6 +90,33 @@ def test_a_prediction_does_not_depend_on_how_slices_are_batched():
     whole = predict(net, make_views(scan, AXIAL), AXIAL)
     later = Scan(scan.image[:, :, 1:], scan.label[:, :, 1:], scan.affine)  # the same head starts one slice earlier
     np.testing.assert_allclose(predict(net, make_views(later, AXIAL), AXIAL), whole[:, :, 1:], atol=1e-5)
+
+
+def test_networks_are_averaged_in_each_view():
+    views, scan = make_views(a_scan(), VIEWS), a_scan()
+    nets = [MultiViewUNet(n_channels(VIEWS), size="tiny", seed=seed) for seed in (0, 1, 2)]
+    heard = []
+    found = predict_mean(nets, views, VIEWS, on_slice=lambda done, total: heard.append((done, total)))
+    np.testing.assert_allclose(found, np.mean([predict(net, views, VIEWS) for net in nets], axis=0), atol=1e-6)
+    assert found.shape == scan.image.shape
+    assert heard == sorted(heard)
+    assert heard[-1][0] == heard[-1][1]
+
+
+def test_the_form_for_a_processor_computes_the_same_within_rounding():
+    net = MultiViewUNet(n_channels(VIEWS), size="tiny", seed=0)
+    for parameter in net.parameters():  # norms that do something, too
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fast = for_inference(net)
+    slices = torch.rand(3, n_channels(VIEWS), 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = net.eval()(slices, "axial")
+        torch.testing.assert_close(fast(slices, "axial"), expected, atol=1e-4, rtol=1e-4)
+    assert expected.std() > 0.01
+    assert not any(isinstance(module, nn.InstanceNorm2d) for module in fast.modules())
+    assert any(isinstance(module, nn.InstanceNorm2d) for module in net.modules())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_predicting_leaves_no_gradients():

@@ -48,6 +48,8 @@ def test_a_run_ends_with_a_report_results_adapters_and_base(finished):
     assert gain["low"] <= gain["difference"] <= gain["high"]
     assert gain["p_holm"] == gain["p"]  # the only comparison with zero-shot
     assert len(results["rounds"]) == 2 + 2 * 3
+    assert [row["case"] for row in results["overlays"]] == ["best", "median", "worst"]
+    assert all((folder / row["png"]).read_bytes().startswith(b"\x89PNG") for row in results["overlays"])
     config = json.loads((folder / "adapters/cp_lora-r2/fold-0/adapter_config.json").read_text())
     note = config["sahfl"]
     assert (note["method"]["method"], note["method"]["rank"], note["fold"]) == ("cp_lora", 2, 0)

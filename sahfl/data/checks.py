@@ -176,15 +176,15 @@ def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:
         return CheckedCase(case, 0.0, "", stamp, (finding(problem.rule, str(problem)),)), None, None
     measures = measure(scan)
     findings = sorted((*judge_scan(case.id, scan, measures), *judge_files(case)), key=_place)
-    return CheckedCase(case, scan.volume_ml, content, stamp, tuple(findings), _voxels(scan.image)), scan, measures
+    return CheckedCase(case, scan.volume_ml, content, stamp, tuple(findings), voxel_hash(scan.image)), scan, measures
 
 
 def _place(found: Finding) -> int:
     return [rule.id for rule in RULES].index(found.rule)
 
 
-def _voxels(image: NDArray[np.float32]) -> str:
-    """The voxels, rounded to whole HU, whatever number format they were stored in."""
+def voxel_hash(image: NDArray[np.float32]) -> str:
+    """SHA-256 over voxels (X, Y, Z), rounded to whole HU, whatever number format they were stored in."""
     sha = hashlib.sha256(repr(image.shape).encode())
     for plane in np.moveaxis(image, 2, 0):
         sha.update(np.ascontiguousarray(np.clip(np.rint(plane), -1e9, 1e9).astype("<i4")).tobytes())

@@ -62,21 +62,46 @@ def read_scan(case: Case) -> Scan:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
     # os.path.isdir, unlike Path.is_dir, does not raise for a path that may not be looked at.
-    image, label = _open_dicom(case) if os.path.isdir(case.image) else (_open(case, "image"), _open(case, "label"))
-    if len(image.shape) != 3 or 0 in image.shape:
-        raise ScanProblem("not_3d", f"case {case.id}: image has shape {image.shape}, expected three dimensions")
+    image, label = _open_dicom(case) if os.path.isdir(case.image) else (open_image(case), _open(case, "label"))
+    _check_shape(case, image)
     if image.shape != label.shape:
         raise ScanProblem("shape", f"case {case.id}: label has shape {label.shape}, the image has {image.shape}")
     if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
         raise ScanProblem("affine", f"case {case.id}: label and image lie at different places (their affines differ)")
-    if not abs(np.linalg.det(image.affine[:3, :3])) > 0:
-        raise ScanProblem("affine", f"case {case.id}: the voxels have no volume (the affine's determinant is 0)")
-    (hounsfield, affine), (classes, _) = _voxels(case, "image", image), _voxels(case, "label", label)
-    if not np.isfinite(hounsfield).all():
-        raise ScanProblem("not_finite", f"case {case.id}: image holds NaN or infinite voxels")
+    scan = without_annotation(case, image)
+    classes, _ = _voxels(case, "label", label)
     if not np.array_equal(classes, np.rint(classes)) or classes.min() < 0 or classes.max() > 255:
         raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
-    return Scan(hounsfield, classes > 0, affine)
+    return replace(scan, label=classes > 0)
+
+
+def without_annotation(case: Case, image: Any) -> Scan:
+    """An opened volume, a NIfTI file or a DICOM series, as a scan with an empty annotation.
+
+    Raises:
+        ScanProblem: it is no volume of finite numbers.
+    """
+    _check_shape(case, image)
+    if not abs(np.linalg.det(image.affine[:3, :3])) > 0:
+        raise ScanProblem("affine", f"case {case.id}: the voxels have no volume (the affine's determinant is 0)")
+    hounsfield, affine = _voxels(case, "image", image)
+    if not np.isfinite(hounsfield).all():
+        raise ScanProblem("not_finite", f"case {case.id}: image holds NaN or infinite voxels")
+    return Scan(hounsfield, np.zeros(hounsfield.shape, np.bool_), affine)
+
+
+def _check_shape(case: Case, image: Any) -> None:
+    if len(image.shape) != 3 or 0 in image.shape:
+        raise ScanProblem("not_3d", f"case {case.id}: image has shape {image.shape}, expected three dimensions")
+
+
+def open_image(case: Case) -> Any:
+    """The NIfTI image of a case, its voxels not read yet.
+
+    Raises:
+        ScanProblem: it is missing, or not readable NIfTI.
+    """
+    return _open(case, "image")
 
 
 def _open_dicom(case: Case) -> tuple[Any, Any]:

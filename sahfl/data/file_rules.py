@@ -40,13 +40,14 @@ PLAIN_WORDS = frozenset(_PLAIN.split())
 
 def judge_files(case: Case) -> Iterator[Finding]:
     """Findings about a readable case's files, from their names and headers alone."""
-    files = (("image", case.image), ("label", case.label))
+    alone = case.image == case.label  # a patient's folder, or a scan without annotation
+    files = (("image", case.image), ("label", case.label))[: 1 if alone else 2]
     if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
-        what = "folder" if case.image == case.label else f"{' and the '.join(named)} file"
+        what = "folder" if alone and not case.image.is_file() else f"{' and the '.join(named)} file"
         yield finding("file_name", f"case {case.id}: the name of the {what} looks like a name or a date")
     if case.image.is_dir():
         yield from (finding(rule, f"case {case.id}: {text}") for rule, text in dicom.judge_protocol(case.image))
-    for which, path in (("image", case.image), ("label", _label_file(case))):
+    for which, path in (*files[:1], *([] if alone and case.image.is_file() else [("label", _label_file(case))])):
         if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):
             continue
         header = nibabel.load(path).header

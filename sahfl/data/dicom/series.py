@@ -32,16 +32,22 @@ class Series:
     """(columns, rows, slices) in HU, float32, with the affine to RAS mm."""
     frame_of_reference: str
     """UID of the coordinate system; segmentations are matched by it. Empty where the header has none."""
+    files: tuple[Path, ...] = ()
+    """The slices' files, in the order of the volume."""
 
 
-def read_series(folder: Path) -> Series:
+def read_series(folder: Path, *, of: Path | None = None) -> Series:
     """The one CT series below a patient's folder; localizers and objects that are not CT images are passed over.
+
+    Args:
+        folder: of the patient.
+        of: a file of the series that is meant, where the folder may hold several.
 
     Raises:
         ScanProblem: there is not exactly one series, or it is no evenly stacked CT volume; it names the broken rule.
     """
     slices = []
-    for path in find_slices(folder):
+    for path in find_slices(folder, of=of):
         with placed(path, folder):
             slices.append(read_slice(path))
     if len({part.frame_of_reference for part in slices}) > 1:
@@ -53,7 +59,8 @@ def read_series(folder: Path) -> Series:
     for index, part in enumerate(slices):
         with placed(part.path, folder):
             volume[:, :, index] = _hounsfield(part).T
-    return Series(nibabel.Nifti1Image(volume, affine), slices[0].frame_of_reference)
+    files = tuple(part.path for part in slices)
+    return Series(nibabel.Nifti1Image(volume, affine), slices[0].frame_of_reference, files)
 
 
 def read_slice(path: Path) -> Slice:

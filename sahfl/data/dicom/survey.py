@@ -86,9 +86,12 @@ def _classify(path: Path) -> Found:
         return Found(path, kind, modality, series)
 
 
-def find_slices(folder: Path) -> list[Path]:
-    """The files of the folder's only CT series, by SeriesInstanceUID."""
+def find_slices(folder: Path, *, of: Path | None = None) -> list[Path]:
+    """The files of the folder's only CT series, by SeriesInstanceUID; or of the series that a file belongs to."""
     found = survey(folder)
+    if of is not None:
+        wanted = {item.series for item in found if item.path == of}
+        found = tuple(item for item in found if item.series in wanted)
     kinds = Counter(item.kind for item in found)
     if kinds["frames"]:
         raise ScanProblem(

@@ -1,0 +1,87 @@
+"""Writing a mask as a DICOM segmentation object (SEG) that refers to the series it was made from.
+
+highdicom writes it: an extra of the package (``pip install sahfl[dicom-seg]``), as only who files results in an archive
+needs it. A SEG belongs to the patient's study, so it carries the patient's name and identifiers, copied from the
+series: it is to stay where the series is.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
+
+from sahfl import __version__
+from sahfl.atomic import write_atomic
+from sahfl.data.dicom.header import private
+from sahfl.data.dicom.series import Series
+from sahfl.errors import ConfigError, DataError
+
+LABEL = "Intracranial hemorrhage"
+
+
+def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, algorithm: str) -> None:
+    """Write a binary segmentation with one segment, hemorrhage, atomically; slices without blood have no frame.
+
+    An empty mask is written as one frame without a set pixel, since a SEG has at least one frame.
+
+    Args:
+        path: file to write.
+        label: (columns, rows, slices), on the series' own voxels in its own order.
+        series: where the mask was drawn.
+        algorithm: what drew it; at most 64 characters are written.
+
+    Raises:
+        ConfigError: highdicom is not installed.
+        DataError: the series' headers lack what a segmentation has to repeat.
+
+    Source: DICOM PS3.3 2024, A.51 and C.8.20; highdicom (Bridge et al. 2022, doi 10.1007/s10278-022-00683-y).
+    """
+    try:
+        from highdicom import AlgorithmIdentificationSequence, seg
+    except ImportError as error:
+        raise ConfigError("--dicom-seg: highdicom is not installed; pip install 'sahfl[dicom-seg]'") from error
+    with private():
+        sources = [pydicom.dcmread(file) for file in series.files]
+    name = algorithm[:64]
+    described = seg.SegmentDescription(
+        segment_number=1,
+        segment_label=LABEL,
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Hemorrhage,
+        algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=name, version=__version__, family=codes.DCM.ArtificialIntelligence
+        ),
+    )
+    stream = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote header values
+            made = seg.Segmentation(
+                source_images=sources,
+                pixel_array=np.ascontiguousarray(label.transpose(2, 1, 0)).astype(np.uint8),
+                segmentation_type=seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[described],
+                series_instance_uid=generate_uid(),
+                series_number=900,
+                sop_instance_uid=generate_uid(),
+                instance_number=1,
+                manufacturer="sahfl",
+                manufacturer_model_name="sahfl predict",
+                software_versions=__version__,
+                device_serial_number="none",
+                series_description="Hemorrhage, research use only",
+                omit_empty_frames=bool(label.any()),
+            )
+            made.save_as(stream)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        text = "the series' headers lack what a DICOM segmentation has to repeat"
+        raise DataError(f"--dicom-seg: {text} ({type(error).__name__})") from None
+    write_atomic(path, stream.getvalue())

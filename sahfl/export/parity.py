@@ -1,0 +1,43 @@
+"""Whether what was written computes what the run's network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sahfl.config import View, ViewsConfig
+from sahfl.data.views import n_channels
+from sahfl.errors import ExportDiffers
+
+MOST_DIFFERENCE = 1e-3
+"""Of two logits: moves a probability by 0.00025 at most; other kernels and a merged adapter round otherwise."""
+Computes = Callable[[Tensor, View], Tensor]
+
+
+@torch.no_grad()
+def compare(what: str, found: Computes, net: nn.Module, views: ViewsConfig) -> float:
+    """Largest absolute difference of logits between an export and the network it was made from.
+
+    Args:
+        what: names the export in the error.
+        found: the export, read back from its file.
+        net: the run's network, its adapter not merged.
+        views: which views, and their sizes; each is compared at its own size and at 64 x 48 pixels.
+
+    Raises:
+        ExportDiffers: it is above ``MOST_DIFFERENCE``, or not a number.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, y, z = views.size
+    sizes: dict[View, tuple[int, int]] = {"axial": (x, y), "coronal": (x, z), "sagittal": (y, z)}
+    largest = 0.0
+    net.eval()
+    for view in views.weights:
+        for n, size in ((2, sizes[view]), (1, (64, 48))):
+            slices = torch.rand(n, n_channels(views), *size, generator=generator)
+            largest = max(largest, float((found(slices, view) - net(slices, view)).abs().max()))
+    if not largest <= MOST_DIFFERENCE:
+        raise ExportDiffers(f"{what}: differs by {largest:.3g} from the run's network, expected {MOST_DIFFERENCE:g}")
+    return largest

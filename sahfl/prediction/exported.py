@@ -1,0 +1,126 @@
+"""A merged network as plain files: weights as safetensors, and what they need to segment a scan as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from sahfl.adapters import AdapterState, digest
+from sahfl.adapters.files import load_tensors
+from sahfl.config import ModelConfig, Section, ViewsConfig, parse
+from sahfl.data.views import n_channels
+from sahfl.errors import AdapterError, RunError
+from sahfl.model import MultiViewUNet
+from sahfl.prediction.networks import Trained
+
+CONFIG, WEIGHTS, FORMAT_FOLDER = "config.json", "network.safetensors", "safetensors"
+
+
+class ExportNote(Section):
+    """What the weights of an export belong to."""
+
+    sahfl_export: Literal[1] = 1
+    """Version of this file."""
+    study: str
+    """Name of the study."""
+    fingerprint: str
+    """Digest of the study's settings."""
+    method: str
+    """Id of the fine-tuning method."""
+    fold: int | None
+    """Fold whose patients the network has not seen; none for the base network alone."""
+    adapter_sha256: str
+    """Digest of the adapter that was merged, or of the base where there is none."""
+    sha256: str
+    """Digest of the merged weights."""
+    views: ViewsConfig
+    """How a scan becomes slices, and their predictions a volume."""
+    model: ModelConfig
+    """The network."""
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    """Probability above which a voxel is called blood."""
+    local_norms: bool
+    """The study's sites kept norms of their own, which are not in these weights."""
+    intended_use: str
+    """What this is for, and what not."""
+
+
+def plain_network(note: ExportNote, weights: AdapterState) -> MultiViewUNet:
+    """The network of an export.
+
+    Raises:
+        AdapterError: the weights are of another network.
+    """
+    net = empty_network(note.views, note.model)
+    own = net.state_dict()
+    if odd := sorted(own.keys() ^ weights.keys()):
+        raise AdapterError(f"{WEIGHTS}: missing or unexpected tensor {odd[0]!r}")
+    if odd := [name for name, value in weights.items() if value.shape != tuple(own[name].shape)]:
+        raise AdapterError(f"{WEIGHTS}: {odd[0]!r} has shape {weights[odd[0]].shape}, expected {own[odd[0]].shape}")
+    net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
+    return net.eval()
+
+
+def empty_network(views: ViewsConfig, model: ModelConfig) -> MultiViewUNet:
+    """The study's network before any training."""
+    own = tuple(views.weights) if model.planes == "per_view" else ()
+    return MultiViewUNet(n_channels(views), size=model.size, seed=0, views=own, deep_supervision=model.deep_supervision)
+
+
+def read_exported(folder: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
+    """The networks of an exported folder, with all of their folds or one.
+
+    Raises:
+        RunError: the folder holds no export with weights as safetensors, or not the method or fold that is asked for.
+        AdapterError: a file is damaged.
+    """
+    found = [(path.parent, _read_note(path)) for path in _configs(folder)]
+    if not found:
+        raise RunError(f"{folder}: is neither a run (study.json) nor an export with weights ({FORMAT_FOLDER}/{CONFIG})")
+    if len({(note.fingerprint, note.method) for _, note in found}) > 1:
+        raise RunError(f"{folder}: holds exports of several studies or methods; name the folder of one")
+    there = found[0][1].method, [note.fold for _, note in found]
+    chosen = [(path, note) for path, note in found if fold is None or note.fold == fold]
+    if method not in (None, there[0]) or not chosen:
+        folds = ", ".join("none" if number is None else str(number) for number in there[1])
+        raise RunError(f"{folder}: holds {there[0]}, fold {folds}; got --method {method}, --fold {fold}")
+    return _trained([note for _, note in chosen], [_read_network(path, note) for path, note in chosen])
+
+
+def _trained(notes: Sequence[ExportNote], nets: Sequence[MultiViewUNet]) -> Trained:
+    first = notes[0]
+    return Trained(
+        nets=tuple(nets),
+        views=first.views,
+        threshold=first.threshold,
+        study=first.study,
+        fingerprint=first.fingerprint,
+        method=first.method,
+        folds=tuple(note.fold for note in notes if note.fold is not None),
+        hashes=tuple(note.adapter_sha256 for note in notes),
+        local_norms=first.local_norms,
+    )
+
+
+def _configs(folder: Path) -> list[Path]:
+    own = [folder / CONFIG, folder / FORMAT_FOLDER / CONFIG]
+    return [path for path in own if path.is_file()] or sorted(folder.glob(f"*/{FORMAT_FOLDER}/{CONFIG}"))
+
+
+def _read_note(path: Path) -> ExportNote:
+    try:
+        return parse(ExportNote, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path}: is not the note of a sahfl export") from error
+
+
+def _read_network(folder: Path, note: ExportNote) -> MultiViewUNet:
+    weights, _ = load_tensors(folder / WEIGHTS)
+    if digest(weights) != note.sha256:
+        raise AdapterError(f"{folder / WEIGHTS}: content does not match its hash")
+    return plain_network(note, weights)

@@ -1,0 +1,169 @@
+"""The networks of a finished run, or of an export: what segments a new scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from sahfl.adapters import AdapterState, digest
+from sahfl.adapters.attach import merge
+from sahfl.adapters.files import load_tensors
+from sahfl.adapters.folder import put_adapter, read_adapter
+from sahfl.config import AdapterTuning, Method, Study, ViewsConfig, ZeroShot
+from sahfl.errors import AdapterError, RunError
+from sahfl.federation.networks import base_network
+from sahfl.federation.server.run_folder import RunFolder
+from sahfl.model import MultiViewUNet
+
+BASE_FILE = Path("base") / "base.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Networks that segment together: one, or those of a method's folds."""
+
+    nets: tuple[nn.Module, ...]
+    """Plain, with every adapter merged."""
+    views: ViewsConfig
+    threshold: float
+    """Of the study: probability above which a voxel is called blood."""
+    study: str
+    fingerprint: str
+    method: str
+    folds: tuple[int, ...]
+    """Empty for the base network alone."""
+    hashes: tuple[str, ...]
+    """SHA-256 of each adapter, or of the base network where there is none."""
+    local_norms: bool
+    """The sites kept norms of their own in training; these networks have those that the server started from."""
+
+
+def read_trained(run: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
+    """The networks of a run.
+
+    Args:
+        run: folder of a run.
+        method: its id; by default the first adapter of the study, or its first method where it has no adapter.
+        fold: one fold's network; by default those of all folds.
+
+    Raises:
+        RunError: the folder is no run, it has no such method or fold, or that fold is not finished; the message names
+            what there is.
+        AdapterError: a file is damaged, or belongs to another network.
+    """
+    study = read_study(run)
+    chosen = choose_method(study, method, run)
+    folds = choose_folds(run, study, chosen, fold)
+    nets, hashes = [], []
+    for number in folds or (-1,):
+        net, sha256 = adapted_network(run, study, chosen, number)
+        merge(net)
+        nets.append(net)
+        hashes.append(sha256)
+    return Trained(
+        nets=tuple(nets),
+        views=study.views,
+        threshold=study.evaluation.threshold,
+        study=study.name,
+        fingerprint=study.fingerprint(),
+        method=chosen.id,
+        folds=folds,
+        hashes=tuple(hashes),
+        local_norms=study.finetune.local.local_norms,
+    )
+
+
+def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple[MultiViewUNet, str]:
+    """The base of a run with a fold's adapter on it, not merged, and the adapter's SHA-256; or the base and its own.
+
+    Raises:
+        RunError: the fold's adapter is not there.
+        AdapterError: a file is damaged, or base and adapter do not belong together.
+    """
+    base = read_base(run)
+    net = base_network(study.views, study.model, base)
+    if isinstance(method, ZeroShot):
+        return net, digest(base)
+    adapter = read_adapter(adapter_folder(run, method, fold))
+    if (named := (adapter.note.method.id, adapter.note.fold)) != (method.id, fold):
+        found = f"{named[0]}, fold {named[1]}"
+        raise AdapterError(f"{adapter_folder(run, method, fold)}: holds {found}, expected {method.id}, fold {fold}")
+    put_adapter(net, adapter)
+    return net, adapter.note.sha256
+
+
+def read_base(run: Path) -> AdapterState:
+    """The base network of a run.
+
+    Raises:
+        RunError: the run has none yet.
+        AdapterError: it is damaged.
+    """
+    path = run / BASE_FILE
+    if not path.is_file():
+        raise RunError(f"{run}: has no {BASE_FILE}; the run has not come to its fine-tuning yet")
+    base, note = load_tensors(path)
+    if digest(base) != note.get("sha256"):
+        raise AdapterError(f"{path}: content does not match its hash")
+    return base
+
+
+def read_base_hash(run: Path) -> str:
+    """SHA-256 of a run's base network."""
+    return digest(read_base(run))
+
+
+def adapter_folder(run: Path, method: Method, fold: int) -> Path:
+    """Where a run keeps the adapter of a method and fold."""
+    return run / "adapters" / method.id / f"fold-{fold}"
+
+
+def choose_method(study: Study, wanted: str | None, run: Path) -> Method:
+    """A study's method by its id; without one, the first adapter, or the first method where there is no adapter.
+
+    Raises:
+        RunError: there is none of this id; the message names those that there are.
+    """
+    methods = study.finetune.methods
+    if wanted is None:
+        return next((method for method in methods if isinstance(method, AdapterTuning)), methods[0])
+    for method in methods:
+        if method.id == wanted:
+            return method
+    listed = ", ".join(method.id for method in methods)
+    raise RunError(f"{run}: has no method {wanted!r} (it has: {listed}); name one with --method")
+
+
+def read_study(run: Path) -> Study:
+    """Settings of a run.
+
+    Raises:
+        RunError: the folder is no run.
+    """
+    if not (run / "study.json").is_file():
+        raise RunError(f"{run}: is no folder of a run (study.json is missing)")
+    return RunFolder(run).study()
+
+
+def choose_folds(run: Path, study: Study, method: Method, fold: int | None) -> tuple[int, ...]:
+    """The folds whose networks are meant, by default all; none for the base network alone.
+
+    Raises:
+        RunError: the study has no such fold, or it is not finished.
+    """
+    if isinstance(method, ZeroShot):
+        if fold is not None:
+            raise RunError(f"{run}: zero_shot is the base network, which has no folds; leave out --fold")
+        return ()
+    known = range(study.finetune.folds)
+    if fold is not None and fold not in known:
+        raise RunError(f"{run}: has no fold {fold} (it has: {', '.join(map(str, known))})")
+    wanted = known if fold is None else (fold,)
+    there = [number for number in known if (adapter_folder(run, method, number) / "adapter_config.json").is_file()]
+    if missing := [number for number in wanted if number not in there]:
+        listed = ", ".join(map(str, there)) or "none"
+        text = f"{method.id} is not finished for fold {', '.join(map(str, missing))} (finished: {listed})"
+        raise RunError(f"{run}: {text}; finish the run, or name a finished fold with --fold")
+    return tuple(wanted)
