@@ -151,9 +151,11 @@ def simulate(
             emit(Event("warning", f"hostile sites, by the study's settings: {named}"))
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
-        settings |= {"lanes": lanes or workers + 1, "cells": str(cells.resolve()) if cells else ""}
+        settings |= {"lanes": lanes or workers + 1, "cells": str(cells.resolve()) if cells else "", "report": False}
         app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
-        write_report(add_overlays(folder, study, sites), folder.path)  # released, as all data lie on this machine
+        results = add_overlays(folder, study, sites)  # released, as all data lie on this machine
+        emit(Event("stage", "writing the report"))
+        write_report(results, folder.path)
     return folder.path / "report.html"
 
 

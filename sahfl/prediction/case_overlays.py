@@ -1,7 +1,8 @@
 """Pictures of the best, the median and the worst case for a simulated study's report.
 
 A hospital's results per case and its scans stay there, so this is for simulations alone, where all data lie on one
-machine. The cases are those of the first adapter of the study, by Dice among the held-out cases with annotated blood.
+machine. The cases are those of the first adapter of the study that was evaluated in this run, not taken over from an
+earlier one: by Dice among the held-out cases with annotated blood.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ def draw_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) 
         For ``results["overlays"]``: case, method, site, fold, dice, volume_ml, predicted_ml, png. Empty without an
         adapter, or without a case with blood; best and worst alone where there are two cases.
     """
-    method = next((method for method in study.finetune.methods if isinstance(method, AdapterTuning)), None)
+    known = {site.name: site for site in sites if site.name in study.finetune.sites}
+    adapters = [method for method in study.finetune.methods if isinstance(method, AdapterTuning)]
+    method = next((method for method in adapters if _evaluated_here(folder, study, method)), None)
     if method is None:
         return []
-    known = {site.name: site for site in sites if site.name in study.finetune.sites}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers, which may still be there: more threads than cores are many times slower
     try:
@@ -115,6 +117,12 @@ def choose_cases(scored: Sequence[Scored]) -> dict[str, Scored]:
     if len(ordered) > 1:
         chosen["worst"] = ordered[0]
     return chosen
+
+
+def _evaluated_here(folder: RunFolder, study: Study, method: AdapterTuning) -> bool:
+    """Whether no fold was taken over from an earlier run, whose results per case are not here."""
+    reused = {line["cell"] for line in folder.journal() if line["event"] == "reused"}
+    return not reused & {f"{method.id}/fold-{fold}" for fold in range(study.finetune.folds)}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

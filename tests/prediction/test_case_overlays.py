@@ -102,3 +102,9 @@ def test_a_scan_that_went_missing_costs_its_own_picture_only(finished):
 def test_a_study_without_an_adapter_has_no_overlays(tmp_path):
     study = write_run(tmp_path / "run", changed(STUDY, finetune__methods=METHODS[:2]))
     assert draw_overlays(RunFolder(tmp_path / "run"), study, ()) == []
+
+
+def test_a_method_of_which_a_fold_was_taken_over_from_an_earlier_run_is_passed_over(finished):
+    folder, study, sites = finished
+    folder.note({"event": "reused", "cell": "cp_lora-r2/fold-1", "entry": "0" * 64})
+    assert draw_overlays(folder, study, sites) == []

@@ -29,9 +29,9 @@ def main(grid: Grid, context: Context) -> None:
     The run's settings are ``run-folder``, a path, and ``nodes``, JSON ``{node id: site name}``: who is who is known to
     the one who starts the run, and never taken from what a node says of itself. ``signing-key``, the path of the key
     that signs requests, is left out or "" where no site asks for signatures. ``lanes`` cells are worked on at a time,
-    one if it is not said; ``cells`` is the folder of finished cells that runs share, or "" for none. Under stock Flower
-    this app is alone in a process, and the run's settings hold ``study`` too, the study file's path or "": it then
-    opens the folder itself.
+    one if it is not said; ``cells`` is the folder of finished cells that runs share, or "" for none; ``report`` is
+    false where whoever starts the run has more to put into its report. Under stock Flower this app is alone in a
+    process, and the run's settings hold ``study`` too, the study file's path or "": it then opens the folder itself.
 
     Raises:
         SahflError: the settings or the run folder cannot be used, or the run failed; Flower's run has then failed too.
@@ -48,6 +48,7 @@ def main(grid: Grid, context: Context) -> None:
             signer=signer,
             lanes=int(str(settings.get("lanes", 1))),
             cells=Path(cells) if cells else None,
+            report=bool(settings.get("report", True)),
         ).run()
         return
     log_on_stderr()

@@ -7,7 +7,7 @@ from functools import partial
 
 from sahfl.adapters import AdapterState, state
 from sahfl.adapters.factored import factored_layers
-from sahfl.adapters.folder import CARD, describe, save_adapter
+from sahfl.adapters.folder import CARD, TENSORS, describe, save_adapter
 from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
@@ -85,11 +85,12 @@ class Cells:
         self._reuse.keep(method, fold, final, self._descriptions(), seconds)
 
     def _is_done(self, method: Method, fold: int) -> bool:
-        """Whether an earlier session left nothing of a cell to do: its adapter's card is what is written last."""
+        """Whether an earlier session left nothing of a cell to do: its adapter is there, and the card, written last."""
         known = self._folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {"sums": {}}
-        card = self._folder.path / "adapters" / method.id / f"fold-{fold}" / CARD
+        adapter = self._folder.path / "adapters" / method.id / f"fold-{fold}"
         evaluated = all(site in known["sums"] for site in self._study.finetune.sites)
-        return evaluated and (isinstance(method, ZeroShot) or card.exists())
+        saved = all((adapter / name).exists() for name in (TENSORS, CARD))
+        return evaluated and (isinstance(method, ZeroShot) or saved)
 
     def _descriptions(self) -> dict[str, SiteDescription]:
         return {site: member.description for site, member in self._roster.items()}

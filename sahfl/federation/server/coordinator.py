@@ -50,6 +50,7 @@ class Coordinator:
         signer: signs what sites are asked.
         lanes: how many cells are worked on at a time; the result does not depend on it.
         cells: folder of finished cells that runs share; without one, this run does everything itself.
+        report: whether to write the report too; whoever has more to put into it writes it later.
     """
 
     def __init__(
@@ -61,12 +62,13 @@ class Coordinator:
         *,
         lanes: int = 1,
         cells: Path | None = None,
+        report: bool = True,
     ) -> None:
         self._mail, self._folder = Mailbox(grid, signer), folder
         self._node_of = {site: node for node, site in nodes.items()}
         self._study: Study = folder.study()
         self._requests = Requests(self._study, self._study.fingerprint())
-        self._lanes, self._cells = lanes, cells
+        self._lanes, self._cells, self._report = lanes, cells, report
         self._roster: dict[str, Member] = {}
         self._late = Latecomers(self._mail, grid, self._node_of, self._read_description)
         self._base: AdapterState = {}
@@ -99,8 +101,9 @@ class Coordinator:
         self._folder.note({"event": "finished", "at": now()})
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
-        emit(Event("stage", "writing the report"))
-        write_report(results, self._folder.path)
+        if self._report:
+            emit(Event("stage", "writing the report"))
+            write_report(results, self._folder.path)
 
     # ------------------------------------------------------------------------------------------- sites
 

@@ -54,6 +54,7 @@ def collect(
         "comparisons": comparisons,
         "findings": judge(methods, comparisons),
         "cells": _cells(journal, study),
+        "overlays": [],
         "rounds": rounds,
         "interruptions": sum(line["event"] == "resumed" for line in journal),
         "unreadable_journal_lines": folder.unreadable_lines(),
