@@ -198,6 +198,15 @@ def test_two_methods_that_segment_nothing_are_not_called_equal(means, expected):
     assert ("both segment next to nothing" in found["text"]) == (expected == "undecided")
 
 
+def test_the_numbers_of_an_undecided_claim_are_those_of_the_pair_that_leaves_it_open():
+    dark = [row(f"conv_lora-r{rank}", rank=rank, mean=0.0) for rank in (1, 8)]
+    methods = [row("cp_lora-r1", rank=1), CP, *dark]
+    pairs = [against("cp_lora-r8", "cp_lora-r1", -0.01, 0.05), against("conv_lora-r8", "conv_lora-r1", 0.0, 0.0)]
+    found = finding("ranks", methods, pairs)
+    assert (found["verdict"], found["low"], found["high"]) == ("undecided", 0.0, 0.0)
+    assert "Least for it, difference of Dice: conv_lora-r8 against conv_lora-r1" in found["text"]
+
+
 def test_no_difference_is_not_written_with_a_minus():
     each = row("cp_lora-r8-each", rank=8, trained_at="each")
     found = finding("single_site", [CP, each], [against("cp_lora-r8-each", "cp_lora-r8", 0.0, 0.0)])

@@ -154,6 +154,26 @@ def test_a_repeat_that_lacks_a_site_is_told_and_the_other_repeat_stands_for_it(m
     assert row["metrics"]["dice"]["overall"]["mean"] == pytest.approx((5 * 0.5 + 0.4) / 6)
 
 
+def test_the_spread_of_repeats_is_over_the_patients_that_all_of_them_have(make_run):
+    def dice(id_, site, fold):
+        if id_.endswith("repeat2") and site == "sah_b":
+            return None
+        return (0.1, 0.1) if site == "sah_b" else (0.5, 0.5)  # sah_b is hard for every training alike
+
+    folder, study = make_run([LORA | {"repeats": 2}], dice)
+    row = rows(folder, study)["cp_lora-r2"]
+    assert [part["dice"] for part in row["repeats"]] == pytest.approx([(4 * 0.5 + 2 * 0.1) / 6, 0.5])
+    assert row["sd_repeats"] == pytest.approx(0)
+
+
+def test_repeats_without_a_patient_in_common_have_no_spread(make_run):
+    def dice(id_, site, fold):
+        return (0.4, 0.6) if id_.endswith("repeat2") == (fold == 1) else None
+
+    folder, study = make_run([LORA | {"repeats": 2}], dice)
+    assert rows(folder, study)["cp_lora-r2"]["sd_repeats"] is None
+
+
 def test_a_method_that_was_evaluated_nowhere_has_failed_with_the_reason(make_run):
     folder, study = make_run([LORA], lambda id_, site, fold: (0.1, 0.2) if id_ == "zero_shot" else None)
     row = rows(folder, study)["cp_lora-r2"]

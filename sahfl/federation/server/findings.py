@@ -139,9 +139,10 @@ def _finding(id_: str, claim: str, pairs: Sequence[Pair]) -> dict[str, Any]:
     return found | {"verdict": verdict, "text": _text(pairs, least)} | numbers
 
 
-def _support(pair: Pair) -> tuple[bool, bool, float]:
-    """The less, the worse for the claim: what speaks against it first, then where there is no interval."""
-    return pair.verdict != "not reproduced", pair.low is not None, 0.0 if pair.low is None else pair.low - pair.floor
+def _support(pair: Pair) -> tuple[int, bool, float]:
+    """The less, the worse for the claim: what speaks against it first, then what leaves it open."""
+    rank = ("not reproduced", "undecided", "reproduced").index(pair.verdict)
+    return rank, pair.low is not None, 0.0 if pair.low is None else pair.low - pair.floor
 
 
 def _text(pairs: Sequence[Pair], least: Pair) -> str:

@@ -110,7 +110,6 @@ def describe_arm(folder: RunFolder, study: Study, arm: Arm, rounds: Sequence[Rec
     if not arm.sums and arm.missing:
         found["failed"] = "; ".join(dict.fromkeys(line["reason"] for line in arm.missing))
     means = {number: _mean_dice(study, sums) for number, sums in sorted(arm.repeats.items())}
-    known = [mean for mean in means.values() if mean is not None]
     return {
         "id": arm.id,
         "method": arm.method.method,
@@ -120,7 +119,7 @@ def describe_arm(folder: RunFolder, study: Study, arm: Arm, rounds: Sequence[Rec
         "trainable": max((_trainable(folder, study, method) for method in arm.trainings), default=0),
         "bytes_up_per_round": max(sent, default=0),
         "repeats": [{"repeat": number, "dice": mean} for number, mean in means.items()],
-        "sd_repeats": statistics.stdev(known) if len(known) > 1 else None,
+        "sd_repeats": _spread(study, list(arm.repeats.values())),
         **found,
         "not_evaluated": list(arm.missing),
     }
@@ -130,6 +129,22 @@ def _mean_dice(study: Study, sums: Sums) -> float | None:
     parts = [part.overall for part in sums.values()]
     n = sum(part.n for part in parts)
     return estimate(sum(parts[1:], parts[0]), "dice").value if n else None
+
+
+def _spread(study: Study, repeats: Sequence[Sums]) -> float | None:
+    """SD of the repeats' mean Dice on what all of them were evaluated on: other patients are no other training.
+
+    None where fewer than two repeats have a mean there.
+    """
+    evaluated = [sums for sums in repeats if sums]
+    common = [
+        key
+        for key in (evaluated[0] if evaluated else {})
+        if all(key in sums and form(sums[key]) == form(evaluated[0][key]) for sums in evaluated)
+    ]
+    means = [_mean_dice(study, {key: sums[key] for key in common}) for sums in evaluated]
+    known = [mean for mean in means if mean is not None]
+    return statistics.stdev(known) if len(known) > 1 else None
 
 
 def _trainable(folder: RunFolder, study: Study, method: Method) -> int:
