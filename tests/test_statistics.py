@@ -295,6 +295,15 @@ def test_few_cases_have_a_mean_but_no_interval_and_no_p(n):
     assert difference(group_sums(POOLED[:n]), group_sums(POOLED[:n]), "dice").p is None
 
 
+@pytest.mark.parametrize(("patients", "told"), [(1, False), (2, False), (3, True), (6, True)])
+def test_many_scans_of_one_or_two_patients_have_no_interval_and_no_p(patients, told):
+    scans = [dataclasses.replace(case, key=f"patient {i % patients}") for i, case in enumerate(POOLED[:6])]
+    ours, theirs = group_sums(scans), group_sums(changed(scans, "dice", lambda value: 0.9 * value))
+    found, gain = estimate(ours, "dice"), difference(ours, theirs, "dice")
+    assert found.value == pytest.approx(DICE[:6].mean())
+    assert [number is not None for number in (found.low, found.high, gain.low, gain.high, gain.p)] == [told] * 5
+
+
 def test_five_cases_have_an_interval_although_some_replicates_draw_none():
     five = group_sums(POOLED[:5], 2000)
     assert (five.weights == 0).any()

@@ -17,6 +17,8 @@ from sahfl.statistics.metrics import METRICS, NAMES, Floats, histogram_of
 
 SMALLEST_INTERVAL = 5
 """Below this number of cases no interval is given."""
+FEWEST_PATIENTS = 2.5
+"""Nor below this number of patients, as ``_n_patients`` estimates it: between 2 and 3."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Estimate:
 def estimate(sums: GroupSums, metric: str) -> Estimate:
     """Mean of a metric, its SD between cases, its median, and the percentile interval of the replicate means.
 
-    Guarantees: never NaN. Without a case all is None; SD needs 2 cases, the interval 5 and the replicates of all, the
-    median the histograms of all.
+    Guarantees: never NaN. Without a case all is None; SD needs 2 cases, the interval 5, of 3 patients at least, and the
+    replicates of all, the median the histograms of all.
 
     Raises:
         ValueError: there is no such metric.
@@ -102,7 +104,17 @@ def _p(replicates: Floats) -> float:
 def _interval(over: GroupSums, replicates: Floats) -> tuple[float | None, float | None]:
     """The percentile 95 % interval of those replicates in which a case was drawn."""
     drawn = replicates[~np.isnan(replicates)]
-    if over.n < SMALLEST_INTERVAL or not drawn.size or over.bare:
+    if over.n < SMALLEST_INTERVAL or not drawn.size or over.bare or _n_patients(over) < FEWEST_PATIENTS:
         return None, None
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _n_patients(over: GroupSums) -> float:
+    """About how many patients the cases are of, each with as many scans.
+
+    Scans of a patient are drawn together, so the variance of the weights is the sum of the squared numbers of scans.
+    All replicates of a single patient are equal: an interval over them would have no length, however many the scans.
+    """
+    variance = float(over.weights.var())
+    return over.n**2 / variance if variance else 0.0
