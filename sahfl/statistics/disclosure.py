@@ -24,6 +24,10 @@ Why replicates need more: with n patients, a replicate draws exactly one scan wi
 replicates at n = 5, and is then that patient's Dice. At 20 patients, 3 draws or fewer come once in 300 000. A histogram
 of few patients lists their values, rounded to its bins. Sums are rounded to a ``Metric.step`` (1/1024 of Dice, 1/16 mm,
 1/16 mL), so that their last digits do not tell the patients apart.
+
+What no threshold here prevents: all methods share their weights, so replicates of n / 5 methods and more are n sources
+mixed in as many channels, which whoever has them can separate into one row of values per patient, without the keys.
+Only a site that sends no replicates (``smallest_bootstrap`` above its patients) is safe from that.
 """
 
 from __future__ import annotations

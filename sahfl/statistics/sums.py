@@ -4,10 +4,10 @@ A site adds up its own cases (``EvaluationSums.of``), sends one flat array, and 
 sites. An estimate of ``estimates`` equals the one that the pooled cases would give, although no case leaves its site.
 
 What the sums reveal: with one case, a total is its Dice; with two, ``totals`` and ``squares`` give both. Whoever
-knows the keys can solve the replicate sums for the Dice of every case, so keys must come from what only the site has;
-in a small group even that is weak, and a histogram of few cases is a list of them. The sums hold no image and no
-identity. What a site withholds of small groups is decided in ``disclosure``; here it is written down, so that nobody
-takes withheld for empty.
+knows the keys can solve the replicate sums of one method for the Dice of every case, so keys must come from what only
+the site has; whoever has those of several methods can without (``disclosure``). A histogram of few cases is a list
+of them. The sums hold no image and no identity. What a site withholds of small groups is decided in ``disclosure``;
+here it is written down, so that nobody takes withheld for empty.
 """
 
 from __future__ import annotations
