@@ -82,6 +82,27 @@ def test_a_cell_in_which_a_site_was_missing_is_not_kept(federate, tmp_path):
     assert len(list((tmp_path / "cells").glob("*/*"))) == 1  # pretraining, where it was not asked
 
 
+def test_a_crash_while_a_cell_is_taken_leaves_it_to_be_taken_again(federate, tmp_path, monkeypatch):
+    small = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}])
+    first, _ = federate(small, name="first", cells=tmp_path / "cells")
+    commit = RunFolder.commit
+
+    def crash(folder, cell, checkpoint):
+        if cell == "cp_lora-r2/fold-1":
+            raise KeyboardInterrupt
+        commit(folder, cell, checkpoint)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "commit", crash)
+        federate(small, name="second", cells=tmp_path / "cells")
+    second, grid = federate(small, name="second", cells=tmp_path / "cells")
+    assert asked(grid, "train") == asked(grid, "evaluate") == set()
+    results, expected = (folder.read_json("results.json") for folder in (second, first))
+    assert results["cells"] == {"total": 3, "reused": 3}
+    assert results["methods"] == expected["methods"]
+    assert adapters(second) == adapters(first)
+
+
 # --- what a cell is --------------------------------------------------------------------------------------------------
 
 
