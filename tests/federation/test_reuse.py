@@ -92,9 +92,10 @@ def test_a_crash_while_a_cell_is_taken_leaves_it_to_be_taken_again(federate, tmp
             raise KeyboardInterrupt
         commit(folder, cell, checkpoint)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RunFolder, "commit", crash)
+    monkeypatch.setattr(RunFolder, "commit", crash)
+    with pytest.raises(KeyboardInterrupt):
         federate(small, name="second", cells=tmp_path / "cells")
+    monkeypatch.setattr(RunFolder, "commit", commit)
     second, grid = federate(small, name="second", cells=tmp_path / "cells")
     assert asked(grid, "train") == asked(grid, "evaluate") == set()
     results, expected = (folder.read_json("results.json") for folder in (second, first))
