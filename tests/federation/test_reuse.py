@@ -1,6 +1,7 @@
 """Cells of earlier runs: taken where all that determines them is the same, and run again where anything is not."""
 
 import dataclasses
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tiny_study import TINY, changed
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError
 from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.server import reuse
 from sahfl.federation.server.cell_store import CellStore, Entry, Identity
 from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.reuse import Reuse
@@ -119,8 +121,8 @@ SITES = {site: description(site) for site in TINY["data"]["sites"]}
 def identity(settings=TINY, *, method=1, fold=0, sites=SITES, base="b" * 64):
     study = parse(Study, settings, where="test")
     chosen = None if method is None else study.finetune.methods[method]
-    reuse = Reuse(None, Requests(study, study.fingerprint(), base), RunFolder(None))
-    return reuse._identity(chosen, fold, sites)
+    cells = Reuse(None, Requests(study, study.fingerprint(), base), RunFolder(None))
+    return cells._identity(chosen, fold, sites)
 
 
 CP = TINY["finetune"]["methods"][1]
@@ -151,6 +153,13 @@ OTHER = {
 @pytest.mark.parametrize("change", OTHER.values(), ids=OTHER.keys())
 def test_whatever_changes_a_result_makes_another_cell(change):
     assert identity(**change).key != identity().key
+
+
+@pytest.mark.parametrize("package", ["torch", "monai", "numpy", "scipy"])
+def test_another_version_of_what_computes_makes_another_cell(monkeypatch, package):
+    known = identity().key
+    monkeypatch.setattr(reuse, "version", lambda name: "0.0" if name == package else version(name))
+    assert identity().key != known
 
 
 SAME = {

@@ -26,6 +26,8 @@ from sahfl.statistics import EvaluationSums
 
 SCHEMA = 1
 """Part of every identity: raise it with any change of what a cell computes or keeps."""
+SOFTWARE = ("torch", "monai", "numpy", "scipy")
+"""Packages that compute: another version of one can give other numbers."""
 Descriptions = Mapping[str, SiteDescription]
 
 
@@ -134,7 +136,7 @@ class Reuse:
             wanted = study.pretrain.sites
         if any(site not in sites for site in wanted):
             return None
-        software = {"schema": SCHEMA, "sahfl": __version__, "torch": version("torch")}
+        software = {"schema": SCHEMA, "sahfl": __version__} | {name: version(name) for name in SOFTWARE}
         content = software | {"seed": study.seed} | work_of(study, method)
         content |= {"hostile": study.hostile, "data": {site: sites[site].data for site in sorted(wanted)}}
         if method is not None:
