@@ -40,7 +40,7 @@ def require_highdicom() -> None:
 def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, algorithm: str) -> None:
     """Write a binary segmentation with one segment, hemorrhage, atomically; slices without blood have no frame.
 
-    An empty mask is written as one frame without a set pixel, since a SEG has at least one frame.
+    An empty mask is written with a frame for every slice, none with a set pixel, since a SEG has at least one frame.
 
     Args:
         path: file to write.
