@@ -27,6 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
+"""What the operating system says of a path that was named and cannot be read or written."""
 Datalist = Annotated[
     Path | None, typer.Option(help="Datalist of NIfTI scans; takes the place of data.path in the study file.")
 ]
@@ -159,10 +161,10 @@ def _check_site(file: Path) -> None:
 def report(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     tensorboard: Annotated[
-        Path | None, typer.Option(help="Also write event files into this folder; needs sahfl[tensorboard].")
+        Path | None, typer.Option(help="Also write event files into this folder; needs sahfl\\[tensorboard].")
     ] = None,
     mlflow: Annotated[
-        str | None, typer.Option(help="Also log to this tracking URI, or into this folder; needs sahfl[mlflow].")
+        str | None, typer.Option(help="Also log to this tracking URI, or into this folder; needs sahfl\\[mlflow].")
     ] = None,
 ) -> None:
     """Write the report of a finished run again, from its results.json: page, figures, CSV and LaTeX tables.
@@ -210,6 +212,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
+        if error.errno in NO_PLACE and error.filename is not None:
+            print(f"error: {error.filename}: {error.strerror}; name another path", file=sys.stderr)
+            sys.exit(ConfigError.exit_code)
         if error.errno not in NO_ROOM:
             raise
         print(f"error: {error.strerror}; make room, then go on with: sahfl simulate --resume RUN_DIR", file=sys.stderr)

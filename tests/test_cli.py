@@ -169,6 +169,12 @@ def finished(tmp_path):
     return folder
 
 
+def test_the_help_of_report_names_the_extras(sahfl):
+    _, out, _ = sahfl("report", "-h")
+    assert "needs sahfl[tensorboard]" in out
+    assert "needs sahfl[mlflow]" in out
+
+
 def test_report_writes_the_page_again_from_the_results(sahfl, finished):
     page = finished.path / "report.html"
     code, out, err = sahfl("report", finished.path)

@@ -20,6 +20,8 @@ from sahfl.cli import app
 from sahfl.commands import study as command
 from sahfl.config import Study, parse
 from sahfl.errors import ConfigError, RunError, RunFailed
+from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.studies import Studies
 
 ONE = changed(TINY, finetune__methods=[{"method": "zero_shot"}])
 MORE = changed(ONE, finetune__methods=[{"method": "zero_shot"}, {"method": "cp_lora", "rank": 2}])
@@ -164,6 +166,31 @@ def test_a_study_that_failed_at_the_server_says_why_and_can_be_tried_again(serve
             assert isinstance(result.exception, RunFailed)
             assert str(result.exception) == "trial: got 1 of 3 sites"
     assert result.exception is None
+
+
+def test_a_study_that_was_submitted_again_otherwise_is_not_failed_by_its_earlier_reason(server, tmp_path):
+    path = write(tmp_path / "trial.yaml", DEPLOYED)
+    write_atomic(server / "failed" / "trial.txt", "got 1 of 3 sites\n")
+    Studies(server).submit(path)
+    with ends(server, "trial", "done"):
+        assert called(path, "--server", tmp_path / "server.yaml").exception is None
+
+
+def test_a_refused_study_leaves_the_reason_of_its_earlier_failure(server, tmp_path):
+    write_atomic(server / "failed" / "trial.txt", "got 1 of 3 sites\n")
+    RunFolder.create(server / "runs" / "trial", parse(Study, changed(DEPLOYED, seed=99), where="test"))
+    path = write(tmp_path / "trial.yaml", DEPLOYED)
+    with pytest.raises(RunError, match="ran with other settings"):
+        raise called(path, "--server", tmp_path / "server.yaml").exception
+    assert (server / "failed" / "trial.txt").exists()
+
+
+@pytest.mark.parametrize("option", [("--out", "run"), ("--workers", "2"), ("--lanes", "2")])
+def test_options_of_a_run_here_are_refused_with_a_server(server, tmp_path, option):
+    path = write(tmp_path / "trial.yaml", DEPLOYED)
+    with pytest.raises(ConfigError, match="leave them out with --server"):
+        raise called(path, "--server", tmp_path / "server.yaml", *option).exception
+    assert not (server / "queue").exists()
 
 
 def test_another_study_of_the_same_name_in_the_queue_is_refused(server, tmp_path):

@@ -66,6 +66,10 @@ def study(
     elif server is not None:
         if not deployed:
             raise ConfigError(f"{file}: data.source is {settings.data.source!r}, expected 'sites' with --server")
+        if out or workers or lanes:
+            raise ConfigError(
+                "--out, --workers and --lanes are for a run on this machine; leave them out with --server"
+            )
         print(_run_there(file, load_server(server).folder))
     else:
         print(_run_here(file, settings, out, cells, workers, lanes))
@@ -123,8 +127,6 @@ def _run_there(file: Path, server: Path) -> Path:
         print("finished already; nothing is left to do", file=sys.stderr)
         return report
     if not waiting.exists():
-        for old in (server / "failed" / f"{name}.yaml", server / "failed" / f"{name}.txt"):
-            old.unlink(missing_ok=True)
         print(f"submitted: {studies.submit(file)}", file=sys.stderr)
     elif read_deployed(waiting) != settings:
         raise RunError(f"{waiting}: waits with other settings; take it out of the queue, or rename the new file")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sahfl import __version__
 from sahfl.atomic import write_atomic
-from sahfl.data.dicom.write_segmentation import write_segmentation
+from sahfl.data.dicom.write_segmentation import require_highdicom, write_segmentation
 from sahfl.data.new_scan import NewScan, read_new_scan
 from sahfl.data.views import make_views
 from sahfl.errors import ConfigError, RunError
@@ -108,11 +108,15 @@ def check_output(out: Path, new: NewScan, wanted: Wanted) -> None:
     """Look before the work whether the results can be written.
 
     Raises:
-        RunError: one of the files is there already.
-        ConfigError: a DICOM segmentation is wanted of a scan that is not DICOM.
+        RunError: one of the files is there already, or the folder is a file.
+        ConfigError: a DICOM segmentation is wanted of a scan that is not DICOM, or without its extra installed.
     """
     if wanted.dicom_seg and new.series is None:
         raise ConfigError("--dicom-seg: got a NIfTI scan, expected a DICOM series for the segmentation to refer to")
+    if wanted.dicom_seg:
+        require_highdicom()
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: is no folder; name another with --out")
     there = [name for name in (MASK, PROBABILITY, OVERLAY, NOTE, DICOM) if (out / name).exists()]
     if there and not wanted.replace:
         raise RunError(f"{out}: holds {', '.join(there)} already; name another folder with --out, or add --replace")
@@ -126,11 +130,16 @@ def write_prediction(out: Path, new: NewScan, trained: Trained, found: Segmented
 
     Raises:
         RunError: one is there already.
-        ConfigError, DataError: the DICOM segmentation cannot be written; the other files are then there.
+        ConfigError, DataError: the DICOM segmentation cannot be written; all files are then as they were.
     """
     check_output(out, new, wanted)
-    for name in (MASK, PROBABILITY, OVERLAY, NOTE, DICOM):
-        (out / name).unlink(missing_ok=True)  # an earlier call's may be of another scan
+    segmented = []
+    if wanted.dicom_seg and new.series is not None:  # first, as the series' headers may not allow it
+        label = np.asarray(new.on_source(found.mask.astype(np.uint8)).dataobj) > 0
+        write_segmentation(out / DICOM, label, new.series, algorithm=f"sahfl {trained.study} {trained.method}")
+        segmented.append(out / DICOM)
+    for path in {out / name for name in (MASK, PROBABILITY, OVERLAY, NOTE, DICOM)}.difference(segmented):
+        path.unlink(missing_ok=True)  # an earlier call's may be of another scan
     write_atomic(out / MASK, _nifti(new, found.mask.astype(np.uint8)))
     written = [out / MASK]
     if wanted.probability:
@@ -138,13 +147,7 @@ def write_prediction(out: Path, new: NewScan, trained: Trained, found: Segmented
         write_atomic(out / PROBABILITY, _nifti(new, found.probability))
     write_atomic(out / OVERLAY, draw_prediction(new, found))
     write_atomic(out / NOTE, json.dumps(describe(new, trained, found), indent=1) + "\n")
-    written += [out / OVERLAY, out / NOTE]
-    if wanted.dicom_seg and new.series is not None:
-        label = np.asarray(new.on_source(found.mask.astype(np.uint8)).dataobj) > 0
-        algorithm = f"sahfl {trained.study} {trained.method}"
-        write_segmentation(out / DICOM, label, new.series, algorithm=algorithm)
-        written.append(out / DICOM)
-    return written
+    return [*written, out / OVERLAY, out / NOTE, *segmented]
 
 
 def describe(new: NewScan, trained: Trained, found: Segmented) -> dict[str, Any]:

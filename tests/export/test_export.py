@@ -186,6 +186,14 @@ def test_a_wrong_export_is_refused_naming_what_there_is(sahfl, run, tmp_path, ar
     assert not (tmp_path / "ex").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_a_user_error(sahfl, run, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    code, out, err = sahfl("export", run[0], "--method", "cp_lora-r2", "--fold", "0", "--to", tmp_path / "file")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path / 'file'}")
+    assert err.endswith(": Not a directory; name another path\n")
+
+
 def test_exports_of_two_methods_in_one_folder_are_not_mixed(run, tmp_path):
     list(export(run[0], tmp_path, ["safetensors"], method="cp_lora-r2", fold=0))
     list(export(run[0], tmp_path, ["safetensors"], method="full", fold=1))

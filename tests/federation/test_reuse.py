@@ -1,6 +1,7 @@
 """Cells of earlier runs: taken where all that determines them is the same, and run again where anything is not."""
 
 import dataclasses
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tiny_study import TINY, changed
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError
 from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.server import reuse
 from sahfl.federation.server.cell_store import CellStore, Entry, Identity
 from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.reuse import Reuse
@@ -82,6 +84,28 @@ def test_a_cell_in_which_a_site_was_missing_is_not_kept(federate, tmp_path):
     assert len(list((tmp_path / "cells").glob("*/*"))) == 1  # pretraining, where it was not asked
 
 
+def test_a_crash_while_a_cell_is_taken_leaves_it_to_be_taken_again(federate, tmp_path, monkeypatch):
+    small = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}])
+    first, _ = federate(small, name="first", cells=tmp_path / "cells")
+    commit = RunFolder.commit
+
+    def crash(folder, cell, checkpoint):
+        if cell == "cp_lora-r2/fold-1":
+            raise KeyboardInterrupt
+        commit(folder, cell, checkpoint)
+
+    monkeypatch.setattr(RunFolder, "commit", crash)
+    with pytest.raises(KeyboardInterrupt):
+        federate(small, name="second", cells=tmp_path / "cells")
+    monkeypatch.setattr(RunFolder, "commit", commit)
+    second, grid = federate(small, name="second", cells=tmp_path / "cells")
+    assert asked(grid, "train") == asked(grid, "evaluate") == set()
+    results, expected = (folder.read_json("results.json") for folder in (second, first))
+    assert results["cells"] == {"total": 3, "reused": 3}
+    assert results["methods"] == expected["methods"]
+    assert adapters(second) == adapters(first)
+
+
 # --- what a cell is --------------------------------------------------------------------------------------------------
 
 
@@ -97,8 +121,8 @@ SITES = {site: description(site) for site in TINY["data"]["sites"]}
 def identity(settings=TINY, *, method=1, fold=0, sites=SITES, base="b" * 64):
     study = parse(Study, settings, where="test")
     chosen = None if method is None else study.finetune.methods[method]
-    reuse = Reuse(None, Requests(study, study.fingerprint(), base), RunFolder(None))
-    return reuse._identity(chosen, fold, sites)
+    cells = Reuse(None, Requests(study, study.fingerprint(), base), RunFolder(None))
+    return cells._identity(chosen, fold, sites)
 
 
 CP = TINY["finetune"]["methods"][1]
@@ -129,6 +153,13 @@ OTHER = {
 @pytest.mark.parametrize("change", OTHER.values(), ids=OTHER.keys())
 def test_whatever_changes_a_result_makes_another_cell(change):
     assert identity(**change).key != identity().key
+
+
+@pytest.mark.parametrize("package", ["torch", "monai", "numpy", "scipy"])
+def test_another_version_of_what_computes_makes_another_cell(monkeypatch, package):
+    known = identity().key
+    monkeypatch.setattr(reuse, "version", lambda name: "0.0" if name == package else version(name))
+    assert identity().key != known
 
 
 SAME = {

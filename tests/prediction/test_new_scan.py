@@ -136,6 +136,7 @@ def test_an_empty_mask_is_a_segmentation_too(tmp_path):
     series = read_series(tmp_path / "patient")
     write_seg(tmp_path / "out.dcm", np.zeros_like(LABEL), series, algorithm="sahfl")
     assert not np.asarray(read_segmentation(tmp_path / "out.dcm", series).dataobj).any()
+    assert pydicom.dcmread(tmp_path / "out.dcm").NumberOfFrames == IMAGE.shape[2]
 
 
 def test_headers_that_a_segmentation_cannot_repeat_are_an_error_without_their_content(tmp_path):

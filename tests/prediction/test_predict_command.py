@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import nibabel
 import numpy as np
@@ -97,6 +98,39 @@ def test_dicom_in_dicom_out(sahfl, run, tmp_path):
     np.testing.assert_array_equal(np.asarray(seg.dataobj), np.asarray(mask.dataobj))
     written = out + err + (tmp_path / "out" / "prediction.json").read_text()
     assert not any(canary in written for canary in CANARIES)
+
+
+def test_a_segmentation_that_cannot_be_written_leaves_earlier_results_as_they_were(sahfl, run, tmp_path):
+    def without_study(data, index):
+        del data.StudyInstanceUID
+
+    write_series(tmp_path / "patient", IMAGE, AFFINE, change=without_study)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mask.nii.gz").write_text("precious")
+    options = ("--out", tmp_path / "out", "--fold", "0", "--dicom-seg", "--replace")
+    code, out, err = sahfl("predict", run, tmp_path / "patient", *options)
+    assert (code, out) == (2, "")
+    assert "lack what a DICOM segmentation has to repeat" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mask.nii.gz"]
+    assert (tmp_path / "out" / "mask.nii.gz").read_text() == "precious"
+
+
+def test_a_missing_extra_is_said_before_the_work(sahfl, run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    write_series(tmp_path / "patient", IMAGE, AFFINE)
+    code, out, err = sahfl("predict", run, tmp_path / "patient", "--out", tmp_path / "out", "--dicom-seg")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "error: --dicom-seg: highdicom is not installed; pip install 'sahfl[dicom-seg]'"
+    assert "segmented" not in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_file_in_the_place_of_the_folder_is_a_user_error(sahfl, run, scan, tmp_path, inside):
+    out_folder = scan / "out" if inside else scan
+    code, out, err = sahfl("predict", run, scan, "--out", out_folder, "--fold", "0")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"error: {out_folder}")
 
 
 WRONG = {

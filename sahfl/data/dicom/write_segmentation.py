@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,20 @@ from sahfl.errors import ConfigError, DataError
 LABEL = "Intracranial hemorrhage"
 
 
+def require_highdicom() -> None:
+    """Say before the work that a segmentation cannot be written.
+
+    Raises:
+        ConfigError: highdicom is not installed.
+    """
+    if find_spec("highdicom") is None:
+        raise ConfigError("--dicom-seg: highdicom is not installed; pip install 'sahfl[dicom-seg]'")
+
+
 def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, algorithm: str) -> None:
     """Write a binary segmentation with one segment, hemorrhage, atomically; slices without blood have no frame.
 
-    An empty mask is written as one frame without a set pixel, since a SEG has at least one frame.
+    An empty mask is written with a frame for every slice, none with a set pixel, since a SEG has at least one frame.
 
     Args:
         path: file to write.
@@ -43,10 +54,9 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
 
     Source: DICOM PS3.3 2024, A.51 and C.8.20; highdicom (Bridge et al. 2022, doi 10.1007/s10278-022-00683-y).
     """
-    try:
-        from highdicom import AlgorithmIdentificationSequence, seg
-    except ImportError as error:
-        raise ConfigError("--dicom-seg: highdicom is not installed; pip install 'sahfl[dicom-seg]'") from error
+    require_highdicom()
+    from highdicom import AlgorithmIdentificationSequence, seg
+
     with private():
         sources = [pydicom.dcmread(file) for file in series.files]
     name = algorithm[:64]

@@ -26,6 +26,8 @@ from sahfl.statistics import EvaluationSums
 
 SCHEMA = 1
 """Part of every identity: raise it with any change of what a cell computes or keeps."""
+SOFTWARE = ("torch", "monai", "numpy", "scipy")
+"""Packages that compute: another version of one can give other numbers."""
 Descriptions = Mapping[str, SiteDescription]
 
 
@@ -55,7 +57,8 @@ class Reuse:
         """
         identity = self._identity(method, fold, sites)
         key = _key(method, fold)
-        if self._store is None or identity is None or self._folder.has_begun(key):
+        begun = self._folder.has_begun(key, trained=not isinstance(method, ZeroShot))
+        if self._store is None or identity is None or begun:
             return None
         try:
             entry = self._store.find(identity)
@@ -101,10 +104,10 @@ class Reuse:
         return any(line["event"] == "reused" and line["cell"] == key for line in self._folder.journal())
 
     def _adopt(self, key: str, entry: Entry, name: str) -> None:
-        """The checkpoint comes last: without it, what comes before is written again."""
+        """What ``has_begun`` looks for comes last: without it, what comes before is written again."""
+        self._folder.note({"event": "reused", "cell": key, "entry": name})
         if entry.evaluation is not None:
             self._folder.write_json(f"evaluation/{key}.json", entry.evaluation)
-        self._folder.note({"event": "reused", "cell": key, "entry": name})
         for line in entry.rounds[:-1]:
             self._folder.note(line | {"reused": True})
         if entry.rounds:
@@ -133,7 +136,7 @@ class Reuse:
             wanted = study.pretrain.sites
         if any(site not in sites for site in wanted):
             return None
-        software = {"schema": SCHEMA, "sahfl": __version__, "torch": version("torch")}
+        software = {"schema": SCHEMA, "sahfl": __version__} | {name: version(name) for name in SOFTWARE}
         content = software | {"seed": study.seed} | work_of(study, method)
         content |= {"hostile": study.hostile, "data": {site: sites[site].data for site in sorted(wanted)}}
         if method is not None:

@@ -175,9 +175,11 @@ class RunFolder:
             return Checkpoint(record["round"], state, record, memory)
         return None
 
-    def has_begun(self, cell: str) -> bool:
-        """Whether anything of a cell is here: a committed round, or an evaluation."""
-        return bool(self._checkpoints(cell)) or (self.path / "evaluation" / f"{cell}.json").exists()
+    def has_begun(self, cell: str, *, trained: bool) -> bool:
+        """Whether work on a cell is here: a committed round; of one without training, an evaluation."""
+        if trained:
+            return bool(self._checkpoints(cell))
+        return (self.path / "evaluation" / f"{cell}.json").exists()
 
     def _load(self, cell: str, path: Path) -> tuple[AdapterState, Record]:
         """Tensors and record of a checkpoint; AdapterError where either is not what was committed for this cell."""

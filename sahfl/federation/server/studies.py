@@ -24,7 +24,7 @@ class Studies:
         self._unusable: set[Path] = set()
 
     def submit(self, file: Path) -> Path:
-        """Check a study file and put it into the queue.
+        """Check a study file and put it into the queue; what ``failed/`` holds of an earlier attempt goes.
 
         Raises:
             ConfigError: it has problems, does not leave the data to the sites, or has a name that cannot be a folder's.
@@ -37,6 +37,8 @@ class Studies:
         if target.exists():
             raise RunError(f"{target}: waits already; take it out of the queue, or rename the new file")
         self.check_run(file.stem, study)
+        for ending in ("yaml", "txt"):  # of an earlier attempt: whoever watches this one must not take it for its own
+            (self.folder / "failed" / f"{file.stem}.{ending}").unlink(missing_ok=True)
         write_atomic(target, study.model_dump_json(indent=1) + "\n")  # JSON is YAML; paths in it are absolute
         return target
 
