@@ -10,6 +10,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_the_loader_s_benchmark_runs_and_prints_ratios_as_json():
     options = ["--studies", "demo", "--cases", "2", "--repeats", "1", "--steps", "1", "--json"]
     command = [sys.executable, FOLDER / "loader.py", *options]
@@ -36,6 +37,7 @@ def test_the_evaluation_s_benchmark_runs_finds_monai_s_values_and_prints_ratios_
     assert result["bytes_by_replicates"]["1000"] == 356_224  # as README.md and docs/policy.md say
 
 
+@pytest.mark.slow
 def test_the_adapters_benchmark_runs_and_prints_ratios_as_json():
     options = ["--size", "tiny", "--pixels", "32", "--ranks", "2", "--batch", "2", "--repeats", "1", "--json"]
     command = [sys.executable, "-W", "ignore", FOLDER / "adapters.py", *options, "--only", "cp_lora", "dora_c all"]
@@ -71,6 +73,7 @@ def test_the_aggregation_benchmark_runs_and_its_memory_does_not_grow_with_the_si
     assert result["alternate"]["aim_s_for_1000"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_deployment_benchmark_runs_and_leaves_the_first_round_out():
     command = [
         sys.executable,

@@ -15,6 +15,7 @@ def simulate(folder, hostile):
     return [line for line in journal(folder / "run", "round") if line["stage"] == "finetune"], err
 
 
+@pytest.mark.slow
 def test_B01_a_site_that_sends_nan_is_refused_by_name_in_each_round_and_the_run_finishes(tmp_path):
     lines, err = simulate(tmp_path, {"sah_b": "nan", "tbi_a": "sign_flip"})
     assert len(lines) == 2 * 2

@@ -74,6 +74,7 @@ def test_outside_a_terminal_progress_is_plain_lines_on_standard_error(finished):
     assert re.search(r"^0:\d\d  evaluating, cp_lora-r2, fold 2 of 2$", err, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_number_of_workers(finished, tmp_path):
     reference, _, _ = finished
     code, _, err = run(write(tmp_path / "study.yaml", STUDY), "--out", tmp_path / "run", "--workers", 3)
@@ -183,6 +184,7 @@ def study_with_datalist(tmp_path, sites):
     return write(tmp_path / "study.yaml", changed(STUDY, data={"source": "datalist", "path": "datalist.json"}))
 
 
+@pytest.mark.slow
 def test_a_site_without_usable_data_is_named_and_the_run_goes_on_above_the_quorum(finished, tmp_path):
     sites = damage(datalist_of(finished[0], TINY["data"]["sites"]), "sah_b", tmp_path=tmp_path)
     code, _, err = run(study_with_datalist(tmp_path, sites), "--out", tmp_path / "run")
@@ -196,7 +198,11 @@ def test_a_site_without_usable_data_is_named_and_the_run_goes_on_above_the_quoru
 
 
 @pytest.mark.parametrize(
-    "broken", [("sah_b", "sah_c"), tuple(TINY["data"]["sites"])], ids=["below-quorum", "all-sites"]
+    "broken",
+    [
+        pytest.param(("sah_b", "sah_c"), id="below-quorum"),
+        pytest.param(tuple(TINY["data"]["sites"]), id="all-sites", marks=pytest.mark.slow),
+    ],
 )
 def test_below_the_quorum_a_run_fails_with_exit_code_3_naming_the_sites(finished, tmp_path, broken):
     sites = damage(datalist_of(finished[0], TINY["data"]["sites"]), *broken, tmp_path=tmp_path)

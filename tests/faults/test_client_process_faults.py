@@ -161,7 +161,7 @@ def test_A11_a_second_signal_ends_it_at_once(ready, consortium):
     ("number", "cause"),
     [
         (signal.SIGKILL, "SIGKILL: out of memory, or killed by hand"),
-        (signal.SIGSEGV, "SIGSEGV: a crash in native code"),
+        pytest.param(signal.SIGSEGV, "SIGSEGV: a crash in native code", marks=pytest.mark.slow),
     ],
 )
 def test_A13_a_trainer_that_dies_is_a_cause_that_the_server_hears_and_not_the_daemon_s_end(

@@ -305,7 +305,10 @@ def test_A12_a_full_disk_is_a_typed_error_and_the_run_goes_on_once_there_is_room
     assert committed(folder) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("part", ["state/cp_lora-r2/fold-0", "journal", "adapters/"])
+@pytest.mark.parametrize(
+    "part",
+    ["state/cp_lora-r2/fold-0", *(pytest.param(part, marks=pytest.mark.slow) for part in ("journal", "adapters/"))],
+)
 def test_A12_a_disk_that_fills_anywhere_ends_the_run_and_it_resumes_to_the_same(federate, monkeypatch, tmp_path, part):
     reference, _ = federate(TINY, name="reference")
     flush, seen = os.fsync, []

@@ -59,6 +59,7 @@ def assert_norms(found, value):
 # --- FedProx --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_with_a_proximal_term_every_site_s_change_is_shorter(federate):
     lengths = []
     for index, proximal in enumerate((0.0, 100.0)):
@@ -181,7 +182,7 @@ def test_a_site_evaluates_with_its_own_norms(federate, tmp_path):
     assert mine != theirs
 
 
-@pytest.mark.parametrize("at", [12, 24])
+@pytest.mark.parametrize("at", [12, pytest.param(24, marks=pytest.mark.slow)])
 def test_a_run_with_local_norms_that_stopped_anywhere_resumes_to_the_same(federate, at):
     def contents(folder):
         paths = [*folder.path.glob("adapters/**/*.safetensors"), *folder.path.glob("sites/*/norms/*")]

@@ -8,6 +8,7 @@ series: it is to stay where the series is.
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +56,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
     Source: DICOM PS3.3 2024, A.51 and C.8.20; highdicom (Bridge et al. 2022, doi 10.1007/s10278-022-00683-y).
     """
     require_highdicom()
+    logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # its lines name the series' identifiers
     from highdicom import AlgorithmIdentificationSequence, seg
 
     with private():

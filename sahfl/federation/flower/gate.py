@@ -190,8 +190,8 @@ class Gate:
         log.info("event=connected site=%s version=%s", seat.site, seat.version)
 
     async def _deactivate(self, call: Call) -> None:
+        self._fleet.leave(call.seat)  # before the answer: whoever hears it may connect the site's next process at once
         await self._forward(call)
-        self._fleet.leave(call.seat)
 
     async def _poll(self, call: Call) -> None:
         """Hold a poll until there is something to deliver; one whose connection breaks takes no message with it."""
