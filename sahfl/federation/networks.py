@@ -51,15 +51,20 @@ def _exchanged(settings: str) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], 
 
 def whole_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiViewUNet:
     """The network at the start of pretraining: every tensor trains and travels."""
-    net = MultiViewUNet(
+    net = plain_network(views, model, derive_seed(seed, "network"))
+    attach_everything(net)
+    return net
+
+
+def plain_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiViewUNet:
+    """The network without anything put on it; ``seed`` is that of its first weights."""
+    return MultiViewUNet(
         n_channels(views),
         size=model.size,
-        seed=derive_seed(seed, "network"),
+        seed=seed,
         views=tuple(views.weights) if model.planes == "per_view" else (),
         deep_supervision=model.deep_supervision,
     )
-    attach_everything(net)
-    return net
 
 
 def base_network(views: ViewsConfig, model: ModelConfig, base: AdapterState) -> MultiViewUNet:

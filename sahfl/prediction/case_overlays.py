@@ -26,7 +26,7 @@ from sahfl.evaluation import predict
 from sahfl.federation.events import Event, emit
 from sahfl.federation.local_norms import put_own
 from sahfl.federation.protocol import Task
-from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder, cell_of
 from sahfl.federation.site.site import Site
 from sahfl.payload import Header
 from sahfl.prediction.networks import adapted_network, read_base_hash
@@ -121,8 +121,7 @@ def choose_cases(scored: Sequence[Scored]) -> dict[str, Scored]:
 
 def _evaluated_here(folder: RunFolder, study: Study, method: AdapterTuning) -> bool:
     """Whether no fold was taken over from an earlier run, whose results per case are not here."""
-    reused = {line["cell"] for line in folder.journal() if line["event"] == "reused"}
-    return not reused & {f"{method.id}/fold-{fold}" for fold in range(study.finetune.folds)}
+    return not folder.reused() & {cell_of(method, fold) for fold in range(study.finetune.folds)}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from pydantic import Field
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors
 from sahfl.config import ModelConfig, Section, ViewsConfig, parse
-from sahfl.data.views import n_channels
 from sahfl.errors import AdapterError, RunError
+from sahfl.federation.networks import plain_network
 from sahfl.model import MultiViewUNet
 from sahfl.prediction.networks import Trained
 
@@ -50,13 +50,13 @@ class ExportNote(Section):
     """What this is for, and what not."""
 
 
-def plain_network(note: ExportNote, weights: AdapterState) -> MultiViewUNet:
+def exported_network(note: ExportNote, weights: AdapterState) -> MultiViewUNet:
     """The network of an export.
 
     Raises:
         AdapterError: the weights are of another network.
     """
-    net = empty_network(note.views, note.model)
+    net = plain_network(note.views, note.model, seed=0)
     own = net.state_dict()
     if odd := sorted(own.keys() ^ weights.keys()):
         raise AdapterError(f"{WEIGHTS}: missing or unexpected tensor {odd[0]!r}")
@@ -64,12 +64,6 @@ def plain_network(note: ExportNote, weights: AdapterState) -> MultiViewUNet:
         raise AdapterError(f"{WEIGHTS}: {odd[0]!r} has shape {weights[odd[0]].shape}, expected {own[odd[0]].shape}")
     net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
     return net.eval()
-
-
-def empty_network(views: ViewsConfig, model: ModelConfig) -> MultiViewUNet:
-    """The study's network before any training."""
-    own = tuple(views.weights) if model.planes == "per_view" else ()
-    return MultiViewUNet(n_channels(views), size=model.size, seed=0, views=own, deep_supervision=model.deep_supervision)
 
 
 def read_exported(folder: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
@@ -123,4 +117,4 @@ def _read_network(folder: Path, note: ExportNote) -> MultiViewUNet:
     weights, _ = load_tensors(folder / WEIGHTS)
     if digest(weights) != note.sha256:
         raise AdapterError(f"{folder / WEIGHTS}: content does not match its hash")
-    return plain_network(note, weights)
+    return exported_network(note, weights)

@@ -14,10 +14,8 @@ from sahfl.adapters.folder import put_adapter, read_adapter
 from sahfl.config import AdapterTuning, Method, Study, ViewsConfig, ZeroShot
 from sahfl.errors import AdapterError, RunError
 from sahfl.federation.networks import base_network
-from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.run_folder import BASE_FILE, RunFolder, cell_of
 from sahfl.model import MultiViewUNet
-
-BASE_FILE = Path("base") / "base.safetensors"
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def read_base_hash(run: Path) -> str:
 
 def adapter_folder(run: Path, method: Method, fold: int) -> Path:
     """Where a run keeps the adapter of a method and fold."""
-    return run / "adapters" / method.id / f"fold-{fold}"
+    return RunFolder(run).adapter(cell_of(method, fold))
 
 
 def choose_method(study: Study, wanted: str | None, run: Path) -> Method:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -24,13 +26,7 @@ def draw_histograms(results: Results) -> Drawing | None:
     methods = _shown(results)
     if not methods:
         return None
-    rows = -(-len(methods) // COLUMNS)
-    figure = new_figure(0.5 + 3.0 * rows, WIDE_IN)
-    every = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for axes, method in zip(every, methods, strict=False):
-        _draw_counts(axes, method)
-    for axes in every[len(methods) :]:
-        axes.set_axis_off()
+    figure = _panels(methods, _draw_counts, row_in=3.0)
     figure.supxlabel("Annotated volume (mL)", fontsize=10.5)
     figure.supylabel("Predicted volume (mL)", fontsize=10.5)
     caption = (
@@ -46,13 +42,7 @@ def draw_bland_altman(results: Results) -> Drawing | None:
     methods = [method for method in _shown(results) if method["volume"]["bias_ml"] is not None]
     if not methods:
         return None
-    rows = -(-len(methods) // COLUMNS)
-    figure = new_figure(0.5 + 2.7 * rows, WIDE_IN)
-    every = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for axes, method in zip(every, methods, strict=False):
-        _draw_agreement(axes, method)
-    for axes in every[len(methods) :]:
-        axes.set_axis_off()
+    figure = _panels(methods, _draw_agreement, row_in=2.7)
     figure.supxlabel("Mean of annotated and predicted volume (mL, log axis)", fontsize=10.5)
     figure.supylabel("Predicted minus annotated (mL)", fontsize=10.5)
     caption = (
@@ -61,6 +51,18 @@ def draw_bland_altman(results: Results) -> Drawing | None:
     )
     alt = f"Predicted minus annotated volume. {' '.join(_said(method) for method in methods)}"
     return Drawing("bland_altman", "Bland-Altman", caption, alt, figure)
+
+
+def _panels(methods: Sequence[Results], draw: Callable[[Axes, Results], None], *, row_in: float) -> Figure:
+    """A panel for each method, drawn by ``draw``; a row is ``row_in`` inches high."""
+    rows = -(-len(methods) // COLUMNS)
+    figure = new_figure(0.5 + row_in * rows, WIDE_IN)
+    every = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes, method in zip(every, methods, strict=False):
+        draw(axes, method)
+    for axes in every[len(methods) :]:
+        axes.set_axis_off()
+    return figure
 
 
 def _shown(results: Results) -> list[Results]:

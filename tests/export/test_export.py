@@ -16,8 +16,7 @@ from sahfl.data.new_scan import read_new_scan
 from sahfl.errors import ExportDiffers, RunError
 from sahfl.export.folders import export
 from sahfl.export.parity import MOST_DIFFERENCE, compare
-from sahfl.federation.networks import base_network
-from sahfl.prediction.exported import empty_network
+from sahfl.federation.networks import base_network, plain_network
 from sahfl.prediction.networks import adapted_network, read_base
 from sahfl.prediction.segment import read_networks, segment
 
@@ -146,7 +145,7 @@ def test_the_adapter_alone_goes_on_the_base_again(run, tmp_path):
 
 def test_a_network_that_computes_something_else_is_refused():
     study = parse(Study, STUDY, where="study")
-    net, other = (empty_network(study.views, study.model) for _ in range(2))
+    net, other = (plain_network(study.views, study.model, seed=0) for _ in range(2))
     assert compare("same", other, net, study.views) == 0
     with torch.no_grad():
         other.get_parameter("net.head.1.bias").add_(2 * MOST_DIFFERENCE)

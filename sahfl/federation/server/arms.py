@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 from sahfl.config import POOLED, Study, TrainedMethod
 from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.server.support import sits_out
-
-Descriptions = Mapping[str, SiteDescription]
+from sahfl.federation.server.support import Descriptions, sits_out
 
 
 def cell_sites(study: Study, method: TrainedMethod, fold: int, sites: Descriptions) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.results import fold_metrics
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.rounds import Cell, Member, run_cell
-from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder, cell_of
 from sahfl.federation.server.schedule import Job, Steps
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.payload import Header
@@ -71,8 +71,8 @@ class Cells:
             return
         if self._is_done(method, fold):
             rounds = self._study.finetune.rounds if trained else 0
-            emit(Event("resumed", f"{method.id}/fold-{fold}", done=rounds, total=rounds))
-            emit(Event("evaluated", f"{method.id}/fold-{fold}"))
+            emit(Event("resumed", cell_of(method, fold), done=rounds, total=rounds))
+            emit(Event("evaluated", cell_of(method, fold)))
             return
         final: AdapterState | None = {}
         if not isinstance(method, ZeroShot):
@@ -86,9 +86,9 @@ class Cells:
 
     def _is_done(self, method: Method, fold: int) -> bool:
         """Whether an earlier session left nothing of a cell to do: its adapter is there, and the card, written last."""
-        known = self._folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {"sums": {}}
-        adapter = self._folder.path / "adapters" / method.id / f"fold-{fold}"
-        evaluated = all(site in known["sums"] for site in self._study.finetune.sites)
+        cell = cell_of(method, fold)
+        known, adapter = self._folder.evaluation(cell)["sums"], self._folder.adapter(cell)
+        evaluated = all(site in known for site in self._study.finetune.sites)
         saved = all((adapter / name).exists() for name in (TENSORS, CARD))
         return evaluated and (isinstance(method, ZeroShot) or saved)
 
@@ -100,7 +100,7 @@ class Cells:
     def _fine_tune(self, method: TrainedMethod, fold: int) -> Steps[AdapterState | None]:
         emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
         study, folder = self._study, self._folder
-        key, sites = f"{method.id}/fold-{fold}", self._trainers(method, fold)
+        key, sites = cell_of(method, fold), self._trainers(method, fold)
         last = folder.last_checkpoint(key)
         if method.trained_at and not sites and (last is None or last.round < study.finetune.rounds):
             self._leave_untrained(method, fold)
@@ -134,8 +134,8 @@ class Cells:
         self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
         emit(Event("warning", f"{method.id}, fold {fold + 1}: {reason}"))
         missing = dict.fromkeys(self._study.finetune.sites, reason)
-        self._folder.write_json(f"evaluation/{method.id}/fold-{fold}.json", {"sums": {}, "missing": missing})
-        emit(Event("evaluated", f"{method.id}/fold-{fold}"))
+        self._folder.write_evaluation(cell_of(method, fold), {"sums": {}, "missing": missing})
+        emit(Event("evaluated", cell_of(method, fold)))
 
     def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
         study, requests = self._study, self._requests
@@ -151,14 +151,14 @@ class Cells:
                 "metrics": fold_metrics(self._folder, study, method, fold),
             }
         )
-        save_adapter(self._folder.path / "adapters" / method.id / f"fold-{fold}", net, note)
+        save_adapter(self._folder.adapter(cell_of(method, fold)), net, note)
 
     # ------------------------------------------------------------------------------------------- evaluation
 
     def _evaluate(self, method: Method, fold: int, final: AdapterState) -> Steps[float]:
         """Have every site that has not done so evaluate its patients of a fold; the sites' seconds come back."""
-        name, stage = f"evaluation/{method.id}/fold-{fold}.json", self._study.finetune
-        known = self._folder.read_json(name) or {"sums": {}, "missing": {}}
+        cell, stage = cell_of(method, fold), self._study.finetune
+        known = self._folder.evaluation(cell)
         sites = [site for site in stage.sites if site in self._roster and site not in known["sums"]]
         emit(Event("stage", f"evaluating, {method.id}, fold {fold + 1} of {stage.folds}"))
         header = self._requests.header("finetune", method.id, fold)
@@ -176,8 +176,8 @@ class Cells:
             self._folder.note(
                 {"event": "not_evaluated", "method": method.id, "fold": fold, "site": site, "reason": reason}
             )
-        self._folder.write_json(name, {"sums": known["sums"], "missing": missing})
-        emit(Event("evaluated", f"{method.id}/fold-{fold}", done=len(sites), total=len(stage.sites)))
+        self._folder.write_evaluation(cell, {"sums": known["sums"], "missing": missing})
+        emit(Event("evaluated", cell, done=len(sites), total=len(stage.sites)))
         return sum(answers.seconds.values())
 
     def _read_sums(self, answers: Answers, site: str, header: Header) -> list[float]:

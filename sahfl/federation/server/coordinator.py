@@ -29,15 +29,13 @@ from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.results import collect
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.rounds import Cell, Member, run_cell
-from sahfl.federation.server.run_folder import RunFolder, storing
+from sahfl.federation.server.run_folder import BASE_FILE, RunFolder, storing
 from sahfl.federation.server.schedule import Job, run_alone, run_jobs
 from sahfl.federation.server.session import now, open_session
 from sahfl.federation.server.shared_scans import refuse_shared_scans
 from sahfl.federation.server.support import support_notes
 from sahfl.report import write_report
 from sahfl.trust.signing import Signer
-
-BASE_FILE = Path("base") / "base.safetensors"
 
 
 class Coordinator:

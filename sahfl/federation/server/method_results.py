@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sahfl.config import EvaluationConfig, Method, Study
-from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder, cell_of
 from sahfl.statistics import (
     METRICS,
     VOLUME_EDGES_ML,
@@ -30,14 +30,12 @@ Sums = Mapping[Key, EvaluationSums]
 ALL = "all with blood"
 
 
-def read_sums(folder: RunFolder, study: Study, method: Method) -> dict[Key, EvaluationSums]:
-    """What every site sent of one method, by fold."""
+def read_sums(folder: RunFolder, study: Study, method: Method, *, fold: int | None = None) -> dict[Key, EvaluationSums]:
+    """What every site sent of one method, by fold; of all folds, or of one."""
     return {
         (fold, site): EvaluationSums.from_array(np.asarray(values), study.evaluation)
-        for fold in range(study.finetune.folds)
-        for site, values in sorted(
-            (folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {"sums": {}})["sums"].items()
-        )
+        for fold in (range(study.finetune.folds) if fold is None else (fold,))
+        for site, values in sorted(folder.evaluation(cell_of(method, fold))["sums"].items())
     }
 
 

@@ -11,7 +11,7 @@ from sahfl.adapters.folder import CONFIG
 from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
 from sahfl.federation.server.method_results import Key, Sums, compare, correct, form, measured, read_sums
-from sahfl.federation.server.run_folder import Record, RunFolder
+from sahfl.federation.server.run_folder import Record, RunFolder, cell_of
 from sahfl.statistics import EvaluationSums, average, estimate
 
 
@@ -98,7 +98,7 @@ def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
 
 def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> Iterator[Record]:
     for fold in range(study.finetune.folds):
-        known = folder.read_json(f"evaluation/{method.id}/fold-{fold}.json") or {}
+        known = folder.evaluation(cell_of(method, fold))
         yield from ({"fold": fold, "site": site, "reason": why} for site, why in known.get("missing", {}).items())
 
 
@@ -149,7 +149,8 @@ def _spread(study: Study, repeats: Sequence[Sums]) -> float | None:
 
 def _trainable(folder: RunFolder, study: Study, method: Method) -> int:
     """Parameters that a method trains, as its saved adapters say; 0 where no fold of it was trained."""
-    saved = (folder.read_json(f"adapters/{method.id}/fold-{fold}/{CONFIG}") for fold in range(study.finetune.folds))
+    folders = (folder.adapter(cell_of(method, fold)) for fold in range(study.finetune.folds))
+    saved = (folder.read_json(str((path / CONFIG).relative_to(folder.path))) for path in folders)
     return next((int(config["sahfl"]["parameters"]) for config in saved if config), 0)
 
 

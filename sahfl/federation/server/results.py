@@ -53,7 +53,7 @@ def collect(
         "methods": methods,
         "comparisons": comparisons,
         "findings": judge(methods, comparisons),
-        "cells": _cells(journal, study),
+        "cells": _cells(folder, study),
         "overlays": [],
         "rounds": rounds,
         "interruptions": sum(line["event"] == "resumed" for line in journal),
@@ -63,7 +63,7 @@ def collect(
 
 def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
     """What was measured on the held-out patients of one fold."""
-    found = by_fold(fold, read_sums(folder, study, method), study)
+    found = by_fold(fold, read_sums(folder, study, method, fold=fold), study)
     return {name: found[name] for name in ("dice", "n", "n_no_blood")}
 
 
@@ -80,10 +80,10 @@ def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal
     return described | {"role": role, "out": None}
 
 
-def _cells(journal: list[Record], study: Study) -> dict[str, int]:
+def _cells(folder: RunFolder, study: Study) -> dict[str, int]:
     """Pretraining, and each method on each fold: how many there are, and how many an earlier run had finished."""
     total = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None)
-    return {"total": total, "reused": len({line["cell"] for line in journal if line["event"] == "reused"})}
+    return {"total": total, "reused": len(folder.reused())}
 
 
 def _rounds(journal: list[Record], study: Study) -> list[Record]:

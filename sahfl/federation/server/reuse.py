@@ -6,7 +6,6 @@ site was missing depends on more than its settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,18 +16,16 @@ from sahfl.adapters import AdapterState
 from sahfl.config import POOLED, Method, Study, ZeroShot
 from sahfl.errors import AdapterError, PayloadError
 from sahfl.federation.events import Event, emit
-from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.server.cell_store import CellStore, Entry, Identity, Record
 from sahfl.federation.server.requests import Requests
-from sahfl.federation.server.run_folder import Checkpoint, RunFolder
-from sahfl.federation.server.support import sits_out
+from sahfl.federation.server.run_folder import Checkpoint, RunFolder, cell_of
+from sahfl.federation.server.support import Descriptions, sits_out
 from sahfl.statistics import EvaluationSums
 
 SCHEMA = 1
 """Part of every identity: raise it with any change of what a cell computes or keeps."""
 SOFTWARE = ("torch", "monai", "numpy", "scipy")
 """Packages that compute: another version of one can give other numbers."""
-Descriptions = Mapping[str, SiteDescription]
 
 
 class Reuse:
@@ -87,11 +84,11 @@ class Reuse:
             seconds: what the sites worked for its evaluation.
         """
         identity, key = self._identity(method, fold, sites), _key(method, fold)
-        if self._store is None or identity is None or self._is_reused(key):
+        if self._store is None or identity is None or key in self._folder.reused():
             return
         rounds, evaluation = self._rounds(method, fold), None
         if method is not None:
-            evaluation = self._folder.read_json(f"evaluation/{key}.json") or {"sums": {}}
+            evaluation = self._folder.evaluation(key)
         if not self._is_whole(method, fold, sites, rounds, evaluation):
             return
         work = sum(site["seconds"] for line in rounds for site in line["used"])
@@ -100,14 +97,11 @@ class Reuse:
         except OSError as error:
             emit(Event("warning", f"{key}: is not kept for later runs ({error.strerror})"))
 
-    def _is_reused(self, key: str) -> bool:
-        return any(line["event"] == "reused" and line["cell"] == key for line in self._folder.journal())
-
     def _adopt(self, key: str, entry: Entry, name: str) -> None:
         """What ``has_begun`` looks for comes last: without it, what comes before is written again."""
         self._folder.note({"event": "reused", "cell": key, "entry": name})
         if entry.evaluation is not None:
-            self._folder.write_json(f"evaluation/{key}.json", entry.evaluation)
+            self._folder.write_evaluation(key, entry.evaluation)
         for line in entry.rounds[:-1]:
             self._folder.note(line | {"reused": True})
         if entry.rounds:
@@ -188,4 +182,4 @@ def work_of(study: Study, method: Method | None) -> Record:
 
 
 def _key(method: Method | None, fold: int) -> str:
-    return "pretrain" if method is None else f"{method.id}/fold-{fold}"
+    return "pretrain" if method is None else cell_of(method, fold)

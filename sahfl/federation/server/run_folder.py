@@ -17,7 +17,7 @@ from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.aggregation import Memory
 from sahfl.atomic import write_atomic
-from sahfl.config import Study, parse
+from sahfl.config import Method, Study, parse
 from sahfl.errors import AdapterError, RunError, StorageError
 from sahfl.federation.events import Event, emit
 
@@ -26,6 +26,13 @@ NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, e
 KEPT_CHECKPOINTS = 2
 """The newest, and the one before it in case the newest turns out damaged."""
 Record = dict[str, Any]
+BASE_FILE = Path("base") / "base.safetensors"
+"""The base network, below a run's folder."""
+
+
+def cell_of(method: Method, fold: int) -> str:
+    """Names a method on a fold, in the journal and below the run's subfolders."""
+    return f"{method.id}/fold-{fold}"
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,7 @@ class RunFolder:
         """Whether work on a cell is here: a committed round; of one without training, an evaluation."""
         if trained:
             return bool(self._checkpoints(cell))
-        return (self.path / "evaluation" / f"{cell}.json").exists()
+        return (self.path / _evaluation(cell)).exists()
 
     def _load(self, cell: str, path: Path) -> tuple[AdapterState, Record]:
         """Tensors and record of a checkpoint; AdapterError where either is not what was committed for this cell."""
@@ -202,6 +209,22 @@ class RunFolder:
         return sorted((self.path / "state" / cell).glob("round-*.safetensors"))
 
     # ------------------------------------------------------------------------------------------- results
+
+    def adapter(self, cell: str) -> Path:
+        """Folder of a cell's adapter."""
+        return self.path / "adapters" / cell
+
+    def evaluation(self, cell: str) -> Record:
+        """What was told of a cell's evaluation: ``sums`` and ``missing``, each by site; none before there is any."""
+        return self.read_json(_evaluation(cell)) or {"sums": {}, "missing": {}}
+
+    def write_evaluation(self, cell: str, evaluation: Record) -> None:
+        """Keep what was told of a cell's evaluation; errors as of ``write_json``."""
+        self.write_json(_evaluation(cell), evaluation)
+
+    def reused(self) -> set[str]:
+        """Cells that were taken over from an earlier run."""
+        return {line["cell"] for line in self.journal() if line["event"] == "reused"}
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of the run, atomically.
@@ -236,6 +259,10 @@ def storing(path: Path) -> Iterator[None]:
             raise
         hint = "what was committed is whole; make room, then go on with sahfl simulate --resume"
         raise StorageError(f"{path}: cannot be written ({error.strerror}); {hint}") from error
+
+
+def _evaluation(cell: str) -> str:
+    return f"evaluation/{cell}.json"
 
 
 def _seal(cell: str, record: Record) -> str:
