@@ -24,10 +24,10 @@ from sahfl.statistics import (
     estimate,
     extent_labels,
     holm,
-    poisson_weights,
+    normal_weights,
     stratum_labels,
 )
-from sahfl.statistics.groups import row_length
+from sahfl.statistics.groups import FURTHEST, GRAIN, row_length
 from sahfl.statistics.metrics import VOLUME_EDGES_ML, count_volumes
 from sahfl.statistics.sums import HEAD, N_VOLUME_BINS, array_length
 
@@ -64,17 +64,28 @@ def in_groups(metric):
             yield group, places == index
 
 
+WEIGHTS_OF = np.stack([normal_weights(case.key, replicates=REPLICATES, seed=7) for case in POOLED])
+
+
+def interval_of(values, weights):
+    """The interval and p of a mean from the cases themselves, by its definition."""
+    n, mean = len(values), values.mean()
+    around = (weights - 1).T @ (values - mean) / n
+    patients = min(n, n**2 / ((weights - 1).sum(0) ** 2).mean())
+    error = math.sqrt((around**2).mean() * patients / (patients - 1))
+    low, high = stats.t.interval(0.95, patients - 1, mean, error)
+    return low, high, 2 * stats.t.sf(abs(mean) / error, patients - 1)
+
+
 @every_metric
 def test_mean_sd_and_interval_of_every_group_equal_those_of_the_pooled_cases(metric):
-    weights = np.stack([poisson_weights(case.key, replicates=REPLICATES, seed=7) for case in POOLED])
     for group, chosen in in_groups(metric):
         found, values = estimate(group, metric.name), values_of(metric)[chosen]
         assert found.n == len(values)
         assert found.value == pytest.approx(values.mean(), abs=1e-10)
         assert found.sd == pytest.approx(values.std(ddof=1), abs=1e-8)
-        drawn = weights[chosen].sum(0) > 0
-        means = (values @ weights[chosen])[drawn] / weights[chosen].sum(0)[drawn]
-        assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-10)
+        low, high, _ = interval_of(values, WEIGHTS_OF[chosen])
+        assert (found.low, found.high) == pytest.approx((max(low, 0), min(high, metric.most)), abs=1e-9)
 
 
 @every_metric
@@ -127,6 +138,14 @@ def test_cases_are_counted_by_annotated_and_predicted_volume():
     assert reduce(add, map(sums, SITES)).volume_counts.sum() == 60
 
 
+@every_metric
+def test_the_interval_is_that_of_student_s_t_but_for_the_chance_in_replicates(metric):
+    values, found = values_of(metric), estimate(group_sums(POOLED, 4000), metric.name)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (found.high - found.low) / (high - low) == pytest.approx(1, abs=0.04)  # 4000 replicates: SD 0.011
+    assert (found.low + found.high) / 2 == pytest.approx(values.mean())
+
+
 def test_the_interval_is_close_to_the_percentile_bootstrap_of_scipy():
     reference = stats.bootstrap(
         (DICE,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
@@ -137,11 +156,10 @@ def test_the_interval_is_close_to_the_percentile_bootstrap_of_scipy():
 
 
 def test_the_interval_covers_the_true_mean_in_about_95_of_100_cohorts():
-    true, hits = 0.5, 0
-    for seed in range(200):
-        found = estimate(GroupSums.of(made_cases(f"s{seed}", 40, seed), replicates=300, seed=seed), "dice")
-        hits += found.low <= true <= found.high
-    assert 0.89 <= hits / 200 <= 0.99
+    for n, cohorts in ((8, 400), (40, 200)):
+        all_sums = (GroupSums.of(made_cases(f"s{i}", n, i), replicates=300, seed=i) for i in range(cohorts))
+        found = [estimate(one, "dice") for one in all_sums]
+        assert 0.91 <= np.mean([one.low <= 0.5 <= one.high for one in found]) <= 0.99
 
 
 def changed(cases, metric, change):
@@ -156,25 +174,33 @@ def test_a_paired_difference_equals_that_of_the_pooled_cases_with_its_p(metric):
     others = [changed(site, metric.name, lambda value: 0.8 * value) for site in SITES]
     ours, theirs = (reduce(add, map(sums, sites)) for sites in (others, SITES))
     found = difference(ours.overall, theirs.overall, metric.name)
-    weights = np.stack([poisson_weights(case.key, replicates=REPLICATES, seed=7) for case in POOLED])
     gaps = -0.2 * values_of(metric)
-    means = gaps @ weights / weights.sum(0)
     assert found.value == pytest.approx(gaps.mean(), abs=1e-10)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-10)
-    assert found.p == pytest.approx(2 / (REPLICATES + 1))  # every replicate is below 0
+    assert (found.low, found.high, found.p) == pytest.approx(interval_of(gaps, WEIGHTS_OF), abs=1e-9)
+
+
+def noisy(cases, random):
+    return [dataclasses.replace(c, dice=float(np.clip(c.dice + random.normal(0, 0.1), 0, 1))) for c in cases]
 
 
 def test_p_of_no_difference_is_even_over_cohorts_and_agrees_with_the_interval():
     ps = []
     for seed in range(200):
         random, cases = np.random.default_rng(seed), made_cases(f"s{seed}", 40, seed)
-        noisy = [dataclasses.replace(c, dice=float(np.clip(c.dice + random.normal(0, 0.1), 0, 1))) for c in cases]
-        centred = [dataclasses.replace(c, dice=float(np.clip(c.dice + random.normal(0, 0.1), 0, 1))) for c in cases]
-        found = difference(group_sums(noisy), group_sums(centred), "dice")
-        assert (found.p < 0.045) <= (not found.low <= 0 <= found.high)
+        found = difference(group_sums(noisy(cases, random)), group_sums(noisy(cases, random)), "dice")
+        assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
         ps.append(found.p)
     assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.11
     assert 0.4 <= np.mean(ps) <= 0.6
+
+
+def test_p_is_that_of_the_paired_t_test_also_where_it_is_tiny():
+    random = np.random.default_rng(0)
+    for shift in (0.0, 0.03, 0.1):
+        other = noisy(changed(POOLED, "dice", lambda value, shift=shift: value * (1 - shift)), random)
+        found = difference(group_sums(other, 20_000), group_sums(POOLED, 20_000), "dice")
+        reference = stats.ttest_rel([case.dice for case in other], DICE).pvalue
+        assert math.log(found.p) == pytest.approx(math.log(reference), rel=0.05, abs=0.02)
 
 
 def test_holm_is_that_of_published_numbers():
@@ -198,7 +224,7 @@ def test_a_paired_difference_is_narrower_than_an_unpaired_one():
     elsewhere = [dataclasses.replace(case, key="other-" + case.key) for case in POOLED]
     paired = difference(group_sums(better, 1000), group_sums(POOLED, 1000), "dice")
     replicates = group_sums(better, 1000).replicate_means("dice") - group_sums(elsewhere, 1000).replicate_means("dice")
-    unpaired = np.diff(np.quantile(replicates, [0.025, 0.975])).item()
+    unpaired = 4 * replicates.std()
     assert paired.value == pytest.approx(DICE.clip(max=0.95).mean() + 0.05 - DICE.mean(), abs=1e-12)
     assert paired.high - paired.low < 0.2 * unpaired
 
@@ -229,18 +255,18 @@ def test_the_order_of_many_sites_changes_rounding_only():
         np.testing.assert_allclose(array, arrays[0], rtol=1e-12)
 
 
-def test_the_weights_of_a_case_are_poisson_and_depend_on_key_and_seed_only():
-    weights = poisson_weights("bern-1", replicates=20_000, seed=7)
-    assert np.array_equal(weights, poisson_weights("bern-1", replicates=20_000, seed=7))
-    assert weights.mean() == pytest.approx(1.0, abs=0.03)
-    assert weights.var() == pytest.approx(1.0, abs=0.05)
-    assert not np.array_equal(weights, poisson_weights("bern-1", replicates=20_000, seed=8))
-    assert not np.array_equal(weights, poisson_weights("bern-2", replicates=20_000, seed=7))
+def test_the_weights_of_a_case_are_normal_and_depend_on_key_and_seed_only():
+    weights = normal_weights("bern-1", replicates=20_000, seed=7)
+    assert np.array_equal(weights, normal_weights("bern-1", replicates=20_000, seed=7))
+    assert stats.kstest(weights - 1, "norm").pvalue > 0.01
+    assert np.array_equal(weights / GRAIN, np.floor(weights / GRAIN))
+    assert not np.array_equal(weights, normal_weights("bern-1", replicates=20_000, seed=8))
+    assert not np.array_equal(weights, normal_weights("bern-2", replicates=20_000, seed=7))
 
 
 def test_scans_that_share_a_key_are_resampled_together():
     twins = group_sums([a_case("one", 5.0, 5.0, 0.2), a_case("one", 6.0, 6.0, 0.6)])
-    assert np.array_equal(twins.weights, 2 * poisson_weights("one", replicates=REPLICATES, seed=7))
+    assert np.array_equal(twins.weights, 2 * normal_weights("one", replicates=REPLICATES, seed=7))
 
 
 def test_a_volume_on_an_edge_belongs_to_the_larger_stratum():
@@ -304,11 +330,17 @@ def test_many_scans_of_one_or_two_patients_have_no_interval_and_no_p(patients, t
     assert [number is not None for number in (found.low, found.high, gain.low, gain.high, gain.p)] == [told] * 5
 
 
-def test_five_cases_have_an_interval_although_some_replicates_draw_none():
+def test_five_cases_have_an_interval_although_the_weights_of_some_replicates_add_up_to_less_than_nothing():
     five = group_sums(POOLED[:5], 2000)
-    assert (five.weights == 0).any()
+    assert (five.weights < 0).any()
     found = estimate(five, "dice")
-    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert 0 <= found.low < found.value < found.high <= 1
+
+
+def test_an_interval_of_a_mean_ends_where_the_metric_does():
+    found = estimate(group_sums([a_case(str(i), 9.0, 9.0, dice) for i, dice in enumerate((1, 1, 1, 1, 0.2))]), "dice")
+    assert (found.value, found.high) == (pytest.approx(0.84), 1.0)
+    assert 0 < found.low < 0.5
 
 
 def test_no_replicates_leave_the_mean_without_an_interval():
@@ -434,11 +466,12 @@ REFUSED = {  # index into the array, value, what the message names
         40.0,
         "stratum 0, dice, histogram: got another, expected whole numbers of",
     ),
-    "fractional weight": (WEIGHTS, 0.5, "all, weights: got another number"),
+    "a weight that is no multiple": (WEIGHTS, 0.1, "all, weights: got another number"),
     "huge weight": (WEIGHTS + WIDTH, 1e6, "stratum 0, weights: got another number"),
+    "a weight far below": (WEIGHTS, -60 * FURTHEST, "all, weights: got another number"),
     "other weights in a stratum": (WEIGHTS + WIDTH, 20.0, "strata: got other cases, expected those of the whole"),
-    "negative weighted": (WEIGHTED, -1.0, "all, weighted: got a number outside"),
-    "weighted above weights": (WEIGHTED + WIDTH, 1e6, "stratum 0, weighted: got a number outside"),
+    "weighted far below the total": (WEIGHTED, -60 * FURTHEST, "all, weighted: got another number"),
+    "weighted above all weights": (WEIGHTED + WIDTH, 1e6, "stratum 0, weighted: got another number"),
     "another weighted sum in a group": (WEIGHTED + 4 * WIDTH, 0.001, "extents, weighted: got another sum"),
     "another number of cases in a group": (START + 4 * WIDTH, 5.0, "extent 0, (dice|weights|surface).*: got"),
     "a volume bin more": (HEAD, 61.0, "histogram of volumes: got another, expected whole numbers of 60 cases"),

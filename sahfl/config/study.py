@@ -37,7 +37,7 @@ class EvaluationConfig(Section):
     extent_edges_mm: Edges = (30.0, 60.0)
     """Edges in mm between the groups of craniocaudal extent of the annotated hemorrhage, at most 5."""
     replicates: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    """Poisson-bootstrap replicates behind every interval."""
+    """Bootstrap replicates behind every interval."""
 
     @model_validator(mode="after")
     def _edges_increase(self) -> Self:

@@ -135,7 +135,7 @@ def _metrics(results: Results) -> str:
 
 def _uncertainty(results: Results) -> str:
     n = results["evaluation"]["replicates"]
-    return f"95 % intervals from {n} Poisson-bootstrap replicates over patients; paired differences, Holm's correction."
+    return f"95 % intervals from {n} bootstrap replicates over patients; paired differences, Holm's correction."
 
 
 def _included(results: Results) -> str:

@@ -2,12 +2,12 @@
 
 ``metrics`` (what is measured of a case, and its histogram) -> ``cases`` (one case; the groups) -> ``agreement``
 (volumes) and ``groups`` (sums of one group) -> ``sums`` (all that a site reports) -> ``disclosure`` (what of it may
-leave) and ``estimates`` (what all of it says). numpy only, so that a hospital can read and run it by itself.
+leave) and ``estimates`` (what all of it says). What of it runs at a hospital is numpy, so that it can be read.
 """
 
 from sahfl.statistics.cases import CaseResult, Settings, extent_labels, stratum_labels
 from sahfl.statistics.estimates import Estimate, difference, estimate, holm
-from sahfl.statistics.groups import GroupSums, poisson_weights
+from sahfl.statistics.groups import GroupSums, normal_weights
 from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML, Metric
 from sahfl.statistics.sums import EvaluationSums, Withheld, average
 
@@ -26,6 +26,6 @@ __all__ = [
     "estimate",
     "extent_labels",
     "holm",
-    "poisson_weights",
+    "normal_weights",
     "stratum_labels",
 ]

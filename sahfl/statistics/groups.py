@@ -16,26 +16,31 @@ from sahfl.statistics.metrics import METRICS, N_BINS, NAMES, Floats, histogram_o
 
 MOST = np.array([metric.most for metric in METRICS])
 STEPS = np.array([metric.step for metric in METRICS])
+FURTHEST = 8.0
+"""No weight is further from 1; a normal number would be once in 10**15 draws."""
+GRAIN = 2.0**-20
+"""Weights are multiples of it: so are their sums, exactly, in any order of sites."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupSums:
     """Sums over the cases with blood of one group; metrics in the order of ``METRICS``.
 
-    Replicate b of the bootstrap has the mean ``weighted[m, b] / weights[b]`` of metric m, each case entering with its
-    own Poisson(1) weight: a resampling that needs no list of all cases.
+    In replicate b of the bootstrap each case enters with a weight of its own, normal with mean 1 and variance 1. The
+    familiar Poisson(1) weights have the same mean and variance, but who has their sums of several methods can separate
+    the patients (``disclosure``). Of normal weights, sums tell the sums and products of the values, and nothing else.
 
     Guarantees: the weights of a case depend on its key, the seed and the number of replicates only, so they are the
     same for every method, metric and site; the order of ``cases`` does not change a bit of the result.
 
-    Source: Hanley & MacGibbon 2006, Comput. Methods Programs Biomed. 83:57, section 2.
+    Source: the multiplier bootstrap, van der Vaart & Wellner 1996, Weak Convergence and Empirical Processes, 2.9.
     """
 
     n: int
     totals: Floats  # (metrics,)
     squares: Floats  # (metrics,)
     counts: Floats  # (bins of all metrics,), their histograms one behind the other
-    weights: Floats  # (replicates,), whole numbers
+    weights: Floats  # (replicates,), multiples of GRAIN
     weighted: Floats  # (metrics, replicates), sums of weight * value
     bare: int = 0
     """Cases among the n whose replicates and histograms a site withheld; with any, no interval and no median."""
@@ -53,7 +58,7 @@ class GroupSums:
         nothing = cls.zero(replicates)
         weights, weighted = nothing.weights.copy(), nothing.weighted.copy()
         for key, values in rows:
-            draws = poisson_weights(key, replicates=replicates, seed=seed)
+            draws = normal_weights(key, replicates=replicates, seed=seed)
             weights += draws
             weighted += np.outer(values, draws)
         columns = np.array([values for _, values in rows]).reshape(-1, len(METRICS)).T
@@ -68,9 +73,15 @@ class GroupSums:
         return GroupSums(*(add(getattr(self, part.name), getattr(other, part.name)) for part in fields(self)))
 
     def replicate_means(self, metric: str) -> Floats:
-        """Mean of a metric in every replicate, shape (replicates,); NaN where no case was drawn."""
-        means = np.full(self.weights.size, np.nan)
-        return np.divide(self.weighted[NAMES.index(metric)], self.weights, out=means, where=self.weights > 0)
+        """Mean of a metric in every replicate, shape (replicates,); of a group without cases, NaN.
+
+        To first order in the weights: their sum may be near 0 where cases are few, and is no divisor.
+        """
+        if self.n == 0:
+            return np.full(self.weights.size, np.nan)
+        index = NAMES.index(metric)
+        mean = self.totals[index] / self.n
+        return mean + (self.weighted[index] - mean * self.weights) / self.n
 
     def to_row(self) -> Floats:
         """Return the numbers that travel: n, totals, squares, counts, weights, weighted."""
@@ -94,11 +105,15 @@ class GroupSums:
         sums = cls(n, totals, squares, counts, weights, weighted.reshape(each, -1), n if bare else 0)
         for index in range(each):
             sums._check_metric(index, name)
-        # A Poisson(1) number lies above 20 once in 10**19 draws; larger weights would drown the other sites.
-        whole = bool(((weights >= 0) & (weights <= 20 * n) & (weights == np.floor(weights))).all())
-        check(whole, f"{name}, weights", "another number", f"whole numbers in [0, {20 * n}]")
-        fits = bool(((weighted >= 0) & (sums.weighted <= np.outer(MOST * (1 + 1e-9), weights)).ravel()).all())
-        check(fits, f"{name}, weighted", "a number outside", "between 0 and the weights times the metric's largest")
+        if bare:
+            return sums
+        # Weights further from 1 than an honest site's can be would drown the other sites.
+        whole = bool(((np.abs(weights - n) <= FURTHEST * n) & (weights / GRAIN == np.floor(weights / GRAIN))).all())
+        check(whole, f"{name}, weights", "another number", f"multiples of {GRAIN:g} within {FURTHEST:g} n of n = {n}")
+        # Values are positive, so sums of (weight - 1) * value are at most the furthest weight times the total.
+        gaps = np.abs(sums.weighted - totals[:, None]) - 2 * STEPS[:, None]
+        fits = bool((gaps <= FURTHEST * (1 + 1e-9) * totals[:, None]).all())
+        check(fits, f"{name}, weighted", "another number", f"sums within {FURTHEST:g} totals of the total")
         return sums
 
     def _check_metric(self, index: int, name: str) -> None:
@@ -127,8 +142,8 @@ def row_length(replicates: int) -> int:
     return 1 + 2 * len(METRICS) + sum(N_BINS) + (1 + len(METRICS)) * replicates
 
 
-def poisson_weights(key: str, *, replicates: int, seed: int) -> Floats:
-    """Poisson(1) weights of a case, shape (replicates,), seeded by SHA-256 of seed and key."""
+def normal_weights(key: str, *, replicates: int, seed: int) -> Floats:
+    """Weights of a case, shape (replicates,), normal with mean 1 and variance 1, seeded by SHA-256 of seed and key."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(digest, "big"))
-    return generator.poisson(1.0, replicates).astype(np.float64)
+    draws = np.random.default_rng(int.from_bytes(digest, "big")).standard_normal(replicates)
+    return 1 + np.round(draws.clip(-FURTHEST, FURTHEST) / GRAIN) * GRAIN

@@ -5,9 +5,8 @@ sites. An estimate of ``estimates`` equals the one that the pooled cases would g
 
 What the sums reveal: with one case, a total is its Dice; with two, ``totals`` and ``squares`` give both. Whoever
 knows the keys can solve the replicate sums of one method for the Dice of every case, so keys must come from what only
-the site has; whoever has those of several methods can without (``disclosure``). A histogram of few cases is a list
-of them. The sums hold no image and no identity. What a site withholds of small groups is decided in ``disclosure``;
-here it is written down, so that nobody takes withheld for empty.
+the site has. A histogram of few cases is a list of them. The sums hold no image and no identity. What a site withholds
+of small groups is decided in ``disclosure``; here it is written down, so that nobody takes withheld for empty.
 """
 
 from __future__ import annotations
@@ -233,7 +232,7 @@ def _check_split(name: str, whole: GroupSums, parts: Sequence[GroupSums]) -> Non
     slack = (2 + len(parts)) * STEPS
     for what in ("totals", "squares", "weighted"):
         ours, theirs = getattr(together, what).T, getattr(whole, what).T
-        fits = bool((np.abs(ours - theirs) <= slack + 1e-9 * theirs).all())
+        fits = bool((np.abs(ours - theirs) <= slack + 1e-9 * np.abs(theirs)).all())
         check(fits, f"{name}, {what}", "another sum", "that of the whole")
 
 

@@ -181,6 +181,19 @@ def test_the_base_does_not_depend_on_the_grid_nor_zero_shot_on_the_training():
     assert identity(changed(TINY, finetune__rounds=5), method=0).key == identity(method=0).key
 
 
+def test_code_that_computes_makes_another_cell_and_a_report_s_does_not(tmp_path):
+    def written(**files):
+        package = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, text in ({"training": "a = 1", "report/page": "b = 1"} | files).items():
+            path = package / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return reuse.code_of(package)
+
+    assert written() == written() == written(**{"report/page": "b = 2"})
+    assert len({written(), written(training="a = 2"), written(**{"data/ct": ""}), written(training="")}) == 4
+
+
 def test_without_one_of_its_sites_a_cell_has_no_identity():
     assert identity(sites={site: known for site, known in SITES.items() if site != "sah_c"}) is None
 

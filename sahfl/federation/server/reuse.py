@@ -6,12 +6,14 @@ site was missing depends on more than its settings.
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from sahfl import __version__
+import sahfl
 from sahfl.adapters import AdapterState
 from sahfl.config import POOLED, Method, Study, ZeroShot
 from sahfl.errors import AdapterError, PayloadError
@@ -22,10 +24,10 @@ from sahfl.federation.server.run_folder import Checkpoint, RunFolder, cell_of
 from sahfl.federation.server.support import Descriptions, sits_out
 from sahfl.statistics import EvaluationSums
 
-SCHEMA = 1
-"""Part of every identity: raise it with any change of what a cell computes or keeps."""
 SOFTWARE = ("torch", "monai", "numpy", "scipy")
 """Packages that compute: another version of one can give other numbers."""
+ONLY_SHOWN = ("commands", "doctor", "export", "prediction", "report")
+"""Folders of sahfl whose code comes after a cell, or beside it."""
 
 
 class Reuse:
@@ -130,8 +132,8 @@ class Reuse:
             wanted = study.pretrain.sites
         if any(site not in sites for site in wanted):
             return None
-        software = {"schema": SCHEMA, "sahfl": __version__} | {name: version(name) for name in SOFTWARE}
-        content = software | {"seed": study.seed} | work_of(study, method)
+        software: Record = {"sahfl": code_of(Path(sahfl.__file__).parent)} | {name: version(name) for name in SOFTWARE}
+        content: Record = software | {"seed": study.seed} | work_of(study, method)
         content |= {"hostile": study.hostile, "data": {site: sites[site].data for site in sorted(wanted)}}
         if method is not None:
             content |= {"name": method.id, "fold": fold, "base": self._requests.base_hash}
@@ -179,6 +181,17 @@ def work_of(study: Study, method: Method | None) -> Record:
         return found
     training = {"rounds": study.finetune.rounds, "local": study.local_training(method).model_dump(mode="json")}
     return found | training | {"rules": rules}
+
+
+@cache
+def code_of(package: Path) -> str:
+    """SHA-256 (hex) of sahfl's own code but ``ONLY_SHOWN``: in a checkout it changes while the version does not."""
+    whole = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0] not in ONLY_SHOWN:
+            whole.update(f"{name.as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def _key(method: Method | None, fold: int) -> str:
