@@ -1,7 +1,7 @@
 """Segmenting a whole volume, against MONAI's sliding window over the same network: seconds and Dice of both.
 
     python benchmarks/prediction.py                    # trains a small network on phantoms first
-    python benchmarks/prediction.py --run runs/demo    # the networks of a run
+    python benchmarks/prediction.py --run runs/demo    # the first adapter of a run
     python benchmarks/prediction.py --json
     SAHFL_REALCT=FOLDER python benchmarks/prediction.py    # its datalist.json's scans too (axial view)
 
@@ -145,7 +145,7 @@ def measure(name: str, net: torch.nn.Module, scans: list[Scan], config: ViewsCon
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="folder of a run whose base network is used")
+    parser.add_argument("--run", type=Path, help="folder of a run, whose first adapter is used")
     parser.add_argument("--steps", type=int, default=150, help="training steps of the network without --run")
     parser.add_argument("--scans", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
@@ -173,7 +173,7 @@ def _rows(asked, study) -> list[Row]:
     grid = {"shape": study.data.shape, "spacing_mm": study.data.spacing_mm}
     wide = {"shape": (128, 128, 24), "spacing_mm": (2.0, 2.0, 5.0)}
     if asked.run:
-        trained = read_trained(asked.run, method="zero_shot")
+        trained = read_trained(asked.run, fold=0)
         net, config = trained.nets[0], trained.views
     else:
         config = study.views
