@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,14 @@ from torch import nn
 
 from sahfl.config import View, ViewsConfig
 from sahfl.data.ct import HEAD_HU, Scan
-from sahfl.data.views import CaseViews, fuse, slab, windows
+from sahfl.data.views import CaseViews, SliceStack, fuse, slab, windows
 from sahfl.model import device_of, for_inference
 from sahfl.statistics import CaseResult
 
 BATCH_SLICES = 8
+MOST_SLICES = 16
+"""Of those that a processor works on at a time, as their activations lie in memory: 2 GB at 512 x 512, base network."""
+Indices = NDArray[np.intp]
 EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 
 
@@ -36,7 +40,6 @@ def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.
     return predict_mean([net], case, config)
 
 
-@torch.inference_mode()
 def predict_mean(
     nets: Sequence[nn.Module],
     case: CaseViews,
@@ -54,20 +57,45 @@ def predict_mean(
     """
     device = device_of(nets[0])
     nets = [for_inference(net) for net in nets]
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    size = max(1, min(BATCH_SLICES, MOST_SLICES // threads))
     shown = {view: np.flatnonzero((stack.image[:] > HEAD_HU).any(axis=(1, 2))) for view, stack in case.stacks.items()}
     done, total = 0, sum(map(len, shown.values()))
     probabilities: dict[View, NDArray[np.float32]] = {}
     for view, stack in case.stacks.items():
         probabilities[view] = np.zeros(stack.image.shape, np.float32)
-        for start in range(0, len(shown[view]), BATCH_SLICES):
-            indices = shown[view][start : start + BATCH_SLICES]
+        batches = [shown[view][start : start + size] for start in range(0, len(shown[view]), size)]
+
+        @torch.inference_mode()
+        def segment(indices: Indices, view: View = view, stack: SliceStack = stack) -> NDArray[np.float32]:
             slabs = torch.from_numpy(np.stack([slab(stack, index, config.neighbours) for index in indices]))
             inputs = windows(slabs.to(device), config.windows_hu)
             found = torch.stack([torch.sigmoid(net(inputs, view))[:, 0] for net in nets]).mean(0)
-            probabilities[view][indices] = found.cpu().numpy()
+            return found.cpu().numpy()
+
+        for indices, found in zip(batches, _each(segment, batches, threads), strict=True):
+            probabilities[view][indices] = found
             done += len(indices)
             on_slice(done, total)
     return fuse(probabilities, case, config)
+
+
+def _each(
+    work: Callable[[Indices], NDArray[np.float32]], batches: Sequence[Indices], threads: int
+) -> Iterator[NDArray[np.float32]]:
+    """What comes of each batch, in order; batches run beside each other, on one thread each.
+
+    So no thread waits for the others after each layer, as when all work on one batch (``benchmarks/prediction.py``).
+    """
+    if threads == 1:
+        yield from map(work, batches)
+        return
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(work, batches)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # the pool's threads have set it for all that come later
 
 
 def score(predicted: NDArray[np.bool_], scan: Scan, *, key: str, tolerance_mm: float) -> CaseResult:

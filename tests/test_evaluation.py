@@ -92,6 +92,43 @@ def test_a_prediction_does_not_depend_on_how_slices_are_batched():
     np.testing.assert_allclose(predict(net, make_views(later, AXIAL), AXIAL), whole[:, :, 1:], atol=1e-5)
 
 
+@pytest.fixture
+def threads():
+    """Sets how many threads torch computes on, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_a_prediction_does_not_depend_on_threads(threads, n):
+    views, net = make_views(a_scan(), VIEWS), MultiViewUNet(n_channels(VIEWS), size="tiny", seed=0)
+    threads(1)
+    alone = predict(net, views, VIEWS)
+    threads(n)
+    np.testing.assert_allclose(predict(net, views, VIEWS), alone, atol=1e-5)
+    assert torch.get_num_threads() == n
+
+
+def test_an_interrupt_ends_a_prediction_at_the_next_batch(threads):
+    class Counting(MultiViewUNet):
+        calls = 0
+
+        def forward(self, slices, view=None):
+            Counting.calls += 1
+            return super().forward(slices, view)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    threads(2)
+    net = Counting(n_channels(AXIAL), size="tiny", seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        predict_mean([net], make_views(a_scan(n_slices=150), AXIAL), AXIAL, on_slice=interrupt)
+    assert Counting.calls < 150 / BATCH_SLICES
+    assert torch.get_num_threads() == 2
+
+
 def test_networks_are_averaged_in_each_view():
     views, scan = make_views(a_scan(), VIEWS), a_scan()
     nets = [MultiViewUNet(n_channels(VIEWS), size="tiny", seed=seed) for seed in (0, 1, 2)]
