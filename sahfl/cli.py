@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from sahfl.commands import audit, consortium, doctor, export, predict, status, study
+from sahfl.commands.program import Command
 from sahfl.config import kind_of, load_consortium, load_server, load_site, load_study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
 
@@ -39,7 +40,7 @@ def _about() -> None:
     """Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital."""
 
 
-@app.command()
+@app.command(cls=Command)
 def simulate(
     study: Annotated[Path | None, typer.Argument(help="Study file (YAML); not with --resume.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>-<time>.")] = None,
@@ -83,7 +84,7 @@ def simulate(
     print(report)
 
 
-@app.command()
+@app.command(cls=Command)
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder for the cohort; an interrupted one is continued.")],
     study: Annotated[
@@ -107,7 +108,7 @@ def phantom(
         print(picture)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     file: Annotated[
         Path | None, typer.Argument(help="Study, site, server or consortium file (YAML); told apart by content.")
@@ -157,7 +158,7 @@ def _check_site(file: Path) -> None:
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     tensorboard: Annotated[
@@ -200,7 +201,7 @@ for command in (
     status.status,
     doctor.doctor,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(audit.app, name="audit")
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from sahfl.commands.program import Command
 from sahfl.config import load_site, load_study
 from sahfl.errors import ConfigError, SahflError
 from sahfl.federation import start_quickly
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
     site: Annotated[Path, typer.Argument(help="The site's file (YAML), with its kit, data and policy.")],
     dry_run: Annotated[

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sahfl.commands.program import Command
 from sahfl.config import load_site
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ Log = Annotated[Path, typer.Argument(help="Site file (YAML), or the log itself (
 COLOURS = {"refused": "red", "failed": "red", "torn": "yellow", "study": "cyan", "answered": ""}
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     file: Log,
     since: Annotated[datetime | None, typer.Option(help="First day or moment to show, UTC.")] = None,
@@ -53,7 +54,7 @@ def show(
         Console().print(table)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     file: Log,
     head: Annotated[

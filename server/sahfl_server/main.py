@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from sahfl.commands.program import Command
 from sahfl.config import load_server
 from sahfl.errors import ConfigError, SahflError
 from sahfl.federation import start_quickly
@@ -27,7 +28,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
     server: Annotated[Path, typer.Argument(help="Server file (YAML); see configs/server.example.yaml.")],
     submit: Annotated[Path | None, typer.Option(help="Check a study file, put it into the queue, and end.")] = None,
