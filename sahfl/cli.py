@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -72,14 +73,15 @@ def simulate(
         assert study is not None
         settings = load_study(study, datalist=datalist)
         folder = RunFolder.create(out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}", settings)
+    again = f"sahfl simulate --resume {shlex.quote(str(folder.path))}"
     try:
         with showing(folder.study(), Console(stderr=True)):
             report = run(folder, workers=workers)
     except KeyboardInterrupt:
-        print(f"interrupted; go on with: sahfl simulate --resume {folder.path}", file=sys.stderr)
+        print(f"interrupted; go on with: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
-    except (RunFailed, StorageError):
-        print(f"the run can go on: sahfl simulate --resume {folder.path}", file=sys.stderr)
+    except (RunFailed, StorageError, OSError):
+        print(f"the run can go on: {again}", file=sys.stderr)
         raise
     print(report)
 
@@ -181,7 +183,8 @@ def report(
 
     results = RunFolder(run_dir).read_json("results.json")
     if results is None:
-        raise RunError(f"{run_dir}: has no results.json; the run is not finished (sahfl simulate --resume {run_dir})")
+        how = f"sahfl simulate --resume {run_dir}, or the same sahfl study; a server goes on by itself"
+        raise RunError(f"{run_dir}: has no results.json; the run is not finished ({how})")
     if not isinstance(results, dict):
         raise RunError(f"{run_dir}: results.json is not a mapping; delete it to have it made again")
     print(write_report(results, run_dir))
@@ -218,7 +221,7 @@ def main() -> None:
             sys.exit(ConfigError.exit_code)
         if error.errno not in NO_ROOM:
             raise
-        print(f"error: {error.strerror}; make room, then go on with: sahfl simulate --resume RUN_DIR", file=sys.stderr)
+        print(f"error: {error.strerror}; make room, then go on", file=sys.stderr)
         sys.exit(RunFailed.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

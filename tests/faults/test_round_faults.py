@@ -290,7 +290,7 @@ def test_A12_a_full_disk_is_a_typed_error_and_the_run_goes_on_once_there_is_room
     with filler.open("wb", buffering=0) as stream, suppress(OSError):
         while stream.write(b"x" * 4096):
             pass
-    what = r"cannot be written \(No space left on device\); what was committed is whole; make room, then go on"
+    what = r"cannot be written \(No space left on device\); what was committed is whole; make room, then go on$"
     with pytest.raises(StorageError, match="round-00003.safetensors: " + what) as info:
         folder.commit(CELL, checkpoint(3))
     assert info.value.exit_code == 3

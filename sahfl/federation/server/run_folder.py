@@ -70,7 +70,8 @@ class RunFolder:
             RunError: the folder holds something already, or cannot be written.
         """
         if path.exists() and (not path.is_dir() or any(item.name != "study.json.tmp" for item in path.iterdir())):
-            raise RunError(f"{path}: is not empty; name another folder with --out, or go on with --resume {path}")
+            hint = f", or go on with --resume {path}" if (path / "study.json").is_file() else ""
+            raise RunError(f"{path}: is not empty; name another folder with --out{hint}")
         try:
             write_atomic(path / "study.json", study.model_dump_json(indent=1))
         except OSError as error:
@@ -257,7 +258,7 @@ def storing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_WRITING:
             raise
-        hint = "what was committed is whole; make room, then go on with sahfl simulate --resume"
+        hint = "what was committed is whole; make room, then go on"
         raise StorageError(f"{path}: cannot be written ({error.strerror}); {hint}") from error
 
 
