@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_noted_and_the_one_before_is_used(folder, damage
 
 def test_the_temporary_file_of_a_crash_is_no_checkpoint(folder):
     folder.commit(CELL, checkpoint(1))
-    (folder.path / "state" / CELL / "round-00002.safetensors.tmp").write_bytes(b"half")
+    (folder.path / "state" / CELL / "round-00002.safetensors.123.tmp").write_bytes(b"half")
     assert folder.last_checkpoint(CELL).round == 1
 
 

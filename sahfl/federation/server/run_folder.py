@@ -16,7 +16,7 @@ from typing import Any
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.aggregation import Memory
-from sahfl.atomic import write_atomic
+from sahfl.atomic import left_overs, write_atomic
 from sahfl.config import Method, Study, parse
 from sahfl.errors import AdapterError, RunError, StorageError
 from sahfl.federation.events import Event, emit
@@ -69,7 +69,7 @@ class RunFolder:
         Raises:
             RunError: the folder holds something already, or cannot be written.
         """
-        if path.exists() and (not path.is_dir() or any(item.name != "study.json.tmp" for item in path.iterdir())):
+        if path.exists() and (not path.is_dir() or set(path.iterdir()) - set(left_overs(path / "study.json"))):
             hint = f", or go on with --resume {path}" if (path / "study.json").is_file() else ""
             raise RunError(f"{path}: is not empty; name another folder with --out{hint}")
         try:
