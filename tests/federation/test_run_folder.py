@@ -251,8 +251,12 @@ def test_a_full_disk_at_the_journal_line_loses_nothing_that_was_committed(folder
 
 
 def test_results_come_back_and_what_was_not_written_is_none(folder):
-    folder.write_json("evaluation/zero_shot/fold-0.json", {"sums": {"sah_a": [1.5]}})
-    assert folder.read_json("evaluation/zero_shot/fold-0.json") == {"sums": {"sah_a": [1.5]}}
+    assert folder.evaluation("zero_shot/fold-0") == {"sums": {}, "missing": {}}
+    known = {"sums": {"sah_b": [0.1, 2.0], "sah_a": [1.5]}, "missing": {}}
+    folder.write_evaluation("zero_shot/fold-0", known)
+    assert folder.evaluation("zero_shot/fold-0") == known
+    text = (folder.path / "evaluation" / "zero_shot" / "fold-0.json").read_text()
+    assert text == '{"missing":{},"sums":{"sah_a":[1.5],"sah_b":[0.1,2.0]}}\n'
     assert folder.read_json("results.json") is None
 
 

@@ -220,8 +220,12 @@ class RunFolder:
         return self.read_json(_evaluation(cell)) or {"sums": {}, "missing": {}}
 
     def write_evaluation(self, cell: str, evaluation: Record) -> None:
-        """Keep what was told of a cell's evaluation; errors as of ``write_json``."""
-        self.write_json(_evaluation(cell), evaluation)
+        """Keep what was told of a cell's evaluation: tens of thousands of numbers a site, all on one line.
+
+        Raises:
+            StorageError: as of ``write_json``.
+        """
+        self._write(_evaluation(cell), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":")))
 
     def reused(self) -> set[str]:
         """Cells that were taken over from an earlier run."""
@@ -233,9 +237,11 @@ class RunFolder:
         Raises:
             StorageError: the disk is full; an older file of this name is as it was.
         """
-        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        self._write(name, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
+
+    def _write(self, name: str, text: str) -> None:
         with storing(self.path / name):
-            write_atomic(self.path / name, text)
+            write_atomic(self.path / name, text + "\n")
 
     def read_json(self, name: str) -> Any | None:
         """Read a JSON file of the run; None where it does not exist.
