@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
-import errno
 import shlex
 import sys
 from datetime import datetime
@@ -16,29 +15,16 @@ import typer
 from rich.console import Console
 
 from sahfl.commands import audit, consortium, doctor, export, predict, status, study
-from sahfl.commands.program import Command
+from sahfl.commands.program import Command, new_app, run
 from sahfl.config import kind_of, load_consortium, load_server, load_site, load_study
-from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
+from sahfl.errors import ConfigError, RunFailed, StorageError
 
-app = typer.Typer(
-    name="sahfl",
-    help="Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = new_app(
+    "sahfl", "Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital."
 )
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
-"""What the operating system says of a path that was named and cannot be read or written."""
 Datalist = Annotated[
     Path | None, typer.Option(help="Datalist of NIfTI scans; takes the place of data.path in the study file.")
 ]
-
-
-@app.callback()
-def _about() -> None:
-    """Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital."""
 
 
 @app.command(cls=Command)
@@ -59,7 +45,7 @@ def simulate(
     """
     from sahfl.console import showing
     from sahfl.federation.server.run_folder import RunFolder
-    from sahfl.simulation import simulate as run
+    from sahfl.simulation import simulate as run_study
 
     if (study is None) == (resume is None):
         raise ConfigError("simulate: expected either a study file or --resume RUN_DIR; see sahfl simulate -h")
@@ -76,7 +62,7 @@ def simulate(
     again = f"sahfl simulate --resume {shlex.quote(str(folder.path))}"
     try:
         with showing(folder.study(), Console(stderr=True)):
-            report = run(folder, workers=workers)
+            report = run_study(folder, workers=workers)
     except KeyboardInterrupt:
         print(f"interrupted; go on with: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -205,23 +191,9 @@ for command in (
     doctor.doctor,
 ):
     app.command(cls=Command)(command)
-app.add_typer(audit.app, name="audit")
+app.add_typer(audit.app)
 
 
 def main() -> None:
-    """Entry point: turn deliberate errors into one clear message and an exit code."""
-    try:
-        app()
-    except SahflError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno in NO_PLACE and error.filename is not None:
-            print(f"error: {error.filename}: {error.strerror}; name another path", file=sys.stderr)
-            sys.exit(ConfigError.exit_code)
-        if error.errno not in NO_ROOM:
-            raise
-        print(f"error: {error.strerror}; make room, then go on", file=sys.stderr)
-        sys.exit(RunFailed.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point."""
+    run(app)

@@ -18,7 +18,7 @@ def commands(app, *words):
         alone = len(app.registered_commands) == 1 and not app.registered_groups
         yield command.callback, (*words, *(() if alone else (command.callback.__name__,)))
     for group in app.registered_groups:
-        yield from commands(group.typer_instance, *words, group.name)
+        yield from commands(group.typer_instance, *words, group.typer_instance.info.name)
 
 
 def plain(text):
