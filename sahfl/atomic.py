@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
-    The content goes to ``<name>.tmp`` beside it, is flushed to the disk, and is renamed; the folder is flushed too, so
-    that the rename itself survives a power cut. Missing parent folders are made.
+    The content goes to ``<name>.<process>.tmp`` beside it, is flushed to the disk, and is renamed; the folder is
+    flushed too, so that the rename itself survives a power cut. Missing parent folders are made. Processes of a machine
+    may write one file at the same time: whoever ends last wins. What a crash left goes when the file is written again.
 
     Args:
         path: the file.
@@ -22,8 +24,9 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -
         OSError: the disk is full or the folder is not writable; the old file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)  # a left-over could have other permissions, or be a link to elsewhere
+    for old in left_overs(path):  # one of this name could have other permissions, or be a link to elsewhere
+        old.unlink(missing_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -37,6 +40,23 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -
         temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def left_overs(path: Path) -> list[Path]:
+    """Unfinished files of ``write_atomic`` that no other process works on any more."""
+    form = re.compile(re.escape(path.name) + r"\.([1-9][0-9]{0,6})\.tmp")
+    found = [(item, named[1]) for item in path.parent.glob("*.tmp") if (named := form.fullmatch(item.name))]
+    return [item for item, process in found if int(process) == os.getpid() or not _is_alive(int(process))]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
 
 
 def flush_folder(folder: Path) -> None:

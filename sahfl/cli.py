@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
-import errno
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -15,31 +15,19 @@ import typer
 from rich.console import Console
 
 from sahfl.commands import audit, consortium, doctor, export, predict, status, study
+from sahfl.commands.program import Command, new_app, run
 from sahfl.config import kind_of, load_consortium, load_server, load_site, load_study
-from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
+from sahfl.errors import ConfigError, RunFailed, StorageError
 
-app = typer.Typer(
-    name="sahfl",
-    help="Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = new_app(
+    "sahfl", "Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital."
 )
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
-"""What the operating system says of a path that was named and cannot be read or written."""
 Datalist = Annotated[
     Path | None, typer.Option(help="Datalist of NIfTI scans; takes the place of data.path in the study file.")
 ]
 
 
-@app.callback()
-def _about() -> None:
-    """Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital."""
-
-
-@app.command()
+@app.command(cls=Command)
 def simulate(
     study: Annotated[Path | None, typer.Argument(help="Study file (YAML); not with --resume.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>-<time>.")] = None,
@@ -57,7 +45,7 @@ def simulate(
     """
     from sahfl.console import showing
     from sahfl.federation.server.run_folder import RunFolder
-    from sahfl.simulation import simulate as run
+    from sahfl.simulation import simulate as run_study
 
     if (study is None) == (resume is None):
         raise ConfigError("simulate: expected either a study file or --resume RUN_DIR; see sahfl simulate -h")
@@ -71,19 +59,20 @@ def simulate(
         assert study is not None
         settings = load_study(study, datalist=datalist)
         folder = RunFolder.create(out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}", settings)
+    again = f"sahfl simulate --resume {shlex.quote(str(folder.path))}"
     try:
         with showing(folder.study(), Console(stderr=True)):
-            report = run(folder, workers=workers)
+            report = run_study(folder, workers=workers)
     except KeyboardInterrupt:
-        print(f"interrupted; go on with: sahfl simulate --resume {folder.path}", file=sys.stderr)
+        print(f"interrupted; go on with: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
-    except (RunFailed, StorageError):
-        print(f"the run can go on: sahfl simulate --resume {folder.path}", file=sys.stderr)
+    except (RunFailed, StorageError, OSError):
+        print(f"the run can go on: {again}", file=sys.stderr)
         raise
     print(report)
 
 
-@app.command()
+@app.command(cls=Command)
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder for the cohort; an interrupted one is continued.")],
     study: Annotated[
@@ -107,7 +96,7 @@ def phantom(
         print(picture)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     file: Annotated[
         Path | None, typer.Argument(help="Study, site, server or consortium file (YAML); told apart by content.")
@@ -157,7 +146,7 @@ def _check_site(file: Path) -> None:
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     tensorboard: Annotated[
@@ -180,7 +169,8 @@ def report(
 
     results = RunFolder(run_dir).read_json("results.json")
     if results is None:
-        raise RunError(f"{run_dir}: has no results.json; the run is not finished (sahfl simulate --resume {run_dir})")
+        how = f"sahfl simulate --resume {run_dir}, or the same sahfl study; a server goes on by itself"
+        raise RunError(f"{run_dir}: has no results.json; the run is not finished ({how})")
     if not isinstance(results, dict):
         raise RunError(f"{run_dir}: results.json is not a mapping; delete it to have it made again")
     print(write_report(results, run_dir))
@@ -200,24 +190,10 @@ for command in (
     status.status,
     doctor.doctor,
 ):
-    app.command()(command)
-app.add_typer(audit.app, name="audit")
+    app.command(cls=Command)(command)
+app.add_typer(audit.app)
 
 
 def main() -> None:
-    """Entry point: turn deliberate errors into one clear message and an exit code."""
-    try:
-        app()
-    except SahflError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno in NO_PLACE and error.filename is not None:
-            print(f"error: {error.filename}: {error.strerror}; name another path", file=sys.stderr)
-            sys.exit(ConfigError.exit_code)
-        if error.errno not in NO_ROOM:
-            raise
-        print(f"error: {error.strerror}; make room, then go on with: sahfl simulate --resume RUN_DIR", file=sys.stderr)
-        sys.exit(RunFailed.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point."""
+    run(app)

@@ -1,4 +1,7 @@
+import os
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -38,6 +41,61 @@ def test_content_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
         write_atomic(tmp_path / "state", "\ud800")
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert (tmp_path / "state").read_text() == "old"
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from sahfl.atomic import write_atomic
+flush = os.fsync
+
+def rest(descriptor):
+    print("written", flush=True)
+    if sys.stdin.readline() != "go on\\n":
+        os._exit(9)
+    flush(descriptor)
+
+os.fsync = rest
+write_atomic(Path(sys.argv[1]), "theirs")
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Another process in the middle of writing the same file: it goes on where it is told so, and else dies."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, tmp_path / "state"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "written\n"
+        yield process
+
+
+def test_two_processes_that_write_one_file_at_the_same_time_both_succeed(tmp_path, writer):
+    write_atomic(tmp_path / "state", "ours")
+    assert (tmp_path / "state").read_text() == "ours"
+    writer.communicate("go on\ngo on\n")
+    assert writer.returncode == 0
+    assert (tmp_path / "state").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_what_a_killed_process_left_goes_when_the_file_is_written_again(tmp_path, writer):
+    writer.communicate("")
+    (left,) = tmp_path.iterdir()
+    assert (writer.returncode, left.name) == (9, f"state.{writer.pid}.tmp")
+    write_atomic(tmp_path / "state.1", "another file")
+    assert left.exists()
+    write_atomic(tmp_path / "state", "ours")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state", "state.1"]
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").write_text("theirs")
+    (tmp_path / f"state.{os.getpid()}.tmp").symlink_to(tmp_path / "elsewhere")
+    write_atomic(tmp_path / "state", "ours", mode=0o600)
+    assert (tmp_path / "elsewhere").read_text() == "theirs"
+    assert not (tmp_path / "state").is_symlink()
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_reader_of_the_old_file_keeps_the_old_content(tmp_path):

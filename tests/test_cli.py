@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -138,10 +139,14 @@ def test_a_folder_without_a_run_cannot_be_resumed(sahfl, tmp_path):
     assert err == f"error: {tmp_path / 'absent'}: holds no run to resume (study.json is missing)\n"
 
 
-def test_a_folder_that_is_not_empty_is_refused_with_what_to_do(sahfl, study_file, tmp_path):
-    code, out, err = sahfl("simulate", study_file, "--out", tmp_path)
+@pytest.mark.parametrize(("holds", "hint"), [("study.json", ", or go on with --resume {}"), ("thesis.txt", "")])
+def test_a_folder_that_is_not_empty_is_refused_with_what_to_do(sahfl, study_file, tmp_path, holds, hint):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / holds).touch()
+    code, out, err = sahfl("simulate", study_file, "--out", run)
     assert (code, out) == (2, "")
-    assert f"is not empty; name another folder with --out, or go on with --resume {tmp_path}" in err
+    assert err == f"error: {run}: is not empty; name another folder with --out{hint.format(run)}\n"
 
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(sahfl, study_file):
@@ -203,8 +208,8 @@ def test_report_of_an_unfinished_run_tells_how_to_go_on(sahfl, finished, tmp_pat
     folder = tmp_path / name
     code, out, err = sahfl("report", folder)
     assert (code, out) == (2, "")
-    expected = f"has no results.json; the run is not finished (sahfl simulate --resume {folder})"
-    assert err == f"error: {folder}: {expected}\n"
+    how = f"sahfl simulate --resume {folder}, or the same sahfl study; a server goes on by itself"
+    assert err == f"error: {folder}: has no results.json; the run is not finished ({how})\n"
     assert not (folder / "report.html").exists()
 
 
@@ -213,8 +218,14 @@ def test_report_of_an_unfinished_run_tells_how_to_go_on(sahfl, finished, tmp_pat
     [
         ("{", "results.json: is damaged; delete it to have it made again"),
         ("[]", "results.json is not a mapping; delete it to have it made again"),
-        ('{"schema": 2, "name": "demo"}', "results: 15 problem(s); delete results.json to have it made again"),
-        ('{"schema": 1}', "results: got schema 1, expected 2; delete results.json to have it made again"),
+        (
+            '{"schema": 2, "name": "demo"}',
+            "results: 15 problem(s); delete results.json and go on with the run, which makes it again",
+        ),
+        (
+            '{"schema": 1}',
+            "results: got schema 1, expected 2; delete results.json and go on with the run, which makes it again",
+        ),
         ('{"schema": 3}', "results: got schema 3, expected 2; use the sahfl that wrote them"),
     ],
 )
@@ -225,12 +236,36 @@ def test_report_of_damaged_results_is_a_user_error(sahfl, finished, content, mes
     assert message in err
 
 
-def test_a_full_disk_is_a_failed_run_with_what_to_do(sahfl, finished):
+@contextmanager
+def no_room(n_bytes):
+    """Nothing can be written beyond so many bytes of a file, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
     try:
-        code, out, err = sahfl("report", finished.path)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+HOW_TO_GO_ON = {
+    "simulate": (["simulate", "--resume", "my run"], "sahfl simulate --resume 'my run'"),
+    "study": (["study", "tiny.yaml", "--out", "my run"], "sahfl study tiny.yaml --out 'my run'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "again"), HOW_TO_GO_ON.values(), ids=HOW_TO_GO_ON.keys())
+def test_a_full_disk_ends_a_run_with_the_command_that_goes_on(sahfl, study_file, arguments, again):
+    study_file.rename("tiny.yaml")
+    RunFolder.create(Path("my run"), load_study(Path("tiny.yaml")))
+    with no_room(10):
+        code, out, err = sahfl(*arguments)
     assert (code, out) == (3, "")
-    assert err == "error: File too large; make room, then go on with: sahfl simulate --resume RUN_DIR\n"
+    what = "cannot be written (File too large); what was committed is whole; make room, then go on"
+    assert err == f"the run can go on: {again}\nerror: {Path.cwd()}/my run/journal.jsonl: {what}\n"
+
+
+def test_a_full_disk_is_a_failed_run_with_what_to_do(sahfl, finished):
+    with no_room(1000):
+        code, out, err = sahfl("report", finished.path)
+    assert (code, out) == (3, "")
+    assert err == "error: File too large; make room, then go on\n"

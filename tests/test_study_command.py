@@ -157,6 +157,17 @@ def test_a_study_is_put_into_the_server_s_queue_and_watched_to_its_end(server, t
     assert not (server / "queue" / "trial.yaml").exists()
 
 
+def test_who_stops_watching_is_told_the_command_that_watches_again(server, tmp_path):
+    write(tmp_path / "trial.yaml", DEPLOYED)
+    process = start(tmp_path, "trial.yaml", "--server", "server.yaml")
+    said = process.stderr.readline() + process.stderr.readline()
+    assert "the server does not run; the study waits in its queue" in said
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("the study goes on at the server. Watch again: sahfl study trial.yaml --server server.yaml\n")
+
+
 def test_a_study_that_failed_at_the_server_says_why_and_can_be_tried_again(server, tmp_path):
     path = write(tmp_path / "trial.yaml", DEPLOYED)
     for how in ("failed", "done"):

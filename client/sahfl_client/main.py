@@ -5,25 +5,20 @@ Exit codes: 0 stopped by a signal, 1 a bug (with a traceback), 2 wrong settings 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sahfl.commands.program import Command, new_app, run
 from sahfl.config import load_site, load_study
-from sahfl.errors import ConfigError, SahflError
+from sahfl.errors import ConfigError, RunFailed
 from sahfl.federation import start_quickly
 
-app = typer.Typer(
-    name="sahfl-client",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_app("sahfl-client", "A hospital's service.")
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
     site: Annotated[Path, typer.Argument(help="The site's file (YAML), with its kit, data and policy.")],
     dry_run: Annotated[
@@ -62,10 +57,6 @@ def serve(
 
 
 def main() -> None:
-    """Entry point: turn deliberate errors into one clear message and an exit code."""
+    """Entry point; where a path cannot be used, the exit code is one after which systemd tries again."""
     start_quickly()
-    try:
-        app()
-    except SahflError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(app, no_place=RunFailed.exit_code)

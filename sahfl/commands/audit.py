@@ -12,18 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sahfl.commands.program import Command, new_app
 from sahfl.config import load_site
 
-app = typer.Typer(
-    help="A site's audit log: everything that was asked, refused and sent.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_app("audit", "A site's audit log: everything that was asked, refused and sent.")
 Log = Annotated[Path, typer.Argument(help="Site file (YAML), or the log itself (audit.jsonl).")]
 COLOURS = {"refused": "red", "failed": "red", "torn": "yellow", "study": "cyan", "answered": ""}
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     file: Log,
     since: Annotated[datetime | None, typer.Option(help="First day or moment to show, UTC.")] = None,
@@ -53,7 +50,7 @@ def show(
         Console().print(table)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     file: Log,
     head: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Column, Table
 
 from sahfl.commands.status import is_running, read_status
 from sahfl.config import Study, load_server, load_study
-from sahfl.errors import ConfigError, RunError, RunFailed, SahflError
+from sahfl.errors import ConfigError, RunError, RunFailed, StorageError
 
 if TYPE_CHECKING:
     from sahfl.federation.server.plan import Planned
@@ -72,15 +73,13 @@ def study(
             )
         print(_run_there(file, load_server(server).folder))
     else:
-        print(_run_here(file, settings, out, cells, workers, lanes))
+        print(_run_here(settings, out, cells, workers, lanes))
 
 
 # ---------------------------------------------------------------------------------------------------- on this machine
 
 
-def _run_here(
-    file: Path, settings: Study, out: Path | None, cells: Path, workers: int | None, lanes: int | None
-) -> Path:
+def _run_here(settings: Study, out: Path | None, cells: Path, workers: int | None, lanes: int | None) -> Path:
     from sahfl.console import showing
     from sahfl.simulation import simulate
 
@@ -93,12 +92,16 @@ def _run_here(
         with showing(settings, Console(stderr=True)):
             return simulate(folder, workers=workers, lanes=lanes, cells=cells)
     except KeyboardInterrupt:
-        print(f"interrupted; go on with: sahfl study {file}", file=sys.stderr)
+        print(f"interrupted; go on with: {_same_command()}", file=sys.stderr)
         raise typer.Exit(130) from None
-    except SahflError as error:
-        if error.exit_code == RunFailed.exit_code:
-            print(f"the run can go on: sahfl study {file}", file=sys.stderr)
+    except (RunFailed, StorageError, OSError):
+        print(f"the run can go on: {_same_command()}", file=sys.stderr)
         raise
+
+
+def _same_command() -> str:
+    """The command as it was given, for a shell: options such as --out belong to it."""
+    return shlex.join(["sahfl", *sys.argv[1:]])
 
 
 def _open(path: Path, settings: Study) -> RunFolder:
@@ -133,7 +136,7 @@ def _run_there(file: Path, server: Path) -> Path:
     try:
         _watch(waiting, server)
     except KeyboardInterrupt:
-        print(f"no longer watching; the study goes on at the server. Watch again: sahfl study {file}", file=sys.stderr)
+        print(f"no longer watching; the study goes on at the server. Watch again: {_same_command()}", file=sys.stderr)
         raise typer.Exit(130) from None
     reason = server / "failed" / f"{name}.txt"
     if reason.exists():

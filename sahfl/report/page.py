@@ -24,7 +24,7 @@ from sahfl.report.theme import Picture
 
 SCHEMA = 2
 """The form of results.json that this version reads."""
-REMAKE = "delete results.json to have it made again (sahfl simulate --resume RUN_DIR)"
+REMAKE = "delete results.json and go on with the run, which makes it again"
 CONTENTS = (
     ("findings", "Findings"),
     ("paper", "The paper"),

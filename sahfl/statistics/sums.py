@@ -158,8 +158,8 @@ class EvaluationSums:
         check(n_false_positive <= n_no_blood, "n_false_positive", n_false_positive, f"<= n_no_blood={n_no_blood}")
         volume = VolumeSums.from_array(head[2:8], n=overall.n)
         _check_volumes(overall, volume, volumes)
-        counts = volumes.reshape(N_VOLUME_BINS, -1)
-        return cls(overall, by_volume, by_extent, n_no_blood, n_false_positive, volume, counts, withheld)
+        counts = volumes.reshape(N_VOLUME_BINS, -1).copy()  # a view would keep the whole array in memory
+        return cls(overall, by_volume, by_extent, n_no_blood, float(n_false_positive), volume, counts, withheld)
 
 
 def array_length(settings: Settings) -> int:
@@ -178,6 +178,8 @@ def average(repeats: Sequence[EvaluationSums]) -> EvaluationSums:
         ValueError: there is no repeat, or they were not evaluated on the same cases.
     """
     first, *others = repeats
+    if not others:
+        return first
     for other in others:
         same = (other.overall.n, other.n_no_blood, other.withheld) == (
             first.overall.n,

@@ -6,28 +6,21 @@ Exit codes: 0 stopped by a signal or done, 1 a bug (with a traceback), 2 wrong s
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sahfl.commands.program import Command, new_app, run
 from sahfl.config import load_server
-from sahfl.errors import ConfigError, SahflError
+from sahfl.errors import ConfigError, RunFailed
 from sahfl.federation import start_quickly
 from sahfl.federation.log_lines import write_log_lines
 
-app = typer.Typer(
-    name="sahfl-server",
-    help="The server of a consortium: one process, one port, the studies of its queue one after the other.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_app("sahfl-server", "The server of a consortium.")
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
     server: Annotated[Path, typer.Argument(help="Server file (YAML); see configs/server.example.yaml.")],
     submit: Annotated[Path | None, typer.Option(help="Check a study file, put it into the queue, and end.")] = None,
@@ -59,18 +52,9 @@ def serve(
 
 
 def main() -> None:
-    """Entry point: turn deliberate errors into one clear message and an exit code."""
+    """Entry point; where a path cannot be used, the exit code is one after which systemd tries again."""
     start_quickly()
-    try:
-        app()
-    except SahflError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        print(f"error: {error.filename or 'the server'}: {error.strerror}", file=sys.stderr)
-        sys.exit(3)
-    except KeyboardInterrupt:
-        sys.exit(0)
+    run(app, no_place=RunFailed.exit_code)
 
 
 if __name__ == "__main__":

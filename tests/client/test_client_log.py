@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import stat
 
 import pytest
@@ -66,11 +67,11 @@ def test_each_change_is_written_and_progress_at_most_once_a_second(tmp_path):
 def test_A12_a_disk_that_cannot_be_written_is_said_once_and_stops_nothing(restored, tmp_path, capsys):
     write_log_lines("text")
     status = Status(tmp_path, site="bern", server="localhost:1")
-    (tmp_path / "status.json.tmp").mkdir()  # what any failed write looks like, also as root
+    (tmp_path / f"status.json.{os.getpid()}.tmp").mkdir()  # what any failed write looks like, also as root
     status.set(connected=True)
     status.set(connected=False)
     assert capsys.readouterr().err.count("event=status_not_written") == 1
-    (tmp_path / "status.json.tmp").rmdir()
+    (tmp_path / f"status.json.{os.getpid()}.tmp").rmdir()
     status.set(connected=True)
     assert read(tmp_path)["connected"] is True
     assert stat.S_ISREG((tmp_path / "status.json").stat().st_mode)

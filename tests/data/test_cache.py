@@ -409,7 +409,7 @@ def test_entries_of_scans_that_are_gone_and_half_written_files_are_removed(slice
     items = [check_case(write_case(tmp_path / "scans", index)) for index in range(3)]
     slices.load(items, CONFIG)
     kept = entry_of(tmp_path, items[1])
-    kept.with_name(kept.name + ".tmp").write_bytes(b"half")
+    kept.with_name(kept.name + ".123.tmp").write_bytes(b"half")
     slices.keep_only({items[1].content})
     assert [path for path in (tmp_path / "cache").glob("*/*")] == [kept]
     assert everything(load(slices, items[1], CONFIG)) == fresh(items[1])

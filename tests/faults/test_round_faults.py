@@ -138,8 +138,11 @@ def test_A20_the_whole_simulation_killed_twenty_times_ends_as_one_that_was_not(f
 
 def test_A20_a_run_killed_before_its_settings_were_whole_starts_in_the_same_folder(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "study.json.tmp").write_text('{"name": "ti')
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    (tmp_path / "run" / f"study.json.{killed.pid}.tmp").write_text('{"name": "ti')
     assert RunFolder.create(tmp_path / "run", STUDY).study() == STUDY
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["study.json"]
 
 
 # --- A02: the commit is killed --------------------------------------------------------------------------------------
@@ -290,7 +293,7 @@ def test_A12_a_full_disk_is_a_typed_error_and_the_run_goes_on_once_there_is_room
     with filler.open("wb", buffering=0) as stream, suppress(OSError):
         while stream.write(b"x" * 4096):
             pass
-    what = r"cannot be written \(No space left on device\); what was committed is whole; make room, then go on"
+    what = r"cannot be written \(No space left on device\); what was committed is whole; make room, then go on$"
     with pytest.raises(StorageError, match="round-00003.safetensors: " + what) as info:
         folder.commit(CELL, checkpoint(3))
     assert info.value.exit_code == 3

@@ -9,7 +9,7 @@ from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
 from sahfl.federation.server.method_rows import compare_arms, describe_arm, find_arms
-from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.run_folder import RunFolder, cell_of
 from sahfl.statistics import CaseResult, EvaluationSums
 
 SITES = ("sah_a", "sah_b", "sah_c")
@@ -39,7 +39,7 @@ def make_run(tmp_path):
                         continue
                     sums = EvaluationSums.of(cases(site, fold, values), study.evaluation, seed=study.seed)
                     known["sums"][site] = sums.to_array().tolist()
-                folder.write_json(f"evaluation/{method.id}/fold-{fold}.json", known)
+                folder.write_evaluation(cell_of(method, fold), known)
         return folder, study
 
     return make

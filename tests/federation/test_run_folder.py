@@ -58,8 +58,7 @@ def test_a_folder_that_holds_something_is_refused_with_a_hint_and_left_alone(tmp
     content = path / "thesis.txt" if kind == "folder with a file" else path
     content.parent.mkdir(exist_ok=True)
     content.write_text("mine")
-    message = f"^{re.escape(str(path))}: is not empty; name another folder with --out, or go on with --resume "
-    with pytest.raises(RunError, match=message + re.escape(str(path)) + "$"):
+    with pytest.raises(RunError, match=f"^{re.escape(str(path))}: is not empty; name another folder with --out$"):
         RunFolder.create(path, STUDY)
     assert content.read_text() == "mine"
 
@@ -210,7 +209,7 @@ def test_a_damaged_checkpoint_is_noted_and_the_one_before_is_used(folder, damage
 
 def test_the_temporary_file_of_a_crash_is_no_checkpoint(folder):
     folder.commit(CELL, checkpoint(1))
-    (folder.path / "state" / CELL / "round-00002.safetensors.tmp").write_bytes(b"half")
+    (folder.path / "state" / CELL / "round-00002.safetensors.123.tmp").write_bytes(b"half")
     assert folder.last_checkpoint(CELL).round == 1
 
 
@@ -252,8 +251,12 @@ def test_a_full_disk_at_the_journal_line_loses_nothing_that_was_committed(folder
 
 
 def test_results_come_back_and_what_was_not_written_is_none(folder):
-    folder.write_json("evaluation/zero_shot/fold-0.json", {"sums": {"sah_a": [1.5]}})
-    assert folder.read_json("evaluation/zero_shot/fold-0.json") == {"sums": {"sah_a": [1.5]}}
+    assert folder.evaluation("zero_shot/fold-0") == {"sums": {}, "missing": {}}
+    known = {"sums": {"sah_b": [0.1, 2.0], "sah_a": [1.5]}, "missing": {}}
+    folder.write_evaluation("zero_shot/fold-0", known)
+    assert folder.evaluation("zero_shot/fold-0") == known
+    text = (folder.path / "evaluation" / "zero_shot" / "fold-0.json").read_text()
+    assert text == '{"missing":{},"sums":{"sah_a":[1.5],"sah_b":[0.1,2.0]}}\n'
     assert folder.read_json("results.json") is None
 
 

@@ -197,7 +197,7 @@ def test_hostile_names_are_escaped(tmp_path):
 
 
 SCHEMAS = {
-    "older": (1, "got schema 1, expected 2; delete results.json to have it made again"),
+    "older": (1, "got schema 1, expected 2; delete results.json and go on with the run"),
     "newer": (3, "got schema 3, expected 2; use the sahfl that wrote them"),
     "text": ("2", "got schema '2', expected 2; use the sahfl that wrote them"),
     "none": (None, "got schema None, expected 2; use the sahfl that wrote them"),
@@ -218,7 +218,7 @@ def test_results_that_lack_keys_are_refused_with_all_of_them_before_anything_is_
     with pytest.raises(DataError) as caught:
         write_report(results, tmp_path)
     assert str(caught.value).splitlines() == [
-        "results: 4 problem(s); delete results.json to have it made again (sahfl simulate --resume RUN_DIR)",
+        "results: 4 problem(s); delete results.json and go on with the run, which makes it again",
         "  finished: got 'yesterday', expected a time (ISO 8601)",
         "  sites: got NoneType, expected list",
         "  base: is missing",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sahfl.config import EvaluationConfig, Method, Study
-from sahfl.federation.server.run_folder import RunFolder, cell_of
+from sahfl.federation.server.run_folder import Record, RunFolder, cell_of
 from sahfl.statistics import (
     METRICS,
     VOLUME_EDGES_ML,
@@ -30,13 +30,16 @@ Sums = Mapping[Key, EvaluationSums]
 ALL = "all with blood"
 
 
-def read_sums(folder: RunFolder, study: Study, method: Method, *, fold: int | None = None) -> dict[Key, EvaluationSums]:
-    """What every site sent of one method, by fold; of all folds, or of one."""
-    return {
+def read_fold(
+    folder: RunFolder, study: Study, method: Method, fold: int
+) -> tuple[dict[Key, EvaluationSums], list[Record]]:
+    """What every site sent of one method and fold; and the sites that were not evaluated, each with the reason."""
+    known = folder.evaluation(cell_of(method, fold))
+    sums = {
         (fold, site): EvaluationSums.from_array(np.asarray(values), study.evaluation)
-        for fold in (range(study.finetune.folds) if fold is None else (fold,))
-        for site, values in sorted(folder.evaluation(cell_of(method, fold))["sums"].items())
+        for site, values in sorted(known["sums"].items())
     }
+    return sums, [{"fold": fold, "site": site, "reason": why} for site, why in known["missing"].items()]
 
 
 def measured(study: Study, sums: Sums) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from sahfl.adapters.folder import CONFIG
 from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
-from sahfl.federation.server.method_results import Key, Sums, compare, correct, form, measured, read_sums
+from sahfl.federation.server.method_results import Key, Sums, compare, correct, form, measured, read_fold
 from sahfl.federation.server.run_folder import Record, RunFolder, cell_of
 from sahfl.statistics import EvaluationSums, average, estimate
 
@@ -77,10 +77,11 @@ def _arm(
     for site, methods in wanted.items():
         for method in methods:
             number = 1 if isinstance(method, ZeroShot) else method.repeat
-            found = {key: sums for key, sums in read_sums(folder, study, method).items() if site in (None, key[1])}
-            repeats.setdefault(number, {}).update(found)
-            lines = _not_evaluated(folder, study, method)
-            missing += [line | {"repeat": number} for line in lines if site in (None, line["site"])]
+            known = repeats.setdefault(number, {})
+            for fold in range(study.finetune.folds):
+                found, lines = read_fold(folder, study, method, fold)
+                known |= {key: sums for key, sums in found.items() if site in (None, key[1])}
+                missing += [line | {"repeat": number} for line in lines if site in (None, line["site"])]
     trainings = tuple(method for methods in wanted.values() for method in methods)
     together = _average([repeats[number] for number in sorted(repeats)])
     return Arm(id_, trainings[0], place, trainings, repeats, together, tuple(missing))
@@ -94,12 +95,6 @@ def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
         first, *others = [sums[key] for sums in repeats if key in sums]
         found[key] = average([first, *(part for part in others if form(part) == form(first))])
     return found
-
-
-def _not_evaluated(folder: RunFolder, study: Study, method: Method) -> Iterator[Record]:
-    for fold in range(study.finetune.folds):
-        known = folder.evaluation(cell_of(method, fold))
-        yield from ({"fold": fold, "site": site, "reason": why} for site, why in known.get("missing", {}).items())
 
 
 def describe_arm(folder: RunFolder, study: Study, arm: Arm, rounds: Sequence[Record]) -> dict[str, Any]:

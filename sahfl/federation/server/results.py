@@ -13,7 +13,7 @@ from sahfl.adapters import AdapterState, digest
 from sahfl.config import Method, Study
 from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.server.findings import judge
-from sahfl.federation.server.method_results import by_fold, read_sums
+from sahfl.federation.server.method_results import by_fold, read_fold
 from sahfl.federation.server.method_rows import compare_arms, describe_arm, find_arms
 from sahfl.federation.server.run_folder import Record, RunFolder
 from sahfl.federation.server.support import fold_support, support_notes
@@ -63,7 +63,8 @@ def collect(
 
 def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
     """What was measured on the held-out patients of one fold."""
-    found = by_fold(fold, read_sums(folder, study, method, fold=fold), study)
+    sums, _ = read_fold(folder, study, method, fold)
+    found = by_fold(fold, sums, study)
     return {name: found[name] for name in ("dice", "n", "n_no_blood")}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.aggregation import Memory
-from sahfl.atomic import write_atomic
+from sahfl.atomic import left_overs, write_atomic
 from sahfl.config import Method, Study, parse
 from sahfl.errors import AdapterError, RunError, StorageError
 from sahfl.federation.events import Event, emit
@@ -69,8 +69,9 @@ class RunFolder:
         Raises:
             RunError: the folder holds something already, or cannot be written.
         """
-        if path.exists() and (not path.is_dir() or any(item.name != "study.json.tmp" for item in path.iterdir())):
-            raise RunError(f"{path}: is not empty; name another folder with --out, or go on with --resume {path}")
+        if path.exists() and (not path.is_dir() or set(path.iterdir()) - set(left_overs(path / "study.json"))):
+            hint = f", or go on with --resume {path}" if (path / "study.json").is_file() else ""
+            raise RunError(f"{path}: is not empty; name another folder with --out{hint}")
         try:
             write_atomic(path / "study.json", study.model_dump_json(indent=1))
         except OSError as error:
@@ -219,8 +220,12 @@ class RunFolder:
         return self.read_json(_evaluation(cell)) or {"sums": {}, "missing": {}}
 
     def write_evaluation(self, cell: str, evaluation: Record) -> None:
-        """Keep what was told of a cell's evaluation; errors as of ``write_json``."""
-        self.write_json(_evaluation(cell), evaluation)
+        """Keep what was told of a cell's evaluation: tens of thousands of numbers a site, all on one line.
+
+        Raises:
+            StorageError: as of ``write_json``.
+        """
+        self._write(_evaluation(cell), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":")))
 
     def reused(self) -> set[str]:
         """Cells that were taken over from an earlier run."""
@@ -232,9 +237,11 @@ class RunFolder:
         Raises:
             StorageError: the disk is full; an older file of this name is as it was.
         """
-        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        self._write(name, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
+
+    def _write(self, name: str, text: str) -> None:
         with storing(self.path / name):
-            write_atomic(self.path / name, text)
+            write_atomic(self.path / name, text + "\n")
 
     def read_json(self, name: str) -> Any | None:
         """Read a JSON file of the run; None where it does not exist.
@@ -257,7 +264,7 @@ def storing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_WRITING:
             raise
-        hint = "what was committed is whole; make room, then go on with sahfl simulate --resume"
+        hint = "what was committed is whole; make room, then go on"
         raise StorageError(f"{path}: cannot be written ({error.strerror}); {hint}") from error
 
 
