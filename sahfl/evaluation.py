@@ -20,8 +20,7 @@ from sahfl.model import device_of, for_inference
 from sahfl.statistics import CaseResult
 
 BATCH_SLICES = 8
-MOST_SLICES = 16
-"""Of those that a processor works on at a time, as their activations lie in memory: 2 GB at 512 x 512, base network."""
+"""Slices that are worked on at a time, by all threads together; their activations lie in memory."""
 Indices = NDArray[np.intp]
 EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 
@@ -58,7 +57,7 @@ def predict_mean(
     device = device_of(nets[0])
     nets = [for_inference(net) for net in nets]
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    size = max(1, min(BATCH_SLICES, MOST_SLICES // threads))
+    size = max(1, BATCH_SLICES // threads)
     shown = {view: np.flatnonzero((stack.image[:] > HEAD_HU).any(axis=(1, 2))) for view, stack in case.stacks.items()}
     done, total = 0, sum(map(len, shown.values()))
     probabilities: dict[View, NDArray[np.float32]] = {}
