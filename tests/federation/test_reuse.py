@@ -9,8 +9,8 @@ from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError
+from sahfl.federation import software
 from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.server import reuse
 from sahfl.federation.server.cell_store import CellStore, Entry, Identity
 from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.reuse import Reuse
@@ -109,10 +109,10 @@ def test_a_crash_while_a_cell_is_taken_leaves_it_to_be_taken_again(federate, tmp
 # --- what a cell is --------------------------------------------------------------------------------------------------
 
 
-def description(site, data="0" * 16):
+def description(site, data="0" * 16, software="0" * 16):
     counts = {"n_volumes": 4, "n_patients": 4, "n_positive": 4, "volume_ml": 40.0, "n_refused": 0}
     folds = {"fold_sizes": (2, 2), "fold_positive": (2, 2)}
-    return SiteDescription(site=site, source="phantom", data=data, findings={}, **counts, **folds)
+    return SiteDescription(site=site, source="phantom", data=data, software=software, findings={}, **counts, **folds)
 
 
 SITES = {site: description(site) for site in TINY["data"]["sites"]}
@@ -147,6 +147,7 @@ OTHER = {
     "fold": {"fold": 1},
     "base": {"base": "c" * 64},
     "data": {"sites": SITES | {"sah_c": description("sah_c", data="1" * 16)}},
+    "a-site-s-software": {"sites": SITES | {"sah_c": description("sah_c", software="1" * 16)}},
 }
 
 
@@ -158,7 +159,7 @@ def test_whatever_changes_a_result_makes_another_cell(change):
 @pytest.mark.parametrize("package", ["torch", "monai", "numpy", "scipy"])
 def test_another_version_of_what_computes_makes_another_cell(monkeypatch, package):
     known = identity().key
-    monkeypatch.setattr(reuse, "version", lambda name: "0.0" if name == package else version(name))
+    monkeypatch.setattr(software, "version", lambda name: "0.0" if name == package else version(name))
     assert identity().key != known
 
 
@@ -188,7 +189,7 @@ def test_code_that_computes_makes_another_cell_and_a_report_s_does_not(tmp_path)
             path = package / f"{name}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        return reuse.code_of(package)
+        return software.code_of(package)
 
     assert written() == written() == written(**{"report/page": "b = 2"})
     assert len({written(), written(training="a = 2"), written(**{"data/ct": ""}), written(training="")}) == 4
