@@ -33,8 +33,8 @@ class ServerConfig(Section):
     give_up_s: Annotated[float, Field(ge=1)] = 600.0
     """Seconds without a sign of life after which a round goes on without a site; it may come back in any later one."""
     lanes: Annotated[int, Field(ge=1, le=16)] = 2
-    """Cells (a method on a fold) worked on at a time; results do not depend on it. Two, so that a site which answered in
-    one works for the other while the slowest site of the round trains; more help with trainings at single sites."""
+    """Cells (a method on a fold) worked on at a time; results do not depend on it. Two, so that a site which answered
+    in one works for the other while the slowest site of the round trains; more help with trainings at single sites."""
     log: Literal["text", "json"] = "text"
     """Form of the log lines on standard error: ``key=value`` or one JSON object a line."""
     metrics_port: Port | None = None

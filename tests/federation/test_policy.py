@@ -341,6 +341,7 @@ def test_scan_keys_are_nothing_but_keys():
 
 def test_a_dry_run_says_what_the_messages_then_hold():
     said = dry_run(site(), STUDY)
+    assert "one hash of the software that computes here:" in said
     numbers = sum(value.size for value in STATE.values())
     assert f"{len(STATE)} tensors, {numbers:,} numbers, {4 * numbers:,} bytes as float32" in said
     assert f"fingerprint {STUDY.fingerprint()}" in said

@@ -1,10 +1,12 @@
 """Cells of earlier runs: taken where all that determines them is the same, and run again where anything is not."""
 
 import dataclasses
+import json
 from importlib.metadata import version
 
 import numpy as np
 import pytest
+from in_process import Stop, stop_at
 from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
@@ -18,6 +20,7 @@ from sahfl.federation.server.run_folder import RunFolder
 
 ADDED = {"method": "lora_c", "rank": 2}
 LARGER = changed(TINY, finetune__methods=[*TINY["finetune"]["methods"], ADDED], name="larger")
+SMALL = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}], finetune__rounds=1)
 PARTS = ("base", "methods", "comparisons", "sites")
 
 
@@ -56,31 +59,29 @@ def test_a_larger_grid_runs_its_new_cells_alone_and_ends_as_if_it_had_run_all(fe
 
 
 def test_a_damaged_cell_is_told_and_run_again(federate, tmp_path):
-    small = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}], finetune__rounds=1)
-    first, _ = federate(small, name="first", cells=tmp_path / "cells")
+    first, _ = federate(SMALL, name="first", cells=tmp_path / "cells")
     entries = sorted((tmp_path / "cells").glob("*/*"))
     assert len(entries) == 3
     for entry in entries:
         content = bytearray(entry.read_bytes())
         content[-3] ^= 1
         entry.write_bytes(content)
-    second, _ = federate(small, name="second", cells=tmp_path / "cells")
+    second, _ = federate(SMALL, name="second", cells=tmp_path / "cells")
     assert len([line for line in second.journal() if line["event"] == "damaged_cell"]) == 3
     assert second.read_json("results.json")["cells"]["reused"] == 0
     assert adapters(second) == adapters(first)
-    third, _ = federate(small, name="third", cells=tmp_path / "cells")
+    third, _ = federate(SMALL, name="third", cells=tmp_path / "cells")
     assert third.read_json("results.json")["cells"] == {"total": 3, "reused": 3}
 
 
 def test_a_cell_in_which_a_site_was_missing_is_not_kept(federate, tmp_path):
-    small = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}], finetune__rounds=1)
 
     def refuse(site, request, reply):
         if request.metadata.message_type == "train" and site == "sah_b":
             reply.content["metrics"]["n_volumes"] = 0
         return reply
 
-    federate(small, change=refuse, cells=tmp_path / "cells")
+    federate(SMALL, change=refuse, cells=tmp_path / "cells")
     assert len(list((tmp_path / "cells").glob("*/*"))) == 1  # pretraining, where it was not asked
 
 
@@ -104,6 +105,42 @@ def test_a_crash_while_a_cell_is_taken_leaves_it_to_be_taken_again(federate, tmp
     assert results["cells"] == {"total": 3, "reused": 3}
     assert results["methods"] == expected["methods"]
     assert adapters(second) == adapters(first)
+
+
+def other_software(at, then=lambda site, request, reply: reply):
+    """A change under which a site says that it has other software."""
+
+    def change(site, request, reply):
+        if site == at and request.metadata.message_type == "query.describe":
+            known = json.loads(reply.content["description"]["json"])
+            reply.content["description"]["json"] = json.dumps(known | {"software": "0123456789abcdef"})
+        return then(site, request, reply)
+
+    return change
+
+
+def test_a_cell_of_other_software_at_a_site_is_run_again_and_what_the_site_had_no_part_in_is_taken(federate, tmp_path):
+    cells = tmp_path / "cells"
+    federate(SMALL, name="first", cells=cells)
+    second, grid = federate(SMALL, name="second", cells=cells, change=other_software("sah_b"))
+    assert asked(grid, "train") == {("finetune", "cp_lora-r2")}
+    assert second.read_json("results.json")["cells"] == {"total": 3, "reused": 1}
+    third, grid = federate(SMALL, name="third", cells=cells, change=other_software("sah_b"))
+    assert asked(grid, "train") == set()
+    assert third.read_json("results.json")["cells"] == {"total": 3, "reused": 3}
+
+
+def test_other_software_between_two_sessions_is_no_change_of_the_data_and_keeps_no_cell(federate, tmp_path):
+    cells = tmp_path / "cells"
+    with pytest.raises(Stop):
+        federate(SMALL, cells=cells, change=stop_at(13), lanes=2)  # pretraining is done, fine-tuning has begun
+    assert len(list(cells.glob("*/*"))) == 1
+    folder, _ = federate(SMALL, cells=cells, change=other_software("sah_b"), lanes=2)
+    assert not [line for line in folder.journal() if line["event"] == "site_out"]
+    assert all(not line["missing"] for line in folder.journal() if line["event"] == "round")
+    told = [line["software"] for line in folder.journal() if line["event"] == "described" and line["site"] == "sah_b"]
+    assert len(told) == len(set(told)) == 2
+    assert len(list(cells.glob("*/*"))) == 1
 
 
 # --- what a cell is --------------------------------------------------------------------------------------------------
