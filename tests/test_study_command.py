@@ -205,7 +205,7 @@ def test_what_the_server_does_is_one_line(server):
     begun = {"doing": "training", "round": 2, "rounds": 3, "attempt": 1, "waiting_for": ["sah_b"]}
     cells = {"cp_lora-r2/fold-1": begun, "zero_shot/fold-0": begun | {"doing": "evaluating", "waiting_for": []}}
     found = {"name": "trial", "stage": "fine-tuning and evaluation", "cells": cells, "waiting_for": []}
-    status = {"schema": 1, "study": found}
+    status = {"schema": 2, "study": found}
     (server / "status.json").write_text(json.dumps(status))
     with running(server):
         line = "fine-tuning and evaluation; cp_lora-r2, fold 2: round 2 of 3; zero_shot, fold 1: evaluating"

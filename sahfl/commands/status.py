@@ -57,7 +57,7 @@ def read_status(folder: Path) -> dict[str, Any]:
     path = folder / "status.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found["schema"] != 1:
+        if not isinstance(found, dict) or found["schema"] != 2:
             raise ValueError
     except FileNotFoundError:
         raise RunError(f"{path}: does not exist; no server has run in this folder yet") from None

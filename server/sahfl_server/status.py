@@ -18,7 +18,7 @@ from sahfl.federation.events import Event
 from sahfl.federation.server.fleet import Fleet
 
 log = logging.getLogger(__name__)
-SCHEMA = 1
+SCHEMA = 2
 EVERY_S = 1.0
 """The file is written this often at most, and after each event."""
 BEGUN: dict[str, Any] = {

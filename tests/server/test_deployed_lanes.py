@@ -70,7 +70,7 @@ def test_a_server_stopped_in_two_cells_goes_on_in_both_and_later_studies_take_th
         more = {"PYTHONPATH": changed_code(tmp_path / "other")}
         other = Command(deployment.folder / "other.log", "sahfl_client", deployment.folder / "sah_b.yaml", **more)
         deployment.commands.append(other)
-        again = deployment.submit("again", name="again")
+        again = deployment.submit("again")
         server = deployment.server("--until-done")
         assert server.process.wait(300) == 0, server.log
         assert [line["cell"] for line in journal(again, "reused")] == ["pretrain"]  # sah_b has no part in it
