@@ -67,7 +67,7 @@ def test_a_server_stopped_in_two_cells_goes_on_in_both_and_later_studies_take_th
         assert numbers(run).items() < numbers(larger).items()
 
         assert sites["sah_b"].stop() == 0
-        more = {"PYTHONPATH": changed_code(tmp_path / "other")}
+        more = {"PYTHONPATH": changed_code(tmp_path / "other"), "PYTHONSAFEPATH": "1"}  # not from where pytest runs
         other = Command(deployment.folder / "other.log", "sahfl_client", deployment.folder / "sah_b.yaml", **more)
         deployment.commands.append(other)
         again = deployment.submit("again")
