@@ -8,7 +8,7 @@ One study of phantoms on each way: three sites fine-tune the tiny network by CP-
 site on loopback, with mutual TLS 1.3, signed requests, policy and audit; ``stock`` a flower-superlink with a
 flower-supernode for each site and ``flwr run``, over HTTP without TLS. Each site has one thread. Seconds are those of
 the run's journal, from the first request of a round to its last reply; ``work`` is what the slowest site says that its
-answer took, and what is left is the overhead.
+answer took, and what is left is the overhead. One cell is worked on at a time.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def study(n_sites: int, rounds: int) -> dict[str, Any]:
 def simulated(settings: dict[str, Any], folder: Path) -> RunFolder:
     """The study by ``sahfl simulate``."""
     run = RunFolder.create(folder / "run", parse(Study, settings, where="benchmark"))
-    simulate(run, workers=len(settings["finetune"]["sites"]))
+    simulate(run, workers=len(settings["finetune"]["sites"]), lanes=1)
     return run
 
 
@@ -132,7 +132,7 @@ def deployed(settings: dict[str, Any], folder: Path) -> RunFolder:
     sys.path.append(str(TESTS))
     from deployed import Deployment
 
-    with Deployment(folder, sites=tuple(settings["data"]["sites"]), study=settings) as deployment:
+    with Deployment(folder, sites=tuple(settings["data"]["sites"]), study=settings, lanes=1) as deployment:
         run = deployment.submit()
         server = deployment.server("--until-done")
         for site in settings["data"]["sites"]:

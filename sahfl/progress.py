@@ -158,7 +158,8 @@ def waiting_text(event: Event) -> str:
     """Whom a run waits for."""
     if event.kind == "paused":
         return f"paused for {clock(event.total)}, {event.text}"
-    return f"waiting for {event.text}: {clock(event.total - event.done)} left until the deadline"
+    whose = f"{event.cell}: " if event.cell else ""
+    return f"{whose}waiting for {event.text}: {clock(event.total - event.done)} left until the deadline"
 
 
 def loss_text(event: Event) -> str:

@@ -138,6 +138,8 @@ def test_the_picture_shows_stage_round_sites_losses_the_last_commit_and_the_last
 def test_the_picture_says_for_whom_the_run_waits_until_the_round_ends():
     waiting = Event("waiting", "sah_b", done=15, total=90)
     assert "waiting for sah_b: 1:15 left until the deadline" in live(after(waiting))
+    whose = Event("waiting", "sah_b", done=15, total=90, cell="cp_lora-r2/fold-0")
+    assert "cp_lora-r2/fold-0: waiting for sah_b: 1:15 left" in live(after(whose))
     assert "until the deadline" not in live(after(waiting, Event("committed", "pretrain", done=1, total=2)))
 
 

@@ -213,11 +213,14 @@ def test_another_study_of_the_same_name_in_the_queue_is_refused(server, tmp_path
 
 
 def test_what_the_server_does_is_one_line(server):
-    found = {"name": "trial", "stage": "fine-tuning", "method": "cp_lora-r2", "round": 2, "rounds": 3}
-    status = {"schema": 1, "study": found | {"waiting_for": ["sah_b"]}}
+    begun = {"doing": "training", "round": 2, "rounds": 3, "attempt": 1, "waiting_for": ["sah_b"]}
+    cells = {"cp_lora-r2/fold-1": begun, "zero_shot/fold-0": begun | {"doing": "evaluating", "waiting_for": []}}
+    found = {"name": "trial", "stage": "fine-tuning and evaluation", "cells": cells, "waiting_for": []}
+    status = {"schema": 2, "study": found}
     (server / "status.json").write_text(json.dumps(status))
     with running(server):
-        line = "fine-tuning, cp_lora-r2, round 2 of 3; waiting for sah_b"
+        line = "fine-tuning and evaluation; cp_lora-r2, fold 2: round 2 of 3; zero_shot, fold 1: evaluating"
+        line += "; waiting for sah_b"
         assert command._doing("trial", server) == line
         assert command._doing("next", server) == "waits in the queue behind trial"
 

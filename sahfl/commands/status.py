@@ -57,7 +57,7 @@ def read_status(folder: Path) -> dict[str, Any]:
     path = folder / "status.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found["schema"] != 1:
+        if not isinstance(found, dict) or found["schema"] != 2:
             raise ValueError
     except FileNotFoundError:
         raise RunError(f"{path}: does not exist; no server has run in this folder yet") from None
@@ -92,21 +92,34 @@ def _show(found: dict[str, Any]) -> None:
         _say(console, f"no study runs; {len(found['queue'])} in the queue")
     else:
         _say(console, f"study {study['name']}: {study['stage']}")
-        if study["round"]:
-            fold = "" if study["fold"] is None else f", fold {study['fold'] + 1}"
-            _say(
-                console,
-                f"{study['method']}{fold}, round {study['round']} of {study['rounds']}, attempt {study['attempt']}, "
-                f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}",
-            )
+        for cell, at in study["cells"].items():
+            _say(console, f"  {cell_text(cell, at)}{_waiting(at, '; ')}")
+        if study["cells"]:
+            _say(console, f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}")
         if study["waiting_for"]:
-            _say(console, f"waiting for {', '.join(study['waiting_for'])}, until {study['deadline'] or 'they connect'}")
+            _say(console, _waiting(study))
     if found["last"]:
         last = found["last"]
         _say(console, f"last study: {last['study']}, {last['ended']}{last['reason'] and ': ' + last['reason']}")
     console.print(_table(found["sites"]))
     for warning in found["warnings"]:
         _say(console, f"warning: {warning}")
+
+
+def cell_text(cell: str, at: dict[str, Any]) -> str:
+    """What a cell of the study is at; folds count from 1 here."""
+    method, _, fold = cell.partition("/fold-")
+    named = f"{method}, fold {int(fold) + 1}" if fold else method
+    if at["doing"] != "training" or not at["round"]:
+        return f"{named}: {at['doing']}"
+    again = f", attempt {at['attempt']}" if at["attempt"] > 1 else ""
+    return f"{named}: round {at['round']} of {at['rounds']}{again}"
+
+
+def _waiting(at: dict[str, Any], before: str = "") -> str:
+    if not at["waiting_for"]:
+        return ""
+    return f"{before}waiting for {', '.join(at['waiting_for'])}, until {at['deadline'] or 'they connect'}"
 
 
 def _table(sites: dict[str, dict[str, Any]]) -> Table:

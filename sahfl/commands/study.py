@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from sahfl.commands.status import is_running, read_status
+from sahfl.commands.status import cell_text, is_running, read_status
 from sahfl.config import Study, load_server, load_study
 from sahfl.errors import ConfigError, RunError, RunFailed, StorageError
 
@@ -61,7 +61,7 @@ def study(
     if plan:
         from sahfl.federation.server.plan import plan as make_plan
 
-        _show_plan(settings, make_plan(settings, cells))
+        _show_plan(settings, make_plan(settings, load_server(server).folder / "cells" if server else cells))
     elif deployed and server is None:
         raise ConfigError(f"{file}: its data lie at the sites; name the consortium's server with --server server.yaml")
     elif server is not None:
@@ -165,9 +165,11 @@ def _doing(name: str, server: Path) -> str:
         found = None
     if found is None or found["name"] != name:
         return "waits in the queue" + (f" behind {found['name']}" if found else "")
-    rounds = f", {found['method']}, round {found['round']} of {found['rounds']}" if found["round"] else ""
-    waiting = f"; waiting for {', '.join(found['waiting_for'])}" if found["waiting_for"] else ""
-    return printable(f"{found['stage']}{rounds}{waiting}")
+    parts = (found, *found["cells"].values())
+    awaited = dict.fromkeys(site for part in parts for site in part["waiting_for"])
+    waiting = f"waiting for {', '.join(awaited)}" if awaited else ""
+    cells = [cell_text(cell, at) for cell, at in found["cells"].items()]
+    return printable("; ".join(filter(None, (found["stage"], *cells, waiting))))
 
 
 # ------------------------------------------------------------------------------------------------------------- plan
@@ -183,11 +185,12 @@ def _show_plan(settings: Study, rows: list[Planned]) -> None:
     console = Console()
     console.print(table)
     n_cells, known = sum(row.n_cells for row in rows), [row.seconds for row in rows if row.seconds is not None]
-    at_once = min(os.cpu_count() or 1, len(settings.finetune.sites)) if settings.data.source != "sites" else 1
+    n_sites, deployed = len(settings.finetune.sites), settings.data.source == "sites"
+    at_once, what = (n_sites, "site(s)") if deployed else (min(os.cpu_count() or 1, n_sites), "core(s)")
     text = f"{n_cells} cells"
     if len(known) == len(rows):
         text += (
-            f"; about {_clock(sum(known) / at_once)} on {at_once} core(s), from cells of this kind that were run here"
+            f"; about {_clock(sum(known) / at_once)} on {at_once} {what}, from cells of this kind that were run here"
         )
     elif known:
         text += f"; of {len(rows) - len(known)} training(s) no cell was run here yet, so their time is unknown"

@@ -13,12 +13,13 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class ServerConfig(Section):
-    """One server: who it is, where it keeps its state, where it listens, how long it waits for sites."""
+    """One server: who it is, where it keeps its state, where it listens, how it works with its sites."""
 
     kit: Path
     """Folder of certificates, keys and registered sites, written by ``sahfl provision``."""
     folder: Path
-    """The server's own folder: ``queue/``, ``runs/``, ``done/``, ``failed/`` and ``status.json``."""
+    """The server's own folder: ``queue/``, ``runs/``, ``done/``, ``failed/``, ``status.json``, and ``cells/``: finished
+    cells, from which later studies take what they share. Any file of ``cells/`` may be deleted; that costs its work."""
     host: str = "0.0.0.0"
     """Address that it listens on; the default is every address of this machine."""
     port: Port = 8443
@@ -31,6 +32,9 @@ class ServerConfig(Section):
     """Seconds that an interrupted study waits for all of its sites before it goes on with a quorum of each stage's."""
     give_up_s: Annotated[float, Field(ge=1)] = 600.0
     """Seconds without a sign of life after which a round goes on without a site; it may come back in any later one."""
+    lanes: Annotated[int, Field(ge=1, le=16)] = 2
+    """Cells (a method on a fold) worked on at a time; results do not depend on it. Two, so that a site which answered
+    in one works for the other while the slowest site of the round trains; more help with trainings at single sites."""
     log: Literal["text", "json"] = "text"
     """Form of the log lines on standard error: ``key=value`` or one JSON object a line."""
     metrics_port: Port | None = None

@@ -33,6 +33,7 @@ class Event:
 
     ``started``, ``step``, ``finished`` and ``failed`` are about one site; all others come from the server's app.
     ``waiting`` and ``paused`` say for whom; ``total`` is then the time in seconds, ``done`` what has passed of it.
+    ``cell`` names the cell where the text is another one: of a stage, a failed round, or whom one waits for.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Event:
     done: float = 0
     total: float = 0
     loss: float | None = None
+    cell: str = ""
 
 
 _listeners: list[Callable[[Event], None]] = []

@@ -81,7 +81,7 @@ Count = Annotated[int, Field(ge=0, le=MOST_VOLUMES)]
 
 
 class SiteDescription(Section):
-    """What a site tells about its data: counts only."""
+    """What a site tells about its data, counts only, and with which software it computes."""
 
     site: Name
     """The site's name."""
@@ -101,6 +101,8 @@ class SiteDescription(Section):
     """Patients with annotated blood per fold."""
     data: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     """Salted hash of all contents: another one as soon as a scan or annotation changes."""
+    software: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """Hash of the site's own code and its libraries' versions (``software_hash``); no property of the data."""
     n_refused: Count
     """Cases that cannot be used."""
     findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count | None], Field(max_length=100)]

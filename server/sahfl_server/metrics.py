@@ -16,15 +16,17 @@ HOST = "127.0.0.1"
 def prometheus(status: dict[str, Any]) -> str:
     """Gauges of a status, in Prometheus' text format; one that has no value now is left out."""
     study = status["study"] or {}
+    cells: dict[str, Any] = study.get("cells", {})
+    awaited = {site for part in (study, *cells.values()) for site in part.get("waiting_for", [])}
     values: list[tuple[str, str, str, float | None]] = [
         ("sahfl_up", "1 while the server runs", "", 1),
         ("sahfl_queue", "studies that wait", "", len(status["queue"])),
-        ("sahfl_round", "round of the present training", "", study.get("round")),
-        ("sahfl_rounds", "rounds of the present training in all", "", study.get("rounds")),
         ("sahfl_loss", "mean loss of the last committed round", "", study.get("loss")),
-        ("sahfl_waiting_for_sites", "sites that the study waits for", "", len(study.get("waiting_for", []))),
+        ("sahfl_waiting_for_sites", "sites that the study waits for", "", len(awaited)),
         ("sahfl_warnings", "warnings, such as certificates that end soon", "", len(status["warnings"])),
     ]
+    for name, meaning in (("round", "round of a cell that is worked on"), ("rounds", "rounds of that cell in all")):
+        values += [(f"sahfl_{name}", meaning, f'{{cell="{cell}"}}', at[name]) for cell, at in cells.items()]
     values += [(f"sahfl_held_{name}", "held in memory", "", n) for name, n in status["held"].items()]
     values += [
         ("sahfl_site_connected", "1 if the site is connected", f'{{site="{site}"}}', float(of["state"] == "connected"))

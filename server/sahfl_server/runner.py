@@ -103,18 +103,20 @@ class Runner:
             self._start(folder, {str(known[site]): site for site in names})
 
     def _start(self, folder: RunFolder, nodes: dict[str, str]) -> None:
-        from flwr.app import Context, RecordDict
+        from flwr.app import Context, RecordDict, UserConfig
 
         from sahfl.federation.server.app import app
 
         grid = self._grid
         assert grid is not None
-        settings = {
+        settings: UserConfig = {
             "run-folder": str(folder.path.resolve()),
             "nodes": json.dumps(nodes),
             "signing-key": str(self._config.kit / "signing.key"),
+            "lanes": self._config.lanes,
+            "cells": str(self._studies.cells.resolve()),
         }
-        app(grid, Context(self._link.run_id, 1, {}, RecordDict(), dict(settings)))
+        app(grid, Context(self._link.run_id, 1, {}, RecordDict(), settings))
 
     # ------------------------------------------------------------------------------------------- sites
 
@@ -163,7 +165,7 @@ def _enough(study: Study, missing: list[str]) -> bool:
 
 def _log_event(event: Event) -> None:
     """A run's events as log lines; steps of a site do not come this far."""
-    where = f"site={event.site} " if event.site else ""
+    where = f"site={event.site} " if event.site else f"cell={event.cell} " if event.cell else ""
     level = logging.WARNING if event.kind in ("failed", "failed_round", "warning", "paused") else logging.INFO
     progress = f" done={event.done:g} total={event.total:g}" if event.total else ""
     loss = "" if event.loss is None else f" loss={event.loss:.4f}"

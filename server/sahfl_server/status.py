@@ -18,9 +18,18 @@ from sahfl.federation.events import Event
 from sahfl.federation.server.fleet import Fleet
 
 log = logging.getLogger(__name__)
-SCHEMA = 1
+SCHEMA = 2
 EVERY_S = 1.0
 """The file is written this often at most, and after each event."""
+BEGUN: dict[str, Any] = {
+    "doing": "training",
+    "round": 0,
+    "rounds": 0,
+    "attempt": 1,
+    "waiting_for": [],
+    "deadline": None,
+}
+"""What is said of a cell that has just begun."""
 
 
 class Status:
@@ -53,9 +62,8 @@ class Status:
         """A study begins."""
         sites = list(study.sites)
         self._study = {
-            **{"name": name, "stage": "waiting for sites", "method": None, "fold": None, "round": 0, "rounds": 0},
-            **{"quorum": study.rounds.quorum, "attempt": 1, "waiting_for": [], "deadline": None, "sites": sites},
-            **{"committed": None, "loss": None},
+            **{"name": name, "stage": "waiting for sites", "cells": {}, "quorum": study.rounds.quorum},
+            **{"waiting_for": [], "deadline": None, "sites": sites, "committed": None, "loss": None},
         }
         self._reasons = {}
 
@@ -63,12 +71,15 @@ class Status:
         """No study runs."""
         self._study = None
 
-    def wait_for(self, sites: list[str], *, deadline_s: float | None = None) -> None:
-        """The study waits for these sites."""
+    def wait_for(self, sites: list[str], *, deadline_s: float | None = None, cell: str = "") -> None:
+        """The study waits for these sites, or a cell of it does."""
         if self._study is not None:
-            deadline = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
-            self._study["waiting_for"] = sites
-            self._study["deadline"] = deadline and deadline.isoformat(timespec="seconds")
+            end = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
+            waits = {"waiting_for": sites, "deadline": end and end.isoformat(timespec="seconds")}
+            if cell:
+                self._work(cell, **waits)
+            else:
+                self._study |= waits
 
     def hear(self, event: Event) -> None:
         """Take in an event of the run."""
@@ -76,24 +87,38 @@ class Status:
         if study is None:
             return
         match event.kind:
+            case "stage" if event.cell:
+                study.update(stage="fine-tuning and evaluation", waiting_for=[], deadline=None)
+                doing = "evaluating" if event.text.startswith("evaluating") else "training"
+                self._work(event.cell, doing=doing, waiting_for=[], deadline=None)
             case "stage":
-                study.update(stage=event.text, waiting_for=[], deadline=None)
+                study.update(stage=event.text, cells={}, waiting_for=[], deadline=None)
             case "round":
-                method, _, fold = event.text.partition("/fold-")
-                study.update(method=method, fold=int(fold) if fold else None, attempt=1, waiting_for=[], deadline=None)
-                study.update(round=int(event.done), rounds=int(event.total))
+                self._work(event.text, **BEGUN | {"round": int(event.done), "rounds": int(event.total)})
             case "committed" | "resumed":
                 study.update(committed=f"{event.text}, round {event.done:.0f}", loss=event.loss)
-                self._reasons = {}
+                if event.text == "pretrain" and event.done >= event.total:
+                    study["cells"] = {}
+            case "evaluated":
+                study["cells"] = {cell: what for cell, what in study["cells"].items() if cell != event.text}
             case "failed_round":
-                study["attempt"] += 1
+                self._work(event.cell, attempt=study["cells"].get(event.cell, BEGUN)["attempt"] + 1)
             case "waiting":
-                self.wait_for(event.text.split(", "), deadline_s=event.total - event.done)
+                self.wait_for(event.text.split(", "), deadline_s=event.total - event.done, cell=event.cell)
             case "paused":
-                self.wait_for(self._fleet.missing(study["sites"]), deadline_s=event.total)
+                missing = self._fleet.missing(study["sites"])
+                self.wait_for(missing, deadline_s=event.total, cell=event.cell)
+            case "finished":
+                self._reasons.pop(event.site, None)
             case "failed":
                 self._reasons[event.site] = event.text
         self.write()
+
+    def _work(self, cell: str, **what: Any) -> None:
+        """Say more of a cell; the mapping is a new one, as other threads may be reading the old one."""
+        if self._study is not None:
+            known = self._study["cells"]
+            self._study["cells"] = known | {cell: known.get(cell, BEGUN) | what}
 
     def sites(self, doing: dict[str, str]) -> dict[str, Any]:
         """Each site: whether it is there, since when not, what it does."""

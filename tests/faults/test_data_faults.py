@@ -368,7 +368,15 @@ def test_D04_a_site_with_one_patient_sits_out_the_fold_that_holds_it_and_the_stu
 
 def described(site, fold_sizes, fold_positive):
     counts = {"n_volumes": sum(fold_sizes), "n_patients": sum(fold_sizes), "n_positive": sum(fold_positive)}
-    known = {"site": site, "source": "test", "volume_ml": 1.0, "n_refused": 0, "findings": {}, "data": "0" * 16}
+    known = {
+        "site": site,
+        "source": "test",
+        "volume_ml": 1.0,
+        "n_refused": 0,
+        "findings": {},
+        "data": "0" * 16,
+        "software": "0" * 16,
+    }
     return SiteDescription(**known, **counts, fold_sizes=fold_sizes, fold_positive=fold_positive)
 
 

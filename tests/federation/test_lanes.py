@@ -1,6 +1,7 @@
 """Several cells at a time: the same results, sites that do not wait for each other, deadlines of their own."""
 
 import json
+import time
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -8,7 +9,8 @@ from in_process import Stop, stop_at
 from tiny_study import TINY, changed
 
 from sahfl.federation import flower
-from sahfl.federation.server.mailbox import Answers, Ask, Mailbox
+from sahfl.federation.events import listening
+from sahfl.federation.server.mailbox import Answers, Ask, Exchange, Mailbox, _say_waiting
 from sahfl.federation.server.schedule import Job, Pause, run_alone, run_jobs
 
 METHODS = [
@@ -112,6 +114,19 @@ def test_a_site_that_missed_its_deadline_is_free_for_another_cell_and_named_when
     mail.step()
     assert list(other.answers.replies) == ["bern"]
     assert other.answers.stale == [{"site": "bern", "reason": "answers late, after its deadline"}]
+
+
+def test_what_is_awaited_counts_from_when_the_last_site_was_asked_and_names_the_cell():
+    began = time.monotonic()
+    wanted = Ask({site: RecordDict() for site in NODES}, "train", NODES, 60.0, cell="cp_lora-r2/fold-0")
+    exchange = Exchange(wanted, waiting={"1": "bern", "2": "graz"}, sent={"bern": began - 55, "graz": began - 35})
+    exchange.said = began - 30
+    heard = []
+    with listening(heard.append):
+        _say_waiting(exchange)
+    (event,) = heard
+    assert (event.text, event.cell, event.total) == ("bern, graz", "cp_lora-r2/fold-0", 60.0)
+    assert 35 <= event.done < 55
 
 
 class Prompt(Post):

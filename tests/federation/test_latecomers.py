@@ -43,6 +43,17 @@ def test_a_site_that_missed_the_base_installs_it_before_it_trains(federate):
     assert asked.count("query.install_base") == 2
 
 
+def test_a_site_that_is_late_while_two_cells_are_worked_on_is_let_in_once_and_into_both(federate):
+    study = changed(ROUNDS, finetune__rounds=4)
+    folder, grid = federate(study, change=Away("sah_b", 1, kinds=("query.install_base",)), lanes=2)
+    asked = [request.metadata.message_type for site, request, _ in grid.seen if site == "sah_b"]
+    assert (asked.count("query.describe"), asked.count("query.install_base")) == (2, 2)
+    assert [len(sites) for sites in used(folder, "finetune", 0)] == [2, 3, 3, 3]
+    assert [len(sites) for sites in used(folder, "finetune", 1)] == [3, 3, 3, 3]
+    lines = [line["fold"] for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune"]
+    assert lines == [0, 1] * 4
+
+
 def test_a_site_that_stays_away_costs_nothing_and_is_named_in_every_round(federate, monkeypatch):
     monkeypatch.setattr(InProcessGrid, "get_node_ids", lambda grid: [])
     folder, grid = federate(ROUNDS, change=Away("sah_b", 10**6))

@@ -26,6 +26,7 @@ from sahfl.federation.protocol import SiteDescription
 from sahfl.federation.site.dry_run import dry_run, policy_lines
 from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import check_outgoing, check_request, coarse, declared
+from sahfl.federation.software import software_hash
 from sahfl.simulation import OPEN
 from sahfl.statistics import EvaluationSums
 
@@ -277,6 +278,7 @@ def described(**changes):
         "fold_sizes": (5, 4),
         "fold_positive": (5, 4),
         "data": "0" * 16,
+        "software": software_hash(),
         "n_refused": 1,
         "findings": {"not_hu": 1},
     }
@@ -298,6 +300,9 @@ def test_a_description_that_is_not_coarse_is_kept_back():
     check_outgoing(site(), DESCRIBE, task, header_of(task), fine)
     with pytest.raises(PolicyRefused, match=r"got values over fewer than 5 patients or cases"):
         check_outgoing(site(), DESCRIBE, task, header_of(task), protocol.description_reply(described()))
+    other = protocol.description_reply(coarse(described(software="0123456789abcdef"), SitePolicy()))
+    with pytest.raises(PolicyRefused, match="something else than the hash of this site's software"):
+        check_outgoing(site(), DESCRIBE, task, header_of(task), other)
     strange = protocol.description_reply(described(findings={"Muster^Hans": 7}))
     with pytest.raises(PolicyRefused, match=r"got 1 finding\(s\) of no rule"):
         check_outgoing(site(), DESCRIBE, task, header_of(task), strange)
@@ -336,6 +341,7 @@ def test_scan_keys_are_nothing_but_keys():
 
 def test_a_dry_run_says_what_the_messages_then_hold():
     said = dry_run(site(), STUDY)
+    assert "one hash of the software that computes here:" in said
     numbers = sum(value.size for value in STATE.values())
     assert f"{len(STATE)} tensors, {numbers:,} numbers, {4 * numbers:,} bytes as float32" in said
     assert f"fingerprint {STUDY.fingerprint()}" in said

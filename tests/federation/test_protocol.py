@@ -26,7 +26,8 @@ TASK = Task(
 )  # fmt: skip
 DESCRIPTION = SiteDescription(
     site="bern", source="datalist", n_volumes=7, n_patients=6, n_positive=5, volume_ml=81.5, fold_sizes=(3, 3),
-    fold_positive=(3, 2), data="0123456789abcdef", n_refused=2, findings={"not_hu": 2},
+    fold_positive=(3, 2), data="0123456789abcdef", software="fedcba9876543210", n_refused=2,
+    findings={"not_hu": 2},
 )  # fmt: skip
 
 
@@ -140,6 +141,7 @@ DESCRIPTIONS = {
     "infinite-volume": ({"volume_ml": float("inf")}, "volume_ml: Input should be a finite number"),
     "name-that-is-a-path": ({"site": "../../etc"}, "site: String should match pattern"),
     "case-list": ({"cases": ["bern-0001"]}, "cases: Extra inputs are not permitted"),
+    "version-in-words": ({"software": "torch 2.6"}, "software: String should match pattern"),
     "long-finding": ({"findings": {"x" * 41: 1}}, "findings.x.*: String should have at most 40 characters"),
     "folds-that-do-not-add-up": ({"fold_sizes": [3, 4]}, "Value error, patients, positive volumes and folds do not"),
     "more-patients-than-volumes": ({"n_patients": 8, "fold_sizes": [4, 4]}, "Value error, patients, "),

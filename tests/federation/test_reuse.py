@@ -1,16 +1,18 @@
 """Cells of earlier runs: taken where all that determines them is the same, and run again where anything is not."""
 
 import dataclasses
+import json
 from importlib.metadata import version
 
 import numpy as np
 import pytest
+from in_process import Stop, stop_at
 from tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError
+from sahfl.federation import software
 from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.server import reuse
 from sahfl.federation.server.cell_store import CellStore, Entry, Identity
 from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.reuse import Reuse
@@ -18,6 +20,7 @@ from sahfl.federation.server.run_folder import RunFolder
 
 ADDED = {"method": "lora_c", "rank": 2}
 LARGER = changed(TINY, finetune__methods=[*TINY["finetune"]["methods"], ADDED], name="larger")
+SMALL = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}], finetune__rounds=1)
 PARTS = ("base", "methods", "comparisons", "sites")
 
 
@@ -56,31 +59,29 @@ def test_a_larger_grid_runs_its_new_cells_alone_and_ends_as_if_it_had_run_all(fe
 
 
 def test_a_damaged_cell_is_told_and_run_again(federate, tmp_path):
-    small = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}], finetune__rounds=1)
-    first, _ = federate(small, name="first", cells=tmp_path / "cells")
+    first, _ = federate(SMALL, name="first", cells=tmp_path / "cells")
     entries = sorted((tmp_path / "cells").glob("*/*"))
     assert len(entries) == 3
     for entry in entries:
         content = bytearray(entry.read_bytes())
         content[-3] ^= 1
         entry.write_bytes(content)
-    second, _ = federate(small, name="second", cells=tmp_path / "cells")
+    second, _ = federate(SMALL, name="second", cells=tmp_path / "cells")
     assert len([line for line in second.journal() if line["event"] == "damaged_cell"]) == 3
     assert second.read_json("results.json")["cells"]["reused"] == 0
     assert adapters(second) == adapters(first)
-    third, _ = federate(small, name="third", cells=tmp_path / "cells")
+    third, _ = federate(SMALL, name="third", cells=tmp_path / "cells")
     assert third.read_json("results.json")["cells"] == {"total": 3, "reused": 3}
 
 
 def test_a_cell_in_which_a_site_was_missing_is_not_kept(federate, tmp_path):
-    small = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}], finetune__rounds=1)
 
     def refuse(site, request, reply):
         if request.metadata.message_type == "train" and site == "sah_b":
             reply.content["metrics"]["n_volumes"] = 0
         return reply
 
-    federate(small, change=refuse, cells=tmp_path / "cells")
+    federate(SMALL, change=refuse, cells=tmp_path / "cells")
     assert len(list((tmp_path / "cells").glob("*/*"))) == 1  # pretraining, where it was not asked
 
 
@@ -106,13 +107,49 @@ def test_a_crash_while_a_cell_is_taken_leaves_it_to_be_taken_again(federate, tmp
     assert adapters(second) == adapters(first)
 
 
+def other_software(at, then=lambda site, request, reply: reply):
+    """A change under which a site says that it has other software."""
+
+    def change(site, request, reply):
+        if site == at and request.metadata.message_type == "query.describe":
+            known = json.loads(reply.content["description"]["json"])
+            reply.content["description"]["json"] = json.dumps(known | {"software": "0123456789abcdef"})
+        return then(site, request, reply)
+
+    return change
+
+
+def test_a_cell_of_other_software_at_a_site_is_run_again_and_what_the_site_had_no_part_in_is_taken(federate, tmp_path):
+    cells = tmp_path / "cells"
+    federate(SMALL, name="first", cells=cells)
+    second, grid = federate(SMALL, name="second", cells=cells, change=other_software("sah_b"))
+    assert asked(grid, "train") == {("finetune", "cp_lora-r2")}
+    assert second.read_json("results.json")["cells"] == {"total": 3, "reused": 1}
+    third, grid = federate(SMALL, name="third", cells=cells, change=other_software("sah_b"))
+    assert asked(grid, "train") == set()
+    assert third.read_json("results.json")["cells"] == {"total": 3, "reused": 3}
+
+
+def test_other_software_between_two_sessions_is_no_change_of_the_data_and_keeps_no_cell(federate, tmp_path):
+    cells = tmp_path / "cells"
+    with pytest.raises(Stop):
+        federate(SMALL, cells=cells, change=stop_at(13), lanes=2)  # pretraining is done, fine-tuning has begun
+    assert len(list(cells.glob("*/*"))) == 1
+    folder, _ = federate(SMALL, cells=cells, change=other_software("sah_b"), lanes=2)
+    assert not [line for line in folder.journal() if line["event"] == "site_out"]
+    assert all(not line["missing"] for line in folder.journal() if line["event"] == "round")
+    told = [line["software"] for line in folder.journal() if line["event"] == "described" and line["site"] == "sah_b"]
+    assert len(told) == len(set(told)) == 2
+    assert len(list(cells.glob("*/*"))) == 1
+
+
 # --- what a cell is --------------------------------------------------------------------------------------------------
 
 
-def description(site, data="0" * 16):
+def description(site, data="0" * 16, software="0" * 16):
     counts = {"n_volumes": 4, "n_patients": 4, "n_positive": 4, "volume_ml": 40.0, "n_refused": 0}
     folds = {"fold_sizes": (2, 2), "fold_positive": (2, 2)}
-    return SiteDescription(site=site, source="phantom", data=data, findings={}, **counts, **folds)
+    return SiteDescription(site=site, source="phantom", data=data, software=software, findings={}, **counts, **folds)
 
 
 SITES = {site: description(site) for site in TINY["data"]["sites"]}
@@ -147,6 +184,7 @@ OTHER = {
     "fold": {"fold": 1},
     "base": {"base": "c" * 64},
     "data": {"sites": SITES | {"sah_c": description("sah_c", data="1" * 16)}},
+    "a-site-s-software": {"sites": SITES | {"sah_c": description("sah_c", software="1" * 16)}},
 }
 
 
@@ -158,7 +196,7 @@ def test_whatever_changes_a_result_makes_another_cell(change):
 @pytest.mark.parametrize("package", ["torch", "monai", "numpy", "scipy"])
 def test_another_version_of_what_computes_makes_another_cell(monkeypatch, package):
     known = identity().key
-    monkeypatch.setattr(reuse, "version", lambda name: "0.0" if name == package else version(name))
+    monkeypatch.setattr(software, "version", lambda name: "0.0" if name == package else version(name))
     assert identity().key != known
 
 
@@ -188,7 +226,7 @@ def test_code_that_computes_makes_another_cell_and_a_report_s_does_not(tmp_path)
             path = package / f"{name}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        return reuse.code_of(package)
+        return software.code_of(package)
 
     assert written() == written() == written(**{"report/page": "b = 2"})
     assert len({written(), written(training="a = 2"), written(**{"data/ct": ""}), written(training="")}) == 4

@@ -2,6 +2,7 @@
 
 import json
 
+from commands import journal
 from deployed import Deployment
 from tiny_study import TINY, changed
 
@@ -25,15 +26,23 @@ def results(run):
     return found["base"], found["methods"], found["comparisons"]
 
 
-def test_a_server_and_three_sites_end_in_the_adapters_and_results_of_the_simulation_bit_for_bit(tmp_path):
+def cells_in_turn(run):
+    """Methods and folds of the rounds of fine-tuning, in the order in which they were committed."""
+    return [(line["method"], line["fold"]) for line in journal(run, "round") if line["stage"] == "finetune"]
+
+
+def test_a_server_of_two_lanes_ends_in_the_adapters_and_results_of_a_simulation_of_one_bit_for_bit(tmp_path):
     simulated = RunFolder.create(tmp_path / "simulated", parse(Study, THREE, where="test"))
-    simulate(simulated, workers=2)
+    simulate(simulated, workers=2, lanes=1)
     with Deployment(tmp_path / "deployed", sites=SITES, study=THREE) as deployment:
         run = deployment.submit()
         server = deployment.server("--until-done")
         sites = [deployment.site(site) for site in SITES]
         assert server.process.wait(300) == 0, server.log
         assert [site.stop() for site in sites] == [0, 0, 0]
+        assert len(list((deployment.state / "cells").glob("*/*.safetensors"))) == 5  # all of them, for later studies
     assert len(numbers(run)) == 3
     assert numbers(run) == numbers(simulated.path)
     assert results(run) == results(simulated.path)
+    assert cells_in_turn(run) != sorted(cells_in_turn(run))
+    assert cells_in_turn(simulated.path) == sorted(cells_in_turn(simulated.path))

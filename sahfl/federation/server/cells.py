@@ -98,9 +98,9 @@ class Cells:
     # ------------------------------------------------------------------------------------------- training
 
     def _fine_tune(self, method: TrainedMethod, fold: int) -> Steps[AdapterState | None]:
-        emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {self._study.finetune.folds}"))
-        study, folder = self._study, self._folder
-        key, sites = cell_of(method, fold), self._trainers(method, fold)
+        study, folder, key = self._study, self._folder, cell_of(method, fold)
+        emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {study.finetune.folds}", cell=key))
+        sites = self._trainers(method, fold)
         last = folder.last_checkpoint(key)
         if method.trained_at and not sites and (last is None or last.round < study.finetune.rounds):
             self._leave_untrained(method, fold)
@@ -160,12 +160,12 @@ class Cells:
         cell, stage = cell_of(method, fold), self._study.finetune
         known = self._folder.evaluation(cell)
         sites = [site for site in stage.sites if site in self._roster and site not in known["sums"]]
-        emit(Event("stage", f"evaluating, {method.id}, fold {fold + 1} of {stage.folds}"))
+        emit(Event("stage", f"evaluating, {method.id}, fold {fold + 1} of {stage.folds}", cell=cell))
         header = self._requests.header("finetune", method.id, fold)
         content = protocol.request(self._requests.evaluation(method, fold), header, final)
         nodes = {site: self._nodes[site] for site in sites}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
-        answers: Answers = yield Ask(dict.fromkeys(sites, content), protocol.EVALUATE, nodes, deadline_s)
+        answers: Answers = yield Ask(dict.fromkeys(sites, content), protocol.EVALUATE, nodes, deadline_s, cell=cell)
         answers.tell(self._folder.note, protocol.EVALUATE)
         for site in sites:
             try:

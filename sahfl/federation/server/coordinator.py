@@ -133,7 +133,8 @@ class Coordinator:
 
     def _enter(self, site: str, description: SiteDescription) -> None:
         self._roster[site] = Member(self._node_of[site], description)
-        self._folder.note({"event": "described", "site": site, "data": description.data})
+        told = {"data": description.data, "software": description.software}
+        self._folder.note({"event": "described", "site": site} | told)
 
     def _invite(self, sites: tuple[str, ...]) -> None:
         """Let in those of a cell's sites that were not there before; nobody waits for them."""

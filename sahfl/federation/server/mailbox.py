@@ -43,6 +43,8 @@ class Ask:
     """Seconds from the sending of a site's request until it is left out, if it has not come."""
     what: str = ""
     """Name of this exchange, for a reply that comes later."""
+    cell: str = ""
+    """The cell that it belongs to, if it does."""
 
 
 @dataclass
@@ -261,12 +263,13 @@ class Mailbox:
 
 def _say_waiting(exchange: Exchange) -> None:
     """Say now and then whose replies are awaited; not at once where nobody has answered yet."""
-    now, deadline_s, waited_s = time.monotonic(), exchange.ask.deadline_s, exchange.waited_s
+    now, deadline_s = time.monotonic(), exchange.ask.deadline_s
+    waited_s = now - max((exchange.sent[site] for site in exchange.waiting.values()), default=now)
     soon = now - exchange.said < min(WAITING_EVERY_S, deadline_s / 4)
     if exchange.waiting and not soon and (exchange.answers.replies or waited_s > deadline_s / 2):
         exchange.said = now
         names = ", ".join(sorted(exchange.waiting.values()))
-        emit(Event("waiting", names, done=waited_s, total=deadline_s))
+        emit(Event("waiting", names, done=waited_s, total=deadline_s, cell=exchange.ask.cell))
 
 
 def error_text(reply: Message) -> str:

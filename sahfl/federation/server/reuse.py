@@ -1,19 +1,16 @@
 """A cell that an earlier run has finished is not run again: its result is written into the run as if it had been.
 
 Only a cell whose every round used every site, and which every site evaluated, is kept: what became of one in which a
-site was missing depends on more than its settings.
+site was missing depends on more than its settings. Of a run whose software changed between two sessions, at the server
+or at a site, none is.
 """
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-import sahfl
 from sahfl.adapters import AdapterState
 from sahfl.config import POOLED, Method, Study, ZeroShot
 from sahfl.errors import AdapterError, PayloadError
@@ -22,12 +19,8 @@ from sahfl.federation.server.cell_store import CellStore, Entry, Identity, Recor
 from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.run_folder import Checkpoint, RunFolder, cell_of
 from sahfl.federation.server.support import Descriptions, sits_out
+from sahfl.federation.software import software
 from sahfl.statistics import EvaluationSums
-
-SOFTWARE = ("torch", "monai", "numpy", "scipy")
-"""Packages that compute: another version of one can give other numbers."""
-ONLY_SHOWN = ("commands", "doctor", "export", "prediction", "report")
-"""Folders of sahfl whose code comes after a cell, or beside it."""
 
 
 class Reuse:
@@ -88,6 +81,8 @@ class Reuse:
         identity, key = self._identity(method, fold, sites), _key(method, fold)
         if self._store is None or identity is None or key in self._folder.reused():
             return
+        if not self._is_of_one_software():
+            return
         rounds, evaluation = self._rounds(method, fold), None
         if method is not None:
             evaluation = self._folder.evaluation(key)
@@ -132,9 +127,9 @@ class Reuse:
             wanted = study.pretrain.sites
         if any(site not in sites for site in wanted):
             return None
-        software: Record = {"sahfl": code_of(Path(sahfl.__file__).parent)} | {name: version(name) for name in SOFTWARE}
-        content: Record = software | {"seed": study.seed} | work_of(study, method)
-        content |= {"hostile": study.hostile, "data": {site: sites[site].data for site in sorted(wanted)}}
+        content: Record = software() | {"seed": study.seed} | work_of(study, method) | {"hostile": study.hostile}
+        content |= {"data": {site: sites[site].data for site in sorted(wanted)}}
+        content |= {"software": {site: sites[site].software for site in sorted(wanted)}}
         if method is not None:
             content |= {"name": method.id, "fold": fold, "base": self._requests.base_hash}
             content |= {"evaluation": study.evaluation.model_dump(mode="json")}
@@ -150,6 +145,12 @@ class Reuse:
             if (line["stage"], line["method"], line["fold"]) == wanted
         }
         return [found[round_] for round_ in sorted(found)]
+
+    def _is_of_one_software(self) -> bool:
+        """Whether the server and each site had the same software in every session of this run."""
+        told = [line for line in self._folder.journal() if line["event"] in ("started", "resumed", "described")]
+        found = {(line.get("site"), line.get("software")) for line in told}
+        return len(found) == len({site for site, _ in found})
 
     def _is_whole(
         self, method: Method | None, fold: int, sites: Descriptions, rounds: list[Record], evaluation: Record | None
@@ -181,17 +182,6 @@ def work_of(study: Study, method: Method | None) -> Record:
         return found
     training = {"rounds": study.finetune.rounds, "local": study.local_training(method).model_dump(mode="json")}
     return found | training | {"rules": rules}
-
-
-@cache
-def code_of(package: Path) -> str:
-    """SHA-256 (hex) of sahfl's own code but ``ONLY_SHOWN``: in a checkout it changes while the version does not."""
-    whole = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        name = path.relative_to(package)
-        if name.parts[0] not in ONLY_SHOWN:
-            whole.update(f"{name.as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return whole.hexdigest()
 
 
 def _key(method: Method | None, fold: int) -> str:

@@ -148,7 +148,7 @@ def _run_round(
         if enough:
             return outcome, record
         folder.note(record)
-        emit(Event("failed_round", _shortage(cell, round_, attempt, outcome, quorum)))
+        emit(Event("failed_round", _shortage(cell, round_, attempt, outcome, quorum), cell=cell.key))
         if attempt < config.attempts and config.pause_s:
             yield _pause(cell, round_, outcome, config=config, folder=folder)
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
@@ -158,7 +158,7 @@ def _pause(cell: Cell, round_: int, outcome: Outcome, *, config: RoundsConfig, f
     sites = outcome.reasons()
     folder.note({"event": "paused", "cell": cell.key, "round": round_, "seconds": config.pause_s, "sites": sites})
     names = ", ".join(item["site"] for item in sites)
-    emit(Event("paused", f"{cell.key}, round {round_}: without {names}", total=config.pause_s))
+    emit(Event("paused", f"{cell.key}, round {round_}: without {names}", total=config.pause_s, cell=cell.key))
     return Pause(config.pause_s)
 
 
@@ -172,7 +172,7 @@ def _ask(
     contents = {site: protocol.request(tasks[site], header, sent[site]) for site in members}
     nodes = {site: member.node_id for site, member in members.items()}
     what = f"{cell.key}, round {round_}"
-    answers: Answers = yield Ask(contents, protocol.TRAIN, nodes, deadline_s, what)
+    answers: Answers = yield Ask(contents, protocol.TRAIN, nodes, deadline_s, what, cell.key)
     replies = answers.replies
     outcome = Outcome(oddities=answers.oddities())
     outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in roster}

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from sahfl.errors import SahflError, StorageError
 from sahfl.federation.events import Event, emit
 from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.software import software_hash
 
 ENDS = {"interrupted", "failed", "finished"}
 
@@ -24,7 +25,8 @@ def open_session(folder: RunFolder) -> None:
     known = [line["event"] for line in folder.journal()]
     last = [event for event in known if event in {"started", "resumed", *ENDS}][-1:]
     after = last[0] if last and last[0] in ENDS else "killed or crashed"
-    folder.note({"event": "resumed", "at": now(), "after": after} if known else {"event": "started", "at": now()})
+    begins = {"event": "resumed", "after": after} if known else {"event": "started"}
+    folder.note(begins | {"at": now(), "software": software_hash()})
 
 
 @contextmanager

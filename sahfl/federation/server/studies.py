@@ -16,7 +16,8 @@ class Studies:
     """Study files below a server's folder; a file's name without ``.yaml`` names its run.
 
     ``queue/`` wait, in the order of their names; ``runs/<name>`` the run folder of each; ``done/`` and ``failed/`` the
-    files of studies that ended, a failed one with its reason in ``<name>.txt``.
+    files of studies that ended, a failed one with its reason in ``<name>.txt``; ``cells/`` the cells that studies have
+    finished (``CellStore``), from which later ones take what they share.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,6 +59,11 @@ class Studies:
         """Files of the queue: one that was interrupted comes first, then in the order of their names."""
         files = sorted(path for path in (self.folder / "queue").glob("*.yaml") if path not in self._unusable)
         return sorted(files, key=lambda path: not (self.run_of(path.stem) / "journal.jsonl").exists())
+
+    @property
+    def cells(self) -> Path:
+        """Folder of the cells that studies have finished."""
+        return self.folder / "cells"
 
     def run_of(self, name: str) -> Path:
         """Run folder of a study."""

@@ -26,6 +26,7 @@ from sahfl.federation import protocol
 from sahfl.federation.networks import exchanged
 from sahfl.federation.protocol import Task
 from sahfl.federation.site.policy import check_request
+from sahfl.federation.software import LIBRARIES
 from sahfl.payload import DTYPES, Header
 from sahfl.statistics.cases import n_groups
 from sahfl.statistics.sums import array_length
@@ -71,7 +72,8 @@ def _before(policy: SitePolicy, study: Study | None) -> Iterator[str]:
     yield "    of patients and of patients with blood per fold, and of cases that cannot be used;"
     few = f"fewer than {policy.smallest_group}"
     yield f"    cases per broken rule of the data check ('some' if {few}); mL of blood in all, unless {few} patients"
-    yield "    bleed; one salted hash that changes when the data do"
+    yield "    bleed; one salted hash that changes when the data do; one hash of the software that computes here:"
+    yield f"    sahfl's code and the versions of {', '.join(LIBRARIES)}"
     asks = study is None or study.compare_sites
     if policy.share_scan_keys and asks:
         yield "  leaves, if the study compares sites: 16 hex digits per scan, a salted hash of its voxels"

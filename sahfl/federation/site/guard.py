@@ -105,7 +105,7 @@ def _say(kind: str, task: Task, header: Header, answer: RecordDict) -> tuple[str
 
 
 def _say_description(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
-    return "counts of patients, scans and findings of the data check", {}
+    return "counts of patients, scans and findings of the data check, and a hash of the software", {}
 
 
 def _say_scan_keys(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:

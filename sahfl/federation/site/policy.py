@@ -20,6 +20,7 @@ from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
 from sahfl.federation.networks import exchanged
 from sahfl.federation.protocol import SiteDescription, Task
+from sahfl.federation.software import software_hash
 from sahfl.federation.tensors import config_record, flat_array
 from sahfl.payload import DTYPES, Header
 from sahfl.statistics import EvaluationSums
@@ -159,6 +160,8 @@ def _description_leaks(policy: SitePolicy, answer: RecordDict) -> Iterator[str]:
         yield f"got values over fewer than {policy.smallest_group} patients or cases (policy.smallest_group)"
     if unknown := sorted(set(description.findings) - set(BY_ID)):
         yield f"got {len(unknown)} finding(s) of no rule of the data checks"
+    if description.software != software_hash():
+        yield "got something else than the hash of this site's software"
 
 
 def _scan_key_leaks(policy: SitePolicy, answer: RecordDict) -> Iterator[str]:

@@ -31,6 +31,7 @@ from sahfl.data.sources import read_cases, recognise
 from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError, PolicyRefused
 from sahfl.federation.protocol import SiteDescription
+from sahfl.federation.software import software_hash
 
 _manifest_format = TypeAdapter(tuple[CheckedCase, ...])
 
@@ -101,7 +102,7 @@ class Site:
         return usable
 
     def describe(self, *, n_folds: int, seed: int) -> SiteDescription:
-        """Counts of what the site has; all that it tells about its data."""
+        """Counts of what the site has, and its software; all that it tells about itself."""
         checked, usable = self._checked(), self._usable()
         fold_of = self._folds(usable, n_folds, seed)
         folds = list(fold_of.values())
@@ -116,6 +117,7 @@ class Site:
             fold_sizes=tuple(folds.count(fold) for fold in range(n_folds)),
             fold_positive=tuple(bleeding.count(fold) for fold in range(n_folds)),
             data=data_key(usable, salt=f"{seed} {self.config.name}"),
+            software=software_hash(),
             n_refused=len(checked) - len(usable),
             findings={**count_findings(checked)},
         )
