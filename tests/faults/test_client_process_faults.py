@@ -81,6 +81,7 @@ def test_A04_a_killed_site_is_asked_once_more_as_the_same_site_and_counts_once(r
             assert len(second.lines("answered")) == 1
 
 
+@pytest.mark.slow
 def test_A06_an_upload_that_is_cut_half_way_arrives_once_and_whole(tmp_path, ready, consortium):
     with through_a_proxy(consortium, ready) as (server, proxy, running):
         whole = server.ask(SITE, train_request(TINY), protocol.TRAIN)

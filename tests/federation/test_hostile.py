@@ -83,7 +83,9 @@ def test_B01_a_hostile_site_s_nan_is_refused_by_name_in_every_encoding(federate,
         assert [used["site"] for used in line["used"]] == ["sah_a", "sah_c"]
 
 
-@pytest.mark.parametrize("payload", ["float32", "float16", "int8"])
+@pytest.mark.parametrize(
+    "payload", ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float16"))]
+)
 def test_B04_a_flipped_sign_is_used_as_a_change_of_honest_length_in_every_encoding(federate, payload):
     honest, _ = federate(changed(SHORT, rounds__payload=payload), name="honest")
     hostile, _ = federate(with_hostile("sign_flip", rounds__payload=payload))

@@ -178,7 +178,7 @@ def test_norms_that_stay_at_a_site_stay_at_every_rank(federate):
 # --- hostile and wrong replies --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hostile", ["sah_a", "sah_c"])
+@pytest.mark.parametrize("hostile", [pytest.param("sah_a", marks=pytest.mark.slow), "sah_c"])
 def test_B04_a_change_times_1000_is_shortened_at_any_rank(federate, hostile):
     honest, _ = federate(study(finetune__rounds=1), name="honest")
 
