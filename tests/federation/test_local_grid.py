@@ -61,6 +61,14 @@ def test_more_sites_than_workers_all_answer_and_each_has_a_log_of_its_own(grid, 
         assert not [other for other in TINY["data"]["sites"] if other != site and other in log]
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here to read a process's environment")
+def test_a_worker_starts_with_memory_that_stays_with_it(grid):
+    grid.push_messages(messages(grid))
+    pid = next(iter(wait_until(grid.busy, grid).values()))
+    started_with = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    assert {f"{name}={value}" for name, value in worker_process.KEEP_MEMORY.items()} <= set(started_with)
+
+
 def test_a_killed_worker_is_an_error_reply_of_its_site_and_is_replaced(grid):
     sent = messages(grid)
     ids = grid.push_messages(sent)

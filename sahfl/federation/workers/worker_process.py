@@ -7,6 +7,7 @@ in both.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,11 @@ LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorErro
 """Classes of errors after which a process is not trusted with another task: memory, or a GPU that failed."""
 STOP_S = 1.0
 """How long idle workers may take to end by themselves before they are killed."""
+
+
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
+"""Read by glibc as a process starts: what a training step frees stays with the process for the next step. Otherwise the
+system takes it back and clears it anew each time, which was a tenth of a step. 2**25 is the most that glibc accepts."""
 
 
 class Worker:
@@ -48,6 +54,8 @@ class Worker:
         self.ready = False
         self.message: Message | None = None
         # Blocked while the child starts, and inherited: Ctrl-C reaches the whole group, but this process decides.
+        for name, value in KEEP_MEMORY.items():
+            os.environ.setdefault(name, value)
         with _interrupts_blocked():
             arguments = (their_requests, their_replies, str(logs), threads)
             self.process = spawning.Process(target=work, args=arguments, daemon=True)
