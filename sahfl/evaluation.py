@@ -15,13 +15,14 @@ from torch import nn
 
 from sahfl.config import View, ViewsConfig
 from sahfl.data.ct import HEAD_HU, Scan
-from sahfl.data.views import CaseViews, SliceStack, fuse, slab, windows
+from sahfl.data.views import CaseViews, fuse, slab, windows
 from sahfl.model import device_of, for_inference
 from sahfl.statistics import CaseResult
 
 BATCH_SLICES = 8
 """Slices that are worked on at a time, by all threads together; their activations lie in memory."""
-Indices = NDArray[np.intp]
+Batch = tuple[View, NDArray[np.intp]]
+"""A view, and the indices of some of its slices."""
 EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 
 
@@ -59,28 +60,31 @@ def predict_mean(
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     size = max(1, BATCH_SLICES // threads)
     shown = {view: np.flatnonzero((stack.image[:] > HEAD_HU).any(axis=(1, 2))) for view, stack in case.stacks.items()}
+    batches: list[Batch] = [
+        (view, indices[start : start + size])
+        for view, indices in shown.items()
+        for start in range(0, len(indices), size)
+    ]
+
+    @torch.inference_mode()
+    def segment(batch: Batch) -> NDArray[np.float32]:
+        view, indices = batch
+        slabs = torch.from_numpy(np.stack([slab(case.stacks[view], index, config.neighbours) for index in indices]))
+        inputs = windows(slabs.to(device), config.windows_hu)
+        found = torch.stack([torch.sigmoid(net(inputs, view))[:, 0] for net in nets]).mean(0)
+        return found.cpu().numpy()
+
     done, total = 0, sum(map(len, shown.values()))
-    probabilities: dict[View, NDArray[np.float32]] = {}
-    for view, stack in case.stacks.items():
-        probabilities[view] = np.zeros(stack.image.shape, np.float32)
-        batches = [shown[view][start : start + size] for start in range(0, len(shown[view]), size)]
-
-        @torch.inference_mode()
-        def segment(indices: Indices, view: View = view, stack: SliceStack = stack) -> NDArray[np.float32]:
-            slabs = torch.from_numpy(np.stack([slab(stack, index, config.neighbours) for index in indices]))
-            inputs = windows(slabs.to(device), config.windows_hu)
-            found = torch.stack([torch.sigmoid(net(inputs, view))[:, 0] for net in nets]).mean(0)
-            return found.cpu().numpy()
-
-        for indices, found in zip(batches, _each(segment, batches, threads), strict=True):
-            probabilities[view][indices] = found
-            done += len(indices)
-            on_slice(done, total)
+    probabilities = {view: np.zeros(stack.image.shape, np.float32) for view, stack in case.stacks.items()}
+    for (view, indices), found in zip(batches, _each(segment, batches, threads), strict=True):
+        probabilities[view][indices] = found
+        done += len(indices)
+        on_slice(done, total)
     return fuse(probabilities, case, config)
 
 
 def _each(
-    work: Callable[[Indices], NDArray[np.float32]], batches: Sequence[Indices], threads: int
+    work: Callable[[Batch], NDArray[np.float32]], batches: Sequence[Batch], threads: int
 ) -> Iterator[NDArray[np.float32]]:
     """What comes of each batch, in order; batches run beside each other, on one thread each.
 

@@ -60,8 +60,9 @@ def study(
     deployed = settings.data.source == "sites"
     if plan:
         from sahfl.federation.server.plan import plan as make_plan
+        from sahfl.federation.server.studies import Studies
 
-        _show_plan(settings, make_plan(settings, load_server(server).folder / "cells" if server else cells))
+        _show_plan(settings, make_plan(settings, Studies(load_server(server).folder).cells if server else cells))
     elif deployed and server is None:
         raise ConfigError(f"{file}: its data lie at the sites; name the consortium's server with --server server.yaml")
     elif server is not None:

@@ -81,9 +81,10 @@ class Reuse:
         identity, key = self._identity(method, fold, sites), _key(method, fold)
         if self._store is None or identity is None or key in self._folder.reused():
             return
-        if not self._is_of_one_software():
+        journal, evaluation = self._folder.journal(), None
+        if not _is_of_one_software(journal):
             return
-        rounds, evaluation = self._rounds(method, fold), None
+        rounds = _rounds(journal, method, fold)
         if method is not None:
             evaluation = self._folder.evaluation(key)
         if not self._is_whole(method, fold, sites, rounds, evaluation):
@@ -135,23 +136,6 @@ class Reuse:
             content |= {"evaluation": study.evaluation.model_dump(mode="json")}
         return Identity(content, work_of(study, method))
 
-    def _rounds(self, method: Method | None, fold: int) -> list[Record]:
-        """The committed rounds of a cell, as they were at last."""
-        wanted = ("pretrain", None, None) if method is None else ("finetune", method.id, fold)
-        found = {
-            line["round"]: line
-            for line in self._folder.journal()
-            if line["event"] == "round" and line["committed"]
-            if (line["stage"], line["method"], line["fold"]) == wanted
-        }
-        return [found[round_] for round_ in sorted(found)]
-
-    def _is_of_one_software(self) -> bool:
-        """Whether the server and each site had the same software in every session of this run."""
-        told = [line for line in self._folder.journal() if line["event"] in ("started", "resumed", "described")]
-        found = {(line.get("site"), line.get("software")) for line in told}
-        return len(found) == len({site for site, _ in found})
-
     def _is_whole(
         self, method: Method | None, fold: int, sites: Descriptions, rounds: list[Record], evaluation: Record | None
     ) -> bool:
@@ -182,6 +166,25 @@ def work_of(study: Study, method: Method | None) -> Record:
         return found
     training = {"rounds": study.finetune.rounds, "local": study.local_training(method).model_dump(mode="json")}
     return found | training | {"rules": rules}
+
+
+def _rounds(journal: list[Record], method: Method | None, fold: int) -> list[Record]:
+    """The committed rounds of a cell, as they were at last."""
+    wanted = ("pretrain", None, None) if method is None else ("finetune", method.id, fold)
+    found = {
+        line["round"]: line
+        for line in journal
+        if line["event"] == "round" and line["committed"]
+        if (line["stage"], line["method"], line["fold"]) == wanted
+    }
+    return [found[round_] for round_ in sorted(found)]
+
+
+def _is_of_one_software(journal: list[Record]) -> bool:
+    """Whether the server and each site had the same software in every session of a run."""
+    told = [line for line in journal if line["event"] in ("started", "resumed", "described")]
+    found = {(line.get("site"), line.get("software")) for line in told}
+    return len(found) == len({site for site, _ in found})
 
 
 def _key(method: Method | None, fold: int) -> str:
