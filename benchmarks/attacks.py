@@ -3,7 +3,7 @@
     python benchmarks/attacks.py                                  # two tables
     python benchmarks/attacks.py --seeds 2 --attacks sign_flip --json
 
-Attacks are those of a simulation's hostile sites (``sahfl.federation.workers.hostile``): pure functions of what a site
+Attacks are those of a simulation's hostile sites (``sahfl.simulation.hostile``): pure functions of what a site
 received and what it trained; label flipping trains on inverted annotations. Every update goes through the payload
 checks first, which refuse NaN whatever the defence. Dice is that of the honest sites' held-out patients. The median
 and the trimmed mean work within the default bounds, as they do in a study.
@@ -30,9 +30,9 @@ from sahfl.config import RoundsConfig
 from sahfl.config.methods import Rule
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation.server.aggregate import aggregate
-from sahfl.federation.workers.hostile import ATTACKS, Attack, as_trained
 from sahfl.payload import layout, pack, unpack
 from sahfl.seeds import derive_seed
+from sahfl.simulation.hostile import ATTACKS, Attack, as_trained
 
 HOSTILE = "graz"
 """Second largest site: 6 of 26 volumes."""

@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 
 from sahfl.config import Study, parse
-from sahfl.federation.server.run_folder import RunFolder
-from sahfl.simulation import simulate
+from sahfl.run.folder import RunFolder
+from sahfl.simulation.simulate import simulate
 
 TESTS = Path(__file__).parents[1] / "tests"
 
@@ -112,7 +112,7 @@ def simulated(settings: dict[str, Any], folder: Path) -> RunFolder:
 def stock(settings: dict[str, Any], folder: Path) -> RunFolder:
     """The study by stock Flower, up to the rounds that are measured."""
     sys.path.append(str(TESTS))
-    from stock_flower import StockFlower, wait_until, write_site
+    from harness.stock_flower import StockFlower, wait_until, write_site
 
     (folder / "study.yaml").write_text(yaml.safe_dump(settings))
     run = RunFolder(folder / "run")
@@ -130,7 +130,7 @@ def stock(settings: dict[str, Any], folder: Path) -> RunFolder:
 def deployed(settings: dict[str, Any], folder: Path) -> RunFolder:
     """The study by ``sahfl-server`` and ``sahfl-client``."""
     sys.path.append(str(TESTS))
-    from deployed import Deployment
+    from harness.deployed import Deployment
 
     with Deployment(folder, sites=tuple(settings["data"]["sites"]), study=settings, lanes=1) as deployment:
         run = deployment.submit()

@@ -31,7 +31,7 @@ from sahfl.data.manifest import Case
 from sahfl.data.phantom.cohort import encode_nifti
 from sahfl.data.sampler import SliceSampler
 from sahfl.evaluation import predict
-from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
+from sahfl.networks import base_network, fine_tuned_network, whole_network
 from sahfl.training import Schedule, train
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -35,7 +35,7 @@ from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.sampler import SliceSampler
 from sahfl.data.views import fuse, make_views, slab, windows
 from sahfl.evaluation import predict
-from sahfl.federation.networks import whole_network
+from sahfl.networks import whole_network
 from sahfl.prediction.networks import read_trained
 from sahfl.training import Schedule, train
 

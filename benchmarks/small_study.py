@@ -31,11 +31,11 @@ from sahfl.data.sampler import SliceSampler
 from sahfl.data.views import CaseViews, make_views, n_channels
 from sahfl.errors import AdapterError
 from sahfl.evaluation import predict
-from sahfl.federation.networks import base_network, whole_network
 from sahfl.federation.turns import take_turn
-from sahfl.federation.workers.hostile import inverted
 from sahfl.model import MultiViewUNet
+from sahfl.networks import base_network, whole_network
 from sahfl.seeds import derive_seed
+from sahfl.simulation.hostile import inverted
 from sahfl.training import Schedule, train
 
 VIEWS = ViewsConfig(

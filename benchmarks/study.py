@@ -20,9 +20,9 @@ from typing import Any
 from sahfl.adapters import digest
 from sahfl.adapters.files import load_tensors
 from sahfl.config import Study, parse
-from sahfl.federation.events import Event, listening
-from sahfl.federation.server.run_folder import RunFolder
-from sahfl.simulation import simulate
+from sahfl.events import Event, listening
+from sahfl.run.folder import RunFolder
+from sahfl.simulation.simulate import simulate
 
 
 def main() -> None:

@@ -44,8 +44,8 @@ def simulate(
     Example: sahfl simulate --resume runs/demo-20261122-140000
     """
     from sahfl.console import showing
-    from sahfl.federation.server.run_folder import RunFolder
-    from sahfl.simulation import simulate as run_study
+    from sahfl.run.folder import RunFolder
+    from sahfl.simulation.simulate import simulate as run_study
 
     if (study is None) == (resume is None):
         raise ConfigError("simulate: expected either a study file or --resume RUN_DIR; see sahfl simulate -h")
@@ -163,8 +163,8 @@ def report(
     Example: sahfl report runs/demo-20261122-140000 --tensorboard events --mlflow tracking
     """
     from sahfl.errors import RunError
-    from sahfl.federation.server.run_folder import RunFolder
     from sahfl.report import write_report
+    from sahfl.run.folder import RunFolder
     from sahfl.tracking import export_mlflow, export_tensorboard
 
     results = RunFolder(run_dir).read_json("results.json")

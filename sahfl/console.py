@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sahfl.config import Study
-from sahfl.federation.events import Event, listening
+from sahfl.events import Event, listening
 from sahfl.progress import State, clock, doing_text, loss_text, waiting_text
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from sahfl.config import Method, Study, ZeroShot
-from sahfl.federation.events import Event
+from sahfl.events import Event
 
 PREPARE_STEPS, EVALUATE_STEPS = 30, 25
 """Work of preparing a site's data, and of evaluating a fold at a site, counted in training steps."""

@@ -24,10 +24,12 @@ ORDER = [
     "adapters",
     "training",
     "payload",
+    "task",
+    "networks",
     "aggregation",
 ]
-ORDER += ["statistics", "evaluation", "report", "tracking", "federation", "prediction", "export", "doctor"]
-ORDER += ["simulation", "progress", "console", "commands", "cli"]
+ORDER += ["statistics", "evaluation", "events", "log_lines", "report", "tracking", "run", "results"]
+ORDER += ["federation", "prediction", "export", "doctor", "simulation", "progress", "console", "commands", "cli"]
 ONLY_IN = {
     "cryptography": {"trust"},
     "flwr": {"federation", "simulation", "sahfl_server", "sahfl_client"},

@@ -4,13 +4,13 @@ import io
 import time
 
 import pytest
+from harness.tiny_study import TINY
 from rich.console import Console
-from tiny_study import TINY
 
 from sahfl import console
 from sahfl.config import Study, parse
 from sahfl.console import printable, showing
-from sahfl.federation.events import Event, emit
+from sahfl.events import Event, emit
 from sahfl.progress import EVALUATE_STEPS, PREPARE_STEPS, State, clock
 
 STUDY = parse(Study, TINY, where="test")

@@ -1,6 +1,7 @@
 """The documents: every command, file, link and number in them exists."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import get_args
 
 import pytest
 import yaml
-from tiny_study import TINY
+from harness.tiny_study import TINY
 
 from sahfl.adapters import state
 from sahfl.config import (
@@ -30,10 +31,10 @@ from sahfl.config import (
 )
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
-from sahfl.federation.networks import fine_tuned_network, whole_network
 from sahfl.federation.protocol import evaluation_reply, n_bytes, train_reply
-from sahfl.federation.server.findings import CLAIMS, MARGIN
+from sahfl.networks import fine_tuned_network, whole_network
 from sahfl.payload import Header
+from sahfl.results.findings import CLAIMS, MARGIN
 from sahfl.statistics import EvaluationSums
 
 ROOT = Path(__file__).parents[1]
@@ -159,17 +160,10 @@ def test_every_message_in_a_table_of_troubles_is_one_of_the_program(name):
             assert part.strip(" :") in source, f"{name}: {part!r}"
 
 
-def test_the_tree_in_the_readme_is_the_tree():
-    tree = README.split("## The tree", 1)[1].split("```")[1]
-    for entry in (ROOT / "sahfl").iterdir():
-        if entry.name.startswith("__"):
-            continue
-        name = entry.name if entry.suffix else f"{entry.name}/"
-        assert re.search(rf"^  {re.escape(name)}\s", tree, re.MULTILINE), f"{name} is not in the README's tree"
-    for name in re.findall(r"^  ([a-z_]+(?:\.py|/)) ", tree, re.MULTILINE):
-        assert (ROOT / "sahfl" / name).exists(), f"{name} is in the README's tree only"
-    for module in (ROOT / "sahfl" / "federation").glob("[a-z]*.py"):
-        assert re.search(rf"\b{module.stem}\b", tree), f"federation/{module.name} is not in the README's tree"
+def test_the_tree_is_that_of_the_modules_docstrings():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    made = runpy.run_path(str(ROOT / "docs" / "tree.py"))
+    assert made["BEGIN"] + made["tree"]() + made["END"] in page, "run: python docs/tree.py"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)

@@ -16,8 +16,8 @@ from flwr.app import Message
 from sahfl import __version__
 from sahfl.config import SiteConfig
 from sahfl.errors import ConfigError, PayloadError, StorageError
+from sahfl.events import Event
 from sahfl.federation import flower
-from sahfl.federation.events import Event
 from sahfl.federation.flower.parcels import Offer, prepare
 from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit

@@ -47,7 +47,7 @@ def serve(
 
         print(describe(config, None if study is None else load_study(study)))
         return
-    from sahfl.federation.log_lines import write_log_lines
+    from sahfl.log_lines import write_log_lines
     from sahfl_client.daemon import Daemon, load_kit, only_one
 
     write_log_lines(config.log)

@@ -13,8 +13,8 @@ from flwr.app import Message
 
 from sahfl.config import SiteConfig
 from sahfl.errors import RunFailed
+from sahfl.events import Event
 from sahfl.federation import flower
-from sahfl.federation.events import Event
 from sahfl.federation.site.device import resolve
 from sahfl.federation.workers.worker_process import LOST, Heard, Worker
 from sahfl_client.backoff import Backoff

@@ -19,7 +19,7 @@ from sahfl.errors import ConfigError, RunError, RunFailed, StorageError
 
 if TYPE_CHECKING:
     from sahfl.federation.server.plan import Planned
-    from sahfl.federation.server.run_folder import RunFolder
+    from sahfl.run.folder import RunFolder
 
 LOOK_S = 1.0
 """How often the server's status is read while it is watched."""
@@ -82,7 +82,7 @@ def study(
 
 def _run_here(settings: Study, out: Path | None, cells: Path, workers: int | None, lanes: int | None) -> Path:
     from sahfl.console import showing
-    from sahfl.simulation import simulate
+    from sahfl.simulation.simulate import simulate
 
     folder = _open(out or Path("runs") / f"{settings.name}-{settings.fingerprint()[:8]}", settings)
     report = folder.path / "report.html"
@@ -107,7 +107,7 @@ def _same_command() -> str:
 
 def _open(path: Path, settings: Study) -> RunFolder:
     """The run of a study, started if it is not there."""
-    from sahfl.federation.server.run_folder import RunFolder
+    from sahfl.run.folder import RunFolder
 
     if not (path / "study.json").exists():
         return RunFolder.create(path, settings)

@@ -19,7 +19,7 @@ from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, Pretr
 from sahfl.errors import ConfigError
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
-"""What a hostile site of a simulation does; ``federation.workers.hostile`` says how."""
+"""What a hostile site of a simulation does; ``simulation.hostile`` says how."""
 
 
 Edges = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=5)]

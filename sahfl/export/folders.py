@@ -19,8 +19,8 @@ from sahfl.export.bundle import read_bundle, write_bundle
 from sahfl.export.onnx_file import read_onnx, write_onnx
 from sahfl.export.parity import Computes, compare
 from sahfl.export.weights import read_weights, weights_of, write_weights
-from sahfl.federation.networks import base_network
 from sahfl.model import MultiViewUNet
+from sahfl.networks import base_network
 from sahfl.prediction.exported import ExportNote
 from sahfl.prediction.networks import (
     adapted_network,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from sahfl.adapters import AdapterState, FactoredLayer, state
 from sahfl.aggregation import at_rank_of
 from sahfl.config import AdapterTuning, Study, TrainedMethod
-from sahfl.federation.networks import fine_tuned_network
+from sahfl.networks import fine_tuned_network
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors
 from sahfl.config import ModelConfig, Section, ViewsConfig, parse
 from sahfl.errors import AdapterError, RunError
-from sahfl.federation.networks import plain_network
 from sahfl.model import MultiViewUNet
+from sahfl.networks import plain_network
 from sahfl.prediction.networks import Trained
 
 CONFIG, WEIGHTS, FORMAT_FOLDER = "config.json", "network.safetensors", "safetensors"

@@ -13,9 +13,9 @@ from sahfl.adapters.files import load_tensors
 from sahfl.adapters.folder import put_adapter, read_adapter
 from sahfl.config import AdapterTuning, Method, Study, ViewsConfig, ZeroShot
 from sahfl.errors import AdapterError, RunError
-from sahfl.federation.networks import base_network
-from sahfl.federation.server.run_folder import BASE_FILE, RunFolder, cell_of
 from sahfl.model import MultiViewUNet
+from sahfl.networks import base_network
+from sahfl.run.folder import BASE_FILE, RunFolder, cell_of
 
 
 @dataclass(frozen=True)

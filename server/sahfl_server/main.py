@@ -15,7 +15,7 @@ from sahfl.commands.program import Command, new_app, run
 from sahfl.config import load_server
 from sahfl.errors import ConfigError, RunFailed
 from sahfl.federation import start_quickly
-from sahfl.federation.log_lines import write_log_lines
+from sahfl.log_lines import write_log_lines
 
 app = new_app("sahfl-server", "The server of a consortium.")
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from sahfl.config import ServerConfig, Study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
-from sahfl.federation.events import Event, listening
+from sahfl.events import Event, listening
+from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.superlink import StateGrid
-from sahfl.federation.server.fleet import Fleet
 from sahfl.federation.server.studies import Studies, read_deployed
 from sahfl_server.status import Status
 
 if TYPE_CHECKING:
-    from sahfl.federation.server.run_folder import RunFolder
+    from sahfl.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 SAY_EVERY_S = 60.0
@@ -87,7 +87,7 @@ class Runner:
                 f"{', '.join(known) or 'none'}); provision them, or take them out of the study"
             )
         began = time.monotonic()
-        from sahfl.federation.server.run_folder import RunFolder
+        from sahfl.run.folder import RunFolder
         from sahfl_server.sizes import payload_bytes
 
         path = self._studies.run_of(name)
@@ -97,7 +97,7 @@ class Runner:
         log.info("event=study study=%s run=%s loaded_s=%.1f", name, path, time.monotonic() - began)
         self._await_sites(name, study, fresh=fresh)
         self._grid = StateGrid(self._link, self._fleet, wake=self._gate.wake, give_up_s=self._config.give_up_s)
-        from sahfl.federation.server.session import session
+        from sahfl.run.session import session
 
         with session(folder), listening(_log_event):
             self._start(folder, {str(known[site]): site for site in names})
@@ -154,7 +154,7 @@ class Runner:
 
 
 def _enough(study: Study, missing: list[str]) -> bool:
-    from sahfl.federation.server.rounds import needed
+    from sahfl.federation.server.roster import needed
 
     stages = [study.pretrain.sites] if study.pretrain else []
     return all(

@@ -17,11 +17,11 @@ from typing import Any
 
 from sahfl.config import ServerConfig
 from sahfl.errors import RunError, TrustError
-from sahfl.federation.events import Event, listening
+from sahfl.events import Event, listening
+from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
-from sahfl.federation.server.fleet import Fleet
-from sahfl.federation.server.listener import Listener, open_port
+from sahfl.federation.flower.listener import Listener, open_port
 from sahfl.federation.server.studies import Studies
 from sahfl.trust.kit import ServerKit
 from sahfl_server.metrics import showing_metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sahfl.adapters import AdapterState, state
 from sahfl.config import Study, ZeroShot
-from sahfl.federation.networks import fine_tuned_network, whole_network
+from sahfl.networks import fine_tuned_network, whole_network
 from sahfl.statistics.sums import array_length
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from sahfl import __version__
 from sahfl.atomic import write_atomic
 from sahfl.config import Study
-from sahfl.federation.events import Event
-from sahfl.federation.server.fleet import Fleet
+from sahfl.events import Event
+from sahfl.federation.flower.fleet import Fleet
 
 log = logging.getLogger(__name__)
 SCHEMA = 2

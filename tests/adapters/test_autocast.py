@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapted_layers import KINDS, METHODS, PATHS, an_input, compute_by, make_layer, tensors_of, trained
+from harness.adapted_layers import KINDS, METHODS, PATHS, an_input, compute_by, make_layer, tensors_of, trained
 
 SETTINGS = {
     "k3": {"kernel_size": 3, "padding": 1},

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from adapted_layers import METHODS, make_layer, put_on, trained
+from harness.adapted_layers import METHODS, make_layer, put_on, trained
 from monai.networks.nets import UNet
 from torch import nn
 

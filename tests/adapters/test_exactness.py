@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapted_layers import (
+from harness.adapted_layers import (
     KINDS,
     LAYERS,
     METHODS,

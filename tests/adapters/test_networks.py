@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapted_layers import METHODS
+from harness.adapted_layers import METHODS
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from torch import nn
 

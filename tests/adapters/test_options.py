@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from adapted_layers import METHODS, PATHS, an_input, compute_by, make_layer, trained
+from harness.adapted_layers import METHODS, PATHS, an_input, compute_by, make_layer, trained
 from torch import nn
 
 from sahfl.adapters import state

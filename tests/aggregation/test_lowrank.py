@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from site_updates import METHODS, base_kernels, distance, kernels, mean_kernels, start_of, trained, with_rank
+from harness.site_updates import METHODS, base_kernels, distance, kernels, mean_kernels, start_of, trained, with_rank
 
 from sahfl.aggregation import SiteUpdate, aggregation_error, mean, mean_of_factors, project, stack
 from sahfl.config import AdapterTuning

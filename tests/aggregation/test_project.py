@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from site_updates import (
+from harness.site_updates import (
     METHODS,
     as_matrix,
     base_kernels,
@@ -15,6 +13,8 @@ from site_updates import (
     start_of,
     trained,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sahfl.aggregation import SiteUpdate, mean_of_factors, project, stack
 from sahfl.aggregation.nearest import nearest_cp, nearest_matrix

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from site_updates import (
+from harness.site_updates import (
     METHODS,
     as_matrix,
     base_kernels,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sahfl.aggregation import Adam, Momentum
-from sahfl.federation.server.run_folder import Checkpoint, RunFolder
+from sahfl.run.folder import Checkpoint, RunFolder
 
 LIKE = {"a.up": np.array([[1.0, -2.0]], np.float32), "b": np.array([0.5], np.float32)}
 AGGREGATES = [

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from live_site import consortium_of, write_site
+from harness.live_site import consortium_of, write_site
+from harness.tiny_study import TINY
 from sahfl_client import main as command
 from sahfl_client.daemon import load_kit, only_one
-from tiny_study import TINY
 
 from sahfl.config import load_site
 from sahfl.errors import ConfigError, StorageError

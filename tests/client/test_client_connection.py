@@ -5,11 +5,11 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from live_site import Server, consortium_of, wait_until
+from harness.live_site import Server, consortium_of, wait_until
+from harness.trust_kits import free_port
 from sahfl_client import backoff
 from sahfl_client.connection import Connection
 from sahfl_client.status import Status
-from trust_kits import free_port
 
 from sahfl.federation.flower import handshake
 from sahfl.trust.provision import renew

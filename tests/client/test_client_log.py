@@ -10,7 +10,7 @@ from sahfl_client.log import say, warn
 from sahfl_client.status import Status
 
 from sahfl import __version__
-from sahfl.federation.log_lines import write_log_lines
+from sahfl.log_lines import write_log_lines
 
 
 @pytest.fixture

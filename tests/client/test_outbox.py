@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from live_site import wait_until
+from harness.live_site import wait_until
 from sahfl_client import backoff
 from sahfl_client.outbox import Answer, Outbox
 from sahfl_client.status import Status

@@ -5,17 +5,17 @@ import signal
 import threading
 
 import pytest
-from dying_worker import die, die_the_second_time
-from live_site import describe_request, wait_until
+from harness.dying_worker import die, die_the_second_time
+from harness.live_site import describe_request, wait_until
+from harness.tiny_study import TINY
 from sahfl_client import backoff
 from sahfl_client.trainer import Trainer
-from tiny_study import TINY
 
 from sahfl.config import Study, parse
 from sahfl.errors import RunFailed
 from sahfl.federation import flower, protocol
 from sahfl.federation.workers import worker_process
-from sahfl.simulation import site_configs
+from sahfl.simulation.simulate import site_configs
 
 
 class Supervised:

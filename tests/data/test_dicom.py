@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import CANARIES, RAS_TO_LPS, uid, write_segmentation, write_series
+from harness.dicom_files import CANARIES, RAS_TO_LPS, uid, write_segmentation, write_series
 
 from sahfl.config import FolderData, SiteConfig
 from sahfl.data.checks import check_case, verify_unchanged

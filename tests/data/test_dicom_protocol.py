@@ -5,7 +5,7 @@ import gzip
 import nibabel
 import numpy as np
 import pytest
-from dicom_files import CANARIES, write_series
+from harness.dicom_files import CANARIES, write_series
 from test_checks import blood, head
 
 from sahfl.data.checks import check_case

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_study import TINY, changed
+from harness.tiny_study import TINY, changed
 
 from sahfl.config import Study, load_study, parse
 from sahfl.data.ct import read_scan

@@ -5,13 +5,13 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from dicom_files import write_series
+from harness.dicom_files import write_series
 
 from sahfl.config import FolderData, SiteConfig, Study, load_study
 from sahfl.data.sources import read_cases, recognise
 from sahfl.errors import ConfigError, DataError
 from sahfl.federation.site.site import Site
-from sahfl.simulation import site_configs
+from sahfl.simulation.simulate import site_configs
 
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
 

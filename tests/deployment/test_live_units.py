@@ -2,12 +2,12 @@
 
 import shutil
 
-import live_systemd
 import pytest
 import yaml
-from deployed import Deployment
-from live_systemd import booted, give, install, lay_out
-from tiny_study import TINY, changed
+from harness import live_systemd
+from harness.deployed import Deployment
+from harness.live_systemd import booted, give, install, lay_out
+from harness.tiny_study import TINY, changed
 
 SITES = ("tbi_a", "sah_a", "sah_b")
 STUDY = changed(TINY, pretrain__sites=["tbi_a"], finetune__sites=["sah_a", "sah_b"], pretrain__rounds=1,

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from fake_servers import byte_server, http_server, tls_of
-from trust_kits import free_port, make_consortium
+from harness.fake_servers import byte_server, http_server, tls_of
+from harness.trust_kits import free_port, make_consortium
 
 from sahfl.doctor import connection
 from sahfl.doctor.connection import STEPS, examine_connection

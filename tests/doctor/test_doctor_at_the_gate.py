@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from live_site import Client, Server, client, wait_until, write_site
-from tiny_study import TINY
-from trust_kits import make_consortium
+from harness.live_site import Client, Server, client, wait_until, write_site
+from harness.tiny_study import TINY
+from harness.trust_kits import make_consortium
 
 from sahfl.config import load_site
 from sahfl.doctor import examine_site, healthy

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_servers import http_server
-from tiny_study import TINY
-from trust_kits import free_port, make_consortium
+from harness.fake_servers import http_server
+from harness.tiny_study import TINY
+from harness.trust_kits import free_port, make_consortium
 
 from sahfl.trust.kit import ServerKit
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
-from fake_servers import byte_server, http_server, tls_of
-from tiny_study import TINY, changed
-from trust_kits import free_port, make_consortium
+from harness.fake_servers import byte_server, http_server, tls_of
+from harness.tiny_study import TINY, changed
+from harness.trust_kits import free_port, make_consortium
 
 from sahfl.config import load_server
 from sahfl.doctor import examine_server, healthy

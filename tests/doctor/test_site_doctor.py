@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
-from fake_servers import http_server
-from trust_kits import free_port, make_consortium
+from harness.fake_servers import http_server
+from harness.trust_kits import free_port, make_consortium
 
 from sahfl.config import load_site
 from sahfl.data.phantom import CohortSpec, write_cohort

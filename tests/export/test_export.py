@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from finished_run import phantom_hu, write_run, write_scan
+from harness.finished_run import phantom_hu, write_run, write_scan
+from harness.tiny_study import TINY, changed
 from monai.bundle import ConfigParser, ConfigWorkflow
-from tiny_study import TINY, changed
 
 from sahfl.adapters.attach import merge
 from sahfl.adapters.folder import put_adapter, read_adapter
@@ -16,7 +16,7 @@ from sahfl.data.new_scan import read_new_scan
 from sahfl.errors import ExportDiffers, RunError
 from sahfl.export.folders import export
 from sahfl.export.parity import MOST_DIFFERENCE, compare
-from sahfl.federation.networks import base_network, plain_network
+from sahfl.networks import base_network, plain_network
 from sahfl.prediction.networks import adapted_network, read_base
 from sahfl.prediction.segment import read_networks, segment
 

@@ -1,4 +1,3 @@
 """What the tests of faults share."""
 
-from asking import hospital  # noqa: F401
-from in_process import federate, scans  # noqa: F401
+from harness.asking import hospital  # noqa: F401

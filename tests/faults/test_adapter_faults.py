@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapted_layers import METHODS
+from harness.adapted_layers import METHODS
 from monai.networks.nets import UNet
 
 from sahfl.adapters import state

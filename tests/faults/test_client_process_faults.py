@@ -10,10 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live_site import CLIENT, Server, client, consortium_of, describe_request, train_request, wait_until, write_site
-from tcp_proxy import Proxy
-from tiny_study import TINY
-from trust_kits import free_port
+from harness.live_site import (
+    CLIENT,
+    Server,
+    client,
+    consortium_of,
+    describe_request,
+    train_request,
+    wait_until,
+    write_site,
+)
+from harness.tcp_proxy import Proxy
+from harness.tiny_study import TINY
+from harness.trust_kits import free_port
 
 from sahfl.federation import flower, protocol
 
@@ -293,10 +302,10 @@ def can_isolate():
 @pytest.mark.skipif(not can_isolate(), reason="needs unshare, ip and strace, and the right to make a network namespace")
 def test_C10_a_site_connects_to_its_server_and_to_nobody_else_and_shows_no_secret(tmp_path):
     trace = tmp_path / "trace"
-    script = Path(__file__).parents[1] / "offline_session.py"
+    environment = os.environ | {"HTTPS_PROXY": "http://192.0.2.1:3128", "PYTHONPATH": os.pathsep.join(sys.path)}
     isolated = subprocess.run(
-        ["unshare", "-n", sys.executable, str(script), str(tmp_path), str(trace)],
-        capture_output=True, text=True, timeout=400, env=os.environ | {"HTTPS_PROXY": "http://192.0.2.1:3128"},
+        ["unshare", "-n", sys.executable, "-m", "harness.offline_session", str(tmp_path), str(trace)],
+        capture_output=True, text=True, timeout=400, env=environment,
     )  # fmt: skip
     assert isolated.returncode == 0, isolated.stderr
     port = isolated.stdout.strip()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_site import Server, client, consortium_of, train_request, write_site
-from tiny_study import TINY
+from harness.live_site import Server, client, consortium_of, train_request, write_site
+from harness.tiny_study import TINY
 
 from sahfl.federation import protocol
 

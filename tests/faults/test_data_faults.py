@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
-from tiny_study import TINY, changed
+from harness.tiny_study import TINY, changed
 
 from sahfl.config import DatalistData, SiteConfig, Study, parse
 from sahfl.data.checks import check_case, check_cases, scan_keys, usable_cases
@@ -19,11 +19,12 @@ from sahfl.data.ct import read_scan
 from sahfl.data.manifest import Case, declared_folds
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.errors import DataChanged, DataError, DataRefused, DataShared, PayloadError, RunFailed
-from sahfl.federation.protocol import SiteDescription, read_scan_keys, scan_keys_reply
-from sahfl.federation.server.support import fold_support, sits_out, support_notes
+from sahfl.federation.protocol import read_scan_keys, scan_keys_reply
 from sahfl.federation.site.site import Site
 from sahfl.payload import Header
-from sahfl.simulation import site_configs
+from sahfl.results.support import fold_support, support_notes
+from sahfl.simulation.simulate import site_configs
+from sahfl.task import SiteDescription
 
 SPACING = (2.0, 2.0, 5.0)
 
@@ -391,7 +392,7 @@ def test_D04_the_support_is_counted_over_the_sites_that_fine_tune():
         {"fold": 0, "n_patients": 3, "n_positive": 0},
         {"fold": 1, "n_patients": 3, "n_positive": 2},
     ]
-    assert [sits_out(sites["sah_b"], fold) for fold in (0, 1)] == [False, True]
+    assert [sites["sah_b"].sits_out(fold) for fold in (0, 1)] == [False, True]
     assert [note["rule"] for note in support_notes(study, sites)] == ["fold_without_blood", "small_site", "sits_out"]
 
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
-from deployed import Command, Deployment, environment, wait_for
-from fake_servers import http_server, tls_of
-from trust_kits import make_consortium
+from harness.deployed import Command, Deployment, environment, wait_for
+from harness.fake_servers import http_server, tls_of
+from harness.trust_kits import make_consortium
 
 from sahfl.trust.authority import Authority
 from sahfl.trust.certificates import pem

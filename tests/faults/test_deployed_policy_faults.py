@@ -6,15 +6,15 @@ import shutil
 import signal
 
 import pytest
-from canaries import CANARY, canary_hospitals
-from commands import journal
-from deployed import POLICY, Deployment, sahfl_command, wait_for
-from tiny_study import TINY, changed
+from harness.canaries import CANARY, canary_hospitals
+from harness.commands import journal
+from harness.deployed import POLICY, Deployment, sahfl_command, wait_for
+from harness.tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
 from sahfl.federation.site.audit import read_lines, verify
 from sahfl.federation.site.site import Site
-from sahfl.simulation import site_configs
+from sahfl.simulation.simulate import site_configs
 
 SITES = ("tbi_a", "sah_a", "sah_b", "sah_c")
 STUDY = changed(

@@ -20,9 +20,9 @@ from sahfl.data.ct import read_scan
 from sahfl.data.manifest import Case, read_datalist
 from sahfl.errors import AdapterError, ConfigError, DataError, PayloadError, RunError
 from sahfl.federation import protocol
-from sahfl.federation.server.run_folder import Checkpoint, RunFolder
 from sahfl.payload import Header
 from sahfl.report import write_report
+from sahfl.run.folder import Checkpoint, RunFolder
 
 STATE = {"a.up": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "b": np.full(4, -0.5, np.float32)}
 ROOT = Path(__file__).parents[2]

@@ -6,12 +6,12 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from asking import NAME, TRAINING, evaluating, task_of, training
-from canaries import CANARY, canary_hospitals
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
-from tiny_study import TINY, changed
-from trust_kits import make_consortium
+from harness.asking import NAME, TRAINING, evaluating, task_of, training
+from harness.canaries import CANARY, canary_hospitals
+from harness.tiny_study import TINY, changed
+from harness.trust_kits import make_consortium
 
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, WeightTuning
 from sahfl.errors import AuditBroken

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from tiny_study import TINY, changed
+from harness.tiny_study import TINY, changed
 
 from sahfl.adapters.files import load_tensors
 from sahfl.errors import RunFailed
-from sahfl.federation.events import listening
+from sahfl.events import listening
 
 HOSTILE = "sah_b"
 SHORT = changed(TINY, pretrain__rounds=1, finetune__methods=[{"method": "cp_lora", "rank": 2}])

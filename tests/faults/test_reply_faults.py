@@ -7,23 +7,24 @@ import signal
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from tiny_study import TINY, changed
+from harness.tiny_study import TINY, changed
 
 from sahfl.adapters import state
 from sahfl.config import Study, parse
 from sahfl.errors import RunFailed
+from sahfl.events import listening
 from sahfl.federation import flower, protocol
-from sahfl.federation.events import listening
-from sahfl.federation.networks import whole_network
-from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.server.mailbox import Ask, Mailbox
-from sahfl.federation.server.rounds import Cell, Member, run_cell
-from sahfl.federation.server.run_folder import RunFolder
+from sahfl.federation.server.roster import Member
+from sahfl.federation.server.rounds import Cell, run_cell
 from sahfl.federation.server.schedule import run_alone
-from sahfl.federation.workers.local_grid import LocalGrid
 from sahfl.federation.workers.worker import cause_of_death
+from sahfl.networks import whole_network
 from sahfl.payload import Header
-from sahfl.simulation import site_configs
+from sahfl.run.folder import RunFolder
+from sahfl.simulation.local_grid import LocalGrid
+from sahfl.simulation.simulate import site_configs
+from sahfl.task import SiteDescription, Task
 
 
 class SlowPost(Grid):
@@ -146,7 +147,7 @@ def test_A08_what_is_remembered_of_past_requests_is_bounded(monkeypatch):
 
 def late_by_one_round(federate, monkeypatch):
     """Run a study in which sah_b's reply to fine-tuning round 1 of fold 0 comes in round 2, with sah_c's twice."""
-    from in_process import InProcessGrid
+    from harness.in_process import InProcessGrid
 
     held = []
     push = InProcessGrid.push_messages

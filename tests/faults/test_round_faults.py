@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import journal, run, start, tensors, wait_for_no_process, wait_for_round, write
-from tiny_study import TINY, changed
+from harness.commands import journal, run, start, tensors, wait_for_no_process, wait_for_round, write
+from harness.tiny_study import TINY, changed
 
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.config import Study, parse
 from sahfl.errors import RunFailed, StorageError
-from sahfl.federation.events import listening
-from sahfl.federation.server.run_folder import Checkpoint, RunFolder
+from sahfl.events import listening
+from sahfl.run.folder import Checkpoint, RunFolder
 
 STUDY = parse(Study, TINY, where="test")
 CELL = "cp_lora-r2/fold-0"

@@ -7,9 +7,9 @@ import socket
 import subprocess
 
 import pytest
-from commands import journal, tensors
-from deployed import SITES, SMALL, Command, Deployment, sahfl_command, wait_for
-from tiny_study import changed
+from harness.commands import journal, tensors
+from harness.deployed import SITES, SMALL, Command, Deployment, sahfl_command, wait_for
+from harness.tiny_study import changed
 
 from sahfl.trust.provision import revoke
 

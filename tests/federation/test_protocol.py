@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, ModelConfig, ViewsConfig
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
-from sahfl.federation.protocol import SiteDescription, Task
 from sahfl.federation.tensors import RAW, read_state
 from sahfl.payload import Header
+from sahfl.task import SiteDescription, Task
 
 STATE = {"a.factor_0": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.full(4, -0.5, np.float32)}
 HEADER = Header(study="abc", stage="finetune", method="cp_lora-r2", fold=1, round=2, base="def")

@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from tiny_study import TINY, changed
+from harness.tiny_study import TINY, changed
 
 from sahfl.adapters import state
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import load_tensors
 from sahfl.adapters.folder import read_adapter
 from sahfl.aggregation import SiteUpdate, project
-from sahfl.federation.networks import fine_tuned_network
 from sahfl.federation.tensors import RAW, read_state
+from sahfl.networks import fine_tuned_network
 
 RANKS = {"sah_a": 2, "sah_b": 4, "sah_c": 8}
 METHODS = ("cp_lora", "cp_dora", "lora_c")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from site_updates import METHODS, base_kernels, distance, kernels, mean_kernels, start_of, trained
+from harness.site_updates import METHODS, base_kernels, distance, kernels, mean_kernels, start_of, trained
 
 from sahfl.adapters import state
 from sahfl.adapters.attach import attach

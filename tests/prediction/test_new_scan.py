@@ -4,8 +4,8 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import CANARIES, write_segmentation, write_series
-from finished_run import phantom_hu, write_scan
+from harness.dicom_files import CANARIES, write_segmentation, write_series
+from harness.finished_run import phantom_hu, write_scan
 
 from sahfl.data.dicom import read_segmentation, read_series
 from sahfl.data.dicom.write_segmentation import write_segmentation as write_seg

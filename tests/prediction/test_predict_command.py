@@ -8,10 +8,10 @@ import sys
 import nibabel
 import numpy as np
 import pytest
-from dicom_files import CANARIES, write_series
-from finished_run import phantom_hu, write_run, write_scan
+from harness.dicom_files import CANARIES, write_series
+from harness.finished_run import phantom_hu, write_run, write_scan
+from harness.tiny_study import TINY, changed
 from PIL import Image
-from tiny_study import TINY, changed
 
 from sahfl.data.dicom import read_segmentation, read_series
 from sahfl.data.new_scan import read_new_scan

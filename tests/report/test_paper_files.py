@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from grid_results import grid
+from harness.grid_results import grid
 from test_report_sample import failed, sample
 
 from sahfl.report.paper_files import escape_latex, latex_table, write_paper_files

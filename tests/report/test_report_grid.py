@@ -8,7 +8,7 @@ import subprocess
 import matplotlib.image
 import numpy as np
 import pytest
-from grid_results import grid
+from harness.grid_results import grid
 from test_report_page import Page, without_figures
 from test_report_sample import sample
 

@@ -1,7 +1,7 @@
 """The first sentence says what the interval says, whichever way the study came out."""
 
 import pytest
-from grid_results import grid
+from harness.grid_results import grid
 from test_report_sample import VARIANTS, comparison, gain
 
 from sahfl.report.summary import headline

@@ -5,14 +5,14 @@ import os
 import shutil
 
 import pytest
-from commands import journal
-from deployed import ROOT, Command, Deployment, wait_for
+from harness.commands import journal
+from harness.deployed import ROOT, Command, Deployment, wait_for
+from harness.tiny_study import changed
 from test_same_result import SITES, THREE, cells_in_turn, numbers
-from tiny_study import changed
 
 from sahfl.config import Study, parse
-from sahfl.federation.server.run_folder import RunFolder
-from sahfl.simulation import simulate
+from sahfl.run.folder import RunFolder
+from sahfl.simulation.simulate import simulate
 
 METHOD = {"method": "cp_lora", "rank": 2, "also_train": ["norm"]}
 LOCAL = {"steps": 12, "batch_size": 2, "local_norms": True}

@@ -2,14 +2,14 @@
 
 import json
 
-from commands import journal
-from deployed import Deployment
-from tiny_study import TINY, changed
+from harness.commands import journal
+from harness.deployed import Deployment
+from harness.tiny_study import TINY, changed
 
 from sahfl.adapters.files import load_tensors
 from sahfl.config import Study, parse
-from sahfl.federation.server.run_folder import RunFolder
-from sahfl.simulation import simulate
+from sahfl.run.folder import RunFolder
+from sahfl.simulation.simulate import simulate
 
 SITES = ("tbi_a", "sah_a", "sah_b")
 THREE = changed(TINY, pretrain__sites=["tbi_a"], finetune__sites=["sah_a", "sah_b"])

@@ -4,17 +4,17 @@ import urllib.request
 
 import pytest
 import yaml
+from harness.tiny_study import TINY, changed
 from sahfl_server.metrics import prometheus, showing_metrics
 from sahfl_server.sizes import payload_bytes
 from sahfl_server.status import Status
-from tiny_study import TINY, changed
 from typer.testing import CliRunner
 
 from sahfl.cli import app
 from sahfl.config import Study, load_server, parse
 from sahfl.errors import ConfigError, RunError
-from sahfl.federation.events import Event
-from sahfl.federation.server.fleet import Fleet
+from sahfl.events import Event
+from sahfl.federation.flower.fleet import Fleet
 
 STUDY = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
 ABOUT = {"queue": ["next"], "certificates": {}, "warnings": ["ends soon"], "held": {"messages": 1}, "last": None}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleet_server import replies, serving
 from flwr.app import Message, MetricRecord, RecordDict
-from trust_kits import make_consortium
+from harness.fleet_server import replies, serving
+from harness.trust_kits import make_consortium
 
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.tensors import state_records

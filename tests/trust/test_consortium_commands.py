@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from trust_kits import make_consortium
+from harness.trust_kits import make_consortium
 
 from sahfl.trust.kit import ServerKit, SiteKit
 

@@ -2,9 +2,9 @@ import contextlib
 
 import pytest
 import yaml
+from harness.trust_kits import settings_of
 from hypothesis import given
 from hypothesis import strategies as st
-from trust_kits import settings_of
 
 from sahfl.config import load_consortium
 from sahfl.config.consortium import Consortium

@@ -6,7 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from trust_kits import copy_of, make_consortium
+from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.trust.kit import ServerKit, SiteKit
 from sahfl.trust.provision import renew, revoke

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from trust_kits import copy_of, make_consortium
+from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.errors import TrustError
 from sahfl.trust import keys

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography import x509
-from trust_kits import copy_of, make_consortium, settings_of
+from harness.trust_kits import copy_of, make_consortium, settings_of
 
 from sahfl.config import load_site
 from sahfl.config.policy import SitePolicy

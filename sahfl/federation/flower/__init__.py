@@ -1,4 +1,4 @@
-"""The only package that touches private parts of flwr 1.41; ``tests/federation/test_flower.py`` is its contract.
+"""The only package that touches private parts of flwr 1.41; ``tests/federation/flower/test_flower.py`` is its contract.
 
 Flower's public ``Message`` reads the identity of the running task from a private class when it is created outside a
 Flower runtime, and leaves the message id to the SuperLink. A grid of our own has to do both.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sahfl.federation.flower import handshake
-from sahfl.federation.server.fleet import Seat
+from sahfl.federation.flower.fleet import Seat
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -30,8 +30,8 @@ from sahfl.federation.flower.calls import (
     read_body,
     reply_json,
 )
+from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.link import Link
-from sahfl.federation.server.fleet import Fleet
 
 log = logging.getLogger(__name__)
 HOLD_S = 10.0

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from sahfl.events import Event, emit
 from sahfl.federation import flower
-from sahfl.federation.events import Event, emit
 from sahfl.federation.flower import Run, send_and_wait
+from sahfl.federation.flower.fleet import Fleet, Seat
 from sahfl.federation.flower.link import TTL_S, Link, without_content
-from sahfl.federation.server.fleet import Fleet, Seat
 
 WAIT_S = 0.5
 """Longest wait of one look for replies; a reply or a change of the fleet ends it at once."""

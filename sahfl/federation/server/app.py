@@ -12,10 +12,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from sahfl.config import load_study
 from sahfl.errors import ConfigError, RunError
-from sahfl.federation.events import Event, listening, log_on_stderr
+from sahfl.events import Event, listening, log_on_stderr
 from sahfl.federation.server.coordinator import Coordinator
-from sahfl.federation.server.run_folder import RunFolder
-from sahfl.federation.server.session import session
+from sahfl.run.folder import RunFolder
+from sahfl.run.session import session
 from sahfl.trust.signing import Signer
 
 log = logging.getLogger(__name__)

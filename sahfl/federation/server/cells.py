@@ -10,22 +10,21 @@ from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.folder import CARD, TENSORS, describe, save_adapter
 from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
+from sahfl.events import Event, emit
 from sahfl.federation import protocol
-from sahfl.federation.events import Event, emit
-from sahfl.federation.local_norms import staying
-from sahfl.federation.networks import fine_tuned_network
-from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.server.arms import cell_sites, contributors, describe_pool, why_untrained
 from sahfl.federation.server.mailbox import Answers, Ask, content_of
 from sahfl.federation.server.requests import Requests
-from sahfl.federation.server.results import fold_metrics
 from sahfl.federation.server.reuse import Reuse
-from sahfl.federation.server.rounds import Cell, Member, run_cell
-from sahfl.federation.server.run_folder import RunFolder, cell_of
+from sahfl.federation.server.roster import Member, cell_sites, contributors, describe_pool, why_untrained
+from sahfl.federation.server.rounds import Cell, run_cell
 from sahfl.federation.server.schedule import Job, Steps
 from sahfl.federation.site_ranks import site_ranks
+from sahfl.networks import fine_tuned_network, staying
 from sahfl.payload import Header
+from sahfl.results.collect import fold_metrics
+from sahfl.run.folder import RunFolder, cell_of
 from sahfl.statistics import EvaluationSums
+from sahfl.task import SiteDescription
 
 
 class Cells:

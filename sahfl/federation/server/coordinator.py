@@ -16,25 +16,29 @@ from sahfl.adapters import AdapterState, digest, state
 from sahfl.adapters.files import save_tensors
 from sahfl.config import POOLED, Study
 from sahfl.errors import PayloadError
+from sahfl.events import Event, emit
 from sahfl.federation import protocol
-from sahfl.federation.events import Event, emit
-from sahfl.federation.local_norms import staying
-from sahfl.federation.networks import read_base, whole_network
-from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.server.attendance import check_description, require_quorum
 from sahfl.federation.server.cells import Cells
-from sahfl.federation.server.latecomers import Latecomers, is_away
 from sahfl.federation.server.mailbox import Ask, Mailbox, content_of, reason_of
 from sahfl.federation.server.requests import Requests
-from sahfl.federation.server.results import collect
 from sahfl.federation.server.reuse import Reuse
-from sahfl.federation.server.rounds import Cell, Member, run_cell
-from sahfl.federation.server.run_folder import BASE_FILE, RunFolder, storing
+from sahfl.federation.server.roster import (
+    Latecomers,
+    Member,
+    check_description,
+    is_away,
+    refuse_shared_scans,
+    require_quorum,
+)
+from sahfl.federation.server.rounds import Cell, run_cell
 from sahfl.federation.server.schedule import Job, run_alone, run_jobs
-from sahfl.federation.server.session import now, open_session
-from sahfl.federation.server.shared_scans import refuse_shared_scans
-from sahfl.federation.server.support import support_notes
+from sahfl.networks import read_base, staying, whole_network
 from sahfl.report import write_report
+from sahfl.results.collect import collect
+from sahfl.results.support import support_notes
+from sahfl.run.folder import BASE_FILE, RunFolder, storing
+from sahfl.run.session import now, open_session
+from sahfl.task import SiteDescription
 from sahfl.trust.signing import Signer
 
 

@@ -11,8 +11,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from sahfl.errors import PayloadError
+from sahfl.events import Event, emit
 from sahfl.federation import flower
-from sahfl.federation.events import Event, emit
 from sahfl.federation.signatures import sign
 from sahfl.trust.signing import Signer
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sahfl.config import Method, Study, ZeroShot
-from sahfl.federation.networks import exchanged
-from sahfl.federation.server.cell_store import CellStore
 from sahfl.federation.server.reuse import work_of
+from sahfl.networks import exchanged
 from sahfl.payload import DTYPES
+from sahfl.run.cell_store import CellStore
 
 
 @dataclass(frozen=True)

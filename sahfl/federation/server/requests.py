@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sahfl.config import AdapterTuning, Method, Study, TrainedMethod
-from sahfl.federation.protocol import Task
 from sahfl.payload import Header
+from sahfl.task import Task
 
 
 @dataclass(frozen=True)

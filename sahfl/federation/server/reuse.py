@@ -14,13 +14,13 @@ import numpy as np
 from sahfl.adapters import AdapterState
 from sahfl.config import POOLED, Method, Study, ZeroShot
 from sahfl.errors import AdapterError, PayloadError
-from sahfl.federation.events import Event, emit
-from sahfl.federation.server.cell_store import CellStore, Entry, Identity, Record
+from sahfl.events import Event, emit
 from sahfl.federation.server.requests import Requests
-from sahfl.federation.server.run_folder import Checkpoint, RunFolder, cell_of
-from sahfl.federation.server.support import Descriptions, sits_out
-from sahfl.federation.software import software
+from sahfl.run.cell_store import CellStore, Entry, Identity, Record
+from sahfl.run.folder import Checkpoint, RunFolder, cell_of
+from sahfl.run.software import software
 from sahfl.statistics import EvaluationSums
+from sahfl.task import Descriptions
 
 
 class Reuse:
@@ -145,7 +145,7 @@ class Reuse:
             trainers, n_rounds = study.pretrain.sites, study.pretrain.rounds
         else:
             trainers, n_rounds = study.training_sites(method), 0 if isinstance(method, ZeroShot) else stage.rounds
-            trainers = tuple(site for site in trainers if site == POOLED or not sits_out(sites[site], fold))
+            trainers = tuple(site for site in trainers if site == POOLED or not sites[site].sits_out(fold))
             if evaluation is None or set(evaluation["sums"]) != set(stage.sites):
                 return False
         used = [{site["site"] for site in line["used"]} for line in rounds]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,27 +12,19 @@ from sahfl.aggregation import SiteUpdate
 from sahfl.config import RoundsConfig
 from sahfl.config.methods import Rule
 from sahfl.errors import PayloadError, RunFailed
+from sahfl.events import Event, emit
 from sahfl.federation import protocol
-from sahfl.federation.events import Event, emit
-from sahfl.federation.protocol import SiteDescription, Task, TrainReply
+from sahfl.federation.protocol import TrainReply
 from sahfl.federation.server.aggregate import Aggregate, aggregate
 from sahfl.federation.server.mailbox import Answers, Ask, reason_of
-from sahfl.federation.server.run_folder import Checkpoint, RunFolder
+from sahfl.federation.server.roster import Roster, needed
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.federation.site_ranks import SiteRanks
 from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Header
+from sahfl.run.folder import Checkpoint, RunFolder
+from sahfl.task import Task
 
-
-@dataclass(frozen=True)
-class Member:
-    """A site that takes part."""
-
-    node_id: int
-    description: SiteDescription
-
-
-Roster = Mapping[str, Member]
 Sent = Mapping[str, AdapterState]
 """What each site of a cell is sent in a round."""
 
@@ -73,11 +64,6 @@ class Outcome:
     def reasons(self) -> list[dict[str, str]]:
         """Sites without a usable reply, each with its reason."""
         return [{"site": site, "reason": reason} for site, reason in sorted((self.refused | self.missing).items())]
-
-
-def needed(config: RoundsConfig, n_sites: int) -> int:
-    """Usable replies that commit a round."""
-    return max(1, math.ceil(config.quorum * n_sites - 1e-9))
 
 
 def run_cell(

@@ -49,7 +49,7 @@ class Studies:
         Raises:
             RunError: it ran with other settings.
         """
-        from sahfl.federation.server.run_folder import RunFolder
+        from sahfl.run.folder import RunFolder
 
         path = self.run_of(name)
         if (path / "study.json").is_file() and RunFolder.reopen(path).study() != study:

@@ -24,23 +24,23 @@ from sahfl.data.ct import read_scan
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import ConfigError, PayloadError
 from sahfl.evaluation import predict, score
+from sahfl.events import Event, emit, log_on_stderr
 from sahfl.federation import protocol
-from sahfl.federation.events import Event, emit, log_on_stderr
-from sahfl.federation.local_norms import keep_own, put_own, staying
-from sahfl.federation.networks import base_network, fine_tuned_network, whole_network
-from sahfl.federation.protocol import Task
 from sahfl.federation.site.device import choose_device
 from sahfl.federation.site.feedback import with_feedback
 from sahfl.federation.site.guard import guarded
+from sahfl.federation.site.local_norms import keep_own, put_own
 from sahfl.federation.site.policy import coarse
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.federation.turns import take_turn
 from sahfl.model import MultiViewUNet
+from sahfl.networks import base_network, fine_tuned_network, staying, whole_network
 from sahfl.payload import Header
 from sahfl.seeds import derive_seed
 from sahfl.statistics import CaseResult, EvaluationSums
 from sahfl.statistics.disclosure import Groups, withhold
+from sahfl.task import Task
 from sahfl.training import Schedule, train
 
 log = logging.getLogger(__name__)

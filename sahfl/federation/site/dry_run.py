@@ -23,13 +23,13 @@ from sahfl.config import (
 )
 from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
-from sahfl.federation.networks import exchanged
-from sahfl.federation.protocol import Task
 from sahfl.federation.site.policy import check_request
-from sahfl.federation.software import LIBRARIES
+from sahfl.networks import exchanged
 from sahfl.payload import DTYPES, Header
+from sahfl.run.software import LIBRARIES
 from sahfl.statistics.cases import n_groups
 from sahfl.statistics.sums import array_length
+from sahfl.task import Task
 
 
 def dry_run(config: SiteConfig, study: Study | None = None) -> str:

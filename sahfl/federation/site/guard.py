@@ -17,7 +17,6 @@ from flwr.app import RecordDict
 from sahfl.config import SiteConfig
 from sahfl.errors import AdapterError, PayloadError, PolicyRefused, StorageError, TrustError
 from sahfl.federation import protocol
-from sahfl.federation.protocol import Task
 from sahfl.federation.signatures import check_signature, document
 from sahfl.federation.site.audit import AuditLog
 from sahfl.federation.site.known_studies import recognise_study, remember_study
@@ -26,6 +25,7 @@ from sahfl.federation.tensors import config_record
 from sahfl.payload import Header
 from sahfl.statistics import EvaluationSums
 from sahfl.statistics.disclosure import say_withheld
+from sahfl.task import Task
 from sahfl.trust.kit import SiteKit
 
 log = logging.getLogger(__name__)

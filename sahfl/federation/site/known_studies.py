@@ -18,8 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from sahfl.atomic import write_atomic
 from sahfl.config import Section
 from sahfl.errors import PolicyRefused, StorageError
-from sahfl.federation.protocol import Task
 from sahfl.payload import Header
+from sahfl.task import Task
 
 FILE = "studies.json"
 

@@ -18,12 +18,12 @@ from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, ZeroShot
 from sahfl.data.rules import BY_ID
 from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
-from sahfl.federation.networks import exchanged
-from sahfl.federation.protocol import SiteDescription, Task
-from sahfl.federation.software import software_hash
 from sahfl.federation.tensors import config_record, flat_array
+from sahfl.networks import exchanged
 from sahfl.payload import DTYPES, Header
+from sahfl.run.software import software_hash
 from sahfl.statistics import EvaluationSums
+from sahfl.task import SiteDescription, Task
 
 METRICS = ("n_volumes", "loss", "seconds")
 RECORDS = {

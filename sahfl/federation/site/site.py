@@ -30,8 +30,8 @@ from sahfl.data.manifest import Case, assign_folds, declared_folds, read_datalis
 from sahfl.data.sources import read_cases, recognise
 from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError, PolicyRefused
-from sahfl.federation.protocol import SiteDescription
-from sahfl.federation.software import software_hash
+from sahfl.run.software import software_hash
+from sahfl.task import SiteDescription
 
 _manifest_format = TypeAdapter(tuple[CheckedCase, ...])
 

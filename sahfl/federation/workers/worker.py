@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,9 +16,9 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
-from sahfl.config import HostileAct, PooledData, SiteConfig
+from sahfl.config import SiteConfig
+from sahfl.events import listening
 from sahfl.federation import flower, start_quickly
-from sahfl.federation.events import listening
 
 
 def cause_of_death(code: int) -> str:
@@ -34,7 +34,11 @@ def cause_of_death(code: int) -> str:
     return number.name + (": a crash in native code" if number in native else hints.get(number, ""))
 
 
-def work(requests: Connection, replies: Connection, logs: str, threads: int) -> None:
+AppOf = Callable[[SiteConfig], Any]
+"""Gives the Flower app that works for a site."""
+
+
+def work(requests: Connection, replies: Connection, logs: str, threads: int, app_of: AppOf) -> None:
     """Run messages until requests end. Imports come late, so that this process can be told to stop early."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     start_quickly()
@@ -47,26 +51,18 @@ def work(requests: Connection, replies: Connection, logs: str, threads: int) -> 
     with listening(lambda event: replies.send(("event", event))), suppress(EOFError, OSError):
         replies.send(("ready", torch.cuda.device_count()))
         while True:
-            site, act, run_id, node_id, message = requests.recv()
+            site, run_id, node_id, message = requests.recv()
             flower.enter_run(run_id, node_id)
             try:
                 _log_to(Path(logs) / f"{site.name}.log")
             except OSError as error:  # a full disk; another site's log is no place for what this one says
                 replies.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
                 continue
-            replies.send(_answer(app_of(site, act), site, message, node_id))
+            replies.send(_answer(app_of(site), site, message, node_id))
 
 
-def app_of(site: SiteConfig, act: HostileAct | None = None) -> Any:
-    """The app that works for a site: of a hospital always the one, in a simulation perhaps a hostile or pooled one."""
-    if act is not None:
-        from sahfl.federation.workers.hostile import hostile_app  # no hospital loads what attacks
-
-        return hostile_app(act, site.name)
-    if isinstance(site.data, PooledData):
-        from sahfl.federation.workers.pooled import app as pooled_app  # nor what looks into others' folders
-
-        return pooled_app
+def hospital_app(site: SiteConfig) -> Any:
+    """The app of every hospital; a simulation has others beside it (``simulation.apps``)."""
     from sahfl.federation.site.app import app
 
     return app

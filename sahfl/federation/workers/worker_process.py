@@ -19,8 +19,8 @@ from typing import Any
 
 from flwr.app import Message
 
-from sahfl.config import HostileAct, SiteConfig
-from sahfl.federation.workers.worker import cause_of_death, work
+from sahfl.config import SiteConfig
+from sahfl.federation.workers.worker import AppOf, cause_of_death, hospital_app, work
 
 LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
 """Classes of errors after which a process is not trusted with another task: memory, or a GPU that failed."""
@@ -44,9 +44,10 @@ class Worker:
         heard: where it goes: ("ready", number of GPUs), ("event", Event), ("reply", Message) or ("error", text).
         logs: folder for one log file per site.
         threads: of PyTorch's; with one, a result is a function of the message alone.
+        app_of: which app works for a site.
     """
 
-    def __init__(self, heard: Heard, *, logs: Path, threads: int) -> None:
+    def __init__(self, heard: Heard, *, logs: Path, threads: int, app_of: AppOf = hospital_app) -> None:
         spawning = multiprocessing.get_context("spawn")
         # Two pipes: one that a thread reads from is not seen to end by the other side when it is closed here.
         their_requests, self._requests = spawning.Pipe(duplex=False)
@@ -57,7 +58,7 @@ class Worker:
         for name, value in KEEP_MEMORY.items():
             os.environ.setdefault(name, value)
         with _interrupts_blocked():
-            arguments = (their_requests, their_replies, str(logs), threads)
+            arguments = (their_requests, their_replies, str(logs), threads, app_of)
             self.process = spawning.Process(target=work, args=arguments, daemon=True)
             self.process.start()
             self.reader = threading.Thread(target=self._listen, args=(replies, heard), daemon=True)
@@ -65,13 +66,11 @@ class Worker:
         their_requests.close()
         their_replies.close()
 
-    def give(
-        self, message: Message, *, site: SiteConfig, run_id: int, node_id: int, act: HostileAct | None = None
-    ) -> None:
-        """Have a message worked on, as a site; in a simulation perhaps as a hostile one."""
+    def give(self, message: Message, *, site: SiteConfig, run_id: int, node_id: int) -> None:
+        """Have a message worked on, as a site."""
         self.message = message
         # In a thread: a worker that hangs before it has read all of it must not hold up the others.
-        content = (site, act, run_id, node_id, message)
+        content = (site, run_id, node_id, message)
         threading.Thread(target=_send, args=(self._requests, content), daemon=True).start()
 
     def take(self) -> Message | None:

@@ -1,0 +1,206 @@
+"""Who takes part in a study: what a site must say of itself, who trains what, how many are needed, who comes late."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from sahfl.config import POOLED, RoundsConfig, Study, TrainedMethod
+from sahfl.errors import DataShared, PayloadError, RunFailed
+from sahfl.events import Event, emit
+from sahfl.federation import flower, protocol
+from sahfl.federation.server.mailbox import Mailbox
+from sahfl.run.folder import Record, RunFolder
+from sahfl.task import Descriptions, SiteDescription
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site that takes part."""
+
+    node_id: int
+    description: SiteDescription
+
+
+Roster = Mapping[str, Member]
+
+
+# ----------------------------------------------------------------------------------------------- attendance
+
+
+def check_description(description: SiteDescription, site: str, *, folds: int, journal: Iterable[Record]) -> None:
+    """Compare what a site tells of its data with the study, and with what it told before.
+
+    Raises:
+        PayloadError: it is another site's, of another number of folds, or of data that changed since the run began.
+    """
+    found = {len(description.fold_sizes), len(description.fold_positive)}
+    if description.site != site or found != {folds}:
+        raise PayloadError(f"describes site {description.site[:40]!r}, expected {site!r} with the study's folds")
+    before = {line["data"] for line in journal if line["event"] == "described" and line["site"] == site}
+    if before - {description.data}:
+        raise PayloadError("its data changed since this run began; start a new run")
+
+
+def require_quorum(config: RoundsConfig, stage: str, sites: tuple[str, ...], present: Collection[str]) -> None:
+    """Refuse a stage that has too few sites.
+
+    Raises:
+        RunFailed: it names the sites that are out.
+    """
+    absent = [site for site in sites if site not in present]
+    quorum, n_present = needed(config, len(sites)), len(sites) - len(absent)
+    if n_present < quorum:
+        found = f"got {n_present} of {len(sites)} sites, expected at least {quorum}"
+        raise RunFailed(f"{stage}: {found}; out: {', '.join(absent)} (see each site's log and the journal)")
+
+
+def needed(config: RoundsConfig, n_sites: int) -> int:
+    """Usable replies that commit a round."""
+    return max(1, math.ceil(config.quorum * n_sites - 1e-9))
+
+
+def refuse_shared_scans(keys: Mapping[str, frozenset[str]], folder: RunFolder) -> None:
+    """Compare the sites' scan keys, and write what they share to the journal.
+
+    Raises:
+        DataShared: two sites hold the same scan.
+    """
+    shared = [(a, b, sorted(keys[a] & keys[b])) for a, b in combinations(keys, 2) if keys[a] & keys[b]]
+    for a, b, common in shared:
+        folder.note({"event": "shared_scans", "sites": [a, b], "keys": common})
+    if shared:
+        named = "; ".join(f"{a} and {b}: {len(common)}, for example key {common[0]}" for a, b, common in shared)
+        raise DataShared(f"the same scan lies at two sites ({named}); see scan_keys.json in each site's folder")
+
+
+# ----------------------------------------------------------------------------------------------- places of training
+
+
+def cell_sites(study: Study, method: TrainedMethod, fold: int, sites: Descriptions) -> tuple[str, ...]:
+    """Who is asked to train a method with a fold held out; the quorum counts these.
+
+    A site with nobody outside the fold sits out. Of a federation, absent sites are counted; one that trains alone has
+    to be there.
+    """
+    chosen = [site for site in study.training_sites(method) if site not in sites or not sites[site].sits_out(fold)]
+    return tuple(site for site in chosen if method.trained_at is None or site in sites)
+
+
+def contributors(study: Study, method: TrainedMethod, sites: Descriptions) -> tuple[str, ...]:
+    """Sites whose patients a method is trained on, of those that take part."""
+    wanted = study.finetune.sites if method.trained_at == POOLED else study.training_sites(method)
+    return tuple(site for site in wanted if site in sites)
+
+
+def why_untrained(method: TrainedMethod, sites: Descriptions) -> str:
+    """Why a method that is trained in one place has nobody to train it."""
+    if method.trained_at not in sites:
+        return f"not trained: {method.trained_at} does not take part"
+    return f"not trained: {method.trained_at} has no patient outside the fold"
+
+
+def describe_pool(study: Study, sites: Descriptions) -> SiteDescription | None:
+    """The pseudo-site ``pooled`` of a simulation: its members' counts added up; None if no member takes part."""
+    members = [sites[site] for site in study.finetune.sites if site in sites]
+    if not members:
+        return None
+    folds = range(study.finetune.folds)
+    return SiteDescription(
+        site=POOLED,
+        source="all fine-tuning sites",
+        n_volumes=sum(member.n_volumes for member in members),
+        n_patients=sum(member.n_patients for member in members),
+        n_positive=sum(member.n_positive for member in members),
+        volume_ml=sum(member.volume_ml or 0.0 for member in members),
+        fold_sizes=tuple(sum(member.fold_sizes[fold] for member in members) for fold in folds),
+        fold_positive=tuple(sum(member.fold_positive[fold] for member in members) for fold in folds),
+        data=hashlib.sha256(" ".join(member.data for member in members).encode()).hexdigest()[:16],
+        software=members[0].software,  # a simulation is one installation
+        n_refused=sum(member.n_refused for member in members),
+        findings={},
+    )
+
+
+# ----------------------------------------------------------------------------------------------- latecomers
+
+
+def is_away(reply: Message | None) -> bool:
+    """Whether a site did not answer because it is not there; one that answered with an error of its own is."""
+    return reply is None or flower.is_unreachable(reply) or flower.is_crash(reply)
+
+
+class Latecomers:
+    """The sites that are awaited, and how far each has come: it describes its data, then it installs the base.
+
+    Guarantees: nobody waits for them; a site that is not connected costs nothing; one that answers with an error of its
+    own is not asked again in this session. With every site there from the start, nothing is sent.
+
+    Args:
+        mail: how they are asked.
+        grid: who is connected.
+        node_of: node of each site.
+        read: checks a site's description.
+    """
+
+    def __init__(
+        self,
+        mail: Mailbox,
+        grid: Grid,
+        node_of: Mapping[str, int],
+        read: Callable[[str, Message | None], SiteDescription],
+    ) -> None:
+        self._mail, self._grid, self._node_of, self._read = mail, grid, node_of, read
+        self.awaited: dict[str, SiteDescription | None] = {}
+        self._asked: set[str] = set()
+
+    def expect(self, site: str) -> None:
+        """Ask a site again as soon as it is connected."""
+        self.awaited[site] = None
+
+    def welcome(
+        self, sites: Iterable[str], describe: RecordDict, base: RecordDict | None
+    ) -> dict[str, SiteDescription]:
+        """Take in what has arrived, and ask who is connected and was not asked yet.
+
+        Args:
+            sites: those that are wanted now.
+            describe: the request to describe the data.
+            base: the request to install the base; None where it is not needed.
+
+        Returns:
+            Sites that take part from now on, with what they have.
+        """
+        ready: dict[str, SiteDescription] = {}
+        for site, reply in self._mail.arrivals().items():
+            self._asked.discard(site)
+            if not is_away(reply):
+                self._advance(site, reply, ready, needs_base=base is not None)
+        reachable = set(self._grid.get_node_ids())
+        for site in sites:
+            if site in self.awaited and site not in self._asked and self._node_of[site] in reachable:
+                content = describe if self.awaited[site] is None else base
+                message_type = protocol.DESCRIBE if self.awaited[site] is None else protocol.INSTALL_BASE
+                self._mail.invite(site, content or describe, message_type, self._node_of[site])
+                self._asked.add(site)
+        return ready
+
+    def _advance(self, site: str, reply: Message, ready: dict[str, SiteDescription], *, needs_base: bool) -> None:
+        known = self.awaited.pop(site)
+        try:
+            description = known or self._read(site, reply)
+        except PayloadError as error:
+            emit(Event("failed", f"stays out: {error}", site))
+            return
+        if known is not None and reply.has_error():
+            emit(Event("failed", f"stays out: the base is not installed ({str(reply.error.reason)[:120]})", site))
+        elif known is None and needs_base:
+            self.awaited[site] = description
+        else:
+            ready[site] = description

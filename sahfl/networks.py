@@ -1,0 +1,119 @@
+"""The networks that both ends build for a task; server and sites must agree on every tensor."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from sahfl.adapters import AdapterState, digest, state
+from sahfl.adapters.attach import attach, attach_everything, norm_tensors
+from sahfl.adapters.files import load_tensors
+from sahfl.config import ModelConfig, Study, TrainedMethod, ViewsConfig
+from sahfl.data.views import n_channels
+from sahfl.errors import AdapterError
+from sahfl.model import MultiViewUNet
+from sahfl.seeds import derive_seed
+from sahfl.task import Task
+
+
+def exchanged(
+    views: ViewsConfig, model: ModelConfig, method: TrainedMethod | None, *, norms: bool = True
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a training may send, worked out from its settings alone.
+
+    Args:
+        views: of the task.
+        model: of the task.
+        method: as the site trains it; none in pretraining.
+        norms: whether the weights of norms are among them.
+    """
+    names = json.dumps([part and part.model_dump(mode="json") for part in (views, model, method)], sort_keys=True)
+    shapes, of_norms = _exchanged(names)
+    return {name: shape for name, shape in shapes if norms or name not in of_norms}
+
+
+@lru_cache(maxsize=64)
+def _exchanged(settings: str) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], frozenset[str]]:
+    """Building the network takes longer than anything else here, and every round asks."""
+    views, model, method = json.loads(settings)
+    views, model = ViewsConfig.model_validate_json(json.dumps(views)), ModelConfig.model_validate(model)
+    net = whole_network(views, model, seed=0)
+    if method is not None:
+        trained: TrainedMethod = TypeAdapter(TrainedMethod).validate_json(json.dumps(method))
+        net = fine_tuned_network(views, model, state.read(net), trained, seed=0)
+    shapes = tuple((name, tuple(value.shape)) for name, value in state.parameters(net).items())
+    return shapes, frozenset(norm_tensors(net))
+
+
+def staying(net: nn.Module, task: Task) -> tuple[str, ...]:
+    """Names of the exchanged tensors that do not travel to the server in a task; none without local norms."""
+    return norm_tensors(net) if task.local is not None and task.local.local_norms else ()
+
+
+def whole_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiViewUNet:
+    """The network at the start of pretraining: every tensor trains and travels."""
+    net = plain_network(views, model, derive_seed(seed, "network"))
+    attach_everything(net)
+    return net
+
+
+def plain_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiViewUNet:
+    """The network without anything put on it; ``seed`` is that of its first weights."""
+    return MultiViewUNet(
+        n_channels(views),
+        size=model.size,
+        seed=seed,
+        views=tuple(views.weights) if model.planes == "per_view" else (),
+        deep_supervision=model.deep_supervision,
+    )
+
+
+def base_network(views: ViewsConfig, model: ModelConfig, base: AdapterState) -> MultiViewUNet:
+    """The pretrained network.
+
+    Raises:
+        AdapterError: the base belongs to another network.
+    """
+    net = whole_network(views, model, seed=0)
+    state.load(net, base)
+    return net
+
+
+def read_base(study: Study, *, copy: Path) -> AdapterState:
+    """The base network that a study names by file and hash.
+
+    Args:
+        study: a study with ``base``.
+        copy: where the run keeps its own; read in the place of the file once it exists.
+
+    Raises:
+        AdapterError: the file is missing or damaged, holds another base, or one of another network.
+    """
+    assert study.base is not None
+    path = copy if copy.exists() else study.base.path
+    base, _ = load_tensors(path)
+    if (found := digest(base)) != study.base.sha256:
+        raise AdapterError(f"{path}: got a base with hash {found}, expected base.sha256 {study.base.sha256}")
+    if odd := [name for name, value in base.items() if not np.isfinite(value).all()]:
+        raise AdapterError(f"{path}: tensor {odd[0]!r} contains NaN or inf")
+    try:
+        base_network(study.views, study.model, base)
+    except AdapterError as error:
+        raise AdapterError(f"{path}: is no base of this study's network (model, views): {error}") from error
+    return base
+
+
+def fine_tuned_network(
+    views: ViewsConfig, model: ModelConfig, base: AdapterState, method: TrainedMethod, seed: int
+) -> MultiViewUNet:
+    """The base with a fine-tuning method put on it, at its start; ``seed`` is the study's."""
+    net = base_network(views, model, base)
+    example = torch.zeros(1, n_channels(views), 32, 32)
+    attach(net, method, seed=derive_seed(seed, "adapter", method.id), parts=net.parts, example=example)
+    return net

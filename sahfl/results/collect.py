@@ -1,0 +1,132 @@
+"""From a finished run's files to ``results.json``, the one source of every figure and table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from sahfl import __version__
+from sahfl.adapters import AdapterState, digest
+from sahfl.config import Method, Study
+from sahfl.results.findings import judge
+from sahfl.results.method_results import by_fold, read_fold
+from sahfl.results.method_rows import compare_arms, describe_arm, find_arms
+from sahfl.results.support import fold_support, support_notes
+from sahfl.run.folder import Record, RunFolder
+from sahfl.task import SiteDescription
+
+SCHEMA = 2
+
+
+def collect(
+    folder: RunFolder, study: Study, sites: Mapping[str, SiteDescription], base: AdapterState
+) -> dict[str, Any]:
+    """Everything that the report shows, as plain JSON values."""
+    journal = folder.journal()
+    started, finished = (_last(journal, event) for event in ("started", "finished"))
+    rounds = _rounds(journal, study)
+    arms = find_arms(folder, study)
+    methods, comparisons = [describe_arm(folder, study, arm, rounds) for arm in arms], compare_arms(study, arms)
+    return {
+        "schema": SCHEMA,
+        "sahfl": __version__,
+        "name": study.name,
+        "fingerprint": study.fingerprint(),
+        "study": study.model_dump(mode="json"),
+        "environment": _environment(),
+        "started": started,
+        "finished": finished,
+        "seconds": _seconds(journal),
+        "hostile": study.hostile,
+        "sites": [_site(name, study, sites, journal) for name in study.sites],
+        "base": {
+            "sha256": digest(base),
+            "parameters": sum(value.size for value in base.values()),
+            "bytes": sum(value.nbytes for value in base.values()),
+            "mode": "federated" if study.pretrain else "loaded",
+        },
+        "support": {"folds": fold_support(study, sites), "notes": support_notes(study, sites)},
+        "evaluation": study.evaluation.model_dump(mode="json"),
+        "methods": methods,
+        "comparisons": comparisons,
+        "findings": judge(methods, comparisons),
+        "cells": _cells(folder, study),
+        "overlays": [],
+        "rounds": rounds,
+        "interruptions": sum(line["event"] == "resumed" for line in journal),
+        "unreadable_journal_lines": folder.unreadable_lines(),
+    }
+
+
+def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
+    """What was measured on the held-out patients of one fold."""
+    sums, _ = read_fold(folder, study, method, fold)
+    found = by_fold(fold, sums, study)
+    return {name: found[name] for name in ("dice", "n", "n_no_blood")}
+
+
+def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal: list[Record]) -> dict[str, Any]:
+    role = "finetune" if name in study.finetune.sites else "pretrain"
+    if name not in sites:
+        reasons = [line["reason"] for line in journal if line["event"] == "site_out" and line["site"] == name]
+        nothing = {"source": "", "n_volumes": 0, "n_patients": 0, "n_positive": 0, "volume_ml": 0.0, "fold_sizes": []}
+        out = reasons[-1] if reasons else "absent"
+        return {"site": name, "role": role, "out": out, "n_refused": 0, "findings": {}} | nothing
+    described = sites[name].model_dump(mode="json")
+    if role == "pretrain":
+        described["fold_sizes"] = []
+    return described | {"role": role, "out": None}
+
+
+def _cells(folder: RunFolder, study: Study) -> dict[str, int]:
+    """Pretraining, and each method on each fold: how many there are, and how many an earlier run had finished."""
+    total = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None)
+    return {"total": total, "reused": len(folder.reused())}
+
+
+def _rounds(journal: list[Record], study: Study) -> list[Record]:
+    """Rounds in the study's order, in whatever order cells took turns; those that failed first.
+
+    A round that was committed again after a damaged checkpoint counts once, as it last was.
+    """
+    order = {method.id: index for index, method in enumerate(study.finetune.methods)}
+    committed = {}
+    failed = []
+    for line in journal:
+        if line["event"] != "round":
+            continue
+        if line["committed"]:
+            committed[line["stage"], line["method"], line["fold"], line["round"]] = line
+        else:
+            failed.append(line)
+
+    def place(line: Record) -> tuple[int, int, int]:
+        return order.get(line["method"], -1), line["fold"] or 0, line["round"]
+
+    return [*sorted(failed, key=place), *sorted(committed.values(), key=place)]
+
+
+def _last(journal: list[Record], event: str) -> str | None:
+    times = [line["at"] for line in journal if line["event"] == event]
+    return times[-1] if times else None
+
+
+def _seconds(journal: list[Record]) -> float:
+    """Time at work: from each start to the last sign of life before the next, so that pauses do not count."""
+    total, began, last = 0.0, None, None
+    for line in journal:
+        at = datetime.fromisoformat(line["at"]) if "at" in line else None
+        if line["event"] in ("started", "resumed"):
+            if began and last:
+                total += (last - began).total_seconds()
+            began = at
+        last = at or last
+    return round(total + (last - began).total_seconds(), 1) if began and last else 0.0
+
+
+def _environment() -> dict[str, str]:
+    packages = ("torch", "flwr", "monai", "numpy")
+    return {"python": platform.python_version(), "platform": platform.platform(), **{p: version(p) for p in packages}}

@@ -1,0 +1,191 @@
+"""The rows of ``methods`` in results.json: repeats of a method taken together, and its trainings at single sites."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sahfl.adapters.folder import CONFIG
+from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
+from sahfl.config.grid import EACH
+from sahfl.results.method_results import Key, Sums, compare, correct, form, measured, read_fold
+from sahfl.run.folder import Record, RunFolder, cell_of
+from sahfl.statistics import EvaluationSums, average, estimate
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row: a method and place of training, with the sums of each repeat."""
+
+    id: str
+    method: Method
+    """The first of its trainings."""
+    trained_at: str | None
+    trainings: tuple[Method, ...]
+    """All of them, as they stand in the run's folder."""
+    repeats: Mapping[int, Sums]
+    """Sums of each repeat, by its number."""
+    sums: Sums
+    """Averaged over the repeats; patients count once."""
+    missing: tuple[Record, ...]
+    """Folds and sites that were not evaluated, each with repeat and reason."""
+
+
+def find_arms(folder: RunFolder, study: Study) -> list[Arm]:
+    """The rows of a study, in the order of its methods.
+
+    Repeats are one row. A method that was trained at every site alone has a row more, in front of those of the sites:
+    every site's patients, segmented by the network that was trained at that site.
+    """
+    groups: dict[str, list[Method]] = {}
+    for method in study.finetune.methods:
+        groups.setdefault(_plain(method).id, []).append(method)
+    arms: dict[str, Arm] = {}
+    for id_, methods in groups.items():
+        place = _place(methods[0])
+        if place in study.finetune.sites:
+            federated = _plain(methods[0], federated=True).id
+            at_sites: dict[str | None, list[Method]] = {
+                site: groups.get(f"{federated}-at-{site}", []) for site in study.finetune.sites
+            }
+            if all(at_sites.values()):
+                each = f"{federated}-{EACH}"
+                arms.setdefault(each, _arm(folder, study, each, EACH, at_sites))
+        arms[id_] = _arm(folder, study, id_, place, {None: methods})
+    return list(arms.values())
+
+
+def _place(method: Method) -> str | None:
+    return None if isinstance(method, ZeroShot) else method.trained_at
+
+
+def _plain(method: Method, *, federated: bool = False) -> Method:
+    """The method in its first training, and if wanted at all sites."""
+    if isinstance(method, ZeroShot):
+        return method
+    return method.model_copy(update={"repeat": 1} | ({"trained_at": None} if federated else {}))
+
+
+def _arm(
+    folder: RunFolder, study: Study, id_: str, place: str | None, wanted: Mapping[str | None, Sequence[Method]]
+) -> Arm:
+    """A row from trainings, each with the site whose patients it stands for; None for those of all sites."""
+    repeats: dict[int, dict[Key, EvaluationSums]] = {}
+    missing: list[Record] = []
+    for site, methods in wanted.items():
+        for method in methods:
+            number = 1 if isinstance(method, ZeroShot) else method.repeat
+            known = repeats.setdefault(number, {})
+            for fold in range(study.finetune.folds):
+                found, lines = read_fold(folder, study, method, fold)
+                known |= {key: sums for key, sums in found.items() if site in (None, key[1])}
+                missing += [line | {"repeat": number} for line in lines if site in (None, line["site"])]
+    trainings = tuple(method for methods in wanted.values() for method in methods)
+    together = _average([repeats[number] for number in sorted(repeats)])
+    return Arm(id_, trainings[0], place, trainings, repeats, together, tuple(missing))
+
+
+def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
+    """Of each fold and site, the mean over those repeats that tell as much of it as the first that has it."""
+    keys = sorted({key for sums in repeats for key in sums})
+    found: dict[Key, EvaluationSums] = {}
+    for key in keys:
+        first, *others = [sums[key] for sums in repeats if key in sums]
+        found[key] = average([first, *(part for part in others if form(part) == form(first))])
+    return found
+
+
+def describe_arm(folder: RunFolder, study: Study, arm: Arm, rounds: Sequence[Record]) -> dict[str, Any]:
+    """The row of ``methods``."""
+    ids = {method.id for method in arm.trainings}
+    sent = [site["bytes_up"] for line in rounds if line["method"] in ids for site in line["used"]]
+    found = measured(study, arm.sums)
+    if not arm.sums and arm.missing:
+        found["failed"] = "; ".join(dict.fromkeys(line["reason"] for line in arm.missing))
+    means = {number: _mean_dice(study, sums) for number, sums in sorted(arm.repeats.items())}
+    return {
+        "id": arm.id,
+        "method": arm.method.method,
+        "rank": arm.method.rank if isinstance(arm.method, AdapterTuning) else None,
+        "aggregation": None if isinstance(arm.method, ZeroShot) else arm.method.aggregation,
+        "trained_at": arm.trained_at,
+        "trainable": max((_trainable(folder, study, method) for method in arm.trainings), default=0),
+        "bytes_up_per_round": max(sent, default=0),
+        "repeats": [{"repeat": number, "dice": mean} for number, mean in means.items()],
+        "sd_repeats": _spread(study, list(arm.repeats.values())),
+        **found,
+        "not_evaluated": list(arm.missing),
+    }
+
+
+def _mean_dice(study: Study, sums: Sums) -> float | None:
+    parts = [part.overall for part in sums.values()]
+    n = sum(part.n for part in parts)
+    return estimate(sum(parts[1:], parts[0]), "dice").value if n else None
+
+
+def _spread(study: Study, repeats: Sequence[Sums]) -> float | None:
+    """SD of the repeats' mean Dice on what all of them were evaluated on: other patients are no other training.
+
+    None where fewer than two repeats have a mean there.
+    """
+    evaluated = [sums for sums in repeats if sums]
+    common = [
+        key
+        for key in (evaluated[0] if evaluated else {})
+        if all(key in sums and form(sums[key]) == form(evaluated[0][key]) for sums in evaluated)
+    ]
+    means = [_mean_dice(study, {key: sums[key] for key in common}) for sums in evaluated]
+    known = [mean for mean in means if mean is not None]
+    return statistics.stdev(known) if len(known) > 1 else None
+
+
+def _trainable(folder: RunFolder, study: Study, method: Method) -> int:
+    """Parameters that a method trains, as its saved adapters say; 0 where no fold of it was trained."""
+    folders = (folder.adapter(cell_of(method, fold)) for fold in range(study.finetune.folds))
+    saved = (folder.read_json(str((path / CONFIG).relative_to(folder.path))) for path in folders)
+    return next((int(config["sahfl"]["parameters"]) for config in saved if config), 0)
+
+
+def compare_arms(study: Study, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """The comparisons of a study, where both of a pair are there; p values are corrected by reference."""
+    sums = {arm.id: arm.sums for arm in arms}
+    found = [
+        {"method": method, "reference": reference, **compare(study, sums[method], sums[reference])}
+        for method, reference in dict.fromkeys(_pairs(arms))
+        if reference in sums
+    ]
+    correct(found)
+    return found
+
+
+def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
+    """Method and reference, in this order.
+
+    Every trained method with zero-shot; every federated adapter with full fine-tuning, and with the lowest rank of the
+    same settings; CP-LoRA with convLoRA of the same settings; training in one place with the federated.
+    """
+    trained = [arm for arm in arms if not isinstance(arm.method, ZeroShot)]
+    adapters = [arm for arm in trained if isinstance(arm.method, AdapterTuning)]
+    federated = [arm for arm in adapters if arm.trained_at is None]
+    yield from ((arm.id, "zero_shot") for arm in trained)
+    yield from ((arm.id, "full") for arm in federated)
+    # Rank and other settings stand in the name, so the rest of it is the same for the method to compare with.
+    yield from ((a.id, "conv_lora" + a.id.removeprefix("cp_lora")) for a in adapters if a.method.method == "cp_lora")
+    for arm in federated:
+        lowest = min((other for other in federated if _settings(other) == _settings(arm)), key=_rank)
+        if lowest is not arm:
+            yield arm.id, lowest.id
+    places = [arm for arm in trained if arm.trained_at in (POOLED, EACH)]
+    yield from ((arm.id, _plain(arm.method, federated=True).id) for arm in places)
+
+
+def _settings(arm: Arm) -> Method:
+    """All that two ranks of a method have in common."""
+    return arm.method.model_copy(update={"rank": 1, "repeat": 1})
+
+
+def _rank(arm: Arm) -> int:
+    return arm.method.rank if isinstance(arm.method, AdapterTuning) else 0

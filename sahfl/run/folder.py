@@ -1,0 +1,294 @@
+"""A run on disk: journal, checkpoints, base, adapters, results. A crash at any moment leaves it resumable."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sahfl.adapters import AdapterState, digest
+from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.aggregation import Memory
+from sahfl.atomic import left_overs, write_atomic
+from sahfl.config import Method, Study, parse
+from sahfl.errors import AdapterError, RunError, StorageError
+from sahfl.events import Event, emit
+
+NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+"""What the operating system says of a disk that is full, read-only or failing."""
+KEPT_CHECKPOINTS = 2
+"""The newest, and the one before it in case the newest turns out damaged."""
+Record = dict[str, Any]
+BASE_FILE = Path("base") / "base.safetensors"
+"""The base network, below a run's folder."""
+
+
+def cell_of(method: Method, fold: int) -> str:
+    """Names a method on a fold, in the journal and below the run's subfolders."""
+    return f"{method.id}/fold-{fold}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The global state after a committed round, with that round's journal line."""
+
+    round: int
+    state: AdapterState
+    record: Record
+    memory: Memory = field(default_factory=dict)
+    """What the server's optimiser keeps for the next round."""
+
+
+class RunFolder:
+    """The folder of one run.
+
+    ``study.json`` settings, ``journal.jsonl`` one line per event, ``state/`` checkpoints, ``base/`` the pretrained
+    network, ``adapters/`` the results of fine-tuning, ``evaluation/`` sums, ``sites/`` what belongs to each simulated
+    site, ``logs/`` one file per site, ``results.json`` and ``report.html``.
+
+    A round is committed by one rename: its checkpoint holds the journal line too, so journal and state cannot disagree
+    after a crash; the line is added if it is missing. A hash covers tensors, line and cell, and is checked on loading.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    # ------------------------------------------------------------------------------------------- opening
+
+    @classmethod
+    def create(cls, path: Path, study: Study) -> RunFolder:
+        """Start a run in an empty or new folder.
+
+        Raises:
+            RunError: the folder holds something already, or cannot be written.
+        """
+        if path.exists() and (not path.is_dir() or set(path.iterdir()) - set(left_overs(path / "study.json"))):
+            hint = f", or go on with --resume {path}" if (path / "study.json").is_file() else ""
+            raise RunError(f"{path}: is not empty; name another folder with --out{hint}")
+        try:
+            write_atomic(path / "study.json", study.model_dump_json(indent=1))
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written ({error.strerror}); name another folder with --out") from error
+        return cls(path)
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """Open a run to resume it.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
+        if not (path / "study.json").is_file():
+            raise RunError(f"{path}: holds no run to resume (study.json is missing)")
+        folder = cls(path)
+        folder.study()
+        return folder
+
+    def study(self) -> Study:
+        """The run's settings, as they were resolved when it started."""
+        path = self.path / "study.json"
+        try:
+            return parse(Study, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read as settings") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process out of the run; the lock ends with the process, however it ends.
+
+        Raises:
+            RunError: another process works on this run.
+        """
+        with (self.path / "run.lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{self.path}: another process works on this run; wait for it, or stop it") from error
+            yield
+
+    # ------------------------------------------------------------------------------------------- journal
+
+    def note(self, record: Record) -> None:
+        """Append a line to the journal and flush it to the disk; the torn line of a crash is ended first.
+
+        Raises:
+            StorageError: the disk is full or does not let the line be written; the line may then be torn.
+        """
+        path = self.path / "journal.jsonl"
+        with storing(path), path.open("ab+") as stream:
+            stream.seek(max(0, stream.tell() - 1))
+            torn = stream.read() not in (b"", b"\n")
+            stream.write(b"\n" * torn + json.dumps(record, sort_keys=True).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def journal(self) -> list[Record]:
+        """All readable lines; ``unreadable_lines`` counts the others, as a crash leaves one torn."""
+        return self._read_journal()[0]
+
+    def unreadable_lines(self) -> int:
+        """Lines of the journal that are no event: torn by a crash, or damaged."""
+        return self._read_journal()[1]
+
+    def _read_journal(self) -> tuple[list[Record], int]:
+        path = self.path / "journal.jsonl"
+        records, unreadable = [], 0
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
+            try:
+                record = json.loads(line or "null")
+            except (ValueError, RecursionError):
+                record = None
+            if isinstance(record, dict) and isinstance(record.get("event"), str):
+                records.append(record)
+            else:
+                unreadable += bool(line.strip())
+        return records, unreadable
+
+    # ------------------------------------------------------------------------------------------- checkpoints
+
+    def commit(self, cell: str, checkpoint: Checkpoint) -> None:
+        """Commit a round: first the checkpoint, then its line in the journal, then old checkpoints go.
+
+        Raises:
+            StorageError: the disk is full; the checkpoints before are as they were.
+        """
+        tensors = _joined(checkpoint.state, checkpoint.memory)
+        record = checkpoint.record | {"sha256": digest(tensors)}
+        path = self._checkpoint(cell, checkpoint.round)
+        with storing(path):
+            save_tensors(path, tensors, {"cell": cell, "record": record, "seal": _seal(cell, record)})
+        self.note(record)
+        for old in self._checkpoints(cell)[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def last_checkpoint(self, cell: str) -> Checkpoint | None:
+        """The newest whole checkpoint of a cell; a damaged one is skipped, with a warning and a line in the journal."""
+        for path in reversed(self._checkpoints(cell)):
+            try:
+                tensors, record = self._load(cell, path)
+            except AdapterError:
+                self.note({"event": "damaged_checkpoint", "cell": cell, "file": path.name})
+                emit(Event("warning", f"{cell}: {path.name} is damaged; the run goes on from the checkpoint before"))
+                path.unlink()
+                continue
+            self._reconcile(record)
+            state, memory = _parted(tensors)
+            return Checkpoint(record["round"], state, record, memory)
+        return None
+
+    def has_begun(self, cell: str, *, trained: bool) -> bool:
+        """Whether work on a cell is here: a committed round; of one without training, an evaluation."""
+        if trained:
+            return bool(self._checkpoints(cell))
+        return (self.path / _evaluation(cell)).exists()
+
+    def _load(self, cell: str, path: Path) -> tuple[AdapterState, Record]:
+        """Tensors and record of a checkpoint; AdapterError where either is not what was committed for this cell."""
+        tensors, note = load_tensors(path)
+        record = note.get("record")
+        if not isinstance(record, dict) or note.get("cell") != cell or note.get("seal") != _seal(cell, record):
+            raise AdapterError(f"{path}: its record does not match its hash")
+        if digest(tensors) != record.get("sha256") or self._checkpoint(cell, record["round"]) != path:
+            raise AdapterError(f"{path}: content does not match its hash")
+        return tensors, record
+
+    def _reconcile(self, record: Record) -> None:
+        if record not in self.journal():
+            self.note(record)
+
+    def _checkpoint(self, cell: str, round_: int) -> Path:
+        return self.path / "state" / cell / f"round-{round_:05d}.safetensors"
+
+    def _checkpoints(self, cell: str) -> list[Path]:
+        return sorted((self.path / "state" / cell).glob("round-*.safetensors"))
+
+    # ------------------------------------------------------------------------------------------- results
+
+    def adapter(self, cell: str) -> Path:
+        """Folder of a cell's adapter."""
+        return self.path / "adapters" / cell
+
+    def evaluation(self, cell: str) -> Record:
+        """What was told of a cell's evaluation: ``sums`` and ``missing``, each by site; none before there is any."""
+        return self.read_json(_evaluation(cell)) or {"sums": {}, "missing": {}}
+
+    def write_evaluation(self, cell: str, evaluation: Record) -> None:
+        """Keep what was told of a cell's evaluation: tens of thousands of numbers a site, all on one line.
+
+        Raises:
+            StorageError: as of ``write_json``.
+        """
+        self._write(_evaluation(cell), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":")))
+
+    def reused(self) -> set[str]:
+        """Cells that were taken over from an earlier run."""
+        return {line["cell"] for line in self.journal() if line["event"] == "reused"}
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file of the run, atomically.
+
+        Raises:
+            StorageError: the disk is full; an older file of this name is as it was.
+        """
+        self._write(name, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
+
+    def _write(self, name: str, text: str) -> None:
+        with storing(self.path / name):
+            write_atomic(self.path / name, text + "\n")
+
+    def read_json(self, name: str) -> Any | None:
+        """Read a JSON file of the run; None where it does not exist.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: is damaged; delete it to have it made again") from error
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a failed write into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_WRITING:
+            raise
+        hint = "what was committed is whole; make room, then go on"
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); {hint}") from error
+
+
+def _evaluation(cell: str) -> str:
+    return f"evaluation/{cell}.json"
+
+
+def _seal(cell: str, record: Record) -> str:
+    """Hash of a checkpoint's cell and record; the record holds the hash of the tensors, so this covers all of it."""
+    return hashlib.sha256(json.dumps([cell, record], sort_keys=True).encode()).hexdigest()
+
+
+def _joined(state: AdapterState, memory: Memory) -> AdapterState:
+    """Everything of a checkpoint: the memory's tensors under ``:moment:name``, as no parameter is called."""
+    return state | {f":{moment}:{name}": value for moment, part in memory.items() for name, value in part.items()}
+
+
+def _parted(tensors: AdapterState) -> tuple[AdapterState, Memory]:
+    state: AdapterState = {}
+    memory: Memory = {}
+    for name, value in tensors.items():
+        if name.startswith(":"):
+            _, moment, own = name.split(":", 2)
+            memory.setdefault(moment, {})[own] = value
+        else:
+            state[name] = value
+    return state, memory

@@ -1,0 +1,171 @@
+"""Pictures of the best, the median and the worst case for a simulated study's report.
+
+A hospital's results per case and its scans stay there, so this is for simulations alone, where all data lie on one
+machine. The cases are those of the first adapter of the study that was evaluated in this run, not taken over from an
+earlier one: by Dice among the held-out cases with annotated blood.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sahfl.adapters.attach import merge
+from sahfl.atomic import write_atomic
+from sahfl.config import AdapterTuning, SiteConfig, Study
+from sahfl.data.ct import Scan, read_scan
+from sahfl.errors import DataError, SahflError
+from sahfl.evaluation import predict
+from sahfl.events import Event, emit
+from sahfl.federation.site.local_norms import put_own
+from sahfl.federation.site.site import Site
+from sahfl.payload import Header
+from sahfl.prediction.networks import adapted_network, read_base_hash
+from sahfl.report.overlays import ANNOTATED, PREDICTED, Contour, draw_overlay, neighbouring_slices
+from sahfl.run.folder import RunFolder, cell_of
+from sahfl.task import Task
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One held-out case as its site scored it."""
+
+    site: str
+    case: str
+    fold: int
+    dice: float
+    volume_ml: float
+    predicted_ml: float
+
+
+def draw_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) -> list[dict[str, Any]]:
+    """Draw ``overlays/best.png``, ``median.png`` and ``worst.png`` of a finished simulation.
+
+    Guarantees: the pictures hold no name of a case, a patient or a file.
+
+    Returns:
+        For ``results["overlays"]``: case, method, site, fold, dice, volume_ml, predicted_ml, png. Empty without an
+        adapter, or without a case with blood; best and worst alone where there are two cases.
+    """
+    known = {site.name: site for site in sites if site.name in study.finetune.sites}
+    adapters = [method for method in study.finetune.methods if isinstance(method, AdapterTuning)]
+    method = next((method for method in adapters if _evaluated_here(folder, study, method)), None)
+    if method is None:
+        return []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workers, which may still be there: more threads than cores are many times slower
+    try:
+        return _draw_cases(folder, study, method, known)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _draw_cases(
+    folder: RunFolder, study: Study, method: AdapterTuning, known: Mapping[str, SiteConfig]
+) -> list[dict[str, Any]]:
+    rows = []
+    for which, scored in choose_cases(read_scores(known.values(), method.id)).items():
+        site = known[scored.site]
+        try:
+            scan, mask = _segment(folder, study, method, site, scored)
+        except SahflError as error:  # the study is done, whatever became of a scan since
+            emit(Event("warning", f"{scored.site}: no overlay of the {which} case ({type(error).__name__})"))
+            continue
+        png = f"overlays/{which}.png"
+        write_atomic(folder.path / png, _draw(scan, mask, f"{which} case: Dice {scored.dice:.2f}"))
+        numbers = {"dice": scored.dice, "volume_ml": scored.volume_ml, "predicted_ml": scored.predicted_ml}
+        rows.append(
+            {"case": which, "method": method.id, "site": scored.site, "fold": scored.fold, **numbers, "png": png}
+        )
+    return rows
+
+
+def add_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) -> dict[str, Any]:
+    """Put the overlays of a finished simulation into its results, and return those."""
+    results = folder.read_json("results.json") or {}
+    results["overlays"] = draw_overlays(folder, study, sites)
+    folder.write_json("results.json", results)
+    return results
+
+
+def read_scores(sites: Iterable[SiteConfig], method: str) -> list[Scored]:
+    """Every case with annotated blood that a method was evaluated on; of one evaluated twice, the last."""
+    found: dict[tuple[str, str], Scored] = {}
+    for site in sites:
+        for row in _rows(site.folder / "cases.jsonl"):
+            if row.get("method") == method and row.get("volume_ml", 0) > 0 and row.get("dice") is not None:
+                numbers = (float(row[name]) for name in ("dice", "volume_ml", "predicted_ml"))
+                found[site.name, row["case"]] = Scored(site.name, row["case"], int(row["fold"]), *numbers)
+    return list(found.values())
+
+
+def choose_cases(scored: Sequence[Scored]) -> dict[str, Scored]:
+    """Best, median and worst by Dice, each another case; of an even number, the median is the lower of the middle."""
+    ordered = sorted(scored, key=lambda item: (item.dice, item.site, item.case))
+    chosen = {}
+    if ordered:
+        chosen["best"] = ordered[-1]
+    if len(ordered) > 2:
+        chosen["median"] = ordered[(len(ordered) - 1) // 2]
+    if len(ordered) > 1:
+        chosen["worst"] = ordered[0]
+    return chosen
+
+
+def _evaluated_here(folder: RunFolder, study: Study, method: AdapterTuning) -> bool:
+    """Whether no fold was taken over from an earlier run, whose results per case are not here."""
+    return not folder.reused() & {cell_of(method, fold) for fold in range(study.finetune.folds)}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # the torn line of a crash
+            continue
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _segment(
+    folder: RunFolder, study: Study, method: AdapterTuning, config: SiteConfig, scored: Scored
+) -> tuple[Scan, NDArray[np.bool_]]:
+    """The scan, and what the fold's network finds in it: as the site did, with the norms of its own if it has any."""
+    net, _ = adapted_network(folder.path, study, method, scored.fold)
+    stage, fold = study.finetune, scored.fold
+    task = Task(
+        stage="finetune",
+        seed=study.seed,
+        views=study.views,
+        model=study.model,
+        folds=stage.folds,
+        fold=fold,
+        method=method.at_rank(method.rank),
+        rounds=stage.rounds,
+        local=stage.local,
+    )
+    base = read_base_hash(folder.path)
+    header = Header(study.fingerprint(), stage="finetune", method=method.id, fold=fold, round=0, base=base)
+    put_own(net, task, config.folder, header, after_round=stage.rounds)
+    merge(net)
+    site = Site(config)
+    held_out = site.held_out_cases(fold=fold, n_folds=stage.folds, seed=study.seed)
+    item = next((item for item in held_out if item.case.id == scored.case), None)
+    if item is None:
+        raise DataError(f"site {config.name}: case {scored.case} is not in fold {fold} any more")
+    (views,) = site.load_views([item], study.views)
+    mask = predict(net, views, study.views) >= study.evaluation.threshold
+    return read_scan(item.case), mask
+
+
+def _draw(scan: Scan, mask: NDArray[np.bool_], title: str) -> bytes:
+    x, y, _ = scan.spacing_mm
+    contours = [Contour("annotated", ANNOTATED, scan.label), Contour("predicted", PREDICTED, mask)]
+    return draw_overlay(scan.image, neighbouring_slices(scan.label), contours, pixel_aspect=y / x, title=title)

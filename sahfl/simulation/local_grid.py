@@ -1,0 +1,210 @@
+"""LocalGrid: Flower's Grid on one machine, with spawned worker processes that run the site's app."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from sahfl.config import HostileAct, SiteConfig
+from sahfl.errors import RunFailed
+from sahfl.events import Event, emit
+from sahfl.federation import flower
+from sahfl.federation.flower import Run
+from sahfl.federation.workers.worker_process import LOST, STOP_S, Heard, Worker
+from sahfl.simulation.apps import simulated_app
+
+FIRST_NODE_ID = 100
+
+
+class LocalGrid(Grid):
+    """Runs a site's app for any number of sites in a few worker processes.
+
+    Guarantees: a site has at most one message in work; a worker that raises or dies gives an error reply for that one
+    site and is replaced; results do not depend on the number of workers (each computes with one thread); leaving the
+    block ends every worker, at once if it is left by an exception. Workers also end when this process dies. A worker
+    that stops in the middle of a reply holds up nobody but its own site: a thread of its own reads what it says.
+
+    Args:
+        sites: the sites' own configurations; node ids count from 100 in this order.
+        workers: number of processes.
+        logs: folder for one log file per site.
+        hostile: what sites do against the others, by name (``simulation.hostile``); by default all are honest.
+
+    Raises:
+        RunFailed: a worker process cannot start (out of memory, broken installation).
+    """
+
+    waits = True
+    """``pull_messages`` waits by itself."""
+
+    def __init__(
+        self, sites: Iterable[SiteConfig], *, workers: int, logs: Path, hostile: Mapping[str, HostileAct] | None = None
+    ) -> None:
+        self._run_id = flower.new_run_id()
+        flower.enter_run(self._run_id)
+        self._sites = {FIRST_NODE_ID + index: site for index, site in enumerate(sites)}
+        self._n_workers, self._logs = workers, logs
+        self._app_of = partial(simulated_app, hostile=dict(hostile or {}))
+        self._workers: list[Worker] = []
+        self._heard: Heard = SimpleQueue()
+        self._queue: deque[Message] = deque()
+        self._replies: dict[str, Message] = {}
+        self._run = flower.empty_run(self._run_id)
+
+    def __enter__(self) -> Self:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for _ in range(self._n_workers):
+            self._spawn()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            if kind is not None or worker.message is not None:
+                worker.process.kill()
+            worker.end_input()  # an idle worker ends at the end of its input
+        end = time.monotonic() + STOP_S
+        for worker in self._workers:
+            worker.process.join(max(0.0, end - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.reader.join(STOP_S)
+        self._workers.clear()
+
+    # ------------------------------------------------------------------------------------------- Grid
+
+    def set_run(self, run: Run) -> None:
+        """Set the run (Flower's runtimes call this)."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message to a node."""
+        return flower.new_message(content, dst_node_id, message_type, group_id, ttl)
+
+    def get_node_ids(self) -> list[int]:
+        """Ids of all sites."""
+        return list(self._sites)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Queue messages; what a site was still doing for an earlier message is stopped, which is that one's reply."""
+        ids = []
+        for message in messages:
+            self._drop(message.metadata.dst_node_id)
+            ids.append(flower.give_id(message))
+            self._queue.append(message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies that have arrived, waiting for a twentieth of a second at most if there are none."""
+        wanted = list(message_ids)
+        self._pump(0.0 if any(id_ in self._replies for id_ in wanted) else 0.05)
+        return [self._replies.pop(id_) for id_ in wanted if id_ in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Push messages and wait for their replies, or until the timeout in seconds."""
+        return flower.send_and_wait(self, messages, timeout)
+
+    # ------------------------------------------------------------------------------------------- workers
+
+    def busy(self) -> dict[str, int]:
+        """Process id of the worker of each site that is being worked for."""
+        return {
+            self._name(worker.message): worker.process.pid
+            for worker in self._workers
+            if worker.message is not None and worker.process.pid is not None
+        }
+
+    def _name(self, message: Message) -> str:
+        return self._sites[message.metadata.dst_node_id].name
+
+    def _spawn(self) -> None:
+        self._workers.append(Worker(self._heard, logs=self._logs, threads=1, app_of=self._app_of))
+
+    def _drop(self, node_id: int) -> None:
+        dropped = [message for message in self._queue if message.metadata.dst_node_id == node_id]
+        self._queue = deque(message for message in self._queue if message.metadata.dst_node_id != node_id)
+        for worker in [w for w in self._workers if w.message and w.message.metadata.dst_node_id == node_id]:
+            dropped += [worker.message] if worker.message is not None else []
+            worker.message = None
+            self._replace(worker)
+        for message in dropped:
+            reply = flower.error_reply(message, "stopped: the site is asked for something newer")
+            self._replies[message.metadata.message_id] = reply
+
+    def _replace(self, worker: Worker) -> None:
+        worker.kill()
+        self._workers.remove(worker)
+        self._spawn()
+
+    def _pump(self, timeout: float) -> None:
+        self._dispatch()
+        with suppress(Empty):
+            self._take(*self._heard.get(timeout=timeout))
+            for _ in range(self._heard.qsize()):
+                self._take(*self._heard.get_nowait())
+        self._dispatch()
+
+    def _take(self, worker: Worker, heard: tuple[str, Any] | None) -> None:
+        """What a worker said; None is the end. Of a worker that was replaced meanwhile, nothing counts."""
+        if worker not in self._workers:
+            return
+        if heard is None:
+            self._bury(worker)
+        else:
+            self._hear(worker, *heard)
+
+    def _dispatch(self) -> None:
+        for worker in self._workers:
+            if self._queue and worker.ready and worker.message is None:
+                message = self._queue.popleft()
+                node_id = message.metadata.dst_node_id
+                site = self._sites[node_id]
+                worker.give(message, site=site, run_id=self._run_id, node_id=node_id)
+                emit(Event("started", message.metadata.message_type, self._name(message)))
+
+    def _hear(self, worker: Worker, kind: str, content: Any) -> None:
+        if kind == "ready":
+            worker.ready = True
+        elif kind == "event":
+            emit(content)
+        elif (message := worker.take()) is not None:
+            if kind == "reply":
+                self._replies[message.metadata.message_id] = content
+                emit(Event("finished", message.metadata.message_type, self._name(message)))
+            else:
+                crash = content in LOST
+                self._fail(message, content, crash=crash)
+                if crash:
+                    self._replace(worker)
+
+    def _bury(self, worker: Worker) -> None:
+        cause = worker.cause_of_death()
+        if not worker.ready:
+            raise RunFailed(f"a worker process could not start ({cause}); its messages are on standard error")
+        message = worker.take()
+        self._replace(worker)
+        if message is not None:
+            self._fail(message, f"worker process died ({cause})", crash=True)
+
+    def _fail(self, message: Message, reason: str, *, crash: bool) -> None:
+        self._replies[message.metadata.message_id] = flower.error_reply(message, reason, crash=crash)
+        emit(Event("failed", reason, self._name(message)))

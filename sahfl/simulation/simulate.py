@@ -1,0 +1,171 @@
+"""A simulated federation on one machine: the sites' app in worker processes, the server's app in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, get_args
+
+from flwr.app import Context, RecordDict, UserConfig
+
+from sahfl.config import (
+    POOLED,
+    DatalistData,
+    FolderData,
+    FoldersData,
+    PhantomCohort,
+    PooledData,
+    SiteConfig,
+    SitePolicy,
+    SitesData,
+    Study,
+)
+from sahfl.config.methods import Part
+from sahfl.config.policy import Adapter, Weights
+from sahfl.data.manifest import datalist_sites
+from sahfl.data.sources import recognise
+from sahfl.errors import ConfigError, DataError
+from sahfl.events import Event, emit
+from sahfl.federation.server.app import app
+from sahfl.report import write_report
+from sahfl.run.folder import RunFolder
+from sahfl.run.session import session
+from sahfl.simulation.case_overlays import add_overlays
+from sahfl.simulation.local_grid import LocalGrid
+
+OPEN = SitePolicy(
+    require_signature=False,
+    stages=("pretrain", "finetune"),
+    methods=(*get_args(Adapter), *get_args(Weights)),
+    also_train=("norm", "bias", *get_args(Part)),
+    share_scan_keys=True,
+    most_rounds=10_000,
+    most_steps=100_000,
+    most_learning_rate=1.0,
+    most_rank=512,
+    most_bytes=10_000_000_000,
+    most_replicates=100_000,
+    smallest_group=1,
+    smallest_bootstrap=1,
+)
+"""Everything that a study may ask for is allowed: all data lie on this machine."""
+POLICY: dict[str, Any] = {"max_refused_share": 1.0, "policy": OPEN, "device": "cpu"}
+"""All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest. It
+computes on the processor, so that its result does not depend on the machine."""
+
+
+def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
+    """The sites of a study, each with a folder of its own below ``folder``; ``pooled`` comes last, if the study pools.
+
+    Raises:
+        ConfigError: the study leaves it to the sites where their scans lie.
+        DataError: the datalist cannot be read, or lacks a site of the study; every path at which no scans are.
+    """
+    sites = _own_sites(study, folder)
+    if not study.pools:
+        return sites
+    members = tuple(site for site in sites if site.name in study.finetune.sites)
+    return (*sites, SiteConfig(name=POOLED, folder=folder / POOLED, data=PooledData(members=members), **POLICY))
+
+
+def _own_sites(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
+    names = list(study.sites)
+    if isinstance(study.data, DatalistData):
+        known = datalist_sites(study.data.path)
+        if unknown := sorted(set(names) - set(known)):
+            raise DataError(f"{study.data.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
+        return tuple(SiteConfig(name=name, folder=folder / name, data=study.data, **POLICY) for name in names)
+    if isinstance(study.data, SitesData):
+        raise ConfigError(
+            f"study {study.name}: data.source is 'sites', so each site's own file says where its scans lie; run it "
+            "with sahfl-server, or name another source to simulate it"
+        )
+    if isinstance(study.data, FoldersData):
+        return _folder_sites(names, study.data, folder)
+    data = study.data
+    return tuple(
+        SiteConfig(
+            name=name,
+            folder=folder / name,
+            data=PhantomCohort(
+                seed=study.seed, shape=data.shape, spacing_mm=data.spacing_mm, patients=data.sites[name]
+            ),
+            **POLICY,
+        )
+        for name in names
+    )
+
+
+def _folder_sites(names: list[str], data: FoldersData, folder: Path) -> tuple[SiteConfig, ...]:
+    problems = []
+    for name in names:
+        try:
+            recognise(data.sites[name], name)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return tuple(
+        SiteConfig(name=name, folder=folder / name, data=FolderData(path=data.sites[name]), **POLICY) for name in names
+    )
+
+
+def simulate(
+    folder: RunFolder, *, workers: int | None = None, lanes: int | None = None, cells: Path | None = None
+) -> Path:
+    """Run the study of a run folder to its report, continuing at what is committed.
+
+    Args:
+        folder: a new run, or one to resume.
+        workers: worker processes; by default one per site of the larger stage, but two per core at most: three sites
+            that take turns on two cores end sooner than two and then one. The result does not depend on it.
+        lanes: cells that are worked on at a time, so that no worker waits for the slowest site of a round; by default
+            one more than there are workers. The result does not depend on it.
+        cells: folder of finished cells that runs share; without one, this run does everything itself.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; every worker has ended, and what was committed is on disk.
+        RunFailed: below the quorum of sites.
+        StorageError: the disk is full, or does not let the run be written.
+        RunError: another process works on this run.
+    """
+    study = folder.study()
+    sites = site_configs(study, folder.path.resolve() / "sites")
+    pretraining = len(study.pretrain.sites) if study.pretrain else 0
+    at_once = max(pretraining, len(study.finetune.sites))
+    workers = workers or min(at_once, 2 * (os.cpu_count() or 1))
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
+    logs = folder.path / "logs"
+    grid = LocalGrid(sites, workers=workers, logs=logs, hostile=study.hostile)
+    with _stopped_by_sigterm(), session(folder), grid:
+        if study.hostile:
+            named = ", ".join(f"{site} ({act})" for site, act in sorted(study.hostile.items()))
+            emit(Event("warning", f"hostile sites, by the study's settings: {named}"))
+        nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
+        settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
+        settings |= {"lanes": lanes or workers + 1, "cells": str(cells.resolve()) if cells else "", "report": False}
+        app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
+        results = add_overlays(folder, study, sites)  # released, as all data lie on this machine
+        emit(Event("stage", "writing the report"))
+        write_report(results, folder.path)
+    return folder.path / "report.html"
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

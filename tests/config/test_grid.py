@@ -1,0 +1,258 @@
+"""Where methods are trained, how often, and the grid that is multiplied out when a study file is read."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from harness.tiny_study import TINY, changed
+from pydantic import TypeAdapter, ValidationError
+
+from sahfl.config import Study, load_site, load_study, parse
+from sahfl.config.methods import Method
+from sahfl.errors import ConfigError
+
+READ = TypeAdapter(Method).validate_python
+ROOT = Path(__file__).parents[2]
+SITES = ("sah_a", "sah_b", "sah_c")
+
+
+def study(*grid, methods=({"method": "zero_shot"},), **changes):
+    settings = changed(TINY, finetune__methods=list(methods), **changes)
+    settings["finetune"]["grid"] = list(grid)
+    return parse(Study, settings, where="test")
+
+
+def ids(*grid, methods=()):
+    return [method.id for method in study(*grid, methods=methods).finetune.methods]
+
+
+def problem(*grid, **settings):
+    with pytest.raises(ConfigError) as caught:
+        study(*grid, **settings)
+    return str(caught.value)
+
+
+# --- one method -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"method": "full", "trained_at": "sah_a"}, "full-at-sah_a"),
+        ({"method": "full", "trained_at": "pooled", "repeat": 3}, "full-pooled-repeat3"),
+        ({"method": "decoder", "aggregation": "median", "label": "slow", "repeat": 2}, "decoder-median-slow-repeat2"),
+        ({"method": "cp_lora", "trained_at": "sah_a", "repeat": 2}, "cp_lora-r8-at-sah_a-repeat2"),
+        ({"method": "cp_dora", "aggregation": "project", "trained_at": "pooled"}, "cp_dora-r8-project-pooled"),
+        ({"method": "cp_lora", "trained_at": None, "repeat": 1}, "cp_lora-r8"),
+    ],
+)
+def test_a_name_tells_where_a_method_is_trained_and_which_repeat_it_is(settings, name):
+    assert READ(settings).id == name
+
+
+WRONG = {
+    "repeat-zero": ({"method": "full", "repeat": 0}, "repeat\n.*greater than or equal to 1"),
+    "repeat-of-nothing": ({"method": "zero_shot", "repeat": 2}, "repeat\n.*Extra inputs"),
+    "place-of-nothing": ({"method": "zero_shot", "trained_at": "sah_a"}, "trained_at\n.*Extra inputs"),
+    "no-name": ({"method": "full", "trained_at": "../x"}, "trained_at\n.*should match pattern"),
+    "ranks-of-others": (
+        {"method": "cp_lora", "aggregation": "project", "site_ranks": {"sah_b": 2}, "trained_at": "sah_a"},
+        "site_ranks is for a training at all sites, this one is trained at sah_a",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_place_or_repeat_is_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        READ(settings)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("oslo", "finetune: .*full-at-oslo: trained_at names oslo, expected pooled or one of .*, sah_a, sah_b, sah_c"),
+        ("tbi_a", "finetune: .*full-at-tbi_a: trained_at names tbi_a"),
+        ("each", "finetune: .*full-at-each: trained_at: each stands for one method per site, .* only in finetune.grid"),
+    ],
+)
+def test_a_place_that_is_no_site_of_fine_tuning_is_named(place, message):
+    assert re.search(message, problem(methods=[{"method": "full", "trained_at": place}]))
+
+
+def test_no_site_may_have_a_name_that_means_something_else():
+    sites = TINY["data"]["sites"] | {"pooled": {"kind": "sah", "n_cases": 2}}
+    assert "no site can have the name pooled" in problem(data__sites=sites, finetune__sites=["sah_a", "pooled"])
+
+
+def test_norms_that_stay_at_a_site_and_training_in_one_place_exclude_each_other():
+    local = {"steps": 2, "local_norms": True}
+    text = problem(methods=[{"method": "full", "trained_at": "sah_a"}], finetune__local=local)
+    assert "local_norms keeps norms at the site that trained them, but full-at-sah_a is trained in one place" in text
+    assert study(methods=[{"method": "full"}], finetune__local=local)
+
+
+def test_a_pooled_training_takes_the_steps_of_all_sites_together():
+    found = study(methods=[{"method": "full", "trained_at": place} for place in (None, "sah_a", "pooled")])
+    assert [found.local_training(method).steps for method in found.finetune.methods] == [2, 2, 6]
+    text = problem(methods=[{"method": "full", "trained_at": "pooled"}], finetune__local={"steps": 50_000})
+    assert "a pooled training takes steps x sites = 150000 steps a round, at most 100000" in text
+
+
+def test_only_pooled_training_makes_a_study_one_for_simulations():
+    places = {None: False, "sah_a": False, "pooled": True}
+    for place, only in places.items():
+        found = study(methods=[{"method": "full", "trained_at": place}])
+        assert (found.pools, found.simulation_only) == (only, only)
+
+
+def test_a_site_file_cannot_ask_for_pooled_data(tmp_path):
+    settings = {"name": "sah_a", "folder": "work", "data": {"source": "pooled", "members": []}}
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match=r"data: Input tag 'pooled' .* tags: 'phantom', 'datalist', 'folder'$"):
+        load_site(tmp_path / "site.yaml")
+
+
+# --- fingerprint ----------------------------------------------------------------------------------------------------
+
+
+def test_a_study_without_places_and_repeats_keeps_the_fingerprint_that_it_had_before_there_were_any():
+    found = parse(Study, TINY, where="test")
+    before = found.model_dump(mode="json")
+    for name in ("base", "hostile"):
+        del before[name]
+    for method in before["finetune"]["methods"][1:]:
+        assert (method.pop("trained_at"), method.pop("repeat")) == (None, 1)
+    assert found.fingerprint() == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
+
+
+def test_the_fingerprint_depends_on_place_and_repeat_but_not_on_how_the_methods_are_written():
+    lora = {"method": "cp_lora", "rank": 2}
+    prints = {
+        study(methods=[lora | more]).fingerprint()
+        for more in ({}, {"repeat": 2}, {"trained_at": "sah_a"}, {"trained_at": "pooled"})
+    }
+    assert len(prints) == 4
+    written = study(methods=[lora, lora | {"repeat": 2}])
+    expanded = study(lora | {"repeats": 2}, methods=[])
+    assert expanded.fingerprint() == written.fingerprint()
+    assert expanded == written
+
+
+# --- grid -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_lists_of_an_entry_are_multiplied_out():
+    found = ids({"method": ["lora_c", "cp_lora"], "rank": [1, 8], "aggregation": ["mean", "project"]})
+    assert found == [
+        "lora_c-r1", "lora_c-r1-project", "lora_c-r8", "lora_c-r8-project",
+        "cp_lora-r1", "cp_lora-r1-project", "cp_lora-r8", "cp_lora-r8-project",
+    ]  # fmt: skip
+
+
+def test_each_stands_for_every_site_and_repeats_for_as_many_trainings():
+    assert ids({"method": "full", "trained_at": [None, "each", "pooled"]}) == [
+        "full", "full-at-sah_a", "full-at-sah_b", "full-at-sah_c", "full-pooled",
+    ]  # fmt: skip
+    assert ids({"method": "full", "trained_at": "each", "repeats": 2})[:3] == [
+        "full-at-sah_a", "full-at-sah_a-repeat2", "full-at-sah_b",
+    ]  # fmt: skip
+
+
+def test_the_grid_comes_after_the_methods_and_nothing_comes_twice():
+    zero, lora = {"method": "zero_shot"}, {"method": "cp_lora", "rank": 8}
+    assert ids({"method": "cp_lora", "rank": [8, 1]}, lora, zero, methods=[zero, lora]) == [
+        "zero_shot", "cp_lora-r8", "cp_lora-r1",
+    ]  # fmt: skip
+
+
+def test_a_list_of_layers_is_one_value_and_a_list_of_lists_several():
+    assert ids({"method": "lora_c", "layers": ["encoder", "head"]}) == ["lora_c-r8-encoder-head"]
+    assert ids({"method": "lora_c", "layers": [["encoder"], ["head"]], "also_train": [[], ["norm"]]}) == [
+        "lora_c-r8-encoder", "lora_c-r8-encoder-with-norm", "lora_c-r8-head", "lora_c-r8-head-with-norm",
+    ]  # fmt: skip
+
+
+def test_a_run_keeps_the_methods_and_forgets_the_grid():
+    found = study({"method": "cp_lora", "rank": [1, 2]})
+    text = found.model_dump_json()
+    assert '"grid"' not in text
+    assert Study.model_validate_json(text) == found
+
+
+IMPOSSIBLE = {
+    "rank-of-full": (
+        [{"method": "cp_lora"}, {"method": ["cp_lora", "full"], "rank": [1, 2]}],
+        "grid.1 (method: full, rank: 1): rank: Extra inputs are not permitted; grid.1 (method: full, rank: 2): rank",
+    ),
+    "option": (
+        [{"method": ["cp_lora", "lora_c"], "joint_kernel": True}],
+        "grid.0 (method: lora_c, joint_kernel: True)",
+    ),
+    "no-method": ([{"rank": [1]}], "grid.0 (rank: 1): Unable to extract tag"),
+    "unknown": ([{"method": "cp_lorra"}], "grid.0 (method: cp_lorra): Input tag 'cp_lorra'"),
+    "place": ([{"method": "full", "trained_at": ["oslo", None]}], "full-at-oslo: trained_at names oslo"),
+    "repeats": ([{"method": "full", "repeats": 0}], "grid.0: got repeats 0, expected repeats, a number from 1 to 100"),
+    "repeats-list": ([{"method": "full", "repeats": [1, 2]}], "grid.0: got repeats [1, 2]"),
+    "both": ([{"method": "full", "repeat": 2}], "grid.0: got repeats 1, expected repeats"),
+    "empty-list": ([{"method": []}], "grid.0: stands for 0 methods"),
+    "too-many": ([{"method": "full", "learning_rate": [0.1] * 50, "repeats": 41}], "grid.0: stands for 2050 methods"),
+    "same-name": (
+        [{"method": "full", "learning_rate": [0.1, 0.2]}],
+        "methods must be distinct, got twice: full; label one of them",
+    ),
+    "same-name-label": ([{"method": "cp_lora", "alpha": [8.0, 16.0]}], "got twice: cp_lora-r8"),
+    "no-entry": (["full"], "finetune.grid.0: Input should be an object"),
+}
+
+
+@pytest.mark.parametrize(("grid", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_an_impossible_combination_is_an_error_that_names_the_entry(grid, message):
+    assert message in problem(*grid)
+
+
+def test_all_problems_of_a_grid_are_told_in_one_message():
+    text = problem({"method": "full", "rank": 2}, {"method": "full", "trained_at": "oslo"}, {"repeats": -1})
+    assert text.count("grid.") == 2
+    assert "full-at-oslo" in text
+
+
+def test_a_study_without_any_method_is_refused():
+    assert "methods and grid are empty, expected at least one method" in problem(methods=[])
+
+
+# --- the paper's studies --------------------------------------------------------------------------------------------
+
+FAMILIES = {"lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "rules"),
+    [
+        ("paper", {"full", "encoder", "decoder", "bottleneck", "last_layer", "norm_bias"}, {"alternate", "project"}),
+        ("paper-small", {"full", "decoder", "norm_bias"}, {"project"}),
+    ],
+)
+def test_the_paper_s_studies_hold_what_the_findings_need(name, weights, rules):
+    found = load_study(ROOT / "configs" / f"{name}.yaml")
+    methods = found.finetune.methods
+    trained = [method for method in methods if method.method != "zero_shot"]
+    assert methods[0].id == "zero_shot"
+    assert {method.method for method in trained} == FAMILIES | weights
+    names = {method.id for method in methods}
+    assert {"full-repeat2", "cp_lora-r8-repeat2", "conv_lora-r8-repeat2", "cp_lora-r8-pooled"} <= names
+    assert {f"cp_lora-r8-at-{site}" for site in found.finetune.sites} <= names
+    assert {1, 8, 64} <= {method.rank for method in trained if method.method == "cp_lora"}
+    assert rules | {"mean"} <= {method.aggregation for method in trained}
+    assert sum(found.data.sites[site].n_cases for site in found.finetune.sites) == 30
+    assert (found.finetune.folds, found.simulation_only) == (3, True)
+
+
+def test_the_paper_s_grid_has_every_family_at_every_rank_and_as_many_patients_as_the_paper():
+    found = load_study(ROOT / "configs" / "paper.yaml")
+    federated = {(m.method, m.rank) for m in found.finetune.methods if m.method in FAMILIES and m.trained_at is None}
+    assert {(family, rank) for family in FAMILIES for rank in (1, 2, 4, 8, 16, 32, 64, 128)} <= federated
+    assert sum(found.data.sites[site].n_cases for site in found.pretrain.sites) == 124

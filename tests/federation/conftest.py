@@ -1,3 +1,0 @@
-"""What the tests of the federation share."""
-
-from in_process import federate, scans  # noqa: F401

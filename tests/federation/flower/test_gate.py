@@ -1,0 +1,284 @@
+"""What passes the gate, over real TLS, and what does not."""
+
+import logging
+import re
+import socket
+import ssl
+import threading
+import time
+from base64 import b64encode
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+from harness.fleet_server import answer, replies, serving
+from harness.trust_kits import copy_of, make_consortium
+
+from sahfl.errors import NotConnected, PayloadError
+from sahfl.federation.flower import handshake
+from sahfl.federation.flower.parcels import prepare
+from sahfl.federation.flower.supernode import FleetLink
+from sahfl.trust.kit import SiteKit
+from sahfl.trust.provision import revoke
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return make_consortium(tmp_path_factory.mktemp("gate") / "consortium", sites=("bern", "graz"))
+
+
+@pytest.fixture
+def side(paths):
+    with serving(paths) as side:
+        yield side
+
+
+def https(side, site="bern"):
+    kit = SiteKit.load(side.paths.sites[site])
+    return httpx.Client(base_url=f"https://localhost:{side.port}", verify=kit.tls(), trust_env=False)
+
+
+def test_a_site_fetches_a_message_and_its_reply_arrives_whole(side):
+    client = side.connect("bern")
+    id_ = side.ask("bern", "hello")
+    message = answer(client, client.pull(), "world")
+    assert message.content["task"]["text"] == "hello"
+    (reply,) = replies(side, id_)
+    assert reply.metadata.reply_to_message_id == id_
+    assert reply.content["answer"]["text"] == "world"
+    assert reply.metadata.src_node_id == side.node("bern")
+
+
+def test_an_answered_message_leaves_nothing_in_memory(side):
+    client = side.connect("bern")
+    for number in range(5):
+        id_ = side.ask("bern", str(number))
+        answer(client, client.pull())
+        assert len(replies(side, id_)) == 1
+    assert side.link.counts() == {"messages": 0, "replies": 0, "objects": 0, "sessions": 0}
+
+
+def test_a_poll_is_held_until_there_is_something_to_deliver(side):
+    client, got = side.connect("bern"), []
+    thread = threading.Thread(target=lambda: got.append(client.pull()))
+    thread.start()
+    while not side.fleet.of_node(side.node("bern")).polls:
+        time.sleep(0.01)
+    side.ask("bern")
+    thread.join(10)
+    assert got[0].kind == "train"
+
+
+def test_a_poll_ends_with_nothing_when_its_time_is_over(paths):
+    with serving(paths, hold_s=0.1) as side:
+        assert side.connect("bern").pull() is None
+
+
+def test_A06_a_message_that_was_sent_but_not_confirmed_is_offered_again(side):
+    client = side.connect("bern")
+    id_ = side.ask("bern")
+    first = client.pull()  # the answer to this could have been lost on the way
+    second = client.pull()
+    assert first.id == second.id == id_
+    answer(client, second)
+    assert len(replies(side, id_)) == 1
+
+
+def test_A06_a_reply_may_be_sent_as_often_as_it_takes_and_counts_once(side):
+    client = side.connect("bern")
+    id_ = side.ask("bern")
+    message = client.fetch(client.pull())
+    upload = prepare(Message(RecordDict({"a": ConfigRecord({"b": 1})}), reply_to=message), client.node_id)
+    client.push(upload)
+    client.push(upload)
+    assert len(replies(side, id_)) == 1
+    client.push(upload)
+    assert side.grid.pull_messages([id_]) == []
+    assert side.link.counts()["replies"] == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/fleet/register-node",
+        "/v1/fleet/unregister-node",
+        "/v1/fleet/get-fab",
+        "/v1/control/start-run",
+        "/v1/runtime/acquire-task",
+        "/docs",
+        "/openapi.json",
+        "/v1/fleet/pull-messages/../../control/list-runs",
+    ],
+)
+def test_only_the_routes_of_a_site_are_reachable(side, path):
+    with https(side) as client:
+        assert client.post(path, content=b"").status_code == 404
+        assert client.get(path).status_code == 404
+        assert client.get("/health").status_code == 200
+
+
+def test_C07_a_key_that_is_not_registered_is_refused(side, paths, tmp_path):
+    other = make_consortium(tmp_path / "other", sites=("bern",))
+    kit, foreign = SiteKit.load(paths.sites["bern"]), SiteKit.load(other.sites["bern"])
+    with side_client(side, kit, foreign.node_key) as stranger, pytest.raises(NotConnected, match="does not know"):
+        stranger.activate()
+
+
+def side_client(side, kit, key):
+    headers = handshake.request_headers("x")
+    return closing(FleetLink("localhost", side.port, tls=kit.tls(), node_key=key, headers=headers))
+
+
+def test_C07_a_revoked_site_is_out_at_once_and_its_work_fails_by_name(paths, tmp_path):
+    own = copy_of(paths, tmp_path / "consortium")
+    with serving(own) as side:
+        client = side.connect("bern")
+        id_ = side.ask("bern")
+        revoke(own.folder, "bern")
+        joined, out = side.fleet.register(side.kit.sites(), side.link.enroll)
+        assert (joined, out, side.fleet.revoked()) == ([], ["bern"], ["bern"])
+        with pytest.raises(NotConnected, match="revoked"):
+            client.pull()
+        with pytest.raises(NotConnected, match="revoked"):
+            client.activate()
+        (reply,) = replies(side, id_)
+        assert reply.error.reason == "its key was revoked"
+        assert side.link.counts()["messages"] == 0
+
+
+def test_C07_a_second_process_of_a_site_is_refused_while_the_first_is_there(side):
+    first = side.connect("bern", instance="first")
+    second = side.client("bern", instance="second")
+    with pytest.raises(NotConnected, match="another process is connected as this site"):
+        second.activate()
+    first.heartbeat()
+    first.deactivate()
+    second.activate()
+    second.heartbeat()
+    with pytest.raises(NotConnected, match="another process"):
+        first.heartbeat()
+
+
+def test_A04_a_new_process_takes_over_when_the_first_one_s_connection_broke(side):
+    first = side.connect("bern", instance="first")
+    id_ = side.ask("bern")
+    first.fetch(offer := first.pull())
+    first.confirm(offer)
+    side.fleet.lose(side.fleet.of_node(side.node("bern")), "first")
+    second = side.connect("bern", instance="second")
+    (reply,) = replies(side, id_)
+    assert reply.error.reason == "the site's process was started anew"
+    again = side.ask("bern")
+    answer(second, second.pull())
+    assert replies(side, again)[0].has_content()
+
+
+def test_A16_other_versions_are_refused_and_both_are_named_at_both_ends(side, caplog):
+    client = side.client("bern", **{handshake.VERSION: "9.9.9", handshake.PAYLOAD: "77"})
+    with pytest.raises(NotConnected, match=r"the server has .*sahfl 0\.1\.0.* this site has .*sahfl 9\.9\.9"):
+        client.activate()
+    assert not side.fleet.connected(side.fleet.of_node(side.node("bern")))
+    (line,) = [line for line in caplog.messages if "event=refused" in line]
+    assert re.search(r"reason='version' server='.*sahfl 0\.1\.0.*' client='.*sahfl 9\.9\.9.*'", line)
+
+
+def test_B06_a_body_above_the_study_s_payload_is_refused_before_it_is_read(side):
+    side.gate.payload_bytes = 1000
+    side.connect("bern")
+    headers = signed_headers(side)
+    with https(side) as raw:
+        url = "/v1/fleet/push-object"
+        refused = raw.post(url, content=b"x" * 70_000, headers=headers)
+        assert (refused.status_code, refused.json()["error"]) == (413, "too large")
+        claimed = raw.build_request("POST", url, content=b"x", headers=headers | {"content-length": str(10**12)})
+        with socket.create_connection(("localhost", side.port)) as plain:
+            kit = SiteKit.load(side.paths.sites["bern"])
+            with kit.tls().wrap_socket(plain, server_hostname="localhost") as stream:
+                lines = [f"POST {url} HTTP/1.1", "host: localhost", *(f"{k}: {v}" for k, v in claimed.headers.items())]
+                stream.sendall("\r\n".join([*lines, "", ""]).encode())
+                assert b"413" in stream.recv(200)  # not a byte of the body was sent
+
+
+def signed_headers(side, site="bern", *, instance="one", ahead_s=0.0):
+    key = SiteKit.load(side.paths.sites[site]).node_key
+    stamp = (datetime.now(UTC) + timedelta(seconds=ahead_s)).isoformat()
+    signature = b64encode(sign_message(key, stamp.encode())).decode()
+    public = b64encode(public_key_to_bytes(key.public_key())).decode()
+    signed = {FLEET_HTTP_PUBLIC_KEY_HEADER: public, TIMESTAMP_HEADER: stamp, FLEET_HTTP_SIGNATURE_HEADER: signature}
+    return signed | handshake.request_headers(instance)
+
+
+@pytest.mark.parametrize("ahead_s", [60.0, -600.0])
+def test_a_clock_that_is_wrong_is_called_wrong(side, ahead_s):
+    with https(side) as client:
+        refused = client.post("/v1/fleet/activate-node", headers=signed_headers(side, ahead_s=ahead_s))
+    assert (refused.status_code, refused.json()["error"]) == (401, "clock")
+    assert refused.json()["server"]
+
+
+def test_a_request_that_nobody_signed_is_refused(side):
+    with https(side) as client:
+        assert client.post("/v1/fleet/pull-messages").json() == {"error": "signature"}
+        mixed = signed_headers(side) | {TIMESTAMP_HEADER: datetime.now(UTC).isoformat()}
+        assert client.post("/v1/fleet/pull-messages", headers=mixed).json() == {"error": "signature"}
+
+
+def test_B06_a_reply_of_too_many_objects_is_refused(side):
+    side.gate.payload_bytes = 1000
+    client = side.connect("bern")
+    side.ask("bern")
+    message = client.fetch(client.pull())
+    content = RecordDict({f"r{number}": ConfigRecord({"n": number}) for number in range(100)})
+    with pytest.raises(PayloadError, match="too many objects"):
+        client.push(prepare(Message(content, reply_to=message), client.node_id))
+
+
+@pytest.mark.parametrize("source", ["graz", "server"])
+def test_a_site_cannot_send_in_the_name_of_another_one_or_of_the_server(side, source):
+    bern, graz = side.connect("bern"), side.connect("graz", instance="two")
+    id_ = side.ask("graz")
+    message = graz.fetch(graz.pull())
+    forged = prepare(Message(RecordDict({"a": ConfigRecord({"b": 1})}), reply_to=message), bern.node_id)
+    forged.head.metadata.src_node_id = side.node("graz") if source == "graz" else 1
+    if source == "server":
+        forged.head.metadata.reply_to_message_id = ""
+    with pytest.raises(PayloadError, match="not a reply of this site"):
+        bern.push(forged)
+    assert side.grid.pull_messages([id_]) == []
+
+
+def test_A15_each_failed_handshake_is_one_line_with_its_cause(side, tmp_path, caplog):
+    other = make_consortium(tmp_path / "other", sites=("bern",))
+    caplog.set_level(logging.WARNING)
+    with socket.create_connection(("127.0.0.1", side.port)) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        plain.recv(100)
+    for context in (SiteKit.load(other.sites["bern"]).tls(), without_certificate(side), old_tls(side)):
+        with suppress(OSError), context.wrap_socket(socket.socket(), server_hostname="localhost") as stream:
+            stream.connect(("127.0.0.1", side.port))
+            stream.recv(1)
+    end = time.monotonic() + 10
+    while caplog.text.count("event=tls_refused") < 4 and time.monotonic() < end:
+        time.sleep(0.05)
+    lines = [record.getMessage() for record in caplog.records if "tls_refused" in record.getMessage()]
+    assert all("peer=127.0.0.1" in line for line in lines)
+    for cause in ("plain HTTP", "does not trust this server's certificate", "shows no certificate", "before 1.3"):
+        assert len([line for line in lines if cause in line]) == 1, lines
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def without_certificate(side):
+    context = ssl.create_default_context(cafile=str(side.paths.sites["bern"] / "ca.crt"))
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def old_tls(side):
+    context = ssl.create_default_context(cafile=str(side.paths.sites["bern"] / "ca.crt"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context

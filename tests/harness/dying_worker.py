@@ -1,0 +1,19 @@
+"""Worker processes that end before they are ready: a broken installation, or too little memory."""
+
+import os
+
+from sahfl.federation.workers.worker import work
+
+
+def die(requests, replies, logs, threads, app_of):
+    """End before the first word."""
+    os._exit(7)
+
+
+def die_the_second_time(requests, replies, logs, threads, app_of):
+    """The first is a real worker; those after it die at their start until a file ``mended`` lies in their logs."""
+    started = os.path.join(logs, "started")
+    if os.path.exists(started) and not os.path.exists(os.path.join(logs, "mended")):
+        os._exit(7)
+    open(started, "a").close()
+    work(requests, replies, logs, threads, app_of)

@@ -1,0 +1,182 @@
+"""Rows of the results: repeats taken together, single sites taken together, and what is compared with what."""
+
+import json
+import statistics
+
+import numpy as np
+import pytest
+from harness.tiny_study import TINY, changed
+
+from sahfl.config import Study, parse
+from sahfl.results.method_rows import compare_arms, describe_arm, find_arms
+from sahfl.run.folder import RunFolder, cell_of
+from sahfl.statistics import CaseResult, EvaluationSums
+
+SITES = ("sah_a", "sah_b", "sah_c")
+LORA = {"method": "cp_lora", "rank": 2}
+
+
+def cases(site, fold, dice):
+    """Two patients of a site and fold, whose Dice a method gets."""
+    return [CaseResult(f"{site}-{fold}-{n}", 20.0, 18.0, value, 0.5, 4.0, 0.5, 40.0) for n, value in enumerate(dice)]
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A finished run of made-up evaluations: ``dice(id, site, fold)`` gives its patients' Dice, None: not evaluated."""
+
+    def make(grid, dice, methods=({"method": "zero_shot"},)):
+        settings = changed(TINY, finetune__methods=list(methods))
+        settings["finetune"]["grid"] = list(grid)
+        study = parse(Study, settings, where="test")
+        folder = RunFolder.create(tmp_path / "run", study)
+        for method in study.finetune.methods:
+            for fold in range(2):
+                known = {"sums": {}, "missing": {}}
+                for site in SITES:
+                    if (values := dice(method.id, site, fold)) is None:
+                        known["missing"][site] = "worn out"
+                        continue
+                    sums = EvaluationSums.of(cases(site, fold, values), study.evaluation, seed=study.seed)
+                    known["sums"][site] = sums.to_array().tolist()
+                folder.write_evaluation(cell_of(method, fold), known)
+        return folder, study
+
+    return make
+
+
+def rows(folder, study):
+    found = [describe_arm(folder, study, arm, []) for arm in find_arms(folder, study)]
+    json.dumps(found, allow_nan=False)
+    return {row["id"]: row for row in found}
+
+
+def test_repeats_are_one_row_whose_mean_is_that_of_their_means_and_patients_count_once(make_run):
+    dice = {"zero_shot": (0.2, 0.2), "cp_lora-r2": (0.3, 0.5), "cp_lora-r2-repeat2": (0.5, 0.9)}
+    folder, study = make_run([LORA | {"repeats": 2}], lambda id_, site, fold: dice[id_])
+    found = rows(folder, study)
+    assert list(found) == ["zero_shot", "cp_lora-r2"]
+    row = found["cp_lora-r2"]
+    assert row["metrics"]["dice"]["overall"]["n"] == 12
+    assert row["metrics"]["dice"]["overall"]["mean"] == pytest.approx(0.55)
+    assert [(part["repeat"], pytest.approx(part["dice"])) for part in row["repeats"]] == [(1, 0.4), (2, 0.7)]
+    assert row["sd_repeats"] == pytest.approx(statistics.stdev([0.4, 0.7]))
+    assert (found["zero_shot"]["repeats"], found["zero_shot"]["sd_repeats"]) == (
+        [{"repeat": 1, "dice": pytest.approx(0.2)}],
+        None,
+    )
+
+
+def test_the_interval_of_repeats_is_that_of_the_mean_of_each_patient_s_results(make_run):
+    random = np.random.default_rng(5)
+    draws = {(id_, site, fold): random.uniform(0.2, 0.8, 2) for id_ in ("a", "b") for site in SITES for fold in (0, 1)}
+    of = {"cp_lora-r2": "a", "cp_lora-r2-repeat2": "b"}
+
+    def dice(id_, site, fold):
+        if id_ == "zero_shot":  # here: what each patient gets on average over the two repeats
+            return list((draws["a", site, fold] + draws["b", site, fold]) / 2)
+        return list(draws[of[id_], site, fold])
+
+    folder, study = make_run([LORA | {"repeats": 2}], dice)
+    found = rows(folder, study)
+    ours, expected = (found[id_]["metrics"]["dice"]["overall"] for id_ in ("cp_lora-r2", "zero_shot"))
+    assert [ours[key] for key in ("mean", "low", "high")] == pytest.approx(
+        [expected[key] for key in ("mean", "low", "high")]
+    )
+    (comparison,) = compare_arms(study, find_arms(folder, study))
+    overall = comparison["metrics"]["dice"]["overall"]
+    assert [overall[key] for key in ("difference", "low", "high")] == pytest.approx([0, 0, 0], abs=1e-12)
+
+
+def test_each_is_every_site_s_patients_by_the_network_of_that_site(make_run):
+    home = {"sah_a": 0.4, "sah_b": 0.6, "sah_c": 0.8}
+
+    def dice(id_, site, fold):
+        return (home[site], home[site]) if id_.endswith(f"-at-{site}") else (0.1, 0.1)
+
+    folder, study = make_run([LORA | {"trained_at": [None, "each", "pooled"]}], dice)
+    found = rows(folder, study)
+    assert list(found) == [
+        "zero_shot", "cp_lora-r2", "cp_lora-r2-each", *(f"cp_lora-r2-at-{site}" for site in SITES), "cp_lora-r2-pooled",
+    ]  # fmt: skip
+    each = found["cp_lora-r2-each"]
+    assert (each["trained_at"], each["rank"], each["aggregation"]) == ("each", 2, "mean")
+    assert each["metrics"]["dice"]["overall"]["n"] == 12
+    assert {part["site"]: part["dice"] for part in each["by_site"]} == pytest.approx(home)
+    alone = found["cp_lora-r2-at-sah_a"]
+    assert {part["site"]: part["dice"] for part in alone["by_site"]} == pytest.approx(
+        {"sah_a": 0.4, "sah_b": 0.1, "sah_c": 0.1}
+    )
+    assert [row["trained_at"] for row in found.values()] == [None, None, "each", *SITES, "pooled"]
+
+
+def test_there_is_no_row_of_each_unless_every_site_trained_alone(make_run):
+    folder, study = make_run([LORA | {"trained_at": ["sah_a", "sah_b"]}], lambda id_, site, fold: (0.1, 0.2))
+    assert list(rows(folder, study)) == ["zero_shot", "cp_lora-r2-at-sah_a", "cp_lora-r2-at-sah_b"]
+
+
+def test_what_is_compared_with_what(make_run):
+    grid = [
+        {"method": "full", "repeats": 2},
+        {"method": ["cp_lora", "conv_lora"], "rank": [1, 4, 8]},
+        {"method": "cp_lora", "rank": 8, "aggregation": "project"},
+        {"method": "cp_lora", "rank": 8, "trained_at": ["each", "pooled"], "repeats": 2},
+    ]
+    folder, study = make_run(grid, lambda id_, site, fold: (0.1, 0.2))
+    found = [(row["method"], row["reference"]) for row in compare_arms(study, find_arms(folder, study))]
+    assert len(set(found)) == len(found)
+    of = {}
+    for method, reference in found:
+        of.setdefault(reference, set()).add(method)
+    adapters = {f"{name}-r{rank}" for name in ("cp_lora", "conv_lora") for rank in (1, 4, 8)} | {"cp_lora-r8-project"}
+    places = {"cp_lora-r8-each", "cp_lora-r8-pooled"}
+    assert of == {
+        "zero_shot": adapters | places | {"full"} | {f"cp_lora-r8-at-{site}" for site in SITES},
+        "full": adapters,
+        "conv_lora-r1": {"cp_lora-r1", "conv_lora-r4", "conv_lora-r8"},
+        "conv_lora-r4": {"cp_lora-r4"},
+        "conv_lora-r8": {"cp_lora-r8"},
+        "cp_lora-r1": {"cp_lora-r4", "cp_lora-r8"},
+        "cp_lora-r8": places,
+    }
+
+
+def test_a_repeat_that_lacks_a_site_is_told_and_the_other_repeat_stands_for_it(make_run):
+    def dice(id_, site, fold):
+        if id_.endswith("repeat2"):
+            return None if (site, fold) == ("sah_b", 1) else (0.6, 0.6)
+        return (0.4, 0.4)
+
+    folder, study = make_run([LORA | {"repeats": 2}], dice)
+    row = rows(folder, study)["cp_lora-r2"]
+    assert row["not_evaluated"] == [{"fold": 1, "site": "sah_b", "reason": "worn out", "repeat": 2}]
+    assert row["metrics"]["dice"]["overall"]["n"] == 12
+    assert row["metrics"]["dice"]["overall"]["mean"] == pytest.approx((5 * 0.5 + 0.4) / 6)
+
+
+def test_the_spread_of_repeats_is_over_the_patients_that_all_of_them_have(make_run):
+    def dice(id_, site, fold):
+        if id_.endswith("repeat2") and site == "sah_b":
+            return None
+        return (0.1, 0.1) if site == "sah_b" else (0.5, 0.5)  # sah_b is hard for every training alike
+
+    folder, study = make_run([LORA | {"repeats": 2}], dice)
+    row = rows(folder, study)["cp_lora-r2"]
+    assert [part["dice"] for part in row["repeats"]] == pytest.approx([(4 * 0.5 + 2 * 0.1) / 6, 0.5])
+    assert row["sd_repeats"] == pytest.approx(0)
+
+
+def test_repeats_without_a_patient_in_common_have_no_spread(make_run):
+    def dice(id_, site, fold):
+        return (0.4, 0.6) if id_.endswith("repeat2") == (fold == 1) else None
+
+    folder, study = make_run([LORA | {"repeats": 2}], dice)
+    assert rows(folder, study)["cp_lora-r2"]["sd_repeats"] is None
+
+
+def test_a_method_that_was_evaluated_nowhere_has_failed_with_the_reason(make_run):
+    folder, study = make_run([LORA], lambda id_, site, fold: (0.1, 0.2) if id_ == "zero_shot" else None)
+    row = rows(folder, study)["cp_lora-r2"]
+    assert (row["failed"], row["repeats"]) == ("worn out", [{"repeat": 1, "dice": None}])
+    (comparison,) = compare_arms(study, find_arms(folder, study))
+    assert comparison["metrics"]["dice"]["overall"]["n"] == 0
