@@ -30,8 +30,8 @@ Signal Processing 36:287).
 Why they need more patients all the same, as histograms do: a histogram of few patients lists their values, rounded to
 its bins, and products say which values belong together. Five patients are found that way in a second, most of ten if
 there are 24 methods; of twenty none then, and one at the end of all histograms if there are 73
-(``tests/statistics/test_disclosure.py``). Sums are rounded to a ``Metric.step`` (1/1024 of Dice, 1/16 mm, 1/16 mL), so that their
-last digits do not tell the patients apart.
+(``tests/statistics/test_disclosure.py``). Sums are rounded to a ``Metric.step`` (1/1024 of Dice, 1/16 mm, 1/16 mL), so
+that their last digits do not tell the patients apart.
 """
 
 from __future__ import annotations
