@@ -26,7 +26,7 @@ Matrix = Annotated[int, Field(ge=32, le=512)]
 Spacing = Annotated[float, Field(gt=0.2, le=12)]
 
 
-class PhantomData(Section):
+class StudyScansPhantom(Section):
     """Simulated head CT, written by each site as NIfTI before the first round."""
 
     source: Literal["phantom"]
@@ -39,7 +39,7 @@ class PhantomData(Section):
     """The simulated hospitals by name."""
 
 
-class DatalistData(Section):
+class StudyScansDatalist(Section):
     """NIfTI scans on disk, named by a datalist."""
 
     source: Literal["datalist"]
@@ -48,7 +48,7 @@ class DatalistData(Section):
     """JSON file ``{"sites": {name: [{"image": ..., "label": ..., "patient": ...}]}}``; files relative to its folder."""
 
 
-class FoldersData(Section):
+class StudyScansFolders(Section):
     """Scans on disk, at a path of its own for each site."""
 
     source: Literal["folders"]
@@ -64,14 +64,14 @@ class FoldersData(Section):
         return self
 
 
-class SitesData(Section):
+class StudyScansAtSites(Section):
     """Scans that each hospital's own site file names; nobody else knows where they lie."""
 
     source: Literal["sites"]
     """Which kind of data section this is."""
 
 
-class PhantomCohort(Section):
+class SiteScansPhantom(Section):
     """The phantom patients of one simulated site; they are a function of these values alone."""
 
     source: Literal["phantom"] = "phantom"
@@ -86,7 +86,16 @@ class PhantomCohort(Section):
     """Kind and number of patients, scanner profile."""
 
 
-class FolderData(Section):
+class SiteScansDatalist(Section):
+    """One site's NIfTI scans on disk, named by a datalist."""
+
+    source: Literal["datalist"] = "datalist"
+    """Which kind of data section this is."""
+    path: Path
+    """The datalist; see ``StudyScansDatalist``."""
+
+
+class SiteScansFolder(Section):
     """One site's scans on disk."""
 
     source: Literal["folder"] = "folder"
@@ -95,7 +104,7 @@ class FolderData(Section):
     """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
 
 
-class PooledData(Section):
+class SiteScansPooled(Section):
     """Scans of several simulated sites, each read and split into folds as its own site does."""
 
     source: Literal["pooled"] = "pooled"
@@ -111,7 +120,9 @@ class SiteConfig(Section):
     """The site's name in the study."""
     folder: Path
     """The site's own folder (phantom scans, manifest, cache, base network, results per case); never leaves."""
-    data: Annotated[PhantomCohort | DatalistData | FolderData | PooledData, Field(discriminator="source")]
+    data: Annotated[
+        SiteScansPhantom | SiteScansDatalist | SiteScansFolder | SiteScansPooled, Field(discriminator="source")
+    ]
     """Where the scans come from; ``pooled`` in a simulation alone."""
     max_refused_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cases that may break an error rule of the data checks before the site refuses to train; 0: none."""
@@ -130,7 +141,7 @@ class SiteConfig(Section):
 class SiteFile(SiteConfig):
     """What a hospital's own file may say: its data are its own."""
 
-    data: Annotated[PhantomCohort | DatalistData | FolderData, Field(discriminator="source")]
+    data: Annotated[SiteScansPhantom | SiteScansDatalist | SiteScansFolder, Field(discriminator="source")]
     """Where the scans come from."""
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sahfl.config.data import DatalistData, FoldersData, PhantomData, SitesData
+from sahfl.config.data import StudyScansAtSites, StudyScansDatalist, StudyScansFolders, StudyScansPhantom
 from sahfl.config.grid import EACH
 from sahfl.config.methods import POOLED, Method, TrainedMethod, ZeroShot
 from sahfl.config.network import ModelConfig, ViewsConfig
@@ -54,7 +54,9 @@ class Study(Section):
     """Names the run's folder and report."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random number of the study derives from it."""
-    data: Annotated[PhantomData | DatalistData | FoldersData | SitesData, Field(discriminator="source")]
+    data: Annotated[
+        StudyScansPhantom | StudyScansDatalist | StudyScansFolders | StudyScansAtSites, Field(discriminator="source")
+    ]
     """Where each site's scans come from."""
     views: ViewsConfig = ViewsConfig()
     """From volume to slices."""
@@ -103,7 +105,7 @@ class Study(Section):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
         if reserved := sorted({POOLED, EACH} & set(wanted)):
             raise ValueError(f"no site can have the name {', '.join(reserved)}, which has a meaning in trained_at")
-        named = set(self.data.sites) if isinstance(self.data, PhantomData | FoldersData) else set(wanted)
+        named = set(self.data.sites) if isinstance(self.data, StudyScansPhantom | StudyScansFolders) else set(wanted)
         if unknown := sorted(set(wanted) - named):
             known = ", ".join(sorted(named))
             raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {known}")
@@ -146,7 +148,7 @@ class Study(Section):
             for name, usual in (("trained_at", None), ("repeat", 1)):
                 if name in method and method[name] == usual:
                     del method[name]
-        if isinstance(self.data, FoldersData):
+        if isinstance(self.data, StudyScansFolders):
             settings["data"]["sites"] = sorted(self.data.sites)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sahfl.config import ServerConfig, SitesData, load_study
+from sahfl.config import ServerConfig, StudyScansAtSites, load_study
 from sahfl.doctor.connection import PATIENCE_S
 from sahfl.doctor.findings import Finding, skip_all
 from sahfl.doctor.machine import (
@@ -153,7 +153,7 @@ def examine_queue(queue: Path, sites: set[str]) -> Finding:
             study = load_study(path)
         except SahflError as error:
             return Finding.of_error("queue", error, remedy=f"correct {path}, or take it out of the queue")
-        if not isinstance(study.data, SitesData):
+        if not isinstance(study.data, StudyScansAtSites):
             found = f"{path.name}: data.source is {study.data.source}, expected sites"
             remedy = "set data: {source: sites}, since each site's own file names its scans"
             return Finding.fail("queue", found, remedy=remedy)

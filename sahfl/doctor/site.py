@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from sahfl.config import DatalistData, FolderData, SiteConfig, SiteFile, ViewsConfig
+from sahfl.config import SiteConfig, SiteFile, SiteScansDatalist, SiteScansFolder, ViewsConfig
 from sahfl.data.cache import KEPT_SETTINGS
 from sahfl.data.manifest import Case, read_datalist, scan_files
 from sahfl.data.sources import read_cases, recognise
@@ -105,7 +105,7 @@ def examine_policy(config: SiteConfig) -> Finding:
 def examine_data(config: SiteFile) -> tuple[Finding, int]:
     """A fast look at the scans: whether all files are there and may be read, and how many cases they are."""
     full = "sahfl check looks into them"
-    if not isinstance(config.data, (DatalistData, FolderData)):
+    if not isinstance(config.data, (SiteScansDatalist, SiteScansFolder)):
         n_cases = config.data.patients.n_cases
         return Finding.ok("data", f"{n_cases} simulated patients, made when they are needed"), n_cases
     try:
@@ -121,9 +121,9 @@ def examine_data(config: SiteFile) -> tuple[Finding, int]:
     return Finding.ok("data", f"{len(cases)} cases, all files are there; {full}"), len(cases)
 
 
-def _list_cases(data: DatalistData | FolderData, site: str) -> list[Case]:
+def _list_cases(data: SiteScansDatalist | SiteScansFolder, site: str) -> list[Case]:
     """The cases; of a DICOM export only its folders, since the patients' ids would be read from the files."""
-    if isinstance(data, FolderData):
+    if isinstance(data, SiteScansFolder):
         if recognise(data.path, site) != "DICOM":
             return list(read_cases(data.path, site))
         folders = sorted(path for path in data.path.iterdir() if path.is_dir() and not path.name.startswith("."))

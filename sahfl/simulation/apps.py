@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sahfl.config import HostileAct, PooledData, SiteConfig
+from sahfl.config import HostileAct, SiteConfig, SiteScansPooled
 from sahfl.federation.workers.worker import hospital_app
 
 
@@ -18,7 +18,7 @@ def simulated_app(site: SiteConfig, *, hostile: Mapping[str, HostileAct]) -> Any
         from sahfl.simulation.hostile import hostile_app
 
         return hostile_app(act, site.name)
-    if isinstance(site.data, PooledData):
+    if isinstance(site.data, SiteScansPooled):
         from sahfl.simulation.pooled import app
 
         return app

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from sahfl.config import PooledData, SiteConfig, ViewsConfig
+from sahfl.config import SiteConfig, SiteScansPooled, ViewsConfig
 from sahfl.data.checks import CheckedCase
 from sahfl.data.views import CaseViews
 from sahfl.errors import DataError, DataRefused
@@ -25,7 +25,7 @@ class PooledSite(Site):
 
     def __init__(self, config: SiteConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.data, PooledData)
+        assert isinstance(config.data, SiteScansPooled)
         self._members = [Site(member) for member in config.data.members]
         self._owner: dict[str, Site] = {}
 

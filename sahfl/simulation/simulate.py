@@ -15,15 +15,16 @@ from flwr.app import Context, RecordDict, UserConfig
 
 from sahfl.config import (
     POOLED,
-    DatalistData,
-    FolderData,
-    FoldersData,
-    PhantomCohort,
-    PooledData,
     SiteConfig,
     SitePolicy,
-    SitesData,
+    SiteScansDatalist,
+    SiteScansFolder,
+    SiteScansPhantom,
+    SiteScansPooled,
     Study,
+    StudyScansAtSites,
+    StudyScansDatalist,
+    StudyScansFolders,
 )
 from sahfl.config.methods import Part
 from sahfl.config.policy import Adapter, Weights
@@ -70,29 +71,30 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
     if not study.pools:
         return sites
     members = tuple(site for site in sites if site.name in study.finetune.sites)
-    return (*sites, SiteConfig(name=POOLED, folder=folder / POOLED, data=PooledData(members=members), **POLICY))
+    return (*sites, SiteConfig(name=POOLED, folder=folder / POOLED, data=SiteScansPooled(members=members), **POLICY))
 
 
 def _own_sites(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
     names = list(study.sites)
-    if isinstance(study.data, DatalistData):
+    if isinstance(study.data, StudyScansDatalist):
         known = datalist_sites(study.data.path)
         if unknown := sorted(set(names) - set(known)):
             raise DataError(f"{study.data.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
-        return tuple(SiteConfig(name=name, folder=folder / name, data=study.data, **POLICY) for name in names)
-    if isinstance(study.data, SitesData):
+        scans = SiteScansDatalist(path=study.data.path)
+        return tuple(SiteConfig(name=name, folder=folder / name, data=scans, **POLICY) for name in names)
+    if isinstance(study.data, StudyScansAtSites):
         raise ConfigError(
             f"study {study.name}: data.source is 'sites', so each site's own file says where its scans lie; run it "
             "with sahfl-server, or name another source to simulate it"
         )
-    if isinstance(study.data, FoldersData):
+    if isinstance(study.data, StudyScansFolders):
         return _folder_sites(names, study.data, folder)
     data = study.data
     return tuple(
         SiteConfig(
             name=name,
             folder=folder / name,
-            data=PhantomCohort(
+            data=SiteScansPhantom(
                 seed=study.seed, shape=data.shape, spacing_mm=data.spacing_mm, patients=data.sites[name]
             ),
             **POLICY,
@@ -101,7 +103,7 @@ def _own_sites(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
     )
 
 
-def _folder_sites(names: list[str], data: FoldersData, folder: Path) -> tuple[SiteConfig, ...]:
+def _folder_sites(names: list[str], data: StudyScansFolders, folder: Path) -> tuple[SiteConfig, ...]:
     problems = []
     for name in names:
         try:
@@ -111,7 +113,8 @@ def _folder_sites(names: list[str], data: FoldersData, folder: Path) -> tuple[Si
     if problems:
         raise DataError("\n".join(problems))
     return tuple(
-        SiteConfig(name=name, folder=folder / name, data=FolderData(path=data.sites[name]), **POLICY) for name in names
+        SiteConfig(name=name, folder=folder / name, data=SiteScansFolder(path=data.sites[name]), **POLICY)
+        for name in names
     )
 
 

@@ -8,10 +8,10 @@ import yaml
 from harness.tiny_study import TINY, changed
 
 from sahfl.config import (
-    DatalistData,
-    PhantomData,
     Section,
     Study,
+    StudyScansDatalist,
+    StudyScansPhantom,
     kind_of,
     load_consortium,
     load_server,
@@ -69,7 +69,7 @@ def problems(folder, *changes):
 
 def test_a_study_is_read_as_typed_values_with_defaults_filled_in(tmp_path):
     study = load_study(study_file(tmp_path))
-    assert isinstance(study.data, PhantomData)
+    assert isinstance(study.data, StudyScansPhantom)
     assert study.data.sites["bern"].n_cases == 3
     assert study.data.sites["bern"].profile == "standard"
     assert [method.id for method in study.finetune.methods] == ["zero_shot", "cp_lora-r2"]
@@ -256,7 +256,7 @@ def test_a_relative_datalist_lies_beside_the_study_file(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     study = load_study(study_file(tmp_path / "studies", FROM_DISK % "scans/list.json"))
-    assert isinstance(study.data, DatalistData)
+    assert isinstance(study.data, StudyScansDatalist)
     assert study.data.path == tmp_path / "studies" / "scans" / "list.json"
 
 

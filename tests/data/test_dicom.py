@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from harness.dicom_files import CANARIES, RAS_TO_LPS, uid, write_segmentation, write_series
 
-from sahfl.config import FolderData, SiteConfig
+from sahfl.config import SiteConfig, SiteScansFolder
 from sahfl.data.checks import check_case, verify_unchanged
 from sahfl.data.ct import read_scan
 from sahfl.data.dicom import read_patients, read_series
@@ -606,7 +606,7 @@ def test_C06_what_headers_say_of_the_patient_is_nowhere_else(tmp_path, caplog, c
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         hospital = Site(
-            SiteConfig(name="bern", folder=tmp_path / "work", data=FolderData(path=site), max_refused_share=1.0)
+            SiteConfig(name="bern", folder=tmp_path / "work", data=SiteScansFolder(path=site), max_refused_share=1.0)
         )
         hospital.prepare(lambda done, total: None)
     described = hospital.describe(n_folds=2, seed=1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from harness.dicom_files import write_series
 
-from sahfl.config import FolderData, SiteConfig, Study, load_study
+from sahfl.config import SiteConfig, SiteScansFolder, Study, load_study
 from sahfl.data.sources import read_cases, recognise
 from sahfl.errors import ConfigError, DataError
 from sahfl.federation.site.site import Site
@@ -67,7 +67,7 @@ PATHS = {"list.json": "datalist", "monai.json": "datalist", "raw": "nnU-Net", "d
 def test_a_path_is_recognised_and_a_site_prepares_its_cases_alike(scans, tmp_path, name, source):
     assert recognise(scans / name, "graz") == source
     assert [case.id for case in read_cases(scans / name, "graz")] == ["graz-0000", "graz-0001", "graz-0002"]
-    site = Site(SiteConfig(name="graz", folder=tmp_path / "work", data=FolderData(path=scans / name)))
+    site = Site(SiteConfig(name="graz", folder=tmp_path / "work", data=SiteScansFolder(path=scans / name)))
     seen = []
     site.prepare(lambda done, total: seen.append((done, total)))
     described = site.describe(n_folds=3, seed=1)
@@ -107,9 +107,9 @@ def test_each_site_of_a_study_gets_its_own_path_relative_to_the_study_file(scans
     monkeypatch.chdir("/")
     sites = site_configs(study_of(tmp_path), tmp_path / "run")
     assert [(site.name, site.data) for site in sites] == [
-        ("graz", FolderData(path=scans / "list.json")),
-        ("bern", FolderData(path=scans / "raw")),
-        ("linz", FolderData(path=scans / "dicom")),
+        ("graz", SiteScansFolder(path=scans / "list.json")),
+        ("bern", SiteScansFolder(path=scans / "raw")),
+        ("linz", SiteScansFolder(path=scans / "dicom")),
     ]
 
 

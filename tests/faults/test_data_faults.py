@@ -13,7 +13,7 @@ import pytest
 from flwr.app import ConfigRecord
 from harness.tiny_study import TINY, changed
 
-from sahfl.config import DatalistData, SiteConfig, Study, parse
+from sahfl.config import SiteConfig, SiteScansDatalist, Study, parse
 from sahfl.data.checks import check_case, check_cases, scan_keys, usable_cases
 from sahfl.data.ct import read_scan
 from sahfl.data.manifest import Case, declared_folds
@@ -106,7 +106,7 @@ def test_D01_a_threshold_decides_whether_the_site_may_train(tmp_path, phantom, s
     cases[2].image.write_bytes(b"")
     entries = [{"image": c.image.name, "label": c.label.name, "patient": c.patient} for c in cases]
     (tmp_path / "datalist.json").write_text(json.dumps({"sites": {"bern": entries}}))
-    data = DatalistData(source="datalist", path=tmp_path / "datalist.json")
+    data = SiteScansDatalist(source="datalist", path=tmp_path / "datalist.json")
     site = Site(SiteConfig(name="bern", folder=tmp_path / "work", data=data, max_refused_share=share))
     if trains:
         site.prepare(lambda done, total: None)

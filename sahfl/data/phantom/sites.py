@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 
 from sahfl.atomic import write_atomic
-from sahfl.config import PhantomData, Study
+from sahfl.config import Study, StudyScansPhantom
 from sahfl.data.phantom.case import PhantomCase
 from sahfl.data.phantom.cohort import (
     DATALIST,
@@ -43,7 +43,7 @@ def plan_sites(study: Study) -> tuple[CohortSpec, ...]:
     Raises:
         ConfigError: the study's scans are not phantoms.
     """
-    if not isinstance(study.data, PhantomData):
+    if not isinstance(study.data, StudyScansPhantom):
         raise ConfigError(f"study {study.name}: data.source is {study.data.source!r}, expected 'phantom'")
     data = study.data
     return tuple(

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import write_atomic
-from sahfl.config import DatalistData, FolderData, PhantomCohort, PooledData, SiteConfig, ViewsConfig
+from sahfl.config import SiteConfig, SiteScansDatalist, SiteScansFolder, SiteScansPhantom, SiteScansPooled, ViewsConfig
 from sahfl.data import phantom
 from sahfl.data.cache import SliceCache
 from sahfl.data.checks import (
@@ -67,11 +67,11 @@ class Site:
         return checked
 
     def _list_cases(self, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
-        if isinstance(self.config.data, FolderData):
+        if isinstance(self.config.data, SiteScansFolder):
             return read_cases(self.config.data.path, self.config.name)
-        if isinstance(self.config.data, DatalistData):
+        if isinstance(self.config.data, SiteScansDatalist):
             datalist = self.config.data.path
-        elif isinstance(self.config.data, PooledData):
+        elif isinstance(self.config.data, SiteScansPooled):
             raise DataError(f"site {self.config.name}: has no scans of its own, those of its members are theirs")
         else:
             cohort = self.config.data
@@ -210,9 +210,9 @@ class Site:
 
     def _source_name(self) -> str:
         data = self.config.data
-        if isinstance(data, PhantomCohort):
+        if isinstance(data, SiteScansPhantom):
             return f"phantom ({data.patients.profile})"
-        return recognise(data.path, self.config.name) if isinstance(data, FolderData) else data.source
+        return recognise(data.path, self.config.name) if isinstance(data, SiteScansFolder) else data.source
 
     # ------------------------------------------------------------------------------------------- base
 

@@ -11,11 +11,11 @@ from harness.made_cases import a_case
 from sahfl.adapters import state
 from sahfl.config import (
     AdapterTuning,
-    DatalistData,
     EvaluationConfig,
     LocalTraining,
     SiteConfig,
     SitePolicy,
+    SiteScansDatalist,
     WeightTuning,
     parse,
 )
@@ -34,7 +34,7 @@ TRAIN, EVALUATE, DESCRIBE = protocol.TRAIN, protocol.EVALUATE, protocol.DESCRIBE
 
 
 def site(policy=CLOSED, **changes):
-    data = DatalistData(source="datalist", path=Path("datalist.json"))
+    data = SiteScansDatalist(source="datalist", path=Path("datalist.json"))
     return SiteConfig(name="sah_a", folder=Path("work"), data=data, policy=policy.model_copy(update=changes))
 
 

@@ -13,10 +13,10 @@ from sahfl.adapters import digest, state
 from sahfl.adapters.files import save_tensors
 from sahfl.config import (
     AdapterTuning,
-    DatalistData,
     EvaluationConfig,
     LocalTraining,
     SiteConfig,
+    SiteScansDatalist,
     Study,
     ZeroShot,
     parse,
@@ -60,7 +60,7 @@ def hospital(tmp_path, scans):
         ]
         datalist = tmp_path / "scans" / "mine.json"
         datalist.write_text(json.dumps({"sites": {"bern": entries}}))
-        data = DatalistData(source="datalist", path=datalist)
+        data = SiteScansDatalist(source="datalist", path=datalist)
         site = Site(SiteConfig(name="bern", folder=tmp_path / "bern", data=data, policy=OPEN))
         if prepare:
             site.prepare(lambda done, total: None)
