@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from machine import machine
 
-from sahfl.adapters import AdapterState, FactoredLayer, state
+from sahfl.adapters import AdapterState, FactoredLayer, exchanged
 from sahfl.adapters.attach import attach
 from sahfl.adapters.factored import factored_layers
 from sahfl.aggregation import SiteUpdate, mean_of_stream, project, stack
@@ -81,7 +81,7 @@ def adapters(size: str, rank: int) -> tuple[AdapterState, tuple[FactoredLayer, .
     """The state sent out, and its layers."""
     net, method = MultiViewUNet(CHANNELS, size=size, seed=0), AdapterTuning(method="cp_lora", rank=rank)
     attach(net, method, seed=1, parts=net.parts)
-    return state.read(net), factored_layers(net, method)
+    return exchanged.read(net), factored_layers(net, method)
 
 
 def rules(like: AdapterState, layers: tuple[FactoredLayer, ...]) -> dict[str, Rule]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from machine import machine
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.atomic import write_atomic
 from sahfl.config import Study, load_study
 from sahfl.data import phantom
@@ -118,7 +118,7 @@ def measure(name: str, folder: Path, n_cases: int, repeats: int, steps: int) -> 
     times = {key: median(values) for key, values in seconds.items()}
     step = min(times["full"], times["cp_lora"])
     made = [clock(lambda k=k: SliceCache(folder / f"again-{k}").load(items[:1], study.views)) for k in range(repeats)]
-    base = base_network(study.views, study.model, state.read(whole_network(study.views, study.model, study.seed)))
+    base = base_network(study.views, study.model, exchanged.read(whole_network(study.views, study.model, study.seed)))
     return Row(
         study=name,
         field="x".join(map(str, study.views.size)),
@@ -176,7 +176,7 @@ def networks(study: Study):
     """The network of pretraining, and the one of CP-LoRA fine-tuning."""
     whole = whole_network(study.views, study.model, study.seed)
     method = next(method for method in study.finetune.methods if method.method == "cp_lora")
-    return whole, fine_tuned_network(study.views, study.model, state.read(whole), method, study.seed)
+    return whole, fine_tuned_network(study.views, study.model, exchanged.read(whole), method, study.seed)
 
 
 def schedule(steps: int) -> Schedule:

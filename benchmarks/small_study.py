@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from machine import machine
 
-from sahfl.adapters import AdapterState, digest, state
+from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import attach
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import load_tensors, save_tensors
@@ -88,7 +88,7 @@ class Federation:
         example = torch.zeros(1, n_channels(VIEWS), 32, 32)
         attach(self._net, method, seed=derive_seed(seed, "adapter"), parts=self._net.parts, example=example)
         self.layers = factored_layers(self._net, method)
-        self.start = state.read(self._net)
+        self.start = exchanged.read(self._net)
         self.sites = {site.name: site for site in sites}
         self._method, self._seed, self._steps = method, seed, steps
         self._training = {site.name: _patients(site, seed, "training", site.n_training) for site in sites}
@@ -111,8 +111,8 @@ class Federation:
     def _train(
         self, site: str, received: AdapterState, round_: int, rounds: int, turns: bool, flipped: bool
     ) -> AdapterState:
-        state.load(self._net, received)
-        for parameter in state.parameters(self._net).values():
+        exchanged.load(self._net, received)
+        for parameter in exchanged.parameters(self._net).values():
             parameter.requires_grad_(True)
         rule = "alternate" if turns else "mean"
         names = take_turn(self._net, self._method.model_copy(update={"aggregation": rule}), round_)
@@ -125,12 +125,12 @@ class Federation:
             seed=derive_seed(self._seed, site, round_),
         )
         train(self._net, sampler, Schedule(self._method.learning_rate, WEIGHT_DECAY, self._steps, round_, rounds))
-        trained = state.read(self._net)
+        trained = exchanged.read(self._net)
         return {name: trained[name] for name in names}
 
     def dice(self, final: AdapterState, sites: Sequence[str] = ()) -> float:
         """Dice over all voxels of all held-out patients of the sites together."""
-        state.load(self._net, final)
+        exchanged.load(self._net, final)
         return pooled_dice(self._net, [patient for site in sites or self.sites for patient in self._held_out[site]])
 
 
@@ -173,7 +173,7 @@ def _pretrained() -> AdapterState:
     sampler = SliceSampler(cases, VIEWS, batch_size=BATCH_SIZE, foreground_share=FOREGROUND_SHARE, seed=0)
     net = whole_network(VIEWS, MODEL, seed=0)
     train(net, sampler, Schedule(2e-3, WEIGHT_DECAY, BASE_STEPS, 1, 1))
-    return state.read(net)
+    return exchanged.read(net)
 
 
 def main() -> None:

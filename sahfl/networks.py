@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from sahfl.adapters import AdapterState, digest, state
+from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import attach, attach_everything, norm_tensors
 from sahfl.adapters.files import load_tensors
 from sahfl.config import ModelConfig, Study, TrainedMethod, ViewsConfig
@@ -22,7 +22,7 @@ from sahfl.seeds import derive_seed
 from sahfl.task import Task
 
 
-def exchanged(
+def exchanged_shapes(
     views: ViewsConfig, model: ModelConfig, method: TrainedMethod | None, *, norms: bool = True
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that a training may send, worked out from its settings alone.
@@ -34,20 +34,20 @@ def exchanged(
         norms: whether the weights of norms are among them.
     """
     names = json.dumps([part and part.model_dump(mode="json") for part in (views, model, method)], sort_keys=True)
-    shapes, of_norms = _exchanged(names)
+    shapes, of_norms = _exchanged_shapes(names)
     return {name: shape for name, shape in shapes if norms or name not in of_norms}
 
 
 @lru_cache(maxsize=64)
-def _exchanged(settings: str) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], frozenset[str]]:
+def _exchanged_shapes(settings: str) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], frozenset[str]]:
     """Building the network takes longer than anything else here, and every round asks."""
     views, model, method = json.loads(settings)
     views, model = ViewsConfig.model_validate_json(json.dumps(views)), ModelConfig.model_validate(model)
     net = whole_network(views, model, seed=0)
     if method is not None:
         trained: TrainedMethod = TypeAdapter(TrainedMethod).validate_json(json.dumps(method))
-        net = fine_tuned_network(views, model, state.read(net), trained, seed=0)
-    shapes = tuple((name, tuple(value.shape)) for name, value in state.parameters(net).items())
+        net = fine_tuned_network(views, model, exchanged.read(net), trained, seed=0)
+    shapes = tuple((name, tuple(value.shape)) for name, value in exchanged.parameters(net).items())
     return shapes, frozenset(norm_tensors(net))
 
 
@@ -81,7 +81,7 @@ def base_network(views: ViewsConfig, model: ModelConfig, base: AdapterState) -> 
         AdapterError: the base belongs to another network.
     """
     net = whole_network(views, model, seed=0)
-    state.load(net, base)
+    exchanged.load(net, base)
     return net
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from harness.tiny_study import TINY
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.config import (
     AdapterTuning,
     Consortium,
@@ -223,8 +223,8 @@ def test_the_demo_is_the_one_that_the_readme_describes():
 
 def test_the_bytes_in_the_readme_s_table_are_those_of_the_demo():
     study = load_study(ROOT / "configs" / "demo.yaml")
-    base = state.read(whole_network(study.views, study.model, study.seed))
-    adapter = state.read(fine_tuned_network(study.views, study.model, base, study.finetune.methods[1], study.seed))
+    base = exchanged.read(whole_network(study.views, study.model, study.seed))
+    adapter = exchanged.read(fine_tuned_network(study.views, study.model, base, study.finetune.methods[1], study.seed))
     header = Header(study.fingerprint(), stage="finetune", method="cp_lora-r8", fold=0, round=1, base="0" * 64)
     sizes = [n_bytes(train_reply(header, tensors, n_volumes=8, loss=0.5, seconds=5.0)) for tensors in (base, adapter)]
     sums = EvaluationSums.zero(study.evaluation).to_array()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig, WeightTuning
 from sahfl.networks import fine_tuned_network, whole_network
@@ -23,7 +23,7 @@ def model(request):
 
 
 def tuned(model, method):
-    base = state.read(whole_network(VIEWS, model, 3))
+    base = exchanged.read(whole_network(VIEWS, model, 3))
     return fine_tuned_network(VIEWS, model, base, method, 3)
 
 
@@ -50,12 +50,12 @@ def test_adapters_reach_every_convolution_of_every_view(model):
 def test_a_part_is_trained_in_the_network_of_every_view(model, method, role):
     net = tuned(model, WeightTuning(method=method))
     expected = {name for name, _ in net.named_parameters() if name.partition(".")[2].startswith(role)}
-    assert set(state.parameters(net)) == expected != set()
+    assert set(exchanged.parameters(net)) == expected != set()
 
 
 def test_a_magnitude_is_left_out_where_the_norm_of_its_own_view_cancels_it(model):
     net = tuned(model, AdapterTuning(method="dora_c", rank=2))
-    kept = [name for name in state.parameters(net) if name.endswith("magnitude")]
+    kept = [name for name in exchanged.parameters(net) if name.endswith("magnitude")]
     # Only the transposed convolutions and the outputs feed no norm.
     per_network = 4 + (3 if model.deep_supervision else 1)
     assert len(kept) == per_network * len(networks_of(model))
@@ -66,7 +66,7 @@ def test_what_the_adapters_of_one_view_learn_leaves_the_other_views_alone():
     net, slices = tuned(MODELS["per_view"], AdapterTuning(method="cp_lora", rank=2)).eval(), torch.rand(1, 9, 32, 32)
     before = {view: net(slices, view) for view in VIEWS.weights}
     with torch.no_grad():
-        for name, parameter in state.parameters(net).items():
+        for name, parameter in exchanged.parameters(net).items():
             if name.startswith("sagittal."):
                 parameter.normal_(0, 0.3)
     assert torch.equal(net(slices, "axial"), before["axial"])

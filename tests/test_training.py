@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach
 from sahfl.config import AdapterTuning, ViewsConfig
 from sahfl.data.ct import Placement
@@ -101,7 +101,7 @@ def test_the_loss_falls_with_adapters_alone_and_all_else_stays_bit_for_bit():
     losses = losses_of(net, a_schedule(steps=25, rounds=1, learning_rate=2e-2))
     assert losses[-5:].mean() < 0.8 * losses[:5].mean()
     changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == set(state.parameters(net))
+    assert changed == set(exchanged.parameters(net))
 
 
 def test_weight_decay_does_not_touch_frozen_parameters():
@@ -147,7 +147,7 @@ def test_dropout_is_a_function_of_the_arguments_and_leaves_the_random_state_alon
         before = torch.get_rng_state()
         train(net, a_sampler(), a_schedule(round=round_, learning_rate=1e-3 * round_))
         assert torch.equal(torch.get_rng_state(), before)
-        results.append(state.read(net))
+        results.append(exchanged.read(net))
     first, same, other_round, without = results
     assert all((first[name] == same[name]).all() for name in first)
     for other in (other_round, without):

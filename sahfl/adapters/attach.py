@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.conv_lora import ConvLoRA
 from sahfl.adapters.cp_lora import CPLoRA
@@ -49,8 +49,8 @@ def attach(
 ) -> Attached:
     """Freeze a network and put a fine-tuning method on it, in place.
 
-    Guarantees: afterwards exactly the tensors that ``state.parameters`` lists are trainable. The network computes what
-    it computed before, bit for bit. The same seed gives the same start.
+    Guarantees: afterwards exactly the tensors that ``exchanged.parameters`` lists are trainable. The network computes
+    what it computed before, bit for bit. The same seed gives the same start.
 
     Args:
         net: any network with convolutions.
@@ -66,7 +66,7 @@ def attach(
             is none, a part is unknown, or the network carries an adapter already. The network computes what it did, but
             may be frozen.
     """
-    state.forget(net)
+    exchanged.forget(net)
     net.requires_grad_(False)
     if isinstance(method, WeightTuning):
         _declare_all(_tuned_modules(net, method, parts), only_bias=False)
@@ -94,7 +94,7 @@ def inspect(net: nn.Module) -> Attached:
         adapted=tuple(layers),
         over_full_rank=tuple(path for path, layer in layers.items() if layer.update.rank > layer.update.full_rank),
         without_magnitude=tuple(path for path, layer in layers.items() if decomposed and layer.magnitude is None),
-        weights=tuple(name for name in state.parameters(net) if name not in factors),
+        weights=tuple(name for name in exchanged.parameters(net) if name not in factors),
     )
 
 
@@ -104,7 +104,7 @@ def restore(net: nn.Module, method: TrainedMethod, attached: Attached) -> None:
     Raises:
         AdapterError: the network lacks a layer or tensor; it carries an adapter already.
     """
-    state.forget(net)
+    exchanged.forget(net)
     layers = {path: module for path, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
     if odd := [path for path in attached.adapted if path not in layers]:
         raise AdapterError(f"{type(net).__name__}: has no convolution {odd[0]!r}, the adapter is of another network")
@@ -118,19 +118,19 @@ def restore(net: nn.Module, method: TrainedMethod, attached: Attached) -> None:
     for name in attached.weights:
         path, _, own = name.rpartition(".")
         module = net.get_submodule(path)
-        state.declare(module, (*getattr(module, "exchanged", ()), own))
+        exchanged.declare(module, (*getattr(module, "exchanged", ()), own))
     _make_trainable(net)
 
 
 def _make_trainable(net: nn.Module) -> None:
-    for parameter in state.parameters(net).values():
+    for parameter in exchanged.parameters(net).values():
         parameter.requires_grad_(True)
 
 
 def norm_tensors(net: nn.Module) -> tuple[str, ...]:
     """Names of the exchanged tensors that belong to norms, in alphabetical order."""
     norms = {path for path, module in net.named_modules() if isinstance(module, NORMS)}
-    return tuple(name for name in state.parameters(net) if name.rpartition(".")[0] in norms)
+    return tuple(name for name in exchanged.parameters(net) if name.rpartition(".")[0] in norms)
 
 
 def attach_everything(net: nn.Module) -> None:
@@ -139,7 +139,7 @@ def attach_everything(net: nn.Module) -> None:
     Raises:
         AdapterError: the network carries an adapter.
     """
-    state.forget(net)
+    exchanged.forget(net)
     net.requires_grad_(True)
     _declare_all(net.modules(), only_bias=False)
 
@@ -170,7 +170,7 @@ def detach(net: nn.Module) -> None:
     for path, module in list(net.named_modules(remove_duplicate=False)):
         if isinstance(module, AdaptedConv):
             net.set_submodule(path, module.base)
-    state.forget(net)
+    exchanged.forget(net)
 
 
 def _put_adapters(net: nn.Module, method: AdapterTuning, seed: int, parts: Parts, example: Tensor | None) -> None:
@@ -266,7 +266,7 @@ def _declare_all(modules: Iterable[nn.Module], *, only_bias: bool) -> None:
             continue  # an adapter declares its own
         names = tuple(name for name, _ in module.named_parameters(recurse=False) if not only_bias or name == "bias")
         declared = getattr(module, "exchanged", ())
-        state.declare(module, tuple(dict.fromkeys([*declared, *names])))
+        exchanged.declare(module, tuple(dict.fromkeys([*declared, *names])))
 
 
 def _log(attached: Attached) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 from torch import nn
 
-from sahfl.adapters import AdapterState, digest, state
+from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import Attached, inspect, restore
 from sahfl.adapters.card import model_card
 from sahfl.adapters.files import load_tensors, save_tensors
@@ -71,7 +71,7 @@ class Adapter:
 
 def describe(net: nn.Module, method: TrainedMethod, base_sha256: str) -> AdapterNote:
     """The note of the adapter that a network carries, without what only a study knows."""
-    tensors = state.read(net)
+    tensors = exchanged.read(net)
     return AdapterNote(
         method=method,
         **vars(inspect(net)),
@@ -83,7 +83,7 @@ def describe(net: nn.Module, method: TrainedMethod, base_sha256: str) -> Adapter
 
 def save_adapter(folder: Path, net: nn.Module, note: AdapterNote) -> None:
     """Write the adapter that a network carries, file by file atomically; the same adapter gives the same bytes."""
-    method, tensors, settings = note.method, state.read(net), {}
+    method, tensors, settings = note.method, exchanged.read(net), {}
     if isinstance(method, AdapterTuning) and is_peft_form(net, method):
         tensors = to_peft(net, tensors, decomposed=method.has_magnitudes)
         settings = peft_settings(net, method, base=f"sahfl-base-{note.base_sha256[:12]}")
@@ -126,10 +126,10 @@ def put_adapter(net: nn.Module, adapter: Adapter) -> None:
             adapter already; it computes what it did, but may be frozen.
     """
     note = adapter.note
-    if (found := digest(state.read_all(net))) != note.base_sha256:
+    if (found := digest(exchanged.read_all(net))) != note.base_sha256:
         raise AdapterError(
             f"{type(net).__name__}: base digest is {found[:12]}, the adapter belongs to {note.base_sha256[:12]} "
             "(other tensors or another architecture)"
         )
     restore(net, note.method, Attached(note.adapted, note.over_full_rank, note.without_magnitude, note.weights))
-    state.load(net, adapter.state)
+    exchanged.load(net, adapter.state)

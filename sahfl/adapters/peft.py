@@ -70,7 +70,7 @@ def to_peft(net: nn.Module, state: AdapterState, *, decomposed: bool) -> Adapter
 
 
 def from_peft(tensors: AdapterState, *, without_magnitude: frozenset[str]) -> AdapterState:
-    """The inverse of ``to_peft``; names that are not PEFT's stay as they are, for ``state.load`` to refuse."""
+    """The inverse of ``to_peft``; names that are not PEFT's stay as they are, for ``exchanged.load`` to refuse."""
     found: AdapterState = {}
     for name, value in tensors.items():
         path, ours = _our_name(name)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sahfl.adapters import AdapterState, FactoredLayer, state
+from sahfl.adapters import AdapterState, FactoredLayer, exchanged
 from sahfl.aggregation import at_rank_of
 from sahfl.config import AdapterTuning, Study, TrainedMethod
 from sahfl.networks import fine_tuned_network
@@ -43,7 +43,7 @@ def site_ranks(study: Study, base: AdapterState, method: TrainedMethod, sites: I
         return SiteRanks()
     ranks = {site: rank for site, rank in method.site_ranks.items() if site in set(sites) and rank != method.rank}
     starts = {
-        rank: state.read(fine_tuned_network(study.views, study.model, base, method.at_rank(rank), study.seed))
+        rank: exchanged.read(fine_tuned_network(study.views, study.model, base, method.at_rank(rank), study.seed))
         for rank in sorted(set(ranks.values()))
     }
     return SiteRanks(ranks, starts)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sahfl.adapters import FactoredLayer, state
+from sahfl.adapters import FactoredLayer, exchanged
 from sahfl.adapters.factored import factored_layers
 from sahfl.config import AdapterTuning, Method
 
@@ -23,17 +23,17 @@ def take_turn(net: nn.Module, method: Method | None, round_: int) -> tuple[str, 
 
     With another rule than ``alternate`` everything exchanged trains in every round.
     """
-    exchanged = state.parameters(net)
+    found = exchanged.parameters(net)
     if not isinstance(method, AdapterTuning) or method.aggregation != "alternate":
-        return tuple(exchanged)
-    names = names_of_turn(factored_layers(net, method), tuple(exchanged), round_)
-    for name, parameter in exchanged.items():
+        return tuple(found)
+    names = names_of_turn(factored_layers(net, method), tuple(found), round_)
+    for name, parameter in found.items():
         parameter.requires_grad_(name in names)
     return names
 
 
-def names_of_turn(layers: Sequence[FactoredLayer], exchanged: Sequence[str], round_: int) -> tuple[str, ...]:
-    """Names of the tensors that train in a round, from 1, in the order of ``exchanged``.
+def names_of_turn(layers: Sequence[FactoredLayer], all_names: Sequence[str], round_: int) -> tuple[str, ...]:
+    """Names of the tensors that train in a round, from 1, in the order of ``all_names``.
 
     Out-side factors and magnitudes in odd rounds: they start at zero, and no other factor has a gradient before they
     moved. In even rounds the others, one after another. Tensors that belong to no layer train in every round.
@@ -44,4 +44,4 @@ def names_of_turn(layers: Sequence[FactoredLayer], exchanged: Sequence[str], rou
             turn |= {layer.up} | ({layer.magnitude} if layer.magnitude else set())
         else:
             turn.add(layer.inner[(round_ // 2 - 1) % len(layer.inner)])
-    return tuple(name for name in exchanged if name in turn or name not in factored)
+    return tuple(name for name in all_names if name in turn or name not in factored)

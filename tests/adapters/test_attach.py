@@ -3,7 +3,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.attach import attach, attach_everything, merge
 from sahfl.config import AdapterTuning, WeightTuning
@@ -37,7 +37,7 @@ def trainable(net):
 def randomise(net):
     torch.manual_seed(2)
     with torch.no_grad():
-        for parameter in state.parameters(net).values():
+        for parameter in exchanged.parameters(net).values():
             parameter.normal_(0, 0.3)
 
 
@@ -59,8 +59,8 @@ def test_every_convolution_is_adapted(net_and_input):
 def test_exactly_the_exchanged_tensors_are_trainable(net_and_input):
     net, _ = net_and_input
     attach(net, CP, seed=1)
-    assert trainable(net) == set(state.parameters(net))
-    assert all(name.rpartition(".")[2].startswith("factor_") for name in state.parameters(net))
+    assert trainable(net) == set(exchanged.parameters(net))
+    assert all(name.rpartition(".")[2].startswith("factor_") for name in exchanged.parameters(net))
 
 
 def test_training_the_exchanged_tensors_changes_the_output_and_nothing_else(net_and_input):
@@ -69,11 +69,11 @@ def test_training_the_exchanged_tensors_changes_the_output_and_nothing_else(net_
     before, frozen = net(x), {name: value.clone() for name, value in net.state_dict().items()}
     net(x).square().sum().backward()
     with torch.no_grad():
-        for parameter in state.parameters(net).values():
+        for parameter in exchanged.parameters(net).values():
             parameter -= parameter.grad.sign() * 0.1
     assert (net(x) - before).abs().max() > 1e-3
     changed = {name for name, value in net.state_dict().items() if not torch.equal(value, frozen[name])}
-    assert changed <= set(state.parameters(net))
+    assert changed <= set(exchanged.parameters(net))
 
 
 def test_merging_gives_a_plain_network_that_computes_the_same(net_and_input):
@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_start_and_another_seed_another():
     for seed in (1, 1, 2):
         net, _ = slice_net()
         attach(net, CP, seed=seed)
-        states.append(state.read(net))
+        states.append(exchanged.read(net))
     first, second, other = states
     assert all((first[name] == second[name]).all() for name in first)
     assert all((first[name] != other[name]).any() for name in first if not name.endswith("factor_out"))
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_start_and_another_seed_another():
 def test_layers_of_the_same_shape_start_differently():
     net = nn.ModuleDict({"one": nn.Conv2d(4, 4, 3), "other": nn.Conv2d(4, 4, 3)})
     attach(net, CP, seed=1)
-    start = state.read(net)
+    start = exchanged.read(net)
     assert (start["one.update.factor_in"] != start["other.update.factor_in"]).any()
 
 
@@ -114,19 +114,19 @@ def test_a_layers_start_does_not_depend_on_what_stands_before_it():
     after = nn.ModuleDict({"a": nn.Conv2d(4, 4, 3), "b": nn.Conv2d(4, 4, 3)})
     attach(alone, CP, seed=1)
     attach(after, CP, seed=1)
-    assert (state.read(alone)["b.update.factor_in"] == state.read(after)["b.update.factor_in"]).all()
+    assert (exchanged.read(alone)["b.update.factor_in"] == exchanged.read(after)["b.update.factor_in"]).all()
 
 
 def test_attaching_twice_is_refused_naming_the_layer_and_what_to_do():
     net, _ = slice_net()
     attach(net, CP, seed=1)
-    before = state.read(net)
+    before = exchanged.read(net)
     for method in (CP, FULL):
         with pytest.raises(
             AdapterError, match=r"layer 'net\.encoder\.1\.0\.conv' carries an adapter .*; merge or detach it"
         ):
             attach(net, method, seed=1)
-    assert all((value == before[name]).all() for name, value in state.read(net).items())
+    assert all((value == before[name]).all() for name, value in exchanged.read(net).items())
 
 
 def test_a_merged_network_takes_an_adapter_again():
@@ -137,7 +137,7 @@ def test_a_merged_network_takes_an_adapter_again():
     before = net(x)
     attach(net, CP, seed=2)
     assert torch.equal(net(x), before)
-    assert trainable(net) == set(state.parameters(net)) != set()
+    assert trainable(net) == set(exchanged.parameters(net)) != set()
 
 
 def test_a_grouped_convolution_in_the_network_is_refused():
@@ -159,7 +159,7 @@ def test_full_fine_tuning_trains_and_exchanges_every_parameter(net_and_input, pu
     before = net(x)
     put_on(net)
     everything = {name for name, _ in net.named_parameters()}
-    assert set(state.parameters(net)) == trainable(net) == everything
+    assert set(exchanged.parameters(net)) == trainable(net) == everything
     assert torch.equal(net(x), before)
 
 
@@ -167,8 +167,8 @@ def test_an_adapter_takes_back_what_pretraining_declared():
     net, _ = slice_net()
     attach_everything(net)
     attach(net, CP, seed=1)
-    assert trainable(net) == set(state.parameters(net))
-    assert all("factor_" in name for name in state.parameters(net))
+    assert trainable(net) == set(exchanged.parameters(net))
+    assert all("factor_" in name for name in exchanged.parameters(net))
 
 
 class Standardised(nn.Conv2d):
@@ -216,4 +216,4 @@ def test_training_everything_is_refused_while_the_network_carries_an_adapter():
     attach(net, CP, seed=1)
     with pytest.raises(AdapterError, match="layer '0' carries an adapter already"):
         attach_everything(net)
-    assert trainable(net) == set(state.parameters(net))
+    assert trainable(net) == set(exchanged.parameters(net))

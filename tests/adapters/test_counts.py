@@ -8,7 +8,7 @@ from harness.adapted_layers import METHODS, make_layer, put_on, trained
 from monai.networks.nets import UNet
 from torch import nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach
 from sahfl.config import AdapterTuning
 
@@ -29,7 +29,7 @@ def monai_unet():
 
 
 def n_trained(net):
-    return sum(parameter.numel() for parameter in state.parameters(net).values())
+    return sum(parameter.numel() for parameter in exchanged.parameters(net).values())
 
 
 @pytest.fixture(scope="module")

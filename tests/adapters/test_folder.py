@@ -11,7 +11,7 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from sahfl.adapters import digest, state
+from sahfl.adapters import digest, exchanged
 from sahfl.adapters.attach import attach, detach, merge
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import CARD, CONFIG, TENSORS, describe, put_adapter, read_adapter, save_adapter
@@ -42,7 +42,7 @@ PARTS = {"encoder.1": ("first",), "bottleneck": ("down",), "decoder.1": ("up",),
 
 
 def base_digest(net):
-    return digest(state.read_all(net))
+    return digest(exchanged.read_all(net))
 
 
 def trained(method, seed=1, **options):
@@ -52,7 +52,7 @@ def trained(method, seed=1, **options):
     attach(net, method, seed=seed, parts=PARTS, example=X)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in state.parameters(net).values():
+        for parameter in exchanged.parameters(net).values():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     return net, describe(net, method, base)
 
@@ -85,7 +85,7 @@ def test_an_adapter_that_is_saved_and_put_on_its_base_computes_the_same_bit_for_
     assert torch.equal(again(X), net(X))
     assert not torch.equal(again(X), TwoLevels(transposed=transposed)(X))
     trainable = {name for name, parameter in again.named_parameters() if parameter.requires_grad}
-    assert trainable == set(state.parameters(net)) == set(state.parameters(again))
+    assert trainable == set(exchanged.parameters(net)) == set(exchanged.parameters(again))
 
 
 @pytest.mark.parametrize("method", [ADAPTERS["cp_dora"], ADAPTERS["conv_dora"]], ids=["own", "peft"])
@@ -116,11 +116,11 @@ def test_switching_and_averaging_adapters_is_loading_another_state(tmp_path):
     net = TwoLevels()
     put_adapter(net, one)
     first = net(X)
-    state.load(net, other.state)
+    exchanged.load(net, other.state)
     assert not torch.equal(net(X), first)
-    state.load(net, {name: (one.state[name] + other.state[name]) / 2 for name in one.state})
+    exchanged.load(net, {name: (one.state[name] + other.state[name]) / 2 for name in one.state})
     expected, _ = trained(ADAPTERS["lora_c"])
-    for name, parameter in state.parameters(expected).items():
+    for name, parameter in exchanged.parameters(expected).items():
         parameter.data = torch.from_numpy((one.state[name] + other.state[name]) / 2)
     assert torch.equal(net(X), expected(X))
 
@@ -275,7 +275,7 @@ def test_peft_loads_the_folder_and_computes_the_same(tmp_path, method):
     attached = attach(net, method, seed=0, example=x)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for parameter in state.parameters(net).values():
+        for parameter in exchanged.parameters(net).values():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     save_adapter(tmp_path, net, describe(net, method, before))
     if method.method == "conv_dora" and not method.all_magnitudes:
@@ -302,4 +302,4 @@ def test_the_number_of_parameters_in_the_note_is_that_of_the_exchanged_tensors(t
     net = save(tmp_path, ADAPTERS["conv_dora"], transposed=False)
     adapter = read_adapter(tmp_path)
     assert adapter.note.parameters == sum(np.size(value) for value in adapter.state.values())
-    assert adapter.note.parameters == sum(parameter.numel() for parameter in state.parameters(net).values())
+    assert adapter.note.parameters == sum(parameter.numel() for parameter in exchanged.parameters(net).values())

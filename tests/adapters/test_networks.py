@@ -6,7 +6,7 @@ from harness.adapted_layers import METHODS
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from torch import nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.attach import attach, detach, merge, unmerge
 from sahfl.config import AdapterTuning
@@ -38,7 +38,7 @@ def a_step(net, x):
     y = net(x)
     y.square().mean().backward()
     with torch.no_grad():
-        for parameter in state.parameters(net).values():
+        for parameter in exchanged.parameters(net).values():
             if parameter.grad is not None:
                 parameter -= 0.02 * parameter.grad.sign()
     net.eval()
@@ -55,7 +55,7 @@ def test_a_network_is_adapted_trained_merged_and_restored(net_and_input, method)
         assert torch.equal(net(x), before)
     a_step(net, x)
     a_step(net, x)
-    adapted, trained = net(x), state.read(net)
+    adapted, trained = net(x), exchanged.read(net)
     assert (adapted - before).abs().max() > 1e-3
 
     taken = merge(net)
@@ -64,13 +64,13 @@ def test_a_network_is_adapted_trained_merged_and_restored(net_and_input, method)
 
     unmerge(net, taken)
     assert torch.equal(net(x), adapted)
-    again = state.read(net)
+    again = exchanged.read(net)
     assert all((value == again[name]).all() for name, value in trained.items())
 
     detach(net)
     assert torch.equal(net(x), before)
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
-    assert state.parameters(net) == {}
+    assert exchanged.parameters(net) == {}
 
 
 def shared_net():
@@ -130,4 +130,4 @@ def test_what_was_trained_besides_the_adapters_stays_trained_in_the_merged_netwo
     adapted = net(x)
     merge(net)
     torch.testing.assert_close(net(x), adapted)
-    assert set(state.parameters(net)) == {"0.bias", "1.bias", "1.weight", "2.bias"}
+    assert set(exchanged.parameters(net)) == {"0.bias", "1.bias", "1.weight", "2.bias"}

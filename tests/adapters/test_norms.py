@@ -5,7 +5,7 @@ import torch
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach
 from sahfl.adapters.norms import normed_convolutions
 from sahfl.config import AdapterTuning
@@ -51,7 +51,7 @@ def test_the_listed_magnitudes_have_no_gradient_and_all_others_have_one(net_and_
     (y * torch.randn_like(y)).sum().backward()
     lengths = {
         name.removesuffix(".magnitude"): (parameter.grad * parameter).abs().max().item()
-        for name, parameter in state.parameters(net).items()
+        for name, parameter in exchanged.parameters(net).items()
         if name.endswith(".magnitude")
     }
     largest = max(lengths.values())

@@ -7,7 +7,7 @@ import torch
 from harness.adapted_layers import METHODS, PATHS, an_input, compute_by, make_layer, trained
 from torch import nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach
 from sahfl.config import AdapterTuning, WeightTuning
 from sahfl.errors import AdapterError
@@ -33,7 +33,7 @@ def net():
 
 def trainable(net):
     names = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
-    assert names == set(state.parameters(net))
+    assert names == set(exchanged.parameters(net))
     return names
 
 

@@ -5,7 +5,7 @@ import torch
 from harness.adapted_layers import METHODS
 from monai.networks.nets import UNet
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach, attach_everything
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.config import AdapterTuning, WeightTuning
@@ -26,9 +26,9 @@ def another_architecture():
 
 def a_state(net, method):
     attach(net, method, seed=7, parts=getattr(net, "parts", {}))
-    for parameter in state.parameters(net).values():
+    for parameter in exchanged.parameters(net).values():
         torch.nn.init.constant_(parameter, 3.0)
-    return state.read(net)
+    return exchanged.read(net)
 
 
 def changed(**changes):
@@ -61,7 +61,7 @@ def test_d07_an_adapter_of_another_network_or_method_is_refused_and_nothing_is_l
     attach(net, CP, seed=1)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(AdapterError, match=message):
-        state.load(net, unfit)
+        exchanged.load(net, unfit)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
@@ -72,13 +72,13 @@ def test_d07_the_state_of_one_method_fits_no_other(method, other):
     net = a_net()
     attach(net, METHODS[method], seed=1)
     if method == other:
-        state.load(net, loaded)
-        assert all((value == 3).all() for value in state.read(net).values())
+        exchanged.load(net, loaded)
+        assert all((value == 3).all() for value in exchanged.read(net).values())
         return
-    before = state.read(net)
+    before = exchanged.read(net)
     with pytest.raises(AdapterError, match=r"missing or unexpected tensors: net|tensor 'net\.\S+': got shape"):
-        state.load(net, loaded)
-    assert all((value == before[name]).all() for name, value in state.read(net).items())
+        exchanged.load(net, loaded)
+    assert all((value == before[name]).all() for name, value in exchanged.read(net).items())
 
 
 def test_d07_a_base_of_another_width_is_refused():
@@ -88,7 +88,7 @@ def test_d07_a_base_of_another_width_is_refused():
     with pytest.raises(
         AdapterError, match=r"tensor 'net\.bottleneck\.0\.adn\.N\.bias': got shape \(\d+,\), expected \(128,\)"
     ):
-        state.load(net, state.read(wide))
+        exchanged.load(net, exchanged.read(wide))
 
 
 def test_d07_an_adapter_that_was_saved_fits_its_own_network_and_no_other(tmp_path):
@@ -97,8 +97,8 @@ def test_d07_an_adapter_that_was_saved_fits_its_own_network_and_no_other(tmp_pat
     loaded, _ = load_tensors(tmp_path / "adapter")
     own, other = a_net(), a_net()
     attach(own, CP, seed=1)
-    state.load(own, loaded)
-    assert all((value == saved[name]).all() for name, value in state.read(own).items())
+    exchanged.load(own, loaded)
+    assert all((value == saved[name]).all() for name, value in exchanged.read(own).items())
     attach(other, changed(rank=4), seed=1)
     with pytest.raises(AdapterError, match="got shape"):
-        state.load(other, loaded)
+        exchanged.load(other, loaded)

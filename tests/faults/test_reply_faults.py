@@ -9,7 +9,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from harness.tiny_study import TINY, changed
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.config import Study, parse
 from sahfl.errors import RunFailed
 from sahfl.events import listening
@@ -206,7 +206,7 @@ def pretraining(tmp_path, scans, settings, on_event):
             grid.pull_messages([])
         ids = dict(zip((site.name for site in sites), grid.get_node_ids(), strict=True))
         roster = {name: Member(id_, SiteDescription(site=name, **counts)) for name, id_ in ids.items()}
-        start = state.read(whole_network(study.views, study.model, study.seed))
+        start = exchanged.read(whole_network(study.views, study.model, study.seed))
         cell = Cell("pretrain", task, header, config.sites)
         run_alone(run_cell(cell, start, roster=roster, config=study.rounds, folder=folder), Mailbox(grid))
     return [line for line in folder.journal() if line["event"] == "round"]

@@ -7,7 +7,7 @@ import pytest
 from flwr.app import Array, ArrayRecord
 from harness.tiny_study import TINY, changed
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.files import load_tensors
 from sahfl.adapters.folder import read_adapter
@@ -68,7 +68,7 @@ def with_body(reply, change):
 def test_each_site_gets_and_sends_its_own_rank_and_the_result_has_the_global_one(federate, method):
     folder, grid = federate(study(method))
     name = f"{method}-r4-project"
-    likes = {rank: state.read(network(folder, rank)[0]) for rank in RANKS.values()}
+    likes = {rank: exchanged.read(network(folder, rank)[0]) for rank in RANKS.values()}
     seen = training(grid)
     assert len(seen) == 2 * 2 * 3  # folds x rounds x sites
     for site, request, reply in seen:
@@ -100,12 +100,12 @@ def test_the_next_state_is_the_projected_mean_of_what_the_sites_sent(federate, m
     """A rounded reply is a change of what its site itself was sent."""
     folder, grid = federate(study(method, finetune__rounds=1, rounds__payload=payload))
     net, own = network(folder)
-    like, layers = state.read(net), factored_layers(net, own)
+    like, layers = exchanged.read(net), factored_layers(net, own)
     for fold in range(2):
         updates = []
         for site, request, reply in training(grid):
             if reply["header"]["fold"] == fold:
-                sent = read_state(request, like=state.read(network(folder, RANKS[site])[0]))
+                sent = read_state(request, like=exchanged.read(network(folder, RANKS[site])[0]))
                 got = read_state(reply, like=sent, encoding=payload)
                 got = got if payload == "float32" else {name: value + got[name] for name, value in sent.items()}
                 updates.append(SiteUpdate(site, reply["metrics"]["n_volumes"], got))
@@ -194,7 +194,7 @@ def test_B04_a_change_times_1000_is_shortened_at_any_rank(federate, hostile):
         assert line["norms"][hostile] == pytest.approx(1000 * plain["norms"][hostile], rel=1e-2)
         longest = 3 * np.median(list(line["norms"].values()))
         assert line["shortened"][hostile] == pytest.approx(longest / line["norms"][hostile], rel=1e-4)
-    start = state.read(network(folder)[0])
+    start = exchanged.read(network(folder)[0])
     for fold in range(2):
         moved = [
             np.sqrt(sum(np.square(final[name] - value).sum() for name, value in start.items()))

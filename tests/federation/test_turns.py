@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from harness.site_updates import METHODS, base_kernels, distance, kernels, mean_kernels, start_of, trained
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach
 from sahfl.aggregation import SiteUpdate, aggregation_error, mean_of_factors
 from sahfl.config import AdapterTuning, WeightTuning
@@ -68,9 +68,9 @@ def test_a_turn_freezes_all_others_and_names_what_trains():
     net = a_network(method)
     for round_ in (1, 2, 3, 4):
         names = take_turn(net, method, round_)
-        assert names == tuple(name for name, p in state.parameters(net).items() if p.requires_grad)
+        assert names == tuple(name for name, p in exchanged.parameters(net).items() if p.requires_grad)
         assert any("head" in name for name in names)
-        assert 0 < len(names) < len(state.parameters(net))
+        assert 0 < len(names) < len(exchanged.parameters(net))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_a_turn_freezes_all_others_and_names_what_trains():
 def test_with_another_rule_everything_trains_in_every_round(method):
     net = a_network(method or WeightTuning(method="last_layer"))
     for round_ in (1, 2):
-        assert take_turn(net, method, round_) == tuple(state.parameters(net))
-        assert all(parameter.requires_grad for parameter in state.parameters(net).values())
+        assert take_turn(net, method, round_) == tuple(exchanged.parameters(net))
+        assert all(parameter.requires_grad for parameter in exchanged.parameters(net).values())
 
 
 # --- exactness ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from harness.tiny_study import TINY
-from sahfl.adapters import digest, state
+from sahfl.adapters import digest, exchanged
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SitePolicy, Study, ZeroShot, parse
 from sahfl.federation import flower, protocol
 from sahfl.federation.signatures import sign
@@ -54,9 +54,9 @@ class Hospital:
 
     def __init__(self, config):
         self.config = config
-        self.network = state.read(whole_network(STUDY.views, STUDY.model, STUDY.seed))
+        self.network = exchanged.read(whole_network(STUDY.views, STUDY.model, STUDY.seed))
         self.base = digest(self.network)
-        self.start = state.read(fine_tuned_network(STUDY.views, STUDY.model, self.network, METHOD, STUDY.seed))
+        self.start = exchanged.read(fine_tuned_network(STUDY.views, STUDY.model, self.network, METHOD, STUDY.seed))
         Site(config).prepare(lambda done, total: None)
         Site(config).install_base(self.network, self.base)
 

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import torch
 
-from sahfl.adapters import digest, state
+from sahfl.adapters import digest, exchanged
 from sahfl.adapters.files import save_tensors
 from sahfl.adapters.folder import describe, save_adapter
 from sahfl.config import Study, ZeroShot, parse
@@ -24,7 +24,7 @@ def write_run(folder: Path, settings: dict[str, Any], *, folds: int | None = Non
     """A run of these settings with the adapters of the first ``folds`` folds, by default of all."""
     study = parse(Study, settings, where="settings")
     RunFolder.create(folder, study)
-    base = state.read(whole_network(study.views, study.model, study.seed))
+    base = exchanged.read(whole_network(study.views, study.model, study.seed))
     save_tensors(folder / "base" / "base.safetensors", base, {"sha256": digest(base)})
     for method in study.finetune.methods:
         if isinstance(method, ZeroShot):
@@ -32,7 +32,7 @@ def write_run(folder: Path, settings: dict[str, Any], *, folds: int | None = Non
         for fold in range(study.finetune.folds if folds is None else folds):
             net = fine_tuned_network(study.views, study.model, base, method, study.seed)
             generator = torch.Generator().manual_seed(fold)
-            for value in state.parameters(net).values():
+            for value in exchanged.parameters(net).values():
                 value.data += 0.2 * torch.randn(value.shape, generator=generator)
             note = describe(net, method, digest(base)).model_copy(
                 update={"study": study.name, "fingerprint": study.fingerprint(), "fold": fold}

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from harness.trust_kits import make_consortium
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.config import Study, parse
 from sahfl.federation import protocol
 from sahfl.federation.flower.fleet import Fleet
@@ -168,4 +168,4 @@ def train_request(study, *, steps=2, round_=1):
         rounds=config.rounds, learning_rate=config.learning_rate, local=local,
     )  # fmt: skip
     header = Header(study.fingerprint(), stage="pretrain", method="pretrain", fold=-1, round=round_, base="")
-    return protocol.request(task, header, state.read(whole_network(study.views, study.model, study.seed)))
+    return protocol.request(task, header, exchanged.read(whole_network(study.views, study.model, study.seed)))

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sahfl.adapters import AdapterState, FactoredLayer, state
+from sahfl.adapters import AdapterState, FactoredLayer, exchanged
 from sahfl.adapters.attach import attach, merge
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.geometry import kernel_of
@@ -53,13 +53,13 @@ def adapted(method: AdapterTuning) -> nn.ModuleDict:
 def start_of(method: AdapterTuning) -> tuple[AdapterState, tuple[FactoredLayer, ...]]:
     """The state sent out, and its layers."""
     net = adapted(method)
-    return state.read(net), factored_layers(net, method)
+    return exchanged.read(net), factored_layers(net, method)
 
 
 def kernels(method: AdapterTuning, adapter: AdapterState, rank: int | None = None) -> Kernels:
     """Every merged kernel, (out, in, *kernel), in double precision."""
     net = adapted(with_rank(method, rank or method.rank))
-    state.load(net, adapter)
+    exchanged.load(net, adapter)
     merge(net)
     return {name: kernel_of(layer).detach().numpy() for name, layer in net.items()}
 

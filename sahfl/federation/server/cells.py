@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from sahfl.adapters import AdapterState, state
+from sahfl.adapters import AdapterState, exchanged
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.folder import CARD, TENSORS, describe, save_adapter
 from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot
@@ -116,7 +116,7 @@ class Cells:
             staying=staying(net, task),
             ranks=site_ranks(study, self._base, method, sites),
         )
-        start, roster = state.read(net), self._roster
+        start, roster = exchanged.read(net), self._roster
         return (
             yield from run_cell(cell, start, roster=roster, config=study.rounds, folder=folder, invite=self._invite)
         )
@@ -139,7 +139,7 @@ class Cells:
     def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
         study, requests = self._study, self._requests
         net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
-        state.load(net, final)
+        exchanged.load(net, final)
         note = describe(net, method, requests.base_hash).model_copy(
             update={
                 "study": study.name,

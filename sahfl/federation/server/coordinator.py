@@ -12,7 +12,7 @@ from pathlib import Path
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.adapters import AdapterState, digest, state
+from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.files import save_tensors
 from sahfl.config import POOLED, Study
 from sahfl.errors import PayloadError
@@ -194,7 +194,12 @@ class Coordinator:
         header = self._requests.header("pretrain", "pretrain")
         cell = Cell("pretrain", task, header, config.sites, staying=staying(net, task))
         steps = run_cell(
-            cell, state.read(net), roster=self._roster, config=study.rounds, folder=self._folder, invite=self._invite
+            cell,
+            exchanged.read(net),
+            roster=self._roster,
+            config=study.rounds,
+            folder=self._folder,
+            invite=self._invite,
         )
         base = run_alone(steps, self._mail)
         reuse.keep(None, -1, base, self._descriptions())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sahfl.config import Method, Study, ZeroShot
 from sahfl.federation.server.reuse import work_of
-from sahfl.networks import exchanged
+from sahfl.networks import exchanged_shapes
 from sahfl.payload import DTYPES
 from sahfl.run.cell_store import CellStore
 
@@ -49,7 +49,7 @@ def plan(study: Study, cells: Path) -> list[Planned]:
 def _planned(id_: str, study: Study, method: Method | None, where: str, n_cells: int, store: CellStore) -> Planned:
     parameters = 0
     if not isinstance(method, ZeroShot):
-        parameters = sum(math.prod(shape) for shape in exchanged(study.views, study.model, method).values())
+        parameters = sum(math.prod(shape) for shape in exchanged_shapes(study.views, study.model, method).values())
     n_bytes = parameters * int(DTYPES[study.rounds.payload][-1])
     each = store.seconds(work_of(study, method))
     return Planned(id_, n_cells, where, parameters, n_bytes, None if each is None else each * n_cells)

@@ -17,7 +17,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.attach import merge
 from sahfl.config import SiteConfig, load_site
 from sahfl.data.ct import read_scan
@@ -113,7 +113,7 @@ def scan_keys(site: Site, content: RecordDict) -> RecordDict:
 def install_base(site: Site, content: RecordDict) -> RecordDict:
     """Keep the base network that later tasks name by its hash."""
     task, header = protocol.read_request(content)
-    like = state.read(whole_network(task.views, task.model, task.seed))
+    like = exchanged.read(whole_network(task.views, task.model, task.seed))
     site.install_base(read_state(content, like=like), header.base)
     return RecordDict({"header": ConfigRecord(header.as_dict())})
 
@@ -129,8 +129,8 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
             f"task: got fold {task.fold} in stage {task.stage}, expected a held-out fold in finetune only"
         )
     net = _network(site, task, header)
-    start = read_state(content, like=state.read(net))
-    state.load(net, start)
+    start = read_state(content, like=exchanged.read(net))
+    exchanged.load(net, start)
     put_own(net, task, site.config.folder, header, after_round=task.round - 1)
     names = take_turn(net, task.method, task.round)
     cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round)
@@ -156,7 +156,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",
         *(task.stage, header.method, task.fold, task.round, len(cases), loss),
     )
-    trained, at_home = state.read(net), staying(net, task)
+    trained, at_home = exchanged.read(net), staying(net, task)
     keep_own(site.config.folder, header, {name: trained[name] for name in at_home})
     sent = {name: trained[name] for name in names if name not in at_home}
     if task.payload != "float32":
@@ -173,7 +173,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
         raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
     net = _network(site, task, header)
     if header.method != "zero_shot":
-        state.load(net, read_state(content, like=state.read(net)))
+        exchanged.load(net, read_state(content, like=exchanged.read(net)))
         put_own(net, task, site.config.folder, header, after_round=task.rounds)
     merge(net)
     results = _score_cases(site, task, net)

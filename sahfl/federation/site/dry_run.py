@@ -24,7 +24,7 @@ from sahfl.config import (
 from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
 from sahfl.federation.site.policy import check_request
-from sahfl.networks import exchanged
+from sahfl.networks import exchanged_shapes
 from sahfl.payload import DTYPES, Header
 from sahfl.run.software import LIBRARIES
 from sahfl.statistics.cases import n_groups
@@ -99,7 +99,7 @@ def _tensors(task: Task) -> Iterator[str]:
     method = task.own_method
     trained = None if method is None or isinstance(method, ZeroShot) else method
     stay = task.local is not None and task.local.local_norms
-    shapes = exchanged(task.views, task.model, trained, norms=not stay)
+    shapes = exchanged_shapes(task.views, task.model, trained, norms=not stay)
     numbers = sum(map(math.prod, shapes.values()))
     n_bytes = numbers * int(DTYPES[task.payload][-1])
     yield f"  leaves: {_what(trained)}: {len(shapes)} tensors, {numbers:,} numbers, {n_bytes:,} bytes as {task.payload}"

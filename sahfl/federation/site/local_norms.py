@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from sahfl.adapters import AdapterState, state
+from sahfl.adapters import AdapterState, exchanged
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.errors import AdapterError
 from sahfl.networks import staying
@@ -30,7 +30,7 @@ def put_own(net: nn.Module, task: Task, folder: Path, header: Header, *, after_r
     Where it has none, or a file is damaged or of other tensors, those of an earlier round, and in the end what the
     network has: what the server sent.
     """
-    wanted = {name: value for name, value in state.read(net).items() if name in staying(net, task)}
+    wanted = {name: value for name, value in exchanged.read(net).items() if name in staying(net, task)}
     if not wanted:
         return
     for round_, path in reversed(_files(folder, header)):
@@ -41,7 +41,7 @@ def put_own(net: nn.Module, task: Task, folder: Path, header: Header, *, after_r
         except AdapterError:
             continue
         if layout(own) == layout(wanted):
-            state.load(net, state.read(net) | own)
+            exchanged.load(net, exchanged.read(net) | own)
             return
 
 

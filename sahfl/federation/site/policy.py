@@ -19,7 +19,7 @@ from sahfl.data.rules import BY_ID
 from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
 from sahfl.federation.tensors import config_record, flat_array
-from sahfl.networks import exchanged
+from sahfl.networks import exchanged_shapes
 from sahfl.payload import DTYPES, Header
 from sahfl.run.software import software_hash
 from sahfl.statistics import EvaluationSums
@@ -104,7 +104,7 @@ def declared(task: Task, *, local_norms: bool | None = None) -> dict[str, tuple[
     if isinstance(method, ZeroShot):
         return {}
     stay = task.local is not None and task.local.local_norms if local_norms is None else local_norms
-    return exchanged(task.views, task.model, method, norms=not stay)
+    return exchanged_shapes(task.views, task.model, method, norms=not stay)
 
 
 def coarse(description: SiteDescription, policy: SitePolicy) -> SiteDescription:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from harness.tiny_study import TINY
 
-from sahfl.adapters import digest, state
+from sahfl.adapters import digest, exchanged
 from sahfl.config import SiteConfig, Study, parse
 from sahfl.errors import ConfigError
 from sahfl.federation.site import app as client_app
@@ -52,7 +52,7 @@ def test_settings_of_the_service_have_defaults():
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_a_site_s_network_is_on_its_device(tmp_path, monkeypatch, stage):
     study = parse(Study, TINY, where="test")
-    base = state.read(whole_network(study.views, study.model, study.seed))
+    base = exchanged.read(whole_network(study.views, study.model, study.seed))
     site = Site(parse(SiteConfig, SITE | {"folder": str(tmp_path), "device": "cuda:1"}, where="test"))
     site.install_base(base, digest(base))
     asked = []
@@ -62,4 +62,4 @@ def test_a_site_s_network_is_on_its_device(tmp_path, monkeypatch, stage):
     net = client_app._network(site, task, header)
     assert {parameter.device.type for parameter in net.parameters()} == {"meta"}
     assert asked == ["cuda:1"]
-    assert len(state.parameters(net)) > 0
+    assert len(exchanged.parameters(net)) > 0

@@ -8,7 +8,7 @@ import pytest
 from harness.in_process import Stop, stop_at
 from harness.tiny_study import TINY, changed
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.attach import norm_tensors
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.config import LocalTraining, Study, parse
@@ -41,17 +41,17 @@ NORMS = norm_tensors(a_net())
 
 
 def norms_of(value):
-    return {name: tensor + np.float32(value) for name, tensor in state.read(a_net()).items() if name in NORMS}
+    return {name: tensor + np.float32(value) for name, tensor in exchanged.read(a_net()).items() if name in NORMS}
 
 
 def put(folder, *, after_round):
     net = a_net()
     put_own(net, a_task(), folder, HEADER, after_round=after_round)
-    return state.read(net)
+    return exchanged.read(net)
 
 
 def assert_norms(found, value):
-    start = state.read(a_net())
+    start = exchanged.read(a_net())
     for name, tensor in found.items():
         np.testing.assert_array_equal(tensor, start[name] + np.float32(value) if name in NORMS else start[name])
 
@@ -140,9 +140,9 @@ def test_norms_never_leave_a_site_and_the_server_s_stay_as_they_were(federate):
     assert len(replies) == 2 * 2 + 2 * 2 * 3  # rounds x sites; folds x rounds x sites
     for content in replies:
         assert not set(content["layout"]["names"]) & set(NORMS)
-        assert len(content["layout"]["names"]) == len(state.read(a_net())) - len(NORMS)
+        assert len(content["layout"]["names"]) == len(exchanged.read(a_net())) - len(NORMS)
     base, _ = load_tensors(folder.path / "base" / "base.safetensors")
-    start = state.read(a_net())
+    start = exchanged.read(a_net())
     assert all((base[name] == start[name]).all() for name in NORMS)
     assert any((base[name] != start[name]).any() for name in base)
     results = json.loads((folder.path / "results.json").read_text())

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from harness.asking import CLOSED, METHOD, NAME, STUDY, evaluating, header_of, task_of, training
 from harness.made_cases import a_case
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.config import (
     AdapterTuning,
     EvaluationConfig,
@@ -24,7 +24,7 @@ from sahfl.federation import protocol
 from sahfl.federation.site.dry_run import dry_run, policy_lines
 from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import check_outgoing, check_request, coarse, declared
-from sahfl.networks import exchanged, fine_tuned_network, whole_network
+from sahfl.networks import exchanged_shapes, fine_tuned_network, whole_network
 from sahfl.run.software import software_hash
 from sahfl.simulation.simulate import OPEN
 from sahfl.statistics import EvaluationSums
@@ -154,11 +154,11 @@ def test_a_simulation_allows_everything_that_a_study_can_say():
 
 
 def test_the_tensors_that_may_leave_are_those_that_the_network_trains():
-    base = state.read(whole_network(STUDY.views, STUDY.model, STUDY.seed))
+    base = exchanged.read(whole_network(STUDY.views, STUDY.model, STUDY.seed))
     net = fine_tuned_network(STUDY.views, STUDY.model, base, METHOD, STUDY.seed)
-    shapes = {name: tuple(value.shape) for name, value in state.read(net).items()}
-    assert exchanged(STUDY.views, STUDY.model, METHOD) == shapes
-    assert exchanged(STUDY.views, STUDY.model, None) == {name: tuple(v.shape) for name, v in base.items()}
+    shapes = {name: tuple(value.shape) for name, value in exchanged.read(net).items()}
+    assert exchanged_shapes(STUDY.views, STUDY.model, METHOD) == shapes
+    assert exchanged_shapes(STUDY.views, STUDY.model, None) == {name: tuple(v.shape) for name, v in base.items()}
 
 
 # --- studies --------------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_norms_that_stay_do_not_leave_even_if_they_were_put_in():
     task = training(
         method=AdapterTuning(method="cp_lora", also_train=("norm",)), local=LocalTraining(steps=1, local_norms=True)
     )
-    every = exchanged(task.views, task.model, task.method)
+    every = exchanged_shapes(task.views, task.model, task.method)
     answer = reply({name: np.zeros(shape, np.float32) for name, shape in every.items()}, header=header_of(task))
     with pytest.raises(PolicyRefused, match="which this training does not declare"):
         leaves(answer, task=task)

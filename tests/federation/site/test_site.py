@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from harness.tiny_study import TINY
 
-from sahfl.adapters import digest, state
+from sahfl.adapters import digest, exchanged
 from sahfl.adapters.files import save_tensors
 from sahfl.config import (
     AdapterTuning,
@@ -247,7 +247,7 @@ def ask(site, kind, *, tensors=None, base="", config=None, header=None, **task):
 
 @pytest.fixture(scope="module")
 def network():
-    return state.read(whole_network(STUDY.views, STUDY.model, SEED))
+    return exchanged.read(whole_network(STUDY.views, STUDY.model, SEED))
 
 
 def evaluate(site, network, fold):

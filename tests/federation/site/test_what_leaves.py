@@ -5,7 +5,7 @@ import json
 import numpy as np
 from harness.tiny_study import TINY, changed
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.adapters.files import load_tensors
 from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.networks import fine_tuned_network, whole_network
@@ -18,9 +18,9 @@ HEADER_KEYS = set(Header.__dataclass_fields__)
 
 def declared(study):
     views, model = ViewsConfig.model_validate(study.views), ModelConfig.model_validate(study.model)
-    base = state.read(whole_network(views, model, study.seed))
+    base = exchanged.read(whole_network(views, model, study.seed))
     method = next(m for m in study.finetune.methods if isinstance(m, AdapterTuning))
-    return state.read(fine_tuned_network(views, model, base, method, study.seed))
+    return exchanged.read(fine_tuned_network(views, model, base, method, study.seed))
 
 
 def test_in_fine_tuning_a_site_sends_the_declared_factors_and_no_other_tensor(federate):

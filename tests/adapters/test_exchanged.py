@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from sahfl.adapters import state
+from sahfl.adapters import exchanged
 from sahfl.errors import AdapterError
 
 
@@ -11,8 +11,8 @@ def small_net():
     """Two layers: the weight of one and both tensors of the other are exchanged."""
     torch.manual_seed(0)
     net = nn.ModuleDict({"b": nn.Linear(3, 2), "a": nn.Linear(2, 4)})
-    state.declare(net["b"], ("weight",))
-    state.declare(net["a"], ("weight", "bias"))
+    exchanged.declare(net["b"], ("weight",))
+    exchanged.declare(net["a"], ("weight", "bias"))
     return net
 
 
@@ -26,24 +26,24 @@ def a_state(**changes):
 
 def test_exchanged_parameters_are_those_declared_in_alphabetical_order():
     net = small_net()
-    assert list(state.parameters(net)) == list(state.read(net)) == ["a.bias", "a.weight", "b.weight"]
-    assert state.parameters(net)["b.weight"] is net["b"].weight
+    assert list(exchanged.parameters(net)) == list(exchanged.read(net)) == ["a.bias", "a.weight", "b.weight"]
+    assert exchanged.parameters(net)["b.weight"] is net["b"].weight
 
 
 def test_the_nets_own_parameters_have_no_path():
     net = nn.Linear(2, 2)
-    state.declare(net, ("bias",))
-    assert list(state.parameters(net)) == ["bias"]
+    exchanged.declare(net, ("bias",))
+    assert list(exchanged.parameters(net)) == ["bias"]
 
 
 def test_a_network_that_declares_nothing_exchanges_nothing():
-    assert state.read(nn.Linear(2, 2)) == {}
+    assert exchanged.read(nn.Linear(2, 2)) == {}
 
 
 def test_what_is_loaded_is_what_is_read():
     net = small_net()
-    state.load(net, a_state())
-    again = state.read(net)
+    exchanged.load(net, a_state())
+    again = exchanged.read(net)
     assert {name: value.dtype for name, value in again.items()} == dict.fromkeys(a_state(), np.float32)
     for name, value in a_state().items():
         np.testing.assert_array_equal(again[name], value)
@@ -52,13 +52,13 @@ def test_what_is_loaded_is_what_is_read():
 def test_loading_leaves_what_is_not_exchanged_alone():
     net = small_net()
     before = net["b"].bias.clone()
-    state.load(net, a_state())
+    exchanged.load(net, a_state())
     assert torch.equal(net["b"].bias, before)
 
 
 def test_a_read_state_is_a_copy():
     net = small_net()
-    before = state.read(net)
+    before = exchanged.read(net)
     with torch.no_grad():
         net["b"].weight.zero_()
     assert (before["b.weight"] != 0).all()
@@ -66,9 +66,9 @@ def test_a_read_state_is_a_copy():
 
 def test_a_loaded_state_is_a_copy():
     net, given = small_net(), a_state()
-    state.load(net, given)
+    exchanged.load(net, given)
     given["b.weight"][:] = 7
-    assert (state.read(net)["b.weight"] != 7).all()
+    assert (exchanged.read(net)["b.weight"] != 7).all()
 
 
 @pytest.mark.parametrize("form", ["read-only", "backwards", "fortran", "float64"])
@@ -83,8 +83,8 @@ def test_arrays_of_any_form_are_loaded_by_value(form):
             value = np.asfortranarray(value)
         case "float64":
             value = value.astype(np.float64)
-    state.load(net, a_state(**{"b.weight": value}))
-    np.testing.assert_array_equal(state.read(net)["b.weight"], value)
+    exchanged.load(net, a_state(**{"b.weight": value}))
+    np.testing.assert_array_equal(exchanged.read(net)["b.weight"], value)
 
 
 UNFIT = {
@@ -103,11 +103,11 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(changes, messa
     before = {name: value.clone() for name, value in net.state_dict().items()}
     unfit = {name: value for name, value in a_state(**changes).items() if value is not None}
     with pytest.raises(AdapterError, match=message):
-        state.load(net, unfit)
+        exchanged.load(net, unfit)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_forgetting_takes_every_declaration_back():
     net = small_net()
-    state.forget(net)
-    assert state.parameters(net) == {}
+    exchanged.forget(net)
+    assert exchanged.parameters(net) == {}
