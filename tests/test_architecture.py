@@ -5,31 +5,38 @@ import re
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from harness.import_graph import (
+    FILES,
+    LAUNCHERS,
+    MODULES,
+    PACKAGE,
+    ROOT,
+    circle,
+    import_graph,
+    imports,
+    inside,
+    module_of,
+    packages_around,
+    reach,
+)
 
-import sahfl
-
-PACKAGE = Path(sahfl.__file__).parent
-ROOT = PACKAGE.parent
-ORDER = [
-    "errors",
-    "seeds",
-    "atomic",
-    "config",
-    "trust",
-    "data",
-    "model",
-    "adapters",
-    "training",
-    "payload",
-    "task",
-    "networks",
-    "aggregation",
-]
-ORDER += ["statistics", "evaluation", "events", "log_lines", "report", "tracking", "run", "results"]
-ORDER += ["federation", "prediction", "export", "doctor", "simulation", "progress", "console", "commands", "cli"]
+FEDERATION = ["tensors", "protocol", "signatures", "turns", "site_ranks", "flower"]
+FEDERATION += [f"site.{name}" for name in ("audit", "device", "feedback", "known_studies", "local_norms", "site")]
+FEDERATION += [f"site.{name}" for name in ("site_check", "policy", "guard", "dry_run", "app")]
+FEDERATION += ["workers"]
+FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule", "requests", "reuse", "plan")]
+FEDERATION += [f"server.{name}" for name in ("studies", "roster", "rounds", "cells", "coordinator", "app")]
+ORDER = ["errors", "seeds", "atomic", "config", "trust", "data", "model", "adapters", "training", "payload"]
+ORDER += ["task", "networks", "aggregation", "statistics", "evaluation", "events", "log_lines", "report", "tracking"]
+ORDER += ["run", "results", *(f"federation.{name}" for name in FEDERATION)]
+ORDER += ["prediction", "export", "doctor", "simulation", "progress", "console", "commands", "cli"]
+"""Layers from left to right, by their names below ``sahfl``. A module belongs to the longest name that fits it, so that
+one file of a package may stand to the left of the rest."""
+FREE_OF_FLWR = ["sahfl.run", "sahfl.results", "sahfl.task", "sahfl.networks"]
+HOSPITAL = ["sahfl.federation.site.app", "sahfl.federation.workers.worker", "sahfl_client"]
+"""Start of the names of what runs at a hospital."""
 ONLY_IN = {
     "cryptography": {"trust"},
     "flwr": {"federation", "simulation", "sahfl_server", "sahfl_client"},
@@ -45,41 +52,83 @@ ONLY_IN = {
 }
 AUDITED = {"payload.py", "aggregation", "statistics", "report"}
 """Modules that a hospital reads for itself: no deep-learning library, so that they run and are read without one."""
-LAUNCHERS = {"sahfl_server": ROOT / "server" / "sahfl_server", "sahfl_client": ROOT / "client" / "sahfl_client"}
-"""Packages of the commands of a deployment; they stand to the right of all of sahfl, and never import each other."""
-FILES = sorted([*PACKAGE.rglob("*.py"), *(path for folder in LAUNCHERS.values() for path in folder.rglob("*.py"))])
 PRIVATE_FLWR = re.compile(r"^flwr\.(?!app$|serverapp$|clientapp$)")
+GRAPH = import_graph()
+for name in ("sahfl.adapters.paths", "sahfl.adapters.fused"):
+    GRAPH[name] -= {"sahfl.adapters.adapted"}  # for now
+APART = {f"sahfl.{name}" for name in ORDER if "." in name and not name.startswith("federation.")}
+"""Files that stand to the left of the rest of their package."""
+PACKAGES = sorted(name for name, path in MODULES.items() if path.name == "__init__.py")
+EMPTY = {"sahfl", *(name for name in PACKAGES if not GRAPH[name])}
+"""Packages that import nothing of the project: their files have places in ORDER, they need none."""
 
 
-def imports(path):
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: use absolute imports"
-            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names if node.module == "sahfl"}
-    return found
-
-
-def layer_of(path):
-    for name, folder in LAUNCHERS.items():
-        if path.is_relative_to(folder):
-            return name
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def layer_of(module):
+    """Place of a module in ORDER."""
+    names = [*packages_around(module), module]
+    layers = [name.removeprefix("sahfl.") for name in names if name.removeprefix("sahfl.") in ORDER]
+    assert layers, f"{module} has no place in ORDER"
+    return ORDER.index(layers[-1])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_left_and_engines_stay_in_their_rooms(path):
-    layer = layer_of(path)
-    if layer == "__init__":
-        return
+def test_engines_stay_in_their_rooms(path):
+    parts = module_of(path).split(".")
+    room = parts[0] if parts[0] in LAUNCHERS else parts[min(1, len(parts) - 1)]
     for name in imports(path):
-        top, _, rest = name.partition(".")
-        assert layer in ONLY_IN.get(top, {layer}), f"{layer} must not import {top}"
-        assert top not in LAUNCHERS or top == layer, f"{layer} must not import {name}"
-        if top == "sahfl" and rest and rest != "__version__" and layer not in LAUNCHERS:
-            assert ORDER.index(rest.split(".")[0]) <= ORDER.index(layer), f"{layer} must not import {name}"
+        top = name.partition(".")[0]
+        assert room in ONLY_IN.get(top, {room}), f"{room} must not import {top}"
+        assert top not in LAUNCHERS or top == room, f"{room} must not import {name}"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES.keys() - EMPTY if name.startswith("sahfl.")))
+def test_imports_point_left(module):
+    for other in GRAPH[module] - EMPTY:
+        assert layer_of(other) <= layer_of(module), f"{module} must not import {other}"
+
+
+def test_no_module_imports_itself_through_others():
+    assert not circle(GRAPH)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_rooms_of_a_package_form_no_circle(package):
+    rooms = {name: others - APART for name, others in GRAPH.items() if name not in APART}
+    assert not circle(inside(rooms, package))
+
+
+def files_below(names):
+    return [m for m in MODULES if any(m == n or m.startswith((f"{n}.", f"{n}_")) for n in names)]
+
+
+def test_what_the_run_and_its_results_need_is_free_of_flwr():
+    roots = files_below(FREE_OF_FLWR)
+    users = [m for m in reach(GRAPH, roots) if any(n.partition(".")[0] == "flwr" for n in imports(MODULES[m]))]
+    assert not users
+
+
+def test_what_a_hospital_loads_never_imports_the_simulation():
+    loaded = reach(GRAPH, files_below(HOSPITAL))
+    assert {"sahfl.federation.site.guard", "sahfl.federation.workers.worker_process"} <= loaded
+    assert not [name for name in loaded if name.split(".")[:2] == ["sahfl", "simulation"]]
+
+
+def loaded_by(roots):
+    """Names of all modules that a fresh Python holds after it imported these."""
+    code = f"import sys, {', '.join(roots)}\nprint(*sys.modules)"
+    paths = [str(ROOT), *(str(folder.parent) for folder in LAUNCHERS.values())]
+    code = f"import sys; sys.path[:0] = {paths}\n{code}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_importing_the_run_and_its_results_loads_no_flwr():
+    assert "flwr" not in loaded_by(files_below(FREE_OF_FLWR))
+
+
+def test_importing_what_a_hospital_runs_loads_no_simulation():
+    loaded = loaded_by(name for name in files_below(HOSPITAL) if not name.endswith("__main__"))
+    assert "sahfl.federation.site.app" in loaded
+    assert not [name for name in loaded if name.startswith("sahfl.simulation")]
 
 
 def test_only_one_package_touches_private_parts_of_flwr():
@@ -95,13 +144,8 @@ def test_what_a_hospital_audits_needs_no_deep_learning_library(name):
 
 
 def test_importing_the_audited_modules_loads_no_deep_learning_library():
-    code = (
-        "import sys\n"
-        "import sahfl.payload, sahfl.aggregation, sahfl.statistics, sahfl.report\n"
-        "print([name for name in ('torch', 'monai', 'flwr') if name in sys.modules])\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    loaded = loaded_by(["sahfl.payload", "sahfl.aggregation", "sahfl.statistics", "sahfl.report"])
+    assert not {"torch", "monai", "flwr"} & set(loaded)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
