@@ -1,8 +1,9 @@
-"""From cases at a hospital to sums that may leave it, and from the sums of all hospitals to estimates.
+"""From the cases of each hospital to sums that may leave it, and from the sums of all hospitals to estimates.
 
-``metrics`` (what is measured of a case, and its histogram) -> ``cases`` (one case; the groups) -> ``agreement``
-(volumes) and ``groups`` (sums of one group) -> ``sums`` (all that a site reports) -> ``disclosure`` (what of it may
-leave) and ``estimates`` (what all of it says). What of it runs at a hospital is numpy, so that it can be read.
+Read the modules in this order: ``metrics`` (what is measured per case, with histogram bins), ``cases`` (one case and
+its groups), ``agreement`` (sums of volumes), ``groups`` (sums of one group), ``sums`` (everything a site reports),
+``disclosure`` (what a site withholds) and ``estimates`` (means, intervals and tests). The modules that run at a
+hospital use only numpy, so that a hospital can read them.
 """
 
 from sahfl.statistics.cases import CaseResult, Settings, extent_labels, stratum_labels

@@ -1,6 +1,6 @@
-"""Agreement of predicted with annotated hemorrhage volume, from sums that add up over sites.
+"""Agreement of predicted with annotated hemorrhage volume, computed from sums that add up over sites.
 
-Also what every kind of sum needs: the spread of a sample from its sums, and the checks of numbers that a site sent.
+The module also holds what the other sums need: a standard deviation from sums, and checks of received numbers.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sahfl.errors import PayloadError
 from sahfl.statistics.metrics import MOST_ML, Floats
 
 MOST_CASES = 1_000_000
-"""A site that reports more cases than this is refused."""
+"""The largest number of cases accepted from one site."""
 
 
 @dataclass(frozen=True)
 class VolumeAgreement:
-    """Predicted against annotated volume of the cases with blood; None where too few cases decide."""
+    """Agreement of predicted with annotated volume over the cases with blood; None where there are too few cases."""
 
     n: int
     pearson_r: float | None
@@ -46,12 +46,14 @@ class VolumeSums:
 
     @classmethod
     def zero(cls) -> VolumeSums:
-        """Return sums over no case."""
+        """Sums over no case."""
         return cls(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     @classmethod
     def of(cls, volumes_ml: Iterable[tuple[float, float]]) -> VolumeSums:
-        """Add up pairs of annotated and predicted volume; their order does not change a bit of the result."""
+        """Add up pairs of (annotated, predicted) volume in mL; their order does not change the result, not even by
+        rounding.
+        """
         pairs = sorted(volumes_ml)
         x, y = np.array(pairs, np.float64).reshape(-1, 2).T
         return cls(len(pairs), *(float(values.sum()) for values in (x, y, x * x, y * y, x * y)))
@@ -60,14 +62,14 @@ class VolumeSums:
     def from_array(cls, array: Floats, *, n: int) -> VolumeSums:
         """Read the six sums that a site sent.
 
-        Guarantees: means lie within MOST_ML, and squares and products are such as volumes can have.
+        Guarantees: means lie in [0, MOST_ML], and squares and products are possible for such volumes.
 
         Args:
-            array: n, x, y, xx, yy, xy; finite.
-            n: the number of cases that the site's other sums have.
+            array: n, x, y, xx, yy, xy; float64, shape (6,), finite.
+            n: the number of cases in the site's other sums.
 
         Raises:
-            PayloadError: anything else, naming the sum.
+            PayloadError: a sum is impossible; the message names it.
         """
         sums = cls(read_count(array[0], "volume, n"), *map(float, array[1:]))
         check(sums.n == n, "volume, n", sums.n, f"{n}, the cases of all strata")
@@ -86,9 +88,8 @@ class VolumeSums:
     def agreement(self) -> VolumeAgreement:
         """Pearson r, ICC(2,1), bias and 95 % limits of agreement, ``bias +- 1.96 * SD(predicted - annotated)``.
 
-        Guarantees: never NaN. r is None below 3 cases (two points always lie on a line) or if a volume is the same in
-        all cases, the ICC below 3 cases or if all volumes are the same; the limits are None below 2 cases, the bias
-        without a case.
+        Guarantees: never NaN. The bias needs 1 case, the limits 2, r and the ICC 3 (two points always lie on a line). r
+        is None if one of the two volumes is the same in all cases, the ICC if all volumes are the same.
 
         Source: Bland & Altman 1986, Lancet 327:307.
         """
@@ -103,7 +104,7 @@ class VolumeSums:
         if self.n < 3:
             return None
         spread_x, spread_y = self.xx - self.x**2 / self.n, self.yy - self.y**2 / self.n
-        # Below 1e-12 of the squares the spread is rounding, and r would be a ratio of noise.
+        # A spread below 1e-12 of the squares is rounding error; r would then be a ratio of noise.
         if spread_x <= 1e-12 * self.xx or spread_y <= 1e-12 * self.yy:
             return None
         r = (self.xy - self.x * self.y / self.n) / math.sqrt(spread_x * spread_y)
@@ -130,12 +131,14 @@ class VolumeSums:
 
 
 def deviation(n: int, total: float, squares: float) -> float | None:
-    """Sample SD (ddof 1) from sums, None below 2 values; rounding below zero counts as zero."""
+    """Sample standard deviation (ddof 1) from sums; None below 2 values. A variance that rounds below zero counts as
+    zero.
+    """
     return math.sqrt(max(0.0, (squares - total * total / n) / (n - 1))) if n > 1 else None
 
 
 def check(holds: bool, name: str, got: object, expected: str) -> None:
-    """Raise PayloadError naming the sum unless ``holds``."""
+    """Raise PayloadError with the name of the sum if ``holds`` is false."""
     if not holds:
         raise PayloadError(f"evaluation sums, {name}: got {got}, expected {expected}")
 

@@ -1,4 +1,4 @@
-"""One evaluated case, and the groups that it belongs to: by volume of the hemorrhage, and by its extent."""
+"""One evaluated case, and its two groups: the stratum of its hemorrhage volume and the group of its extent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sahfl.statistics.metrics import METRICS
 
 
 class Settings(Protocol):
-    """What of a study's settings of the evaluation shapes the sums (``config.EvaluationConfig`` has it)."""
+    """The settings of a study that determine the form of the sums; ``config.EvaluationConfig`` provides them."""
 
     @property
     def volume_edges_ml(self) -> tuple[float, ...]:
@@ -33,26 +33,25 @@ class CaseResult:
     """One evaluated case; it stays at the site.
 
     Raises:
-        ValueError: a number is negative or not finite, or the numbers do not fit each other.
-
+        ValueError: a number is negative or not finite, or two numbers contradict each other.
     """
 
     key: str
-    """Salted pseudonym; seeds the bootstrap weights. Scans that share a key are resampled together."""
+    """Salted pseudonym of the patient; seeds the bootstrap weights. Scans with the same key are resampled together."""
     volume_ml: float
-    """Annotated blood."""
+    """Annotated volume, mL."""
     predicted_ml: float
-    """Predicted blood."""
+    """Predicted volume, mL."""
     dice: float | None
-    """None: annotated and predicted both empty; 0.0 for a false positive on an empty case."""
+    """None if annotation and prediction are both empty; 0.0 for a false positive on a scan without blood."""
     surface_dice: float | None = None
-    """Share of both surfaces within the study's tolerance of the other; None without annotated blood."""
+    """Share of both surfaces that lies within the study's tolerance of the other; None without annotated blood."""
     hd95_mm: float | None = None
     """95th percentile of the distances between the surfaces; None without annotated blood."""
     lesion_f1: float | None = None
-    """F1 over connected pieces; None without annotated blood."""
+    """F1 over connected components; None without annotated blood."""
     extent_mm: float = 0.0
-    """How far the annotated blood reaches from foot to head; 0 without."""
+    """Distance from the lowest to the highest annotated slice, mm; 0 without annotated blood."""
 
     def __post_init__(self) -> None:
         volumes = self.volume_ml, self.predicted_ml
@@ -70,7 +69,7 @@ class CaseResult:
 
     @property
     def volume_error_ml(self) -> float | None:
-        """Predicted minus annotated volume, without its sign; None without annotated blood."""
+        """Absolute difference of predicted and annotated volume, mL; None without annotated blood."""
         return abs(self.predicted_ml - self.volume_ml) if self.volume_ml > 0 else None
 
     def values(self) -> tuple[float, ...]:
@@ -78,12 +77,12 @@ class CaseResult:
         return tuple(float(getattr(self, metric.name)) for metric in METRICS)
 
     def row(self) -> dict[str, float | str | None]:
-        """All numbers by name, for the site's own records."""
+        """All numbers by name, for files that stay at the site."""
         return vars(self) | {"volume_error_ml": self.volume_error_ml}
 
 
 def stratum_labels(edges_ml: Sequence[float]) -> tuple[str, ...]:
-    """Names of the volume strata, one more than edges: ``< 10 mL``, ``10 to 30 mL``, ``>= 30 mL``.
+    """Names of the volume strata, one more than there are edges: ``< 10 mL``, ``10 to 30 mL``, ``>= 30 mL``.
 
     Raises:
         ValueError: the edges are not positive and increasing.
@@ -92,7 +91,7 @@ def stratum_labels(edges_ml: Sequence[float]) -> tuple[str, ...]:
 
 
 def extent_labels(edges_mm: Sequence[float]) -> tuple[str, ...]:
-    """Names of the groups of extent, one more than edges: ``< 30 mm``, ``30 to 60 mm``, ``>= 60 mm``.
+    """Names of the extent groups, one more than there are edges: ``< 30 mm``, ``30 to 60 mm``, ``>= 60 mm``.
 
     Raises:
         ValueError: the edges are not positive and increasing.
@@ -111,15 +110,15 @@ def _labels(edges: Sequence[float], name: str, unit: str) -> tuple[str, ...]:
 
 
 def stratum_of(case: CaseResult, settings: Settings) -> int:
-    """The volume stratum of a case with blood; a volume on an edge belongs to the larger one."""
+    """Index of the volume stratum of a case with blood; a volume on an edge belongs to the larger stratum."""
     return bisect_right(settings.volume_edges_ml, case.volume_ml)
 
 
 def extent_of(case: CaseResult, settings: Settings) -> int:
-    """The group of extent of a case with blood; an extent on an edge belongs to the larger one."""
+    """Index of the extent group of a case with blood; an extent on an edge belongs to the larger group."""
     return bisect_right(settings.extent_edges_mm, case.extent_mm)
 
 
 def n_groups(settings: Settings) -> tuple[int, int]:
-    """Number of volume strata, and of groups of extent."""
+    """Number of volume strata, and number of extent groups."""
     return len(stratum_labels(settings.volume_edges_ml)), len(extent_labels(settings.extent_edges_mm))

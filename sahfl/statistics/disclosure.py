@@ -1,37 +1,39 @@
-"""What a site's sums tell of few patients, and what is withheld so that they do not. numpy only: a hospital audits it.
+"""Which results of small groups a site withholds, so that its sums reveal no single patient. numpy only, for audits.
 
 Two thresholds count *patients*, never scans: ``smallest_group`` for results, ``smallest_bootstrap`` for bootstrap sums
-and histograms. The cases with blood are summed as a whole and split twice, by volume and by extent. Of that, the first
-of these forms that is allowed leaves:
+and histograms. The cases with blood are summed over all, by volume stratum and by extent group. A site sends the first
+of these forms that is allowed:
 
-1. with replicates and histograms, if all patients with blood are ``smallest_bootstrap``: both splits if nothing that
-   can be worked out from them is over fewer; else one of them, by volume before by extent; else the whole alone;
-2. without replicates and histograms, if they are ``smallest_group``: the same choice, by that threshold;
-3. otherwise nothing but the fact.
+1. With replicates and histograms, if at least ``smallest_bootstrap`` patients have blood. Both splits are sent if no
+   number that can be derived from them covers fewer patients; otherwise the split by volume; otherwise the split by
+   extent; otherwise the totals alone.
+2. Without replicates and histograms, if at least ``smallest_group`` patients have blood. Splits are chosen as in 1,
+   with this threshold.
+3. Nothing except the fact that results were withheld.
 
-What can be worked out: a number over every group, and over every combination of groups. If all patients but one of a
-volume stratum are all that a group of extent has, the difference of the two sums is that patient. Two splits are a
-graph: groups are its nodes, and the patients who are in a stratum and in an extent are the edge between the two. A
-combination of sums gives each node a number, and tells of the patients of those edges whose ends differ: of a cut.
-So the smallest cut of the graph, in patients, is the smallest number that any combination is over (``smallest_cut``).
+A receiver can add and subtract the sums of groups. Example: if an extent group holds all patients of a volume stratum
+but one, the difference of the two sums belongs to that one patient. The two splits form a graph: each group is a node,
+and the patients in a stratum and an extent group are the edge between these two nodes. A combination of sums assigns
+each node a number, and its result depends on the patients on those edges whose ends differ, which are a cut of the
+graph. The smallest cut, counted in patients, is therefore the fewest patients behind any derived number
+(``smallest_cut``). A small group is never withheld alone, because subtraction would reveal it.
 
-A single small group is never withheld alone: the others, and the sums of all, would give it away by subtraction.
-Cases without blood are a group of their own, whose counts leave or do not. Which form a site sends depends on its
-patients alone, so methods that are compared are withheld alike. Numbers of patients are not withheld: every result
-needs its n, and how many there are says nothing about one of them.
+Cases without blood are a separate group, whose counts are sent or withheld. The form depends only on a site's patients,
+so all compared methods are withheld alike. Numbers of patients are always sent: every result needs its n, and a count
+reveals nothing about a single patient.
 
-What replicates tell: all methods share their weights, so the replicates of n / 5 methods and more are n patients mixed
-in as many channels. Of weights that are not normal, such as Poisson's, such a mixture can be separated into one row of
-values per patient (independent component analysis). Normal weights are as likely before as after any rotation of the
-patients, so all replicates of all methods together tell the sums of the values and the sums of their products, of any
-two metrics and methods, and nothing else: from these alone, patients cannot be told from mixtures of them (Comon 1994,
-Signal Processing 36:287).
+What replicates reveal: all methods share their bootstrap weights, so the replicates of n / 5 or more methods are n
+patients mixed in as many channels. With weights that are not normal, such as Poisson's, independent component analysis
+can separate such a mixture into one row of values per patient. The distribution of normal weights does not change when
+the patients are rotated. All replicates of all methods together therefore reveal only the sums of the values and the
+sums of their products, of any two metrics and methods. These do not distinguish patients from mixtures of patients
+(Comon 1994, Signal Processing 36:287).
 
-Why they need more patients all the same, as histograms do: a histogram of few patients lists their values, rounded to
-its bins, and products say which values belong together. Five patients are found that way in a second, most of ten if
-there are 24 methods; of twenty none then, and one at the end of all histograms if there are 73
+Why replicates and histograms still need more patients: a histogram of few patients lists their values, rounded to its
+bins, and the products show which values belong together. With 24 methods, this attack finds five patients within a
+second and most of ten, but none of twenty; with 73 methods it finds one of twenty, at the edge of all histograms
 (``tests/statistics/test_disclosure.py``). Sums are rounded to a ``Metric.step`` (1/1024 of Dice, 1/16 mm, 1/16 mL), so
-that their last digits do not tell the patients apart.
+that their last digits do not identify patients.
 """
 
 from __future__ import annotations
@@ -47,27 +49,27 @@ from sahfl.statistics.cases import CaseResult, Settings, extent_of, n_groups, st
 from sahfl.statistics.groups import MOST, STEPS, GroupSums
 from sahfl.statistics.sums import EvaluationSums, Withheld
 
-Cells = Sequence[Sequence[frozenset[str]]]
-"""Patients by volume stratum and group of extent."""
+PatientTable = Sequence[Sequence[frozenset[str]]]
+"""Keys of the patients in each volume stratum (rows) and extent group (columns)."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Numbers of patients behind the sums of a site, each the fewest that its sums tell of; 0 where there are none."""
+    """The fewest patients behind any number in a site's sums, for each way to split them; 0 without such cases."""
 
     strata: int
-    """If split by volume."""
+    """If the sums are split by volume alone."""
     extents: int
-    """If split by extent."""
+    """If the sums are split by extent alone."""
     both: int
-    """If split both ways, by any combination of sums."""
+    """If both splits are sent; counts every combination of their sums."""
     blood: int
-    """If not split."""
+    """If the sums are not split."""
     no_blood: int
 
     @classmethod
     def of(cls, cases: Sequence[CaseResult], settings: Settings) -> Groups:
-        """Count patients, whose scans share a key; one with scans in two groups counts in both."""
+        """Count the patients of a site's cases; a patient with scans in two groups counts in both."""
         n_strata, n_extents = n_groups(settings)
         cells: list[list[set[str]]] = [[set() for _ in range(n_extents)] for _ in range(n_strata)]
         for case in cases:
@@ -81,7 +83,7 @@ class Groups:
         return cls(_fewest(strata), _fewest(extents), smallest_cut(frozen), whole, len(no_blood))
 
     def splits(self, least: int) -> Withheld | None:
-        """What is withheld so that nothing is over fewer patients than ``least``; None if everything must be."""
+        """Which splits to withhold so that no number covers fewer than ``least`` patients; None: withhold all sums."""
         if self.blood < least:
             return None
         if self.both >= least:
@@ -91,12 +93,12 @@ class Groups:
         return Withheld(strata=1) if self.extents >= least else Withheld(strata=1, extents=1)
 
 
-def smallest_cut(cells: Cells) -> int:
-    """The fewest patients, but not none, that a combination of the sums of groups of two splits can tell of.
+def smallest_cut(cells: PatientTable) -> int:
+    """The smallest number of patients, above 0, that a combination of the sums of two splits can reveal.
 
-    A group of the first split and one of the second that share patients are joined by them. A combination gives every
-    group a number, and tells of the patients between groups whose numbers differ (with the sign of one split turned);
-    two different numbers suffice, so all ways to give each group 0 or 1 are tried, without mirrored ones.
+    A combination gives every group a number. It reveals the patients who are in two groups with different numbers
+    (after the sign of one split is turned). Two different numbers suffice, so the search tries all ways to give each
+    group 0 or 1, without mirror images.
     """
     first, second = len(cells), len(cells[0])
     found = []
@@ -109,10 +111,10 @@ def smallest_cut(cells: Cells) -> int:
 
 
 def withhold(sums: EvaluationSums, groups: Groups, *, smallest_group: int, smallest_bootstrap: int) -> EvaluationSums:
-    """The sums that may leave.
+    """The sums that a site may send.
 
-    Guarantees: with both thresholds at 1, they are what they were; no number over 1 to ``smallest_group`` - 1 patients
-    is left, nor can it be worked out from what is left; a group of none stays a group of none, and is told apart.
+    Guarantees: with both thresholds at 1 the sums are unchanged. No number over 1 to ``smallest_group`` - 1 patients is
+    sent or can be derived from what is sent. An empty group stays empty, and differs from a withheld group.
     """
     if smallest_bootstrap == 1:
         return sums
@@ -129,13 +131,13 @@ def withhold(sums: EvaluationSums, groups: Groups, *, smallest_group: int, small
     return replace(_rounded(_unsplit(sums, splits)), withheld=kept + splits)
 
 
-def say_withheld(sums: EvaluationSums) -> str:
-    """What one site withheld, in words; empty if nothing."""
+def describe_withheld(sums: EvaluationSums) -> str:
+    """List in words what one site withheld; empty if it withheld nothing."""
     withheld = sums.withheld
-    said = ["the split by volume"] * withheld.strata + ["the split by extent"] * withheld.extents
-    said += ["all results of patients with blood"] * withheld.blood
-    said += ["the bootstrap sums and histograms"] * bool(sums.overall.bare)
-    return ", ".join(said + ["counts of patients without blood"] * withheld.no_blood)
+    parts = ["the split by volume"] * withheld.strata + ["the split by extent"] * withheld.extents
+    parts += ["all results of patients with blood"] * withheld.blood
+    parts += ["the bootstrap sums and histograms"] * bool(sums.overall.bare)
+    return ", ".join(parts + ["counts of patients without blood"] * withheld.no_blood)
 
 
 def _fewest(groups: Sequence[frozenset[str]]) -> int:
@@ -152,7 +154,7 @@ def _none(groups: tuple[GroupSums, ...]) -> tuple[GroupSums, ...]:
 
 
 def _nothing(sums: EvaluationSums) -> EvaluationSums:
-    """Nothing of the cases with blood."""
+    """Set all sums of cases with blood to zero."""
     sums = _each_group(sums, lambda group: GroupSums.zero(group.weights.size))
     return replace(sums, volume=VolumeSums.zero(), volume_counts=np.zeros_like(sums.volume_counts))
 
@@ -176,7 +178,9 @@ def _rounded(sums: EvaluationSums) -> EvaluationSums:
 
 
 def _round_group(sums: GroupSums) -> GroupSums:
-    """Down to whole steps, squares up but never above what the totals allow: still sums that some cases can have."""
+    """Round totals down and squares up to whole steps, within what the totals allow: some cases can still have these
+    sums.
+    """
     totals = np.floor(sums.totals / STEPS) * STEPS
     squares = np.minimum(np.ceil(sums.squares / STEPS) * STEPS, totals * MOST)
     weighted = np.round(sums.weighted / STEPS[:, None]) * STEPS[:, None]

@@ -1,13 +1,13 @@
-"""Estimates from the sums that hospitals return: means, medians, intervals, paired differences, corrected p values.
+"""Estimates from the sums that hospitals send: means, medians, intervals, paired differences, corrected p values.
 
-The 95 % intervals are over patients: they say how far an estimate would move with other patients of the same kind.
+The 95 % intervals are over patients: they show how far an estimate would move with other patients of the same kind.
 They do NOT include the randomness of training (initialisation, sampling, order of sites).
 
-An interval is the estimate and, on both sides, its standard error times a quantile of Student's t with one degree of
-freedom less than there are patients; p belongs to the same t. The standard error is the spread of the replicates of the
-bootstrap. With a scan per patient all this is the paired t-test of the pooled cases, but for the chance in the
-replicates: of 1000, 2 % of the standard error. Replicates are there because the pairing is: they let a site report
-every method by itself, without keeping the others' results beside it.
+An interval is the estimate plus and minus its standard error times a quantile of Student's t; the degrees of freedom
+are the number of patients minus 1. The p value uses the same t. The standard error is the spread of the bootstrap
+replicates. With one scan per patient, this is the paired t-test on the pooled cases, except for the randomness of the
+replicates: 2 % of the standard error with 1000 replicates. Replicates keep the pairing of methods: a site can report
+each method separately, without storing the results of the others.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from sahfl.statistics.groups import GroupSums
 from sahfl.statistics.metrics import METRICS, NAMES, Floats, histogram_of
 
 SMALLEST_INTERVAL = 5
-"""Below this number of cases no interval is given."""
+"""No interval is given for fewer cases."""
 FEWEST_PATIENTS = 2.5
-"""Nor below this number of patients, as ``_n_patients`` estimates it: between 2 and 3."""
+"""No interval is given for fewer patients. ``_n_patients`` estimates their number, so the limit is between 2 and 3."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a paired difference of means, with its 95 % interval; None where too few cases decide."""
+    """A mean or a paired difference of means, with its 95 % interval; None where there are too few cases."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
     sd: float | None = None
-    """Spread between cases (ddof 1); None for a difference, whose spread the sums do not hold."""
+    """Standard deviation between cases (ddof 1); None for a difference, because the sums do not contain it."""
     median: float | None = None
-    """From the histogram, off by less than the width of a bin; None for a difference."""
+    """From the histogram, with an error below the width of a bin; None for a difference."""
     p: float | None = None
-    """Two-sided, that a difference is none; None for a mean."""
+    """Two-sided p value of the hypothesis that a difference is zero; None for a mean."""
 
 
 def estimate(sums: GroupSums, metric: str) -> Estimate:
-    """Mean of a metric, its SD between cases, its median, and its interval, cut off where the metric ends.
+    """Mean of a metric with its SD between cases, median and interval; the interval is cut to the range of the metric.
 
-    Guarantees: never NaN. Without a case all is None; SD needs 2 cases, the interval 5, of 3 patients at least, and the
-    replicates of all, the median the histograms of all.
+    Guarantees: never NaN. A value is None if its data are missing: the mean needs 1 case and the SD 2; the interval
+    needs 5 cases of at least 3 patients, and the replicates of all; the median needs the histograms of all.
 
     Raises:
         ValueError: there is no such metric.
@@ -68,15 +68,15 @@ def estimate(sums: GroupSums, metric: str) -> Estimate:
 def difference(a: GroupSums, b: GroupSums, metric: str) -> Estimate:
     """Mean of a metric in ``a`` minus that in ``b``, paired by case, with a two-sided p value.
 
-    A replicate weighs the cases of both methods alike, so what makes a case hard for both cancels out.
+    Each replicate gives a case the same weight in both methods, so the difficulty of a case cancels out.
 
-    Guarantees: never NaN; None as in ``estimate``; p is there whenever the interval is, and below 0.05 where that is on
-    one side of 0.
+    Guarantees: never NaN; None as in ``estimate``. There is a p value whenever there is an interval, and it is below
+    0.05 exactly if the interval excludes 0.
 
     Raises:
-        ValueError: the two were not evaluated on the same cases, or there is no such metric.
+        ValueError: ``a`` and ``b`` hold different cases, or there is no such metric.
     """
-    # Sums of weights are exact, in any order of sites.
+    # Sums of weights are exact, in any order of sites, so equal cases give equal sums.
     if (a.n, a.bare) != (b.n, b.bare) or not np.array_equal(a.weights, b.weights):
         raise ValueError(f"paired difference: got {a.n} and {b.n} cases, expected the same cases in both")
     index, replicates = NAMES.index(metric), a.replicate_means(metric) - b.replicate_means(metric)
@@ -86,10 +86,10 @@ def difference(a: GroupSums, b: GroupSums, metric: str) -> Estimate:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Correct p values for being several: the chance of any false finding among them stays at the level chosen.
+    """Correct p values for multiple comparisons; this bounds the chance of any false finding among them.
 
-    The i-th smallest of m is multiplied by m - i + 1; none gets smaller than one before it, or larger than 1. A
-    comparison without p (None) was not tested, is not counted, and stays None.
+    The i-th smallest of m values is multiplied by m - i + 1. A corrected value is at least the one before it and at
+    most 1. A comparison without p (None) was not tested: it is not counted and stays None.
 
     Source: Holm 1979, Scand. J. Stat. 6:65.
     """
@@ -105,13 +105,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def _interval(
     over: GroupSums, value: float | None, replicates: Floats
 ) -> tuple[float | None, float | None, float | None]:
-    """The 95 % interval around a value, and p that it is 0."""
+    """The 95 % interval around a value, and the p value of the hypothesis that it is 0."""
     if value is None or over.n < SMALLEST_INTERVAL or not replicates.size or over.bare:
         return None, None, None
     patients = _n_patients(over)
     if patients < FEWEST_PATIENTS:
         return None, None, None
-    # Values are taken from their own mean, which costs one patient's worth of spread (as ddof 1 does).
+    # The mean is estimated from the same values, which lowers the spread by one patient's share (as in ddof 1).
     error = math.sqrt(float(((replicates - value) ** 2).mean()) * patients / (patients - 1))
     half = float(stdtrit(patients - 1, 0.975)) * error
     if error <= 1e-12 * abs(value):
@@ -120,9 +120,10 @@ def _interval(
 
 
 def _n_patients(over: GroupSums) -> float:
-    """About how many patients the cases are of, each with as many scans.
+    """Estimated number of patients, as if each had the same number of scans.
 
-    Scans of a patient are weighed together, so the variance of the weights is the sum of the squared numbers of scans.
+    Scans of a patient share a weight, so the variance of the summed weights is the sum of the squared scans per
+    patient.
     """
     variance = float(((over.weights - over.n) ** 2).mean())
     return min(over.n**2 / variance, float(over.n)) if variance else 0.0

@@ -1,4 +1,4 @@
-"""Sums over the cases of one group, of all metrics at once, and the check of those that another site sent."""
+"""Sums over the cases of one group, of all metrics at once, and the checks of sums that another site sent."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from sahfl.statistics.metrics import METRICS, N_BINS, NAMES, Floats, histogram_o
 MOST = np.array([metric.most for metric in METRICS])
 STEPS = np.array([metric.step for metric in METRICS])
 FURTHEST = 8.0
-"""No weight is further from 1; a normal number would be once in 10**15 draws."""
+"""Largest distance of a weight from 1; a normal number exceeds it once in 10**15 draws."""
 GRAIN = 2.0**-20
-"""Weights are multiples of it: so are their sums, exactly, in any order of sites."""
+"""Weights are multiples of this number, so that their sums are exact in any order of sites."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupSums:
-    """Sums over the cases with blood of one group; metrics in the order of ``METRICS``.
+    """Sums over the cases with blood of one group; metrics are in the order of ``METRICS``.
 
-    In replicate b of the bootstrap each case enters with a weight of its own, normal with mean 1 and variance 1. The
-    familiar Poisson(1) weights have the same mean and variance, but who has their sums of several methods can separate
-    the patients (``disclosure``). Of normal weights, sums tell the sums and products of the values, and nothing else.
+    In each bootstrap replicate a case has its own random weight, normal with mean 1 and variance 1. The common
+    Poisson(1) weights have the same mean and variance, but their sums over several methods would reveal single patients
+    (``disclosure``). Sums with normal weights reveal only the sums and the products of the values.
 
-    Guarantees: the weights of a case depend on its key, the seed and the number of replicates only, so they are the
-    same for every method, metric and site; the order of ``cases`` does not change a bit of the result.
+    Guarantees: the weights of a case depend only on its key, the seed and the number of replicates, so they are the
+    same for every method, metric and site. The order of ``cases`` does not change the result, not even by rounding.
 
     Source: the multiplier bootstrap, van der Vaart & Wellner 1996, Weak Convergence and Empirical Processes, 2.9.
     """
@@ -39,15 +39,17 @@ class GroupSums:
     n: int
     totals: Floats  # (metrics,)
     squares: Floats  # (metrics,)
-    counts: Floats  # (bins of all metrics,), their histograms one behind the other
+    counts: Floats  # (bins of all metrics,), the histograms of the metrics in a row
     weights: Floats  # (replicates,), multiples of GRAIN
     weighted: Floats  # (metrics, replicates), sums of weight * value
     bare: int = 0
-    """Cases among the n whose replicates and histograms a site withheld; with any, no interval and no median."""
+    """Number of the n cases whose replicates and histograms a site withheld; above 0 there is no interval and no
+    median.
+    """
 
     @classmethod
     def zero(cls, replicates: int) -> GroupSums:
-        """Return sums over no case."""
+        """Sums over no case."""
         each, bins = np.zeros(len(METRICS)), np.zeros(sum(N_BINS))
         return cls(0, each, each, bins, np.zeros(replicates), np.zeros((len(METRICS), replicates)))
 
@@ -73,9 +75,9 @@ class GroupSums:
         return GroupSums(*(add(getattr(self, part.name), getattr(other, part.name)) for part in fields(self)))
 
     def replicate_means(self, metric: str) -> Floats:
-        """Mean of a metric in every replicate, shape (replicates,); of a group without cases, NaN.
+        """Mean of a metric in every replicate, shape (replicates,); NaN for a group without cases.
 
-        To first order in the weights: their sum may be near 0 where cases are few, and is no divisor.
+        The mean is linearised in the weights, because their sum may be near 0 for few cases and cannot be a divisor.
         """
         if self.n == 0:
             return np.full(self.weights.size, np.nan)
@@ -84,19 +86,19 @@ class GroupSums:
         return mean + (self.weighted[index] - mean * self.weights) / self.n
 
     def to_row(self) -> Floats:
-        """Return the numbers that travel: n, totals, squares, counts, weights, weighted."""
+        """The numbers that are sent, shape (row_length(replicates),): n, totals, squares, counts, weights, weighted."""
         head = [np.array([float(self.n)]), self.totals, self.squares, self.counts, self.weights]
         return np.hstack([*head, self.weighted.ravel()])
 
     @classmethod
     def from_row(cls, row: Floats, name: str, *, bare: bool) -> GroupSums:
-        """Read what a site sent of one group.
+        """Read the sums of one group that a site sent, shape (row_length(replicates),).
 
-        Guarantees: every sum is one that some cases could have given, whose metrics lie in their ranges and, unless
-        histograms are withheld, in the bins that the histograms say.
+        Guarantees: some cases could have given every sum. Their metrics lie in range and, unless histograms are
+        withheld, in the bins of the histograms.
 
         Raises:
-            PayloadError: anything else, naming the sum.
+            PayloadError: a sum is impossible; the message names it.
         """
         each, bins = len(METRICS), sum(N_BINS)
         replicates = (row.size - 1 - 2 * each - bins) // (1 + each)
@@ -107,7 +109,7 @@ class GroupSums:
             sums._check_metric(index, name)
         if bare:
             return sums
-        # Weights further from 1 than an honest site's can be would drown the other sites.
+        # Weights further from 1 than an honest site's would outweigh the other sites.
         whole = bool(((np.abs(weights - n) <= FURTHEST * n) & (weights / GRAIN == np.floor(weights / GRAIN))).all())
         check(whole, f"{name}, weights", "another number", f"multiples of {GRAIN:g} within {FURTHEST:g} n of n = {n}")
         # Values are positive, so sums of (weight - 1) * value are at most the furthest weight times the total.
@@ -117,7 +119,7 @@ class GroupSums:
         return sums
 
     def _check_metric(self, index: int, name: str) -> None:
-        """For values in [0, most]: ``total**2 / n <= squares <= most * total``, and all within the histogram's bins."""
+        """Check ``total**2 / n <= squares <= most * total``, and that the sums fit the histogram's bins."""
         metric, n = METRICS[index], self.n
         total, squares, counts = float(self.totals[index]), float(self.squares[index]), histogram_of(index, self.counts)
         name = f"{name}, {metric.name}"
@@ -138,12 +140,14 @@ class GroupSums:
 
 
 def row_length(replicates: int) -> int:
-    """Numbers of one group."""
+    """How many numbers a site sends for one group."""
     return 1 + 2 * len(METRICS) + sum(N_BINS) + (1 + len(METRICS)) * replicates
 
 
 def normal_weights(key: str, *, replicates: int, seed: int) -> Floats:
-    """Weights of a case, shape (replicates,), normal with mean 1 and variance 1, seeded by SHA-256 of seed and key."""
+    """Bootstrap weights of a case, normal with mean 1 and variance 1, shape (replicates,), seeded by SHA-256 of seed
+    and key.
+    """
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     draws = np.random.default_rng(int.from_bytes(digest, "big")).standard_normal(replicates)
     return 1 + np.round(draws.clip(-FURTHEST, FURTHEST) / GRAIN) * GRAIN

@@ -1,7 +1,8 @@
-"""What is measured of a case with blood, and the fixed bins in which a site counts its cases for the median.
+"""The metrics of a case with blood, and the fixed histogram bins from which medians are computed.
 
-Every metric is defined for every case with annotated blood: a missed hemorrhage has Dice, surface Dice and lesion F1 0,
-and as HD95 the diagonal of its volume. So all metrics of a group have one n and one set of bootstrap weights.
+Every metric is defined for every case with annotated blood. A missed hemorrhage has Dice, surface Dice and lesion F1 of
+0, and an HD95 equal to the diagonal of the scan. All metrics of a group therefore share one n and one set of bootstrap
+weights.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MOST_MM = 10_000.0
-"""No distance in a scan is longer."""
+"""Upper limit of any distance in a scan, mm."""
 MOST_ML = 100_000.0
-"""No volume is larger; a whole head scan is about 10 000 mL."""
+"""Upper limit of any volume, mL; a whole head scan has about 10 000 mL."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a case, from 0 to ``edges[-1]``."""
+    """One metric of a case, with values from 0 to ``edges[-1]``."""
 
     name: str
     edges: tuple[float, ...]
-    """Of the histogram; bin i holds ``edges[i] <= value < edges[i+1]``, the last bin its upper edge too."""
+    """Edges of the histogram; bin i holds ``edges[i] <= value < edges[i+1]``, and the last bin also its upper edge."""
     step: float
-    """Sums leave a site in multiples of it (``disclosure``)."""
+    """A site rounds sums to multiples of this number before it sends them (``disclosure``)."""
     open_end: bool = False
-    """The last bin is no bin but the rest: a median in it is not told."""
+    """The last bin collects all larger values; a median in it is not given."""
 
     @property
     def most(self) -> float:
@@ -43,18 +44,18 @@ class Metric:
         return len(self.edges) - 1
 
     def count(self, values: Sequence[float] | Floats) -> Floats:
-        """Return the histogram of values, shape (n_bins,)."""
+        """Histogram of values, shape (n_bins,)."""
         return np.histogram(values, bins=self.edges)[0].astype(np.float64)
 
     def median(self, counts: Floats) -> float | None:
-        """Return the median of a histogram: of its middle value, or the mean of its two middle values.
+        """Median of a histogram of shape (n_bins,): its middle value, or the mean of its two middle values.
 
-        The k-th smallest of the c values in a bin is taken to lie at ``(k - 0.5) / c`` of its width. So the result is
-        off by less than the width of one bin: the wider one, if the middle values lie in two.
+        The k-th smallest of the c values in a bin is placed at ``(k - 0.5) / c`` of the bin's width. The error is below
+        the width of one bin; of the wider one, if the two middle values lie in different bins.
 
-        Guarantees: never NaN; None without a value, or if a middle value lies in the rest (``open_end``).
+        Guarantees: never NaN; None without a value, or if a middle value lies in the open last bin (``open_end``).
         """
-        n = round(float(counts.sum()))  # the histogram of an average of repeats has fractions, which add up to n
+        n = round(float(counts.sum()))  # an average of repeats has fractional counts, which add up to n
         if n == 0:
             return None
         middle = {(n + 1) // 2, (n + 2) // 2}
@@ -71,7 +72,7 @@ class Metric:
 
 
 def _edges(*ranges: tuple[float, float, float]) -> tuple[float, ...]:
-    """Edges from each first to its last in steps; a range begins where the one before ends."""
+    """Edges of consecutive ranges (first, last, step); each range begins where the previous one ends."""
     parts = [np.linspace(low, high, round((high - low) / step) + 1)[1:] for low, high, step in ranges]
     return (ranges[0][0], *(float(edge) for part in parts for edge in part))
 
@@ -80,7 +81,7 @@ SHARE_EDGES = _edges((0, 1, 0.02))
 MM_EDGES = (*_edges((0, 20, 1), (20, 60, 2), (60, 120, 5), (120, 300, 10), (300, 600, 50)), MOST_MM)
 ML_EDGES = (*_edges((0, 10, 0.5), (10, 30, 1), (30, 60, 2), (60, 100, 5), (100, 200, 10), (200, 500, 50)), MOST_ML)
 VOLUME_EDGES_ML = (0.0, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300)
-"""Bins, on both axes, of predicted against annotated volume; the last one holds larger volumes too."""
+"""Bin edges, on both axes, of predicted against annotated volume; the last bin also holds larger volumes."""
 
 METRICS = (
     Metric("dice", SHARE_EDGES, step=2.0**-10),
@@ -91,17 +92,17 @@ METRICS = (
 )
 NAMES = tuple(metric.name for metric in METRICS)
 N_BINS = tuple(metric.n_bins for metric in METRICS)
-"""Bins of each metric; their histograms stand one behind the other."""
+"""Number of bins of each metric; the histograms are stored in this order."""
 
 
 def histogram_of(index: int, counts: Floats) -> Floats:
-    """Return the histogram of one metric out of all."""
+    """Histogram of one metric, shape (bins of the metric,), taken from those of all metrics."""
     start = sum(N_BINS[:index])
     return counts[start : start + N_BINS[index]]
 
 
 def count_volumes(pairs: Sequence[tuple[float, float]]) -> Floats:
-    """Return the histogram of pairs of annotated and predicted volume in mL, shape (bins, bins)."""
+    """Histogram of pairs of annotated and predicted volume in mL, shape (bins, bins)."""
     edges = np.asarray(VOLUME_EDGES_ML)
     inside = np.minimum(np.asarray(pairs, np.float64).reshape(-1, 2), edges[-1])
     return np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]

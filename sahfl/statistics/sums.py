@@ -1,12 +1,12 @@
-"""Sums that a hospital returns instead of cases.
+"""Sums that a hospital sends instead of cases.
 
-A site adds up its own cases (``EvaluationSums.of``), sends one flat array, and the coordinator adds the arrays of all
-sites. An estimate of ``estimates`` equals the one that the pooled cases would give, although no case leaves its site.
+A site adds up its own cases (``EvaluationSums.of``) and sends one flat array. The coordinator adds the arrays of all
+sites. ``estimates`` then gives the same values as the pooled cases would, although no case leaves its site.
 
-What the sums reveal: with one case, a total is its Dice; with two, ``totals`` and ``squares`` give both. Whoever
-knows the keys can solve the replicate sums of one method for the Dice of every case, so keys must come from what only
-the site has. A histogram of few cases is a list of them. The sums hold no image and no identity. What a site withholds
-of small groups is decided in ``disclosure``; here it is written down, so that nobody takes withheld for empty.
+What the sums reveal: with one case, a total is its Dice; with two, ``totals`` and ``squares`` give both values. Whoever
+has the keys can solve the replicate sums of one method for the Dice of every case, so keys must depend on a secret of
+the site. A histogram of few cases lists them. The sums contain no image and no identity. ``disclosure`` decides what a
+site withholds of small groups; the sums record it, so that a withheld group cannot be mistaken for an empty one.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from sahfl.statistics.groups import STEPS, GroupSums, row_length
 from sahfl.statistics.metrics import NAMES, VOLUME_EDGES_ML, Floats, count_volumes
 
 HEAD = 13
-"""Numbers of a site's array before the histogram of volumes and the groups."""
+"""How many numbers of a site's array precede the histogram of volumes and the groups."""
 N_VOLUME_BINS = len(VOLUME_EDGES_ML) - 1
 
 
 @dataclass(frozen=True)
 class Withheld:
-    """How many sites kept results of small groups to themselves."""
+    """How many sites withheld which results of small groups."""
 
     strata: int = 0
-    """Sites that do not say in which volume strata their cases with blood are."""
+    """Sites that withheld the split of cases with blood by volume."""
     extents: int = 0
-    """Sites that do not say in which groups of extent they are."""
+    """Sites that withheld the split of cases with blood by extent."""
     blood: int = 0
-    """Sites that sent nothing on cases with blood."""
+    """Sites that withheld all results of cases with blood."""
     no_blood: int = 0
-    """Sites that sent nothing on cases without blood."""
+    """Sites that withheld the counts of cases without blood."""
 
     def __add__(self, other: Withheld) -> Withheld:
         return Withheld(*map(add, astuple(self), astuple(other)))
@@ -48,28 +48,29 @@ class Withheld:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSums:
-    """All that a site reports of one method's evaluation."""
+    """Everything that a site reports about the evaluation of one method."""
 
     overall: GroupSums
-    """Every case with blood."""
+    """All cases with blood."""
     by_volume: tuple[GroupSums, ...]
-    """The same by volume stratum; of sites that withhold this split, nothing."""
+    """The cases with blood by volume stratum; zero for sites that withhold this split."""
     by_extent: tuple[GroupSums, ...]
-    """The same by craniocaudal extent; of sites that withhold this split, nothing."""
+    """The cases with blood by extent group; zero for sites that withhold this split."""
     n_no_blood: int
     """Cases without annotated blood; they are in no group and not in ``volume``."""
     n_false_positive: float
-    """Those of them in which blood was predicted; a whole number, but for an ``average``."""
+    """Cases without blood in which blood was predicted; a whole number except in an ``average``."""
     volume: VolumeSums
-    """Over the cases with blood."""
+    """Volume sums over the cases with blood."""
     volume_counts: Floats
-    """Of them, by annotated and predicted volume, in bins of ``VOLUME_EDGES_ML``; not of sites without replicates."""
+    """The cases with blood by annotated and predicted volume, shape (bins, bins); zero where replicates are withheld.
+    """
     withheld: Withheld = Withheld()
-    """What is missing here, and of how many sites; never the same as empty."""
+    """Which results are missing, and from how many sites."""
 
     @classmethod
     def of(cls, cases: Sequence[CaseResult], settings: Settings, *, seed: int) -> EvaluationSums:
-        """Add up the cases of a site; stratum i holds ``edges[i-1] <= volume < edges[i]``, and extents likewise.
+        """Add up the cases of a site; stratum i holds ``edges[i-1] <= volume < edges[i]``, and likewise for extents.
 
         Raises:
             ValueError: the edges are not positive and increasing.
@@ -90,7 +91,7 @@ class EvaluationSums:
 
     @classmethod
     def zero(cls, settings: Settings) -> EvaluationSums:
-        """Return sums over no case; the start of a sum over sites."""
+        """Sums over no case; the start of a sum over sites."""
         return cls.of([], settings, seed=0)
 
     def __add__(self, other: EvaluationSums) -> EvaluationSums:
@@ -110,13 +111,13 @@ class EvaluationSums:
         )
 
     def to_array(self) -> Floats:
-        """Return the flat array that travels, float64, shape (``array_length(settings)``,).
+        """The flat array that a site sends, float64, shape (``array_length(settings)``,).
 
-        n_no_blood, n_false_positive, six volume sums; 1 or 0 for withheld strata, extents, blood, no_blood and
-        replicates; the histogram of volumes; then the groups: overall, by volume, by extent.
+        Its order: n_no_blood, n_false_positive, six volume sums; 1 or 0 for withheld strata, extents, blood, no_blood
+        and replicates; the histogram of volumes; then the groups: overall, by volume, by extent.
 
         Raises:
-            ValueError: sites that withheld different parts are added up in it; that never travels.
+            ValueError: the sums add up sites that withheld different parts; such sums are never sent.
         """
         n = self.overall.n
         for groups, hidden in ((self.by_volume, self.withheld.strata), (self.by_extent, self.withheld.extents)):
@@ -129,13 +130,13 @@ class EvaluationSums:
 
     @classmethod
     def from_array(cls, array: NDArray[np.generic], settings: Settings) -> EvaluationSums:
-        """Read what a site sent.
+        """Read the sums that a site sent.
 
-        Guarantees: counts are whole numbers, every sum is one that some cases could have given, groups add up to the
-        whole, volumes and their errors belong together, and what is said to be withheld is not there.
+        Guarantees: counts are whole numbers; some cases could have given every sum; groups add up to the whole; volumes
+        and volume errors agree; parts marked as withheld are zero.
 
         Raises:
-            PayloadError: anything else, naming the sum.
+            PayloadError: a sum is impossible; the message names it.
         """
         check(array.dtype == np.float64, "dtype", array.dtype, "float64")
         length = array_length(settings)
@@ -163,19 +164,19 @@ class EvaluationSums:
 
 
 def array_length(settings: Settings) -> int:
-    """Numbers that a site sends of one method and fold."""
+    """How many numbers a site sends for one method and fold."""
     return HEAD + N_VOLUME_BINS**2 + (1 + sum(n_groups(settings))) * row_length(settings.replicates)
 
 
 def average(repeats: Sequence[EvaluationSums]) -> EvaluationSums:
-    """Sums of a method that was trained several times, each repeat evaluated on the same cases: n is one repeat's.
+    """Average sums of repeats: one method trained several times, each repeat evaluated on the same cases. n is one
+    repeat's.
 
-    A mean is then the mean over repeats of their means, its interval over patients that of this mean; the SD is the
-    spread of all case results around it, of one repeat as of the other; a median is that of all case results. A
-    ``volume`` agreement is that of a case and repeat drawn at random.
+    A mean is the mean over repeats of their means, and its interval over patients is that of this mean. The SD and the
+    median are those of all case results of all repeats. ``volume`` describes a randomly drawn case of a random repeat.
 
     Raises:
-        ValueError: there is no repeat, or they were not evaluated on the same cases.
+        ValueError: there is no repeat, or the repeats hold different cases.
     """
     first, *others = repeats
     if not others:
@@ -210,7 +211,7 @@ def _share(total: GroupSums, one: GroupSums, share: float) -> GroupSums:
 
 
 def _read_withheld(head: Floats, volumes: Floats, rows: Floats, n_strata: int) -> tuple[Withheld, bool]:
-    """What a site withheld, and whether its replicates too; what is withheld must be zeros."""
+    """Read what a site withheld, and whether it withheld its replicates; every withheld part must be zero."""
     check(bool(np.isin(head[8:], (0, 1)).all()), "withheld", head[8:].tolist(), "0 or 1 each")
     strata, extents, blood, no_blood, bare = map(int, head[8:])
     check(not ((strata or extents) and blood), "withheld", "a split and all cases with blood", "one of them")
@@ -225,12 +226,12 @@ def _read_withheld(head: Floats, volumes: Floats, rows: Floats, n_strata: int) -
 
 
 def _check_split(name: str, whole: GroupSums, parts: Sequence[GroupSums]) -> None:
-    """The groups of a split are the whole, exactly where whole numbers are summed, else but for rounding."""
+    """Check that the groups of a split add up to the whole: counts exactly, other sums except for rounding."""
     together = reduce(add, parts)
     exact = together.n == whole.n and np.array_equal(together.weights, whole.weights)
     exact = exact and np.array_equal(together.counts, whole.counts)
     check(bool(exact), name, "other cases", "those of the whole")
-    # Each sum is rounded to a step, down or up, before it leaves.
+    # A site rounds each sum down or up to a step before it sends it.
     slack = (2 + len(parts)) * STEPS
     for what in ("totals", "squares", "weighted"):
         ours, theirs = getattr(together, what).T, getattr(whole, what).T
@@ -239,7 +240,7 @@ def _check_split(name: str, whole: GroupSums, parts: Sequence[GroupSums]) -> Non
 
 
 def _check_volumes(whole: GroupSums, volume: VolumeSums, counts: Floats) -> None:
-    """Volumes fit their histogram, and the sums of errors those of the volumes: an error squared is (y - x)**2."""
+    """Check volumes against their histogram, and sums of errors against volumes: a squared error is (y - x)**2."""
     bins = counts.reshape(N_VOLUME_BINS, -1)
     fits = bool(((counts >= 0) & (counts == np.floor(counts))).all())
     there = 0 if whole.bare else whole.n

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sahfl.errors import PayloadError
 from sahfl.statistics import METRICS, EvaluationSums, Withheld, difference, estimate, normal_weights
-from sahfl.statistics.disclosure import Groups, say_withheld, smallest_cut, withhold
+from sahfl.statistics.disclosure import Groups, describe_withheld, smallest_cut, withhold
 from sahfl.statistics.groups import STEPS, row_length
 from sahfl.statistics.metrics import histogram_of
 from sahfl.statistics.sums import HEAD, N_VOLUME_BINS
@@ -67,7 +67,7 @@ def test_groups_of_enough_patients_leave_with_replicates_and_histograms():
     assert (got.withheld, got.overall.bare, got.volume_counts.sum()) == (Withheld(), 0, 45)
     for name in NAMES:
         assert None not in (estimate(got.overall, name).low, estimate(got.by_extent[0], name).median)
-    assert say_withheld(got) == ""
+    assert describe_withheld(got) == ""
 
 
 def test_one_patient_between_two_splits_is_not_found_by_subtraction():
@@ -77,14 +77,14 @@ def test_one_patient_between_two_splits_is_not_found_by_subtraction():
     got = told(cases)
     assert (sizes(got.by_volume), sizes(got.by_extent)) == ([25, 0, 26], [0, 0, 0])
     assert (got.withheld, got.overall.n) == (Withheld(extents=1), 51)
-    assert say_withheld(got) == "the split by extent"
+    assert describe_withheld(got) == "the split by extent"
     assert estimate(got.overall, "hd95_mm").low is not None
 
 
 def test_the_split_by_extent_leaves_where_the_one_by_volume_may_not():
     got = told([*patients(25, SMALL), *patients(1, LARGE)])
     assert (sizes(got.by_volume), sizes(got.by_extent)) == ([0, 0, 0], [0, 0, 26])
-    assert (got.withheld, say_withheld(got)) == (Withheld(strata=1), "the split by volume")
+    assert (got.withheld, describe_withheld(got)) == (Withheld(strata=1), "the split by volume")
 
 
 def test_one_small_group_in_each_split_leaves_the_whole_alone():
@@ -92,7 +92,7 @@ def test_one_small_group_in_each_split_leaves_the_whole_alone():
     assert sizes([*got.by_volume, *got.by_extent]) == [0] * 6
     assert (got.overall.n, got.withheld, got.volume.n) == (26, Withheld(strata=1, extents=1), 26)
     assert estimate(got.overall, "dice").low is not None
-    assert say_withheld(got) == "the split by volume, the split by extent"
+    assert describe_withheld(got) == "the split by volume, the split by extent"
 
 
 def test_groups_too_small_for_the_bootstrap_leave_their_sums_without_it_and_without_histograms():
@@ -106,7 +106,7 @@ def test_groups_too_small_for_the_bootstrap_leave_their_sums_without_it_and_with
     rows = got.to_array()[HEAD + N_VOLUME_BINS**2 :].reshape(7, -1)
     assert not rows[:, 11:].any()
     assert not got.volume_counts.any()
-    assert say_withheld(got) == "the bootstrap sums and histograms"
+    assert describe_withheld(got) == "the bootstrap sums and histograms"
 
 
 def test_of_a_group_below_the_smallest_nothing_leaves_but_the_fact():

@@ -24,7 +24,7 @@ from sahfl.federation.site.policy import as_strings, check_outgoing, check_reque
 from sahfl.federation.tensors import config_record
 from sahfl.payload import Header
 from sahfl.statistics import EvaluationSums
-from sahfl.statistics.disclosure import say_withheld
+from sahfl.statistics.disclosure import describe_withheld
 from sahfl.task import Task
 from sahfl.trust.kit import SiteKit
 
@@ -133,7 +133,7 @@ def _say_sums(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     assert task.evaluation is not None  # check_outgoing saw to it
     array = protocol.read_evaluation_reply(answer, header=Header(**protocol.read_header(answer)))
     sums = EvaluationSums.from_array(array, task.evaluation)
-    withheld = say_withheld(sums)
+    withheld = describe_withheld(sums)
     method = task.method.id if task.method else "pretrain"
     n: dict[str, Any] = {"strata": [part.n for part in sums.by_volume], "extents": [part.n for part in sums.by_extent]}
     n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
