@@ -1,17 +1,16 @@
-"""The multi-view U-Net: 2-D networks that see axial, coronal and sagittal slices."""
+"""What sahfl needs of a network, and the multi-view U-Net: 2-D networks on axial, coronal and sagittal slices."""
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from sahfl.config import View
 from sahfl.seeds import derive_seed
 
 WIDTHS: dict[str, tuple[int, int, int, int, int]] = {
@@ -25,7 +24,50 @@ BLOOD_PRIOR_LOGIT = -4.0
 """Start of the output bias: about 2 % of the pixels of a slice are blood, and starting there saves the first steps."""
 
 
-class MultiViewUNet(nn.Module):
+class Network(nn.Module, ABC):
+    """A network that segments slices; another one is a class of this kind and an entry in ``config.network.NETWORKS``.
+
+    Expected of a class: the same seed gives the same weights. It has no buffers: running statistics would carry one
+    site's scanner to the others. It raises ``ConfigError`` for a setting that it does not support.
+
+    Args:
+        in_channels: channels of a slice: windows times slices (``data.views.n_channels``).
+        size: the network's name in the table.
+        seed: seed of the initial weights.
+        views: the views that have a network of their own; without any, one network sees all.
+        deep_supervision: add outputs at half and quarter resolution, for training only.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        size: str,
+        seed: int,
+        views: Sequence[str] = (),
+        deep_supervision: bool = False,
+    ) -> None:
+        super().__init__()
+
+    @property
+    @abstractmethod
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Parts of the network by the names that a method's settings use, each with the paths of its modules."""
+
+    @abstractmethod
+    def forward(self, slices: Tensor, view: str | None = None) -> Tensor | list[Tensor]:
+        """Logits of blood for slices of a view.
+
+        Args:
+            slices: (batch, in_channels, height, width) in 0..1; height and width are multiples of 16.
+            view: which one. Without it every layer runs once, for code that knows no views.
+
+        Returns:
+            (batch, 1, height, width). In training with deep supervision a list: that, at half, and at quarter size.
+        """
+
+
+class MultiViewUNet(Network):
     """U-Nets on slices with neighbours and HU windows as channels: one shared by all views, or one for each.
 
     Guarantees: no buffers, so a site's scanner never leaks through running statistics and averaging sites is well
@@ -33,7 +75,7 @@ class MultiViewUNet(nn.Module):
     weights, those of a view whatever the other views are.
 
     Args:
-        in_channels: windows times slices (``data.views.n_channels``).
+        in_channels: channels of a slice.
         size: width of each network.
         seed: seed of the initial weights.
         views: the views that have a network of their own; without any, one network sees all.
@@ -44,12 +86,12 @@ class MultiViewUNet(nn.Module):
         self,
         in_channels: int,
         *,
-        size: Literal["tiny", "base", "large"],
+        size: str,
         seed: int,
-        views: Sequence[View] = (),
+        views: Sequence[str] = (),
         deep_supervision: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, size=size, seed=seed)
         self._shared = not views
         seeds: dict[str, int] = {view: derive_seed(seed, view) for view in views} or {"net": seed}
         for name, own_seed in seeds.items():
@@ -59,22 +101,13 @@ class MultiViewUNet(nn.Module):
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """Paths of the parts by role and depth; depth 1 is at full resolution. A part spans all networks."""
+        """The parts by role and depth; depth 1 is at full resolution. A part spans all networks."""
         roles = [f"encoder.{depth}" for depth in DEPTHS] + ["bottleneck"]
         roles += [f"decoder.{depth}" for depth in reversed(DEPTHS)] + ["head"]
         return {role: tuple(f"{name}.{role}" for name, _ in self.named_children()) for role in roles}
 
-    def forward(self, slices: Tensor, view: View | None = None) -> Tensor | list[Tensor]:
-        """Logits of blood for slices of a view.
-
-        Args:
-            slices: (batch, in_channels, height, width) in 0..1; height and width are multiples of 16.
-            view: which one. Without it, the mean over all networks, for code that knows no views and has to run every
-                layer once.
-
-        Returns:
-            (batch, 1, height, width). In training with deep supervision a list: that, at half, and at quarter size.
-        """
+    def forward(self, slices: Tensor, view: str | None = None) -> Tensor | list[Tensor]:
+        """(batch, in_channels, height, width) -> logits (batch, 1, height, width); the mean of all without a view."""
         nets = list(self.children()) if view is None or self._shared else [self.get_submodule(view)]
         outputs = [net(slices) for net in nets]
         logits = [level[0] if len(nets) == 1 else torch.stack(level).mean(0) for level in zip(*outputs, strict=True)]

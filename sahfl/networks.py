@@ -15,9 +15,10 @@ from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import attach, attach_everything, norm_tensors
 from sahfl.adapters.files import load_tensors
 from sahfl.config import ModelConfig, Study, TrainedMethod, ViewsConfig
+from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
 from sahfl.errors import AdapterError
-from sahfl.model import MultiViewUNet
+from sahfl.model import Network
 from sahfl.seeds import derive_seed
 from sahfl.task import Task
 
@@ -56,16 +57,16 @@ def staying(net: nn.Module, task: Task) -> tuple[str, ...]:
     return norm_tensors(net) if task.local is not None and task.local.local_norms else ()
 
 
-def whole_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiViewUNet:
+def whole_network(views: ViewsConfig, model: ModelConfig, seed: int) -> Network:
     """The network at the start of pretraining: every tensor trains and travels."""
     net = plain_network(views, model, derive_seed(seed, "network"))
     attach_everything(net)
     return net
 
 
-def plain_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiViewUNet:
+def plain_network(views: ViewsConfig, model: ModelConfig, seed: int) -> Network:
     """The network without anything put on it; ``seed`` is that of its first weights."""
-    return MultiViewUNet(
+    return NETWORKS[model.size].load()(
         n_channels(views),
         size=model.size,
         seed=seed,
@@ -74,7 +75,7 @@ def plain_network(views: ViewsConfig, model: ModelConfig, seed: int) -> MultiVie
     )
 
 
-def base_network(views: ViewsConfig, model: ModelConfig, base: AdapterState) -> MultiViewUNet:
+def base_network(views: ViewsConfig, model: ModelConfig, base: AdapterState) -> Network:
     """The pretrained network.
 
     Raises:
@@ -111,7 +112,7 @@ def read_base(study: Study, *, copy: Path) -> AdapterState:
 
 def fine_tuned_network(
     views: ViewsConfig, model: ModelConfig, base: AdapterState, method: TrainedMethod, seed: int
-) -> MultiViewUNet:
+) -> Network:
     """The base with a fine-tuning method put on it, at its start; ``seed`` is the study's."""
     net = base_network(views, model, base)
     example = torch.zeros(1, n_channels(views), 32, 32)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
+from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
 from sahfl.model import BLOOD_PRIOR_LOGIT, WIDTHS, MultiViewUNet
 
@@ -39,7 +40,7 @@ def test_outputs_for_deep_supervision_cost_a_weight_per_channel_and_a_bias():
 
 
 def test_every_size_of_the_setting_can_be_built():
-    assert set(ModelConfig.model_fields["size"].annotation.__args__) == set(WIDTHS)
+    assert {name for name, kind in NETWORKS.items() if kind.load() is MultiViewUNet} == set(WIDTHS)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():

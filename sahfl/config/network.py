@@ -1,14 +1,45 @@
-"""How volumes become slices, and the network that sees them."""
+"""How volumes become slices, and the table of networks that can see them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from sahfl.config.section import Section
 
+if TYPE_CHECKING:
+    from sahfl.model import Network
+
 View = Literal["axial", "coronal", "sagittal"]
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """A network that a study can name."""
+
+    description: str
+    """For reports and exports."""
+    load: Callable[[], type[Network]]
+    """Returns the class."""
+
+
+def _multi_view_unet() -> type[Network]:
+    from sahfl.model import MultiViewUNet  # imports torch, which a program that only reads settings does without
+
+    return MultiViewUNet
+
+
+NETWORKS = dict.fromkeys(("tiny", "base", "large"), NetworkKind("2-D U-Net", _multi_view_unet))
+"""The networks by the name that a study gives in ``model.size``."""
+
+
+def _named_in_the_table(size: str) -> str:
+    if size not in NETWORKS:
+        raise ValueError(f"must be one of {', '.join(NETWORKS)}")
+    return size
 
 
 def _multiple_of_16(size: int) -> int:
@@ -44,10 +75,11 @@ class ViewsConfig(Section):
 
 
 class ModelConfig(Section):
-    """The multi-view U-Net: 2-D networks on slices of every view."""
+    """The network: by default the multi-view U-Net, 2-D networks on slices of every view."""
 
-    size: Literal["tiny", "base", "large"] = "tiny"
-    """Width of each network: 496161, 6471809 and 25871105 parameters, at three windows and one neighbour."""
+    size: Annotated[str, AfterValidator(_named_in_the_table)] = "tiny"
+    """Name of the network in the table ``NETWORKS``. ``tiny``, ``base`` and ``large`` are widths of the U-Net: 496161,
+    6471809 and 25871105 parameters, at three windows and one neighbour."""
     planes: Literal["shared", "per_view"] = "shared"
     """One network for the slices of all views, or one for each view in use (as many times the parameters)."""
     deep_supervision: bool = False

@@ -18,19 +18,20 @@ from monai.bundle import ConfigParser
 
 from sahfl import __version__
 from sahfl.atomic import write_atomic
+from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
 from sahfl.export.parity import Computes
 from sahfl.export.weights import write_weights
-from sahfl.model import MultiViewUNet
+from sahfl.model import Network
 from sahfl.prediction.exported import WEIGHTS, ExportNote
 
 INFERENCE, METADATA, MODELS = Path("configs") / "inference.json", Path("configs") / "metadata.json", "models"
 
 
-def write_bundle(folder: Path, net: MultiViewUNet, note: ExportNote) -> list[Path]:
+def write_bundle(folder: Path, net: Network, note: ExportNote) -> list[Path]:
     """Write a bundle; ``models/`` holds what ``sahfl predict`` reads, too."""
     written = write_weights(folder / MODELS, net, note)
-    for path, content in ((INFERENCE, _inference(note)), (METADATA, _metadata(note))):
+    for path, content in ((INFERENCE, _inference(type(net), note)), (METADATA, _metadata(note))):
         write_atomic(folder / path, json.dumps(content, indent=2) + "\n")
         written.append(folder / path)
     write_atomic(folder / "docs" / "README.md", _readme(note))
@@ -45,7 +46,7 @@ def read_bundle(folder: Path) -> Computes:
     return parser.get_parsed_content("network")
 
 
-def _inference(note: ExportNote) -> dict[str, Any]:
+def _inference(kind: type[Network], note: ExportNote) -> dict[str, Any]:
     views, own = note.views, note.model.planes == "per_view"
     return {
         "imports": [
@@ -57,7 +58,7 @@ def _inference(note: ExportNote) -> dict[str, Any]:
         "scan": "scan.nii.gz",
         "output_dir": "$@bundle_root + '/prediction'",
         "network_def": {
-            "_target_": "sahfl.model.MultiViewUNet",
+            "_target_": f"{kind.__module__}.{kind.__qualname__}",
             "in_channels": n_channels(views),
             "size": note.model.size,
             "seed": 0,
@@ -73,7 +74,7 @@ def _inference(note: ExportNote) -> dict[str, Any]:
 
 
 def _metadata(note: ExportNote) -> dict[str, Any]:
-    views = note.views
+    views, kind = note.views, NETWORKS[note.model.size].description
     inputs = {
         "type": "image",
         "format": "hounsfield",
@@ -110,7 +111,7 @@ def _metadata(note: ExportNote) -> dict[str, Any]:
         },
         "name": f"sahfl {note.study} {note.method}",
         "task": "Segmentation of intracranial hemorrhage on non-contrast head CT",
-        "description": "Multi-view 2-D U-Net, fine-tuned over hospitals that share no scan; see docs/README.md",
+        "description": f"Multi-view {kind}, fine-tuned over hospitals that share no scan; see docs/README.md",
         "authors": f"the sites of study {note.study}",
         "copyright": "as the study's agreement says",
         "intended_use": note.intended_use,

@@ -19,7 +19,7 @@ from sahfl.export.bundle import read_bundle, write_bundle
 from sahfl.export.onnx_file import read_onnx, write_onnx
 from sahfl.export.parity import Computes, compare
 from sahfl.export.weights import read_weights, weights_of, write_weights
-from sahfl.model import MultiViewUNet
+from sahfl.model import Network
 from sahfl.networks import base_network
 from sahfl.prediction.exported import ExportNote
 from sahfl.prediction.networks import (
@@ -99,7 +99,7 @@ def _write(run: Path, study: Study, method: Method, fold: int | None, form: Form
     return Written(place, form, difference)
 
 
-def note_of(study: Study, method: Method, fold: int | None, plain: MultiViewUNet, sha256: str) -> ExportNote:
+def note_of(study: Study, method: Method, fold: int | None, plain: Network, sha256: str) -> ExportNote:
     """What a merged network belongs to."""
     return ExportNote(
         study=study.name,
@@ -116,7 +116,7 @@ def note_of(study: Study, method: Method, fold: int | None, plain: MultiViewUNet
     )
 
 
-def _write_merged(folder: Path, plain: MultiViewUNet, note: ExportNote, form: Form) -> Computes:
+def _write_merged(folder: Path, plain: Network, note: ExportNote, form: Form) -> Computes:
     match form:
         case "bundle":
             write_bundle(folder, plain, note)

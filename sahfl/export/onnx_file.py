@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sahfl.atomic import write_atomic
 from sahfl.config import View
+from sahfl.data.views import n_channels
 from sahfl.errors import ConfigError
 from sahfl.export.parity import Computes
-from sahfl.model import MultiViewUNet
+from sahfl.model import Network
 from sahfl.prediction.exported import ExportNote
 
 INPUT, OUTPUT = "slices", "logits"
@@ -26,7 +27,7 @@ OPSET = 20
 class OneView(nn.Module):
     """The network as one view calls it."""
 
-    def __init__(self, net: MultiViewUNet, view: View) -> None:
+    def __init__(self, net: Network, view: View) -> None:
         super().__init__()
         self.net, self.view = net, view
 
@@ -41,7 +42,7 @@ def file_names(note: ExportNote) -> dict[View, str]:
     return {view: f"{view if own else 'network'}.onnx" for view in note.views.weights}
 
 
-def write_onnx(folder: Path, net: MultiViewUNet, note: ExportNote) -> list[Path]:
+def write_onnx(folder: Path, net: Network, note: ExportNote) -> list[Path]:
     """Write the network with any batch, and any height and width in multiples of 16.
 
     Raises:
@@ -49,7 +50,7 @@ def write_onnx(folder: Path, net: MultiViewUNet, note: ExportNote) -> list[Path]
     """
     names = {name: view for view, name in reversed(file_names(note).items())}
     for name, view in names.items():
-        write_atomic(folder / name, _encode(OneView(net, view).eval(), channels=_channels(net)))
+        write_atomic(folder / name, _encode(OneView(net, view).eval(), channels=n_channels(note.views)))
     return [folder / name for name in names]
 
 
@@ -107,10 +108,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(before)
-
-
-def _channels(net: MultiViewUNet) -> int:
-    return next(module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d))
 
 
 def _not_installed() -> ConfigError:

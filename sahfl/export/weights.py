@@ -8,18 +8,18 @@ from sahfl.adapters import AdapterState
 from sahfl.adapters.files import save_tensors
 from sahfl.atomic import write_atomic
 from sahfl.export.parity import Computes
-from sahfl.model import MultiViewUNet
+from sahfl.model import Network
 from sahfl.prediction.exported import CONFIG, WEIGHTS, ExportNote, read_exported
 
 
-def write_weights(folder: Path, net: MultiViewUNet, note: ExportNote) -> list[Path]:
+def write_weights(folder: Path, net: Network, note: ExportNote) -> list[Path]:
     """Write the weights, then the note that names their hash."""
     save_tensors(folder / WEIGHTS, weights_of(net))
     write_atomic(folder / CONFIG, note.model_dump_json(indent=1) + "\n")
     return [folder / WEIGHTS, folder / CONFIG]
 
 
-def weights_of(net: MultiViewUNet) -> AdapterState:
+def weights_of(net: Network) -> AdapterState:
     """Every tensor of a merged network by its name, float32."""
     return {name: value.detach().cpu().float().numpy() for name, value in sorted(net.state_dict().items())}
 

@@ -14,7 +14,7 @@ from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors
 from sahfl.config import ModelConfig, Section, ViewsConfig, parse
 from sahfl.errors import AdapterError, RunError
-from sahfl.model import MultiViewUNet
+from sahfl.model import Network
 from sahfl.networks import plain_network
 from sahfl.prediction.networks import Trained
 
@@ -50,7 +50,7 @@ class ExportNote(Section):
     """What this is for, and what not."""
 
 
-def exported_network(note: ExportNote, weights: AdapterState) -> MultiViewUNet:
+def exported_network(note: ExportNote, weights: AdapterState) -> Network:
     """The network of an export.
 
     Raises:
@@ -86,7 +86,7 @@ def read_exported(folder: Path, *, method: str | None = None, fold: int | None =
     return _trained([note for _, note in chosen], [_read_network(path, note) for path, note in chosen])
 
 
-def _trained(notes: Sequence[ExportNote], nets: Sequence[MultiViewUNet]) -> Trained:
+def _trained(notes: Sequence[ExportNote], nets: Sequence[Network]) -> Trained:
     first = notes[0]
     return Trained(
         nets=tuple(nets),
@@ -113,7 +113,7 @@ def _read_note(path: Path) -> ExportNote:
         raise AdapterError(f"{path}: is not the note of a sahfl export") from error
 
 
-def _read_network(folder: Path, note: ExportNote) -> MultiViewUNet:
+def _read_network(folder: Path, note: ExportNote) -> Network:
     weights, _ = load_tensors(folder / WEIGHTS)
     if digest(weights) != note.sha256:
         raise AdapterError(f"{folder / WEIGHTS}: content does not match its hash")

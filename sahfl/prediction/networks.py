@@ -13,7 +13,7 @@ from sahfl.adapters.files import load_tensors
 from sahfl.adapters.folder import put_adapter, read_adapter
 from sahfl.config import AdapterTuning, Method, Study, ViewsConfig, ZeroShot
 from sahfl.errors import AdapterError, RunError
-from sahfl.model import MultiViewUNet
+from sahfl.model import Network
 from sahfl.networks import base_network
 from sahfl.run.folder import BASE_FILE, RunFolder, cell_of
 
@@ -73,7 +73,7 @@ def read_trained(run: Path, *, method: str | None = None, fold: int | None = Non
     )
 
 
-def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple[MultiViewUNet, str]:
+def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple[Network, str]:
     """The base of a run with a fold's adapter on it, not merged, and the adapter's SHA-256; or the base and its own.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sahfl.config.network import NETWORKS
 from sahfl.report.names import measured
 from sahfl.report.summary import n_folds
 from sahfl.report.tables import METRICS, Row, Table
@@ -110,8 +111,10 @@ def _partitions(results: Results) -> str:
 
 
 def _model(results: Results) -> str:
+    size = _settings(results, "model", "size")
+    kind = NETWORKS[size].description if isinstance(size, str) and size in NETWORKS else "2-D network"
     return (
-        f"2-D U-Net on several planes, {whole(results['base']['parameters'])} parameters; methods of fine-tuning with "
+        f"{kind} on several planes, {whole(results['base']['parameters'])} parameters; methods of fine-tuning with "
         "their trainable parameters: see the table of methods."
     )
 

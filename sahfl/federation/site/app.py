@@ -34,7 +34,7 @@ from sahfl.federation.site.policy import coarse
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.federation.turns import take_turn
-from sahfl.model import MultiViewUNet
+from sahfl.model import Network
 from sahfl.networks import base_network, fine_tuned_network, staying, whole_network
 from sahfl.payload import Header
 from sahfl.seeds import derive_seed
@@ -184,7 +184,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     return protocol.evaluation_reply(header, withhold(sums, groups, **least).to_array())
 
 
-def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, CaseResult]]:
+def _score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseResult]]:
     assert task.evaluation is not None
     keys = site.patient_keys(task.seed)
     cases = site.held_out_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
@@ -199,11 +199,11 @@ def _score_cases(site: Site, task: Task, net: MultiViewUNet) -> list[tuple[str, 
     return results
 
 
-def _network(site: Site, task: Task, header: Header) -> MultiViewUNet:
+def _network(site: Site, task: Task, header: Header) -> Network:
     return _fresh_network(site, task, header).to(choose_device(site.config.device))
 
 
-def _fresh_network(site: Site, task: Task, header: Header) -> MultiViewUNet:
+def _fresh_network(site: Site, task: Task, header: Header) -> Network:
     if task.stage == "pretrain":
         return whole_network(task.views, task.model, task.seed)
     base = site.base(header.base)
