@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Writing files so that they are complete or absent."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
-    The content goes to ``<name>.<process>.tmp`` beside it, is flushed to the disk, and is renamed; the folder is
-    flushed too, so that the rename itself survives a power cut. Missing parent folders are made. Processes of a machine
-    may write one file at the same time: whoever ends last wins. What a crash left goes when the file is written again.
+    The content goes to ``<name>.<process>.tmp`` beside the file, is flushed to the disk, and is renamed. The folder is
+    flushed too, so that the rename survives a power cut. Missing parent folders are made. Several processes of a
+    machine may write the same file: the last one wins. The next write of the file removes what a crash left.
 
     Args:
         path: the file.
         content: text is written as UTF-8.
-        mode: permissions of the file, whatever the umask; they are set before the first byte is written, so that at
-            no moment more people can read it. By default the umask decides.
+        mode: permissions of the file, whatever the umask, set before the first byte is written: at no moment can more
+            people read it. By default the umask decides.
 
     Raises:
-        OSError: the disk is full or the folder is not writable; the old file is then untouched.
+        OSError: the disk is full or the folder is not writable; the old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in left_overs(path):  # one of this name could have other permissions, or be a link to elsewhere
+    for old in left_overs(path):  # an old one could have other permissions, or be a link
         old.unlink(missing_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o600)
@@ -43,7 +43,7 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -
 
 
 def left_overs(path: Path) -> list[Path]:
-    """Unfinished files of ``write_atomic`` that no other process works on any more."""
+    """Unfinished files of ``write_atomic`` whose process has ended, or is this one."""
     form = re.compile(re.escape(path.name) + r"\.([1-9][0-9]{0,6})\.tmp")
     found = [(item, named[1]) for item in path.parent.glob("*.tmp") if (named := form.fullmatch(item.name))]
     return [item for item, process in found if int(process) == os.getpid() or not _is_alive(int(process))]
@@ -54,13 +54,13 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # the process belongs to another user
         pass
     return True
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
+    """Flush a folder to the disk, so that renames in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

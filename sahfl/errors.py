@@ -3,7 +3,7 @@
     SahflError              caught once, in the command line: one clear line, no traceback
     ├── ConfigError         a study or site file is wrong                        exit code 2
     ├── DataError           a scan, mask or datalist cannot be used              exit code 2
-    │   ├── ScanProblem     one scan breaks one rule, which it names (a finding of the site's checks)
+    │   ├── ScanProblem     one scan breaks one rule (a finding of the site's checks)
     │   ├── DataRefused     more cases are refused than the site's policy allows exit code 2
     │   ├── DataChanged     files changed after they were checked                exit code 2
     │   └── DataShared      one scan lies at two sites                           exit code 2
@@ -12,14 +12,14 @@
     ├── PayloadError        a site's reply is refused (dropped for the round)
     ├── TrustError          a key, certificate or signature is missing, wrong or expired  exit code 2
     ├── RunError            a run cannot start or resume from what is on disk    exit code 2
-    ├── StorageError        the disk is full, or does not let sahfl write        exit code 3
-    ├── AuditBroken         an audit log is not what was written                 exit code 3
-    ├── ExportDiffers       an export does not compute what the run's network does    exit code 3
+    ├── StorageError        the disk is full, read-only or failing               exit code 3
+    ├── AuditBroken         an audit log was changed after it was written        exit code 3
+    ├── ExportDiffers       an export computes something else than its network   exit code 3
     ├── NotConnected        a site has no connection to its server               exit code 3
     └── RunFailed           a run ended without its result                       exit code 3
 
 Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
-the machine that raised them: a peer only ever sees the class name (``federation.site.app``).
+the machine that raised them: a peer receives only the class name (``federation.site.app``).
 """
 
 
@@ -50,11 +50,11 @@ class DataRefused(DataError):
 
 
 class DataChanged(DataError):
-    """A site's data are not what they were when the study began; the site stops."""
+    """A site's data changed since the study began; the site stops."""
 
 
 class DataShared(DataError):
-    """Two sites hold the same scan, so that it could be trained on at one and tested at the other."""
+    """Two sites hold the same scan, so that one could train on it while the other tests on it."""
 
 
 class PolicyRefused(SahflError):
@@ -66,11 +66,11 @@ class AdapterError(SahflError):
 
 
 class PayloadError(SahflError):
-    """What a peer sent does not fit what was asked for."""
+    """A message from a peer does not fit the request."""
 
 
 class TrustError(SahflError):
-    """A key, certificate or signature is missing, wrong or expired; no message holds any part of a secret."""
+    """A key, certificate or signature is missing, wrong or expired; no message contains any part of a secret."""
 
 
 class RunError(SahflError):
@@ -78,27 +78,27 @@ class RunError(SahflError):
 
 
 class StorageError(SahflError):
-    """What has to be kept cannot be written: the disk is full, read-only or failing."""
+    """A file cannot be written: the disk is full, read-only or failing."""
 
     exit_code = 3
 
 
 class AuditBroken(SahflError):
-    """A line of a site's audit log was changed, removed, added or moved, or the log is not there."""
+    """A line of a site's audit log was changed, removed, added or moved, or the log is missing."""
 
     exit_code = 3
 
 
 class ExportDiffers(SahflError):
-    """An exported network does not compute what the network of the run computes; nothing of it is kept."""
+    """An exported network does not compute the same as the run's network; the export is removed."""
 
     exit_code = 3
 
 
 class NotConnected(SahflError):
-    """A site has no connection to its server; the message says why in one line.
+    """A site has no connection to its server; the message gives the reason in one line.
 
-    ``lasting`` says that the cause does not go away by itself, so that there is no hurry to try again.
+    ``lasting`` means that the cause will not go away by itself, so an immediate retry is useless.
     """
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""Evaluation at a site: every held-out case is segmented and scored; none is left out silently."""
+"""Evaluation at a site: every held-out case is segmented and scored; no case is skipped silently."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from sahfl.model import device_of, for_inference
 from sahfl.statistics import CaseResult
 
 BATCH_SLICES = 8
-"""Slices that are worked on at a time, by all threads together; their activations lie in memory."""
+"""Slices that all threads together process at a time; it limits the memory for activations."""
 Batch = tuple[View, NDArray[np.intp]]
 """A view, and the indices of some of its slices."""
 EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 
 
 def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
-    """Probability of blood on the scan's own voxels, (X, Y, Z): every slice of every view, fused.
+    """Probability of blood on the scan's own voxels, float32 (X, Y, Z): every slice of every view, fused.
 
-    Slices of a view have one size, so the network sees them whole; there is no sliding window. Slices that show no
-    part of the head keep probability 0. The network computes on the device of its parameters.
+    The network receives whole slices, without a sliding window, because all slices of a view have one size. Slices that
+    show no part of the head keep probability 0. The network computes on the device of its parameters.
 
     Args:
-        net: called with a batch of slices and the name of their view; logits (batch, 1, height, width) out.
+        net: called with a batch of slices and the name of their view; returns logits (batch, 1, height, width).
         case: the volume's slices.
         config: windows, neighbours and weights of the views.
     """
@@ -47,13 +47,13 @@ def predict_mean(
     *,
     on_slice: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float32]:
-    """As ``predict``, with the mean of several networks' probabilities in each view.
+    """Same as ``predict``, with the mean of several networks' probabilities in each view, float32 (X, Y, Z).
 
     Args:
         nets: at least one, all on one device.
         case: the volume's slices.
         config: windows, neighbours and weights of the views.
-        on_slice: hears (slices done, slices to do) after each batch.
+        on_slice: called with (slices done, slices to do) after each batch.
     """
     device = device_of(nets[0])
     nets = [for_inference(net) for net in nets]
@@ -86,9 +86,9 @@ def predict_mean(
 def _each(
     work: Callable[[Batch], NDArray[np.float32]], batches: Sequence[Batch], threads: int
 ) -> Iterator[NDArray[np.float32]]:
-    """What comes of each batch, in order; batches run beside each other, on one thread each.
+    """Results of the batches, in order; each batch runs on one thread, in parallel with others.
 
-    So no thread waits for the others after each layer, as when all work on one batch (``benchmarks/prediction.py``).
+    If all threads work on one batch, they wait for each other after each layer (``benchmarks/prediction.py``).
     """
     if threads == 1:
         yield from map(work, batches)
@@ -98,16 +98,16 @@ def _each(
         yield from pool.map(work, batches)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the pool's threads have set it for all that come later
+        torch.set_num_threads(threads)  # the pool's threads changed this process-wide setting
 
 
 def score(predicted: NDArray[np.bool_], scan: Scan, *, key: str, tolerance_mm: float) -> CaseResult:
     """Compare a predicted mask with the annotation, both (X, Y, Z) on the scan's own voxels.
 
-    Dice is 2 |A and B| / (|A| + |B|); 0 for a prediction on a case without blood, None where both are empty (the
-    statistics count that separately). All other metrics are for cases with blood: a missed hemorrhage has surface Dice
-    and lesion F1 0, and as HD95 the diagonal of the scan. The extent is that of all annotated slices from the lowest to
-    the highest, gaps included, times their distance: axis 2 runs from foot to head in every scan (``Scan``).
+    Dice is 2 |A and B| / (|A| + |B|); 0 for a prediction on a case without blood, None if both are empty (the
+    statistics count these separately). All other metrics are for cases with blood: a missed hemorrhage has surface Dice
+    and lesion F1 0, and an HD95 equal to the diagonal of the scan. The extent (mm) is the distance along axis 2 (foot
+    to head, see ``Scan``) covered by the annotated slices from the lowest to the highest, gaps included.
     """
     annotated = scan.label
     size, n_predicted = int(annotated.sum()), int(predicted.sum())
@@ -137,11 +137,11 @@ def surface_metrics(
     *,
     tolerance_mm: float,
 ) -> tuple[float, float]:
-    """Surface Dice and HD95 (mm) of two masks of one shape, neither of them empty.
+    """Surface Dice and HD95 (mm) of two masks (X, Y, Z) of one shape, neither of them empty.
 
-    Surfaces are the voxels that erosion takes away; distances between them are MONAI's ``get_surface_distance``,
-    measured once for both metrics. The result equals ``compute_surface_dice`` and ``compute_hausdorff_distance`` of
-    MONAI (percentile 95, both with the spacing), which measure them twice and look at every voxel of the scan.
+    Surfaces are the voxels that an erosion removes. MONAI's ``get_surface_distance`` gives the distances, once for both
+    metrics. The result equals MONAI's ``compute_surface_dice`` and ``compute_hausdorff_distance`` (percentile 95, both
+    with the spacing), which compute distances twice and look at every voxel.
     """
     ours, theirs = _surface(predicted), _surface(annotated)
     there, back = (
@@ -153,11 +153,12 @@ def surface_metrics(
 
 
 def score_lesions(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> float:
-    """F1 over connected pieces (3-D, 26 neighbours), a piece being found if any voxel of it is.
+    """F1 over connected components (3-D, 26 neighbours) of two masks (X, Y, Z); a component is found if any voxel of it
+    is.
 
-    ``2 TP / (2 TP + FP + FN)``: TP are annotated pieces that the prediction touches, FN those that it does not, FP
-    predicted pieces that touch no annotation. Neither mask may be empty of pieces at once. MONAI's panoptic quality
-    matches pieces one to one by their IoU instead; blood that is spread over cisterns has no such pieces.
+    ``2 TP / (2 TP + FP + FN)``: TP are annotated components that the prediction touches, FN those that it misses, FP
+    predicted components that touch no annotation. At most one mask may be empty. MONAI's panoptic quality matches
+    components one to one by their IoU instead, which does not suit blood that is spread over cisterns.
 
     Source: Hernandez Petzsche et al. 2022, Sci. Data 9:762 (ISLES 2022), lesion-wise F1.
     """
@@ -169,7 +170,7 @@ def score_lesions(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) ->
 
 
 def diagonal_mm(scan: Scan) -> float:
-    """From one corner of the scan to the opposite one; no distance in it is longer."""
+    """Distance between opposite corners of the scan, an upper limit of any distance in it."""
     return float(np.linalg.norm(np.multiply(scan.label.shape, scan.spacing_mm)))
 
 
@@ -179,11 +180,11 @@ def _extent_mm(scan: Scan) -> float:
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    padded = np.pad(mask, 1)  # a mask that ends at the border has its surface there
+    padded = np.pad(mask, 1)  # so that a mask at the border has a surface there
     return padded & ~ndimage.binary_erosion(padded)
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that holds all of a mask."""
+    """The smallest box that contains a mask."""
     used = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     return tuple(slice(int(places[0]), int(places[-1]) + 1) for places in used)

@@ -1,8 +1,8 @@
-"""Adapter state on the wire: one flat array, its layout, and a header that says what it belongs to.
+"""Adapter states as messages: one flat array, its layout, and a header that identifies the request.
 
-Hundreds of small arrays cost a federated engine more than the bytes do, so a state travels as one array. Nothing that
-a peer sent is used before ``check_header`` and ``unpack`` have compared it with what was asked for. numpy only: this
-is a module that a hospital audits.
+A state travels as one array, because hundreds of small arrays cost a federated engine more than their bytes do. Nothing
+from a peer is used before ``check_header`` and ``unpack`` have compared it with the request. The module uses only
+numpy, so that a hospital can audit it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Layout = tuple[tuple[str, tuple[int, ...]], ...]
 Encoding = Literal["float32", "float16", "int8"]
 DTYPES: dict[Encoding, str] = {"float32": "<f4", "float16": "<f2", "int8": "|i1"}
 STEPS = 127
-"""int8 numbers run from -127 to 127; -128 is never written."""
+"""int8 numbers range from -127 to 127; -128 is never written."""
 LEAST_STEP = float(np.finfo(np.float32).tiny)
-"""Below it, float32 has too few digits for a step to be a 127th of anything."""
+"""Below this value, float32 has too few digits for a step."""
 LARGEST_STEP = float(np.finfo(np.float32).max) / 128
-"""Times -128, which a sender could write, it is still a number."""
+"""A step times -128, which a faulty sender could write, stays finite."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a state belongs to; a reply must repeat the header of the request it answers."""
+    """What a state belongs to; a reply must repeat the header of its request."""
 
     study: str
     """Fingerprint of the study's settings."""
@@ -53,12 +53,12 @@ class Header:
     sahfl: str = __version__
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat values for the wire."""
+        """Flat values for the message."""
         return asdict(self)
 
     @property
     def training(self) -> str:
-        """Names the training that this round is part of, in files: a hash, so that nothing received becomes a path."""
+        """Name of this round's training in file names; a hash, so that nothing received becomes a path."""
         text = f"{self.study} {self.stage} {self.method} {self.fold}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -67,7 +67,7 @@ def check_header(got: dict[str, Any], expected: Header) -> None:
     """Compare a received header with the expected one.
 
     Raises:
-        PayloadError: the first field that differs, version first, with both values; or a field that is unknown.
+        PayloadError: a field differs (the message gives both values of the first, version before others) or is unknown.
     """
     order = ("schema", "sahfl", *(field.name for field in fields(Header)))
     for name in dict.fromkeys(order):
@@ -79,7 +79,7 @@ def check_header(got: dict[str, Any], expected: Header) -> None:
 
 
 def check_training(n_volumes: object, loss: object) -> tuple[int, float]:
-    """Check what a site says of its own training.
+    """Check a site's report on its own training.
 
     Raises:
         PayloadError: the number of volumes is not a whole number from 1 to a million, or the loss is not finite.
@@ -97,13 +97,13 @@ def layout(state: AdapterState) -> Layout:
 
 
 def pack(state: AdapterState, encoding: Encoding = "float32") -> NDArray[Any]:
-    """All tensors behind one another, little-endian; empty for an empty state.
+    """All tensors of a state in one flat array (n,), little-endian; empty for an empty state.
 
-    float32 is exact. float16 and int8 round; ``feedback`` makes up for it over the rounds. int8 numbers are multiples
-    of their tensor's step (``steps``).
+    float32 is exact. float16 and int8 round; ``feedback`` compensates for it over the rounds. int8 numbers are
+    multiples of their tensor's step (``steps``).
 
     Raises:
-        PayloadError: a number is too large for float16 or int8 (NaN and inf are), naming the tensor.
+        PayloadError: a number is too large for float16 or int8, or not finite; the message names the tensor.
     """
     if not state:
         return np.zeros(0, DTYPES[encoding])
@@ -122,7 +122,7 @@ def pack(state: AdapterState, encoding: Encoding = "float32") -> NDArray[Any]:
 
 
 def steps(state: AdapterState) -> tuple[float, ...]:
-    """The step of each tensor in int8: a 127th of its largest absolute value; 0 for a tensor of (almost) zeros."""
+    """The int8 step of each tensor: a 127th of its largest absolute value; 0 for a tensor of (almost) zeros."""
     found = (np.float32(np.abs(value).max(initial=0.0)) / np.float32(STEPS) for value in state.values())
     return tuple(0.0 if step < LEAST_STEP else float(step) for step in found)
 
@@ -137,21 +137,21 @@ def unpack(
 ) -> AdapterState:
     """Read a flat array back into tensors.
 
-    Guarantees: nothing is allocated before names, shapes and size have been compared with ``like``; the result has
-    the names, order and shapes of ``like``, is float32 and finite. A round trip in float32 is exact; in float16 each
-    number is off by at most 2^-11 of itself (or 2^-25), in int8 by at most half a step (or 2^-119),
-    besides the rounding of float32.
+    Guarantees: nothing is allocated before names, shapes and size have been compared with ``like``; the result has the
+    names, order and shapes of ``like``, is float32 and finite. A round trip in float32 is exact. In float16 each number
+    is off by at most 2^-11 of itself (or 2^-25), in int8 by at most half a step (or 2^-119), besides the rounding of
+    float32.
 
     Args:
         data: bytes of the flat array.
         got: the layout that came with it.
-        like: the state that is expected.
-        encoding: how numbers are written; what was agreed, not what the sender says.
+        like: the expected state.
+        encoding: of the numbers, as agreed; not taken from the sender.
         tensor_steps: of int8, one per tensor.
 
     Raises:
-        PayloadError: naming the first tensor that is missing, unexpected, misplaced, of another shape or not finite,
-            or the size that was found and the one expected.
+        PayloadError: a tensor is missing, unexpected, misplaced, of another shape or not finite (the message names the
+            first), or the size is wrong.
     """
     wanted = layout(like)
     if got != wanted:

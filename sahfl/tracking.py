@@ -1,7 +1,7 @@
-"""Results of a run in the trackers that people have: TensorBoard's event files, and MLflow.
+"""Export of a run's results to trackers: TensorBoard's event files, and MLflow.
 
-Both are optional (``pip install 'sahfl[tensorboard]'``, ``'sahfl[mlflow]'``) and read ``results.json`` alone: settings,
-learning curves, and the metrics of each method. Nothing of a patient is in it that is not in the report.
+Both are optional (``pip install 'sahfl[tensorboard]'``, ``'sahfl[mlflow]'``) and use only ``results.json``: settings,
+learning curves, and the metrics of each method. They contain no data of patients beyond those in the report.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sahfl.errors import DataError, RunError
 Results = Mapping[str, Any]
 SETTINGS = ("method", "rank", "aggregation", "trained_at", "trainable", "bytes_up_per_round")
 MOST_AT_ONCE = 1000
-"""Metrics that MLflow takes in one call."""
+"""Limit of metrics in one call to MLflow."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Point:
     """One value of a curve."""
 
     training: str
-    """Method id as in the rounds, or ``pretrain``."""
+    """Id of the method as in the rounds, or ``pretrain``."""
     curve: str
     round: int
     value: float
 
 
 def learning_curves(results: Results) -> Iterator[Point]:
-    """Loss (mean over sites, weighted by their scans) and bytes up of every committed round, fold by fold."""
+    """Loss (mean over sites, weighted by their scans) and bytes sent up in every committed round, fold by fold."""
     for entry in results["rounds"]:
         if not entry["committed"]:
             continue
@@ -46,7 +46,7 @@ def learning_curves(results: Results) -> Iterator[Point]:
 
 
 def method_metrics(method: Results) -> dict[str, float]:
-    """Mean, SD and ends of the interval of every metric over all cases, as far as they are known."""
+    """Mean, SD and interval ends of every metric over all cases; missing values are left out."""
     if method["failed"] is not None:
         return {}
     found = {}
@@ -58,10 +58,10 @@ def method_metrics(method: Results) -> dict[str, float]:
 
 
 def export_tensorboard(results: Results, folder: Path) -> Path:
-    """Write event files, one folder per training, and return the folder that holds them.
+    """Write event files, one folder per training, and return the folder that contains them.
 
     Raises:
-        RunError: tensorboardX is not installed, or the study is there already: TensorBoard would show it twice.
+        RunError: tensorboardX is not installed, or the folder holds this study already and would show it twice.
     """
     writer_of = _optional("tensorboardX", "tensorboard").SummaryWriter
     target = folder / f"{results['name']}-{results['fingerprint'][:8]}"
@@ -86,11 +86,11 @@ def export_mlflow(results: Results, store: str) -> str:
 
     Args:
         results: the content of ``results.json``.
-        store: a tracking URI, or a folder, in which ``mlflow.db`` (SQLite) is then the store.
+        store: a tracking URI, or a folder for the SQLite store ``mlflow.db``.
 
     Raises:
         RunError: mlflow-skinny is not installed, or the experiment holds this study already.
-        DataError: the tracking server does not take it.
+        DataError: the tracking server refuses the results.
     """
     mlflow = _optional("mlflow", "mlflow")
     uri = store

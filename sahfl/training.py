@@ -1,4 +1,4 @@
-"""Local training: what a site does with a network in one round. Both stages use this one function."""
+"""Local training: one round of training a network at a site. Pretraining and fine-tuning both use it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from sahfl.model import device_of
 from sahfl.seeds import derive_seed
 
 WARM_UP_STEPS = 5
-"""AdamW starts each round without history; its first steps are shortened, or they would undo the last average."""
+"""AdamW starts each round without history; without shortened first steps it would undo the last average."""
 CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Where this round lies in the whole training."""
+    """Position of this round in the whole training, with its optimiser settings."""
 
     learning_rate: float
-    """Peak of the cosine over all rounds."""
+    """Peak learning rate, at the start of the cosine over all rounds."""
     weight_decay: float
     steps: int
     """Optimiser steps in this round."""
@@ -35,7 +35,7 @@ class Schedule:
     """1 to ``rounds``."""
     rounds: int
     proximal: float = 0.0
-    """mu of FedProx: how strongly parameters are pulled back to where the round started; 0 is not at all."""
+    """mu of FedProx: strength of the pull of the parameters back to the start of the round; 0 means none."""
 
     def rate(self, step: int) -> float:
         """Learning rate of a step (0-based) of this round: cosine over all rounds, short warm-up within each."""
@@ -53,12 +53,12 @@ def train(
 ) -> float:
     """Train the trainable parameters of a network for one round, in place.
 
-    Guarantees: parameters that do not require a gradient, or whose view is not drawn, are unchanged; with one thread
-    the result is a function of the arguments alone, dropout included; PyTorch's random state is afterwards what it
-    was. The loss is float32 in every precision, and so are the parameters and the optimiser.
+    Guarantees: parameters that do not require a gradient, or whose view is not drawn, are unchanged. With one thread
+    the result depends only on the arguments, dropout included. PyTorch's random state is restored. The loss, the
+    parameters and the optimiser are float32 in every precision.
 
     Args:
-        net: called with a batch of slices and the name of their view; gives what ``supervised_loss`` takes. Batches
+        net: called with a batch of slices and the name of their view; returns what ``supervised_loss`` takes. Batches
             move to the device of its parameters.
         sampler: batches of the site's own training cases.
         schedule: steps and learning rates.
@@ -66,10 +66,10 @@ def train(
         on_step: called after each step with (steps done, steps in all, mean loss so far).
 
     Returns:
-        Mean loss of the round, without the proximal term, so that rounds compare whatever its strength.
+        Mean loss of the round, without the proximal term, so that it is comparable between strengths of the term.
 
     Raises:
-        RunFailed: the loss is not finite; nothing that follows could be trusted.
+        RunFailed: the loss is not finite.
     """
     devices = {parameter.device.index for parameter in net.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices):
@@ -112,9 +112,9 @@ def _train(
 
 
 def pull_back(parameters: Sequence[nn.Parameter], received: Sequence[Tensor], proximal: float) -> None:
-    """Add to each gradient that of proximal / 2 * ||w - w_received||^2, in place.
+    """Add to each gradient that of proximal / 2 * ||w - w_received||^2, in place; any shapes, pairwise the same.
 
-    A parameter without a gradient, of a view that was not drawn, is left without one: no step may move it.
+    A parameter without a gradient, whose view was not drawn, stays without one, so that no step moves it.
 
     Source: Li et al. 2020, arXiv 1812.06127, section 3 (FedProx).
     """
@@ -124,14 +124,14 @@ def pull_back(parameters: Sequence[nn.Parameter], received: Sequence[Tensor], pr
 
 
 def supervised_loss(outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
-    """Dice plus cross-entropy, and with deep supervision its weighted mean over the resolutions.
+    """Dice plus cross-entropy, a scalar; with deep supervision, their weighted mean over the resolutions.
 
     Dice is pooled over the batch: the Dice of a slice without blood is undefined, and a batch nearly always has some
-    blood. Each resolution weighs half of the one before. A coarse pixel is blood if any pixel under it is: a thin
-    layer of blood would vanish between the pixels that nearest-neighbour sampling keeps.
+    blood. Each resolution weighs half of the previous one. A coarse pixel is blood if any pixel under it is, because
+    nearest-neighbour sampling would lose thin layers of blood.
 
     Args:
-        outputs: logits (batch, 1, height, width), or a list of them, each half the size of the one before.
+        outputs: logits (batch, 1, height, width), or a list of them, each half the size of the previous one.
         label: blood, (batch, 1, height, width).
 
     Source: Isensee et al. 2021, doi 10.1038/s41592-020-01008-z (weights of deep supervision).

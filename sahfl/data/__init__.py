@@ -1,1 +1,1 @@
-"""Scans at a site: where they come from, patients and folds, CT volumes, checks, slices, and the phantom cohort."""
+"""Scans at a site: sources, patients and folds, CT volumes, checks, slices, and the phantom cohort."""

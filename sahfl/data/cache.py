@@ -1,12 +1,12 @@
-"""Slices on disk: a scan is preprocessed once per setting, and a process holds no more of it than it looks at.
+"""Preprocessed slices on disk: a scan is preprocessed once per setting, and a process reads only the slices it uses.
 
-A cache folder holds ``<settings>/<content>.slices``: the first name is a hash of what determines the preprocessing, the
-second that of the scan's and the annotation's bytes. A file is one line, ``<SHA-256 of the rest of the line> <JSON>``,
-and then a record for each slice: its voxels and their CRC-32. Records are read with plain reads, never mapped into
-memory: the operating system caches what is used, nothing counts as this process's memory, and a file that is cut while
-it is in use gives a short read instead of a crash.
+A cache folder holds ``<settings>/<content>.slices``: the first name is a hash of the settings of the preprocessing, the
+second a hash of the bytes of scan and annotation. A file starts with a line ``<SHA-256 of the rest of the line>
+<JSON>``; a record for each slice follows, with its voxels and their CRC-32. Records are read with plain reads and never
+mapped into memory. The operating system caches them outside the process's memory, and a file that is cut while it is in
+use gives a short read instead of a crash.
 
-The annotation at full resolution, which scoring needs, is not kept: reading it from its source takes a few hundredths
+The annotation at full resolution, which scoring needs, is not cached: reading it from its source takes a few hundredths
 of the time that segmenting the case takes (``benchmarks/README.md``).
 """
 
@@ -38,9 +38,9 @@ from sahfl.data.views import CaseViews, SliceStack, make_views
 from sahfl.errors import StorageError
 
 FORMAT = 1
-"""Part of every entry's key: raise it with any change of what ``make_views`` or ``read_scan`` give, or of the file."""
+"""Part of every entry's key: raise it when the file format or a result of ``make_views`` or ``read_scan`` changes."""
 KEPT_SETTINGS = 2
-"""Settings of which a folder keeps the entries: the two used last, so that two studies can take turns."""
+"""A folder keeps the entries of the two settings used last, so that two studies can alternate."""
 IMAGE, LABEL, CRC = np.dtype("<i2"), np.dtype(np.bool_), np.dtype("<u4")
 Found = TypeVar("Found")
 log = logging.getLogger(__name__)
@@ -49,37 +49,36 @@ log = logging.getLogger(__name__)
 class SliceCache:
     """The preprocessed cases of one site.
 
-    Guarantees: what is read equals, bit for bit, what preprocessing the scan again would give; a missing, damaged or
-    shortened entry is made again whenever that is noticed, which is at the latest when the damaged slice is read;
-    processes may share the folder; its size is bounded by the site's cases times ``KEPT_SETTINGS``; it may be deleted
-    at any time.
+    Guarantees: a read gives, bit for bit, what preprocessing the scan again would give. A missing, damaged or shortened
+    entry is made again when it is detected, at the latest when the damaged slice is read. Processes may share the
+    folder. Its size is bounded by the site's cases times ``KEPT_SETTINGS``. It may be deleted at any time.
 
     Args:
-        folder: created when the first entry is.
+        folder: created with the first entry.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, items: Sequence[CheckedCase], config: ViewsConfig) -> list[CaseViews]:
-        """Cases as slices that are read from disk when they are looked at.
+        """The cases as slices, which are read from disk when they are used.
 
         Raises:
-            DataError: a case has to be preprocessed, and its files changed or cannot be read.
+            DataError: a case must be preprocessed, and its files changed or cannot be read.
             StorageError: an entry cannot be written; the others are untouched.
         """
         folder = self._folder / _settings_key(config)
-        with suppress(OSError):  # there is none yet
+        with suppress(OSError):  # the folder does not exist yet
             os.utime(folder)
         entries = [_Entry(folder / f"{item.content}.slices", item, config) for item in items]
-        # All are made before one is kept: small things that stay, allocated between large ones that go, would leave
-        # holes that no later volume fits into, and the process would grow by a volume with each case.
+        # All entries are made before any is read: small objects kept between large temporary ones would fragment the
+        # memory, and the process would grow by one volume with each case.
         for entry in entries:
             entry.read(entry.case_views)
         return [entry.read(entry.case_views) for entry in entries]
 
     def keep_only(self, contents: Collection[str]) -> None:
-        """Remove the entries of scans that the site no longer has, and what a killed process left half written."""
+        """Remove the entries of scans that the site no longer has, and unfinished files of killed processes."""
         if not self._folder.is_dir():
             return
         names = {f"{content}.slices" for content in contents}
@@ -91,7 +90,7 @@ class SliceCache:
 
 @dataclass(frozen=True)
 class _Part:
-    """One view in an entry: its images, then its annotations."""
+    """One view in an entry: its images, followed by its annotations."""
 
     shape: tuple[int, int, int]
     with_blood: tuple[int, ...]
@@ -112,14 +111,14 @@ _header_format = TypeAdapter(_Header)
 
 @dataclass(frozen=True)
 class _Entry:
-    """One file of the cache, and what it is made from."""
+    """One file of the cache, and the case and settings that it is made from."""
 
     path: Path
     item: CheckedCase
     config: ViewsConfig
 
     def read(self, find: Callable[[BinaryIO], Found]) -> Found:
-        """What ``find`` finds in the file; where it is missing or damaged, it is made (again) first."""
+        """Apply ``find`` to the open file; a missing or damaged file is made again first."""
         with suppress(OSError, ValueError):
             return self._open(find)
         with _alone(self.path.parent.parent):
@@ -139,7 +138,7 @@ class _Entry:
 
     def _make(self) -> None:
         views = make_views(read_scan(self.item.case), self.config)
-        verify_untouched(self.item)  # what was read is what the content's hash, and so the entry's name, stands for
+        verify_untouched(self.item)  # the hash in the entry's name belongs to what was read
         content = _encode(views)
         _make_room(self.path.parent)
         log.info("event=cached case=%s bytes=%d again=%s", self.item.case.id, len(content), self.path.exists())
@@ -150,10 +149,10 @@ class _Entry:
             raise StorageError(f"{text}; make room, then go on") from error
 
     def case_views(self, stream: BinaryIO) -> CaseViews:
-        """The case with its slices left on disk.
+        """The case, with its slices left on disk.
 
         Raises:
-            ValueError: the header is damaged, or the file is shorter or longer than the header says.
+            ValueError: the header is damaged, or the file's length differs from the one in the header.
         """
         line = stream.readline()
         digest, _, text = line.partition(b" ")
@@ -167,14 +166,14 @@ class _Entry:
             stacks[view], offset = SliceStack(image, label, np.array(part.with_blood, np.intp)), label.end
         if os.fstat(stream.fileno()).st_size != offset:
             raise ValueError(f"got {os.fstat(stream.fileno()).st_size} bytes, expected {offset}")
-        # Views in the order of the study: the order in which they are summed decides the last bit of a prediction.
+        # Views in the order of the study: the order of summation decides the last bit of a prediction.
         ordered = {view: stacks[view] for view in self.config.weights if view in stacks}
         return CaseViews(ordered, header.placement, header.slice_spacing_mm, header.start_z)
 
 
 @dataclass(frozen=True)
 class StoredSlices:
-    """Slices (n, height, width) on disk, of int16 HU or bool; ``slices[first:last]`` reads and verifies them."""
+    """Slices (n, height, width) on disk, int16 HU or bool; ``slices[first:last]`` reads and verifies them."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -223,12 +222,12 @@ def _records(slices: NDArray[Any]) -> bytes:
 
 
 def _checksums(voxels: NDArray[np.uint8], first: int) -> NDArray[np.uint32]:
-    """CRC-32 of each row, begun with the slice's number so that a slice at another's place is found too."""
+    """CRC-32 of each row, seeded with the slice's number to detect misplaced slices."""
     return np.array([zlib.crc32(row, first + index) for index, row in enumerate(voxels)], CRC)
 
 
 def _settings_key(config: ViewsConfig) -> str:
-    """Hash of what determines the slices: weights, windows and neighbours come later, the libraries' version counts."""
+    """Hash of library versions and of all settings of the slices; weights, windows and neighbours are applied later."""
     settings = {
         "format": FORMAT,
         "views": sorted(config.weights),
@@ -240,7 +239,7 @@ def _settings_key(config: ViewsConfig) -> str:
 
 
 def _make_room(folder: Path) -> None:
-    """Remove the settings that were used least lately, so that ``folder`` is one of ``KEPT_SETTINGS``."""
+    """Remove the least recently used settings, so that ``KEPT_SETTINGS`` remain, ``folder`` among them."""
     others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
     others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in others[KEPT_SETTINGS - 1 :]:
@@ -249,7 +248,7 @@ def _make_room(folder: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing the folder; the lock ends with this process, however it ends."""
+    """Keep other processes from changing the folder; the lock ends with this process, even if it is killed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / "lock").open("a")

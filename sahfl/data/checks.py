@@ -1,6 +1,6 @@
-"""Checks of a site's data, done once before the first round: a verdict per case and rule, kept at the site.
+"""Checks of a site's data, done once before the first round: the findings for each case, kept at the site.
 
-``rules`` is the table of what can be found; ``scan_rules``, ``file_rules`` and ``site_rules`` find it.
+``rules`` is the table of possible findings; ``scan_rules``, ``file_rules`` and ``site_rules`` detect them.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from sahfl.errors import DataChanged, DataRefused, ScanProblem
 
 GZIP_MAGIC = b"\x1f\x8b"
 HASHED_BYTES = 256_000_000
-"""Read again in each round to compare content: 0.2 s from memory, 2 s from a slow disk."""
+"""Bytes read again in each round to compare content: 0.2 s from memory, 2 s from a slow disk."""
 
 
 @dataclass(frozen=True)
 class CheckedCase:
-    """A case with its verdict."""
+    """A case with its findings."""
 
     case: Case
     volume_ml: float
-    """Annotated blood; 0 for a legal empty mask, and where the case cannot be read."""
+    """Annotated blood, mL; 0 for a legal empty annotation, and for a case that cannot be read."""
     content: str
-    """SHA-256 over the bytes of image and annotation (of every file, for DICOM); empty where they cannot be read."""
+    """SHA-256 over the bytes of image and annotation (of every file, for DICOM); empty if they cannot be read."""
     stamp: tuple[int, ...]
     """Sizes, modification and change times of the case's files when they were checked."""
     findings: tuple[Finding, ...]
     voxels: str = ""
-    """SHA-256 over the image's voxels, whatever the file format and orientation; empty where they cannot be read."""
+    """SHA-256 over the image's voxels, independent of file format and orientation; empty if they cannot be read."""
 
     @property
     def usable(self) -> bool:
-        """No rule with severity error is broken."""
+        """True if the case breaks no rule of severity error."""
         return all(finding.severity != "error" for finding in self.findings)
 
 
@@ -66,12 +66,12 @@ def check_cases(
     on_case: Callable[[int, int], None] = lambda done, total: None,
     on_scan: OnScan = lambda checked, scan, measures: None,
 ) -> tuple[CheckedCase, ...]:
-    """Check all cases of a site, one scan in memory at a time.
+    """Check all cases of a site, with one scan in memory at a time.
 
     Args:
         cases: in the datalist's order.
-        on_case: hears (done, total) after each.
-        on_scan: sees each case with its scan, or None where it cannot be read; rules across cases come afterwards.
+        on_case: called with (done, total) after each case.
+        on_scan: called with each case and its scan (None if it cannot be read), before the rules across cases.
     """
     checked, traces = [], []
     for case in cases:
@@ -93,10 +93,10 @@ def usable_cases(checked: Iterable[CheckedCase], *, max_refused_share: float = 1
 
     Args:
         checked: all cases of the site.
-        max_refused_share: the site's policy: most cases with errors, as a share of all.
+        max_refused_share: limit of the site's policy on the share of cases with errors.
 
     Raises:
-        DataRefused: more cases are refused, or not one is usable; the message lists each broken rule with its count
+        DataRefused: too many cases have errors, or none is usable; the message lists each broken rule with its count
             and one example.
     """
     checked = tuple(checked)
@@ -115,20 +115,20 @@ def usable_cases(checked: Iterable[CheckedCase], *, max_refused_share: float = 1
 
 
 def count_findings(checked: Iterable[CheckedCase]) -> dict[str, int]:
-    """Number of cases per broken rule, in the table's order; this is all that a site tells of its findings."""
+    """Number of cases per broken rule, in the table's order; a site sends nothing else about its findings."""
     counts = Counter(rule for item in checked for rule in {broken.rule for broken in item.findings})
     return {rule.id: counts[rule.id] for rule in RULES if rule.id in counts}
 
 
 def verify_unchanged(checked: Sequence[CheckedCase], *, turn: int = 0, whole: bool = False) -> None:
-    """Compare files with what was checked: a study must not train on moving data.
+    """Compare the files with their state at the check: a study must not train on changing data.
 
-    Every call compares sizes and times of all files, and the content of those that differ. A file whose size and times
-    were kept is caught by content: each call hashes another part of the cohort, about ``HASHED_BYTES``, so that all of
+    Every call compares sizes and times of all files, and the content of those that differ. To detect changed files
+    whose size and times are the same, each call also hashes another part of the cohort, about ``HASHED_BYTES``. All of
     it is hashed in ``ceil(bytes / HASHED_BYTES)`` calls with consecutive turns; ``whole`` hashes all of it at once.
 
     Raises:
-        DataChanged: a file's content changed, or it vanished or cannot be read any more.
+        DataChanged: a file's content changed, or the file vanished or cannot be read any more.
     """
     n_bytes = sum(sum(item.stamp[::3]) for item in checked)
     stride = 1 if whole else max(1, math.ceil(n_bytes / HASHED_BYTES))
@@ -139,7 +139,7 @@ def verify_unchanged(checked: Sequence[CheckedCase], *, turn: int = 0, whole: bo
 
 
 def verify_untouched(item: CheckedCase) -> None:
-    """Raise DataChanged if a case's sizes or times are other than when it was checked, and its content too."""
+    """Raise DataChanged if sizes or times of a case's files changed since the check, and the content changed too."""
     stamp = _stamp(item.case)
     if stamp != item.stamp and not _same(item.case, stamp, item.content):
         raise _changed(item)
@@ -150,7 +150,7 @@ def _changed(item: CheckedCase) -> DataChanged:
 
 
 def patient_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
-    """Salted key per patient, from the content of the patient's scans: nobody without the scans can compute it."""
+    """Salted key of each patient, from the content of the patient's scans; only who has the scans can compute it."""
     contents: dict[str, list[str]] = {}
     for item in checked:
         contents.setdefault(item.case.patient, []).append(item.content)
@@ -158,18 +158,18 @@ def patient_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
 
 
 def scan_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
-    """Salted key per case, from the image's voxels; equal at two sites that hold the same scan."""
+    """Salted key of each case, from the image's voxels; two sites that hold the same scan get the same key."""
     return {item.case.id: pseudonym(item.voxels, salt) for item in checked}
 
 
 def data_key(checked: Iterable[CheckedCase], salt: str) -> str:
-    """One salted key of all contents: another one as soon as a case changes, comes, goes, or is another patient's."""
+    """One salted key of all cases; it changes if a case is changed, added, removed or assigned to another patient."""
     cases = (f"{item.content} {item.case.patient} {item.case.fold}" for item in checked)
     return pseudonym("\n".join(sorted(cases)), salt)
 
 
 def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:
-    stamp = _stamp(case)  # before reading, so that a change while reading shows later
+    stamp = _stamp(case)  # before reading, so that a change during the reading is detected later
     try:
         scan, content = read_scan(case), _content(case)
     except ScanProblem as problem:
@@ -192,7 +192,7 @@ def voxel_hash(image: NDArray[np.float32]) -> str:
 
 
 def _content(case: Case) -> str:
-    """As ``_digest``; a .gz is unpacked to its end, because nibabel never compares the checksum there."""
+    """Same as ``_digest``, but unpacks a .gz to its end, because nibabel does not compare its checksum."""
     sha = hashlib.sha256()
     try:
         for path in case.files():
@@ -206,7 +206,7 @@ def _content(case: Case) -> str:
 
 
 def _digest(case: Case) -> str:
-    """SHA-256 over all files of a case; empty where one cannot be read."""
+    """SHA-256 over all files of a case; empty if a file cannot be read."""
     sha = hashlib.sha256()
     try:
         for path in case.files():
@@ -220,7 +220,7 @@ def _digest(case: Case) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def _same(case: Case, stamp: tuple[int, ...], content: str) -> bool:
-    """Whether touched files still have their content; remembered: a backup costs one reading, not one a round."""
+    """Test whether touched files still have their content; cached, so that a backup costs only one reading."""
     return bool(stamp) and _digest(case) == content
 
 

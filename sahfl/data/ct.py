@@ -21,13 +21,13 @@ from sahfl.errors import ScanProblem
 
 AIR_HU = -1000.0
 HEAD_HU = -300.0
-"""Above this, a voxel belongs to the head (or the headrest), not to the air around it."""
+"""Voxels above this value belong to the head or the headrest, not to the surrounding air."""
 AFFINE_TOLERANCE_MM = 1e-3
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One CT volume and its annotation, axes (x, y, z) from right to left, back to front, foot to head (RAS+)."""
+    """One CT volume and its annotation, axes (x, y, z) in RAS+: left to right, back to front, foot to head."""
 
     image: NDArray[np.float32]
     """(X, Y, Z), HU."""
@@ -38,7 +38,7 @@ class Scan:
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel in mL: the determinant of the affine, so oblique scans are right too."""
+        """Volume of a voxel in mL, from the determinant of the affine; correct for oblique scans too."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
     @property
@@ -54,14 +54,14 @@ class Scan:
 
 
 def read_scan(case: Case) -> Scan:
-    """Read a case's image and annotation, both turned to RAS+.
+    """Read a case's image and annotation, and turn both to RAS+.
 
-    An image that is a folder is a DICOM series (``sahfl.data.dicom``); any other is a NIfTI file.
+    An image that is a folder is a DICOM series (``sahfl.data.dicom``); any other image is a NIfTI file.
 
     Raises:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
-    # os.path.isdir, unlike Path.is_dir, does not raise for a path that may not be looked at.
+    # Unlike Path.is_dir, os.path.isdir does not raise PermissionError.
     image, label = _open_dicom(case) if os.path.isdir(case.image) else (open_image(case), _open(case, "label"))
     _check_shape(case, image)
     if image.shape != label.shape:
@@ -76,10 +76,10 @@ def read_scan(case: Case) -> Scan:
 
 
 def without_annotation(case: Case, image: Any) -> Scan:
-    """An opened volume, a NIfTI file or a DICOM series, as a scan with an empty annotation.
+    """Turn an open volume (a NIfTI file or a DICOM series) into a scan with an empty annotation.
 
     Raises:
-        ScanProblem: it is no volume of finite numbers.
+        ScanProblem: it is not a volume of finite numbers.
     """
     _check_shape(case, image)
     if not abs(np.linalg.det(image.affine[:3, :3])) > 0:
@@ -96,16 +96,16 @@ def _check_shape(case: Case, image: Any) -> None:
 
 
 def open_image(case: Case) -> Any:
-    """The NIfTI image of a case, its voxels not read yet.
+    """Open the NIfTI image of a case without reading its voxels.
 
     Raises:
-        ScanProblem: it is missing, or not readable NIfTI.
+        ScanProblem: the file is missing or not readable NIfTI.
     """
     return _open(case, "image")
 
 
 def _open_dicom(case: Case) -> tuple[Any, Any]:
-    """A series and its annotation; a NIfTI annotation may store the same voxels in another order (dcm2niix does)."""
+    """Open a series and its annotation; a NIfTI annotation may store the voxels in another order (dcm2niix does)."""
     try:
         series = dicom.read_series(case.image)
         annotation = dicom.find_annotation(case.label) if os.path.isdir(case.label) else case.label
@@ -121,9 +121,9 @@ def _open_dicom(case: Case) -> tuple[Any, Any]:
 def _open(case: Case, which: str) -> Any:
     path = case.image if which == "image" else case.label
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+        if path.exists() and not path.is_file():  # opening a pipe would block for ever
             raise ScanProblem("unreadable", f"case {case.id}: the {which} is not a file")
-        path.open("rb").close()  # nibabel takes a file that it may not read for one of another format
+        path.open("rb").close()  # nibabel reports a forbidden file as one of another format
         return nibabel.load(path)
     except FileNotFoundError as error:
         raise ScanProblem("missing", f"case {case.id}: the {which} file is missing") from error
@@ -134,7 +134,7 @@ def _open(case: Case, which: str) -> Any:
 
 
 def _voxels(case: Case, which: str, image: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Voxels and affine with the axes turned to RAS+."""
+    """Voxels (X, Y, Z) and affine (4, 4) with the axes turned to RAS+."""
     if image.get_data_dtype().kind not in "iuf":
         text = f"the {which} holds {image.get_data_dtype()} voxels, expected whole or real numbers"
         raise ScanProblem("unreadable", f"case {case.id}: {text}")
@@ -150,19 +150,19 @@ def _voxels(case: Case, which: str, image: Any) -> tuple[NDArray[np.float32], ND
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the grid lies in a scan: enough to bring a prediction back to the scan's own voxels."""
+    """Position of the network's grid in a scan: what is needed to bring a prediction back to the scan's own voxels."""
 
     scan_shape: tuple[int, int, int]
     resized: tuple[int, int]
-    """In-plane pixels of the whole scan at the grid's spacing."""
+    """In-plane pixels of the whole scan when resampled to the grid's spacing."""
     start: tuple[int, int]
-    """First pixel of the grid within the resized slice; negative where the grid reaches beyond the scan."""
+    """First pixel of the grid within the resized slice; negative if the grid reaches beyond the scan."""
 
 
 def to_grid(
     scan: Scan, *, spacing_mm: float, size: tuple[int, int]
 ) -> tuple[NDArray[np.int16], NDArray[np.bool_], Placement]:
-    """Resample a scan in-plane and cut out the field around the head's centre; slices stay where they are.
+    """Resample a scan in-plane and cut out a field around the head's centre; the slices stay in place.
 
     Shrinking averages over the source pixels (anti-aliased bilinear), so thin blood fades instead of vanishing between
     samples.

@@ -1,4 +1,4 @@
-"""The rules about files and headers: orientation, and names or dates; a text never shows what was found."""
+"""The rules about files and headers: orientation, names and dates. A finding's text never quotes a name or date."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DATE = re.compile(
     r"(?<!\d)(?:(?:19|20)\d\d([-_./]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
     r"|(?:0?[1-9]|[12]\d|3[01])([-_./])(?:0?[1-9]|1[0-2])\2(?:19|20)\d\d)(?!\d)"
 )
-"""20240131, 2024-01-31, 31.1.2024, with a plausible year, month and day."""
+"""Matches 20240131, 2024-01-31 and 31.1.2024, with a plausible year, month and day."""
 PERSON = re.compile(r"[^\W\d_]+\^[^\W\d_]*|[^\W\d_]{2,}, ?[^\W\d_]{2,}")
-"""``Muster^Hans`` as in DICOM, or ``Muster, Hans``."""
+"""Matches ``Muster^Hans`` as in DICOM, and ``Muster, Hans``."""
 WORD = re.compile(r"[^\W\d_]{3,}")
 _PLAIN = """
     abdomen and annotation anon anonymized anonymous ax axial blood bone brain case cases center class
@@ -35,11 +35,11 @@ _PLAIN = """
     volume with without
 """
 PLAIN_WORDS = frozenset(_PLAIN.split())
-"""Words that data sets are full of; two other capitalised words side by side are taken for a person's name."""
+"""Words that are common in data sets; any other two adjacent capitalised words count as a person's name."""
 
 
 def judge_files(case: Case) -> Iterator[Finding]:
-    """Findings about a readable case's files, from their names and headers alone."""
+    """Findings about a readable case's files, from their names and headers only."""
     alone = case.image == case.label  # a patient's folder, or a scan without annotation
     files = (("image", case.image), ("label", case.label))[: 1 if alone else 2]
     if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
@@ -66,7 +66,7 @@ def _label_file(case: Case) -> Path:
 
 
 def looks_personal(text: str) -> bool:
-    """Whether a text holds what looks like a person's name or a date; a suspicion, not a proof."""
+    """Test whether a text may contain a person's name or a date; a suspicion, not a proof."""
     if DATE.search(text) or PERSON.search(text):
         return True
     words = [word for word in WORD.findall(text) if word.lower() not in PLAIN_WORDS]
@@ -91,7 +91,7 @@ def _forms(case: Case, header: Any) -> Iterator[Finding]:
 
 
 def _texts(path: Path, header: Any) -> Iterator[tuple[str, str]]:
-    """Text fields, extensions, and the file name that gzip keeps inside."""
+    """Text fields, extensions, and the file name stored inside a .gz."""
     for name in TEXT_FIELDS:
         if name in header:
             yield name, bytes(header[name].tobytes()).split(b"\0")[0].decode("latin-1")

@@ -1,4 +1,4 @@
-"""Which names of labels mean blood: every label counts as hemorrhage, so none may be anything else."""
+"""Which label names mean blood: every label counts as hemorrhage, so a label for anything else is an error."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ _OTHER = re.compile(r"o?edema|peri|hygroma|effusion|vessel|infarct|\b(no|non|wit
 
 
 def is_blood(name: str) -> bool:
-    """The label's name says that it is blood, in a word or as IPH, IVH, SAH, SDH, EDH; unknown names are not."""
+    """Test whether a label's name is a word for blood or one of IPH, IVH, SAH, SDH, EDH; False for unknown names."""
     words = re.sub(r"[^a-z]+", " ", name.lower())
     return bool(_BLOOD.search(words)) and not _OTHER.search(words)

@@ -1,4 +1,4 @@
-"""The cases of a site: which files, which patient, which fold."""
+"""The cases of a site: files, patient and fold of each."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ NO_SCAN = {
     ".db",
     ".ini",
 }
-"""Files with these endings lie beside scans, and are none."""
+"""Endings of files that lie beside scans but are not scans."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One CT volume with its annotation. ``id`` is what logs show; the patient and the paths stay in this process."""
+    """One CT volume with its annotation. Logs show the ``id`` only; the patient and the paths stay in this process."""
 
     id: str
-    """``<site>-0007``: the position in the site's datalist or folder."""
+    """``<site>-0007``: the number is the position in the site's datalist or folder."""
     image: Path
     """NIfTI file, or folder of a DICOM series."""
     label: Path
-    """NIfTI file, DICOM segmentation, or the folder that holds either."""
+    """NIfTI file, DICOM segmentation, or the folder that holds one of them."""
     patient: str
     fold: int | None = None
-    """The datalist's own fold of this case, if it names one."""
+    """The fold that the datalist assigns to this case, if any."""
 
     def files(self) -> tuple[Path, ...]:
-        """Every file that the case is read from: image first, each once.
+        """All files that the case is read from, the image first, each once.
 
         Raises:
             OSError: a folder cannot be read.
@@ -57,13 +57,13 @@ class Case:
 
 
 def scan_files(folder: Path) -> tuple[Path, ...]:
-    """All files below a folder that may be scans, sorted: hidden ones and texts, tables and pictures are left out.
+    """All files below a folder that may be scans, sorted; without hidden files, texts, tables and pictures.
 
     Raises:
         OSError: a folder cannot be read.
     """
 
-    def refuse(error: OSError) -> None:  # os.walk, like Path.rglob, would leave an unreadable folder out silently
+    def refuse(error: OSError) -> None:  # by default os.walk, like Path.rglob, skips an unreadable folder silently
         raise error
 
     found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
@@ -75,7 +75,7 @@ def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
 
     The file is JSON, with image and label relative to its folder: ``{"sites": {site: [{"image", "label", "patient",
     "fold"?}, ...]}}``, or one site's MONAI datalist ``{"training": [{"image", "label", "patient"?, "fold"?}, ...]}``.
-    Where the latter names no patient, the image's name decides (``patient_of``).
+    If a MONAI entry has no patient, the patient is taken from the image's name (``patient_of``).
 
     Raises:
         DataError: the file cannot be read, has no such site, or an entry lacks a key; the message names the entry.
@@ -111,7 +111,7 @@ def datalist_sites(path: Path) -> tuple[str, ...]:
 
 
 def _with_patients(training: Any) -> Any:
-    """MONAI's entries as sahfl's; what is wrong with one is said when it is read."""
+    """MONAI entries with a patient added; ``_case`` reports faulty entries later."""
     if not isinstance(training, list):
         return training
     return [
@@ -130,9 +130,9 @@ def case_name(path: Path) -> str:
 def patient_of(name: str) -> str:
     """The patient of a case of which only the name is known.
 
-    A BIDS name says it (``sub-012_ses-2`` is patient ``sub-012``). Any other name is a patient of its own, because to
-    guess that two names mean one patient, or two, would leak between folds unseen: where a patient has several scans,
-    a datalist names the patients.
+    A BIDS name contains the patient (``sub-012_ses-2`` is patient ``sub-012``). Any other name counts as a patient of
+    its own: a wrong guess that two names mean different patients would leak between folds unnoticed. If a patient has
+    several scans, use a datalist that names the patients.
     """
     match = re.match(r"sub-[A-Za-z0-9]+(?=_|$)", name)
     return match[0] if match else name
@@ -152,23 +152,23 @@ def _case(entry: Any, path: Path, site: str, index: int) -> Case:
 
 
 def _is_text(value: Any) -> bool:
-    """Text that is not blank, and that a file can have as its name: without NUL and halves of surrogate pairs."""
+    """Test for text that is not blank and can be a file name: without NUL and surrogates."""
     return isinstance(value, str) and bool(value.strip()) and not re.search("[\0\ud800-\udfff]", value)
 
 
 def pseudonym(patient: str, salt: str) -> str:
-    """A salted hash of the patient id (16 hex digits); the same patient has another one in another study."""
+    """Salted hash of the patient id, 16 hex digits; it differs from study to study."""
     return hashlib.sha256(f"{salt}\x1f{patient}".encode()).hexdigest()[:16]
 
 
 def assign_folds(volumes_ml: Mapping[str, float], *, n_folds: int, salt: str) -> dict[str, int]:
-    """Fold of every patient, stratified by hemorrhage volume.
+    """Assign every patient to a fold, stratified by hemorrhage volume.
 
-    Patients are ordered by volume and cut into blocks of ``n_folds``; within a block, the salted hash of the patient
-    id decides who goes to which fold.
+    Patients are ordered by volume and cut into blocks of ``n_folds``. Within a block, the salted hash of the patient id
+    decides the fold of each patient.
 
-    Guarantees: every patient has exactly one fold; the folds' sizes differ by at most one; the result depends on the
-    patients and the salt only, not on their order.
+    Guarantees: every patient has exactly one fold; the folds' sizes differ by at most one; the result depends only on
+    the patients and the salt, not on their order.
 
     Args:
         volumes_ml: annotated volume per patient (summed over the patient's scans).
@@ -186,15 +186,15 @@ def assign_folds(volumes_ml: Mapping[str, float], *, n_folds: int, salt: str) ->
 
 
 def _drawn_folds(n_folds: int, block: list[str], salt: str) -> list[int]:
-    """An order of the folds for a last, incomplete block; without it fold 0 would be the largest at every site."""
+    """Order of the folds for a last, incomplete block; a fixed order would make fold 0 the largest at every site."""
     return sorted(range(n_folds), key=lambda fold: pseudonym(f"{fold} {block[0]}", salt))
 
 
 def declared_folds(cases: Iterable[Case], *, n_folds: int) -> dict[str, int] | None:
-    """Folds that the datalist itself names, or None where it names none.
+    """The folds that the datalist assigns, or None if it assigns none.
 
     Raises:
-        DataError: only some cases name a fold, a fold is outside the study's, or a patient would be in two folds.
+        DataError: only some cases have a fold, a fold is outside the study's, or a patient would be in two folds.
     """
     cases = tuple(cases)
     if all(case.fold is None for case in cases):

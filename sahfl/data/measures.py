@@ -1,4 +1,4 @@
-"""What the checks measure in a scan: its values, its head and brain, and where its annotation lies."""
+"""Measurements of a scan for the checks: its values, its head and brain, and the position of its annotation."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sahfl.data.ct import HEAD_HU, Scan
 
 BONE_HU = 300.0
 FAT_HU = -150.0
-"""Below this lie air and lung, above it fat and soft tissue."""
+"""Air and lung lie below this value, fat and soft tissue above."""
 COARSE_MM = 2.0
-"""Head and brain are found on pixels of about this size: enough for shares, and quick at 512 x 512."""
+"""Pixel size on which head and brain are detected: accurate enough for shares, and fast at 512 x 512."""
 SMALLEST_BRAIN_ML = 2.0
-"""Less soft tissue inside closed bone than this is no brain to measure."""
+"""Less soft tissue inside closed bone is too little to measure."""
 NO_HU_RANGE = (-100.0, 150.0)
-"""Values that soft tissue inside the skull can have; anything else is bone, air or metal."""
+"""Values that soft tissue inside the skull can have; all other values are bone, air or metal."""
 
 
 @dataclass(frozen=True)
 class AnnotationMeasures:
-    """Numbers of one annotation that is not empty; shares are of its voxels."""
+    """Measurements of an annotation that is not empty; shares are of its voxels."""
 
     median_hu: float
     head_share: float
-    """Annotated voxels per voxel of the head."""
+    """Number of annotated voxels divided by the number of voxels of the head."""
     outside_share: float
     """Outside the head."""
     air_share: float
@@ -35,14 +35,14 @@ class AnnotationMeasures:
     bone_share: float
     """Above 300 HU."""
     contrast_hu: float | None
-    """Annotated soft tissue minus the tissue around it, medians; None where one of them is missing."""
+    """Median of the annotated soft tissue minus median of the tissue around it; None if one of them is missing."""
     mirrored_hu: float | None
-    """The same with the annotation turned left for right."""
+    """The same contrast after the annotation is mirrored left to right."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Numbers of one scan; None where there is nothing to measure."""
+    """Measurements of one scan; None for a value that cannot be measured."""
 
     lowest_hu: float
     low_hu: float
@@ -60,15 +60,15 @@ class Measures:
     brain_hu: float | None
     """Median of that tissue."""
     noise_hu: float | None
-    """Standard deviation of the noise between neighbouring pixels of that tissue."""
+    """Standard deviation of the noise in that tissue, from differences between neighbouring pixels."""
     top_share: float
-    """Head in the topmost slice, as a share of the slice with most head."""
+    """Area of the head in the topmost slice divided by its largest area in any slice."""
     annotation: AnnotationMeasures | None
-    """None for an empty one."""
+    """None for an empty annotation."""
 
 
 def measure(scan: Scan) -> Measures:
-    """Measure a scan; about a second for 512 x 512 x 30 voxels, on copies that are coarser than the scan."""
+    """Measure a scan on coarser copies; takes about a second for 512 x 512 x 30 voxels."""
     image = scan.image
     sample = _sample(image)
     low, high = (float(value) for value in np.percentile(sample, [1.0, 99.0]))
@@ -94,7 +94,7 @@ def measure(scan: Scan) -> Measures:
 
 
 def signature(image: NDArray[np.float32], size: tuple[int, int, int] = (12, 12, 6)) -> NDArray[np.float32]:
-    """The box of the head as a small volume of mean HU, clipped to -100..300: alike for one scan saved twice."""
+    """The head's box as a small volume of mean HU, shape ``size``, clipped to -100..300; alike for copies of a scan."""
     inside = ndimage.find_objects((image > HEAD_HU).astype(np.int8))
     box = image[inside[0]] if inside and inside[0] is not None else image
     for axis, n in enumerate(size):
@@ -107,9 +107,9 @@ def signature(image: NDArray[np.float32], size: tuple[int, int, int] = (12, 12, 
 
 
 def _sample(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most about a million voxels, evenly picked, for order statistics."""
+    """At most about a million evenly spaced voxels, for percentiles."""
     flat = image.ravel(order="K")  # a view, whatever the order of the axes in memory
-    return flat[:: (flat.size // 1_000_000) | 1]  # an odd step, so that rows are not always met at the same columns
+    return flat[:: (flat.size // 1_000_000) | 1]  # an odd step avoids sampling the same columns in every row
 
 
 def _count_values(sample: NDArray[np.float32]) -> int:
@@ -151,7 +151,7 @@ def _brain(scan: Scan) -> NDArray[np.bool_]:
 
 
 def _noise(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> float | None:
-    """Robust SD of differences between x-neighbours over the square root of 2; edges of tissue hardly count."""
+    """Robust SD of differences between x-neighbours, divided by the square root of 2; edges of tissue hardly count."""
     pairs = brain[1:] & brain[:-1]
     differences = (image[1:] - image[:-1])[pairs]
     return float(np.median(np.abs(differences)) * 1.4826 / np.sqrt(2)) if differences.size else None

@@ -1,4 +1,4 @@
-"""A scan that nobody annotated: read and checked as the scans were that a network was trained on."""
+"""Scans without annotation: read and checked like the scans that the network was trained on."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ GEOMETRY = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
-"""What a NIfTI header says of where the voxels lie; nothing else of it is copied, as its texts may name the patient."""
+"""NIfTI header fields for the position of the voxels; no other field is copied, because texts may name the patient."""
 ABOUT_ANNOTATIONS = {"no_blood"}
-"""Findings that say no more than that there is no annotation."""
+"""Findings that only report a missing annotation."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class NewScan:
     scan: Scan
     """Turned to RAS+, with an empty annotation."""
     source: Any
-    """The image as it was opened (nibabel), with the grid that the result is written on."""
+    """The image as opened (nibabel); the result is written on its grid."""
     series: Series | None
-    """The DICOM series, where it is one."""
+    """The DICOM series, if the scan is one."""
     findings: tuple[Finding, ...]
     """Warnings and notes of the data checks."""
     voxels: str
-    """SHA-256 over the voxels: which scan this is, without a name."""
+    """SHA-256 over the voxels: identifies the scan without a name."""
 
     def on_source(self, volume: NDArray[Any]) -> nibabel.Nifti1Image:
-        """A volume (X, Y, Z) of ``scan`` as NIfTI on the scan's own grid: its order of axes, its affine bit for bit."""
+        """A volume (X, Y, Z) of ``scan`` as NIfTI on the original grid, with its order of axes and its affine."""
         turn = ornt_transform([[0, 1], [1, 1], [2, 1]], io_orientation(self.source.affine))
         voxels = np.ascontiguousarray(apply_orientation(volume, turn))
         image = nibabel.Nifti1Image(voxels, self.source.affine)
@@ -62,8 +62,8 @@ def read_new_scan(path: Path) -> NewScan:
     """Read a NIfTI file, a folder with one DICOM series, or the DICOM series that a file belongs to.
 
     Raises:
-        DataRefused: it breaks a rule of the data checks that is an error: it is no head CT in HU, its geometry is not
-            known, or it cannot be read; the message lists each broken rule with its remedy.
+        DataRefused: the scan breaks a rule of severity error: it is no head CT in HU, its geometry is unknown, or it
+            cannot be read; the message lists each broken rule with its remedy.
     """
     case = Case("scan", path, path, "")
     try:

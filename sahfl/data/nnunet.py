@@ -26,13 +26,13 @@ _HIDDEN = "."
 
 
 def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
-    """The cases of a raw folder in the order of their names.
+    """The cases of a raw folder, in the order of their names.
 
-    The patient is read from the case's name (``manifest.patient_of``). A case with an image only, or a label only, is
-    in the result: its check reports what is missing.
+    The patient is taken from the case's name (``manifest.patient_of``). A case without an image or without a label is
+    included: its check reports what is missing.
 
     Raises:
-        DataError: every problem of dataset.json, the folders and the splits, in one message.
+        DataError: dataset.json, the folders or the splits have problems; the message lists all of them.
     """
     settings = _read_json(folder / "dataset.json", dict)
     problems = list(_problems(settings))
@@ -72,7 +72,7 @@ def _read_json(path: Path, kind: type) -> Any:
 
 
 def _problems(settings: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with dataset.json itself."""
+    """All problems of dataset.json."""
     channels = settings.get("channel_names")
     if channels is None:
         yield "channel_names: missing; is this nnU-Net version 1? (nnUNetv2_convert_old_nnUNet_dataset converts it)"
@@ -100,7 +100,7 @@ def _label_problems(labels: Any) -> Iterator[str]:
 
 
 def _case_names(folder: Path, ending: str) -> tuple[tuple[str, ...], list[str]]:
-    """Sorted names of all images and labels, and what is wrong with the folders."""
+    """Sorted names of all images and labels, and all problems of the folders."""
     names, problems = set(), []
     for part, tail in (("imagesTr", f"{CHANNEL}{ending}"), ("labelsTr", ending)):
         try:
@@ -117,7 +117,7 @@ def _case_names(folder: Path, ending: str) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _folds(splits: list[Any], names: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
-    """Fold per case, and what is wrong with the splits."""
+    """Fold of each case, and all problems of the splits."""
     folds: dict[str, int] = {}
     problems = []
     for fold, split in enumerate(splits):

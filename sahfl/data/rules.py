@@ -1,4 +1,4 @@
-"""The table of data rules: everything that a check can find, how bad it is, what it means and what to do.
+"""The table of data rules: for each possible finding its severity, its meaning and its remedy.
 
 The documents (``docs/data-checks.md``) and the page of ``sahfl check SITE.yaml`` are made from this table.
 """
@@ -16,11 +16,11 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that can be wrong with a case."""
+    """One possible problem of a case."""
 
     id: str
     severity: Severity
-    """``error``: the case is not used. ``warning``: it is used, and someone should look. ``note``: legal, counted."""
+    """``error``: the case is not used. ``warning``: used, but should be looked at. ``note``: legal, only counted."""
     meaning: str
     """One sentence."""
     remedy: str
@@ -28,7 +28,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule that a case breaks, with what was measured."""
+    """One rule that a case breaks, with the measured values."""
 
     rule: str
     severity: Severity
@@ -274,7 +274,7 @@ RULES = (
     # DICOM
     *(Rule(rule, "error", meaning, remedy) for rule, meaning, remedy in DICOM_RULES),
 )
-"""Every rule, in the order in which people read them."""
+"""Every rule, in the order of the documents."""
 
 BY_ID = MappingProxyType({rule.id: rule for rule in RULES})
 

@@ -1,4 +1,4 @@
-"""Training batches: random slices of a site's volumes, with blood in a fixed share of them, and augmented."""
+"""Training batches: augmented random slices of a site's volumes, a fixed share of them with blood."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from sahfl.data.views import CaseViews, slab, windows
 class SliceSampler:
     """Endless batches of slices from a set of volumes.
 
-    Each batch shows one view, drawn by the views' weights; each of its slices comes from a volume drawn with equal
-    chance, so that patients count equally however many slices they have.
+    Each batch shows one view, drawn by the views' weights. Each slice comes from a volume drawn with equal chance, so
+    that patients count equally whatever their number of slices.
 
-    Guarantees: the batches are a function of the arguments alone.
+    Guarantees: the batches depend only on the arguments.
 
     Args:
         cases: the volumes; at least one.
         views: windows, neighbours and weights.
         batch_size: slices per batch.
-        foreground_share: share of the slices of a batch drawn among those with blood, where the volume has any.
+        foreground_share: share of the slices of a batch that are drawn from those with blood, if the volume has any.
         seed: of all random choices.
     """
 
@@ -73,7 +73,7 @@ class SliceSampler:
             "image": slab(stack, index, self._config.neighbours),
             "label": stack.label[index : index + 1].astype(np.float32),
         }
-        # Height is x in axial and coronal slices: mirroring it swaps left and right. A sagittal slice has no such axis.
+        # Height is x in axial and coronal slices, so mirroring it swaps left and right; sagittal slices have no x axis.
         return self._augment[view != "sagittal"](item)
 
 

@@ -1,4 +1,4 @@
-"""The rules that one scan can break, judged from its measures; every text names the case and what was measured."""
+"""The rules about a single scan, applied to its measurements; every text names the case and the measured values."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ SPACING_MM = (0.3, 1.2), (0.5, 10.0)
 """Usual pixel size and slice distance of a head CT."""
 SLICES = 15, 400
 WHOLE_HEAD_HU = (-500.0, 300.0)
-"""A head CT has air below the first value, if only in its sinuses, and bone above the second."""
+"""A head CT contains air below the first value, at least in the sinuses, and bone above the second."""
 MOST_HU = 70_000.0
-"""Beyond what 16 bits with any usual intercept hold; metal reaches 30,000 HU."""
+"""More than 16 bits can store with any usual intercept; metal reaches 30,000 HU."""
 LOW_HU, HIGH_HU = -900.0, 300.0
 """Usual limits of the 1st and the 99th percentile."""
 BRAIN_HU, BRAIN_RANGE_HU = (20.0, 45.0), (0.0, 90.0)
 """Usual and possible medians of the tissue inside the skull; measured: 32-41 HU."""
 UNSIGNED_SHIFT_HU = 1024.0
 MOST_NOISE_HU = 12.0
-"""Measured: 2.0-3.2 HU on real slices; bone kernels have 20 and more."""
+"""Measured: 2.0-3.2 HU on real slices; bone kernels reach 20 and more."""
 NO_HU = {"windowed", "shifted", "not_hu"}
 MOST_BLOOD_ML, MOST_HEAD_SHARE = 500.0, 0.3
 BLOOD_HU = (25.0, 110.0)
 """Measured on real annotations: medians of 36-93 HU."""
 TOP_SHARE, MOST_SHEAR = 0.85, 0.02
-"""Head in the topmost slice against the fullest; cosine between two axes (0.02 is a degree)."""
+"""Area of the head in the topmost slice relative to the largest; cosine between two axes (0.02 is a degree)."""
 MIRRORED_HU = 5.0, 15.0
-"""Suspicious: contrast to the surroundings at most the first, and at least the second more when mirrored."""
+"""Suspicious: a contrast of at most the first value, which rises by at least the second when mirrored."""
 
 
 def judge_scan(case: str, scan: Scan, measures: Measures) -> Iterator[Finding]:
-    """Findings of a readable scan in the order of the rule table."""
+    """Findings of a readable scan, in the order of the rule table."""
     found = [*_geometry(scan), *_values(measures)]
-    if not NO_HU & {rule for rule, _ in found}:  # otherwise the rest would only repeat it in other words
+    if not NO_HU & {rule for rule, _ in found}:  # without HU, the other rules would report the same problem again
         found += [*_tissue(scan, measures), *_annotation(scan, measures.annotation)]
     for rule, text in found:
         yield finding(rule, f"case {case}: {text}")
@@ -91,7 +91,7 @@ def _values(measures: Measures) -> Iterator[tuple[str, str]]:
 
 
 def _is_shifted(measures: Measures) -> bool:
-    """Air near zero, and values as high as bone plus 1024."""
+    """Test for air near zero, and for values as high as bone plus 1024."""
     bone = UNSIGNED_SHIFT_HU + HIGH_HU
     return measures.lowest_hu >= 0 and measures.low_hu < 200 and bone < measures.highest_hu < 8192
 

@@ -1,4 +1,4 @@
-"""The rules that need all cases of a site: the same scan twice, ids that are one patient's."""
+"""The rules across all cases of a site: copies of one scan, and two ids of one patient."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from sahfl.data.manifest import Case, case_name
 from sahfl.data.rules import Finding, finding
 
 ALIKE_HU = 10.0
-"""Mean difference of two small volumes below which they show one scan. Measured: 0-9 for copies with noise, padding or
+"""Two small volumes with a smaller mean difference show the same scan. Measured: 0-9 for copies with noise, padding or
 another grid; 21 and more for neighbouring slices of one patient; 23 and more for two phantoms."""
 
 CORRECTED = re.compile(r"(?:_(?:Tilt|Eq)(?:_\d+)?)+$")
-"""What dcm2niix appends to the name of a copy whose gantry tilt or uneven slice distances it corrected."""
+"""dcm2niix appends this to the name of a copy whose gantry tilt or uneven slice distances it corrected."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What is kept of a readable case to compare it with the others."""
+    """What is kept of a readable case for the comparison with other cases."""
 
     case: Case
     voxels: str
-    """SHA-256 of the image's voxels in RAS+ order; the same for a copy in another file format or orientation."""
+    """SHA-256 of the image's voxels in RAS+ order; copies in another file format or orientation have the same."""
     signature: NDArray[np.float32]
     """A small volume of mean HU."""
 
 
 def judge_site(traces: Sequence[Trace], cases: Iterable[Case]) -> Iterator[tuple[Case, Finding]]:
-    """Findings across cases; the later of two cases has the finding, and its text names the earlier one."""
+    """Findings across cases; the later of two cases gets the finding, and its text names the earlier one."""
     yield from _copies(traces)
     known: dict[str, Case] = {}
     for case in cases:
@@ -57,7 +57,7 @@ def _copies(traces: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:
 
 
 def _corrected(traces: Iterable[Trace]) -> Iterator[tuple[Trace, str]]:
-    """Each trace with an earlier one whose file name differs by dcm2niix' endings only, and the finding's text."""
+    """Pairs of a trace whose file name differs from an earlier one by dcm2niix' endings only, and a finding's text."""
     first: dict[tuple[Path, str], Trace] = {}
     for trace in traces:
         image = trace.case.image
@@ -69,7 +69,7 @@ def _corrected(traces: Iterable[Trace]) -> Iterator[tuple[Trace, str]]:
 
 
 def _dcm2niix_name(image: Path) -> str:
-    """A file's name without its ending and nnU-Net's channel; of a folder, which holds a whole series, as it is."""
+    """A file's name without its ending and nnU-Net's channel; a folder's name (a whole series) is unchanged."""
     name = case_name(image)
     return name.removesuffix("_0000") if name != image.name else name
 
@@ -89,7 +89,7 @@ def _look_alikes(kept: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:
 
 
 def _plain(patient: str) -> str:
-    """The id without case, punctuation and leading zeros: ``P-007`` and ``p7`` are alike, ``1-12`` and ``11-2`` not."""
+    """The id without case, punctuation and leading zeros: ``P-007`` equals ``p7``, ``1-12`` differs from ``11-2``."""
     letters = re.sub(r"(?<=[0-9])[^a-z0-9]+(?=[0-9])", "-", patient.lower())
     letters = re.sub(r"(?![0-9])[^a-z0-9-]|(?<![0-9])-|-(?![0-9])", "", letters)
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", letters)

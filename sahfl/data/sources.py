@@ -1,4 +1,4 @@
-"""Where one site's scans come from: a path is recognised by what is there."""
+"""Sources of a site's scans; the kind of source is recognised from the files at the site's path."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Source = Literal["datalist", "nnU-Net", "DICOM"]
 
 
 def recognise(path: Path, site: str) -> Source:
-    """What lies at a site's path: a datalist (a JSON file), an nnU-Net raw folder, or a folder of DICOM series.
+    """The kind of source at a site's path: a datalist (JSON), an nnU-Net raw folder, or a folder of DICOM series.
 
-    Reads as little as it takes to say so; the cases themselves are read by ``read_cases``.
+    It reads only what is needed to decide; ``read_cases`` reads the cases.
 
     Raises:
-        DataError: it is none of these three, or a datalist that is wrong or names other sites than this one.
+        DataError: the path is none of these three, or its datalist is faulty or does not contain this site.
     """
     try:
         if path.is_file() and path.suffix == ".json":
@@ -40,7 +40,7 @@ def read_cases(path: Path, site: str) -> tuple[Case, ...]:
     """The cases at a site's path.
 
     Raises:
-        DataError: it cannot be recognised, or what it lists is wrong.
+        DataError: the source is not recognised, or its list of cases is faulty.
     """
     readers = {"datalist": read_datalist, "nnU-Net": read_nnunet, "DICOM": dicom.read_patients}
     return readers[recognise(path, site)](path, site)

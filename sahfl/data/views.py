@@ -1,9 +1,9 @@
 """Multi-view 2-D slices of a CT volume, and the way back from slice predictions to a volume.
 
-Axial slices stay where the scanner made them. Coronal and sagittal slices need even spacing along z, so the volume is
-interpolated along z first; a volume with fewer than ``MIN_SLICES`` slices has an axial view only. In every view a
-slice is (height, width): (x, y) axial, (x, z) coronal, (y, z) sagittal. A volume higher than their field is cut around
-the head; where head and neck are higher than the field, it hangs from the vertex.
+Axial slices stay as the scanner made them. Coronal and sagittal slices need even spacing along z, so the volume is
+first interpolated along z; a volume with fewer than ``MIN_SLICES`` slices has an axial view only. In every view a slice
+is (height, width): (x, y) axial, (x, z) coronal, (y, z) sagittal. A volume higher than their field is cut around the
+head; if head and neck together are higher, the field is aligned to the top of the head.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from sahfl.data.ct import AIR_HU, Placement, Scan, from_grid, to_grid
 from sahfl.errors import DataError
 
 MIN_SLICES = 8
-"""Fewer slices than this make no coronal or sagittal picture."""
+"""Fewer slices are too few for a coronal or sagittal picture."""
 BONE_HU, BONE_MM2 = 300, 100.0
-"""A slice with this much above this value shows the head or the neck; a headrest or a table has no bone."""
+"""A slice with at least this area of bone shows the head or the neck; headrests and tables contain no bone."""
 
 
 class Slices(Protocol):
-    """Slices (n, height, width), read by ``slices[first:last]``: an array in memory, or on disk (``data.cache``)."""
+    """Slices (n, height, width) in memory or on disk (``data.cache``), read by ``slices[first:last]``."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,21 +52,21 @@ class SliceStack:
 
 @dataclass(frozen=True)
 class CaseViews:
-    """One volume as slice stacks, with what is needed to bring a prediction back to the scan."""
+    """One volume as slice stacks, with the data needed to bring a prediction back to the scan."""
 
     stacks: dict[View, SliceStack]
     placement: Placement
     slice_spacing_mm: float
     start_z: int
-    """First pixel along z of the coronal and sagittal field in the evenly spaced volume; negative where that is lower
-    than the field."""
+    """First pixel along z of the coronal and sagittal field in the evenly spaced volume; negative if the field is
+    higher."""
 
 
 def make_views(scan: Scan, config: ViewsConfig) -> CaseViews:
     """Cut a scan into the slice stacks of the configured views.
 
     Raises:
-        DataError: the scan has too few slices for the configured views, none of which is axial.
+        DataError: the scan has too few slices for any configured view.
     """
     image, label, placement = to_grid(scan, spacing_mm=config.spacing_mm, size=config.size[:2])
     spacing_z = scan.spacing_mm[2]
@@ -94,7 +94,7 @@ def _stack(image: NDArray[np.int16], label: NDArray[np.bool_], view: View) -> Sl
 
 
 def slab(stack: SliceStack, index: int, neighbours: int) -> NDArray[np.float32]:
-    """Slice ``index`` with its neighbours, (2 * neighbours + 1, height, width) in HU; the ends are repeated."""
+    """Slice ``index`` with its neighbours, (2 * neighbours + 1, height, width), float32 HU; the ends are repeated."""
     first, end = max(index - neighbours, 0), stack.image.shape[0]
     around = np.clip(np.arange(index - neighbours, index + neighbours + 1), 0, end - 1)
     return stack.image[first : index + neighbours + 1][around - first].astype(np.float32)
@@ -112,13 +112,13 @@ def n_channels(config: ViewsConfig) -> int:
 
 
 def fuse(probabilities: dict[View, NDArray[np.float32]], case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
-    """Weighted mean of the views' probabilities, on the scan's own voxels (X, Y, Z).
+    """Weighted mean of the views' probabilities, on the scan's own voxels, float32 (X, Y, Z).
 
     Args:
         probabilities: per view (n, height, width), as the stacks of ``case``.
         case: the volume's views.
-        config: the views' weights; they are normalised, for each axial slice, over the views that show it. A scan
-            taller than the field has slices that only the axial view shows.
+        config: the views' weights, normalised in each axial slice over the views that show it. A scan higher than the
+            field has slices that only the axial view shows.
     """
     depth = case.placement.scan_shape[2]
     fused, total = np.zeros((*config.size[:2], depth), np.float32), np.zeros(depth, np.float32)
@@ -134,7 +134,7 @@ def fuse(probabilities: dict[View, NDArray[np.float32]], case: CaseViews, config
 
 
 def _scan_z(volume: NDArray[np.float32], case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
-    """From the field along z back to the scan's own slices; zero outside the field."""
+    """From the field along z back to the scan's own slices, (x, y, Z); zero outside the field."""
     depth = case.placement.scan_shape[2]
     length = _even_length(depth, case.slice_spacing_mm, config)
     return _interpolate_z(_cut_z(volume, -case.start_z, length, 0.0), depth)
@@ -145,9 +145,9 @@ def _even_length(depth: int, spacing_z: float, config: ViewsConfig) -> int:
 
 
 def _start_z(image: NDArray[np.int16], length: int, config: ViewsConfig) -> int:
-    """Where the field begins along z, in a volume (x, y, Z) that becomes ``length`` pixels high.
+    """First pixel of the field along z, in a volume (x, y, Z) that becomes ``length`` pixels high.
 
-    A volume that fits lies in the middle, and so does one without bone, where nothing says how high the head is.
+    A volume that fits is centred, and so is one without bone, because the position of the head is then unknown.
     """
     depth, size = image.shape[2], config.size[2]
     bone = np.flatnonzero((image > BONE_HU).sum(axis=(0, 1)) * config.spacing_mm**2 >= BONE_MM2)
@@ -159,7 +159,7 @@ def _start_z(image: NDArray[np.int16], length: int, config: ViewsConfig) -> int:
 
 
 def _interpolate_z(volume: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Linear between slices; thin slices are averaged on the way to thicker ones."""
+    """Interpolate linearly between slices; thin slices are averaged into thicker ones."""
     columns = torch.from_numpy(np.ascontiguousarray(volume)).reshape(1, 1, -1, volume.shape[2])
     size = (columns.shape[2], length)
     moved = functional.interpolate(columns, size=size, mode="bilinear", antialias=True, align_corners=False)
@@ -167,7 +167,7 @@ def _interpolate_z(volume: NDArray[np.float32], length: int) -> NDArray[np.float
 
 
 def _cut_z(volume: NDArray[np.float32], start: int, size: int, fill: float) -> NDArray[np.float32]:
-    """Cut or pad along z; to another ``size`` at ``start``, and back at -``start``, keeps what both have in common."""
+    """Cut or pad along z; the inverse call, with start ``-start``, keeps the part that both volumes share."""
     result = np.full((*volume.shape[:2], size), fill, np.float32)
     low, high = max(start, 0), min(start + size, volume.shape[2])
     result[:, :, low - start : high - start] = volume[:, :, low:high]

@@ -1,1 +1,1 @@
-"""Keys, certificates and signatures: who is who in a consortium, and what a site believes."""
+"""Keys, certificates and signatures: the identities in a consortium, and what a site accepts."""

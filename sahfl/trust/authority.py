@@ -1,4 +1,4 @@
-"""The consortium's certificate authority: it vouches for the server and the sites, and takes back what it said."""
+"""The consortium's certificate authority: it issues the certificates of the server and the sites, and revokes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sahfl.trust.certificates import load_certificate
 from sahfl.trust.keys import load_ec_key
 
 CLOCK_SLACK = timedelta(minutes=5)
-"""Certificates are valid from a little before they are made, for machines whose clock is behind."""
+"""Certificates become valid this long before they are made, for machines whose clock is behind."""
 USAGES = [
     "digital_signature",
     "content_commitment",
@@ -35,14 +35,14 @@ USAGES = [
 
 @dataclass(frozen=True)
 class Authority:
-    """The authority's certificate and, unseen in any repr, its key."""
+    """The authority's certificate and its key, which no repr shows."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
 
     @classmethod
     def create(cls, consortium: str, *, now: datetime, days: int) -> Authority:
-        """A new authority that vouches for servers and sites, but for no other authority."""
+        """Create an authority that can issue certificates for servers and sites, but not for other authorities."""
         key, name = ec.generate_private_key(ec.SECP384R1()), _name(f"{consortium} authority", consortium)
         certificate = (
             _builder(name, name, key.public_key(), now=now, until=now + timedelta(days=days))
@@ -57,45 +57,45 @@ class Authority:
         """Read the authority's key and certificate.
 
         Raises:
-            TrustError: one is missing, damaged, or the key open to others than its owner.
+            TrustError: a file is missing or damaged, or others than the owner may read the key.
         """
         return cls(load_certificate(folder / "ca.crt"), load_ec_key(folder / "ca.key"))
 
     def server_certificate(
         self, public_key: ec.EllipticCurvePublicKey, hosts: Sequence[str], *, now: datetime, days: int
     ) -> x509.Certificate:
-        """A certificate of the server, under all its names and addresses."""
+        """Issue a certificate for the server, with all its names and addresses."""
         names = [x509.IPAddress(ipaddress.ip_address(h)) if is_address(h) else x509.DNSName(h) for h in hosts]
         return self._issue("server", public_key, names, ExtendedKeyUsageOID.SERVER_AUTH, now=now, days=days)
 
     def site_certificate(
         self, public_key: ec.EllipticCurvePublicKey, site: str, *, now: datetime, days: int
     ) -> x509.Certificate:
-        """A certificate with which a site connects to the server, and can do nothing else."""
+        """Issue a certificate with which a site can connect to the server, and do nothing else."""
         names = [x509.UniformResourceIdentifier(f"urn:sahfl:{self.consortium}:{site}")]
         return self._issue(site, public_key, names, ExtendedKeyUsageOID.CLIENT_AUTH, now=now, days=days)
 
     @property
     def consortium(self) -> str:
-        """The name of the consortium."""
+        """Name of the consortium."""
         (name,) = self.certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
         return str(name.value)
 
     def sign(self, document: bytes) -> bytes:
-        """The signature of a document that ``certificates.check_signature`` checks."""
+        """Sign a document; ``certificates.check_signature`` checks the signature."""
         return self.key.sign(document, ec.ECDSA(hashes.SHA384()))
 
     def revocation_list(self, serials: Iterable[int], *, now: datetime, after: datetime | None = None) -> bytes:
-        """The list of the certificates that count no longer, as PEM.
+        """The list of revoked certificates, as PEM.
 
-        It is valid until the authority itself ends: the server gets a new one by copying the file whenever a site is
-        revoked, so that an earlier end would protect nobody, and would lock out every site on the day it is forgotten.
+        It is valid until the authority expires. An earlier end would protect nobody, because the server gets a new list
+        with every revocation. It would lock out every site if someone forgot to renew the list.
 
         Args:
             serials: serial numbers of the certificates.
             now: the moment at which it is made.
-            after: date of the list before. Of two lists OpenSSL believes the one with the later date, so that two
-                revocations within one second must not have the same.
+            after: date of the previous list. OpenSSL uses the list with the later date, so two revocations within one
+                second need different dates.
         """
         since = now - CLOCK_SLACK if after is None else max(now - CLOCK_SLACK, after + timedelta(seconds=1))
         builder = (

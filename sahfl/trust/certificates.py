@@ -1,4 +1,4 @@
-"""Reading certificates and checking them: whose they are, who vouches for them, and from when to when."""
+"""Reading and checking certificates: their holder, their issuer and their period of validity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sahfl.errors import TrustError
 from sahfl.trust.keys import read_file
 
 WARN_BEFORE = timedelta(days=30)
-"""From this long before a certificate ends, everybody who uses it is warned."""
+"""Users of a certificate are warned from this long before it expires."""
 PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "site": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
@@ -34,7 +34,7 @@ def load_certificate(path: Path) -> x509.Certificate:
 
 
 def pem(certificate: x509.Certificate) -> bytes:
-    """A certificate as PEM."""
+    """Encode a certificate as PEM."""
     return certificate.public_bytes(Encoding.PEM)
 
 
@@ -49,13 +49,13 @@ def serial(certificate: x509.Certificate) -> str:
 
 
 def holder(certificate: x509.Certificate) -> str:
-    """Who a certificate is made out to: a site's name, or ``server``."""
+    """Holder of a certificate: a site's name, or ``server``."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else ""
 
 
 def day(moment: datetime) -> str:
-    """A moment for people: to the minute, in UTC."""
+    """Format a moment for people: to the minute, in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
@@ -63,11 +63,11 @@ def check_period(certificate: x509.Certificate, *, where: Path, now: datetime, r
     """Check that a certificate is valid at this moment.
 
     Raises:
-        TrustError: it has expired (then ``remedy`` is said), or is not valid yet.
+        TrustError: it has expired (the message ends with ``remedy``), or is not valid yet.
     """
     if now < certificate.not_valid_before_utc:
         raise TrustError(
-            f"{where}: is valid from {day(certificate.not_valid_before_utc)}, but the clock of this machine says "
+            f"{where}: is valid from {day(certificate.not_valid_before_utc)}, but the clock of this machine shows "
             f"{day(now)}; set the clock right"
         )
     if now > certificate.not_valid_after_utc:
@@ -80,7 +80,7 @@ def check_issued(
     """Check that an authority issued a certificate for a purpose, to the holder of a key.
 
     Raises:
-        TrustError: another authority issued it, it serves another purpose, or belongs to another key.
+        TrustError: another authority issued it, or it is for another purpose or another key.
     """
     try:
         certificate.verify_directly_issued_by(by)
@@ -112,7 +112,7 @@ def check_signature(authority: x509.Certificate, document: bytes, signature: byt
 
 @dataclass(frozen=True)
 class Revoked:
-    """An authority's list of the certificates that count no longer."""
+    """An authority's list of revoked certificates."""
 
     serials: frozenset[int]
     made: datetime
@@ -122,8 +122,8 @@ def load_revoked(path: Path, *, authority: x509.Certificate, now: datetime) -> R
     """Read an authority's revocation list.
 
     Raises:
-        TrustError: the list is missing, damaged, another authority's, has ended, or is not valid yet: then nobody
-            could connect.
+        TrustError: the list is missing, damaged, another authority's, expired or not valid yet; no site could connect
+            with such a list.
     """
     try:
         listed = x509.load_pem_x509_crl(read_file(path))
@@ -136,14 +136,14 @@ def load_revoked(path: Path, *, authority: x509.Certificate, now: datetime) -> R
         raise TrustError(f"{path}: has ended with its authority; provision the consortium anew")
     if now < listed.last_update_utc:
         raise TrustError(
-            f"{path}: is valid from {day(listed.last_update_utc)}, but the clock of this machine says {day(now)}; set "
+            f"{path}: is valid from {day(listed.last_update_utc)}, but the clock of this machine shows {day(now)}; set "
             "the clock right"
         )
     return Revoked(frozenset(entry.serial_number for entry in listed), listed.last_update_utc)
 
 
 def warn_of_end(what: str, end: datetime, *, now: datetime, remedy: str) -> list[str]:
-    """A warning from 30 days before something ends, and for ever after."""
+    """A warning from 30 days before something expires, and at any time afterwards; otherwise none."""
     if now > end:
         return [f"{what} expired on {day(end)}; {remedy}"]
     if now > end - WARN_BEFORE:

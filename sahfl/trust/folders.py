@@ -1,4 +1,4 @@
-"""The folders that the authority writes: each is made aside as a whole, and then takes its place by one rename."""
+"""The folders that the authority writes: each is completed under a temporary name, then renamed to its final name."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ OWNER_ONLY = 0o700
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other commands out of a folder, which is made if it is absent.
+    """Lock a folder against other commands, and create it if it is absent.
 
     Raises:
-        TrustError: another command works in it.
+        TrustError: another command uses it.
         StorageError: something in it cannot be written.
     """
     try:
@@ -47,12 +47,12 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def aside(final: Path) -> Path:
-    """Where a folder is made before it takes its place; no site's name begins with a dot."""
+    """Temporary name of a folder while it is made; no site's name begins with a dot."""
     return final.with_name(f".{final.name}.new")
 
 
 def make_aside(final: Path, files: Mapping[str, bytes | str]) -> Path:
-    """Make a folder aside; private keys (``*.key``) are readable by their owner alone."""
+    """Make a folder under its temporary name; only the owner can read private keys (``*.key``)."""
     folder = aside(final)
     folder.mkdir(mode=OWNER_ONLY, parents=True)
     for name, content in files.items():
@@ -64,7 +64,7 @@ def make_aside(final: Path, files: Mapping[str, bytes | str]) -> Path:
 
 
 def put_in_place(final: Path) -> None:
-    """Let a folder made aside take its place; the one before is kept as ``<name>.previous``."""
+    """Rename a finished folder to its final name; the previous one is kept as ``<name>.previous``."""
     if final.exists():
         final.rename(unused(final))
     aside(final).rename(final)
@@ -72,9 +72,9 @@ def put_in_place(final: Path) -> None:
 
 
 def put_pair_in_place(final: Path, key: str, certificate: str) -> None:
-    """Replace a key and its certificate in a folder that may be in use; those before are kept as ``*.previous``.
+    """Replace a key and its certificate in a folder that may be in use; the old ones are kept as ``*.previous``.
 
-    Interrupted between the two, it goes on with what is left.
+    If a call is interrupted between the two files, the next call finishes the replacement.
     """
     for name in (key, certificate):
         if (aside(final) / name).exists():
@@ -86,12 +86,12 @@ def put_pair_in_place(final: Path, key: str, certificate: str) -> None:
 
 
 def discard(final: Path) -> None:
-    """Remove what was made aside and never counted."""
+    """Remove a folder that was never renamed to its final name."""
     if aside(final).exists():
         shutil.rmtree(aside(final))
 
 
 def unused(path: Path) -> Path:
-    """A name for what stood here before: nothing is ever written over."""
+    """An unused name for a file or folder that is replaced; nothing is ever overwritten."""
     names = [f"{path.name}.previous", *(f"{path.name}.previous-{n}" for n in range(2, 1000))]
     return next(free for name in names if not (free := path.with_name(name)).exists())

@@ -1,4 +1,4 @@
-"""Private keys as files: made once, readable by their owner alone, and never written over."""
+"""Private keys as files: created once, readable only by their owner, and never overwritten."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from sahfl.errors import TrustError
 
 PrivateKey = ec.EllipticCurvePrivateKey | Ed25519PrivateKey
 NodeKey = ec.EllipticCurvePrivateKey
-"""A site's key towards Flower: a NIST curve, as Flower's node authentication wants it."""
+"""A site's key for Flower: on a NIST curve, as Flower's node authentication requires."""
 PRIVATE = 0o600
 
 
 def new_node_key() -> NodeKey:
-    """A new key of a site."""
+    """Create a new key for a site."""
     return ec.generate_private_key(ec.SECP384R1())
 
 
@@ -47,7 +47,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_private(path: Path) -> bytes:
-    """Read a key file that nobody but its owner may read.
+    """Read a key file that only its owner may read.
 
     Raises:
         TrustError: it is missing, or others may read or change it.
@@ -60,10 +60,10 @@ def read_private(path: Path) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a key file that is readable by its owner alone from its first byte on.
+    """Write a key file that only its owner can read, from the first byte on.
 
     Raises:
-        TrustError: there is a file already; a private key is never written over.
+        TrustError: the file exists; a private key is never overwritten.
     """
     if path.exists():
         raise TrustError(f"{path}: exists already, and a private key is never written over; move it away first")
@@ -71,17 +71,17 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def key_pem(key: PrivateKey) -> bytes:
-    """A private key as PKCS8 PEM."""
+    """Encode a private key as PKCS8 PEM."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def node_key_text(key: NodeKey) -> bytes:
-    """A site's private key in OpenSSH's form."""
+    """Encode a site's private key in OpenSSH format."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def node_key_line(key: NodeKey) -> str:
-    """A site's public key as a line of OpenSSH."""
+    """Encode a site's public key as a line in OpenSSH format."""
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
@@ -89,7 +89,7 @@ def load_ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read the private key of a certificate.
 
     Raises:
-        TrustError: it is missing, open to others, or no EC key in PEM.
+        TrustError: it is missing, readable by others, or not an EC key in PEM.
     """
     return _an_ec_key(path, ssh=False)
 
@@ -98,7 +98,7 @@ def load_node_key(path: Path) -> NodeKey:
     """Read a site's private key.
 
     Raises:
-        TrustError: it is missing, open to others, or no EC key in OpenSSH's form.
+        TrustError: it is missing, readable by others, or not an EC key in OpenSSH format.
     """
     return _an_ec_key(path, ssh=True)
 
@@ -109,16 +109,16 @@ def _an_ec_key(path: Path, *, ssh: bool) -> ec.EllipticCurvePrivateKey:
         key = load_ssh_private_key(content, None) if ssh else load_pem_private_key(content, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):  # raised out here: the reason could quote what it read
+    if not isinstance(key, ec.EllipticCurvePrivateKey):  # outside of the try: its error could quote the key
         raise TrustError(f"{path}: is damaged, or not an EC private key without a password; put the kit's file back")
     return key
 
 
 def load_ed25519_key(path: Path) -> Ed25519PrivateKey:
-    """Read a key that signs.
+    """Read a signing key.
 
     Raises:
-        TrustError: it is missing, open to others, or no Ed25519 key in PEM.
+        TrustError: it is missing, readable by others, or not an Ed25519 key in PEM.
     """
     content = read_private(path)
     try:
@@ -131,10 +131,10 @@ def load_ed25519_key(path: Path) -> Ed25519PrivateKey:
 
 
 def public_pem(line: str, *, where: str) -> bytes:
-    """A site's public key, a line of OpenSSH, in the PEM form that Flower compares.
+    """Convert a site's public key from an OpenSSH line to the PEM form that Flower compares.
 
     Raises:
-        TrustError: the line is no public key on a NIST curve.
+        TrustError: the line is not a public key on a NIST curve.
     """
     try:
         key = load_ssh_public_key(line.encode())

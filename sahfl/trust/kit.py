@@ -1,4 +1,4 @@
-"""Startup kits: what a site and the server load before they speak to each other, checked as a whole."""
+"""Startup kits: the files that a site and the server load before they connect, checked as a whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AUTHORITY_ENDS = "the coordinating centre has to provision the consortium anew"
 
 @dataclass(frozen=True)
 class SiteKit:
-    """What a site needs to connect, and to know that it is the consortium that asks; keys show in no repr."""
+    """What a site needs to connect, and to verify that requests come from its consortium; no repr shows keys."""
 
     folder: Path
     consortium: str
@@ -37,17 +37,17 @@ class SiteKit:
     host: str
     port: int
     signer: str
-    """Public key of whoever may ask this site for work, 64 hex digits."""
+    """Public key that signs all requests to this site, 64 hex digits."""
     node_key: NodeKey = field(repr=False, compare=False)
     certificate_expires: datetime
     authority_expires: datetime
 
     @classmethod
     def load(cls, folder: Path, *, now: datetime | None = None, at_any_time: bool = False) -> SiteKit:
-        """Read a kit and check all of it; ``at_any_time`` leaves out whether its certificates are valid at this moment.
+        """Read a kit and check all of it; ``at_any_time`` skips the check that its certificates are valid now.
 
         Raises:
-            TrustError: a file is missing or damaged, a key is open to others, the authority did not sign ``kit.json``,
+            TrustError: a file is missing or damaged, others may read a key, the authority did not sign ``kit.json``,
                 files of different kits are mixed, or a certificate has expired or is not valid yet.
         """
         moment = None if at_any_time else now or datetime.now(UTC)
@@ -77,17 +77,17 @@ class SiteKit:
         )
 
     def tls(self) -> ssl.SSLContext:
-        """TLS 1.3 to this consortium's server alone: its authority, its name, and this site's certificate.
+        """TLS 1.3 that connects only to this consortium's server, and shows it this site's certificate.
 
         Raises:
-            TrustError: the files are no longer what was loaded.
+            TrustError: the files changed since they were loaded.
         """
         context = _context(ssl.PROTOCOL_TLS_CLIENT, self.folder)  # this protocol checks certificate and host name
         _show(context, self.folder / "client.crt")
         return context
 
     def warnings(self, now: datetime) -> list[str]:
-        """What ends soon, from 30 days before, each with what to do."""
+        """What expires within 30 days or has expired, each with its remedy."""
         ask = f"ask the coordinating centre for a new kit (`sahfl renew {self.site}`)"
         return [
             *warn_of_end(f"{self.site}: the site's certificate", self.certificate_expires, now=now, remedy=ask),
@@ -97,7 +97,7 @@ class SiteKit:
 
 @dataclass(frozen=True)
 class ServerKit:
-    """What the server needs to be known by the sites, and to know them; keys show in no repr."""
+    """What the server needs to identify itself to sites, and to identify sites; no repr shows keys."""
 
     folder: Path
     consortium: str
@@ -110,8 +110,8 @@ class ServerKit:
         """Read the server's folder and check all of it.
 
         Raises:
-            TrustError: a file is missing or damaged, a key is open to others, the authority did not issue the
-                certificate or the revocation list, or one of them has expired or is not valid yet.
+            TrustError: a file is missing or damaged, others may read a key, the authority did not issue the certificate
+                or the revocation list, or one of them has expired or is not valid yet.
         """
         now = now or datetime.now(UTC)
         authority = load_certificate(folder / "ca.crt")
@@ -130,13 +130,12 @@ class ServerKit:
         return kit
 
     def tls(self) -> ssl.SSLContext:
-        """TLS 1.3 for sites with a certificate of this authority that was not revoked.
+        """TLS 1.3 that accepts only sites with a certificate of this authority that is not revoked.
 
-        Sessions cannot be resumed: one that was resumed would not be asked for its certificate again, and would outlive
-        its revocation.
+        Sessions cannot be resumed: a resumed session skips the certificate check and would survive its revocation.
 
         Raises:
-            TrustError: the files are no longer what was loaded.
+            TrustError: the files changed since they were loaded.
         """
         context = _context(ssl.PROTOCOL_TLS_SERVER, self.folder)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -147,7 +146,7 @@ class ServerKit:
         return context
 
     def read_revoked(self, context: ssl.SSLContext) -> None:
-        """Make a context that is in use refuse what was revoked since; connections that are open stay open.
+        """Make a context in use refuse newly revoked certificates; open connections stay open.
 
         Raises:
             TrustError: the revocation list is missing, damaged, or another authority's.
@@ -157,7 +156,7 @@ class ServerKit:
         context.load_verify_locations(cafile=str(path))
 
     def entries(self) -> dict[str, SiteEntry]:
-        """All sites by name, the revoked too, as ``sites.json`` says at this moment.
+        """All sites by name, revoked ones included, as currently listed in ``sites.json``.
 
         Raises:
             TrustError: it is missing, damaged, or another consortium's.
@@ -169,7 +168,7 @@ class ServerKit:
         return listed.sites
 
     def sites(self) -> dict[str, bytes]:
-        """The public keys (PEM, as Flower compares them) of the sites that may take part at this moment.
+        """The public keys (PEM, as Flower compares them) of the sites that may currently take part.
 
         Raises:
             TrustError: ``sites.json`` is missing or damaged.
@@ -182,7 +181,7 @@ class ServerKit:
         }
 
     def warnings(self, now: datetime) -> list[str]:
-        """What ends soon, from 30 days before, each with what to do."""
+        """What expires within 30 days or has expired, each with its remedy."""
         found = warn_of_end(
             "the server's certificate", self.certificate_expires, now=now, remedy="run `sahfl renew server`"
         )
@@ -197,7 +196,7 @@ class ServerKit:
 def _own_certificate(
     path: Path, authority: x509.Certificate, *, purpose: str, now: datetime | None, remedy: str
 ) -> x509.Certificate:
-    """The certificate of a kit, after every check that does not need the other side; without ``now``, at any time."""
+    """A kit's certificate, after every check that needs no connection; ``now`` None skips its period."""
     own, key = load_certificate(path), load_ec_key(path.with_suffix(".key"))
     check_issued(own, by=authority, purpose=purpose, where=path, key=key.public_key())
     if now is not None:
@@ -207,7 +206,7 @@ def _own_certificate(
 
 
 def _context(protocol: int, folder: Path) -> ssl.SSLContext:
-    """TLS 1.3 that believes this kit's authority and nobody else."""
+    """TLS 1.3 that trusts only this kit's authority."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT

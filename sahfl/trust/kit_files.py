@@ -44,7 +44,7 @@ policy: # what studies may ask of this site, and what may leave it; these are th
 def server_files(
     authority: Authority, settings: Consortium, signing_key: Ed25519PrivateKey, *, now: datetime
 ) -> tuple[x509.Certificate, dict[str, bytes | str]]:
-    """A new certificate of the server, and the files of its folder; its lists of sites are written apart."""
+    """A new certificate of the server, and the files of its folder except its lists of sites."""
     key, hosts = ec.generate_private_key(ec.SECP256R1()), (settings.server.host, *settings.server.also)
     certificate = authority.server_certificate(
         key.public_key(), list(dict.fromkeys(hosts)), now=now, days=settings.valid_days.certificates
@@ -61,7 +61,7 @@ def server_files(
 def site_files(
     authority: Authority, settings: Consortium, site: str, *, signer: str, node_key: NodeKey | None, now: datetime
 ) -> tuple[x509.Certificate, dict[str, bytes | str], str]:
-    """A new certificate of a site, the files of its kit, and the line of its node key, which is new unless given."""
+    """A new certificate of a site, the files of its kit, and the line of its node key; the key is new unless given."""
     key, node_key = ec.generate_private_key(ec.SECP256R1()), node_key or new_node_key()
     certificate = authority.site_certificate(key.public_key(), site, now=now, days=settings.valid_days.certificates)
     note = KitNote(
@@ -88,7 +88,7 @@ def site_files(
 
 
 def _policy_example() -> str:
-    """Every setting of a site's policy with its meaning and default, from the settings themselves."""
+    """Every setting of a site's policy with its meaning and default, generated from ``SitePolicy``."""
     lines: list[str] = []
     for name, setting in SitePolicy.model_fields.items():
         meaning = " ".join((setting.description or "").replace("``", "").split())
@@ -98,6 +98,6 @@ def _policy_example() -> str:
 
 
 def address_of(settings: Consortium, name: str) -> str:
-    """Where the server is reached, as a certificate of the server or a kit of a site says it."""
+    """Address of the server, as written in the server's certificate or a site's kit."""
     server = settings.server
     return ", ".join((server.host, *server.also)) if name == "server" else f"{server.host}:{server.port}"

@@ -1,4 +1,4 @@
-"""Who holds which certificate of a consortium, and for how long."""
+"""Table of a consortium's certificates: their holders and expiry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Line:
     expires: datetime
     days_left: int
     state: str
-    """new, valid, expires soon, expired, revoked, or what differs from the consortium file."""
+    """new, valid, expires soon, expired, revoked, or the difference from the consortium file."""
 
 
 def overview(record: Record, authority: x509.Certificate, *, now: datetime, made: Iterable[str] = ()) -> list[Line]:
@@ -32,8 +32,8 @@ def overview(record: Record, authority: x509.Certificate, *, now: datetime, made
     Args:
         record: what was issued.
         authority: the authority's certificate.
-        now: the moment to count days from.
-        made: who just got a new certificate.
+        now: the moment from which days are counted.
+        made: holders that just got a new certificate.
     """
     lines = [_line("authority", serial(authority), authority.not_valid_after_utc, now, "")]
     for name, holder in record.holders.items():

@@ -1,8 +1,8 @@
-"""Making a consortium's keys and kits, renewing them and taking them back.
+"""Making a consortium's keys and kits, renewing them and revoking them.
 
-``authority/issued.json`` is the record of everything; the server's lists are made from it at the end of each command. A
-certificate is written into the record before its kit takes its place, so that an interrupted command is either finished
-or undone by the next one, and no certificate is in use that the record does not know.
+``authority/issued.json`` records everything; each command ends by writing the server's lists from it. A certificate is
+recorded before its kit gets its final name. The next command therefore finishes or undoes an interrupted one, and every
+certificate in use is recorded.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from sahfl.trust.signing import Signer
 
 
 def provision(settings: Consortium, folder: Path, *, now: datetime | None = None) -> list[Line]:
-    """Make what is missing of a consortium: its authority, the server's folder, a kit for each site.
+    """Make the missing parts of a consortium: its authority, the server's folder, a kit for each site.
 
-    Guarantees: what exists is not touched, so that it may be called again with more sites; no private key is ever
-    written over; an interrupted call is continued by the next one.
+    Guarantees: existing parts are not changed, so a call can add sites; no private key is ever overwritten; the next
+    call continues an interrupted one.
 
     Raises:
         TrustError: the folder is another consortium's, or its authority is missing, damaged or has expired.
@@ -49,30 +49,30 @@ def provision(settings: Consortium, folder: Path, *, now: datetime | None = None
 
 
 def renew(folder: Path, name: str, *, now: datetime | None = None) -> list[Line]:
-    """Give the server or one site a new certificate with a new key; the others are not touched.
+    """Give the server or one site a new certificate with a new key; the others are not changed.
 
-    The server's new pair takes the place of the old one. A site gets a whole new kit to be handed over; its old one is
-    kept as ``NAME.previous``. If the old kit lies here and was not revoked, the site keeps its node key, and can work
-    with the old kit until it installs the new one. Otherwise it gets a new node key, and only the new kit works.
+    The server's new pair replaces the old one. A site gets a whole new kit to be handed over; its old kit is kept as
+    ``NAME.previous``. If the old kit is in this folder and was not revoked, the site keeps its node key, and can use
+    the old kit until it installs the new one. Otherwise it gets a new node key, and only the new kit works.
 
     Raises:
         TrustError: there is no such site, or the authority is missing, damaged or has expired.
         StorageError: the folder cannot be written.
     """
     with folders.alone_in(folder), _office(folder, now) as office:
-        office.known(name)
+        office.holder(name)
         office.issue(name)
     return overview(office.record, office.authority.certificate, now=office.now, made=[name])
 
 
 def revoke(folder: Path, site: str, *, now: datetime | None = None) -> list[Line]:
-    """Take back all certificates and the node key of one site; the others are not touched.
+    """Revoke all certificates and the node key of one site; the others are not changed.
 
-    The server refuses the site once it has the new ``server/sites.json`` and ``server/revoked.crl``. The site's kit
-    stays where it is, marked by a file ``REVOKED``.
+    The server refuses the site once it has the new ``server/sites.json`` and ``server/revoked.crl``. The site's kit is
+    kept and marked by a file ``REVOKED``.
 
     Raises:
-        TrustError: there is no such site, or it is the server, which only a new authority could disown.
+        TrustError: there is no such site, or it is the server, which only a new authority could revoke.
         StorageError: the folder cannot be written.
     """
     with folders.alone_in(folder), _office(folder, now) as office:
@@ -87,7 +87,7 @@ def revoke(folder: Path, site: str, *, now: datetime | None = None) -> list[Line
 
 @dataclass
 class _Office:
-    """The authority at work in its folder."""
+    """An open authority, with its folder and record."""
 
     folder: Path
     authority: Authority
@@ -95,14 +95,14 @@ class _Office:
     now: datetime
 
     def place(self, name: str) -> Path:
-        """The folder of the server or a site."""
+        """Folder of the server or a site."""
         return self.folder / "server" if name == "server" else self.folder / "sites" / name
 
-    def known(self, name: str) -> Holder:
-        """What was issued to the server or a site.
+    def holder(self, name: str) -> Holder:
+        """Everything issued to the server or a site.
 
         Raises:
-            TrustError: nothing was.
+            TrustError: nothing was issued to it.
         """
         if name not in self.record.holders:
             names = ", ".join(self.record.holders) or "nobody yet"
@@ -110,7 +110,7 @@ class _Office:
         return self.record.holders[name]
 
     def adopt(self, settings: Consortium) -> None:
-        """Take over a changed consortium file, of the same name."""
+        """Record a changed consortium file with the same name."""
         if settings.name != self.record.consortium:
             raise TrustError(
                 f"{self.folder}: belongs to consortium {self.record.consortium!r}, got {settings.name!r}; name another "
@@ -120,7 +120,7 @@ class _Office:
             self._keep(self.record.model_copy(update={"settings": settings}))
 
     def issue(self, name: str) -> None:
-        """Give the server or a site a new certificate, and a kit around it."""
+        """Issue a new certificate to the server or a site, with a kit around it."""
         authority = self.folder / "authority"
         check_period(
             self.authority.certificate,
@@ -155,15 +155,15 @@ class _Office:
         self.settle(name)
 
     def revoke(self, site: str) -> None:
-        """Take back everything that a site has."""
-        holder = self.known(site)
+        """Revoke everything issued to a site."""
+        holder = self.holder(site)
         if holder.state == "active":
             self._keep(self.record.put(site, holder.revoke(self.now)))
         if self.place(site).is_dir():
             write_atomic(self.place(site) / "REVOKED", f"{site} was revoked on {day(self.now)}\n")
 
     def settle(self, name: str) -> None:
-        """Put what was made aside into its place if the record knows it, and remove it if not."""
+        """Give a finished folder its final name if its certificate is recorded; remove it otherwise."""
         place = self.place(name)
         made = folders.aside(place)
         if not made.exists():
@@ -178,7 +178,7 @@ class _Office:
             folders.put_in_place(place)
 
     def publish(self) -> None:
-        """Write the server's lists, where they are not what the record says."""
+        """Write those of the server's lists that differ from the record."""
         path, text = self.folder / "server" / "sites.json", self.record.site_list().text()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomic(path, text)
@@ -201,7 +201,7 @@ class _Office:
 
 @contextmanager
 def _office(folder: Path, now: datetime | None) -> Iterator[_Office]:
-    """Open the authority, finish what was interrupted, and at the end write the server's lists."""
+    """Open the authority, finish interrupted work, and write the server's lists at the end."""
     path = folder / "authority"
     if not path.is_dir():
         raise TrustError(f"{folder}: holds no authority/ to issue certificates; name the folder of `sahfl provision`")
@@ -215,12 +215,12 @@ def _office(folder: Path, now: datetime | None) -> Iterator[_Office]:
 
 
 def _moment(now: datetime | None) -> datetime:
-    """Now, unless another moment is given; in whole seconds, as certificates count."""
+    """The given moment, or now; in whole seconds, like the times in certificates."""
     return (now or datetime.now(UTC)).replace(microsecond=0)
 
 
 def _make_authority(settings: Consortium, folder: Path, now: datetime) -> None:
-    """The authority's folder, if there is none."""
+    """Make the authority's folder if it is missing."""
     place = folder / "authority"
     if place.exists():
         return

@@ -1,4 +1,4 @@
-"""The JSON files of a consortium: a kit's note, the server's list of sites, and what the authority has issued."""
+"""The JSON files of a consortium: a kit's note, the server's list of sites, and the record of the authority."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ State = Literal["active", "revoked"]
 
 
 class _Note(Section):
-    """A JSON file with the version of its form."""
+    """A JSON file with the version of its format."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     version: Literal[1] = Field(default=1, alias="schema")
-    """Version of the file's form."""
+    """Version of the file's format."""
     consortium: Name
     """Name of the consortium."""
 
@@ -35,16 +35,16 @@ class _Note(Section):
 
 
 class KitNote(_Note):
-    """``kit.json``: what a site has to know; the authority signs its bytes."""
+    """``kit.json``: what a site needs to connect and to check requests; the authority signs its bytes."""
 
     site: Name
     """Name of the site in studies."""
     host: Host
-    """Where the server is reached."""
+    """Host name or address of the server."""
     port: Annotated[int, Field(ge=1, le=65535)]
     """TCP port of the server."""
     signer: Hash
-    """Public key that signs what the server asks, 64 hex digits."""
+    """Public key that signs the server's requests, 64 hex digits."""
     node_key: str
     """The site's public key, as a line of OpenSSH."""
     ca_sha256: Hash
@@ -52,7 +52,7 @@ class KitNote(_Note):
     issued: AwareDatetime
     """When the kit was made."""
     expires: AwareDatetime
-    """When the site's certificate ends."""
+    """When the site's certificate expires."""
 
 
 class SiteEntry(Section):
@@ -63,13 +63,13 @@ class SiteEntry(Section):
     certificate: Hex
     """Serial number of the site's newest certificate."""
     expires: AwareDatetime
-    """When that certificate ends."""
+    """When that certificate expires."""
     state: State
     """Whether the site may take part."""
 
 
 class SiteList(_Note):
-    """``sites.json``: whom the server lets in."""
+    """``sites.json``: the sites that the server accepts or refuses."""
 
     sites: dict[Name, SiteEntry]
     """The sites by name."""
@@ -83,24 +83,24 @@ class Issued(Section):
     issued: AwareDatetime
     """When it was made."""
     expires: AwareDatetime
-    """When it ends."""
+    """When it expires."""
     revoked: AwareDatetime | None = None
-    """When it was taken back."""
+    """When it was revoked."""
 
 
 class Holder(Section):
-    """The server or a site: who has certificates of the authority."""
+    """The server or a site, with its certificates."""
 
     node_key: str = ""
     """The site's public key, as a line of OpenSSH; the server has none."""
     address: str
-    """Where the server is reached, as its certificate or the site's kit says it."""
+    """Address of the server, as written in its certificate or the site's kit."""
     certificates: Annotated[tuple[Issued, ...], Field(min_length=1)]
     """All certificates, the newest last."""
 
     @property
     def newest(self) -> Issued:
-        """The certificate that counts."""
+        """The current certificate."""
         return self.certificates[-1]
 
     @property
@@ -109,13 +109,13 @@ class Holder(Section):
         return "active" if self.newest.revoked is None else "revoked"
 
     def revoke(self, now: datetime) -> Holder:
-        """The holder with every certificate taken back."""
+        """A copy of the holder with every certificate revoked."""
         revoked = tuple(c if c.revoked else c.model_copy(update={"revoked": now}) for c in self.certificates)
         return self.model_copy(update={"certificates": revoked})
 
 
 class Record(_Note):
-    """``issued.json``: everything that the authority has issued; the server's lists are made from it."""
+    """``issued.json``: everything that the authority issued; the server's lists are made from it."""
 
     settings: Consortium
     """The consortium file as it was last provisioned."""
@@ -123,7 +123,7 @@ class Record(_Note):
     """``server`` and the sites by name."""
 
     def put(self, name: str, holder: Holder) -> Record:
-        """The record with a holder added or replaced."""
+        """A copy of the record with a holder added or replaced."""
         return self.model_copy(update={"holders": self.holders | {name: holder}})
 
     def sites(self) -> dict[str, Holder]:
@@ -131,7 +131,7 @@ class Record(_Note):
         return {name: holder for name, holder in self.holders.items() if name != "server"}
 
     def site_list(self) -> SiteList:
-        """What the server has to know of the sites."""
+        """The server's list of sites."""
         entries = {
             name: SiteEntry(
                 node_key=site.node_key,
@@ -144,7 +144,7 @@ class Record(_Note):
         return SiteList(consortium=self.consortium, sites=entries)
 
     def revoked_serials(self) -> frozenset[int]:
-        """Serial numbers of all certificates that were taken back."""
+        """Serial numbers of all revoked certificates."""
         return frozenset(
             int(c.serial, 16) for holder in self.holders.values() for c in holder.certificates if c.revoked
         )

@@ -1,4 +1,4 @@
-"""Signatures on what the server asks of the sites: Ed25519, by one key of the consortium."""
+"""Signatures of the server's requests to the sites: Ed25519, with one key per consortium."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sahfl.trust.keys import load_ed25519_key
 
 @dataclass(frozen=True)
 class Signer:
-    """Who signs the requests of a consortium's studies; the private key shows in no repr."""
+    """Signs the requests of a consortium's studies; no repr shows its private key."""
 
     public: str
     """The public key, 64 hex digits; every kit names it."""
@@ -25,17 +25,17 @@ class Signer:
         """Read the key.
 
         Raises:
-            TrustError: it is missing, open to others than its owner, or no Ed25519 key.
+            TrustError: it is missing, readable by others than its owner, or not an Ed25519 key.
         """
         return cls.of(load_ed25519_key(path))
 
     @classmethod
     def of(cls, key: Ed25519PrivateKey) -> Signer:
-        """Sign with this key."""
+        """Make a signer from a key."""
         return cls(key.public_key().public_bytes_raw().hex(), key)
 
     def sign(self, document: bytes) -> bytes:
-        """The signature of a document, 64 bytes."""
+        """Sign a document; the signature has 64 bytes."""
         return self._key.sign(document)
 
 
@@ -45,10 +45,10 @@ def verify(public: str, document: bytes, signature: bytes) -> None:
     Args:
         public: the public key, 64 hex digits.
         document: what was signed.
-        signature: what ``Signer.sign`` gave for it; any other bytes are refused, whatever their length.
+        signature: the result of ``Signer.sign``; any other bytes, of any length, are refused.
 
     Raises:
-        TrustError: the key is no key, or the signature is not its signature of the document.
+        TrustError: ``public`` is not a key, or the signature does not match the document.
     """
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))

@@ -221,7 +221,7 @@ def test_a15_an_expired_certificate_says_since_when_and_what_to_do(paths, which)
 def test_a15_a_certificate_that_is_not_valid_yet_says_that_the_clock_is_wrong(paths, which):
     load(paths, which, now=NOW - timedelta(minutes=5))
     with pytest.raises(
-        TrustError, match="is valid from 2026-03-01 11:55 UTC, but the clock of this machine says 2026-03-01 11:54"
+        TrustError, match="is valid from 2026-03-01 11:55 UTC, but the clock of this machine shows 2026-03-01 11:54"
     ):
         load(paths, which, now=NOW - timedelta(minutes=6))
 
@@ -267,7 +267,7 @@ def test_a15_the_server_is_warned_of_its_own_end_and_of_each_active_site_s(paths
 def test_a_revocation_list_from_a_clock_that_was_ahead_is_refused_rather_than_locking_everybody_out(paths):
     revoke(paths.folder, "a", now=NOW + DAY)
     with pytest.raises(
-        TrustError, match=r"revoked.crl: is valid from 2026-03-02 11:55 UTC, but the clock of this machine says"
+        TrustError, match=r"revoked.crl: is valid from 2026-03-02 11:55 UTC, but the clock of this machine shows"
     ):
         load_server(paths)
 

@@ -1,15 +1,15 @@
-"""Head CT as a hospital's archive exports it: one folder per patient, with a DICOM series and its annotation.
+"""Head CT as exported by a hospital's archive: one folder per patient, with a DICOM series and its annotation.
 
     SITE/anything/            one folder per patient ──> ``read_patients`` ──> cases, patient id hashed
         .../slices            one CT series          ──> ``read_series`` ──> HU and affine
         .../mask.nii.gz       or a DICOM SEG object  ──> ``find_annotation``, ``read_segmentation``
 
-pydicom reads the files, not SimpleITK: ITK's readers sort, repair and average a wrong geometry with at most a warning,
-cannot hold a gantry tilt in their direction matrix, take the whole header of each file into memory, and do not read
-SEG. With pydicom every rule is ours and has a name, and of a header only the listed elements are ever read: a patient's
-name or birth date is skipped in the file and never becomes an object (``header``).
+pydicom reads the files, not SimpleITK. ITK's readers sort, repair and average a wrong geometry with at most a warning,
+cannot represent a gantry tilt in their direction matrix, read the whole header of each file, and do not read SEG. With
+pydicom, every rule is ours and has a name. Only the listed elements of a header are read: a patient's name or birth
+date is skipped in the file and never becomes an object (``header``).
 
-Nothing here writes names of files, folders or header texts into a message: folders of an export carry patients' names.
+No message contains names of files or folders, or header texts, because folders of an export carry patients' names.
 """
 
 from sahfl.data.dicom.header import is_dicom

@@ -1,4 +1,4 @@
-"""Reading DICOM files without what they say about the patient."""
+"""Reading DICOM files without the patient's data in their headers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIXEL_ELEMENTS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
-"""What it takes to decode pixels, and not more."""
+"""The elements needed to decode pixels, and no others."""
 _MALFORMED = (
     *(InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError),
     *(NotImplementedError, OverflowError, RecursionError, MemoryError, RuntimeError, struct.error, zlib.error),
@@ -36,7 +36,7 @@ _MALFORMED = (
 
 
 def is_dicom(path: Path) -> bool:
-    """The file exists, can be read and begins as DICOM does."""
+    """Test whether a file exists, can be read and begins with the DICOM prefix."""
     try:
         with path.open("rb") as stream:
             return stream.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
@@ -46,12 +46,12 @@ def is_dicom(path: Path) -> bool:
 
 @contextmanager
 def private() -> Iterator[None]:
-    """Work on a header without a word about it: pydicom's warnings and log lines quote the values they complain about.
+    """Work on a header privately: discard pydicom's warnings and log lines, which quote header values.
 
-    Values are converted to numbers and checked texts inside this context; no ``Dataset`` is used outside.
+    Inside this context, values are converted to numbers and checked texts; no ``Dataset`` is used outside.
 
     Raises:
-        ScanProblem: for whatever pydicom raises; its own words, which may quote the header, are cut off.
+        ScanProblem: pydicom raised an error; its message, which may quote the header, is discarded.
     """
     log = logging.getLogger("pydicom")
     before = log.disabled
@@ -73,7 +73,7 @@ def private() -> Iterator[None]:
 
 
 def read_elements(path: Path, elements: tuple[str, ...]) -> Dataset:
-    """The named elements of a file; every other one is skipped, patient name and dates included.
+    """The named elements of a file; all others are skipped, patient name and dates included.
 
     Only within ``private``.
     """
@@ -84,7 +84,7 @@ def decoded(dataset: Dataset) -> NDArray[Any]:
     """Stored pixel values, (rows, columns) or (frames, rows, columns). Only within ``private``.
 
     Raises:
-        ScanProblem: the pixels are compressed in a way that nothing installed here can undo.
+        ScanProblem: the pixels are compressed and no installed decoder supports this compression.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     if not get_decoder(syntax).is_available:
@@ -110,6 +110,6 @@ def numbers(dataset: Dataset, keyword: str, count: int, *, rule: str) -> tuple[f
 
 
 def code(dataset: Dataset, keyword: str) -> str:
-    """An element that holds an upper-case code such as CT, or ``unknown``: free text never gets further."""
+    """An element that holds an upper-case code such as CT, or ``unknown``: free text is never returned."""
     value = str(dataset.get(keyword, ""))
     return value if re.fullmatch(r"[A-Z0-9_]{2,16}", value) else "unknown"

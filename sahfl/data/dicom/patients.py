@@ -10,16 +10,16 @@ from sahfl.data.manifest import Case, scan_files
 from sahfl.errors import DataError, ScanProblem
 
 _HASH_ROUNDS = 50_000
-"""Patient ids are short numbers: a fast hash of one is undone by trying them all."""
+"""Patient ids are short numbers: a fast hash could be reversed by trying all of them."""
 
 
 def read_patients(folder: Path, site: str) -> tuple[Case, ...]:
     """One case per folder directly below ``folder``, in the order of their names.
 
-    What is wrong within a patient's folder is found when the case is read, as a finding of that case.
+    Problems inside a patient's folder are found when the case is read, and become findings of that case.
 
     Raises:
-        DataError: the folder cannot be read, or DICOM files lie in it directly: whose, nothing says.
+        DataError: the folder cannot be read, or contains DICOM files directly, whose patient is then unknown.
     """
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -32,11 +32,11 @@ def read_patients(folder: Path, site: str) -> tuple[Case, ...]:
 
 
 def patient_key(folder: Path) -> str:
-    """Hash of the patient id in a patient's folder (32 hex digits); of the folder's name where no file has an id.
+    """Hash of the patient id in a patient's folder (32 hex digits); of the folder's name if no file contains an id.
 
-    The id is read, hashed and forgotten here. The same id gives the same key at every site, so that a patient who was
-    scanned twice, or at two sites, is one patient. If an export gives all patients the same id (``ANON``), they are
-    one patient and never in different folds: give each an id of its own, or list the folders in a datalist.
+    The id is only read and hashed here. The same id gives the same key at every site, so a patient who was scanned
+    twice, or at two sites, is one patient. If an export gives all patients the same id (``ANON``), they count as one
+    patient and never land in different folds: give each patient an id, or list the folders in a datalist.
     """
     name = _patient_id(folder) or f"folder {folder.name}"
     return hashlib.pbkdf2_hmac("sha256", name.encode(), b"sahfl patient", _HASH_ROUNDS, 16).hex()

@@ -1,4 +1,4 @@
-"""What a CT series' header says about how it was made: contrast agent, reconstruction kernel."""
+"""How a CT series was made, from its header: contrast agent and reconstruction kernel."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sahfl.data.manifest import scan_files
 from sahfl.errors import ScanProblem
 
 NO_AGENT = frozenset({"", "0", "-", "N", "NA", "NO", "NON", "NONE", "NIL", "NATIV", "NATIVE", "PLAIN", "WO", "WITHOUT"})
-"""What people write into ContrastBolusAgent where none was given: its letters and digits, and the first word's."""
+"""Entries of ContrastBolusAgent that mean "none": all of its letters and digits, or its first word."""
 SHARP_WORDS = frozenset({"BONE", "BONEPLUS", "EDGE", "LUNG", "SHARP", "ULTRA"})
-"""Kernels that are named by words (GE and others)."""
+"""Words that name kernels for bone or lung (GE and others)."""
 NUMBERED = re.compile(r"[A-Z][a-z]?(\d\d)[a-z]?")
 """Siemens: ``H30s``, ``Hr40f``, ``J70h``; the number is the sharpness, 60 and above is for bone and lung."""
 SHARP_NUMBER = 60
@@ -22,7 +22,7 @@ SHARP_CODE = re.compile(r"FC(?:3[01]|5\d|8\d)", re.IGNORECASE)
 
 
 def judge_protocol(folder: Path) -> Iterator[tuple[str, str]]:
-    """Rule and text for a readable series' header; a text never quotes it. Yields nothing where it says nothing."""
+    """Rule and text for each problem in a readable series' header; the text never quotes the header."""
     for path in filter(is_dicom, scan_files(folder)):
         try:
             with private():
@@ -40,20 +40,20 @@ def judge_protocol(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def names_agent(text: str) -> bool:
-    """Whether ContrastBolusAgent names an agent, and not that there was none."""
+    """Test whether ContrastBolusAgent names an agent, rather than "none"."""
     words = re.findall(r"[A-Z0-9]+", text.upper().replace("/", ""))
     return bool(words) and words[0] not in NO_AGENT
 
 
 def is_sharp(kernel: str) -> bool:
-    """Whether a kernel is one for bone or lung, as far as its name is known; False for unknown names."""
+    """Test whether a kernel's name is a known one for bone or lung; False for unknown names."""
     if numbered := NUMBERED.fullmatch(kernel):
         return int(numbered[1]) >= SHARP_NUMBER
     return bool(SHARP_CODE.fullmatch(kernel)) or bool(SHARP_WORDS & set(re.findall(r"[A-Z]+", kernel.upper())))
 
 
 def _first(value: object) -> str:
-    """An element's text, or the first of its texts: Siemens writes the kernel's strength as a second value."""
+    """An element's text, or the first of several: Siemens writes the kernel's strength as a second value."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = value[0] if value else None
     return "" if value is None else str(value).strip()

@@ -1,4 +1,4 @@
-"""Why a folder of DICOM files cannot be a case: rule, what it means, what to do. Each is an error."""
+"""Why a folder of DICOM files cannot be a case: rule, meaning and remedy; each is an error."""
 
 DICOM_RULES = (
     ("not_ct", "The folder holds no CT series.", "Put the case's axial CT series there, and nothing else."),

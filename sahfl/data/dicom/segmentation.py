@@ -26,7 +26,7 @@ _SEG_ELEMENTS = (
 
 
 def find_annotation(folder: Path) -> Path:
-    """The one annotation below a patient's folder.
+    """The only annotation below a patient's folder.
 
     Raises:
         ScanProblem: there is none, or more than one.
@@ -40,13 +40,13 @@ def find_annotation(folder: Path) -> Path:
 
 
 def read_segmentation(path: Path, series: Series) -> nibabel.Nifti1Image:
-    """A segmentation object on the voxels of its series: uint8, 1 where any segment is set.
+    """A segmentation object on the voxels of its series: uint8 (columns, rows, slices), 1 where any segment is set.
 
-    Each frame is put where its position says, not where its number says; slices without a frame are empty. Frames
+    A frame's position, not its number, decides on which slice it is placed; slices without a frame are empty. Frames
     must lie on the series' own pixels: nothing is resampled.
 
     Raises:
-        ScanProblem: it is not a binary segmentation of this series, or a segment is not named as blood.
+        ScanProblem: it is not a binary segmentation of this series, or a segment's name does not mean blood.
 
     Source: DICOM PS3.3 2024, A.51 and C.8.20 (segmentation), C.7.6.16 (functional groups).
     """
@@ -85,7 +85,7 @@ def _names(segment: Dataset) -> tuple[str, ...]:
 
 
 def _frame_affines(dataset: Dataset) -> Iterator[NDArray[np.float64]]:
-    """Per frame (3, 3): from (column, row, 1) to RAS mm."""
+    """Affine of each frame, (3, 3): from (column, row, 1) to RAS mm."""
     shared = dataset.SharedFunctionalGroupsSequence[0] if "SharedFunctionalGroupsSequence" in dataset else Dataset()
     for own in dataset.PerFrameFunctionalGroupsSequence:
         position = _group(own, shared, "PlanePositionSequence").ImagePositionPatient
@@ -100,7 +100,7 @@ def _group(own: Dataset, shared: Dataset, name: str) -> Any:
 
 
 def _slice_index(affine: NDArray[np.float64], series: Series) -> int:
-    """The slice on whose pixels a frame lies."""
+    """Index of the slice on whose pixels a frame lies."""
     columns, rows, n_slices = series.image.shape
     corners = np.array([[0, columns - 1, 0, columns - 1], [0, 0, rows - 1, rows - 1], [1, 1, 1, 1]], np.float64)
     whole = np.asarray(series.image.affine, np.float64)

@@ -1,4 +1,4 @@
-"""One CT series: from the files of a patient's folder to Hounsfield units with their place in the patient."""
+"""One CT series: from the files of a patient's folder to a volume in HU and its position in the patient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sahfl.data.dicom.survey import find_slices, placed
 from sahfl.errors import ScanProblem
 
 LOWEST_HU = -1024.0
-"""Scanners fill what lies outside their field with values far below air."""
+"""Lower values are set to this one: scanners fill the area outside their field of view with values far below air."""
 
 _SLICE_ELEMENTS = (
     *("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
@@ -31,17 +31,17 @@ class Series:
     image: nibabel.Nifti1Image
     """(columns, rows, slices) in HU, float32, with the affine to RAS mm."""
     frame_of_reference: str
-    """UID of the coordinate system; segmentations are matched by it. Empty where the header has none."""
+    """UID of the coordinate system, which a segmentation must share; empty if the header has none."""
     files: tuple[Path, ...] = ()
-    """The slices' files, in the order of the volume."""
+    """The files of the slices, in the order of the volume."""
 
 
 def read_series(folder: Path, *, of: Path | None = None) -> Series:
-    """The one CT series below a patient's folder; localizers and objects that are not CT images are passed over.
+    """The only CT series below a patient's folder; localizers and objects that are not CT images are ignored.
 
     Args:
         folder: of the patient.
-        of: a file of the series that is meant, where the folder may hold several.
+        of: a file of the wanted series, if the folder may hold several.
 
     Raises:
         ScanProblem: there is not exactly one series, or it is no evenly stacked CT volume; it names the broken rule.
@@ -67,7 +67,7 @@ def read_slice(path: Path) -> Slice:
     """A slice's geometry and calibration.
 
     Raises:
-        ScanProblem: the header lacks one, or the pixels are not grey values in HU.
+        ScanProblem: the header lacks one of them, or the pixels are not grey values in HU.
     """
     with private():
         header = read_elements(path, _SLICE_ELEMENTS)

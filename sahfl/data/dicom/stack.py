@@ -1,13 +1,14 @@
 """From the positions of slices to the affine of a volume.
 
-Gantry tilt. A tilted scanner moves the table along the body while the slices lean, so that neighbouring slices are
-shifted against each other: the stacking direction is not the slices' normal. The affine takes the step between slices
-as it is and is then sheared, not a rotation. No voxel is interpolated: HU, annotation and prediction stay on the
-scanner's own pixels, and a voxel's volume is right (the determinant of the affine). The price is that coronal and
-sagittal slices show the head slanted by the tilt. An annotation drawn on a tilt-corrected copy (dcm2niix ``_Tilt``)
-lies on other voxels and is refused as ``shape`` or ``affine``.
+Gantry tilt. A tilted scanner moves the table along the body while the slices lean, so neighbouring slices are shifted
+against each other and the stacking direction is not perpendicular to the slices. The affine contains this step
+unchanged: it is sheared, not a rotation. No voxel is interpolated: HU, annotation and prediction stay on the scanner's
+own pixels, and a voxel's volume (the determinant of the affine) is right. The drawback: coronal and sagittal slices
+show the head slanted by the tilt. An annotation drawn on a tilt-corrected copy (dcm2niix ``_Tilt``) has other voxels
+and is refused as ``shape`` or ``affine``.
 
 Orientation. DICOM counts mm to the patient's left and back (LPS), sahfl and NIfTI to the right and front (RAS).
+
 Source: DICOM PS3.3 2024, C.7.6.2.1.1 (image plane attributes).
 """
 
@@ -24,11 +25,11 @@ from sahfl.errors import ScanProblem
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 POSITION_TOLERANCE_MM = 0.1
-"""How far a slice may lie from where the affine puts it."""
+"""Largest distance of a slice from the position that the affine gives it."""
 DIRECTION_TOLERANCE = 1e-3
-"""How far components of unit vectors may differ: at 512 x 0.45 mm, 0.2 mm at the far end of a row."""
+"""Largest difference between components of unit vectors; at 512 x 0.45 mm it moves the end of a row by 0.2 mm."""
 MOST_TILT_DEGREES = 40.0
-"""Gantries tilt up to 30 degrees; more means that the slices do not belong together."""
+"""Gantries tilt up to 30 degrees; above this limit the slices do not belong together."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Slice:
     shape: tuple[int, int]
     """Rows, columns."""
     thickness_mm: float
-    """0 where the header does not say; used for a single slice only."""
+    """0 if the header does not contain it; used only for a single slice."""
     slope: float
     intercept: float
 
@@ -54,11 +55,11 @@ class Slice:
 def stack(slices: Sequence[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
     """Slices sorted along their normal, and the affine (4, 4) from (column, row, slice) to RAS mm.
 
-    Guarantees: no slice lies further than ``POSITION_TOLERANCE_MM`` from where the affine puts it; instance numbers
-    and file names play no part.
+    Guarantees: no slice lies further than ``POSITION_TOLERANCE_MM`` from where the affine puts it; instance numbers and
+    file names are not used.
 
     Raises:
-        ScanProblem: orientations or sizes are mixed, positions are double, slices are missing or unevenly spaced.
+        ScanProblem: mixed orientations or sizes, two slices at one position, missing or unevenly spaced slices.
     """
     row, column, normal = _directions(slices)
     _check_sizes(slices)
@@ -75,7 +76,7 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
 
 
 def _directions(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Common unit vectors along a row, along a column, and across the slices (LPS)."""
+    """Common unit vectors along a row, along a column, and perpendicular to the slices (LPS), each (3,)."""
     orientations = np.array([part.orientation for part in slices])
     if np.ptp(orientations, axis=0).max() > DIRECTION_TOLERANCE:
         raise ScanProblem("mixed_orientations", "the slices of the series lean differently, expected one orientation")
@@ -96,13 +97,13 @@ def _check_sizes(slices: Iterable[Slice]) -> None:
 def _step(
     positions: Sequence[tuple[float, ...]], along: NDArray[np.float64], normal: NDArray[np.float64], thickness_mm: float
 ) -> NDArray[np.float64]:
-    """From a slice to the next in mm (LPS): across the slices, and along them where the gantry was tilted.
+    """Vector (3,) from a slice to the next in mm (LPS): perpendicular to the slices unless the gantry was tilted.
 
     Args:
         positions: of the slices, sorted along the normal.
-        along: their places along the normal in mm, increasing.
+        along: their positions along the normal in mm, increasing.
         normal: unit vector.
-        thickness_mm: stands in for the distance if there is only one slice.
+        thickness_mm: used as the distance if there is only one slice.
     """
     if len(positions) == 1:
         if thickness_mm <= 0:

@@ -1,4 +1,4 @@
-"""What the files below a patient's folder are, and which of them are the CT series."""
+"""The kinds of files below a patient's folder, and the files of its CT series."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["slice", "localizer", "frames", "segmentation", "nifti", "other"]
 
 @dataclass(frozen=True)
 class Found:
-    """What a file is, as far as the folder's survey asks."""
+    """The kind of one file."""
 
     path: Path
     kind: Kind
@@ -29,7 +29,7 @@ class Found:
 
 
 def survey(folder: Path) -> tuple[Found, ...]:
-    """What each file below a patient's folder is.
+    """The kind of each file below a patient's folder.
 
     Raises:
         ScanProblem: the folder or a file cannot be read; a file that is neither DICOM nor NIfTI may be a lost slice.
@@ -50,7 +50,7 @@ def survey(folder: Path) -> tuple[Found, ...]:
 
 @contextmanager
 def placed(path: Path, folder: Path) -> Iterator[None]:
-    """Say which file a problem is about by its place among the folder's files: its name may be the patient's."""
+    """Add a file's position in the folder to a problem's text, because its name may be the patient's."""
     try:
         yield
     except ScanProblem as problem:
@@ -69,7 +69,7 @@ def _classify(path: Path) -> Found:
     if path.name.lower().endswith((".nii", ".nii.gz")):
         return Found(path, "nifti")
     with private():
-        path.open("rb").close()  # so that "not permitted" is said, not "not DICOM"
+        path.open("rb").close()  # raises PermissionError, which would otherwise be reported as "not DICOM"
         if not is_dicom(path):
             raise ScanProblem("unreadable", "the case's folder holds a file that is neither DICOM nor NIfTI")
         header = read_elements(path, ("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "NumberOfFrames"))
@@ -87,7 +87,7 @@ def _classify(path: Path) -> Found:
 
 
 def find_slices(folder: Path, *, of: Path | None = None) -> list[Path]:
-    """The files of the folder's only CT series, by SeriesInstanceUID; or of the series that a file belongs to."""
+    """Files of the folder's only CT series (one SeriesInstanceUID), or of the series that a given file belongs to."""
     found = survey(folder)
     if of is not None:
         wanted = {item.series for item in found if item.path == of}

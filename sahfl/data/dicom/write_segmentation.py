@@ -1,8 +1,8 @@
-"""Writing a mask as a DICOM segmentation object (SEG) that refers to the series it was made from.
+"""Writing a mask as a DICOM segmentation object (SEG) that refers to the series it was drawn on.
 
-highdicom writes it: an extra of the package (``pip install sahfl[dicom-seg]``), as only who files results in an archive
-needs it. A SEG belongs to the patient's study, so it carries the patient's name and identifiers, copied from the
-series: it is to stay where the series is.
+highdicom writes it, an optional dependency (``pip install sahfl[dicom-seg]``) for users who file results in an archive.
+A SEG belongs to the patient's study, so it contains the patient's name and identifiers, copied from the series: keep it
+where the series is kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LABEL = "Intracranial hemorrhage"
 
 
 def require_highdicom() -> None:
-    """Say before the work that a segmentation cannot be written.
+    """Check before the work that a segmentation can be written.
 
     Raises:
         ConfigError: highdicom is not installed.
@@ -41,22 +41,22 @@ def require_highdicom() -> None:
 def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, algorithm: str) -> None:
     """Write a binary segmentation with one segment, hemorrhage, atomically; slices without blood have no frame.
 
-    An empty mask is written with a frame for every slice, none with a set pixel, since a SEG has at least one frame.
+    An empty mask gets an empty frame for every slice, because a SEG needs at least one frame.
 
     Args:
         path: file to write.
         label: (columns, rows, slices), on the series' own voxels in its own order.
-        series: where the mask was drawn.
-        algorithm: what drew it; at most 64 characters are written.
+        series: on which the mask was drawn.
+        algorithm: name of the program that drew it; at most 64 characters are written.
 
     Raises:
         ConfigError: highdicom is not installed.
-        DataError: the series' headers lack what a segmentation has to repeat.
+        DataError: the series' headers lack an element that a segmentation repeats.
 
     Source: DICOM PS3.3 2024, A.51 and C.8.20; highdicom (Bridge et al. 2022, doi 10.1007/s10278-022-00683-y).
     """
     require_highdicom()
-    logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # its lines name the series' identifiers
+    logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # its log lines contain the series' identifiers
     from highdicom import AlgorithmIdentificationSequence, seg
 
     with private():
@@ -75,7 +75,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
     stream = io.BytesIO()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's quote header values
+            warnings.simplefilter("ignore")  # pydicom's warnings quote header values
             made = seg.Segmentation(
                 source_images=sources,
                 pixel_array=np.ascontiguousarray(label.transpose(2, 1, 0)).astype(np.uint8),

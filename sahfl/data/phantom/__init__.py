@@ -5,7 +5,7 @@
     CohortSpec ───────> write_cohort ─> images/, labels/, datalist.json
     study file ─> plan_sites ─> write_sites ─> a cohort per site, one datalist.json ─> read_cases
 
-Anatomy, volumes and contrast come from published and measured values, never from what a network scores on it.
+Anatomy, volumes and contrast come from published and measured values, never from a network's scores.
 """
 
 from sahfl.data.phantom.case import PhantomCase, make_case

@@ -13,11 +13,11 @@ from sahfl.data.phantom.space import Field, Grid, Points
 HU_LIMITS = (-1024, 3071)
 """Range of a 12-bit scanner."""
 _SOLID_HU = -600.0
-"""Above this a voxel holds matter and shares the calibration error."""
+"""Voxels above this value contain matter and get the calibration error."""
 
 
 def harden_beam(hu: Field, points: Points, depth_mm: Field, profile: ScannerProfile) -> Field:
-    """Add cupping under the inner table and the dark, striped band between the petrous bones: HU (n,)."""
+    """Add to HU (n,) the brightening under the inner table and a dark, striped band between the petrous bones."""
     hu = hu + np.float32(profile.cupping_hu) * np.exp(-np.clip(depth_mm, 0, 60) / 9)
     x, y, z = points
     band = np.exp(-(((z + 37) / 9) ** 2) - ((y + 14) / 9) ** 2 - (x / 30) ** 2)
@@ -25,7 +25,7 @@ def harden_beam(hu: Field, points: Points, depth_mm: Field, profile: ScannerProf
 
 
 def add_headrest(image: Field, grid: Grid, rng: np.random.Generator) -> None:
-    """Draw, in place, the shell that the head lies in, and now and then a tube: the same on each slice of (X, Y, Z)."""
+    """Draw the headrest's shell, and sometimes a tube, into slices (X, Y, Z) in place; it is the same on each slice."""
     x, y, _ = grid.axes_mm()
     radius, centre_y = rng.uniform(104, 118), rng.uniform(1, 6)
     centre_x = rng.normal(0, 4)
@@ -41,7 +41,7 @@ def add_headrest(image: Field, grid: Grid, rng: np.random.Generator) -> None:
 
 
 def scan(image: Field, grid: Grid, profile: ScannerProfile, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Blur, add noise, shift and quantise slices (X, Y, Z) of true HU into what the scanner stores."""
+    """Turn true HU (X, Y, Z) into a scanner's image (int16): blur, noise, calibration error and quantisation."""
     image = blur_in_plane(image, grid, profile.psf_sigma_mm)
     if profile.edge_enhancement > 0:
         image = image + profile.edge_enhancement * (image - blur_in_plane(image, grid, 1.5 * profile.psf_sigma_mm))
@@ -68,7 +68,7 @@ def bleed_slices(image: Field, profile: ScannerProfile) -> Field:
 
 
 def _noise(grid: Grid, profile: ScannerProfile, rng: np.random.Generator) -> Field:
-    """Correlated noise of the profile's SD, a quarter stronger in the middle of the head than at its edge."""
+    """Correlated noise (X, Y, Z) with the profile's SD, a quarter stronger in the head's middle than at its edge."""
     noise = rng.standard_normal(grid.shape, dtype=np.float32)
     noise = blur_in_plane(noise, grid, profile.noise_correlation_mm)
     x, y, _ = grid.axes_mm()

@@ -1,4 +1,4 @@
-"""Brain surface, CSF spaces and dura: the geometry into which tissue and blood are filled."""
+"""Geometry of brain surface, CSF spaces and dura; other modules fill in tissue and blood."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sahfl.data.phantom.subject import Region, Subject
 
 _SULCUS_LENGTH_MM = 7.0
 _SULCUS_GRADIENT = 0.158
-"""Typical slope of a unit-variance field of that length (per mm): turns its value into a distance."""
+"""Typical slope (per mm) of a unit-variance field of that length; converts its values to distances."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class Brain:
 
     region: Region
     points: Points
-    """Coordinates before the brain was displaced: anatomy is described there."""
+    """Coordinates before the brain was displaced; anatomy is defined in them."""
     depth_mm: Field
-    """Below the inner table, positive inside."""
+    """Depth below the inner table, positive inside."""
     vault_depth_mm: Field
-    """Below the vault alone: large over the skull base."""
+    """Depth below the vault only: large over the skull base."""
     inside: Field
-    """Share of the point inside the cavity."""
+    """Share of the voxel inside the cavity."""
     pial_depth_mm: Field
-    """Below the brain's surface, positive inside."""
+    """Depth below the brain's surface, positive inside."""
     cistern_mm: Field
     """Distance to the nearest cistern or fissure."""
     cortex_mm: Field
-    """Distance to the nearest CSF that cortex lines."""
+    """Distance to the nearest CSF beside cortex."""
     ventricle: Field
     csf: Field
     """Subarachnoid share, without the ventricles."""
@@ -59,7 +59,7 @@ class Brain:
 
 
 def build_brain(skull: Skull, subject: Subject, mass: MassEffect, *, hydrocephalus: float) -> Brain:
-    """Fill the cavity of ``skull`` with a brain that gives way to the lesions of ``mass``."""
+    """Fill the cavity of ``skull`` with a brain that the lesions of ``mass`` have displaced."""
     region = skull.region
     partial = region.partial_mm
     points = region.points.shifted(mass.shift_x_mm)
@@ -143,10 +143,10 @@ def _posterior_cisterns(points: Points, width: float) -> Field:
 
 
 def _sulci(region: Region, points: Points, subject: Subject, pial_depth: Field, clot_mm: Field) -> tuple[Field, Field]:
-    """Signed distance to the sulci and distance of tissue from them (mm).
+    """Signed distance to the sulci, and distance of tissue from them, both (n,) in mm.
 
-    Sulci are the zero surface of a noise field read along rays, so that they run perpendicular to the surface. A clot
-    above them presses them shut.
+    Sulci are the zero surface of a noise field sampled along rays from the centre, so they run perpendicular to the
+    surface. A clot above them compresses them.
     """
     radius = np.sqrt(points.x**2 + points.y**2 + points.z**2)
     outward = (60 / np.maximum(radius, 18)) ** np.float32(0.8)

@@ -25,12 +25,12 @@ from sahfl.data.phantom.tissue import add_calcifications, add_drain, render_tiss
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """A synthetic head CT with its mask. Nothing in it stems from a patient."""
+    """A synthetic head CT with its mask; it contains no data of a patient."""
 
     image: NDArray[np.int16]
     """(X, Y, Z) in HU, axes RAS+."""
     label: NDArray[np.uint8]
-    """(X, Y, Z): 0 background, else a value of ``LABELS``."""
+    """(X, Y, Z): 0 is background, other values are in ``LABELS``."""
     affine: NDArray[np.float64]
     """(4, 4) voxel index to mm, RAS+, diagonal; the head's centre is near the origin."""
     seed: int
@@ -47,8 +47,8 @@ def make_case(
 ) -> PhantomCase:
     """Build one case.
 
-    Guarantees: a pure function of its arguments, bitwise (on one numpy and scipy build); the same seed on another
-    grid gives the same head and lesions; the same seed with another kind gives the same healthy head.
+    Guarantees: the result depends only on the arguments, bit for bit (with one build of numpy and scipy); the same seed
+    on another grid gives the same head and lesions; the same seed with another kind gives the same healthy head.
 
     Args:
         seed: 0 or greater.
@@ -57,7 +57,7 @@ def make_case(
         shape: voxels (X, Y, Z).
         spacing_mm: voxel size along x, y, z; a head needs about 160 x 200 x 150 mm.
     """
-    # One stream per part: a change of one part of the phantom leaves the draws of the others alone.
+    # Each part has its own random stream, so that a change of one part does not change the others.
     for_subject, for_noise, for_injury, for_anatomy, for_scanner, for_metal = np.random.SeedSequence(seed).spawn(6)
     grid = Grid(shape, spacing_mm)
     subject = sample_subject(np.random.default_rng(for_subject), profile)
@@ -87,7 +87,7 @@ def make_case(
 
 
 def _enter(skull: Skull, inner: NDArray[np.intp]) -> Skull:
-    """The same skull, seen only at the points ``inner`` of its cavity."""
+    """The same skull, restricted to the points ``inner`` of its cavity."""
     region: Region = skull.region.subset(inner)
     return replace(
         skull,
@@ -103,7 +103,7 @@ def _enter(skull: Skull, inner: NDArray[np.intp]) -> Skull:
 def _fill(
     cavity: Skull, subject: Subject, injury: Injury, profile: ScannerProfile, rng: np.random.Generator
 ) -> tuple[Field, dict[str, Field], Field]:
-    """HU, blood shares by label name and share of soft matter at the cavity's points, each (n,)."""
+    """HU, blood shares by label name, and share of soft matter at the cavity's points, each (n,)."""
     mass = displace_brain(cavity, injury, rng)
     brain = build_brain(cavity, subject, mass, hydrocephalus=injury.hydrocephalus)
     shares, oedema = spread_blood(brain, injury, mass)

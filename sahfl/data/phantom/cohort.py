@@ -1,4 +1,4 @@
-"""A site's folder of synthetic cases, written so that an interruption costs at most one case."""
+"""A site's folder of synthetic cases; an interruption of the writing costs at most one case."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def write_cohort(
 ) -> Path:
     """Write the cohort into ``folder`` and return the path of its datalist.json.
 
-    Guarantees: the same spec gives bit-identical files; every file appears under its name only when complete;
-    datalist.json comes last. Finished cases of an interrupted cohort are kept; a finished cohort is left as it is.
+    Guarantees: the same spec gives bit-identical files; a file appears under its name only when it is complete;
+    datalist.json comes last. Finished cases of an interrupted cohort are kept; a finished cohort is not changed.
 
     Args:
         folder: created if missing.
@@ -110,10 +110,10 @@ def _check_spec(spec: CohortSpec) -> None:
 
 
 def claim_folder(folder: Path, plan: dict[str, Any]) -> bool:
-    """Reserve ``folder`` for what ``plan`` describes; True if it already holds a datalist of just that.
+    """Reserve ``folder`` for the content that ``plan`` describes; True if it already holds this content's datalist.
 
     Raises:
-        DataError: the folder holds something else.
+        DataError: the folder holds other content.
     """
     for name in (DATALIST, _PLAN):
         path = folder / name
@@ -122,7 +122,7 @@ def claim_folder(folder: Path, plan: dict[str, Any]) -> bool:
             if name == DATALIST:
                 return True
     folder.mkdir(parents=True, exist_ok=True)
-    # Without this an interrupted cohort of one spec could be completed with the cases of another.
+    # Otherwise an interrupted cohort of one spec could be completed with the cases of another.
     write_atomic(folder / _PLAN, json_bytes({"phantom": plan}))
     return False
 
@@ -155,11 +155,11 @@ def _write_case(folder: Path, entry: dict[str, str], case: PhantomCase) -> None:
 
 
 def spec_as_json(spec: CohortSpec) -> dict[str, Any]:
-    """The spec as JSON gives it back: tuples become lists."""
+    """The spec as JSON values: tuples become lists."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
     return values
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:
-    """JSON as a person reads it, ending in a line break."""
+    """Indented JSON that ends in a line break."""
     return (json.dumps(content, indent=2) + "\n").encode()

@@ -1,4 +1,4 @@
-"""Where blood goes: shares of blood in tissue, cisterns and ventricles, and its density."""
+"""Distribution of blood: its share of tissue, cisterns and ventricles, and its density."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ LABELS: Mapping[str, int] = MappingProxyType({"EDH": 1, "IPH": 2, "IVH": 3, "SAH
 """Label values of the masks; 0 is background."""
 
 _DENSITY_HU = {"EDH": 8.0, "IPH": 1.0, "IVH": -2.0, "SAH": -2.0, "SDH": 0.0}
-"""Difference of each kind from the patient's clot: mixing with CSF dilutes (HU)."""
+"""Difference (HU) of each kind from the patient's clot density: mixing with CSF dilutes blood."""
 _SWIRL_HU = 22.0
 _MEMBRANE_HU = 20.0
 _FADING_KINDS = ("IPH", "IVH")
 _OCCIPITAL_FLOOR_MM = -58.0
-"""Where the occipital horns end: the lowest place of the ventricles in a patient lying on the back."""
+"""End of the occipital horns: the lowest place of the ventricles in a patient who lies on the back."""
 _FADE_MM = 12.0
 """Width of the zone over which subarachnoid blood thins out (mm)."""
 _SEARCH_STEPS = 14
 
 
 def spread_blood(brain: Brain, injury: Injury, mass: MassEffect) -> tuple[dict[str, Field], Field]:
-    """Blood share of the cavity's content at each point by label name, and its share of oedema: fields (n,).
+    """Blood share of the cavity's content at each point by label name, and the share of oedema: fields (n,).
 
-    Guarantees: shares lie in [0, 1] and their sum over the kinds is at most 1. They say nothing of bone: where a point
-    is partly bone, multiply by ``brain.inside``.
+    Guarantees: shares lie in [0, 1] and their sum over the kinds is at most 1. They do not account for bone: for points
+    that are partly bone, multiply by ``brain.inside``.
     """
     shares: dict[str, Field] = dict(mass.blood)
     oedema = np.zeros_like(brain.depth_mm)
@@ -63,7 +63,7 @@ def spread_blood(brain: Brain, injury: Injury, mass: MassEffect) -> tuple[dict[s
 
 
 def mix_blood(hu: Field, brain: Brain, shares: Mapping[str, Field], injury: Injury, subject: Subject) -> Field:
-    """HU (n,) after each kind of blood has taken its share of every point."""
+    """HU (n,) after each kind of blood has replaced its share of every point."""
     subdurals = [lesion for lesion in injury.lesions if isinstance(lesion, SubduralClot)]
     swirling = {
         "EDH": any(isinstance(lesion, EpiduralClot) and lesion.swirl for lesion in injury.lesions),
@@ -76,14 +76,14 @@ def mix_blood(hu: Field, brain: Brain, shares: Mapping[str, Field], injury: Inju
         if name in _FADING_KINDS:
             clot = clot - np.float32(injury.faded_hu)
         if name == "SDH" and subdurals:
-            # Both sides of a patient bled at about the same time: the first collection stands for all.
+            # Both sides of a patient bled at about the same time, so the first collection represents all.
             clot = clot - _darken_with_age(brain, subdurals[0])
         hu = hu + (clot - hu) * share
     return hu
 
 
 def _darken_with_age(brain: Brain, lesion: SubduralClot) -> Field:
-    """HU that old subdural blood has lost: evenly, less under the surface of settled cells, less in membranes."""
+    """HU (n,) that old subdural blood has lost: the same everywhere, except less in settled cells and in membranes."""
     lost = np.full_like(brain.depth_mm, lesion.darkening_hu)
     if lesion.settled_hu > 0:
         under = coverage(brain.points.y - np.float32(lesion.level_y_mm) - 2 * brain.region.noise(16), 2.5)
@@ -127,7 +127,7 @@ def _bruise(brain: Brain, lesion: Contusion) -> tuple[Field, Field]:
 
 
 def _fill_cisterns(brain: Brain, lesion: CisternalBlood) -> Field:
-    """Mix blood into subarachnoid CSF, outwards from the source until the lesion's volume is used up."""
+    """Share of blood (n,) in subarachnoid CSF; it spreads from the source until the lesion's volume is used up."""
     region = brain.region
     x, y, z = brain.points
     source_x, source_y, source_z = lesion.source
@@ -135,12 +135,12 @@ def _fill_cisterns(brain: Brain, lesion: CisternalBlood) -> Field:
     across = 1.35 if abs(source_x) < 5 else 1.0
     distance = np.sqrt(((x - source_x) / across) ** 2 + 0.8 * (y - source_y) ** 2 + (1.1 * (z - source_z)) ** 2)
     shallow = np.clip(14 - brain.vault_depth_mm, 0, 14) / 14
-    # Blood sinks into the basal cisterns, whatever ruptured.
+    # Blood sinks into the basal cisterns from any source.
     basal = np.clip((-4 - z) / 10, 0, 1)
     eased = lesion.basal_mm * basal + lesion.sulcal_spread * 16 * shallow + lesion.patchy_mm * region.noise(16)
     nearness = eased - distance
     density = lesion.density * (0.88 + 0.12 * region.noise(4.5))
-    # Little blood stays in the thin space over the convexity: it collects in sulci.
+    # Blood collects in sulci; little stays in the thin space over the convexity.
     space = brain.csf * (1 - brain.ventricle) * np.where(brain.depth_mm < 1.2, np.float32(0.25), np.float32(1))
     in_brain = coverage(-brain.pial_depth_mm, region.partial_mm)
     widened = coverage(brain.cistern_mm - np.float32(1.2 * lesion.expansion_mm), region.partial_mm)
@@ -158,7 +158,7 @@ def _fill_cisterns(brain: Brain, lesion: CisternalBlood) -> Field:
 
 
 def _solve(volume_ml: Callable[[float], float], target_ml: float) -> float:
-    """The reach (mm) that fills ``target_ml``; the greatest if there is not so much space."""
+    """The reach (mm) at which the filled volume is ``target_ml``; the largest reach if there is less space."""
     low, high = -40.0, 160.0
     for _ in range(_SEARCH_STEPS):
         middle = (low + high) / 2

@@ -1,12 +1,12 @@
-"""How much bleeds, and where: injuries drawn from published volume distributions.
+"""Amounts and places of bleeding: injuries drawn from published volume distributions.
 
 Sources: intraparenchymal volumes are log-normal with median 6.3 mL and IQR 1.7-15 mL (525 real masks); aneurysmal SAH
-39.7 +- 32.8 mL (Boers et al., AJNR 2014); extents of extra-axial clots and the shares of kinds and places are
-judgement: craniectomies 12 %, old or mixed subdurals a third, blood along falx or tentorium a fifth of acute subdurals,
+39.7 +- 32.8 mL (Boers et al., AJNR 2014). The extents of extra-axial clots and the shares of kinds and places are
+estimates: craniectomies 12 %, old or mixed subdurals a third, blood along falx or tentorium a fifth of acute subdurals,
 traumatic subarachnoid blood 35 %, diffusely filled cisterns 30 % of thick aneurysmal SAH, treated aneurysms 20 %,
-ventricular drains 15 %, faded clots 12 %. Densities and extents were set so that the masks hold a median of 20-30 mL in
-aneurysmal SAH and that every kind stands out, in HU, thickness and pieces a slice, as measured on 72 real slices;
-``tests/data/test_phantom_values.py`` measures all of it. None of it was ever set by what a network scores.
+ventricular drains 15 %, faded clots 12 %. Densities and extents were set to two targets: masks with a median of 20-30
+mL in aneurysmal SAH, and the HU, thickness and pieces per slice of each kind measured on 72 real slices
+(``tests/data/test_phantom_values.py``). No value was ever set by a network's scores.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SAH_MEDIAN_ML = 33.0
 SAH_SIGMA = 0.72
 """Log-normal sigma of that volume, from 39.7 +- 32.8 mL (Boers 2014)."""
 THICK_ABOVE_ML = 18.0
-"""Thin (Fisher 1, 2) or thick (Fisher 3, 4) clot; splits the volumes about 1 to 2."""
+"""Limit between thin (Fisher 1, 2) and thick (Fisher 3, 4) clot; divides the volumes about 1 to 2."""
 
 SOURCES: dict[AneurysmSite, Triple] = {
     "acom": (0, 18, -13),
@@ -45,7 +45,7 @@ SOURCES: dict[AneurysmSite, Triple] = {
     "pcom": (11, 2, -16),
     "basilar": (0, -10, -17),
 }
-"""Where aneurysms rupture; the side is drawn."""
+"""Places where aneurysms rupture; the side is drawn."""
 
 _CLOT_BESIDE: dict[AneurysmSite, Triple] = {
     "acom": (8, 38, -2),
@@ -131,7 +131,7 @@ def _sample_contusion(rng: np.random.Generator) -> Contusion:
 
 
 def _with_satellites(rng: np.random.Generator, clot: Contusion) -> list[Contusion]:
-    """The clot and, in two of five, up to three droplets of blood around it."""
+    """The clot, and in two of five cases up to three droplets of blood around it."""
     n_satellites = int(rng.integers(1, 4)) if rng.random() < 0.4 else 0
     radius = (clot.volume_ml * 1000 * 3 / (4 * math.pi)) ** (1 / 3)
     clots = [clot]
@@ -145,7 +145,7 @@ def _with_satellites(rng: np.random.Generator, clot: Contusion) -> list[Contusio
 
 
 def _sample_deep_clot(rng: np.random.Generator, side: float) -> list[Lesion]:
-    """A clot of the basal ganglia or the thalamus, which often breaks into the ventricles and fills them."""
+    """A clot of the basal ganglia or the thalamus, which often ruptures into the ventricles and fills them."""
     centre: Triple = (side * rng.uniform(12, 27), rng.uniform(-20, 14), rng.uniform(0, 14))
     clot = Contusion(
         centre=centre,
@@ -166,7 +166,7 @@ def _sample_aspect(rng: np.random.Generator, low: float, high: float) -> Triple:
 
 
 def _sample_little_ventricular_blood(rng: np.random.Generator, side: float) -> VentricularBlood:
-    """A thin layer or, in a third, a speck: what a trauma leaves in the ventricles."""
+    """Ventricular blood after trauma: a thin layer or, in a third of the cases, a speck."""
     if rng.random() < 0.33:
         x, y, z = _SPECK_PLACES[int(rng.integers(len(_SPECK_PLACES)))]
         return VentricularBlood(level_mm=0.0, cast_mm=rng.uniform(4, 9), density=1.0, source=(side * x, y, z))

@@ -1,4 +1,4 @@
-"""What can lie in a bleeding head: the lesions of one case as plain values, placed in the head's frame (mm, RAS)."""
+"""The possible lesions of a case as plain values, in the head's frame (mm, RAS)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EpiduralClot:
     thickness_ratio: float
     """Greatest thickness over the radius of its base."""
     swirl: bool
-    """Whether unclotted, darker blood lies in it."""
+    """Whether it contains unclotted, darker blood."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class SubduralClot:
     """Blood share of the collection: subdural blood is diluted by CSF from the torn arachnoid."""
     swirl: bool = False
     darkening_hu: float = 0.0
-    """By how much the collection has darkened with age (HU): 0 is acute, 20-30 isodense, 40-52 chronic."""
+    """Darkening of the collection with age (HU): 0 is acute, 20-30 isodense, 40-52 chronic."""
     settled_hu: float = 0.0
-    """By how much cells that sank to the back brighten it again (HU): above 0 the collection is mixed."""
+    """Brightening by cells that sank to the back (HU); above 0 the collection is mixed."""
     level_y_mm: float = 0.0
-    """Height of the surface under which those cells lie (y, mm)."""
+    """Position of the surface of the settled cells (y, mm)."""
     membranes: bool = False
     """Whether bright membranes run through the collection."""
 
@@ -53,9 +53,9 @@ class DuralLayer:
     """-1 left, 1 right."""
     thickness_mm: float
     centre: Triple
-    """Middle of the layer; only its place along the dura counts."""
+    """Middle of the layer; only its position along the dura matters."""
     radius_mm: float
-    """How far the layer reaches from there, thinning out."""
+    """Distance from the middle at which the thinning layer ends."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,15 @@ class CisternalBlood:
     source: Triple
     volume_ml: float
     density: float
-    """Blood share of the CSF at the source; above 1 the clot is saturated further out."""
+    """Blood share of the CSF at the source; above 1 the clot is saturated beyond the source."""
     expansion_mm: float
     """How far clot widens the cisterns."""
     sulcal_spread: float
     """0 stays at the base, 1.9 reaches far over the convexity."""
     basal_mm: float = 8.0
-    """By how many mm blood reaches further in the basal cisterns: 8 sinks there, 35 fills the whole star."""
+    """Additional reach of blood in the basal cisterns (mm): 8 sinks into them, 35 fills the whole star."""
     patchy_mm: float = 9.0
-    """By how many mm the reach differs from place to place (standard deviation)."""
+    """Standard deviation of the reach between places (mm)."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class VentricularBlood:
 
 @dataclass(frozen=True)
 class Metal:
-    """A clip or a bundle of coils at the place of an aneurysm; it casts streaks and is no blood."""
+    """A clip or a bundle of coils in an aneurysm; it causes streaks and is not blood."""
 
     centre: Triple
     radius_mm: float
@@ -115,15 +115,15 @@ Lesion: TypeAlias = EpiduralClot | SubduralClot | DuralLayer | Contusion | Ciste
 
 @dataclass(frozen=True)
 class Injury:
-    """All lesions of one case and what they do to the healthy head."""
+    """All lesions of one case and their effects on the healthy head."""
 
     lesions: tuple[Lesion, ...] = ()
     faded_hu: float = 0.0
-    """By how much clots in tissue and ventricles are darker than fresh ones (HU): days old, or an anaemic patient."""
+    """Darkening of clots in tissue and ventricles compared with fresh ones (HU): days old, or an anaemic patient."""
     hydrocephalus: float = 0.0
     """Relative widening of the ventricles."""
     drain_side: float = 0.0
-    """Side of a ventricular drain: -1 left, 1 right, 0 none. A bright line that is no blood."""
+    """Side of a ventricular drain: -1 left, 1 right, 0 none; a bright line that is not blood."""
     metal: Metal | None = None
     """Clip or coils, if the aneurysm has been treated."""
     swelling: Triple | None = None

@@ -1,4 +1,4 @@
-"""Extra-axial clots and how lesions push the brain aside."""
+"""Extra-axial clots, and the displacement of the brain by lesions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sahfl.data.phantom.skull import Skull
 from sahfl.data.phantom.space import Field, Triple, coverage
 
 VAULT_RADIUS_MM = 72.0
-"""Mean radius of the vault: turns angles into lengths along it (mm)."""
+"""Mean radius of the vault; converts angles to lengths along it (mm)."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class MassEffect:
     """Displacement of the brain inside the cavity; fields of shape (n,)."""
 
     shift_x_mm: Field
-    """By how much tissue moved to the right."""
+    """Distance that tissue moved to the right (mm)."""
     clot_mm: Field
     """Thickness of the extra-axial clot between the inner table and the brain."""
     blood: dict[str, Field]
@@ -28,9 +28,9 @@ class MassEffect:
 
 
 def displace_brain(skull: Skull, injury: Injury, rng: np.random.Generator) -> MassEffect:
-    """Lay extra-axial clots under the vault and shift the midline away from every lesion.
+    """Place extra-axial clots under the vault, and shift the midline away from every lesion.
 
-    Source: the shift is 0.42 of a clot's thickness, at most 13 mm (judgement).
+    Source: the shift is 0.42 of a clot's thickness, at most 13 mm (estimate).
     """
     x = skull.region.points.x
     shift, clot = np.zeros_like(x), np.zeros_like(x)
@@ -64,7 +64,7 @@ def _radius_mm(volume_ml: float) -> float:
 
 
 def _push_field(skull: Skull, centre: Triple, width_mm: float) -> Field:
-    """Share of a push felt at each point: bell-shaped along the midline, none at the vault."""
+    """Share of a displacement at each point (n,): bell-shaped along the midline, zero at the vault."""
     x, y, z = skull.region.points
     bell = np.exp(-((y - centre[1]) ** 2 + (z - centre[2]) ** 2) / np.float32(2 * width_mm**2))
     return bell * np.clip(1 - np.abs(x) / 72, 0, 1) ** np.float32(0.6)

@@ -1,4 +1,4 @@
-"""Clips and coils: metal at a treated aneurysm and the streaks it casts through its slices."""
+"""Clips and coils: metal at a treated aneurysm and the streaks that it causes in its slices."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sahfl.data.phantom.subject import Region
 
 _METAL_HU = 3000.0
 _BLOOM_MM = 3.0
-"""Around metal nothing can be outlined up to this distance (mm)."""
+"""Within this distance of metal, nothing can be outlined (mm)."""
 _STREAK_HU = 200.0
-"""Streaks next to the metal where it fills a disc of radius 4 mm (HU, standard deviation over directions)."""
+"""Standard deviation over directions (HU) of the streaks next to metal that fills a disc of radius 4 mm."""
 _FADE_MM = 16.0
-"""A streak has half its strength at this distance (mm)."""
+"""Distance at which a streak has half its strength (mm)."""
 _STRONGEST_HU = 180.0
 _FAINTEST_AREA_MM2 = 2.0
 _FREQUENCIES = np.arange(2, 32, 2)
-"""Even ones alone: what a line through the metal loses on one side, it loses on the other."""
+"""Even frequencies only, because a streak has the same sign on both sides of the metal."""
 
 
 def metal_distance(region: Region, metal: Metal) -> Field:
@@ -32,7 +32,7 @@ def metal_distance(region: Region, metal: Metal) -> Field:
 
 
 def add_metal(image: Field, region: Region, distance_mm: Field, rng: np.random.Generator) -> None:
-    """Put metal into true slices (X, Y, Z), in place, and draw bright and dark streaks through it, slice by slice."""
+    """Draw metal and its bright and dark streaks into slices (X, Y, Z) of true HU, in place."""
     metal = region.average(coverage(distance_mm, region.partial_mm))
     x, y, _ = region.grid.axes_mm()
     pixel_mm2 = region.grid.spacing_mm[0] * region.grid.spacing_mm[1]
@@ -49,12 +49,12 @@ def add_metal(image: Field, region: Region, distance_mm: Field, rng: np.random.G
 
 
 def outlined_share(distance_mm: Field) -> Field:
-    """1 where a rater can see what there is, 0 in metal and its bloom."""
+    """Share (n,) of a point that a rater can see: 0 in metal and its bloom, 1 elsewhere."""
     return 1 - coverage(distance_mm - np.float32(_BLOOM_MM), 1.0)
 
 
 def _directions(angle: Field, rng: np.random.Generator) -> Field:
-    """A random function of direction with about unit variance: a few sharp streaks, little between them."""
+    """A random function of direction with about unit variance: a few sharp streaks with little between them."""
     values = np.zeros_like(angle)
     amplitudes = rng.normal(size=_FREQUENCIES.size) * np.sqrt(2 / _FREQUENCIES.size)
     for frequency, amplitude, phase in zip(

@@ -1,4 +1,4 @@
-"""Smooth random fields that do not depend on the voxel grid they are sampled on."""
+"""Smooth random fields that are independent of the voxel grid."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EXTENT_MM = 280.0
 class NoiseBank:
     """Random fields of unit variance, one per correlation length, each reused in its eight mirror images.
 
-    Guarantees: the sequence of fields is a function of the seed and the order of requests only; the same place in the
-    head gets (up to rounding) the same value on every voxel grid, so a case keeps its shape when resampled.
+    Guarantees: the sequence of fields depends only on the seed and the order of requests. A place in the head gets the
+    same value (up to rounding) on every voxel grid, so a case keeps its shape when it is resampled.
     """
 
     def __init__(self, seed: np.random.SeedSequence, grid: Grid) -> None:
@@ -28,18 +28,18 @@ class NoiseBank:
         self._uses = dict.fromkeys(LENGTHS_MM, 0)
 
     def sample(self, length_mm: float, indices: NDArray[np.intp]) -> Field:
-        """The next field of about this correlation length, at the flat layer ``indices``: shape (n,)."""
+        """The next field with about this correlation length, at the flat layer indices ``indices``: shape (n,)."""
         length = min(LENGTHS_MM, key=lambda known: abs(np.log(known / length_mm)))
         field = self._full(length)
         use = self._uses[length]
         self._uses[length] += 1
-        # Mirroring is free; drawing a new field for each of the many requests cost a third of a case's time.
+        # Mirroring is free; a new field for each request would cost a third of a case's time.
         flips = tuple(slice(None, None, -1 if use >> axis & 1 else 1) for axis in range(3))
         values: Field = field[flips].take(indices)
         return -values if use & 8 else values
 
     def volume(self, length_mm: float) -> Field:
-        """The unmirrored field of a correlation length on all layers, shape (X, Y, Z * n_sub)."""
+        """The unmirrored field of the nearest correlation length on all layers, shape (X, Y, Z * n_sub)."""
         return self._full(min(LENGTHS_MM, key=lambda known: abs(np.log(known / length_mm))))
 
     def _full(self, length: float) -> Field:
@@ -48,14 +48,14 @@ class NoiseBank:
             n_knots = int(np.ceil(EXTENT_MM / length)) + 4
             field = rng.standard_normal((n_knots, n_knots, n_knots), dtype=np.float32)
             for axis in self._grid.axes_mm():
-                # Contracting the first axis and appending the new one last leaves the order x, y, z after three turns.
+                # Each step contracts the first axis and appends a new last one; three steps restore the order x, y, z.
                 field = np.tensordot(field, _spline_matrix(axis, length, n_knots, rng.random()), (0, 1))
             self._fields[length] = np.ascontiguousarray(field)
         return self._fields[length]
 
 
 def _spline_matrix(axis_mm: Field, length_mm: float, n_knots: int, phase: float) -> Field:
-    """Cubic B-spline weights (axis, knots), rows scaled so that white knots give unit variance."""
+    """Cubic B-spline weights (axis, knots); rows are scaled so that white noise on the knots gives unit variance."""
     position = np.clip((axis_mm + EXTENT_MM / 2) / length_mm + 1 + phase, 1.0, n_knots - 2.001)
     knot = np.floor(position).astype(int)
     t = position - knot

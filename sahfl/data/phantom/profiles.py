@@ -1,4 +1,4 @@
-"""Named scanner profiles: how one scanner, its protocol and its rater change the same head."""
+"""Named scanner profiles: the effects of a scanner, its protocol and its rater on the image of a head."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class ScannerProfile:
-    """Everything that differs between two sites but not between two patients of a site.
+    """Everything that differs between sites but not between the patients of a site.
 
-    Source: noise SD 2.3 HU (2.0-3.2) and its correlation measured on real slices; the spread is a judgement.
+    Source: noise SD 2.3 HU (2.0-3.2) and its correlation were measured on real slices; the other spreads are estimates.
     """
 
     noise_sd_hu: float = 2.3
@@ -65,4 +65,4 @@ PROFILES: Mapping[str, ScannerProfile] = MappingProxyType(
         "offset": replace(_STANDARD, hu_offset_hu=6.0, tissue_contrast=0.8, cupping_hu=4.5, headrest=False),
     }
 )
-"""Profiles by name; "standard" is the reference that the others depart from."""
+"""Profiles by name; the others are defined by their differences from "standard"."""

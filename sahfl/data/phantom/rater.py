@@ -1,4 +1,4 @@
-"""The reference mask: what a careful human would have outlined, not the exact blood shares."""
+"""The reference mask: the outline that a careful human would draw, not the exact blood shares."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sahfl.data.phantom.space import Field
 from sahfl.data.phantom.subject import Region
 
 _MARKED_SHARE = 0.42
-"""Blood share from which a rater marks a voxel (unitless)."""
+"""A rater marks voxels with at least this share of blood (unitless)."""
 _BONE_SHARE = 0.10
-"""A voxel with more bone than this is left out."""
+"""Voxels with a larger share of bone are not marked."""
 _SMALLEST_PIECE_MM2 = 14.0
-"""Pieces of a slice below this area are not outlined: 5 pixels of 1.8 mm, 70 of 0.45 mm."""
+"""Smaller pieces of a slice are not outlined: 5 pixels of 1.8 mm, 70 of 0.45 mm."""
 
 
 def draw_label(region: Region, shares: Mapping[str, Field], soft: Field, profile: ScannerProfile) -> NDArray[np.uint8]:
@@ -40,7 +40,7 @@ def draw_label(region: Region, shares: Mapping[str, Field], soft: Field, profile
         seen = blur_in_plane(region.average(share), grid, 0.6 * profile.psf_sigma_mm)
         outlined, threshold = seen, _MARKED_SHARE + profile.rater_shift
         if name == "SAH":
-            # Thin subarachnoid blood is outlined as smooth, connected bands, a little generously.
+            # Raters outline thin subarachnoid blood as smooth, connected, slightly enlarged bands.
             outlined = blur_in_plane(seen, grid, 0.5)
             threshold -= 0.01
         marked = _drop_small_pieces((outlined > threshold) & visible, grid.spacing_mm) & (seen >= strongest)

@@ -1,4 +1,4 @@
-"""The synthetic patients of several sites in one folder, with one datalist for all."""
+"""Synthetic patients of several sites in one folder, with one datalist for all sites."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _DEMO: tuple[tuple[str, PhantomKind, str, int], ...] = (
     ("sah_b", "sah", "noisy", 10),
     ("sah_c", "sah", "tilted", 8),
 )
-"""The sites of ``configs/demo.yaml``, which an installed package does not have: name, kind, profile, cases."""
+"""The sites of ``configs/demo.yaml``: name, kind, profile, cases; an installed package does not contain that file."""
 
 
 def plan_sites(study: Study) -> tuple[CohortSpec, ...]:
-    """The cohorts of a study file: the very cases that ``simulate`` gives its sites.
+    """The cohorts of a study file: the same cases that ``simulate`` gives to its sites.
 
     Raises:
         ConfigError: the study's scans are not phantoms.
@@ -53,7 +53,7 @@ def plan_sites(study: Study) -> tuple[CohortSpec, ...]:
 
 
 def demo_sites() -> tuple[CohortSpec, ...]:
-    """The cohorts of the demo: four trauma and three aneurysm sites, every scanner profile once."""
+    """The cohorts of the demo: four trauma and three aneurysm sites, each with another scanner profile."""
     return tuple(
         CohortSpec(name, kind, profile, n_cases, seed=7, shape=(96, 112, 24), spacing_mm=(2.0, 2.0, 5.0))
         for name, kind, profile, n_cases in _DEMO
@@ -68,8 +68,8 @@ def write_sites(
 ) -> Path:
     """Write every site's cohort into ``folder/<site>`` and return the path of the datalist of all sites.
 
-    Guarantees: as ``write_cohort``, for the whole folder: the same specs give bit-identical files, an interrupted
-    call is continued by the next, and datalist.json comes last.
+    Guarantees: the same specs give bit-identical files; the next call continues an interrupted one; datalist.json comes
+    last.
 
     Args:
         folder: created if missing.
@@ -91,7 +91,7 @@ def write_sites(
 
 
 def read_cases(folder: Path, spec: CohortSpec) -> Iterator[PhantomCase]:
-    """The cases of one site of a folder that ``write_sites`` has filled, one at a time."""
+    """The cases of one site, one at a time, from a folder written by ``write_sites``."""
     for index in range(spec.n_cases):
         name = f"{index:04d}.nii.gz"
         parts = (folder / spec.site / part / name for part in ("images", "labels"))

@@ -1,4 +1,4 @@
-"""Skull vault, skull base and scalp: where the brain's cavity ends and what surrounds it."""
+"""Skull vault, skull base and scalp: the border of the brain's cavity and what surrounds it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SINUS_AIR_HU = -850.0
 GLOBE_HU = 12.0
 
 _POWER = np.float32(2.25)
-"""Exponent of the superellipsoid: 2 is an ellipsoid, more is boxier."""
+"""Exponent of the superellipsoid: 2 gives an ellipsoid, larger values are boxier."""
 _FLOOR_Y_MM = (-110.0, -80.0, -55.0, -31.0, -19.0, 5.0, 14.0, 36.0, 60.0, 90.0)
 _FLOOR_Z_MM = (-44.0, -53.0, -60.0, -56.0, -37.0, -31.0, -25.5, -24.0, -27.0, -37.0)
 """Height of the skull base in the midline, from back to front: posterior, middle and anterior fossa."""
 _DORSUM_Y_MM, _PETROUS_SLOPE = -19.0, 0.40
-"""Rear border of the middle fossa: at the dorsum sellae, and how far it recedes for each mm to the side."""
+"""Rear border of the middle fossa: its position at the dorsum sellae, and its retreat per mm to the side."""
 _CLINOID_Y_MM, _WING_SLOPE = 5.0, 0.38
-"""Front border of the middle fossa: at the clinoids; the sphenoid's wing runs forward from there."""
+"""Front border of the middle fossa: its position at the clinoids, and the slope of the sphenoid's wing there."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Skull:
 
     region: Region
     vault: Field
-    """Inner table of the vault, as if the head had no base."""
+    """Inner table of the vault, as if it were closed below."""
     floor: Field
-    """Skull base: negative above it."""
+    """Skull base; negative above it."""
     thickness: Field
     """Vault thickness (mm), positive."""
     face: Field
-    """Distance to the outline of the soft head, which narrows less towards the neck than the vault."""
+    """Distance to the outline of the soft head, which narrows less towards the neck than the vault does."""
     radius: Field
     """Distance from the head's origin."""
 
@@ -58,7 +58,7 @@ class Skull:
 
 
 def build_skull(region: Region, subject: Subject) -> Skull:
-    """A superellipsoid, narrower in front, with three fossae for a floor."""
+    """Build a superellipsoid that is narrower in front, with a base of three fossae."""
     x, y, z = region.points
     radius = np.sqrt(x * x + y * y + z * z) + np.float32(1e-3)
     back = y + 3 - 4 * np.clip(-z / 60, 0, 1)
@@ -110,7 +110,7 @@ def render_skull(skull: Skull, *, swelling: Triple | None, bone_flap: Triple | N
     Args:
         skull: the head's shells.
         swelling: direction of a scalp swelling, if there is one.
-        bone_flap: direction of the piece of vault that a surgeon took out, if one did.
+        bone_flap: direction of a craniectomy, if there was one.
     """
     region = skull.region
     partial = region.partial_mm
@@ -122,7 +122,7 @@ def render_skull(skull: Skull, *, swelling: Triple | None, bone_flap: Triple | N
     if swelling is not None:
         swollen_mm = _swelling_mm(skull, swelling)
         scalp_mm = scalp_mm + swollen_mm
-        # Under the galea there is blood.
+        # The swelling contains blood under the galea.
         soft_hu = SKIN_HU + (SCALP_BLOOD_HU - SKIN_HU) * np.clip(swollen_mm / 4, 0, 1)
     outside_face = skull.face - skull.thickness
     outside_muscle = outside_face - muscle_mm
@@ -138,21 +138,21 @@ def render_skull(skull: Skull, *, swelling: Triple | None, bone_flap: Triple | N
     present = np.float32(1) if bone_flap is None else _remaining_bone(skull, bone_flap)
     hu = _blend(hu, bone, coverage(outside_bone, partial) * above_floor * present)
     ring = coverage(np.maximum(outside_bone, -skull.vault), partial) * ~above_floor
-    # Behind, the ring reaches down to the foramen magnum; in front it ends at the orbits.
+    # The ring of bone reaches down to the foramen magnum behind, and ends at the orbits in front.
     lowest = -62 + 24 * np.clip((region.points.y + 10) / 30, 0, 1)
     hu = _blend(hu, 0.8 * bone, ring * coverage(lowest - region.points.z, 2.0))
     return _add_air_cells(hu, skull)
 
 
 def _temporalis_mm(skull: Skull, uneven: Field) -> Field:
-    """Thickness of the chewing muscle in each temple: as dense as fresh blood, on the other side of thin bone."""
+    """Thickness (n,) of the temporalis muscle, which is as dense as fresh blood, outside of thin bone."""
     across, y, z = skull.region.points.mirrored()
     bed = 1 - ((y - 18 + 0.3 * z) / 42) ** 2 - ((z + 14) / 50) ** 2
     return 9 * np.clip(bed, 0, 1) ** 0.7 * np.clip((across - 38) / 18, 0, 1) * np.clip(1 + 0.25 * uneven, 0.5, 1.5)
 
 
 def _remaining_bone(skull: Skull, direction: Triple) -> Field:
-    """0 where a craniectomy of 85 mm has left only scalp, 1 elsewhere; the edge is uneven."""
+    """0 where a craniectomy of 85 mm has left only scalp, 1 elsewhere, (n,); its edge is uneven."""
     length = math.sqrt(sum(value * value for value in direction))
     along = sum(axis * np.float32(value / length) for axis, value in zip(skull.region.points, direction, strict=True))
     aside = np.arccos(np.clip(np.asarray(along, np.float32) / skull.radius, -1, 1)) * np.float32(80)
@@ -172,7 +172,7 @@ def _render_bone(skull: Skull) -> Field:
 
 
 def _render_base(skull: Skull) -> Field:
-    """Below the floor: a bony plate, muscle and fat, orbits, nose and sphenoid sinus."""
+    """HU below the skull base: a plate of bone, muscle and fat, orbits, nose and sphenoid sinus."""
     region = skull.region
     points = region.points
     folded = points.mirrored()
@@ -202,13 +202,13 @@ def _render_base(skull: Skull) -> Field:
 
 
 def _add_air_cells(hu: Field, skull: Skull) -> Field:
-    """Dense petrous bone, then the air of mastoid and frontal sinus inside the bone."""
+    """Add dense petrous bone, then the air of mastoid and frontal sinus inside the bone."""
     folded = skull.region.points.mirrored()
     petrous = petrous_coverage(skull.region.points, skull.floor)
     hu = _blend(hu, np.float32(PETROUS_HU), 0.95 * petrous)
     mastoid = ellipsoid_distance(folded, (55, -34, -42), (10, 14, 13)) < 0
     hu = np.where(mastoid & (skull.region.noise(4.5) > 0), np.float32(MASTOID_AIR_HU), hu)
-    # A sinus of everybody's own: lobed, lopsided, sometimes absent.
+    # The frontal sinus differs between people: lobed, lopsided, sometimes absent.
     sinus_mm = ellipsoid_distance(folded, (9, 87, -14), (13, 4.0, 14)) + 3.5 * np.clip(skull.region.noise(50), -1, 1.5)
     frontal = sinus_mm + 1.2 * np.clip(skull.region.noise(7), -1, 1) < 0
     in_bone = (skull.vault > 1.5) & (skull.vault < skull.thickness - 1.5)

@@ -1,7 +1,7 @@
-"""Points in millimetres and signed distances to the shapes that anatomy is built from.
+"""Points in millimetres and signed distances to the shapes of which anatomy is built.
 
-The head is described in its own RAS+ frame: x to the right, y to the front, z up, origin between the commissures.
-Nothing here holds a 3-D array: a field is one float32 number for each point that matters, shape (n,).
+The head has its own RAS+ frame: x to the right, y to the front, z up, origin between the commissures. This module holds
+no 3-D array: a field is one float32 number for each computed point, shape (n,).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field: TypeAlias = NDArray[np.floating]
-"""float32 values: one for each point, shape (n,), or a volume. The bits are not in the type, because numpy's stubs
-forget them at every power and every product with a Python number; ``make_case`` is tested to stay in float32."""
+"""float32 values, one for each point, shape (n,), or a volume. The type does not contain float32, because numpy's stubs
+lose it at every power and every product with a Python number; a test of ``make_case`` checks it."""
 Triple: TypeAlias = tuple[float, float, float]
 Ball: TypeAlias = tuple[float, float, float, float]
 """Centre x, y, z and radius (mm)."""
 
 REACH_MM = 8.0
-"""Distances are exact below this and cut off above it, so that only the neighbourhood of a shape is computed."""
+"""Distances are exact below this value and cut off above it, so that only the neighbourhood of a shape is computed."""
 
 SUBSLICE_MM = 2.5
-"""Thickness of the layers that a slice is averaged from (mm)."""
+"""Approximate thickness of the layers that are averaged into a slice (mm)."""
 
 CENTRE_HEIGHT_MM = 4.0
 """Height of the volume's centre above the head's origin (mm)."""
@@ -39,11 +39,11 @@ class Points(NamedTuple):
     z: Field
 
     def mirrored(self) -> Points:
-        """Both hemispheres folded onto the right one."""
+        """The points with both hemispheres folded onto the right one."""
         return Points(np.abs(self.x), self.y, self.z)
 
     def shifted(self, shift_x_mm: Field) -> Points:
-        """Points moved to the left by ``shift_x_mm``: what lay there now appears here."""
+        """The points moved to the left by ``shift_x_mm`` (n,), so that the anatomy appears moved to the right."""
         return Points(self.x - shift_x_mm, self.y, self.z)
 
     def take(self, chosen: NDArray[np.intp]) -> Points:
@@ -51,7 +51,7 @@ class Points(NamedTuple):
         return Points(self.x[chosen], self.y[chosen], self.z[chosen])
 
     def distance_to(self, centre: Triple) -> Field:
-        """Euclidean distance to one place (mm)."""
+        """Euclidean distance to one place (mm), shape (n,)."""
         return np.sqrt((self.x - centre[0]) ** 2 + (self.y - centre[1]) ** 2 + (self.z - centre[2]) ** 2)
 
 
@@ -65,7 +65,7 @@ class Grid:
 
     @property
     def n_sub(self) -> int:
-        """Layers a slice is averaged from."""
+        """Number of layers that are averaged into a slice."""
         return max(1, round(self.spacing_mm[2] / SUBSLICE_MM))
 
     @property
@@ -105,12 +105,12 @@ class Grid:
 
 
 def coverage(distance_mm: Field, half_width_mm: float) -> Field:
-    """Share of a voxel inside a surface: 1 inside (negative distance), 0 outside, a ramp of +-half_width between."""
+    """Share of a voxel inside a surface, (n,): 1 inside (distance < 0), 0 outside, a ramp of +-half_width between."""
     return np.clip(np.float32(0.5) - distance_mm * np.float32(0.5 / half_width_mm), 0.0, 1.0)
 
 
 def chain_distance(points: Points, balls: Sequence[Ball]) -> Field:
-    """Signed distance to a chain of tapered capsules through ``balls`` (mm, negative inside, at most REACH_MM)."""
+    """Signed distance (n,) to a chain of tapered capsules through ``balls`` (mm, negative inside, at most REACH_MM)."""
     result = np.full_like(points.x, REACH_MM)
     for start, end in pairwise(balls):
         radius = max(start[3], end[3])
@@ -123,7 +123,7 @@ def chain_distance(points: Points, balls: Sequence[Ball]) -> Field:
 
 
 def ellipsoid_distance(points: Points, centre: Triple, radii_mm: Triple) -> Field:
-    """Approximate signed distance to an ellipsoid (mm, negative inside, at most REACH_MM).
+    """Approximate signed distance (n,) to an ellipsoid (mm, negative inside, at most REACH_MM).
 
     Exact at the surface along the shortest axis; too small along the others.
     """

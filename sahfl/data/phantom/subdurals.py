@@ -1,4 +1,4 @@
-"""Subdural collections of every age: fresh, isodense, old and dark, mixed; thin ones along falx and tentorium."""
+"""Subdural collections: fresh, isodense, old and dark, or mixed; thin ones along falx and tentorium."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _STAGE_SHARES = (0.65, 0.09, 0.12, 0.14)
 
 
 def sample_subdurals(rng: np.random.Generator, side: float) -> list[Lesion]:
-    """The subdural blood of one patient, the larger part on ``side``."""
+    """The subdural blood of one patient, most of it on ``side``."""
     stage = str(rng.choice(_STAGES, p=_STAGE_SHARES))
     if stage != "acute":
         lesions: list[Lesion] = [_sample_old(rng, side, stage, thickest_mm=20)]
-        # Old collections of an atrophic brain lie on both sides in one of four.
+        # In one of four atrophic brains, old collections lie on both sides.
         return lesions + [_sample_old(rng, -side, stage, thickest_mm=9)] * int(rng.random() < 0.25)
     along_dura = rng.random()
     if along_dura < 0.08:
@@ -38,7 +38,7 @@ def _sample_fresh(rng: np.random.Generator, side: float) -> SubduralClot:
 
 
 def _sample_old(rng: np.random.Generator, side: float, stage: str, *, thickest_mm: float) -> SubduralClot:
-    """A long crescent; nothing is left to dilute it, so its density is its age alone."""
+    """A long crescent; its density depends only on its age, because nothing dilutes it any more."""
     dark = rng.uniform(40, 52)
     mixed = stage == "mixed"
     return SubduralClot(

@@ -13,14 +13,14 @@ from sahfl.data.phantom.profiles import ScannerProfile
 from sahfl.data.phantom.space import Field, Grid, Points
 
 HEAD_RADII_MM = (96.0, 118.0, 112.0)
-"""Half axes of an ellipsoid that holds every head; outside it there is only air (mm)."""
+"""Half axes (mm) of an ellipsoid that contains every head; outside it there is only air."""
 HEAD_FLOOR_MM = -100.0
 """Nothing is modelled below this height (mm)."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What makes one patient's healthy head differ from the next."""
+    """The properties of one patient's healthy head."""
 
     age_years: float
     atrophy: float
@@ -44,7 +44,7 @@ class Subject:
 
 
 def sample_subject(rng: np.random.Generator, profile: ScannerProfile) -> Subject:
-    """Draw one patient of the site's age range."""
+    """Draw one patient from the site's age range."""
     age = rng.uniform(*profile.age_years)
     atrophy = min(max((age - 40) / 45, -0.2), 1.0)
     wide = max(atrophy, 0.0)
@@ -70,7 +70,7 @@ def sample_subject(rng: np.random.Generator, profile: ScannerProfile) -> Subject
 
 @dataclass(frozen=True)
 class Region:
-    """Points of the scan, in the head's frame, that are worth computing."""
+    """The points of the scan that need computing, in the head's frame."""
 
     grid: Grid
     bank: NoiseBank
@@ -80,7 +80,7 @@ class Region:
 
     @property
     def partial_mm(self) -> float:
-        """Half width of the ramp that stands for partial volume at an edge (mm)."""
+        """Half width of the ramp that models partial volume at an edge (mm)."""
         return 0.55 * self.grid.spacing_mm[0]
 
     def noise(self, length_mm: float) -> Field:
@@ -107,7 +107,7 @@ def place_head(grid: Grid, subject: Subject, bank: NoiseBank, *, gantry_tilt_deg
     turned = []
     for row, size in zip(_rotation(*subject.rotation_rad), subject.scale, strict=True):
         straight = (row[0] * scanner[0] + row[1] * scanner[1] + row[2] * scanner[2]) / np.float32(size)
-        # 1.2 mm of slow wobble: without it both hemispheres are mirror images.
+        # A smooth warp of 1.2 mm, so that the hemispheres are not mirror images.
         turned.append(straight + np.float32(1.2) * bank.sample(50, indices))
     region = Region(grid, bank, indices, Points(*turned))
     return region.subset(np.flatnonzero(region.points.z > HEAD_FLOOR_MM))

@@ -1,4 +1,4 @@
-"""HU of everything in the cavity that is not fresh blood: tissue, CSF, dura and the mimics of hemorrhage."""
+"""HU of everything in the cavity except fresh blood: tissue, CSF, dura and structures that resemble hemorrhage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DURA_HU = 48.0
 SINUS_HU = 58.0
 DRAIN_HU = 140.0
 _PIVOT_HU = 35.0
-"""Tissue contrast of a profile stretches HU around this value, the median of real parenchyma."""
+"""A profile's tissue contrast stretches HU around this value, the median of real parenchyma."""
 _CORTEX_MM = 3.1
 
 
@@ -36,7 +36,7 @@ def render_tissue(brain: Brain, subject: Subject, oedema: Field, *, contrast: fl
 
 
 def add_calcifications(hu: Field, brain: Brain, subject: Subject, rng: np.random.Generator) -> Field:
-    """Choroid plexus, pineal gland and falx, more often in the old: dense, but not blood."""
+    """Add calcified choroid plexus, pineal gland and falx to HU (n,), more often in the old: dense, but no blood."""
     often = 0.55 * min(max((subject.age_years - 25) / 30, 0.1), 1.0)
     for side in (-1.0, 1.0):
         jitter = rng.normal(0, 1.5, 3)
@@ -54,7 +54,7 @@ def add_calcifications(hu: Field, brain: Brain, subject: Subject, rng: np.random
 
 
 def add_drain(hu: Field, brain: Brain, side: float) -> Field:
-    """A ventricular drain from the front of the vault into the lateral ventricle of one side; 0 for none."""
+    """Add to HU (n,) a ventricular drain from the front of the vault to a lateral ventricle; side 0 means none."""
     if side == 0:
         return hu
     path: list[Ball] = [(side * 27, 42, 66, 1.3), (side * 8, 12, 9, 1.3)]
