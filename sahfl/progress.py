@@ -167,15 +167,11 @@ def loss_text(event: Event) -> str:
     return "" if event.loss is None else f", loss {event.loss:.3f}"
 
 
-def doing_text(text: str) -> str:
+def doing_text(message_type: str) -> str:
     """What a site does, from the type of its message."""
-    words = {
-        "train": "training",
-        "evaluate": "evaluating",
-        "data": "preparing data",
-        "query.describe": "preparing data",
-    }
-    return words.get(text, "working")
+    from sahfl.federation.site.kinds.table import find_kind  # late: the table holds all of a site's work
+
+    return find_kind(message_type).doing
 
 
 def clock(seconds: float) -> str:

@@ -22,11 +22,11 @@ from harness.import_graph import (
     reach,
 )
 
-FEDERATION = ["tensors", "protocol", "signatures", "turns", "site_ranks", "flower"]
-FEDERATION += [f"site.{name}" for name in ("audit", "device", "feedback", "known_studies", "local_norms", "site")]
-FEDERATION += [f"site.{name}" for name in ("site_check", "policy", "guard", "dry_run", "app")]
+FEDERATION = ["tensors", "protocol", "signatures", "turns", "site_ranks", "requests", "flower"]
+FEDERATION += [f"site.{name}" for name in ("audit", "device", "feedback", "known_studies", "local_norms", "declared")]
+FEDERATION += [f"site.{name}" for name in ("site", "site_check", "kinds", "policy", "guard", "dry_run", "app")]
 FEDERATION += ["workers"]
-FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule", "requests", "reuse", "plan")]
+FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule", "reuse", "plan")]
 FEDERATION += [f"server.{name}" for name in ("studies", "roster", "rounds", "cells", "coordinator", "app")]
 ORDER = ["errors", "seeds", "atomic", "model", "config", "trust", "data", "adapters", "training", "payload"]
 ORDER += ["task", "networks", "aggregation", "statistics", "evaluation", "events", "log_lines", "report", "tracking"]

@@ -115,7 +115,7 @@ def test_the_picture_shows_stage_round_sites_losses_the_last_commit_and_the_last
         Event("round", "cp_lora-r2/fold-0", done=2, total=2),
         Event("started", "train", "sah_a"),
         Event("step", "train", "sah_a", 1, 2, 0.25),
-        Event("step", "data", "sah_b", 3, 4),
+        Event("step", "query.describe", "sah_b", 3, 4),
         Event("failed", "worker process died (killed by signal 9)", "sah_c"),
         Event("committed", "cp_lora-r2/fold-0", done=1, total=2, loss=0.5),
         elapsed_s=61,
@@ -160,9 +160,9 @@ def test_a_new_stage_has_no_round_yet_and_a_finished_site_keeps_its_loss():
     "kind", ["started", "step", "finished", "failed", "stage", "committed", "evaluated", "resumed"]
 )
 def test_an_event_of_an_unknown_site_or_without_numbers_never_raises(kind):
-    state = after(Event(kind, "whatever", "nobody"))
+    state = after(Event(kind, "train", "nobody"))
     assert live(state)
-    plain(Event(kind, "whatever", "nobody"))
+    plain(Event(kind, "train", "nobody"))
 
 
 # --- time left ------------------------------------------------------------------------------------------------------

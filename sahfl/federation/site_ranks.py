@@ -41,9 +41,16 @@ def site_ranks(study: Study, base: AdapterState, method: TrainedMethod, sites: I
     """The ranks of some sites in a method, with fresh adapters as ``fine_tuned_network`` puts them on."""
     if not isinstance(method, AdapterTuning):
         return SiteRanks()
-    ranks = {site: rank for site, rank in method.site_ranks.items() if site in set(sites) and rank != method.rank}
+    ranks = {site: rank for site in sites if (rank := own_rank(method, site)) is not None}
     starts = {
         rank: exchanged.read(fine_tuned_network(study.views, study.model, base, method.at_rank(rank), study.seed))
         for rank in sorted(set(ranks.values()))
     }
     return SiteRanks(ranks, starts)
+
+
+def own_rank(method: TrainedMethod, site: str) -> int | None:
+    """The rank of a site's adapter where it is not the global one, else None."""
+    if not isinstance(method, AdapterTuning) or method.site_ranks.get(site) == method.rank:
+        return None
+    return method.site_ranks.get(site)

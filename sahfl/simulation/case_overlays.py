@@ -24,13 +24,12 @@ from sahfl.data.ct import Scan, read_scan
 from sahfl.errors import DataError, SahflError
 from sahfl.evaluation import predict
 from sahfl.events import Event, emit
+from sahfl.federation.requests import Requests
 from sahfl.federation.site.local_norms import put_own
 from sahfl.federation.site.site import Site
-from sahfl.payload import Header
 from sahfl.prediction.networks import adapted_network, read_base_hash
 from sahfl.report.overlays import ANNOTATED, PREDICTED, Contour, draw_overlay, neighbouring_slices
 from sahfl.run.folder import RunFolder, cell_of
-from sahfl.task import Task
 
 
 @dataclass(frozen=True)
@@ -140,19 +139,8 @@ def _segment(
     """The scan, and what the fold's network finds in it: as the site did, with the norms of its own if it has any."""
     net, _ = adapted_network(folder.path, study, method, scored.fold)
     stage, fold = study.finetune, scored.fold
-    task = Task(
-        stage="finetune",
-        seed=study.seed,
-        views=study.views,
-        model=study.model,
-        folds=stage.folds,
-        fold=fold,
-        method=method.at_rank(method.rank),
-        rounds=stage.rounds,
-        local=stage.local,
-    )
-    base = read_base_hash(folder.path)
-    header = Header(study.fingerprint(), stage="finetune", method=method.id, fold=fold, round=0, base=base)
+    requests = Requests(study, study.fingerprint(), read_base_hash(folder.path))
+    task, header = requests.evaluation(method, fold), requests.header("finetune", method.id, fold)
     put_own(net, task, config.folder, header, after_round=stage.rounds)
     merge(net)
     site = Site(config)

@@ -23,9 +23,7 @@ START_S, STOP_S = 30.0, 5.0
 KEEP_ALIVE_S = 75
 """Idle time of a connection; longer than the pause between two requests of a site."""
 REPEAT_S = 60.0
-"""The same reason from the same address is logged this often at most."""
-MOST_REMEMBERED = 1000
-"""Refusals that are remembered at a time; further ones are not logged."""
+"""The same reason from the same address is said this often at most."""
 REASONS = {
     "HTTP_REQUEST": "it speaks plain HTTP; this port takes TLS 1.3 only",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
@@ -36,25 +34,8 @@ REASONS = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
 }
 """What OpenSSL's names of a failed handshake mean here."""
-
-
-class Refusals:
-    """Refused handshakes of one port: a line for each, the same reason from one address once in ``REPEAT_S``."""
-
-    def __init__(self) -> None:
-        self._logged: dict[tuple[str, str], float] = {}
-
-    def log(self, peer: str, reason: str) -> None:
-        """Log a refusal, unless the same one was logged a moment ago."""
-        now = time.monotonic()
-        self._logged = {key: when for key, when in self._logged.items() if now - when < REPEAT_S}
-        if (peer, reason) not in self._logged and len(self._logged) < MOST_REMEMBERED:
-            self._logged[peer, reason] = now
-            log.warning("event=tls_refused peer=%s reason=%r", peer, reason)
-
-
-_connection: ContextVar[tuple[str, Refusals]] = ContextVar("connection")
-"""Address and port's refusals of the connection that the current context belongs to."""
+_peer: ContextVar[str] = ContextVar("peer", default="unknown")
+_said: dict[tuple[str, str], float] = {}
 
 
 class Doorway(socket.socket):
@@ -63,14 +44,10 @@ class Doorway(socket.socket):
     asyncio copies the context when it accepts a connection, and tells nobody about a TLS handshake that failed.
     """
 
-    def __init__(self, family: int, kind: int, protocol: int) -> None:
-        super().__init__(family, kind, protocol)
-        self.refusals = Refusals()
-
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection."""
         connection, address = super().accept()
-        _connection.set((str(address[0]), self.refusals))
+        _peer.set(str(address[0]))
         return connection, address
 
 
@@ -88,8 +65,7 @@ class Handshake(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            peer, refusals = _connection.get()
-            refusals.log(peer, reason_of(error))
+            _say(_peer.get(), reason_of(error))
             raise
 
 
@@ -99,6 +75,15 @@ def reason_of(error: ssl.SSLError) -> str:
         return f"its certificate is refused: {error.verify_message}"
     name = str(error.reason or error)
     return REASONS.get(name, name.lower().replace("_", " "))
+
+
+def _say(peer: str, reason: str) -> None:
+    now = time.monotonic()
+    for key in [key for key, when in _said.items() if now - when >= REPEAT_S]:
+        del _said[key]
+    if (peer, reason) not in _said and len(_said) < 1000:
+        _said[peer, reason] = now
+        log.warning("event=tls_refused peer=%s reason=%r", peer, reason)
 
 
 def open_port(host: str, port: int) -> Doorway:

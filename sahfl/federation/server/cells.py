@@ -12,8 +12,8 @@ from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
 from sahfl.events import Event, emit
 from sahfl.federation import protocol
+from sahfl.federation.requests import Requests
 from sahfl.federation.server.mailbox import Answers, Ask, content_of
-from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import Member, cell_sites, contributors, describe_pool, why_untrained
 from sahfl.federation.server.rounds import Cell, run_cell

@@ -18,9 +18,9 @@ from sahfl.config import POOLED, Study
 from sahfl.errors import PayloadError
 from sahfl.events import Event, emit
 from sahfl.federation import protocol
+from sahfl.federation.requests import Requests, question
 from sahfl.federation.server.cells import Cells
 from sahfl.federation.server.mailbox import Ask, Mailbox, content_of, reason_of
-from sahfl.federation.server.requests import Requests
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import (
     Latecomers,
@@ -133,7 +133,7 @@ class Coordinator:
                 self._folder.note(note)
 
     def _question(self) -> RecordDict:
-        return protocol.request(self._requests.task("finetune"), self._requests.header("finetune", "describe"), {})
+        return protocol.request(question(self._requests), self._requests.header("finetune", "describe"), {})
 
     def _enter(self, site: str, description: SiteDescription) -> None:
         self._roster[site] = Member(self._node_of[site], description)
@@ -155,7 +155,7 @@ class Coordinator:
     def _compare_sites(self) -> None:
         """Drop sites that do not show their scan keys; refuse the study if two sites hold the same scan."""
         header = self._requests.header("finetune", "scan_keys")
-        content = protocol.request(self._requests.task("finetune"), header, {})
+        content = protocol.request(question(self._requests), header, {})
         keys, deadline_s = dict[str, frozenset[str]](), self._study.rounds.deadline_s
         for site, reply in self._ask(dict.fromkeys(self._roster, content), protocol.SCAN_KEYS).items():
             n_volumes = self._roster[site].description.n_volumes
@@ -217,7 +217,7 @@ class Coordinator:
                 self._late.expect(site)
 
     def _base_request(self) -> RecordDict:
-        return protocol.request(self._requests.task("finetune"), self._requests.header("finetune", "base"), self._base)
+        return protocol.request(question(self._requests), self._requests.header("finetune", "base"), self._base)
 
     def _jobs(self) -> list[Job]:
         reuse = Reuse(self._cells, self._requests, self._folder)

@@ -15,7 +15,7 @@ from sahfl.adapters import AdapterState
 from sahfl.config import POOLED, Method, Study, ZeroShot
 from sahfl.errors import AdapterError, PayloadError
 from sahfl.events import Event, emit
-from sahfl.federation.server.requests import Requests
+from sahfl.federation.requests import Requests
 from sahfl.run.cell_store import CellStore, Entry, Identity, Record
 from sahfl.run.folder import Checkpoint, RunFolder, cell_of
 from sahfl.run.software import software

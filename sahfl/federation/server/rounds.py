@@ -15,6 +15,7 @@ from sahfl.errors import PayloadError, RunFailed
 from sahfl.events import Event, emit
 from sahfl.federation import protocol
 from sahfl.federation.protocol import TrainReply
+from sahfl.federation.requests import in_round
 from sahfl.federation.server.aggregate import Aggregate, aggregate
 from sahfl.federation.server.mailbox import Answers, Ask, reason_of
 from sahfl.federation.server.roster import Roster, needed
@@ -152,9 +153,8 @@ def _ask(
     cell: Cell, sent: Sent, round_: int, *, roster: Roster, deadline_s: float
 ) -> Steps[tuple[Outcome, dict[str, int]]]:
     header = Header(**{**cell.header.as_dict(), "round": round_})
-    task = cell.task.model_copy(update={"round": round_})
     members = {site: roster[site] for site in cell.sites if site in roster}
-    tasks = {site: task.model_copy(update={"rank": cell.ranks.ranks.get(site)}) for site in members}
+    tasks = {site: in_round(cell.task, round_, cell.ranks.ranks.get(site)) for site in members}
     contents = {site: protocol.request(tasks[site], header, sent[site]) for site in members}
     nodes = {site: member.node_id for site, member in members.items()}
     what = f"{cell.key}, round {round_}"
@@ -172,7 +172,7 @@ def _ask(
                 header=header,
                 like=_asked_for(cell, sent[site], round_),
                 most_volumes=member.description.n_volumes,
-                encoding=task.payload,
+                encoding=cell.task.payload,
             )
         except PayloadError as error:
             outcome.refused[site] = str(error)

@@ -20,7 +20,7 @@ from harness.fleet_server import answer, replies, serving
 from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
-from sahfl.federation.flower import handshake, listener
+from sahfl.federation.flower import handshake
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit
@@ -282,15 +282,3 @@ def old_tls(side):
     context = ssl.create_default_context(cafile=str(side.paths.sites["bern"] / "ca.crt"))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
-
-
-def test_each_port_logs_a_refusal_of_its_own_and_repeats_it_only_after_a_while(caplog, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(listener.time, "monotonic", lambda: now[0])
-    one, other = listener.Refusals(), listener.Refusals()
-    for refusals in (one, one, other):
-        refusals.log("127.0.0.1", "it shows no certificate")
-    assert caplog.text.count("event=tls_refused") == 2
-    now[0] += listener.REPEAT_S
-    one.log("127.0.0.1", "it shows no certificate")
-    assert caplog.text.count("event=tls_refused") == 3

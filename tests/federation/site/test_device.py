@@ -7,8 +7,8 @@ from harness.tiny_study import TINY
 from sahfl.adapters import digest, exchanged
 from sahfl.config import SiteConfig, Study, parse
 from sahfl.errors import ConfigError
-from sahfl.federation.site import app as client_app
 from sahfl.federation.site.device import choose_device, resolve
+from sahfl.federation.site.kinds import received
 from sahfl.federation.site.site import Site
 from sahfl.networks import whole_network
 from sahfl.payload import Header
@@ -56,10 +56,10 @@ def test_a_site_s_network_is_on_its_device(tmp_path, monkeypatch, stage):
     site = Site(parse(SiteConfig, SITE | {"folder": str(tmp_path), "device": "cuda:1"}, where="test"))
     site.install_base(base, digest(base))
     asked = []
-    monkeypatch.setattr(client_app, "choose_device", lambda name: asked.append(name) or torch.device("meta"))
+    monkeypatch.setattr(received, "choose_device", lambda name: asked.append(name) or torch.device("meta"))
     task = Task(stage=stage, seed=3, views=study.views, model=study.model, folds=2, method=study.finetune.methods[1])
     header = Header("a" * 64, stage=stage, method="cp_lora-r2", fold=-1, round=0, base=digest(base))
-    net = client_app._network(site, task, header)
+    net = received.network_of(site, task, header)
     assert {parameter.device.type for parameter in net.parameters()} == {"meta"}
     assert asked == ["cuda:1"]
     assert len(exchanged.parameters(net)) > 0

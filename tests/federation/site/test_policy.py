@@ -21,9 +21,11 @@ from sahfl.config import (
 )
 from sahfl.errors import ConfigError, PolicyRefused
 from sahfl.federation import protocol
+from sahfl.federation.site.declared import declared
 from sahfl.federation.site.dry_run import dry_run, policy_lines
+from sahfl.federation.site.kinds.describe import coarse
 from sahfl.federation.site.known_studies import recognise_study, remember_study
-from sahfl.federation.site.policy import check_outgoing, check_request, coarse, declared
+from sahfl.federation.site.policy import check_outgoing, check_request
 from sahfl.networks import exchanged_shapes, fine_tuned_network, whole_network
 from sahfl.run.software import software_hash
 from sahfl.simulation.simulate import OPEN

@@ -1,10 +1,15 @@
-"""What a study's sites are asked, as task and header: the part that follows from the study and its base alone."""
+"""What a study's sites are asked, as task and header: the part that follows from the study and its base alone.
+
+The server sends these tasks, and a site's dry run lists them: both call the same functions.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sahfl.config import AdapterTuning, Method, Study, TrainedMethod
+from sahfl.config import AdapterTuning, Method, ModelConfig, Study, TrainedMethod, ViewsConfig, ZeroShot
+from sahfl.federation.site_ranks import own_rank
 from sahfl.payload import Header
 from sahfl.task import Task
 
@@ -48,6 +53,36 @@ class Requests:
             task = task.model_copy(update={"rounds": stage.rounds, "local": stage.local})
         return task
 
+    def trainings(self, site: str) -> Iterator[Task]:
+        """What a site is asked in the first round of each training of its own, with the first fold held out."""
+        study = self.study
+        if study.pretrain and site in study.pretrain.sites:
+            yield in_round(self.pretraining(), 1)
+        for method in study.finetune.methods:
+            if not isinstance(method, ZeroShot) and site in study.training_sites(method):
+                yield in_round(self.fine_tuning(method, 0), 1, own_rank(method, site))
+
+    def evaluations(self, site: str) -> tuple[Task, ...]:
+        """What a site is asked in the evaluation of each method on the first fold."""
+        stage = self.study.finetune
+        return tuple(self.evaluation(method, 0) for method in stage.methods) if site in stage.sites else ()
+
     def header(self, stage: str, method: str, fold: int = -1) -> Header:
         """The header of a request, outside rounds."""
         return Header(self.fingerprint, stage=stage, method=method, fold=fold, round=0, base=self.base_hash)
+
+
+def in_round(task: Task, round_: int, rank: int | None = None) -> Task:
+    """The task of a training as one site is asked it in a round; ``rank`` is the site's own, if it has one."""
+    return task.model_copy(update={"round": round_, "rank": rank})
+
+
+def plain_task(stage: str, method: Method | None = None, fold: int = -1) -> Task:
+    """A task of no study, for a dry run without one: the network of default size and two folds."""
+    settings = {"stage": stage, "seed": 0, "views": ViewsConfig(), "model": ModelConfig(), "folds": 2}
+    return Task.model_validate(settings | {"fold": fold, "method": method})
+
+
+def question(requests: Requests | None) -> Task:
+    """The task of a message that asks for no training and no evaluation."""
+    return requests.task("finetune") if requests else plain_task("finetune")

@@ -1,0 +1,94 @@
+"""The question what a site has: it prepares and checks its data, and answers with counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from flwr.app import RecordDict
+
+from sahfl.config import SiteConfig, SitePolicy
+from sahfl.data.rules import BY_ID
+from sahfl.events import Event, emit
+from sahfl.federation import protocol
+from sahfl.federation.requests import Requests, question
+from sahfl.federation.site.kinds.kind import Kind, Planned
+from sahfl.federation.site.site import Site
+from sahfl.federation.tensors import config_record
+from sahfl.run.software import LIBRARIES, software_hash
+from sahfl.task import SiteDescription, Task
+
+log = logging.getLogger(__name__)
+
+
+def describe(site: Site, content: RecordDict) -> RecordDict:
+    """Prepare and check the data, and answer with counts."""
+    task = protocol.read_task(content)
+    site.prepare(lambda done, total: emit(Event("step", protocol.DESCRIBE, site.config.name, done, total)))
+    description = coarse(site.describe(n_folds=task.folds, seed=task.seed), site.config.policy)
+    log.info("event=described %s", " ".join(f"{key}={value}" for key, value in description.model_dump().items()))
+    return protocol.description_reply(description)
+
+
+def coarse(description: SiteDescription, policy: SitePolicy) -> SiteDescription:
+    """A description without what would tell of few patients.
+
+    How many patients there are, in all, per fold and with blood, is told exactly: without that, no result would have an
+    honest number behind it, and it is no property of any of them. Their mL of blood are, and so is which rule a
+    case breaks (a contrast agent, for example).
+    """
+    few = 0 < sum(description.fold_positive) < policy.smallest_group
+    findings = {
+        rule: None if n is not None and 0 < n < policy.smallest_group else n for rule, n in description.findings.items()
+    }
+    volume_ml = None if few else description.volume_ml
+    return description.model_copy(update={"volume_ml": volume_ml, "findings": findings})
+
+
+def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
+    yield from ()
+
+
+def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
+    if set(config_record(answer, "description")) != {"json"}:
+        yield "got other values than the description's text"
+    description = protocol.read_description(answer)
+    if description != coarse(description, policy):
+        yield f"got values over fewer than {policy.smallest_group} patients or cases (policy.smallest_group)"
+    if unknown := sorted(set(description.findings) - set(BY_ID)):
+        yield f"got {len(unknown)} finding(s) of no rule of the data checks"
+    if description.software != software_hash():
+        yield "got something else than the hash of this site's software"
+
+
+def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
+    return "counts of patients, scans and findings of the data check, and a hash of the software", {}
+
+
+def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
+    if requests is None or config.name in requests.study.sites:
+        yield Planned("describe", (question(requests),), _lines(config.policy))
+
+
+def _lines(policy: SitePolicy) -> Iterator[str]:
+    few = f"fewer than {policy.smallest_group}"
+    yield "once, when a study begins (describe):"
+    yield "  leaves: the site's name; kind of its files; numbers of usable scans, of patients, of scans with blood,"
+    yield "    of patients and of patients with blood per fold, and of cases that cannot be used;"
+    yield f"    cases per broken rule of the data check ('some' if {few}); mL of blood in all, unless {few} patients"
+    yield "    bleed; one salted hash that changes when the data do; one hash of the software that computes here:"
+    yield f"    sahfl's code and the versions of {', '.join(LIBRARIES)}"
+
+
+DESCRIBE = Kind(
+    type=protocol.DESCRIBE,
+    records=frozenset({"description"}),
+    asked="what data there are",
+    doing="preparing data",
+    answer=describe,
+    refuses=_refuses,
+    leaks=_leaks,
+    audit=_audit,
+    plan=_plan,
+)

@@ -1,0 +1,154 @@
+"""An evaluation: the site segments and scores its held-out cases, and answers with sums over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from flwr.app import RecordDict
+
+from sahfl.adapters import exchanged
+from sahfl.adapters.attach import merge
+from sahfl.config import EvaluationConfig, SiteConfig, SitePolicy, ZeroShot
+from sahfl.data.ct import read_scan
+from sahfl.errors import PayloadError
+from sahfl.evaluation import predict, score
+from sahfl.events import Event, emit
+from sahfl.federation import protocol
+from sahfl.federation.requests import Requests, plain_task
+from sahfl.federation.site.kinds.kind import Kind, Planned
+from sahfl.federation.site.kinds.limits import above
+from sahfl.federation.site.kinds.received import network_of, task_and_header, which_cell
+from sahfl.federation.site.local_norms import put_own
+from sahfl.federation.site.site import Site
+from sahfl.federation.tensors import read_state
+from sahfl.model import Network
+from sahfl.payload import Header
+from sahfl.statistics import CaseResult, EvaluationSums
+from sahfl.statistics.cases import n_groups
+from sahfl.statistics.disclosure import Groups, describe_withheld, withhold
+from sahfl.statistics.sums import array_length
+from sahfl.task import Task
+
+# ------------------------------------------------------------------------------------------------------- the work
+
+
+def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
+    """Segment and score the held-out cases, and answer with sums."""
+    task, header = task_and_header(content)
+    if task.evaluation is None or task.fold < 0:
+        raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
+    net = network_of(site, task, header)
+    if header.method != "zero_shot":
+        exchanged.load(net, read_state(content, like=exchanged.read(net)))
+        put_own(net, task, site.config.folder, header, after_round=task.rounds)
+    merge(net)
+    results = _score_cases(site, task, net)
+    site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | r.row() for case, r in results])
+    cases, policy = [result for _, result in results], site.config.policy
+    sums, groups = EvaluationSums.of(cases, task.evaluation, seed=task.seed), Groups.of(cases, task.evaluation)
+    least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
+    return protocol.evaluation_reply(header, withhold(sums, groups, **least).to_array())
+
+
+def _score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseResult]]:
+    assert task.evaluation is not None
+    keys = site.patient_keys(task.seed)
+    cases = site.held_out_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
+    results = []
+    for done, item in enumerate(cases, start=1):
+        (views,) = site.load_views([item], task.views)
+        probability = predict(net, views, task.views)
+        mask, scan = probability >= task.evaluation.threshold, read_scan(item.case)
+        result = score(mask, scan, key=keys[item.case.patient], tolerance_mm=task.evaluation.tolerance_mm)
+        results.append((item.case.id, result))
+        emit(Event("step", protocol.EVALUATE, site.config.name, done, len(cases)))
+    return results
+
+
+# ----------------------------------------------------------------------------------------------------- the policy
+
+
+def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
+    if not policy.evaluation:
+        yield "evaluation: got a request to evaluate, expected none"
+    if task.evaluation is not None:
+        yield from above(policy, "most_replicates", task.evaluation.replicates)
+
+
+def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
+    if task.evaluation is None:
+        yield "got sums, expected none without settings of an evaluation"
+        return
+    sums = _sums(answer, task.evaluation)
+    for part in (sums.overall, *sums.by_volume, *sums.by_extent):
+        if 0 < part.n < policy.smallest_group:
+            yield f"got results over {part.n} scans, expected {policy.smallest_group} (policy.smallest_group)"
+        if 0 < part.n < policy.smallest_bootstrap and not part.bare:
+            yield f"got replicates over {part.n} scans, expected {policy.smallest_bootstrap} (smallest_bootstrap)"
+    if 0 < sums.n_no_blood < policy.smallest_group:
+        yield f"got counts of {sums.n_no_blood} scans, expected {policy.smallest_group} (policy.smallest_group)"
+
+
+def _sums(answer: RecordDict, config: EvaluationConfig) -> EvaluationSums:
+    """The sums of an answer, read as the server will."""
+    array = protocol.read_evaluation_reply(answer, header=Header(**protocol.read_header(answer)))
+    return EvaluationSums.from_array(array, config)
+
+
+# -------------------------------------------------------------------------------------------------------- in words
+
+
+def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
+    assert task.evaluation is not None  # _leaks saw to it
+    sums = _sums(answer, task.evaluation)
+    withheld = describe_withheld(sums)
+    method = task.method.id if task.method else "pretrain"
+    n: dict[str, Any] = {"strata": [part.n for part in sums.by_volume], "extents": [part.n for part in sums.by_extent]}
+    n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
+    what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold + 1})"
+    kept = f", withholding {withheld}: groups too small" if withheld else ""
+    details = {"groups": n, "withheld": vars(sums.withheld) | {"replicates": sums.overall.bare > 0}}
+    return what + kept, which_cell(task) | details
+
+
+def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
+    tasks = requests.evaluations(config.name) if requests else (_allowed(config.policy),)
+    if tasks:
+        which = f" of {', '.join(task.method.id for task in tasks if task.method)}" if requests else ""
+        yield Planned("evaluation", tasks, _lines(config.policy, tasks[0], which))
+
+
+def _allowed(policy: SitePolicy) -> Task:
+    """An evaluation at default settings, with as many replicates as a policy allows."""
+    settings = EvaluationConfig(replicates=min(1000, policy.most_replicates))
+    return plain_task("finetune", ZeroShot(method="zero_shot"), 0).model_copy(update={"evaluation": settings})
+
+
+def _lines(policy: SitePolicy, task: Task, which: str) -> Iterator[str]:
+    settings = task.evaluation
+    assert settings is not None
+    numbers, (n_strata, n_extents) = array_length(settings), n_groups(settings)
+    yield f"evaluation{which}, each fold:"
+    yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes:"
+    yield f"    for all cases with blood, for each of {n_strata} volume strata and of {n_extents} groups of extent"
+    yield "    the number of scans, and of each of five metrics (Dice, surface Dice, HD95, volume error, lesion F1)"
+    yield f"    the sum, the sum of squares, a histogram and {settings.replicates} bootstrap sums with weights;"
+    yield "    sums of volumes and of their products, a histogram of predicted against annotated volume;"
+    yield "    numbers of scans without blood, and of those in which blood was predicted"
+    few, least = policy.smallest_group, policy.smallest_bootstrap
+    yield f"  withheld: what tells of fewer than {few} patients, also by subtraction; bootstrap sums and histograms"
+    yield f"    of fewer than {least}; then a split or both are left out, or nothing leaves but that fact"
+
+
+EVALUATE = Kind(
+    type=protocol.EVALUATE,
+    records=frozenset({"header", "sums"}),
+    asked="an evaluation",
+    doing="evaluating",
+    answer=evaluate_fold,
+    refuses=_refuses,
+    leaks=_leaks,
+    audit=_audit,
+    plan=_plan,
+)
