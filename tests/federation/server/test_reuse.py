@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from harness.in_process import Stop, stop_at
 from harness.tiny_study import TINY, changed
-from sahfl.federation.server.requests import Requests
 
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError
+from sahfl.federation.requests import Requests
 from sahfl.federation.server.reuse import Reuse
 from sahfl.run import software
 from sahfl.run.cell_store import CellStore, Entry, Identity
