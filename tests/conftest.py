@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness.in_process import federate, scans  # noqa: F401
+from harness.in_process import federate, federate_once, scans, whole  # noqa: F401
 from harness.tiny_study import TINY, changed
 
 import sahfl.federation  # first of all: it turns Flower's telemetry off before anything imports flwr

@@ -1,7 +1,6 @@
 """The external check of the phantom: its books, not its result."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -83,15 +82,20 @@ def test_every_seed_trains_on_patients_of_its_own(benchmark):
     assert len(set(seeds)) == 3
 
 
-def test_a_wrong_path_is_found_before_the_training():
-    result = subprocess.run([sys.executable, SCRIPT, "nowhere.json"], capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "error: datalist nowhere.json: No such file or directory\n"
+def refused(benchmark, monkeypatch, *arguments):
+    """What the script ends with when it refuses its arguments: a message for standard error, or an exit code."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    with pytest.raises(SystemExit) as info:
+        benchmark.main()
+    return info.value.code
 
 
-def test_no_seeds_and_no_steps_are_refused(tmp_path):
-    result = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path, "--seeds", "0"], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 2
-    assert "must be 1 or more, got 0 and 2000" in result.stderr
+def test_a_wrong_path_is_found_before_the_training(benchmark, monkeypatch, capsys):
+    code = refused(benchmark, monkeypatch, "nowhere.json")
+    assert code == "error: datalist nowhere.json: No such file or directory"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_seeds_and_no_steps_are_refused(benchmark, monkeypatch, capsys):
+    assert refused(benchmark, monkeypatch, ".", "--seeds", "0") == 2
+    assert "must be 1 or more, got 0 and 2000" in capsys.readouterr().err

@@ -73,8 +73,8 @@ def killed_after(federate, seconds):
     return True
 
 
-def test_A20_a_run_killed_at_random_moments_ends_as_one_that_was_not(federate, tmp_path):
-    reference, _ = federate(TINY, name="reference")
+def test_A20_a_run_killed_at_random_moments_ends_as_one_that_was_not(federate, whole):
+    reference, _ = whole
     chance = random.Random(20)
     assert all(killed_after(federate, chance.uniform(0.1, 1.5)) for _ in range(3))
     resumed, _ = federate(TINY)
@@ -238,8 +238,8 @@ def test_A02_a_checkpoint_that_is_not_what_was_committed_is_warned_of_and_the_on
 # --- A10: below the quorum ------------------------------------------------------------------------------------------
 
 
-def test_A10_below_the_quorum_the_run_pauses_naming_sites_then_fails_and_can_be_resumed(federate, tmp_path):
-    reference, _ = federate(TINY, name="reference")
+def test_A10_below_the_quorum_the_run_pauses_naming_sites_then_fails_and_can_be_resumed(federate, whole, tmp_path):
+    reference, _ = whole
     settings = changed(TINY, rounds__attempts=3, rounds__deadline_s=0.2, rounds__pause_s=0.4)
 
     def cut(site, request, reply):
@@ -312,8 +312,10 @@ def test_A12_a_full_disk_is_a_typed_error_and_the_run_goes_on_once_there_is_room
     "part",
     ["state/cp_lora-r2/fold-0", *(pytest.param(part, marks=pytest.mark.slow) for part in ("journal", "adapters/"))],
 )
-def test_A12_a_disk_that_fills_anywhere_ends_the_run_and_it_resumes_to_the_same(federate, monkeypatch, tmp_path, part):
-    reference, _ = federate(TINY, name="reference")
+def test_A12_a_disk_that_fills_anywhere_ends_the_run_and_it_resumes_to_the_same(
+    federate, whole, monkeypatch, tmp_path, part
+):
+    reference, _ = whole
     flush, seen = os.fsync, []
 
     def full(descriptor):

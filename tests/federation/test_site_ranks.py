@@ -16,7 +16,6 @@ from sahfl.federation.tensors import RAW, read_state
 from sahfl.networks import fine_tuned_network
 
 RANKS = {"sah_a": 2, "sah_b": 4, "sah_c": 8}
-METHODS = ("cp_lora", "cp_dora", "lora_c")
 
 
 def study(method="cp_lora", ranks=RANKS, **changes):
@@ -61,10 +60,18 @@ def with_body(reply, change):
     return reply
 
 
+@pytest.fixture(scope="module")
+def one_round(federate_once):
+    """The study of one round, in which nothing goes wrong."""
+    return federate_once(study(finetune__rounds=1))[0]
+
+
 # --- what travels ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["cp_dora", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cp_lora", "lora_c"))]
+)
 def test_each_site_gets_and_sends_its_own_rank_and_the_result_has_the_global_one(federate, method):
     folder, grid = federate(study(method))
     name = f"{method}-r4-project"
@@ -95,7 +102,15 @@ def test_each_site_gets_and_sends_its_own_rank_and_the_result_has_the_global_one
             assert 1.5 * a < b < c / 1.5
 
 
-@pytest.mark.parametrize(("method", "payload"), [*((m, "float32") for m in METHODS), ("cp_lora", "int8")])
+@pytest.mark.parametrize(
+    ("method", "payload"),
+    [
+        ("cp_lora", "int8"),
+        ("lora_c", "float32"),
+        pytest.param("cp_lora", "float32", marks=pytest.mark.slow),
+        pytest.param("cp_dora", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_the_next_state_is_the_projected_mean_of_what_the_sites_sent(federate, method, payload):
     """A rounded reply is a change of what its site itself was sent."""
     folder, grid = federate(study(method, finetune__rounds=1, rounds__payload=payload))
@@ -116,8 +131,8 @@ def test_the_next_state_is_the_projected_mean_of_what_the_sites_sent(federate, m
 
 
 def test_ranks_that_are_the_global_one_change_no_bit(federate):
-    plain, _ = federate(study(ranks={}), name="plain")
-    same, grid = federate(study(ranks=dict.fromkeys(RANKS, 4)), name="same")
+    plain, _ = federate(study(ranks={}, finetune__rounds=1), name="plain")
+    same, grid = federate(study(ranks=dict.fromkeys(RANKS, 4), finetune__rounds=1), name="same")
     assert adapters(plain) == adapters(same)
     assert len(adapters(same)) == 2
     assert {json.loads(request["task"]["json"])["rank"] for _, request, _ in training(grid)} == {None}
@@ -134,6 +149,7 @@ INT8 = {"rounds__payload": "int8", "rounds__server": {"optimiser": "momentum", "
 FLOAT16 = {"rounds__payload": "float16", "rounds__server": {"optimiser": "adam"}}
 
 
+@pytest.mark.parametrize("at", [pytest.param(2, marks=pytest.mark.slow), 5])  # training request of fine-tuning
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -142,24 +158,23 @@ FLOAT16 = {"rounds__payload": "float16", "rounds__server": {"optimiser": "adam"}
         pytest.param("lora_c", FLOAT16, id="float16", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_stopped_anywhere_resumes_to_bit_identical_adapters(federate, method, options):
+def test_a_run_that_stopped_anywhere_resumes_to_bit_identical_adapters(federate, method, options, at):
     settings = study(method, **options)
     reference, _ = federate(settings, name="reference")
-    for at in (2, 5):  # training requests of fine-tuning
-        count = 0
+    count = 0
 
-        def stop(site, request, reply, at=at):
-            nonlocal count
-            count += is_update(request)
-            if count == at:
-                raise Stop
-            return reply
+    def stop(site, request, reply):
+        nonlocal count
+        count += is_update(request)
+        if count == at:
+            raise Stop
+        return reply
 
-        with pytest.raises(Stop):
-            federate(settings, change=stop, name=f"run-{at}")
-        resumed, _ = federate(settings, name=f"run-{at}")
-        assert adapters(resumed) == adapters(reference)
-        assert len(adapters(resumed)) == 2
+    with pytest.raises(Stop):
+        federate(settings, change=stop)
+    resumed, _ = federate(settings)
+    assert adapters(resumed) == adapters(reference)
+    assert len(adapters(resumed)) == 2
 
 
 def test_norms_that_stay_at_a_site_stay_at_every_rank(federate):
@@ -179,8 +194,8 @@ def test_norms_that_stay_at_a_site_stay_at_every_rank(federate):
 
 
 @pytest.mark.parametrize("hostile", [pytest.param("sah_a", marks=pytest.mark.slow), "sah_c"])
-def test_B04_a_change_times_1000_is_shortened_at_any_rank(federate, hostile):
-    honest, _ = federate(study(finetune__rounds=1), name="honest")
+def test_B04_a_change_times_1000_is_shortened_at_any_rank(federate, one_round, hostile):
+    honest = one_round
 
     def attack(site, request, reply):
         if site != hostile or not is_update(request):

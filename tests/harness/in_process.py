@@ -101,9 +101,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def federate(tmp_path: Path, scans: Path) -> Federate:
-    """Run a study of settings to its end; the second call in the same folder resumes.
+def federation_in(parent: Path, scans: Path) -> Federate:
+    """A function that runs a study of settings to its end; the second call in the same folder resumes.
 
     ``spoil(folder)`` changes the scans of a new run before it starts, ``policy`` what the sites allow, ``site`` the
     rest of their settings (or what gives it for each); the server signs what it sends with ``signer``, works on
@@ -124,7 +123,7 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
         cells: Path | None = None,
     ):
         study = parse(Study, settings, where="test")
-        path = tmp_path / name
+        path = parent / name
         if path.exists():
             folder = RunFolder.reopen(path)
         else:
@@ -142,3 +141,21 @@ def federate(tmp_path: Path, scans: Path) -> Federate:
         return folder, grid
 
     return run
+
+
+@pytest.fixture
+def federate(tmp_path: Path, scans: Path) -> Federate:
+    """Studies in a folder of the test's own."""
+    return federation_in(tmp_path, scans)
+
+
+@pytest.fixture(scope="module")
+def federate_once(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Federate:
+    """Studies that the tests of a module share; they only read the folders."""
+    return federation_in(tmp_path_factory.mktemp("shared"), scans)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> tuple[RunFolder, InProcessGrid]:
+    """The tiny study, run once to its end; tests only read its folder and its messages."""
+    return federation_in(tmp_path_factory.mktemp("whole"), scans)(TINY)

@@ -20,10 +20,10 @@ def from_base(path, sha256):
     return settings | {"base": {"path": str(path), "sha256": sha256}}
 
 
-@pytest.fixture
-def base(federate):
+@pytest.fixture(scope="module")
+def base(whole):
     """The base of a whole study, and that study's folder."""
-    folder, _ = federate(TINY, name="whole")
+    folder, _ = whole
     path = folder.path / "base" / "base.safetensors"
     return path, digest(load_tensors(path)[0]), folder
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from importlib.metadata import version
 
 import numpy as np
@@ -58,8 +59,21 @@ def test_a_larger_grid_runs_its_new_cells_alone_and_ends_as_if_it_had_run_all(fe
     assert adapters(again) == adapters(alone)
 
 
-def test_a_damaged_cell_is_told_and_run_again(federate, tmp_path):
-    first, _ = federate(SMALL, name="first", cells=tmp_path / "cells")
+@pytest.fixture(scope="module")
+def small(federate_once, tmp_path_factory):
+    """A small study, and the folder of the cells that it kept."""
+    cells = tmp_path_factory.mktemp("small") / "cells"
+    return federate_once(SMALL, cells=cells)[0], cells
+
+
+@pytest.fixture
+def first(small, tmp_path):
+    """That study, with a copy of its cells for this test."""
+    shutil.copytree(small[1], tmp_path / "cells")
+    return small[0]
+
+
+def test_a_damaged_cell_is_told_and_run_again(federate, first, tmp_path):
     entries = sorted((tmp_path / "cells").glob("*/*"))
     assert len(entries) == 3
     for entry in entries:
@@ -119,9 +133,10 @@ def other_software(at, then=lambda site, request, reply: reply):
     return change
 
 
-def test_a_cell_of_other_software_at_a_site_is_run_again_and_what_the_site_had_no_part_in_is_taken(federate, tmp_path):
+def test_a_cell_of_other_software_at_a_site_is_run_again_and_what_the_site_had_no_part_in_is_taken(
+    federate, first, tmp_path
+):
     cells = tmp_path / "cells"
-    federate(SMALL, name="first", cells=cells)
     second, grid = federate(SMALL, name="second", cells=cells, change=other_software("sah_b"))
     assert asked(grid, "train") == {("finetune", "cp_lora-r2")}
     assert second.read_json("results.json")["cells"] == {"total": 3, "reused": 1}

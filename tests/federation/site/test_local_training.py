@@ -134,8 +134,14 @@ def test_nothing_that_a_server_sent_becomes_a_path(tmp_path):
 # --- local norms: whole studies -------------------------------------------------------------------------------------
 
 
-def test_norms_never_leave_a_site_and_the_server_s_stay_as_they_were(federate):
-    folder, grid = federate(LOCAL)
+@pytest.fixture(scope="module")
+def with_own_norms(federate_once):
+    """A whole study in which every site keeps norms of its own."""
+    return federate_once(LOCAL)
+
+
+def test_norms_never_leave_a_site_and_the_server_s_stay_as_they_were(with_own_norms):
+    folder, grid = with_own_norms
     replies = [reply.content for _, request, reply in grid.seen if request.metadata.message_type == "train"]
     assert len(replies) == 2 * 2 + 2 * 2 * 3  # rounds x sites; folds x rounds x sites
     for content in replies:
@@ -149,8 +155,8 @@ def test_norms_never_leave_a_site_and_the_server_s_stay_as_they_were(federate):
     assert [method["method"] for method in results["methods"]] == ["full"]
 
 
-def test_each_site_trains_norms_of_its_own(federate):
-    folder, _ = federate(LOCAL)
+def test_each_site_trains_norms_of_its_own(with_own_norms):
+    folder, _ = with_own_norms
     own = {}
     for site in ("tbi_a", "tbi_b", "sah_a", "sah_b"):
         paths = sorted((folder.path / "sites" / site / "norms").iterdir())
@@ -183,12 +189,12 @@ def test_a_site_evaluates_with_its_own_norms(federate, tmp_path):
 
 
 @pytest.mark.parametrize("at", [12, pytest.param(24, marks=pytest.mark.slow)])
-def test_a_run_with_local_norms_that_stopped_anywhere_resumes_to_the_same(federate, at):
+def test_a_run_with_local_norms_that_stopped_anywhere_resumes_to_the_same(federate, with_own_norms, at):
     def contents(folder):
         paths = [*folder.path.glob("adapters/**/*.safetensors"), *folder.path.glob("sites/*/norms/*")]
         return {str(path.relative_to(folder.path)): path.read_bytes() for path in paths}
 
-    reference, _ = federate(LOCAL, name="reference")
+    reference, _ = with_own_norms
     with pytest.raises(Stop):
         federate(LOCAL, change=stop_at(at))
     resumed, _ = federate(LOCAL)

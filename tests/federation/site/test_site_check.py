@@ -17,35 +17,45 @@ SAHFL = Path(sys.executable).with_name("sahfl")
 SECRETS = ["Muster", "1961", "images/", ".nii"]
 
 
-@pytest.fixture
-def site_file(tmp_path, scans):
-    """Three phantom scans of which the second is damaged, under names that nobody should see."""
+def write_site(folder, scans):
+    """A site's file over three phantom scans of which the second is damaged, under names that nobody should see."""
     entries = []
     for index in range(3):
         entry = {"patient": f"Muster^Hans{index}"}
         for part in ("image", "label"):
             source = scans / "sah_a" / "scans" / f"{part}s" / f"000{index}.nii.gz"
-            path = tmp_path / f"Muster_Hans_1961-04-12_{part}{index}.nii.gz"
+            path = folder / f"Muster_Hans_1961-04-12_{part}{index}.nii.gz"
             path.write_bytes(source.read_bytes())
             entry[part] = path.name
         entries.append(entry)
-    (tmp_path / entries[1]["image"]).write_bytes(b"Muster^Hans")
-    (tmp_path / "datalist.json").write_text(json.dumps({"sites": {"bern": entries}}))
-    path = tmp_path / "site.yaml"
+    (folder / entries[1]["image"]).write_bytes(b"Muster^Hans")
+    (folder / "datalist.json").write_text(json.dumps({"sites": {"bern": entries}}))
+    path = folder / "site.yaml"
     path.write_text("name: bern\nfolder: work\ndata: {source: datalist, path: datalist.json}\n")
     return path
+
+
+@pytest.fixture
+def site_file(tmp_path, scans):
+    return write_site(tmp_path, scans)
 
 
 def run(*arguments):
     return subprocess.run([SAHFL, "check", *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 
-def test_a_site_above_its_threshold_has_exit_code_2_a_table_and_both_files(site_file):
-    done = run(site_file)
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory, scans):
+    """The command's end and the site's folder, once; the tests only read them."""
+    path = write_site(tmp_path_factory.mktemp("refused"), scans)
+    return run(path), path.parent / "work"
+
+
+def test_a_site_above_its_threshold_has_exit_code_2_a_table_and_both_files(refused):
+    done, work = refused
     assert done.returncode == 2, done.stderr
     assert "site bern: may NOT train (2 of 3 cases usable, up to 0% may fail)" in done.stdout
     assert re.search(r"^unreadable +error +1 ", done.stdout, re.MULTILINE)
-    work = site_file.parent / "work"
     assert done.stdout.splitlines()[-1] == str(work / "checks.html")
     checks = json.loads((work / "checks.json").read_text())
     assert (checks["may_train"], checks["n_refused"], checks["n_patients"]) == (False, 1, 3)
@@ -61,9 +71,8 @@ def test_a_site_within_its_threshold_has_exit_code_0(site_file):
     assert "site bern: may train (2 of 3 cases usable, up to 40% may fail)" in done.stdout
 
 
-def test_no_name_of_a_patient_or_file_is_shown(site_file):
-    done = run(site_file)
-    work = site_file.parent / "work"
+def test_no_name_of_a_patient_or_file_is_shown(refused):
+    done, work = refused
     for text in (done.stdout, done.stderr, (work / "checks.json").read_text(), (work / "checks.html").read_text()):
         assert not [secret for secret in SECRETS if secret in text]
 

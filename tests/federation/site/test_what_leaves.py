@@ -23,8 +23,8 @@ def declared(study):
     return exchanged.read(fine_tuned_network(views, model, base, method, study.seed))
 
 
-def test_in_fine_tuning_a_site_sends_the_declared_factors_and_no_other_tensor(federate):
-    folder, grid = federate(TINY)
+def test_in_fine_tuning_a_site_sends_the_declared_factors_and_no_other_tensor(whole):
+    folder, grid = whole
     expected = declared(folder.study())
     assert all(".factor_" in name for name in expected)
     shapes = [",".join(map(str, value.shape)) for value in expected.values()]
@@ -45,8 +45,8 @@ def test_in_fine_tuning_a_site_sends_the_declared_factors_and_no_other_tensor(fe
         assert set(content["header"]) == HEADER_KEYS
 
 
-def test_nothing_that_a_fine_tuning_site_sends_holds_a_piece_of_the_base(federate):
-    folder, grid = federate(TINY)
+def test_nothing_that_a_fine_tuning_site_sends_holds_a_piece_of_the_base(whole):
+    folder, grid = whole
     base, _ = load_tensors(folder.path / "base" / "base.safetensors")
     pieces = [value.ravel()[:16].astype("<f4").tobytes() for value in base.values() if value.size >= 16 and value.std()]
     sent = [
@@ -65,8 +65,8 @@ def test_nothing_that_a_fine_tuning_site_sends_holds_a_piece_of_the_base(federat
     assert all(any(piece in flat for flat in received) for piece in pieces)  # the search would have found them
 
 
-def test_other_messages_of_a_site_carry_counts_and_sums_only(federate):
-    folder, grid = federate(TINY)
+def test_other_messages_of_a_site_carry_counts_and_sums_only(whole):
+    folder, grid = whole
     for _, request, reply in grid.seen:
         content, kind = reply.content, request.metadata.message_type
         if kind == "query.describe":
@@ -80,8 +80,8 @@ def test_other_messages_of_a_site_carry_counts_and_sums_only(federate):
             assert sums.size == array_length(folder.study().evaluation)
 
 
-def test_no_patient_or_file_name_is_in_any_message_or_server_file(federate):
-    folder, grid = federate(TINY)
+def test_no_patient_or_file_name_is_in_any_message_or_server_file(whole):
+    folder, grid = whole
     secrets = ["sah_a-0000", "tbi_b-0001", "0000.nii.gz", "images/", "labels/"]
     for _, _, reply in grid.seen:
         text = repr([dict(record) for record in reply.content.config_records.values()])
