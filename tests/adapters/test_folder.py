@@ -138,7 +138,7 @@ def test_the_readme_s_lines_on_switching_and_averaging_run(tmp_path):
 # --- D07: another architecture, method, rank or base ---------------------------------------------------------------
 
 
-def test_d07_a_base_with_other_weights_is_refused_with_both_digests(tmp_path):
+def test_D07_a_base_with_other_weights_is_refused_with_both_digests(tmp_path):
     save(tmp_path, ADAPTERS["cp_lora"])
     ours, theirs = base_digest(TwoLevels()), base_digest(TwoLevels(seed=5))
     net = TwoLevels(seed=5)
@@ -148,20 +148,20 @@ def test_d07_a_base_with_other_weights_is_refused_with_both_digests(tmp_path):
     assert torch.equal(net(X), before)
 
 
-def test_d07_another_architecture_is_refused(tmp_path):
+def test_D07_another_architecture_is_refused(tmp_path):
     save(tmp_path, ADAPTERS["cp_lora"])
     with pytest.raises(AdapterError, match=r"TwoLevels: base digest is .*other tensors or another architecture"):
         put_adapter(TwoLevels(width=8), read_adapter(tmp_path))
 
 
-def test_d07_a_note_that_names_layers_that_the_network_does_not_have_is_refused(tmp_path):
+def test_D07_a_note_that_names_layers_that_the_network_does_not_have_is_refused(tmp_path):
     save(tmp_path, ADAPTERS["cp_lora"])
     edit(tmp_path, adapted=["first.0", "elsewhere"])
     with pytest.raises(AdapterError, match="TwoLevels: has no convolution 'elsewhere', the adapter is of another"):
         put_adapter(TwoLevels(), read_adapter(tmp_path))
 
 
-def test_d07_tensors_of_another_rank_or_method_are_refused_naming_one(tmp_path):
+def test_D07_tensors_of_another_rank_or_method_are_refused_naming_one(tmp_path):
     save(tmp_path, ADAPTERS["cp_lora"])
     for change, message in (
         ({"method": "cp_lora", "rank": 3}, r"'down.update.factor_height': got shape \(3, 2\), expected \(3, 3\)"),
@@ -172,7 +172,7 @@ def test_d07_tensors_of_another_rank_or_method_are_refused_naming_one(tmp_path):
             put_adapter(TwoLevels(), read_adapter(tmp_path))
 
 
-def test_d07_an_adapter_on_an_adapter_is_refused(tmp_path):
+def test_D07_an_adapter_on_an_adapter_is_refused(tmp_path):
     net = save(tmp_path, ADAPTERS["cp_lora"])
     with pytest.raises(AdapterError, match="base digest is"):
         put_adapter(net, read_adapter(tmp_path))

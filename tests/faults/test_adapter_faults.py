@@ -55,7 +55,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("make", "method", "message"), OTHERS.values(), ids=OTHERS.keys())
-def test_d07_an_adapter_of_another_network_or_method_is_refused_and_nothing_is_loaded(make, method, message):
+def test_D07_an_adapter_of_another_network_or_method_is_refused_and_nothing_is_loaded(make, method, message):
     unfit = a_state(make(), method)
     net = a_net()
     attach(net, CP, seed=1)
@@ -67,7 +67,7 @@ def test_d07_an_adapter_of_another_network_or_method_is_refused_and_nothing_is_l
 
 @pytest.mark.parametrize("other", METHODS)
 @pytest.mark.parametrize("method", METHODS)
-def test_d07_the_state_of_one_method_fits_no_other(method, other):
+def test_D07_the_state_of_one_method_fits_no_other(method, other):
     loaded = a_state(a_net(), METHODS[other])
     net = a_net()
     attach(net, METHODS[method], seed=1)
@@ -81,7 +81,7 @@ def test_d07_the_state_of_one_method_fits_no_other(method, other):
     assert all((value == before[name]).all() for name, value in exchanged.read(net).items())
 
 
-def test_d07_a_base_of_another_width_is_refused():
+def test_D07_a_base_of_another_width_is_refused():
     wide, net = a_net("base"), a_net()
     attach_everything(wide)
     attach_everything(net)
@@ -91,7 +91,7 @@ def test_d07_a_base_of_another_width_is_refused():
         exchanged.load(net, exchanged.read(wide))
 
 
-def test_d07_an_adapter_that_was_saved_fits_its_own_network_and_no_other(tmp_path):
+def test_D07_an_adapter_that_was_saved_fits_its_own_network_and_no_other(tmp_path):
     saved = a_state(a_net(), CP)
     save_tensors(tmp_path / "adapter", saved)
     loaded, _ = load_tensors(tmp_path / "adapter")
