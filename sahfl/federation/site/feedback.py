@@ -1,8 +1,7 @@
 """Error feedback: what rounding took from a site's update in one round is added to its update in the next.
 
-Kept at the site, one file for each of the last rounds of a training, so that a round that is asked again gives the
-same answer. Where other tensors train from round to round, each choice of tensors has files of its own: what is left
-over waits for the next round that sends them. Names of files are hashes: nothing that a server sent becomes a path.
+Kept at the site (``kept``), so that a round that is asked again gives the same answer. Where other tensors train from
+round to round, each choice of tensors has files of its own: what is left over waits for the next round that sends them.
 """
 
 from __future__ import annotations
@@ -11,12 +10,8 @@ import hashlib
 from pathlib import Path
 
 from sahfl.adapters import AdapterState
-from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.errors import AdapterError
+from sahfl.federation.site.kept import KeptTensors
 from sahfl.payload import Encoding, Header, layout, pack, steps, unpack
-
-KEPT = 3
-"""Rounds: the one in work, the one before, and one more for a server that falls back to an older checkpoint."""
 
 
 def with_feedback(folder: Path, header: Header, change: AdapterState, encoding: Encoding) -> AdapterState:
@@ -31,31 +26,13 @@ def with_feedback(folder: Path, header: Header, change: AdapterState, encoding: 
     """
     if encoding == "float32":
         return change
-    files = folder / "feedback"
     turn = hashlib.sha256(repr(layout(change)).encode()).hexdigest()[:16]
-    if header.round == 1:  # a new training: what an earlier run of the same study left over is not its
-        _remove(sorted(files.glob(f"{header.training}-*.safetensors")))
-    own = files / f"{header.training}-{turn}-{header.round:05d}.safetensors"
-    earlier = sorted(path for path in files.glob(f"{header.training}-{turn}-*.safetensors") if path.name < own.name)
-    left = _read(earlier[-1], like=change) if earlier else None
+    kept = KeptTensors(folder / "feedback", header, turn)
+    # Only the last one: what earlier rounds left over was sent already.
+    left = next(kept.read(up_to=header.round - 1, like=change), None)
     wanted = {name: value + left[name] if left else value for name, value in change.items()}
     sent = unpack(
         pack(wanted, encoding).tobytes(), layout(wanted), like=wanted, encoding=encoding, tensor_steps=steps(wanted)
     )
-    save_tensors(own, {name: wanted[name] - sent[name] for name in wanted})
-    _remove(earlier[: 1 - KEPT])
+    kept.keep({name: wanted[name] - sent[name] for name in wanted})
     return wanted
-
-
-def _read(path: Path, *, like: AdapterState) -> AdapterState | None:
-    """What a round left over; None where it is damaged: that of a round before it was sent already."""
-    try:
-        left, _ = load_tensors(path)
-    except AdapterError:
-        return None
-    return left if layout(left) == layout(dict(sorted(like.items()))) else None
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

@@ -1,8 +1,7 @@
 """Local norms: the affine parameters of the norms stay at a site, which trains and evaluates with its own.
 
 The server's copies are never changed: they are what a site starts from that has none of its own yet, and what the
-saved base and adapter hold. A site keeps its norms after each round it trained in, in a file named by a hash: nothing
-that a server sent becomes a path.
+saved base and adapter hold. A site keeps its norms after each round it trained in (``kept``).
 
 Source: Li et al. 2021, arXiv 2102.07623 (FedBN); there statistics stay as well, which this network does not have.
 """
@@ -14,14 +13,10 @@ from pathlib import Path
 from torch import nn
 
 from sahfl.adapters import AdapterState, exchanged
-from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.errors import AdapterError
+from sahfl.federation.site.kept import KeptTensors
 from sahfl.networks import staying
-from sahfl.payload import Header, layout
+from sahfl.payload import Header
 from sahfl.task import Task
-
-KEPT = 3
-"""Rounds whose norms are kept: enough for a round that is asked again, and a server at an older checkpoint."""
 
 
 def put_own(net: nn.Module, task: Task, folder: Path, header: Header, *, after_round: int) -> None:
@@ -31,40 +26,17 @@ def put_own(net: nn.Module, task: Task, folder: Path, header: Header, *, after_r
     network has: what the server sent.
     """
     wanted = {name: value for name, value in exchanged.read(net).items() if name in staying(net, task)}
-    if not wanted:
-        return
-    for round_, path in reversed(_files(folder, header)):
-        if round_ > after_round:
-            continue
-        try:
-            own, _ = load_tensors(path)
-        except AdapterError:
-            continue
-        if layout(own) == layout(wanted):
+    for own in _kept(folder, header).read(up_to=after_round, like=wanted) if wanted else ():
+        if own is not None:
             exchanged.load(net, exchanged.read(net) | own)
             return
 
 
 def keep_own(folder: Path, header: Header, own: AdapterState) -> None:
-    """Keep the norms of the round that the header names, and forget old ones.
-
-    Norms of later rounds belong to a course of things that the server went back behind, and go as well.
-    """
-    if not own:
-        return
-    save_tensors(_file(folder, header), own)
-    known = _files(folder, header)
-    later = [path for round_, path in known if round_ > header.round]
-    old = [path for round_, path in known if round_ <= header.round][:-KEPT]
-    for path in (*later, *old):
-        path.unlink(missing_ok=True)
+    """Keep the norms of the round that the header names, if there are any."""
+    if own:
+        _kept(folder, header).keep(own)
 
 
-def _files(folder: Path, header: Header) -> list[tuple[int, Path]]:
-    """Rounds and files of one training, the earliest first."""
-    found = (folder / "norms").glob(f"{header.training}-?????.safetensors")
-    return sorted((int(path.stem[-5:]), path) for path in found)
-
-
-def _file(folder: Path, header: Header) -> Path:
-    return folder / "norms" / f"{header.training}-{header.round:05d}.safetensors"
+def _kept(folder: Path, header: Header) -> KeptTensors:
+    return KeptTensors(folder / "norms", header)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sahfl.federation.site.feedback import KEPT, with_feedback
+from sahfl.federation.site.feedback import with_feedback
+from sahfl.federation.site.kept import KEPT
 from sahfl.payload import Header, layout, pack, steps, unpack
 
 HEADER = Header(study="abc", stage="finetune", method="cp_lora-r2", fold=1, round=1, base="def")
@@ -138,6 +139,13 @@ def test_a_new_run_of_the_same_study_starts_without_the_old_one_s_left_over(tmp_
         with_feedback(tmp_path, at(round_), change(round_), "int8")
     with_feedback(tmp_path, at(1), change(1), "int8")
     assert len(files(tmp_path)) == 1
+
+
+def test_a_server_that_goes_back_finds_nothing_of_the_rounds_behind_it(tmp_path):
+    for round_ in range(1, 7):
+        with_feedback(tmp_path, at(round_), change(round_, ("a.up",) if round_ % 2 else ("b",)), "int8")
+    with_feedback(tmp_path, at(3), change(3, ("a.up",)), "int8")
+    assert sorted(int(name[-17:-12]) for name in files(tmp_path)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from sahfl.adapters import exchanged
 from sahfl.adapters.attach import norm_tensors
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.config import LocalTraining, Study, parse
-from sahfl.federation.site.local_norms import KEPT, keep_own, put_own
+from sahfl.federation.site.kept import KEPT
+from sahfl.federation.site.local_norms import keep_own, put_own
 from sahfl.networks import staying, whole_network
 from sahfl.payload import Header
 from sahfl.task import Task

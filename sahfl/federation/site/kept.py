@@ -1,0 +1,66 @@
+"""What a site keeps of its own from round to round of a training, in files whose names are hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sahfl.adapters import AdapterState
+from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.errors import AdapterError
+from sahfl.payload import Header, layout
+
+KEPT = 3
+"""Rounds: the one in work, the one before, and one more for a server that falls back to an older checkpoint."""
+
+
+class KeptTensors:
+    """Tensors of the last rounds of one training, a file for each round; nothing that a server sent becomes a path.
+
+    Args:
+        folder: where the files are.
+        header: names the training and the round in work.
+        part: tells apart what different rounds of the training keep; a hash.
+    """
+
+    def __init__(self, folder: Path, header: Header, part: str = "") -> None:
+        self._folder, self._training, self._round = folder, header.training, header.round
+        self._prefix = f"{header.training}-{part}" if part else header.training
+
+    def read(self, *, up_to: int, like: AdapterState) -> Iterator[AdapterState | None]:
+        """What was kept in each round up to one, the last round first; None for a damaged file or other tensors."""
+        for round_, path in reversed(self._files()):
+            if round_ <= up_to:
+                yield _read(path, like=like)
+
+    def keep(self, tensors: AdapterState) -> None:
+        """Keep the tensors of the round in work, and forget the rounds before the last ``KEPT``.
+
+        Later rounds go as well, of every part: the server went back behind them, or the training began anew.
+        """
+        save_tensors(self._path(self._round), tensors)
+        for path in list(self._folder.glob(f"{self._training}-*.safetensors")):
+            if _round_of(path) > self._round:
+                path.unlink(missing_ok=True)
+        for _, path in self._files()[:-KEPT]:
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """Rounds and their files, the earliest first."""
+        found = self._folder.glob(f"{self._prefix}-?????.safetensors")
+        return sorted((_round_of(path), path) for path in found)
+
+    def _path(self, round_: int) -> Path:
+        return self._folder / f"{self._prefix}-{round_:05d}.safetensors"
+
+
+def _round_of(path: Path) -> int:
+    return int(path.stem[-5:])
+
+
+def _read(path: Path, *, like: AdapterState) -> AdapterState | None:
+    try:
+        found, _ = load_tensors(path)
+    except AdapterError:
+        return None
+    return found if dict(layout(found)) == dict(layout(like)) else None
