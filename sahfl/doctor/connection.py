@@ -1,4 +1,4 @@
-"""From a site to its server, step by step: name, port, TLS, health, clock. Each failure has a cause of its own."""
+"""From a site to its server, step by step: name, port, TLS, health, clock. Each failure has its own cause."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ipaddress import ip_address
 from sahfl.doctor.findings import Finding, skip_all
 
 PATIENCE_S = 5.0
-"""For a connection, and for each answer."""
+"""Timeout for a connection, and for each answer."""
 AHEAD_S, BEHIND_S = 5, 305
-"""flwr refuses a request whose time stamp is further off the server's clock (``node_auth``: 300 s and 5 s)."""
+"""flwr refuses a request whose time stamp differs more from the server's clock (``node_auth``: 300 s and 5 s)."""
 NOTICEABLE_S = 2
-"""An offset that the resolution of an HTTP date, one second, cannot explain."""
+"""A smaller offset can come from the resolution of an HTTP date, one second."""
 STEPS = ("dns", "port", "tls", "health", "clock")
-# What OpenSSL says about the server's certificate (X509_V_ERR_...), and about ours in an alert from the server.
+# OpenSSL's codes for errors of the server's certificate (X509_V_ERR_...), and of ours in an alert from the server.
 NOT_YET_VALID, EXPIRED, HOST_MISMATCH, ADDRESS_MISMATCH = 9, 10, 62, 64
 NEW_KIT = "have the centre issue a new kit: sahfl renew"
 REFUSALS = {
@@ -40,7 +40,7 @@ DISMISSED = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said at /health."""
+    """The server's answer to /health."""
 
     status: int
     date: datetime | None
@@ -52,12 +52,12 @@ class Answer:
 def examine_connection(
     host: str, port: int, tls: ssl.SSLContext, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> list[Finding]:
-    """Go to the server as far as it goes; what could not be tried is skipped by name.
+    """Check the connection to the server step by step; after a failure the remaining steps are reported as skipped.
 
     Args:
         host: the server's name or address.
         port: its port.
-        tls: the site's context, with its certificate and its one authority.
+        tls: the site's context, with its certificate and its only authority.
         clock: this machine's.
     """
     found = [examine_name(host)]
@@ -73,7 +73,7 @@ def examine_connection(
 
 
 def examine_name(host: str) -> Finding:
-    """Whether the server's name leads to an address."""
+    """Check that the server's name resolves to an address."""
     try:
         return Finding.ok("dns", f"{ip_address(host)} is an address, no name is looked up")
     except ValueError:
@@ -89,7 +89,7 @@ def examine_name(host: str) -> Finding:
 
 
 def examine_port(host: str, port: int) -> Finding:
-    """Whether something accepts a connection."""
+    """Check that the port accepts connections."""
     where = f"{host} port {port}"
     firewall = f"have the firewall allow outbound TCP from this machine to {where}"
     try:
@@ -110,7 +110,7 @@ def examine_port(host: str, port: int) -> Finding:
 def examine_tls(
     host: str, port: int, tls: ssl.SSLContext, clock: Callable[[], datetime]
 ) -> tuple[Finding, Answer | None]:
-    """Whether both certificates are accepted; in TLS 1.3 a refusal of ours comes with the first answer only."""
+    """Check that both certificates are accepted; in TLS 1.3 the server refuses ours only in its first answer."""
     connection = http.client.HTTPSConnection(host, port, timeout=PATIENCE_S, context=tls)
     version = None
     try:
@@ -127,7 +127,7 @@ def examine_tls(
 
 
 def _alert(host: str, port: int, tls: ssl.SSLContext) -> ssl.SSLError | None:
-    """What the server says to a connection that asks nothing: a request on the way can wipe out its last words."""
+    """The server's alert to a connection that sends no request; a request under way can discard the alert."""
     try:
         with (
             socket.create_connection((host, port), timeout=PATIENCE_S) as raw,
@@ -154,7 +154,7 @@ def _ask(connection: http.client.HTTPSConnection, clock: Callable[[], datetime])
 
 
 def _distrusted(host: str, error: ssl.SSLCertVerificationError, now: datetime) -> Finding:
-    """The server's certificate was not accepted by this site."""
+    """This site did not accept the server's certificate."""
     if error.verify_code in (HOST_MISMATCH, ADDRESS_MISMATCH):
         remedy = "have the centre issue the server's certificate for this name (host in consortium.yaml)"
         return Finding.fail("tls", f"the server's certificate is not for {host}", remedy=remedy)
@@ -168,7 +168,7 @@ def _distrusted(host: str, error: ssl.SSLCertVerificationError, now: datetime) -
 
 
 def _refused(host: str, port: int, error: Exception, *, agreed: bool) -> Finding:
-    """The server, or what stands in its place, did not accept this site or speaks something else."""
+    """The server, or another program in its place, refused this site or uses another protocol."""
     reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
     for alert, (found, remedy) in REFUSALS.items():
         if alert in reason:
@@ -205,7 +205,7 @@ def _answers_plain_http(host: str, port: int) -> bool:
 
 
 def examine_health(answer: Answer) -> Finding:
-    """Whether the server itself says that it works."""
+    """Check that the server reports itself as working."""
     if answer.status == HTTPStatus.OK:
         return Finding.ok("health", "the server answers")
     found = f"the server answers {answer.status} at /health"
@@ -213,10 +213,10 @@ def examine_health(answer: Answer) -> Finding:
 
 
 def examine_clock(answer: Answer) -> Finding:
-    """Whether requests of this machine would be taken for old or future ones."""
+    """Check that the clock difference does not make the server refuse requests."""
     if answer.date is None:
         return Finding.warn("clock", "the server sent no date", remedy="compare both machines' clocks by hand")
-    # A date names a second that began up to a second ago; take the middle.
+    # The date is rounded down to a second; use the middle of that second.
     ahead = (answer.local - answer.date - timedelta(seconds=0.5)).total_seconds()
     said = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
     remedy = "set the clock of the machine that is wrong by NTP: timedatectl set-ntp true"

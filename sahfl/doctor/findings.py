@@ -1,4 +1,4 @@
-"""What one check found, and how it is shown."""
+"""The result of one check, and its presentation."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Finding:
     """One line of the doctor. Made by ``ok``, ``warn``, ``fail`` and ``skip``, so that only a problem has a remedy."""
 
     check: str
-    """Name of what was looked at."""
+    """Name of the check."""
     verdict: Verdict
     found: str
     remedy: str | None = None
-    """The one thing to do; None where nothing is to be done."""
+    """The one thing to do; None if nothing is to be done."""
 
     @classmethod
     def ok(cls, check: str, found: str) -> Self:
-        """All is well."""
+        """A passed check."""
         return cls(check, "ok", found)
 
     @classmethod
     def warn(cls, check: str, found: str, *, remedy: str) -> Self:
-        """It works today; it may not tomorrow, or nobody can tell."""
+        """It works today; it may fail later, or its state is unknown."""
         return cls(check, "warn", found, remedy)
 
     @classmethod
@@ -38,17 +38,17 @@ class Finding:
 
     @classmethod
     def of_error(cls, check: str, error: Exception, *, remedy: str) -> Self:
-        """A failure from an error, whose text may say behind a semicolon what to do; otherwise ``remedy`` does."""
+        """A failure from an error; its text may contain a remedy after a semicolon, which replaces ``remedy``."""
         return cls(check, "FAIL", *_split(str(error), remedy))
 
     @classmethod
     def of_warning(cls, check: str, text: str) -> Self:
-        """A warning whose text says behind a semicolon what to do."""
+        """A warning from a text that contains a remedy after a semicolon."""
         return cls(check, "warn", *_split(text, "ask the coordinating centre"))
 
     @classmethod
     def skip(cls, check: str, *, needs: str) -> Self:
-        """It could not be looked at, because an earlier check failed."""
+        """A check that was not possible because an earlier one failed."""
         return cls(check, "skip", f"not looked at: needs {needs}")
 
 
@@ -58,17 +58,17 @@ def _split(text: str, remedy: str) -> tuple[str, str]:
 
 
 def skip_all(checks: Iterable[str], *, needs: str) -> list[Finding]:
-    """The checks that a failed one makes impossible."""
+    """The checks that a failed one makes impossible, as skipped."""
     return [Finding.skip(check, needs=needs) for check in checks]
 
 
 def healthy(findings: Iterable[Finding]) -> bool:
-    """Nothing failed."""
+    """Test whether no check failed."""
     return all(finding.verdict != "FAIL" for finding in findings)
 
 
 def as_lines(findings: Sequence[Finding]) -> list[str]:
-    """One line for each finding: verdict, check, what was found, and the remedy behind an arrow."""
+    """One line for each finding: verdict, check, what was found, and the remedy after an arrow."""
     width = max((len(finding.check) for finding in findings), default=0)
     return [
         f"{finding.verdict:<4}  {finding.check:<{width}}  {finding.found}"

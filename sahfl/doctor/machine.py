@@ -29,10 +29,10 @@ CLOCK_UNSYNCHRONISED = 5
 
 
 def examine_versions(requirements: Sequence[str] | None = None) -> Finding:
-    """Whether what is installed is what this release was made for.
+    """Check the installed versions against those required by this release.
 
     Args:
-        requirements: by default those of the installed sahfl; extras are not looked at.
+        requirements: by default those of the installed sahfl, without extras.
     """
     wanted = metadata.requires("sahfl") or [] if requirements is None else requirements
     odd = [problem for text in wanted if (problem := _problem_of(Requirement(text)))]
@@ -58,7 +58,7 @@ def _problem_of(wanted: Requirement) -> str | None:
 
 
 def examine_user() -> Finding:
-    """Whether these checks see what the service will see."""
+    """Check that the doctor does not run as root, whose permissions differ from the service's."""
     if os.geteuid() == 0:
         remedy = "run it as the service's user: sudo -u sahfl (or sahfl-server) sahfl doctor FILE"
         return Finding.warn("user", "root may read and write everything, so modes are not tested", remedy=remedy)
@@ -66,7 +66,7 @@ def examine_user() -> Finding:
 
 
 def examine_folder(folder: Path) -> Finding:
-    """Whether the folder, or the one that it will be made in, can be written."""
+    """Check that the folder, or the one in which it will be made, can be written."""
     at = _nearest(folder)
     if not at.is_dir():
         return Finding.fail("folder", f"{at} is a file", remedy=f"name another folder than {folder}")
@@ -77,13 +77,13 @@ def examine_folder(folder: Path) -> Finding:
 
 
 def examine_disk(folder: Path, *, least_bytes: float, easy_bytes: float, what: str) -> Finding:
-    """Whether the disk below a folder has room.
+    """Check the free space on a folder's disk.
 
     Args:
         folder: existing or not.
         least_bytes: with less than this, it will not work.
         easy_bytes: with less than this, it may not.
-        what: what the room is for, with the estimate's base.
+        what: what needs the space, with the base of the estimate.
     """
     at = _nearest(folder)
     free = shutil.disk_usage(at).free
@@ -102,10 +102,10 @@ def _nearest(folder: Path) -> Path:
 
 
 def examine_memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
-    """Whether a large scan and a network fit into what is free now."""
+    """Check that a large scan and a network fit into the free memory."""
     free = _available_gb(meminfo)
     if free is None:
-        return Finding.warn("memory", f"{meminfo} does not say", remedy=f"see that {EASY_MEMORY_GB:.0f} GB are free")
+        return Finding.warn("memory", f"{meminfo} is unreadable", remedy=f"see that {EASY_MEMORY_GB:.0f} GB are free")
     found = f"{free:.1f} GB free, {EASY_MEMORY_GB:.0f} GB are enough for large scans"
     if free < EASY_MEMORY_GB:
         remedy = "give this machine more memory, or end other programs"
@@ -123,18 +123,18 @@ def _available_gb(meminfo: Path) -> float | None:
 
 
 def examine_synchronisation() -> Finding:
-    """Whether the kernel's clock follows a time server, as far as the kernel knows."""
+    """Check that a time service synchronises the kernel's clock."""
     state = _clock_state()
     remedy = "timedatectl set-ntp true"
     if state is None or state < 0:
-        return Finding.warn("ntp", "this system does not say whether its clock is synchronised", remedy=remedy)
+        return Finding.warn("ntp", "this system does not report whether its clock is synchronised", remedy=remedy)
     if state == CLOCK_UNSYNCHRONISED:
-        return Finding.warn("ntp", "no time service keeps this clock right", remedy=remedy)
+        return Finding.warn("ntp", "no time service synchronises this clock", remedy=remedy)
     return Finding.ok("ntp", "the kernel's clock is synchronised")
 
 
 def _clock_state() -> int | None:
-    """What adjtimex(2) returns when asked to change nothing; None where there is no such call (macOS, Windows)."""
+    """Return value of adjtimex(2), called without a change; None on systems without it (macOS, Windows)."""
     try:
         adjtimex = ctypes.CDLL(None).adjtimex
     except (AttributeError, OSError, TypeError):
@@ -143,7 +143,7 @@ def _clock_state() -> int | None:
 
 
 def examine_device(device: str) -> Finding:
-    """Whether the device that the settings name can compute."""
+    """Check that the device in the settings can compute."""
     try:
         chosen = choose_device(device)
     except ConfigError as error:
@@ -158,7 +158,7 @@ def examine_device(device: str) -> Finding:
 
 
 def addresses_of(name: str) -> set[str]:
-    """Addresses that a name leads to; none if it is unknown."""
+    """Addresses of a name; none if it is unknown."""
     try:
         return {str(entry[4][0]) for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):

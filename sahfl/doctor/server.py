@@ -1,4 +1,4 @@
-"""A server, from its kit to its queue."""
+"""Checks of a server, from its kit to its queue."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from sahfl.errors import SahflError
 from sahfl.trust.kit import ServerKit
 
 RUN_BYTES, EASY_RUN_BYTES = 1e9, 20e9
-"""A run of small adapters with its checkpoints; a grid of methods that send whole networks."""
+"""Disk use of a run of small adapters with its checkpoints, and of a grid of methods that send whole networks."""
 EVERYWHERE = {"0.0.0.0", "::", ""}
 
 
 def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
-    """Everything that would keep a server from running its studies, in the order in which it would fail.
+    """Run all checks of a server, in the order in which it would fail.
 
     Args:
         config: the server's file.
@@ -53,7 +53,7 @@ def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = lamb
 
 
 def examine_certificates(kit: ServerKit, now: datetime) -> Finding:
-    """What ends soon: the server's certificate, each site's, the authority's. One line, the first to end first."""
+    """Check when the certificates of server, sites and authority expire; one line, the first to expire first."""
     soon = kit.warnings(now)
     if not soon:
         return Finding.ok(
@@ -67,7 +67,7 @@ def examine_certificates(kit: ServerKit, now: datetime) -> Finding:
 
 
 def names_of(kit: ServerKit) -> tuple[str, ...]:
-    """The names and addresses in the server's certificate, from a handshake of the kit with itself in memory.
+    """The names and addresses in the server's certificate, from an in-memory handshake of the kit with itself.
 
     Raises:
         TrustError: the kit's files cannot be used.
@@ -88,7 +88,7 @@ def names_of(kit: ServerKit) -> tuple[str, ...]:
 
 
 def examine_names(names: tuple[str, ...]) -> Finding:
-    """Whether a name of the certificate leads to this machine; behind a router that translates, it need not."""
+    """Check that a name in the certificate leads to this machine; behind a router with NAT it need not."""
     leading = {name: addresses_of(name) for name in names}
     if here := [name for name, found in leading.items() if any(map(_is_here, found))]:
         return Finding.ok("names", f"{here[0]} leads to this machine")
@@ -98,7 +98,7 @@ def examine_names(names: tuple[str, ...]) -> Finding:
 
 
 def _is_here(address: str) -> bool:
-    """Only an address of this machine can be bound."""
+    """Test for an address of this machine; no other address can be bound."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         try:
@@ -109,7 +109,7 @@ def _is_here(address: str) -> bool:
 
 
 def examine_listener(config: ServerConfig, kit: ServerKit) -> Finding:
-    """Whether the port is free, or this very server listens there."""
+    """Check that the port is free, or used by this server."""
     where = f"{config.host} port {config.port}"
     try:
         socket.create_server(
@@ -130,7 +130,7 @@ def examine_listener(config: ServerConfig, kit: ServerKit) -> Finding:
 
 
 def _is_ours(config: ServerConfig, kit: ServerKit) -> bool:
-    """Whether who listens shows a certificate of our authority."""
+    """Test whether the listening program shows a certificate of our authority."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.load_verify_locations(kit.folder / "ca.crt")
     trusting.check_hostname = False
@@ -146,7 +146,7 @@ def _is_ours(config: ServerConfig, kit: ServerKit) -> bool:
 
 
 def examine_queue(queue: Path, sites: set[str]) -> Finding:
-    """Whether every waiting study can be read, and all its sites are in the consortium."""
+    """Check that every waiting study can be read, and that the consortium contains its sites."""
     waiting = sorted(queue.glob("*.yaml"))
     for path in waiting:
         try:

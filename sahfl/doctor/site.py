@@ -1,4 +1,4 @@
-"""A site, from its kit to its data."""
+"""Checks of a site, from its kit to its data."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from sahfl.federation.site.audit import AuditLog, verify
 from sahfl.trust.kit import SiteKit
 
 AXIAL_SLICES = 40
-"""Of a usual head CT, at 3 to 5 mm."""
+"""Slices of a usual head CT, at 3 to 5 mm."""
 FINEST_MM = 1.0
-"""Studies of finer slices than this need more room than the doctor reckons with."""
+"""Studies with finer slices need more space than the doctor estimates."""
 KEPT_BYTES = 1e9
-"""Base networks, logs and results of a site."""
+"""Disk use of a site's base networks, logs and results."""
 
 
 def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
-    """Everything that would keep a site from taking part, in the order in which it would fail.
+    """Run all checks of a site, in the order in which it would fail.
 
     Args:
         config: the site's file.
@@ -60,7 +60,7 @@ def _examine_trust(config: SiteConfig, clock: Callable[[], datetime]) -> list[Fi
 
 
 def examine_kit(config: SiteConfig, now: datetime) -> tuple[SiteKit | None, list[Finding]]:
-    """Files, modes, signature and certificates of the kit, and that it is this site's."""
+    """Check files, modes, signature and certificates of the kit, and that it belongs to this site."""
     if config.kit is None:
         remedy = "unpack the kit of the coordinating centre and name its folder under 'kit' in the site file"
         return None, [Finding.fail("kit", "the site file names none", remedy=remedy)]
@@ -75,36 +75,36 @@ def examine_kit(config: SiteConfig, now: datetime) -> tuple[SiteKit | None, list
 
 
 def examine_certificates(kit: SiteKit, now: datetime) -> Finding:
-    """What ends soon."""
+    """Check when the certificates expire."""
     if soon := kit.warnings(now):
         return Finding.of_warning("certificates", soon[0])
     return Finding.ok("certificates", f"the site's is valid until {kit.certificate_expires:%Y-%m-%d}")
 
 
 def examine_admission(kit: SiteKit) -> Finding:
-    """Whether the server would let this site in: its key, its clock, its versions."""
+    """Check that the server would accept this site's key, clock and versions."""
     try:
         ask_admission(kit)
     except NotConnected as error:
         remedy = "have the centre copy its newest server/sites.json and server/revoked.crl to the server"
         return Finding.of_error("admission", error, remedy=remedy)
-    return Finding.ok("admission", "the server knows this site's key and has the same versions")
+    return Finding.ok("admission", "the server accepts this site's key and has the same versions")
 
 
 def examine_policy(config: SiteConfig) -> Finding:
-    """What the site allows, in one line."""
+    """Summarise what the site allows, in one line."""
     policy = config.policy
     allowed = f"{', '.join(policy.stages) or 'no training'}; {', '.join(policy.methods) or 'no methods'}"
     found = f"{allowed}; groups of {policy.smallest_group} patients or more"
     if not policy.require_signature:
         remedy = "set policy.require_signature: true"
-        return Finding.warn("policy", f"unsigned requests are obeyed; {found}", remedy=remedy)
+        return Finding.warn("policy", f"unsigned requests are accepted; {found}", remedy=remedy)
     return Finding.ok("policy", f"signed requests only; {found}")
 
 
 def examine_data(config: SiteFile) -> tuple[Finding, int]:
-    """A fast look at the scans: whether all files are there and may be read, and how many cases they are."""
-    full = "sahfl check looks into them"
+    """Check quickly that all files of the scans exist and may be read, and count the cases."""
+    full = "sahfl check reads and checks them"
     if not isinstance(config.data, (SiteScansDatalist, SiteScansFolder)):
         n_cases = config.data.patients.n_cases
         return Finding.ok("data", f"{n_cases} simulated patients, made when they are needed"), n_cases
@@ -122,7 +122,7 @@ def examine_data(config: SiteFile) -> tuple[Finding, int]:
 
 
 def _list_cases(data: SiteScansDatalist | SiteScansFolder, site: str) -> list[Case]:
-    """The cases; of a DICOM export only its folders, since the patients' ids would be read from the files."""
+    """The cases; for a DICOM export only its folders, because patient ids would have to be read from the files."""
     if isinstance(data, SiteScansFolder):
         if recognise(data.path, site) != "DICOM":
             return list(read_cases(data.path, site))
@@ -138,10 +138,10 @@ def _examine_room(config: SiteConfig, n_cases: int) -> Finding:
 
 
 def case_bytes(spacing_mm: float | None = None) -> float:
-    """Bytes of one preprocessed case: a voxel takes two for HU and one for the annotation.
+    """Bytes of one preprocessed case: two per voxel for HU and one for the annotation.
 
     Args:
-        spacing_mm: pixel size; by default that of a study that does not say.
+        spacing_mm: pixel size; by default the default of a study.
     """
     usual = ViewsConfig()
     finer = 1.0 if spacing_mm is None else usual.spacing_mm / spacing_mm
@@ -151,10 +151,10 @@ def case_bytes(spacing_mm: float | None = None) -> float:
 
 
 def examine_audit(config: SiteConfig) -> Finding:
-    """Whether the log of what was asked and what left is whole."""
+    """Check that the log of requests and answers is intact."""
     path = AuditLog(config.folder).path
     if not path.exists():
-        return Finding.ok("audit", "nothing was asked yet")
+        return Finding.ok("audit", "no request was received yet")
     try:
         verdict = verify(path)
     except SahflError as error:

@@ -1,1 +1,1 @@
-"""Taking a trained network out of a run, for other programs; each form is compared with the run's own network."""
+"""Exporting a run's trained networks for other programs; each export is compared with the run's own network."""

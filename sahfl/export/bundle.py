@@ -1,8 +1,8 @@
 """A network as a MONAI bundle: its configuration as JSON, its weights as safetensors, no pickle.
 
 ``monai.bundle.ConfigParser`` and ``python -m monai.bundle run`` read it without a network connection. The function
-``monai.bundle.load`` does not: it reads pickles (``torch.load``) only. The bundle needs sahfl installed, which it says
-under ``required_packages_version``.
+``monai.bundle.load`` cannot read it, because it reads only pickles (``torch.load``). The bundle needs sahfl installed;
+its ``required_packages_version`` names it.
 
 Source: https://docs.monai.io/en/stable/mb_specification.html
 """
@@ -29,7 +29,7 @@ INFERENCE, METADATA, MODELS = Path("configs") / "inference.json", Path("configs"
 
 
 def write_bundle(folder: Path, net: Network, note: ExportNote) -> list[Path]:
-    """Write a bundle; ``models/`` holds what ``sahfl predict`` reads, too."""
+    """Write a bundle; ``sahfl predict`` can read its folder ``models/``."""
     written = write_weights(folder / MODELS, net, note)
     for path, content in ((INFERENCE, _inference(type(net), note)), (METADATA, _metadata(note))):
         write_atomic(folder / path, json.dumps(content, indent=2) + "\n")

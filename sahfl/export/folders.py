@@ -1,4 +1,4 @@
-"""``sahfl export``: a folder per fold with a folder per form, each compared before it gets its name."""
+"""``sahfl export``: one folder per fold and format; each is compared with the run's network before it gets its name."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ FORMS: tuple[Form, ...] = get_args(Form)
 
 @dataclass(frozen=True)
 class Written:
-    """One form of one fold's network."""
+    """One format of one fold's network."""
 
     folder: Path
     form: Form
     difference: float
-    """Largest absolute difference of logits to the run's network."""
+    """Largest absolute difference of its logits from those of the run's network."""
 
 
 def export(run: Path, to: Path, forms: Sequence[Form], *, method: str, fold: int | None = None) -> Iterator[Written]:
-    """Write the networks of a run in other programs' forms, one after the other.
+    """Write the networks of a run in formats for other programs, one after the other.
 
-    Guarantees: a form's folder has its name only once it was read back and compared; nothing is written over.
+    Guarantees: a format's folder gets its name only after it was read back and compared; nothing is overwritten.
 
     Args:
         run: folder of a run.
         to: folder of the export; ``fold-<k>/<form>/`` is made in it, ``base/<form>/`` for the base network alone.
-        forms: which.
+        forms: the formats.
         method: its id.
         fold: one fold; by default all.
 
     Raises:
-        RunError: the run has no such method or fold, or a form's folder is there already.
+        RunError: the run has no such method or fold, or a format's folder exists.
         AdapterError: a file of the run is damaged.
-        ConfigError: packages for a form are not installed.
-        ExportDiffers: what was written computes something else; its folder is removed.
+        ConfigError: packages for a format are not installed.
+        ExportDiffers: the written network computes something else; its folder is removed.
     """
     study = read_study(run)
     chosen = choose_method(study, method, run)
@@ -83,7 +83,7 @@ def _place(to: Path, fold: int | None, form: Form) -> Path:
 def _write(run: Path, study: Study, method: Method, fold: int | None, form: Form, place: Path) -> Written:
     net, sha256 = adapted_network(run, study, method, -1 if fold is None else fold)
     temporary = place.with_name(f"{place.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a call that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed call
     try:
         if form == "adapter":
             assert fold is not None
@@ -100,7 +100,7 @@ def _write(run: Path, study: Study, method: Method, fold: int | None, form: Form
 
 
 def note_of(study: Study, method: Method, fold: int | None, plain: Network, sha256: str) -> ExportNote:
-    """What a merged network belongs to."""
+    """The note of a merged network: study, method, fold and hashes."""
     return ExportNote(
         study=study.name,
         fingerprint=study.fingerprint(),
@@ -131,7 +131,7 @@ def _write_merged(folder: Path, plain: Network, note: ExportNote, form: Form) ->
 
 
 def _copy_adapter(run: Path, study: Study, method: Method, fold: int, folder: Path) -> Computes:
-    """The run's adapter folder byte for byte, read back and put on a fresh base."""
+    """Copy the run's adapter folder byte for byte, read it back and apply it to a fresh base."""
     folder.mkdir(parents=True)
     for name in (TENSORS, CONFIG, CARD):
         write_atomic(folder / name, (adapter_folder(run, method, fold) / name).read_bytes())

@@ -1,4 +1,4 @@
-"""A network as ONNX, for programs without torch: one file, or one per view where each has a network of its own."""
+"""A network as ONNX, for programs without torch: one file, or one per view if each view has its own network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPSET = 20
 
 
 class OneView(nn.Module):
-    """The network as one view calls it."""
+    """The network as called for one view."""
 
     def __init__(self, net: Network, view: View) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class OneView(nn.Module):
 
 
 def file_names(note: ExportNote) -> dict[View, str]:
-    """The file that holds each view's network."""
+    """Name of the file with each view's network."""
     own = note.model.planes == "per_view"
     return {view: f"{view if own else 'network'}.onnx" for view in note.views.weights}
 
 
 def write_onnx(folder: Path, net: Network, note: ExportNote) -> list[Path]:
-    """Write the network with any batch, and any height and width in multiples of 16.
+    """Write the network for any batch size, and any height and width in multiples of 16.
 
     Raises:
         ConfigError: the packages of the extra ``export`` are not installed.
@@ -55,7 +55,7 @@ def write_onnx(folder: Path, net: Network, note: ExportNote) -> list[Path]:
 
 
 def read_onnx(folder: Path, note: ExportNote) -> Computes:
-    """The written files as onnxruntime computes them.
+    """The network in the written files, computed by onnxruntime.
 
     Raises:
         ConfigError: onnxruntime is not installed.
@@ -98,7 +98,7 @@ def _encode(net: OneView, *, channels: int) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says about itself and about torchvision."""
+    """Suppress the messages of torch's exporter about itself and torchvision."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Whether what was written computes what the run's network computes."""
+"""Comparison of an exported network with the run's network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sahfl.data.views import n_channels
 from sahfl.errors import ExportDiffers
 
 MOST_DIFFERENCE = 1e-3
-"""Of two logits: moves a probability by 0.00025 at most; other kernels and a merged adapter round otherwise."""
+"""Allowed difference of logits, 0.00025 of a probability; other kernels and a merged adapter round differently."""
 Computes = Callable[[Tensor, View], Tensor]
 
 
@@ -21,13 +21,13 @@ def compare(what: str, found: Computes, net: nn.Module, views: ViewsConfig) -> f
     """Largest absolute difference of logits between an export and the network it was made from.
 
     Args:
-        what: names the export in the error.
+        what: name of the export in the error.
         found: the export, read back from its file.
         net: the run's network, its adapter not merged.
-        views: which views, and their sizes; each is compared at its own size and at 64 x 48 pixels.
+        views: the views; each is compared at its own size and at 64 x 48 pixels.
 
     Raises:
-        ExportDiffers: it is above ``MOST_DIFFERENCE``, or not a number.
+        ExportDiffers: the difference is above ``MOST_DIFFERENCE``, or not a number.
     """
     generator = torch.Generator().manual_seed(0)
     x, y, z = views.size

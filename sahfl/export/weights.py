@@ -1,4 +1,4 @@
-"""A merged network as safetensors with a note, as ``sahfl predict`` reads it."""
+"""A merged network as safetensors with a note; ``sahfl predict`` reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sahfl.prediction.exported import CONFIG, WEIGHTS, ExportNote, read_exported
 
 
 def write_weights(folder: Path, net: Network, note: ExportNote) -> list[Path]:
-    """Write the weights, then the note that names their hash."""
+    """Write the weights, then the note with their hash."""
     save_tensors(folder / WEIGHTS, weights_of(net))
     write_atomic(folder / CONFIG, note.model_dump_json(indent=1) + "\n")
     return [folder / WEIGHTS, folder / CONFIG]
@@ -25,6 +25,6 @@ def weights_of(net: Network) -> AdapterState:
 
 
 def read_weights(folder: Path) -> Computes:
-    """The network as it is read back."""
+    """Read the network back."""
     (net,) = read_exported(folder).nets
     return net

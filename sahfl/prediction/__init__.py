@@ -1,1 +1,1 @@
-"""Segmenting one scan with what a run trained: networks of the folds, the scan's own grid, files to look at."""
+"""Segmenting one scan with a run's trained networks; the result is on the scan's own grid, with files to look at."""

@@ -1,4 +1,4 @@
-"""A merged network as plain files: weights as safetensors, and what they need to segment a scan as JSON."""
+"""A merged network as plain files: weights as safetensors, and the settings for segmenting a scan as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG, WEIGHTS, FORMAT_FOLDER = "config.json", "network.safetensors", "safetens
 
 
 class ExportNote(Section):
-    """What the weights of an export belong to."""
+    """Origin of an export's weights, and the settings needed to use them."""
 
     sahfl_export: Literal[1] = 1
     """Version of this file."""
@@ -33,25 +33,25 @@ class ExportNote(Section):
     method: str
     """Id of the fine-tuning method."""
     fold: int | None
-    """Fold whose patients the network has not seen; none for the base network alone."""
+    """Fold whose patients the network was not trained on; none for the base network alone."""
     adapter_sha256: str
-    """Digest of the adapter that was merged, or of the base where there is none."""
+    """Digest of the merged adapter, or of the base if there is none."""
     sha256: str
     """Digest of the merged weights."""
     views: ViewsConfig
-    """How a scan becomes slices, and their predictions a volume."""
+    """How a scan is cut into slices, and their predictions are fused into a volume."""
     model: ModelConfig
     """The network."""
     threshold: Annotated[float, Field(gt=0, lt=1)]
-    """Probability above which a voxel is called blood."""
+    """A voxel is blood if its probability reaches this value."""
     local_norms: bool
-    """The study's sites kept norms of their own, which are not in these weights."""
+    """Whether the study's sites kept their own norm layers, which these weights do not contain."""
     intended_use: str
-    """What this is for, and what not."""
+    """Intended use, and its limits."""
 
 
 def exported_network(note: ExportNote, weights: AdapterState) -> Network:
-    """The network of an export.
+    """Build the network of an export.
 
     Raises:
         AdapterError: the weights are of another network.
@@ -70,7 +70,7 @@ def read_exported(folder: Path, *, method: str | None = None, fold: int | None =
     """The networks of an exported folder, with all of their folds or one.
 
     Raises:
-        RunError: the folder holds no export with weights as safetensors, or not the method or fold that is asked for.
+        RunError: the folder has no export with weights as safetensors, or not the requested method or fold.
         AdapterError: a file is damaged.
     """
     found = [(path.parent, _read_note(path)) for path in _configs(folder)]

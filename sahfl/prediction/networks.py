@@ -1,4 +1,4 @@
-"""The networks of a finished run, or of an export: what segments a new scan."""
+"""The networks of a finished run that segment a new scan."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Trained:
     """Networks that segment together: one, or those of a method's folds."""
 
     nets: tuple[nn.Module, ...]
-    """Plain, with every adapter merged."""
+    """Plain networks, with every adapter merged."""
     views: ViewsConfig
     threshold: float
-    """Of the study: probability above which a voxel is called blood."""
+    """The study's threshold: a voxel is blood if its probability reaches it."""
     study: str
     fingerprint: str
     method: str
     folds: tuple[int, ...]
     """Empty for the base network alone."""
     hashes: tuple[str, ...]
-    """SHA-256 of each adapter, or of the base network where there is none."""
+    """SHA-256 of each adapter, or of the base network if there is none."""
     local_norms: bool
-    """The sites kept norms of their own in training; these networks have those that the server started from."""
+    """Whether the sites kept their own norm layers in training; these networks have the server's initial ones."""
 
 
 def read_trained(run: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
@@ -43,12 +43,12 @@ def read_trained(run: Path, *, method: str | None = None, fold: int | None = Non
 
     Args:
         run: folder of a run.
-        method: its id; by default the first adapter of the study, or its first method where it has no adapter.
+        method: its id; by default the first adapter of the study, or its first method if it has no adapter.
         fold: one fold's network; by default those of all folds.
 
     Raises:
-        RunError: the folder is no run, it has no such method or fold, or that fold is not finished; the message names
-            what there is.
+        RunError: the folder is no run, it has no such method or fold, or that fold is not finished; the message lists
+            what exists.
         AdapterError: a file is damaged, or belongs to another network.
     """
     study = read_study(run)
@@ -74,10 +74,10 @@ def read_trained(run: Path, *, method: str | None = None, fold: int | None = Non
 
 
 def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple[Network, str]:
-    """The base of a run with a fold's adapter on it, not merged, and the adapter's SHA-256; or the base and its own.
+    """A run's base with a fold's unmerged adapter, and the adapter's SHA-256; for zero-shot, the base and its SHA-256.
 
     Raises:
-        RunError: the fold's adapter is not there.
+        RunError: the fold's adapter is missing.
         AdapterError: a file is damaged, or base and adapter do not belong together.
     """
     base = read_base(run)
@@ -114,15 +114,15 @@ def read_base_hash(run: Path) -> str:
 
 
 def adapter_folder(run: Path, method: Method, fold: int) -> Path:
-    """Where a run keeps the adapter of a method and fold."""
+    """Folder of a method's adapter for a fold, in a run."""
     return RunFolder(run).adapter(cell_of(method, fold))
 
 
 def choose_method(study: Study, wanted: str | None, run: Path) -> Method:
-    """A study's method by its id; without one, the first adapter, or the first method where there is no adapter.
+    """A study's method by its id; without an id, the first adapter, or the first method if there is no adapter.
 
     Raises:
-        RunError: there is none of this id; the message names those that there are.
+        RunError: there is no method with this id; the message lists all ids.
     """
     methods = study.finetune.methods
     if wanted is None:
@@ -146,7 +146,7 @@ def read_study(run: Path) -> Study:
 
 
 def choose_folds(run: Path, study: Study, method: Method, fold: int | None) -> tuple[int, ...]:
-    """The folds whose networks are meant, by default all; none for the base network alone.
+    """The requested folds, by default all; none for the base network alone.
 
     Raises:
         RunError: the study has no such fold, or it is not finished.

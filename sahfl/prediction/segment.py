@@ -1,4 +1,4 @@
-"""From a new scan to a mask, its volume, and the files that a reader opens."""
+"""From a new scan to a mask, its volume, and the files for the user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOTE, DICOM = "prediction.json", "segmentation.dcm"
 
 @dataclass(frozen=True)
 class Segmented:
-    """What the networks found in a scan."""
+    """Result of segmenting a scan."""
 
     probability: NDArray[np.float32]
     """(X, Y, Z), on the voxels of ``NewScan.scan``."""
@@ -44,22 +44,22 @@ class Segmented:
 
     @property
     def volume_ml(self) -> float:
-        """Volume that was called blood."""
+        """Volume of the mask, mL."""
         return float(self.mask.sum()) * self.voxel_ml
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which files are written beside mask, overlay and note."""
+    """Which files are written in addition to mask, overlay and note."""
 
     probability: bool = False
     dicom_seg: bool = False
     replace: bool = False
-    """Write over the files of an earlier call."""
+    """Overwrite the files of an earlier call."""
 
 
 def read_networks(run: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
-    """The networks of a run's folder, or of an export's.
+    """The networks of a run's folder, or of an export's folder.
 
     Raises:
         RunError: it is neither, or has no such method or fold.
@@ -82,8 +82,8 @@ def segment(
     Args:
         new: the scan.
         trained: the networks.
-        threshold: in the place of the study's.
-        on_slice: hears (slices done, slices to do).
+        threshold: replaces the study's.
+        on_slice: called with (slices done, slices to do).
 
     Raises:
         DataError: the scan has too few slices for the study's views.
@@ -94,10 +94,10 @@ def segment(
 
 
 def predict_file(run: Path, scan: Path, out: Path) -> list[Path]:
-    """Segment a scan with all networks of a run or export and write the results: ``sahfl predict`` with its defaults.
+    """Segment a scan with all networks of a run or export and write the results, like ``sahfl predict`` by default.
 
     Raises:
-        SahflError: as the functions that it calls.
+        SahflError: as in the functions that it calls.
     """
     trained, new, wanted = read_networks(run), read_new_scan(scan), Wanted()
     check_output(out, new, wanted)
@@ -105,11 +105,11 @@ def predict_file(run: Path, scan: Path, out: Path) -> list[Path]:
 
 
 def check_output(out: Path, new: NewScan, wanted: Wanted) -> None:
-    """Look before the work whether the results can be written.
+    """Check before the work that the results can be written.
 
     Raises:
-        RunError: one of the files is there already, or the folder is a file.
-        ConfigError: a DICOM segmentation is wanted of a scan that is not DICOM, or without its extra installed.
+        RunError: one of the files exists, or the folder is a file.
+        ConfigError: a DICOM segmentation is wanted for a scan that is not DICOM, or its extra is not installed.
     """
     if wanted.dicom_seg and new.series is None:
         raise ConfigError("--dicom-seg: got a NIfTI scan, expected a DICOM series for the segmentation to refer to")
@@ -123,23 +123,23 @@ def check_output(out: Path, new: NewScan, wanted: Wanted) -> None:
 
 
 def write_prediction(out: Path, new: NewScan, trained: Trained, found: Segmented, wanted: Wanted) -> list[Path]:
-    """Write mask, overlay and note, and what else is wanted; each file is whole or not there.
+    """Write mask, overlay, note and other wanted files; each file is complete or absent.
 
     Returns:
         The files.
 
     Raises:
-        RunError: one is there already.
-        ConfigError, DataError: the DICOM segmentation cannot be written; all files are then as they were.
+        RunError: one of them exists.
+        ConfigError, DataError: the DICOM segmentation cannot be written; all files are then unchanged.
     """
     check_output(out, new, wanted)
     segmented = []
-    if wanted.dicom_seg and new.series is not None:  # first, as the series' headers may not allow it
+    if wanted.dicom_seg and new.series is not None:  # first, because incomplete headers can make it fail
         label = np.asarray(new.on_source(found.mask.astype(np.uint8)).dataobj) > 0
         write_segmentation(out / DICOM, label, new.series, algorithm=f"sahfl {trained.study} {trained.method}")
         segmented.append(out / DICOM)
     for path in {out / name for name in (MASK, PROBABILITY, OVERLAY, NOTE, DICOM)}.difference(segmented):
-        path.unlink(missing_ok=True)  # an earlier call's may be of another scan
+        path.unlink(missing_ok=True)  # a file of an earlier call may belong to another scan
     write_atomic(out / MASK, _nifti(new, found.mask.astype(np.uint8)))
     written = [out / MASK]
     if wanted.probability:
@@ -151,7 +151,7 @@ def write_prediction(out: Path, new: NewScan, trained: Trained, found: Segmented
 
 
 def describe(new: NewScan, trained: Trained, found: Segmented) -> dict[str, Any]:
-    """What ``prediction.json`` holds: no path and no name of the scan, but the hash of its voxels."""
+    """Content of ``prediction.json``: no path or name of the scan, but the hash of its voxels."""
     return {
         "notice": NOTICE,
         "volume_ml": round(found.volume_ml, 3),
@@ -172,7 +172,7 @@ def describe(new: NewScan, trained: Trained, found: Segmented) -> dict[str, Any]
 
 
 def draw_prediction(new: NewScan, found: Segmented) -> bytes:
-    """PNG of the slices with most predicted blood."""
+    """PNG of the slices with the most predicted blood."""
     x, y, _ = new.scan.spacing_mm
     title = f"{found.volume_ml:.1f} mL at threshold {found.threshold:g}" if found.mask.any() else "no blood found"
     return draw_overlay(

@@ -1,4 +1,4 @@
-"""From a finished run's files to ``results.json``, the one source of every figure and table."""
+"""From a finished run's files to ``results.json``, the only source of all figures and tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA = 2
 def collect(
     folder: RunFolder, study: Study, sites: Mapping[str, SiteDescription], base: AdapterState
 ) -> dict[str, Any]:
-    """Everything that the report shows, as plain JSON values."""
+    """All content of ``results.json``, as plain JSON values."""
     journal = folder.journal()
     started, finished = (_last(journal, event) for event in ("started", "finished"))
     rounds = _rounds(journal, study)
@@ -62,7 +62,7 @@ def collect(
 
 
 def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
-    """What was measured on the held-out patients of one fold."""
+    """Mean Dice and numbers of cases on the held-out patients of one fold."""
     sums, _ = read_fold(folder, study, method, fold)
     found = by_fold(fold, sums, study)
     return {name: found[name] for name in ("dice", "n", "n_no_blood")}
@@ -82,15 +82,15 @@ def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal
 
 
 def _cells(folder: RunFolder, study: Study) -> dict[str, int]:
-    """Pretraining, and each method on each fold: how many there are, and how many an earlier run had finished."""
+    """Number of cells (pretraining, and each method on each fold), and how many of them came from an earlier run."""
     total = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None)
     return {"total": total, "reused": len(folder.reused())}
 
 
 def _rounds(journal: list[Record], study: Study) -> list[Record]:
-    """Rounds in the study's order, in whatever order cells took turns; those that failed first.
+    """Rounds in the study's order, whatever the order of the work; failed attempts come first.
 
-    A round that was committed again after a damaged checkpoint counts once, as it last was.
+    A round that was repeated after a damaged checkpoint counts once, with its last attempt.
     """
     order = {method.id: index for index, method in enumerate(study.finetune.methods)}
     committed = {}
@@ -115,7 +115,7 @@ def _last(journal: list[Record], event: str) -> str | None:
 
 
 def _seconds(journal: list[Record]) -> float:
-    """Time at work: from each start to the last sign of life before the next, so that pauses do not count."""
+    """Working time: from each start to the last journal entry before the next start, so that pauses do not count."""
     total, began, last = 0.0, None, None
     for line in journal:
         at = datetime.fromisoformat(line["at"]) if "at" in line else None

@@ -1,21 +1,21 @@
-"""What a study says of the findings of the paper that it reproduces, judged from the intervals in its results.
+"""Which findings of the reproduced paper a study confirms, judged from the intervals in its results.
 
 A claim is about pairs: two methods on the same patients, or two groups of patients with the same method. Each pair has
-a difference of mean Dice with a 95 % interval, turned so that more speaks for the claim, and the claim says that the
-true difference lies above a floor: 0 where something is better, -``MARGIN`` where something is no worse than that.
+a difference of mean Dice with a 95 % interval; positive differences support the claim. The claim states that the true
+difference lies above a floor: 0 for "better", -``MARGIN`` for "no more than ``MARGIN`` worse".
 
 Verdict of a pair: *reproduced* if its whole interval lies above the floor, *not reproduced* if the whole interval lies
-below it, *undecided* if the interval covers both, or if there is none (too few patients, or withheld by their sites).
-Two methods that both segment next to nothing (mean Dice of ``MARGIN`` or less) are equal to no purpose: undecided too.
+below it, *undecided* if the interval contains the floor or is missing (too few patients, or withheld by their sites).
+*Undecided* too if both methods segment almost nothing (mean Dice of ``MARGIN`` or less).
 
-Verdict of a claim: *reproduced* if every pair is, *not reproduced* if any pair is not, else *undecided*; *not tested*
-if the study holds no pair. So a claim is reproduced without a correction for many pairs (all must hold), and with many
-of them one may speak against it by chance. The numbers shown are those of the pair that speaks for it least.
+Verdict of a claim: *reproduced* if every pair is, *not reproduced* if any pair is not, *undecided* otherwise; *not
+tested* if the study has no pair. A reproduced claim needs no correction for many pairs, because all must hold; with
+many pairs, one may contradict the claim by chance. The numbers shown are those of the pair with the weakest support.
 
-Pairs, so that many ranks and settings do not decide by their number: each adapter family stands for itself once, at its
-highest rank, aggregated by the plain mean where the study has that; federated unless the claim is about the place of
-training. Ranks are compared with the family's lowest, with all other settings equal. Repeats are taken together, as in
-the results. All of this is decided here, before any result.
+To keep many ranks and settings from dominating, each adapter family counts once: at its highest rank, with the plain
+mean as aggregation if the study has it, and federated unless the claim is about the place of training. Ranks are
+compared with the family's lowest rank, all other settings equal. Repeats are averaged, as in the results. These rules
+were fixed before any result.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from sahfl.config import POOLED
 from sahfl.config.policy import Adapter
 
 MARGIN = 0.02
-"""Dice by which a method may fall behind and still count as equal."""
+"""Dice difference up to which a method that is worse still counts as equal."""
 SHARE = 1 / 3
-"""Most of convLoRA's parameters that CP-LoRA may have."""
+"""Largest share of convLoRA's parameters that CP-LoRA may have."""
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One difference that bears on a claim; more is better for the claim."""
+    """One difference that is relevant to a claim; larger values support the claim."""
 
     name: str
     difference: float | None
@@ -45,13 +45,13 @@ class Pair:
     n: int
     floor: float
     against: str = ""
-    """What speaks against the claim whatever the interval says."""
+    """A reason against the claim that holds whatever the interval is."""
     blank: bool = False
-    """Whether both methods segment next to nothing, so that being no worse says nothing."""
+    """Whether both methods segment almost nothing, so that their difference is meaningless."""
 
     @property
     def verdict(self) -> str:
-        """What this pair alone says."""
+        """Verdict of this pair alone."""
         if self.against:
             return "not reproduced"
         if self.low is None or self.high is None or self.blank:
@@ -69,10 +69,10 @@ class Pair:
 
 
 class Evidence:
-    """The rows of ``results.json``, found by what they are.
+    """Access to the rows of ``results.json`` by their properties.
 
     Args:
-        methods: rows of the methods, repeats taken together.
+        methods: rows of the methods, repeats averaged.
         comparisons: paired differences between them.
     """
 
@@ -84,7 +84,7 @@ class Evidence:
         }
 
     def tuned(self) -> list[Row]:
-        """Federated methods that were trained: standard fine-tunings, and one of each adapter family."""
+        """Federated trained methods: standard fine-tunings, and one row of each adapter family."""
         weights = [row for row in self.federated() if row["rank"] is None]
         return [*weights, *self.families()]
 
@@ -98,7 +98,7 @@ class Evidence:
         return [max(rows, key=lambda row: (row["rank"], row["aggregation"] == "mean")) for rows in known if rows]
 
     def pair(self, method: str, reference: str, *, floor: float, sign: int = 1, against: str = "") -> list[Pair]:
-        """The difference of two methods, or none if they were not compared; ``sign`` -1 turns it around."""
+        """The difference of two methods, or none if they were not compared; ``sign`` -1 reverses it."""
         if (found := self._differences.get((method, reference))) is None:
             return []
         numbers = [None if found[key] is None else sign * found[key] + 0.0 for key in ("difference", "low", "high")]
@@ -109,15 +109,15 @@ class Evidence:
 
 
 def judge(methods: Sequence[Row], comparisons: Iterable[Row]) -> list[dict[str, Any]]:
-    """The findings, as they stand in ``results.json``.
+    """The findings, as written to ``results.json``.
 
     Args:
         methods: rows of the methods in the results.
         comparisons: paired differences between them.
 
     Returns:
-        One dict per claim: id, claim, verdict, text, and difference, low, high and n of the pair that speaks for it
-        least.
+        One dict per claim: id, claim, verdict, text, and difference, low, high and n of the pair with the weakest
+        support.
     """
     evidence = Evidence(methods, list(comparisons))
     return [_finding(id_, claim, pairs(evidence)) for id_, claim, pairs in CLAIMS]
@@ -127,7 +127,7 @@ def _finding(id_: str, claim: str, pairs: Sequence[Pair]) -> dict[str, Any]:
     found = {"id": id_, "claim": claim}
     if not pairs:
         nothing = {"difference": None, "low": None, "high": None, "n": None}
-        return found | {"verdict": "not tested", "text": "The study holds no methods that tell."} | nothing
+        return found | {"verdict": "not tested", "text": "The study has no methods for this claim."} | nothing
     verdicts = [pair.verdict for pair in pairs]
     verdict = "undecided"
     if "not reproduced" in verdicts:
@@ -140,7 +140,7 @@ def _finding(id_: str, claim: str, pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def _support(pair: Pair) -> tuple[int, bool, float]:
-    """The less, the worse for the claim: what speaks against it first, then what leaves it open."""
+    """Sort key, lowest for the weakest support: pairs against the claim, then undecided ones, then the others."""
     rank = ("not reproduced", "undecided", "reproduced").index(pair.verdict)
     return rank, pair.low is not None, 0.0 if pair.low is None else pair.low - pair.floor
 
@@ -150,10 +150,10 @@ def _text(pairs: Sequence[Pair], least: Pair) -> str:
     open_ = len(pairs) - sum(counts.values())
     if len(pairs) == 1:
         return f"Difference of Dice: {least}."
-    told = f"For it {counts['reproduced']}, against it {counts['not reproduced']}, undecided {open_}"
+    verdicts = f"For it {counts['reproduced']}, against it {counts['not reproduced']}, undecided {open_}"
     against = [str(pair) for pair in pairs if pair.verdict == "not reproduced" and pair is not least]
-    rest = f" Against it too: {'; '.join(against)}." if against else ""
-    return f"{told} of {len(pairs)} pairs. Least for it, difference of Dice: {least}.{rest}"
+    rest = f" Also against it: {'; '.join(against)}." if against else ""
+    return f"{verdicts} of {len(pairs)} pairs. Weakest support, difference of Dice: {least}.{rest}"
 
 
 # ------------------------------------------------------------------------------------------------------------- pairs
@@ -170,8 +170,8 @@ def _equals_full(evidence: Evidence) -> list[Pair]:
 def _grows_with_volume(evidence: Evidence) -> list[Pair]:
     """Largest against smallest volumes of each method.
 
-    The two groups are different patients, so the interval of the difference follows from the two intervals, as the
-    square root of the sum of their squared half-lengths on the side that counts.
+    The two groups contain different patients, so the interval of the difference follows from the two intervals: its
+    half-length is the square root of the sum of their squared half-lengths on the relevant sides.
 
     Source: Zou & Donner 2008, Stat. Med. 27:1693 (MOVER), for independent estimates.
     """

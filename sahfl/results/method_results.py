@@ -1,4 +1,4 @@
-"""What the sums of one method say, and of two methods compared: the ``methods`` and ``comparisons`` of results.json."""
+"""Estimates from the sums of one method, and of two compared ones: ``methods`` and ``comparisons`` in results.json."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALL = "all with blood"
 def read_fold(
     folder: RunFolder, study: Study, method: Method, fold: int
 ) -> tuple[dict[Key, EvaluationSums], list[Record]]:
-    """What every site sent of one method and fold; and the sites that were not evaluated, each with the reason."""
+    """The sums that every site sent for one method and fold; and the sites not evaluated, each with the reason."""
     known = folder.evaluation(cell_of(method, fold))
     sums = {
         (fold, site): EvaluationSums.from_array(np.asarray(values), study.evaluation)
@@ -43,7 +43,7 @@ def read_fold(
 
 
 def measured(study: Study, sums: Sums) -> dict[str, Any]:
-    """The part of a method's row that its sums give: metrics, volumes, folds, sites, and what is withheld."""
+    """The results in a method's row: metrics, volumes, folds, sites, and what sites withheld."""
     total = _add(sums.values(), study.evaluation)
     return {
         "metrics": {metric.name: _metric(study.evaluation, total, metric.name) for metric in METRICS},
@@ -64,7 +64,7 @@ def by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
 
 
 def compare(study: Study, ours: Sums, theirs: Sums) -> dict[str, Any]:
-    """Differences on the patients that both methods were evaluated on, where their sites tell the same of both."""
+    """Differences on the patients that both methods were evaluated on, if their sites withheld the same of both."""
     common = [key for key in sorted(ours.keys() & theirs.keys()) if form(ours[key]) == form(theirs[key])]
     first, second = (_add([sums[key] for key in common], study.evaluation) for sums in (ours, theirs))
     groups, others = _groups(study.evaluation, first), _groups(study.evaluation, second)
@@ -72,7 +72,7 @@ def compare(study: Study, ours: Sums, theirs: Sums) -> dict[str, Any]:
 
 
 def correct(comparisons: Sequence[dict[str, Any]]) -> None:
-    """Write ``p_holm`` into the overall differences: within a metric, over all comparisons with one reference."""
+    """Write ``p_holm`` into the overall differences; each metric and reference method has its own correction."""
     for reference in dict.fromkeys(comparison["reference"] for comparison in comparisons):
         family = [comparison for comparison in comparisons if comparison["reference"] == reference]
         for metric in METRICS:
@@ -82,7 +82,7 @@ def correct(comparisons: Sequence[dict[str, Any]]) -> None:
 
 
 Labelled = dict[str, tuple[Sequence[str], Sequence[GroupSums]]]
-"""The whole (one group) and its two splits, with the labels of their groups."""
+"""All cases (one group) and their two splits, with the labels of the groups."""
 
 
 def _groups(settings: EvaluationConfig, sums: EvaluationSums) -> Labelled:
@@ -128,7 +128,7 @@ def _difference(label: str, a: GroupSums, b: GroupSums, metric: str) -> dict[str
 
 
 def _histogram(total: EvaluationSums) -> dict[str, Any] | None:
-    """Cases by annotated and predicted volume; None if no site tells. ``n`` is how many are told of."""
+    """Cases by annotated and predicted volume, and their number ``n``; None if every site withheld its histogram."""
     n = float(total.volume_counts.sum())
     if not n:
         return None
@@ -136,7 +136,7 @@ def _histogram(total: EvaluationSums) -> dict[str, Any] | None:
 
 
 def _withheld(site: str, sums: Sums) -> dict[str, Any]:
-    """In how many folds a site withheld what, because its group was too small; empty if it never did."""
+    """In how many folds a site withheld which results because a group was too small; empty if it withheld none."""
     parts = [part for (_, name), part in sums.items() if name == site]
     counts = vars(reduce(add, (part.withheld for part in parts), Withheld()))
     counts |= {"replicates": sum(part.overall.bare > 0 for part in parts)}
@@ -156,7 +156,7 @@ def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
 
 
 def form(sums: EvaluationSums) -> tuple[Withheld, bool]:
-    """How much a site tells; only what is told alike can be compared or averaged."""
+    """What a site withheld; only sums with equal parts withheld can be compared or averaged."""
     return sums.withheld, sums.overall.bare > 0
 
 

@@ -1,4 +1,4 @@
-"""The rows of ``methods`` in results.json: repeats of a method taken together, and its trainings at single sites."""
+"""The rows of ``methods`` in results.json: averaged repeats of a method, and its trainings at single sites."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Arm:
     """The first of its trainings."""
     trained_at: str | None
     trainings: tuple[Method, ...]
-    """All of them, as they stand in the run's folder."""
+    """All of them, as named in the run's folder."""
     repeats: Mapping[int, Sums]
     """Sums of each repeat, by its number."""
     sums: Sums
-    """Averaged over the repeats; patients count once."""
+    """Averaged over the repeats; each patient counts once."""
     missing: tuple[Record, ...]
     """Folds and sites that were not evaluated, each with repeat and reason."""
 
@@ -36,8 +36,8 @@ class Arm:
 def find_arms(folder: RunFolder, study: Study) -> list[Arm]:
     """The rows of a study, in the order of its methods.
 
-    Repeats are one row. A method that was trained at every site alone has a row more, in front of those of the sites:
-    every site's patients, segmented by the network that was trained at that site.
+    Repeats share one row. A method that was trained at every site alone gets an additional row before those of the
+    sites: each site's patients, segmented by the network that was trained at that site.
     """
     groups: dict[str, list[Method]] = {}
     for method in study.finetune.methods:
@@ -62,7 +62,7 @@ def _place(method: Method) -> str | None:
 
 
 def _plain(method: Method, *, federated: bool = False) -> Method:
-    """The method in its first training, and if wanted at all sites."""
+    """The method in its first training; with ``federated``, trained at all sites."""
     if isinstance(method, ZeroShot):
         return method
     return method.model_copy(update={"repeat": 1} | ({"trained_at": None} if federated else {}))
@@ -71,7 +71,7 @@ def _plain(method: Method, *, federated: bool = False) -> Method:
 def _arm(
     folder: RunFolder, study: Study, id_: str, place: str | None, wanted: Mapping[str | None, Sequence[Method]]
 ) -> Arm:
-    """A row from trainings, each with the site whose patients it stands for; None for those of all sites."""
+    """A row from trainings, each with the site whose patients it covers; None for those of all sites."""
     repeats: dict[int, dict[Key, EvaluationSums]] = {}
     missing: list[Record] = []
     for site, methods in wanted.items():
@@ -88,7 +88,7 @@ def _arm(
 
 
 def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
-    """Of each fold and site, the mean over those repeats that tell as much of it as the first that has it."""
+    """Mean over repeats for each fold and site; only repeats that withhold the same as the first one count."""
     keys = sorted({key for sums in repeats for key in sums})
     found: dict[Key, EvaluationSums] = {}
     for key in keys:
@@ -127,9 +127,9 @@ def _mean_dice(study: Study, sums: Sums) -> float | None:
 
 
 def _spread(study: Study, repeats: Sequence[Sums]) -> float | None:
-    """SD of the repeats' mean Dice on what all of them were evaluated on: other patients are no other training.
+    """SD of the repeats' mean Dice, on the patients that all of them were evaluated on.
 
-    None where fewer than two repeats have a mean there.
+    None if fewer than two repeats have a mean there.
     """
     evaluated = [sums for sums in repeats if sums]
     common = [
@@ -143,14 +143,14 @@ def _spread(study: Study, repeats: Sequence[Sums]) -> float | None:
 
 
 def _trainable(folder: RunFolder, study: Study, method: Method) -> int:
-    """Parameters that a method trains, as its saved adapters say; 0 where no fold of it was trained."""
+    """Number of trained parameters, from the method's saved adapters; 0 if no fold was trained."""
     folders = (folder.adapter(cell_of(method, fold)) for fold in range(study.finetune.folds))
     saved = (folder.read_json(str((path / CONFIG).relative_to(folder.path))) for path in folders)
     return next((int(config["sahfl"]["parameters"]) for config in saved if config), 0)
 
 
 def compare_arms(study: Study, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """The comparisons of a study, where both of a pair are there; p values are corrected by reference."""
+    """All comparisons whose two methods are in the study; p values are corrected by reference."""
     sums = {arm.id: arm.sums for arm in arms}
     found = [
         {"method": method, "reference": reference, **compare(study, sums[method], sums[reference])}
@@ -165,14 +165,14 @@ def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
     """Method and reference, in this order.
 
     Every trained method with zero-shot; every federated adapter with full fine-tuning, and with the lowest rank of the
-    same settings; CP-LoRA with convLoRA of the same settings; training in one place with the federated.
+    same settings; CP-LoRA with convLoRA of the same settings; training in one place with federated training.
     """
     trained = [arm for arm in arms if not isinstance(arm.method, ZeroShot)]
     adapters = [arm for arm in trained if isinstance(arm.method, AdapterTuning)]
     federated = [arm for arm in adapters if arm.trained_at is None]
     yield from ((arm.id, "zero_shot") for arm in trained)
     yield from ((arm.id, "full") for arm in federated)
-    # Rank and other settings stand in the name, so the rest of it is the same for the method to compare with.
+    # With the same rank and settings, the two ids differ only in the name of the method.
     yield from ((a.id, "conv_lora" + a.id.removeprefix("cp_lora")) for a in adapters if a.method.method == "cp_lora")
     for arm in federated:
         lowest = min((other for other in federated if _settings(other) == _settings(arm)), key=_rank)
@@ -183,7 +183,7 @@ def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
 
 
 def _settings(arm: Arm) -> Method:
-    """All that two ranks of a method have in common."""
+    """The settings that all ranks of a method share."""
     return arm.method.model_copy(update={"rank": 1, "repeat": 1})
 
 

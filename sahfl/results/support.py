@@ -1,10 +1,9 @@
-"""What a study rests on, said before it starts: small sites, folds without blood, and what is done about them.
+"""Warnings before a study starts about small sites and folds without blood, and how the study treats them.
 
-Decided once: a fold or a site without a scan with blood is trained and evaluated all the same; it adds nothing to mean
-Dice, and its false positives are counted. A site that has no patient outside a fold sits that fold's training out and
-does not count for its quorum. A site of one or two patients takes part; where its policy lets its sums out, whoever
-reads them knows their Dice. Every estimate carries the number of scans behind it, and an estimate over none is None,
-never NaN.
+The rules are fixed. A fold or a site without a scan with blood is trained and evaluated as usual; it adds nothing to
+mean Dice, and its false positives are counted. A site without a patient outside a fold skips that fold's training and
+does not count for its quorum. A site of one or two patients takes part; if its policy lets it send sums, they reveal
+its patients' Dice. Every estimate is given with its number of scans; an estimate over no scan is None, never NaN.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from sahfl.config import Study
 from sahfl.task import Descriptions
 
 SMALL_SITE = 2
-"""Patients; the sums of so few are their own results."""
+"""Patients; the sums of so few patients reveal their individual results."""
 
 
 def fold_support(study: Study, sites: Descriptions) -> list[dict[str, int]]:
-    """Patients, and patients with blood, of each fold over the fine-tuning sites."""
+    """Number of patients, and of patients with blood, in each fold over the fine-tuning sites."""
     tuned = [sites[site] for site in study.finetune.sites if site in sites]
     return [
         {
@@ -32,7 +31,7 @@ def fold_support(study: Study, sites: Descriptions) -> list[dict[str, int]]:
 
 
 def support_notes(study: Study, sites: Descriptions) -> list[dict[str, Any]]:
-    """One journal line for every place where the study rests on little, each with the policy that applies."""
+    """One journal line for each small site or fold without blood, with the rule that applies."""
     notes: list[dict[str, Any]] = []
     for part in fold_support(study, sites):
         if not part["n_positive"]:

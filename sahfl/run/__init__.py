@@ -1,1 +1,1 @@
-"""A run on disk: its folder, its journal's sessions, the finished cells that runs share, the software that computed."""
+"""A run on disk: its folder, the sessions in its journal, finished cells shared between runs, and software versions."""

@@ -1,4 +1,4 @@
-"""Finished cells on disk, by content: one file for each, found by the hash of everything that determines its result."""
+"""Finished cells on disk: one file for each, found by a hash of everything that determines its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sahfl.errors import AdapterError
 
 Record = dict[str, Any]
 MOST_SAMPLED = 20
-"""Entries of one kind that are read for an estimate of its time."""
+"""Number of entries of one kind that are read to estimate its time."""
 
 
 def hash_of(value: Any) -> str:
@@ -25,16 +25,16 @@ def hash_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a cell is: equal identities give bit-identical results."""
+    """Everything that identifies a cell: equal identities give bit-identical results."""
 
     content: Record
     """Everything that determines the result, as JSON values."""
     kind: Record
-    """The part of it that says how much work it is."""
+    """The part of the content that determines the amount of work."""
 
     @property
     def key(self) -> str:
-        """Names the entry."""
+        """Name of the entry."""
         return hash_of(self.content)
 
 
@@ -43,20 +43,20 @@ class Entry:
     """A finished cell."""
 
     state: AdapterState
-    """The state after the last round; empty where nothing is trained."""
+    """The state after the last round; empty if nothing is trained."""
     rounds: list[Record]
     """The journal's lines of its rounds, in order."""
     evaluation: Record | None
     """The evaluation file of the cell; none for pretraining."""
     seconds: float
-    """What the sites worked for it, all together."""
+    """Working time of all sites together."""
 
 
 class CellStore:
-    """A folder of finished cells, ``<kind>/<key>.safetensors``, which several runs may use at once.
+    """A folder of finished cells, ``<kind>/<key>.safetensors``; several runs may use it at once.
 
-    Guarantees: an entry is whole or absent; what is found has the hash that was written with it, and was kept under
-    exactly this identity. Any file may be deleted at any time, which costs the work again.
+    Guarantees: an entry is complete or absent. A found entry matches the hash that was written with it, and was saved
+    under exactly this identity. Any file may be deleted at any time; its cell is then computed again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ class CellStore:
         return Entry(state, body["rounds"], body["evaluation"], body["seconds"])
 
     def save(self, identity: Identity, entry: Entry) -> None:
-        """Keep an entry.
+        """Save an entry.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
@@ -90,11 +90,11 @@ class CellStore:
         save_tensors(self._path(identity), entry.state, {"body": body, "seal": hash_of(body)})
 
     def drop(self, identity: Identity) -> None:
-        """Forget an entry."""
+        """Delete an entry."""
         self._path(identity).unlink(missing_ok=True)
 
     def seconds(self, kind: Record) -> float | None:
-        """What sites worked for a cell of this kind: the median of some entries; None where there is none."""
+        """Working time of the sites for a cell of this kind: the median of some entries; None if there are none."""
         found = []
         for path in sorted((self._folder / hash_of(kind)[:16]).glob("*.safetensors"))[:MOST_SAMPLED]:
             try:

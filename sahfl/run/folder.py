@@ -1,4 +1,4 @@
-"""A run on disk: journal, checkpoints, base, adapters, results. A crash at any moment leaves it resumable."""
+"""A run on disk: journal, checkpoints, base, adapters, results. After a crash at any moment the run can be resumed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sahfl.errors import AdapterError, RunError, StorageError
 from sahfl.events import Event, emit
 
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-"""What the operating system says of a disk that is full, read-only or failing."""
+"""Error numbers of a disk that is full, read-only or failing."""
 KEPT_CHECKPOINTS = 2
-"""The newest, and the one before it in case the newest turns out damaged."""
+"""The newest checkpoint, and the previous one in case the newest is damaged."""
 Record = dict[str, Any]
 BASE_FILE = Path("base") / "base.safetensors"
-"""The base network, below a run's folder."""
+"""The base network, relative to a run's folder."""
 
 
 def cell_of(method: Method, fold: int) -> str:
-    """Names a method on a fold, in the journal and below the run's subfolders."""
+    """Name of a method on a fold, in the journal and in the run's subfolders."""
     return f"{method.id}/fold-{fold}"
 
 
@@ -43,18 +43,18 @@ class Checkpoint:
     state: AdapterState
     record: Record
     memory: Memory = field(default_factory=dict)
-    """What the server's optimiser keeps for the next round."""
+    """State of the server's optimiser for the next round."""
 
 
 class RunFolder:
     """The folder of one run.
 
     ``study.json`` settings, ``journal.jsonl`` one line per event, ``state/`` checkpoints, ``base/`` the pretrained
-    network, ``adapters/`` the results of fine-tuning, ``evaluation/`` sums, ``sites/`` what belongs to each simulated
-    site, ``logs/`` one file per site, ``results.json`` and ``report.html``.
+    network, ``adapters/`` the results of fine-tuning, ``evaluation/`` sums, ``sites/`` one folder per simulated site,
+    ``logs/`` one file per site, ``results.json`` and ``report.html``.
 
-    A round is committed by one rename: its checkpoint holds the journal line too, so journal and state cannot disagree
-    after a crash; the line is added if it is missing. A hash covers tensors, line and cell, and is checked on loading.
+    A round is committed by one rename. Its checkpoint also contains the journal line, which is added to the journal if
+    it is missing after a crash, so the two always agree. A hash of tensors, line and cell is checked on loading.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class RunFolder:
         """Start a run in an empty or new folder.
 
         Raises:
-            RunError: the folder holds something already, or cannot be written.
+            RunError: the folder is not empty, or cannot be written.
         """
         if path.exists() and (not path.is_dir() or set(path.iterdir()) - set(left_overs(path / "study.json"))):
             hint = f", or go on with --resume {path}" if (path / "study.json").is_file() else ""
@@ -92,7 +92,7 @@ class RunFolder:
         return folder
 
     def study(self) -> Study:
-        """The run's settings, as they were resolved when it started."""
+        """The run's settings, with the defaults of its start."""
         path = self.path / "study.json"
         try:
             return parse(Study, json.loads(path.read_text(encoding="utf-8")), where=str(path))
@@ -101,7 +101,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second process out of the run; the lock ends with the process, however it ends.
+        """Lock the run against other processes; the lock ends with this process, even if it is killed.
 
         Raises:
             RunError: another process works on this run.
@@ -116,10 +116,10 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------- journal
 
     def note(self, record: Record) -> None:
-        """Append a line to the journal and flush it to the disk; the torn line of a crash is ended first.
+        """Append a line to the journal and flush it to the disk; a line that a crash left incomplete is ended first.
 
         Raises:
-            StorageError: the disk is full or does not let the line be written; the line may then be torn.
+            StorageError: the disk is full or the line cannot be written; the line may then be incomplete.
         """
         path = self.path / "journal.jsonl"
         with storing(path), path.open("ab+") as stream:
@@ -130,11 +130,11 @@ class RunFolder:
             os.fsync(stream.fileno())
 
     def journal(self) -> list[Record]:
-        """All readable lines; ``unreadable_lines`` counts the others, as a crash leaves one torn."""
+        """All readable lines; ``unreadable_lines`` counts the others."""
         return self._read_journal()[0]
 
     def unreadable_lines(self) -> int:
-        """Lines of the journal that are no event: torn by a crash, or damaged."""
+        """Number of journal lines that contain no event: damaged, or incomplete after a crash."""
         return self._read_journal()[1]
 
     def _read_journal(self) -> tuple[list[Record], int]:
@@ -154,10 +154,10 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------- checkpoints
 
     def commit(self, cell: str, checkpoint: Checkpoint) -> None:
-        """Commit a round: first the checkpoint, then its line in the journal, then old checkpoints go.
+        """Commit a round: write the checkpoint, add its line to the journal, then delete old checkpoints.
 
         Raises:
-            StorageError: the disk is full; the checkpoints before are as they were.
+            StorageError: the disk is full; the previous checkpoints are unchanged.
         """
         tensors = _joined(checkpoint.state, checkpoint.memory)
         record = checkpoint.record | {"sha256": digest(tensors)}
@@ -169,7 +169,7 @@ class RunFolder:
             old.unlink()
 
     def last_checkpoint(self, cell: str) -> Checkpoint | None:
-        """The newest whole checkpoint of a cell; a damaged one is skipped, with a warning and a line in the journal."""
+        """The newest intact checkpoint of a cell; damaged ones are skipped, with a warning and a journal line."""
         for path in reversed(self._checkpoints(cell)):
             try:
                 tensors, record = self._load(cell, path)
@@ -184,13 +184,13 @@ class RunFolder:
         return None
 
     def has_begun(self, cell: str, *, trained: bool) -> bool:
-        """Whether work on a cell is here: a committed round; of one without training, an evaluation."""
+        """True if the folder has work on a cell: a committed round, or an evaluation for a cell without training."""
         if trained:
             return bool(self._checkpoints(cell))
         return (self.path / _evaluation(cell)).exists()
 
     def _load(self, cell: str, path: Path) -> tuple[AdapterState, Record]:
-        """Tensors and record of a checkpoint; AdapterError where either is not what was committed for this cell."""
+        """Tensors and record of a checkpoint; AdapterError if one of them is not what was committed for this cell."""
         tensors, note = load_tensors(path)
         record = note.get("record")
         if not isinstance(record, dict) or note.get("cell") != cell or note.get("seal") != _seal(cell, record):
@@ -216,26 +216,26 @@ class RunFolder:
         return self.path / "adapters" / cell
 
     def evaluation(self, cell: str) -> Record:
-        """What was told of a cell's evaluation: ``sums`` and ``missing``, each by site; none before there is any."""
+        """Results of a cell's evaluation: ``sums`` and ``missing``, each by site; both empty before the evaluation."""
         return self.read_json(_evaluation(cell)) or {"sums": {}, "missing": {}}
 
     def write_evaluation(self, cell: str, evaluation: Record) -> None:
-        """Keep what was told of a cell's evaluation: tens of thousands of numbers a site, all on one line.
+        """Write the results of a cell's evaluation on one line, because it has tens of thousands of numbers a site.
 
         Raises:
-            StorageError: as of ``write_json``.
+            StorageError: as in ``write_json``.
         """
         self._write(_evaluation(cell), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":")))
 
     def reused(self) -> set[str]:
-        """Cells that were taken over from an earlier run."""
+        """Cells whose results came from an earlier run."""
         return {line["cell"] for line in self.journal() if line["event"] == "reused"}
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of the run, atomically.
 
         Raises:
-            StorageError: the disk is full; an older file of this name is as it was.
+            StorageError: the disk is full; an older file of this name is unchanged.
         """
         self._write(name, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
 
@@ -244,7 +244,7 @@ class RunFolder:
             write_atomic(self.path / name, text + "\n")
 
     def read_json(self, name: str) -> Any | None:
-        """Read a JSON file of the run; None where it does not exist.
+        """Read a JSON file of the run; None if it does not exist.
 
         Raises:
             RunError: the file is damaged.
@@ -258,7 +258,7 @@ class RunFolder:
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a failed write into a StorageError that says what to do."""
+    """Turn the operating system's error of a failed write into a StorageError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -273,12 +273,12 @@ def _evaluation(cell: str) -> str:
 
 
 def _seal(cell: str, record: Record) -> str:
-    """Hash of a checkpoint's cell and record; the record holds the hash of the tensors, so this covers all of it."""
+    """Hash of a checkpoint's cell and record; it covers the tensors too, because the record contains their hash."""
     return hashlib.sha256(json.dumps([cell, record], sort_keys=True).encode()).hexdigest()
 
 
 def _joined(state: AdapterState, memory: Memory) -> AdapterState:
-    """Everything of a checkpoint: the memory's tensors under ``:moment:name``, as no parameter is called."""
+    """All tensors of a checkpoint; those of the memory are named ``:moment:name``, unlike any parameter."""
     return state | {f":{moment}:{name}": value for moment, part in memory.items() for name, value in part.items()}
 
 

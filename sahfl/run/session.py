@@ -1,4 +1,4 @@
-"""The sessions of a run in its journal: how the last one ended, and that one begins."""
+"""The sessions of a run in its journal: how the last one ended, and the start of a new one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ENDS = {"interrupted", "failed", "finished"}
 
 
 def now() -> str:
-    """The time, as the journal writes it."""
+    """The time in the journal's format."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def open_session(folder: RunFolder) -> None:
-    """Write the journal's line for starting, or for going on: it says how the session before ended."""
-    _say_unreadable_lines(folder)
+    """Write the journal's line for starting or resuming, with the end of the previous session."""
+    _report_unreadable_lines(folder)
     known = [line["event"] for line in folder.journal()]
     last = [event for event in known if event in {"started", "resumed", *ENDS}][-1:]
     after = last[0] if last and last[0] in ENDS else "killed or crashed"
@@ -31,7 +31,7 @@ def open_session(folder: RunFolder) -> None:
 
 @contextmanager
 def session(folder: RunFolder) -> Iterator[None]:
-    """Work on a run: nobody else may meanwhile, and the journal says if it is interrupted or fails.
+    """Work on a run: lock it, and record an interruption or failure in the journal.
 
     Raises:
         RunError: another process works on this run.
@@ -40,18 +40,18 @@ def session(folder: RunFolder) -> Iterator[None]:
         try:
             yield
         except SahflError as error:
-            with suppress(StorageError):  # a full disk may be why it failed
+            with suppress(StorageError):  # a full disk may be the reason of the failure
                 folder.note({"event": "failed", "reason": str(error), "at": now()})
             raise
         except Exception:
             raise
-        except BaseException:  # Ctrl-C, SIGTERM, and what Flower raises in a run that was stopped
+        except BaseException:  # Ctrl-C, SIGTERM, and Flower's exceptions in a stopped run
             folder.note({"event": "interrupted", "at": now()})
             raise
 
 
-def _say_unreadable_lines(folder: RunFolder) -> None:
-    """Say once that lines of the journal are lost; again only if there are more of them."""
+def _report_unreadable_lines(folder: RunFolder) -> None:
+    """Warn once about lost lines of the journal; again only if there are more."""
     n = folder.unreadable_lines()
     known = (line["lines"] for line in folder.journal() if line["event"] == "journal_damaged")
     if n > max(known, default=0):

@@ -1,4 +1,4 @@
-"""The software that computes, at the server as at a site: sahfl's own code and the libraries that numbers come from."""
+"""Versions of the software that determines results, at server and sites: sahfl's own code and numerical libraries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import sahfl
 
 LIBRARIES = ("torch", "monai", "numpy", "scipy")
-"""Packages that compute: another version of one can give other numbers."""
+"""Packages that compute: another version can give other numbers."""
 ONLY_SHOWN = ("commands", "doctor", "export", "prediction", "report", "results")
-"""Folders of sahfl whose code comes after a cell, or beside it."""
+"""Folders of sahfl whose code does not affect a cell's result."""
 
 
 def software() -> dict[str, str]:
@@ -22,13 +22,13 @@ def software() -> dict[str, str]:
 
 
 def software_hash() -> str:
-    """All of ``software`` as 16 hex digits: equal at two ends that compute with the same."""
+    """Hash of ``software``, 16 hex digits: equal at two machines that compute with the same software."""
     return hashlib.sha256(json.dumps(software(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @cache
 def code_of(package: Path) -> str:
-    """SHA-256 (hex) of sahfl's own code but ``ONLY_SHOWN``: in a checkout it changes while the version does not."""
+    """SHA-256 (hex) of sahfl's code without ``ONLY_SHOWN``; in a checkout it changes while the version does not."""
     whole = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)

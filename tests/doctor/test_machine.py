@@ -146,8 +146,8 @@ def test_a_system_that_does_not_say_its_memory_is_told(tmp_path, content):
 CLOCKS = {
     "synchronised": (0, "ok", "is synchronised"),
     "alone": (5, "warn", "no time service"),
-    "not allowed": (-1, "warn", "does not say"),
-    "no such call": (None, "warn", "does not say"),
+    "not allowed": (-1, "warn", "does not report"),
+    "no such call": (None, "warn", "does not report"),
 }
 
 

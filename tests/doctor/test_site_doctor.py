@@ -67,9 +67,9 @@ def test_a_healthy_site_is_healthy(site, paths):
     assert healthy(found.values()), found
     assert found["kit"].found == f"bern of test, server localhost port {paths.port}"
     assert found["certificates"].found.startswith("the site's is valid until 20")
-    assert found["admission"].found == "the server knows this site's key and has the same versions"
-    assert found["data"].found == "2 cases, all files are there; sahfl check looks into them"
-    assert found["audit"].found == "nothing was asked yet"
+    assert found["admission"].found == "the server accepts this site's key and has the same versions"
+    assert found["data"].found == "2 cases, all files are there; sahfl check reads and checks them"
+    assert found["audit"].found == "no request was received yet"
     assert not (site().folder).exists()
 
 
@@ -168,7 +168,7 @@ def test_the_policy_is_said_in_one_line_and_obeying_anybody_is_a_warning(site):
     )
     opened = examine_policy(site(policy={"require_signature": False, "stages": []}))
     assert (opened.verdict, opened.remedy) == ("warn", "set policy.require_signature: true")
-    assert opened.found.startswith("unsigned requests are obeyed; no training; ")
+    assert opened.found.startswith("unsigned requests are accepted; no training; ")
 
 
 def test_scans_that_are_absent_are_counted_without_naming_a_file(site, cohort, tmp_path):

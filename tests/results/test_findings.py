@@ -153,7 +153,7 @@ def test_all_pairs_must_support_a_claim_and_the_weakest_gives_the_numbers(interv
     pairs = [against(id_, "zero_shot", *found) for id_, found in zip(("full", "cp_lora-r8"), intervals, strict=True)]
     found = finding("fine_tuning", [ZERO, FULL, CP], pairs)
     assert found["verdict"] == expected
-    assert f"Least for it, difference of Dice: {least} against zero_shot" in found["text"]
+    assert f"Weakest support, difference of Dice: {least} against zero_shot" in found["text"]
     assert (found["low"], found["high"]) == intervals[0 if least == "full" else 1]
 
 
@@ -162,9 +162,9 @@ def test_the_text_counts_the_pairs_and_names_all_that_speak_against_the_claim():
     intervals = {"full": (0.02, 0.06), "cp_lora-r8": (-0.06, -0.04), "conv_lora-r8": WIDE, "decoder": (-0.08, -0.01)}
     found = finding("fine_tuning", rows, [against(id_, "zero_shot", *pair) for id_, pair in intervals.items()])
     assert found["text"] == (
-        "For it 1, against it 2, undecided 1 of 4 pairs. Least for it, difference of Dice: decoder against zero_shot: "
-        "-0.045 (95 % interval -0.080 to -0.010, n = 30). Against it too: cp_lora-r8 against zero_shot: -0.050 "
-        "(95 % interval -0.060 to -0.040, n = 30)."
+        "For it 1, against it 2, undecided 1 of 4 pairs. Weakest support, difference of Dice: decoder against "
+        "zero_shot: -0.045 (95 % interval -0.080 to -0.010, n = 30). Also against it: cp_lora-r8 against zero_shot: "
+        "-0.050 (95 % interval -0.060 to -0.040, n = 30)."
     )
 
 
@@ -204,7 +204,7 @@ def test_the_numbers_of_an_undecided_claim_are_those_of_the_pair_that_leaves_it_
     pairs = [against("cp_lora-r8", "cp_lora-r1", -0.01, 0.05), against("conv_lora-r8", "conv_lora-r1", 0.0, 0.0)]
     found = finding("ranks", methods, pairs)
     assert (found["verdict"], found["low"], found["high"]) == ("undecided", 0.0, 0.0)
-    assert "Least for it, difference of Dice: conv_lora-r8 against conv_lora-r1" in found["text"]
+    assert "Weakest support, difference of Dice: conv_lora-r8 against conv_lora-r1" in found["text"]
 
 
 def test_no_difference_is_not_written_with_a_minus():
