@@ -1,4 +1,4 @@
-"""What a training step with each adapter costs: time and memory, against frozen, fully trained, and Hugging Face PEFT.
+"""Cost of a training step with each adapter: time and memory, against frozen, fully trained, and Hugging Face PEFT.
 
     python benchmarks/adapters.py                                      # a table; a quarter of an hour on one core
     python benchmarks/adapters.py --pixels 256 --ranks 4 --json        # a part, for machines
@@ -6,13 +6,13 @@
 
 The network is the study's own (``MultiViewUNet``, 9 channels in). A step is one forward and one backward pass, without
 optimiser and loader. Contestants take turns in one process on one core (of the processor, or on the GPU if there is
-one); a ratio is the median over the turns of time by the limit's time in the same turn. The limit is the frozen network
-with the gradient of its input: nothing trains. Saved memory is what autograd keeps between the passes, each storage
-counted once, parameters left out.
+one). A ratio is the median over the turns of time divided by the limit's time in the same turn. The limit is the frozen
+network with the gradient of its input, in which nothing trains. Saved memory is what autograd keeps between the passes;
+each storage is counted once, parameters are left out.
 
-PEFT adapts no transposed convolution; rows with ``@c`` adapt the plain ones only, and are what compares with it. DoRA
-rows with ``all`` keep every magnitude, as PEFT does; without, those that an instance norm would cancel are left out,
-as in the study. Without the package ``peft`` its rows are named and left out.
+PEFT adapts no transposed convolution; rows with ``@c`` adapt only the plain ones and are comparable with it. DoRA rows
+with ``all`` keep every magnitude, as PEFT does; the other rows leave out those that an instance norm would cancel, as
+in the study. Without the package ``peft``, its rows are named and left out.
 """
 
 import argparse
@@ -49,7 +49,7 @@ AIMS = {"lora": 1.15, "dora": 1.25}
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured together."""
+    """The properties of one group of measurements."""
 
     pixels: int
     rank: int
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["tiny", "base", "large"], default="base", help="network (default base)")
     parser.add_argument("--pixels", nargs="+", type=int, default=[128, 256], help="edge of a slice (default 128 256)")
@@ -109,7 +109,7 @@ def parse() -> argparse.Namespace:
 
 
 def contestants(rank: int) -> dict[str, Callable[[MultiViewUNet], None]]:
-    """What to do with a fresh network, by name; PEFT's only if it is installed."""
+    """How to prepare a fresh network for each contestant, by name; PEFT's only if it is installed."""
     found: dict[str, Callable[[MultiViewUNet], None]] = {
         "limit": lambda net: net.requires_grad_(False) and None,
         "full": attach_everything,
@@ -124,7 +124,7 @@ def contestants(rank: int) -> dict[str, Callable[[MultiViewUNet], None]]:
 
 
 def put(net: MultiViewUNet, *, method: str, rank: int, plain_only: bool = False, every: bool = False) -> None:
-    """An adapter of this project; a little trained, as nothing is special after the first step."""
+    """Put an adapter of this project on a network, with weights as after some training."""
     tuning = AdapterTuning(method=method, rank=rank, all_magnitudes=every)
     attach(net, tuning, seed=0, parts=net.parts, example=torch.zeros(1, CHANNELS, 32, 32))
     for path, module in list(net.named_modules()):
@@ -135,7 +135,7 @@ def put(net: MultiViewUNet, *, method: str, rank: int, plain_only: bool = False,
 
 
 def put_peft(net: MultiViewUNet, *, rank: int, dora: bool) -> None:
-    """Hugging Face PEFT on every plain convolution."""
+    """Put Hugging Face PEFT on every plain convolution."""
     from peft import LoraConfig, inject_adapter_in_model
 
     names = [path for path, module in net.named_modules() if type(module) is nn.Conv2d]
@@ -146,7 +146,7 @@ def put_peft(net: MultiViewUNet, *, rank: int, dora: bool) -> None:
 
 
 def measure(setting: Setting, options: argparse.Namespace) -> list[Row]:
-    """All contestants in turns."""
+    """Measure all contestants in turns."""
     chosen = {
         name: prepare
         for name, prepare in contestants(setting.rank).items()
@@ -167,7 +167,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> list[Row]:
 
 
 def row(setting: Setting, name: str, seconds: dict[str, list[float]], saved: dict[str, float]) -> Row:
-    """One contestant's numbers."""
+    """Measurements of one contestant."""
 
     def times(other: str) -> float:
         return median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
@@ -184,7 +184,7 @@ def row(setting: Setting, name: str, seconds: dict[str, list[float]], saved: dic
 
 
 def step(net: nn.Module, image: Tensor, dtype: torch.dtype) -> None:
-    """Forward and backward."""
+    """Run one forward and one backward pass."""
     with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
         logits = net(image)
     logits.float().square().mean().backward()
@@ -193,7 +193,7 @@ def step(net: nn.Module, image: Tensor, dtype: torch.dtype) -> None:
 
 
 def saved_mib(run: Callable[[], None], net: nn.Module) -> float:
-    """What autograd keeps between the passes of a step."""
+    """Memory that autograd keeps between the passes of a step, MiB."""
     own = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
     sizes: dict[int, int] = {}
     held = []  # a freed storage's address could be given to the next
@@ -211,7 +211,7 @@ def saved_mib(run: Callable[[], None], net: nn.Module) -> float:
 
 
 def clock(run: Callable[[], None]) -> float:
-    """Seconds of a step: of processor time on the processor, where others may interrupt; of the clock on a GPU."""
+    """Seconds of a step: processor time on a processor, where other programs may interrupt; clock time on a GPU."""
     if DEVICE == "cpu":
         began = time.process_time()
         run()
@@ -227,9 +227,9 @@ def clock(run: Callable[[], None]) -> float:
 
 
 def print_layers(setting: Setting, options: argparse.Namespace) -> None:
-    """For each method and each kind of layer in the network, the times of the three paths by that of the frozen layer.
+    """Print the times of the three paths, divided by the frozen layer's, for each method and each kind of layer.
 
-    This is what the table in ``sahfl/adapters/paths.py`` was read off; ``*`` is what it says.
+    The table in ``sahfl/adapters/paths.py`` comes from this output; ``*`` marks its entry.
     """
     for method in options.only or LORA:
         print(f"{method} {setting}")
@@ -275,7 +275,7 @@ def layers(method: str, setting: Setting, options: argparse.Namespace) -> Iterat
 
 
 def layer_step(layer: nn.Module, x: Tensor, gradient: Tensor, precision: str) -> None:
-    """Forward and backward of one layer."""
+    """Run one layer forward and backward."""
     with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         y = layer(x)
     trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
@@ -283,7 +283,7 @@ def layer_step(layer: nn.Module, x: Tensor, gradient: Tensor, precision: str) ->
 
 
 def along(way: Path, layer: AdaptedConv, x: Tensor, gradient: Tensor, precision: str) -> None:
-    """The same on one path."""
+    """Run one layer forward and backward on one path."""
     with mock.patch.object(adapted, "choose_path", return_value=way):
         layer_step(layer, x, gradient, precision)
 
@@ -292,7 +292,7 @@ def along(way: Path, layer: AdaptedConv, x: Tensor, gradient: Tensor, precision:
 
 
 def print_table(rows: list[Row]) -> None:
-    """A block for each setting."""
+    """Print a block for each setting."""
     print(machine(DEVICE))
     before = None
     for row in rows:

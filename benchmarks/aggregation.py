@@ -1,13 +1,12 @@
-"""Which rule of aggregation is best at equal bytes? Every rule on a small study of four unlike SAH sites.
+"""Which aggregation rule is best at equal bytes? Compares all rules on a small study of four different SAH sites.
 
     python benchmarks/aggregation.py                       # a table for each method
     python benchmarks/aggregation.py --seeds 2 --rules project --json
 
-Equal bytes: no rule lets a site send more than ``mean`` does in its rounds. ``alternate`` sends one factor per round,
-so it gets more rounds, and with them more steps of training; the row ``mean, more rounds`` says what these steps are
-worth by themselves, at more bytes. float16 and int8 keep the number of rounds, so they send a half and a quarter.
-Rules share patients, starts and batches within a seed; the interval is Student's, of the paired differences to
-``mean``.
+Equal bytes: under no rule does a site send more than under ``mean`` in its rounds. ``alternate`` sends one factor per
+round, so it gets more rounds and more training steps; the row ``mean, more rounds`` shows the effect of these steps
+alone, at more bytes. float16 and int8 keep the number of rounds, so they send a half and a quarter. Within a seed,
+rules share patients, starts and batches; the interval is Student's, of the paired differences to ``mean``.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ Runs = dict[str, list[Run]]
 
 
 def run(federation: Federation, setting: Setting, folder: Path) -> Run:
-    """All rounds of a setting; a run whose loss is no number any more has Dice 0."""
+    """All rounds of a setting; a run whose loss is no longer a number has Dice 0."""
     rounds = n_rounds(federation, setting.rounds_of)
     config = RoundsConfig(payload=setting.payload, server=setting.server)
     global_state, memory, errors, n_bytes = federation.start, Memory(), [], 0
@@ -112,7 +111,7 @@ def run(federation: Federation, setting: Setting, folder: Path) -> Run:
 
 
 def n_rounds(federation: Federation, rule: Rule) -> int:
-    """Rounds of a rule in which a site sends at most what it sends with ``mean``."""
+    """Number of rounds in which a site sends at most as many bytes under this rule as under ``mean``."""
     start = federation.start
     left, rounds = MEAN_ROUNDS * sum(value.size for value in start.values()), 0
     if rule != "alternate":
@@ -126,7 +125,7 @@ def n_rounds(federation: Federation, rule: Rule) -> int:
 def send(
     trained: AdapterState, received: AdapterState, encoding: Encoding, folder: Path, round_: int
 ) -> tuple[AdapterState, int]:
-    """What arrives of a site's tensors, and its bytes; rounded as on the wire, what rounding took kept for later."""
+    """A site's tensors as received, and their bytes; they are rounded as in messages, with error feedback."""
     if encoding == "float32":
         return trained, pack(trained).nbytes
     change = {name: value - received[name] for name, value in trained.items()}
@@ -154,7 +153,7 @@ def compare(methods: Sequence[str], wanted: Iterable[str], seeds: int, local_ste
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval of paired differences (Student); with one pair the interval is endless."""
+    """Mean and 95 % interval of paired differences (Student); with one pair the interval is infinite."""
     mean = float(np.mean(differences))
     if len(differences) < 2:
         return mean, -np.inf, np.inf

@@ -1,13 +1,13 @@
-"""What aggregation costs at the server, by the number of sites.
+"""Cost of aggregation at the server, by the number of sites.
 
     python benchmarks/aggregation_cost.py                              # a table; about a minute on one core
     python benchmarks/aggregation_cost.py --sites 10 100 --json        # a part, for machines
 
 The updates are CP-LoRA's of rank 8 on the study's own network (``MultiViewUNet``, size ``base``, 9 channels in), made
-one at a time as they would arrive. ``alternate`` is the plain mean of a stream (``mean_of_stream``), exact where one
+one at a time as they would arrive. ``alternate`` is the plain mean of a stream (``mean_of_stream``), exact if one
 factor trains per round; ``stack`` and ``project`` need all updates at once and are measured up to ``--most`` sites.
-Time is processor time of the rule alone, the making of the updates measured apart and taken off; peak memory is what
-Python's tracemalloc saw at most during a second, untimed run.
+Time is processor time of the rule alone: the time of making the updates is measured separately and subtracted. Peak
+memory is the maximum of Python's tracemalloc in a second, untimed run.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", nargs="+", type=int, default=[10, 100, 1000, 10_000], help="(default 10 to 10000)")
     parser.add_argument("--most", type=int, default=100, help="most sites of stack and project (default 100)")
@@ -78,14 +78,14 @@ def parse() -> argparse.Namespace:
 
 
 def adapters(size: str, rank: int) -> tuple[AdapterState, tuple[FactoredLayer, ...]]:
-    """The state sent out, and its layers."""
+    """The initial state, and its layers."""
     net, method = MultiViewUNet(CHANNELS, size=size, seed=0), AdapterTuning(method="cp_lora", rank=rank)
     attach(net, method, seed=1, parts=net.parts)
     return exchanged.read(net), factored_layers(net, method)
 
 
 def rules(like: AdapterState, layers: tuple[FactoredLayer, ...]) -> dict[str, Rule]:
-    """What is measured, by name."""
+    """The measured rules, by name."""
     return {
         "alternate": lambda updates: mean_of_stream(updates, like=like),
         "stack": lambda updates: stack(list(updates), like=like, layers=layers),
@@ -94,7 +94,7 @@ def rules(like: AdapterState, layers: tuple[FactoredLayer, ...]) -> dict[str, Ru
 
 
 def updates_of(like: AdapterState, n_sites: int) -> Iterator[SiteUpdate]:
-    """One site after another, each with numbers of its own in an array of its own."""
+    """Updates of one site after another, each with its own numbers in its own array."""
     noise = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
     for index in range(n_sites):
         found, start = {}, 997 * index % 100_000
@@ -105,7 +105,7 @@ def updates_of(like: AdapterState, n_sites: int) -> Iterator[SiteUpdate]:
 
 
 def measure(name: str, rule: Rule, like: AdapterState, options: argparse.Namespace) -> Iterator[Row]:
-    """One rule at all numbers of sites that it is measured with."""
+    """Measure one rule at all its numbers of sites."""
     for n_sites in options.sites:
         if name != "alternate" and n_sites > options.most:
             continue
@@ -119,7 +119,7 @@ def measure(name: str, rule: Rule, like: AdapterState, options: argparse.Namespa
 
 
 def clock(run: Callable[[], object]) -> float:
-    """Seconds of processor time, the smaller of two."""
+    """Seconds of processor time, the smaller of two runs."""
     found = []
     for _ in range(2):
         began = time.process_time()
@@ -129,7 +129,7 @@ def clock(run: Callable[[], object]) -> float:
 
 
 def fit(rows: list[Row]) -> tuple[float, float]:
-    """Seconds per site and at none, by least squares."""
+    """Seconds per site, and seconds at no site, by least squares."""
     if len(rows) < 2:
         return rows[0].seconds / rows[0].sites, 0.0
     slope, start = np.polyfit([row.sites for row in rows], [row.seconds for row in rows], 1)

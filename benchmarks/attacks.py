@@ -1,12 +1,12 @@
-"""What do the defences cost, and what do they save? One hostile site of five, on the small study.
+"""What do the defences cost, and what do they prevent? One hostile site of five, on the small study.
 
     python benchmarks/attacks.py                                  # two tables
     python benchmarks/attacks.py --seeds 2 --attacks sign_flip --json
 
-Attacks are those of a simulation's hostile sites (``sahfl.simulation.hostile``): pure functions of what a site
-received and what it trained; label flipping trains on inverted annotations. Every update goes through the payload
-checks first, which refuse NaN whatever the defence. Dice is that of the honest sites' held-out patients. The median
-and the trimmed mean work within the default bounds, as they do in a study.
+Attacks are those of a simulation's hostile sites (``sahfl.simulation.hostile``): pure functions of a site's received
+and trained state; label flipping trains on inverted annotations. Every update first passes the payload checks, which
+refuse NaN under every defence. Dice is that of the honest sites' held-out patients. The median and the trimmed mean
+work within the default bounds, as in a study.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HOSTILE = "graz"
 """Second largest site: 6 of 26 volumes."""
 ROUNDS, LOCAL_STEPS = 3, 6
 METHOD = METHODS["cp_lora-r8"].model_copy(update={"learning_rate": 2e-2})
-"""Four times the default rate: in so few steps something has to be learnt that an attack can take away."""
+"""Four times the default rate, so that the few steps learn something that an attack can destroy."""
 NONE, BASE = "no attacker", "base alone"
 ACTS: dict[str, Attack] = {NONE: as_trained, **ATTACKS}
 IDLE = {"nan", "random", "free_rider", "noisy_free_rider"}
@@ -87,7 +87,7 @@ def run(federation: Federation, attack: str, defence: str, *, seed: int) -> Run:
                     continue
                 updates.append(SiteUpdate(name, site.n_training, arrived))
             found = aggregate(updates, like=global_state, memory={}, rule=rule, layers=federation.layers, config=config)
-        except (RunFailed, PayloadError) as error:  # no loss, or no aggregate, that is a number
+        except (RunFailed, PayloadError) as error:  # the loss or the aggregate is not finite
             return Run(0.0, refused, shortened, str(error))
         global_state, shortened = found.state, shortened + (HOSTILE in found.notes["shortened"])
     return Run(honest_dice(federation, global_state), refused, shortened)

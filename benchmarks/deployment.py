@@ -1,14 +1,14 @@
-"""What a round costs besides the training, by what carries the messages.
+"""Cost of a round in addition to the training, for each way to carry the messages.
 
     python benchmarks/deployment.py                                    # a table; some minutes
     python benchmarks/deployment.py --ways simulation --json           # a part, for machines
 
-One study of phantoms on each way: three sites fine-tune the tiny network by CP-LoRA of rank 8, one step in each round.
-``simulation`` is ``sahfl simulate`` with a worker for each site; ``sahfl`` a sahfl-server and a sahfl-client for each
-site on loopback, with mutual TLS 1.3, signed requests, policy and audit; ``stock`` a flower-superlink with a
-flower-supernode for each site and ``flwr run``, over HTTP without TLS. Each site has one thread. Seconds are those of
-the run's journal, from the first request of a round to its last reply; ``work`` is what the slowest site says that its
-answer took, and what is left is the overhead. One cell is worked on at a time.
+Each way runs the same study of phantoms: three sites fine-tune the tiny network by CP-LoRA of rank 8, one step in each
+round. ``simulation`` is ``sahfl simulate`` with a worker for each site. ``sahfl`` is a sahfl-server and a sahfl-client
+for each site on loopback, with mutual TLS 1.3, signed requests, policy and audit. ``stock`` is a flower-superlink with
+a flower-supernode for each site and ``flwr run``, over HTTP without TLS. Each site has one thread. Seconds come from
+the run's journal, from the first request of a round to its last reply; ``work`` is the time that the slowest site
+reports for its answer, and the rest is overhead. One cell is worked on at a time.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 
 @dataclass(frozen=True)
 class Row:
-    """The rounds of one way; the first one warms up and is left out."""
+    """The rounds of one way, without the first, which warms up."""
 
     way: str
     rounds: int
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="(default all)")
     parser.add_argument("--sites", type=int, default=3, help="(default 3)")
@@ -77,7 +77,7 @@ def read_options() -> argparse.Namespace:
 
 
 def study(n_sites: int, rounds: int) -> dict[str, Any]:
-    """A study whose rounds of fine-tuning are one step at each site; what comes before and after is not measured."""
+    """A study whose rounds of fine-tuning are one step at each site; only these rounds are measured."""
     names = [f"site_{index}" for index in range(n_sites)]
     return {
         "name": "deployment",
@@ -110,7 +110,7 @@ def simulated(settings: dict[str, Any], folder: Path) -> RunFolder:
 
 
 def stock(settings: dict[str, Any], folder: Path) -> RunFolder:
-    """The study by stock Flower, up to the rounds that are measured."""
+    """The study by stock Flower, until the measured rounds are finished."""
     sys.path.append(str(TESTS))
     from harness.stock_flower import StockFlower, wait_until, write_site
 
@@ -150,13 +150,13 @@ WAYS: dict[str, Callable[[dict[str, Any], Path], RunFolder]] = {
 
 
 def committed(run: RunFolder) -> list[dict[str, Any]]:
-    """The journal's lines of the rounds of fine-tuning on the first fold that were committed."""
+    """The journal's lines of the committed rounds of fine-tuning on the first fold."""
     rounds = [line for line in run.journal() if line["event"] == "round" and line["committed"]]
     return [line for line in rounds if line["fold"] == 0]
 
 
 def row(way: str, run: RunFolder) -> Row:
-    """What the journal of a run says of its rounds."""
+    """Measurements of the rounds in a run's journal."""
     lines = committed(run)[1:]
     seconds = [line["seconds"] for line in lines]
     work = [max(site["seconds"] for site in line["used"]) for line in lines]

@@ -1,4 +1,4 @@
-"""What scoring a case costs, against MONAI's metrics on the whole scan; and what one evaluation sends.
+"""Cost of scoring a case, against MONAI's metrics on the whole scan; and the size of one evaluation's message.
 
     python benchmarks/evaluation.py                       # 512 x 512 x 32, spread and compact blood; half a minute
     python benchmarks/evaluation.py --repeats 1 --pixels 128 --json
@@ -35,7 +35,7 @@ BLOOD = {"spread": 0.9, "compact": 0.35}
 
 
 def masks(pixels: int, slices: int, width: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Two overlapping made-up masks of many pieces."""
+    """Two overlapping synthetic masks of many pieces, (pixels, pixels, slices)."""
     n = int(pixels * width / 2)
     start = (pixels - n) // 2
     field = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(n, n, slices)), (n / 20, n / 20, 2))
@@ -48,17 +48,17 @@ def masks(pixels: int, slices: int, width: float) -> tuple[NDArray[np.bool_], ND
 
 
 def monai_metrics(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> tuple[float, float]:
-    """MONAI's surface Dice and HD95 of the whole scan."""
+    """MONAI's surface Dice and HD95 (mm) of the whole scan; masks (X, Y, Z)."""
     pair = [torch.from_numpy(mask)[None, None] for mask in (predicted, annotated)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6.1 calls an option that it deprecates
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6.1 uses an option that it deprecates
         dice = compute_surface_dice(*pair, [TOLERANCE_MM], include_background=True, spacing=SPACING_MM)
         distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=SPACING_MM)
     return float(dice), float(distance)
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """Seconds that a call takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

@@ -1,10 +1,10 @@
-"""How fast the loader delivers batches against how fast the training step consumes them, on one core each.
+"""Speed at which the loader delivers batches, against the speed of the training step, on one core each.
 
     python benchmarks/loader.py            # a table
     python benchmarks/loader.py --json     # the same for machines
 
 Blocks of loading and of training alternate in one process on one core, so that a busy machine slows both; the ratio is
-that of their median times. The step is ``training.train`` with batches that lie ready, on the study's own network.
+that of their median times. The step is ``training.train`` with prepared batches, on the study's own network.
 """
 
 import argparse
@@ -36,13 +36,13 @@ from sahfl.training import Schedule, train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCANS = {"demo": ((96, 112, 24), (2.0, 2.0, 5.0), 1), "real": ((128, 128, 32), (1.8, 1.8, 5.0), 4)}
-"""Phantom grid, and how often each pixel is repeated in-plane: 512 x 512 x 32 stands for a scanner's own matrix."""
+"""Phantom grid, and repetitions of each pixel in-plane; 512 x 512 x 32 is the size of a real scanner's image."""
 TARGET = 5.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One study: seconds, and how many times faster than the faster of the two training steps each loader is."""
+    """One study: seconds, and each loader's speed divided by that of the faster of the two training steps."""
 
     study: str
     field: str
@@ -64,7 +64,7 @@ class Row:
 
 
 class Ready:
-    """Stands for a sampler: batches that were drawn before the clock runs."""
+    """A sampler with batches that were drawn before the measurement."""
 
     def __init__(self, sampler: SliceSampler, n: int) -> None:
         self._batches = [sampler.batch() for _ in range(n)]
@@ -72,13 +72,13 @@ class Ready:
         self.seed = sampler.seed
 
     def batch(self):
-        """The next of them."""
+        """The next batch."""
         self._next += 1
         return self._batches[self._next % len(self._batches)]
 
 
 def main() -> None:
-    """Measure each study and print what was found."""
+    """Measure each study and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", nargs="+", choices=SCANS, default=list(SCANS))
     parser.add_argument("--cases", type=int, default=10, help="cases of the site (default 10)")
@@ -155,7 +155,7 @@ def write_site(name: str, folder: Path, n_cases: int) -> tuple[CheckedCase, ...]
 
 
 def first_round_s(study: Study, cache: SliceCache, items: tuple[CheckedCase, ...]):
-    """Seconds per batch of a site's first round, its entries made on the way; and the cases."""
+    """Seconds per batch of a site's first round, which includes making its entries; and the cases."""
     began = time.perf_counter()
     cases = cache.load(items, study.views)
     sampler = new_sampler(study, cases)
@@ -173,7 +173,7 @@ def new_sampler(study: Study, cases) -> SliceSampler:
 
 
 def networks(study: Study):
-    """The network of pretraining, and the one of CP-LoRA fine-tuning."""
+    """The networks of pretraining and of CP-LoRA fine-tuning."""
     whole = whole_network(study.views, study.model, study.seed)
     method = next(method for method in study.finetune.methods if method.method == "cp_lora")
     return whole, fine_tuned_network(study.views, study.model, exchanged.read(whole), method, study.seed)
@@ -185,14 +185,14 @@ def schedule(steps: int) -> Schedule:
 
 
 def drop_from_memory(folder: Path) -> None:
-    """Ask the operating system to forget the entries, so that the next reads come from the disk."""
+    """Advise the operating system to drop the entries from memory, so that the next reads come from the disk."""
     for path in folder.glob("cache/*/*.slices"):
         with path.open("rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def clock(work) -> float:
-    """Seconds that the work takes."""
+    """Seconds that a call takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

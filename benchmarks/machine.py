@@ -1,4 +1,4 @@
-"""What numbers were measured on, for every benchmark.
+"""The machine and software of a measurement, for every benchmark.
 
 python benchmarks/machine.py    # prints it
 """

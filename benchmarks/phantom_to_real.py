@@ -1,12 +1,12 @@
-"""How far does the phantom carry? A network trained on phantoms alone, evaluated on real annotated scans.
+"""How well does training on phantoms transfer? A network trained on phantoms only, evaluated on real annotated scans.
 
     python benchmarks/phantom_to_real.py PATH/datalist.json
 
-For each seed, trains the project's own network (axial view, one slice, no neighbours: the real scans may be single
+For each seed, this trains the project's own network (axial view, one slice, no neighbours: the real scans may be single
 slices) on trauma, aneurysm and normal phantoms of every scanner profile, and only then opens the real scans. Nothing is
-chosen on them: steps, learning rate and the threshold of 0.5 are fixed here. The real scans came through an 8-bit grey
-scale that keeps 0 to 300 HU (below is black, above is white), so phantoms and real scans are both cut to that. One
-figure comes out for the phantom: the Dice of all blood, pooled over every voxel of every scan, with the share of each
+chosen on the real scans: steps, learning rate and the threshold of 0.5 are fixed here. The real scans were stored in an
+8-bit grey scale that keeps 0 to 300 HU (below is black, above is white), so phantoms and real scans are both cut to
+this range. The result is one figure: the Dice of all blood, pooled over all voxels of all scans, with the share of each
 kind's voxels that was found.
 """
 
@@ -54,7 +54,7 @@ SHAPE, SPACING_MM = (136, 176, 32), (1.4, 1.4, 5.0)
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE, FOREGROUND_SHARE = 2e-3, 1e-4, 4, 0.5
 THRESHOLD = 0.5
 NEAR_MM = 3.0
-"""A false alarm closer than this to annotated blood is a matter of outlines; further away it is a false finding."""
+"""False alarms closer than this to annotated blood are differences of outlines; the others are false findings."""
 PHANTOM_SEED = 20_261_122
 
 
@@ -75,7 +75,7 @@ class Score:
 
     @property
     def dice(self) -> float:
-        """Pooled over all voxels of all scans."""
+        """Dice pooled over all voxels of all scans."""
         return 2 * self.common / (self.predicted + self.annotated)
 
 
@@ -91,7 +91,7 @@ def main() -> None:
         parser.error(f"--seeds and --steps must be 1 or more, got {options.seeds} and {options.steps}")
     torch.set_num_threads(1)
     try:
-        datalist_sites(options.datalist)  # a wrong path should not be found out after the training
+        datalist_sites(options.datalist)  # report a wrong path before the training, not after it
         began = time.perf_counter()
         scores = []
         for seed in range(options.seeds):
@@ -99,7 +99,7 @@ def main() -> None:
             sites = datalist_sites(options.datalist)
             cases = [case for site in sites for case in read_datalist(options.datalist, site)]
             scores.append(evaluate(net, loss, cases, seed))
-            # An interrupted run still tells what it had: seeds take minutes each.
+            # An interrupted run still prints the finished seeds, which take minutes each.
             print(f"seed {seed}: {json.dumps({**asdict(scores[-1]), 'dice': scores[-1].dice})}", file=sys.stderr)
     except SahflError as error:
         sys.exit(f"error: {error}")
@@ -108,17 +108,17 @@ def main() -> None:
 
 
 def train_on_phantoms(seed: int, steps: int) -> tuple[MultiViewUNet, float]:
-    """One network from nothing but phantoms, and its mean loss; every seed sees patients of its own."""
+    """Train one network on phantoms only, and return it with its mean loss; every seed has its own patients."""
     cases = [view for view in make_phantoms(seed)]
     sampler = SliceSampler(cases, VIEWS, batch_size=BATCH_SIZE, foreground_share=FOREGROUND_SHARE, seed=seed)
     net = MultiViewUNet(n_channels(VIEWS), size="tiny", seed=seed)
     schedule = Schedule(LEARNING_RATE, WEIGHT_DECAY, steps=steps, round=1, rounds=1)
 
-    def say(done: int, total: int, loss: float) -> None:
+    def print_progress(done: int, total: int, loss: float) -> None:
         if done % 50 == 0 or done == total:
             print(f"seed {seed}: step {done} of {total}, mean loss {loss:.3f}", file=sys.stderr, flush=True)
 
-    return net, train(net, sampler, schedule, on_step=say)
+    return net, train(net, sampler, schedule, on_step=print_progress)
 
 
 def make_phantoms(seed: int) -> list[CaseViews]:
@@ -137,7 +137,7 @@ def make_phantoms(seed: int) -> list[CaseViews]:
 
 
 def as_grey(scan: Scan) -> Scan:
-    """What is left of a scan in 8-bit grey: black and white for all outside ``GREY_HU``, air around the head."""
+    """A scan reduced to 8-bit grey: black below ``GREY_HU``, white above it, air around the head."""
     low, high = GREY_HU
     head = np.stack([ndimage.binary_fill_holes(plane > low) for plane in np.moveaxis(scan.image, 2, 0)], axis=2)
     return replace(scan, image=np.where(head, np.clip(scan.image, low, high), AIR_HU).astype(np.float32))
@@ -177,7 +177,7 @@ def read_classes(case: Case) -> NDArray[np.uint8]:
 
 
 def summarise(scores: Sequence[Score], cases: Sequence[Case], *, steps: int, minutes: float) -> dict[str, Any]:
-    """Everything that is reported, per seed and over the seeds."""
+    """All reported numbers, per seed and over the seeds."""
     dice = [score.dice for score in scores]
     kinds = {}
     for kind in LABELS:
@@ -211,7 +211,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """The result as a reader wants it."""
+    """The result as text."""
 
     def show(spread: dict[str, float]) -> str:
         return f"{spread['mean']:.3f} ({spread['low']:.3f} to {spread['high']:.3f})"

@@ -5,12 +5,12 @@
     python benchmarks/prediction.py --json
     SAHFL_REALCT=FOLDER python benchmarks/prediction.py    # its datalist.json's scans too (axial view)
 
-Both begin with a scan in HU on its own voxels and end with probabilities there. Ours cuts the field around the head
-and shows the network whole slices, those that show a part of the head, in a form of the network that is faster on a
+Both start with a scan in HU on its own voxels and end with probabilities there. Ours cuts the field around the head and
+gives the network whole slices, only those that show a part of the head, in a form of the network that is faster on a
 processor. MONAI's ``SliceInferer`` slides over every slice of the whole resampled volume, with its default overlap
 (0.25) and mode (constant), once with a window of the training field, once with patches of 96 x 96 pixels, 4 windows at
-a time. The contestants take turns on every scan, so that a busy machine slows all; a ratio is that of the sums over
-the scans of each one's fastest turn.
+a time. The contestants take turns on every scan, so that a busy machine slows all; a ratio compares the sums over the
+scans of each contestant's fastest turn.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def _whole_size(scan: Scan, config: ViewsConfig) -> tuple[int, int, int]:
 
 
 def small_network(config: ViewsConfig, study, *, steps: int, scans: list[Scan]) -> torch.nn.Module:
-    """The study's network after a few steps on phantoms: good enough for its Dice to say whether two ways agree."""
+    """The study's network after a few steps on phantoms: good enough to compare two ways by their Dice."""
     net = whole_network(config, study.model, seed=0)
     sampler = SliceSampler(
         [make_views(scan, config) for scan in scans], config, batch_size=8, foreground_share=0.5, seed=0
@@ -101,7 +101,7 @@ def phantoms(n: int, first: int, *, shape, spacing_mm) -> list[Scan]:
 
 
 def real_scans(most: int) -> list[Scan]:
-    """Scans of the folder that SAHFL_REALCT names; none where it is not set."""
+    """Scans of the folder in SAHFL_REALCT; none if it is not set."""
     folder = os.environ.get("SAHFL_REALCT")
     if not folder:
         return []

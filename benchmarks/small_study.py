@@ -1,10 +1,10 @@
-"""A small study of unlike SAH sites in one process, without Flower: what the federated benchmarks train on.
+"""A small study of different SAH sites in one process, without Flower; the federated benchmarks train on it.
 
     python benchmarks/small_study.py    # makes the base network, and prints its Dice at each site
 
 Training, sampling, turns and aggregation are the project's own; grid, network and rounds are small, so that a run takes
-seconds. The base is pretrained once on trauma phantoms and kept in the folder for temporary files. A seed stands for
-its own patients, adapters at their start, and batches; all that is compared within a seed shares them.
+seconds. The base is pretrained once on trauma phantoms and kept in the folder for temporary files. Each seed has its
+own patients, initial adapters and batches; everything compared within a seed shares them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class SmallSite:
-    """A site: its scanner and how many patients it trains on."""
+    """A site: its scanner, and the number of patients it trains on."""
 
     name: str
     profile: str
@@ -74,9 +74,9 @@ class Federation:
     """The sites of one seed with one adapter method.
 
     Args:
-        method: what trains; its aggregation is ignored.
-        seed: of patients, adapters at their start, and batches.
-        sites: who takes part.
+        method: the trained adapter; its aggregation is ignored.
+        seed: of patients, initial adapters and batches.
+        sites: the participants.
         base: the pretrained network.
         steps: optimiser steps of a site in a round.
     """
@@ -98,10 +98,10 @@ class Federation:
     def train(
         self, site: str, received: AdapterState, *, round_: int, rounds: int, turns: bool = False, flipped: bool = False
     ) -> AdapterState:
-        """What a site has after its round; of the factors that train in that round only, if they take turns.
+        """A site's state after its round; if factors take turns, only those that train in that round.
 
-        ``flipped`` trains on inverted annotations. Training is a function of its arguments, so what was asked before
-        is not computed again.
+        ``flipped`` trains on inverted annotations. Training depends only on its arguments, so known results are not
+        computed again.
         """
         key = (site, digest(received), round_, rounds, turns, flipped)
         if key not in self._known:
@@ -154,7 +154,7 @@ def _patient(profile: str, kind: PhantomKind, seed: int) -> Patient:
 
 
 def read_base() -> AdapterState:
-    """The base network, from the folder for temporary files; trained there if it is not there yet."""
+    """Load the base network from the folder for temporary files; if it is missing there, train it first."""
     made_of = repr((VIEWS, MODEL, SHAPE, SPACING_MM, BASE_STEPS, BASE_CASES, BATCH_SIZE))
     path = Path(tempfile.gettempdir()) / f"sahfl-base-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.safetensors"
     try:
@@ -177,7 +177,7 @@ def _pretrained() -> AdapterState:
 
 
 def main() -> None:
-    """Make the base, and print how it does."""
+    """Make the base, and print its Dice."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""What it gains to work on several cells at a time, in a grid with single-site trainings.
+"""Gain of working on several cells at a time, in a grid with single-site trainings.
 
     python benchmarks/study.py            # some minutes: the same study by one lane and by several, in turns
     python benchmarks/study.py --json     # for machines
 
 One study of phantoms: three sites fine-tune the tiny network by CP-LoRA, each alone and all together, in two folds.
-Seconds are those from the first cell of fine-tuning to the report, so that pretraining and data count for neither.
-Both ways end in bit-identical adapters, which is checked; each has the same number of worker processes.
+Seconds are those from the first cell of fine-tuning to the report, without pretraining and data. Both ways must end in
+bit-identical adapters; each has the same number of worker processes.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=12, help="training steps a round (default 12)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each way (default 1)")
@@ -63,7 +63,7 @@ def read_options() -> argparse.Namespace:
 
 
 def settings(steps: int) -> dict[str, Any]:
-    """A study with a base that costs nothing, and a grid in which two of three cells train at one site."""
+    """A study with an untrained base, and a grid in which two of three cells train at one site."""
     local = {"steps": steps, "batch_size": 8}
     sites = {name: {"kind": "sah", "n_cases": 4} for name in ("sah_a", "sah_b", "sah_c")}
     return {
@@ -91,11 +91,11 @@ def run(study: Study, path: Path, *, lanes: int, workers: int) -> tuple[float, t
     """Seconds of fine-tuning and evaluation, and the hashes of all adapters."""
     times: dict[str, float] = {}
 
-    def hear(event: Event) -> None:
+    def record(event: Event) -> None:
         if event.kind == "stage":
             times.setdefault(event.text.partition(",")[0], time.monotonic())
 
-    with listening(hear):
+    with listening(record):
         simulate(RunFolder.create(path, study), workers=workers, lanes=lanes)
     files = sorted((path / "adapters").glob("*/*/*.safetensors"))
     hashes = tuple(digest(load_tensors(file)[0]) for file in files)

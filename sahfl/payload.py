@@ -122,7 +122,7 @@ def pack(state: AdapterState, encoding: Encoding = "float32") -> NDArray[Any]:
 
 
 def steps(state: AdapterState) -> tuple[float, ...]:
-    """The int8 step of each tensor: a 127th of its largest absolute value; 0 for a tensor of (almost) zeros."""
+    """The int8 step of each tensor (any shapes): a 127th of its largest absolute value; 0 for one of (almost) zeros."""
     found = (np.float32(np.abs(value).max(initial=0.0)) / np.float32(STEPS) for value in state.values())
     return tuple(0.0 if step < LEAST_STEP else float(step) for step in found)
 

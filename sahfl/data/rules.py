@@ -280,7 +280,7 @@ BY_ID = MappingProxyType({rule.id: rule for rule in RULES})
 
 
 def finding(rule: str, text: str) -> Finding:
-    """A finding of this rule, with the table's severity."""
+    """Make a finding of a rule, with the rule's severity from the table."""
     return Finding(rule, BY_ID[rule].severity, text)
 
 

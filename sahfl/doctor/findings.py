@@ -23,32 +23,32 @@ class Finding:
 
     @classmethod
     def ok(cls, check: str, found: str) -> Self:
-        """A passed check."""
+        """Make a finding for a passed check."""
         return cls(check, "ok", found)
 
     @classmethod
     def warn(cls, check: str, found: str, *, remedy: str) -> Self:
-        """It works today; it may fail later, or its state is unknown."""
+        """Make a finding for something that works today, but may fail later or is uncertain."""
         return cls(check, "warn", found, remedy)
 
     @classmethod
     def fail(cls, check: str, found: str, *, remedy: str) -> Self:
-        """It does not work."""
+        """Make a finding for a failed check."""
         return cls(check, "FAIL", found, remedy)
 
     @classmethod
     def of_error(cls, check: str, error: Exception, *, remedy: str) -> Self:
-        """A failure from an error; its text may contain a remedy after a semicolon, which replaces ``remedy``."""
+        """Make a failure from an error; a remedy in its text, after a semicolon, replaces ``remedy``."""
         return cls(check, "FAIL", *_split(str(error), remedy))
 
     @classmethod
     def of_warning(cls, check: str, text: str) -> Self:
-        """A warning from a text that contains a remedy after a semicolon."""
+        """Make a warning from a text that contains a remedy after a semicolon."""
         return cls(check, "warn", *_split(text, "ask the coordinating centre"))
 
     @classmethod
     def skip(cls, check: str, *, needs: str) -> Self:
-        """A check that was not possible because an earlier one failed."""
+        """Make a finding for a check that was not possible because an earlier one failed."""
         return cls(check, "skip", f"not looked at: needs {needs}")
 
 

@@ -74,7 +74,7 @@ def read_trained(run: Path, *, method: str | None = None, fold: int | None = Non
 
 
 def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple[Network, str]:
-    """A run's base with a fold's unmerged adapter, and the adapter's SHA-256; for zero-shot, the base and its SHA-256.
+    """Load the base of a run with a fold's adapter, not merged, and the adapter's SHA-256; zero-shot has only the base.
 
     Raises:
         RunError: the fold's adapter is missing.

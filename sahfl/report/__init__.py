@@ -1,6 +1,6 @@
 """results.json -> one self-contained page and its figures.
 
-text      numbers and units as a reader expects them; unknown is a dash
+text      numbers and units for readers; an unknown value is a dash
 summary   names and colours of methods, the headline, the key figures
 figures   PNG pictures with alternative text
 tables    rows of every table

@@ -1,4 +1,4 @@
-"""Figures of accuracy: every method and its gain, strata of volume and extent, ranks, and where training took place."""
+"""Figures of accuracy: methods and their gains, strata of volume and extent, ranks, and places of training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KINDS = {"by_volume": "annotated volume", "by_extent": "extent of the hemorrhage
 
 
 def draw_methods(results: Results) -> Drawing | None:
-    """Every method: mean Dice with its interval, and beside it the paired difference from zero-shot."""
+    """Mean Dice of every method with its interval, beside the paired difference from zero-shot."""
     methods = [method for method in measured(results) if dice_of(method)["mean"] is not None]
     if not methods:
         return None
@@ -56,9 +56,9 @@ def draw_methods(results: Results) -> Drawing | None:
     ]
     alt = f"Mean Dice. {listed(said)}" + (f" Difference from zero-shot. {listed(gained)}" if gained else "")
     caption = (
-        "Bars are 95 % intervals over patients; a mark without a bar has too few of them. Right: paired by patient; an "
-        "interval that crosses the line means no clear change. Colour is the family, the mark its rank, hollow what "
-        "the federation did not train."
+        "Bars are 95 % intervals over patients; a mark without a bar has too few. Right: paired by patient; an "
+        "interval that crosses the line means no clear change. Colour is the family, the mark its rank; hollow marks "
+        "were not trained by the federation."
     )
     return Drawing("methods", "Dice of every method, and its difference from zero-shot", caption, alt, figure)
 
@@ -112,7 +112,7 @@ def _draw_strata(results: Results, kind: str) -> Drawing | None:
         for m, group in zip(methods, groups, strict=True)
         for part in group
     )
-    caption = "Bars are 95 % intervals over patients. Withheld: a hospital kept a group that is too small to itself."
+    caption = "Bars are 95 % intervals over patients. Withheld: a hospital sent no result of a group that is too small."
     alt = f"Mean Dice by {KINDS[kind]}. {listed(said)}"
     return Drawing(f"dice_{kind}", f"Dice by {KINDS[kind]}", caption, alt, figure)
 
@@ -130,7 +130,7 @@ def _rule_off(axes: Axes, breaks: Iterable[int]) -> None:
 
 
 def _breaks(methods: Sequence[Results]) -> list[int]:
-    """Rows at which another family begins."""
+    """Rows at which a new family begins."""
     families = [family_of(method).key for method in methods]
     return [place for place, (above, below) in enumerate(pairwise(families), 1) if above != below]
 
@@ -140,7 +140,7 @@ def _height(rows: int, more: float) -> float:
 
 
 def draw_ranks(results: Results) -> Drawing | None:
-    """Dice against rank: a line per family and aggregation rule of the federation."""
+    """Dice against rank: one line per family and aggregation rule of the federation."""
     lines: dict[tuple[str, str], list[Results]] = defaultdict(list)
     for method in measured(results):
         if method["rank"] is not None and method["trained_at"] is None and dice_of(method)["mean"] is not None:
@@ -167,8 +167,8 @@ def draw_ranks(results: Results) -> Drawing | None:
         for line in lines.values()
         for m in line
     )
-    caption = f"Federated methods only; aggregation is {rules[0]} where nothing is said. "
-    caption += "Marks are moved sideways a little so that their 95 % intervals can be told apart."
+    caption = f"Federated methods only; aggregation is {rules[0]} unless stated. "
+    caption += "Marks are moved sideways a little so that their 95 % intervals do not overlap."
     return Drawing("ranks", "Dice against rank", caption, f"Mean Dice by rank. {listed(said)}", figure)
 
 
@@ -186,7 +186,7 @@ def _draw_rank_line(axes: Axes, line: Sequence[Results], look: dict[str, Look], 
 
 
 def _draw_levels(axes: Axes, results: Results) -> None:
-    """Zero-shot and full fine-tuning, which have no rank, as levels."""
+    """Horizontal lines for zero-shot and full fine-tuning, which have no rank."""
     for name in (ZERO_SHOT, "full"):
         method = method_named(results, name)
         if method is not None and method["failed"] is None and dice_of(method)["mean"] is not None:

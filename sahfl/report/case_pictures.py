@@ -1,4 +1,4 @@
-"""Pictures of single cases from the run's folder, where the results name them because their release is allowed."""
+"""Pictures of single cases from the run's folder, if the results name them because their release is allowed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ LARGEST_BYTES = 2_000_000
 
 @dataclass(frozen=True)
 class Overlay:
-    """One case as the page shows it."""
+    """One case on the page."""
 
     title: str
     words: str
     png: str
-    """Base64; empty where the picture is not there."""
+    """Base64; empty if the picture is missing."""
     missing: str
-    """Why it is not there."""
+    """Why it is missing."""
 
 
 def read_overlays(results: Results, folder: Path) -> tuple[Overlay, ...]:
     """Read the pictures that the results name.
 
-    Guarantees: nothing outside ``folder`` is read, also through a link; what is no PNG of at most 2 MB is left out,
-    and the page says so.
+    Guarantees: nothing outside ``folder`` is read, not even through a link. A file that is not a PNG of at most 2 MB is
+    left out, and the page states this.
     """
     titles, found = names(results), []
     for overlay in results.get("overlays", []):

@@ -1,4 +1,4 @@
-"""``checks.html``: the verdict on a site's data, for the people who keep them."""
+"""``checks.html``: the results of a site's data checks, for the people responsible for the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sahfl.report.scan_pictures import ScanPicture, histogram_place, histogram_p
 from sahfl.report.text import Results, count, moment, number, percent
 
 WIDTH, HEIGHT = 260.0, 64.0
-"""Of a histogram, in CSS pixels."""
+"""Size of a histogram, in CSS pixels."""
 TICKS_HU = (-1000, 0, 1000)
 ORDER = {"error": 0, "warning": 1, "note": 2, "fine": 3}
 WORDS = {"error": "refused", "warning": "look", "note": "note", "fine": "fine"}
@@ -22,7 +22,7 @@ WORDS = {"error": "refused", "warning": "look", "note": "note", "fine": "fine"}
 def write_checks_page(checks: Results, pictures: Mapping[str, ScanPicture], folder: Path) -> Path:
     """Write ``checks.html`` into a folder and return its path.
 
-    Guarantees: the page loads nothing from the network and runs no script; text is escaped; it is whole or absent.
+    Guarantees: the page loads nothing from the network and runs no script; text is escaped; it is complete or absent.
 
     Args:
         checks: the content of ``checks.json``.
@@ -57,7 +57,7 @@ def render_checks(checks: Results, pictures: Mapping[str, ScanPicture]) -> str:
 
 
 def verdict_sentence(checks: Results) -> str:
-    """The verdict in one sentence: may the site train, and why or why not."""
+    """One sentence: whether the site may train, and why."""
     n, refused = checks["n_cases"], checks["n_refused"]
     allowed = f"its policy allows {percent(checks['max_refused_share'], 1)}"
     if not checks["n_usable"]:
@@ -79,7 +79,7 @@ def _tiles(checks: Results) -> list[tuple[str, str, str]]:
     return [
         ("Cases", str(checks["n_cases"]), count(checks["n_patients"], "patient")),
         ("Usable", str(checks["n_usable"]), f"{checks['n_refused']} refused"),
-        ("With warnings", str(warned), "used all the same"),
+        ("With warnings", str(warned), "used nevertheless"),
         ("Without blood", str(empty), "legal, counted apart"),
         ("Blood in all", f"{number(sum(volumes), 0)} mL", "in usable cases"),
     ]

@@ -1,7 +1,7 @@
-"""The CLAIM checklist, filled in from the results where they say it, and left to the authors where they do not.
+"""The CLAIM checklist, filled in from the results; items that the results do not answer are left to the authors.
 
 Source: Mongan, Moy & Kahn 2020, Radiol. Artif. Intell. 2:e200029; numbering of the 2024 update, Tejani et al. 2024,
-Radiol. Artif. Intell. 6:e240300. Items are worded shortly here; the papers hold the full text.
+Radiol. Artif. Intell. 6:e240300. Items are shortened here; the papers contain the full text.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ ITEMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Discussion", ("Limitations", "Implications for practice")),
     ("Other", ("Full protocol or technical details", "Availability of software, model, data", "Funding")),
 )
-"""Sections with their items, which are numbered through."""
+"""Sections with their items; items are numbered across sections."""
 
 
 def claim_table(results: Results) -> Table:
-    """Every item with what this run says of it."""
+    """Every item with this run's answer."""
     rows, item = [], 0
     for section, titles in ITEMS:
         rows.append(Row((section,), heading=True))
@@ -72,7 +72,7 @@ def claim_table(results: Results) -> Table:
 
 
 def n_filled(table: Table) -> int:
-    """How many items the results filled in."""
+    """Number of items that the results filled in."""
     return sum(not row.heading and AUTHORS not in row.cells[2] for row in table.rows)
 
 
@@ -172,7 +172,7 @@ ANSWERS: dict[int, Callable[[Results], str]] = {
     24: lambda r: f"Base network: {r['base']['mode']}, SHA-256 {r['base']['sha256'][:12]}; adapters start at 0.",
     25: _training,
     26: lambda _: "The network after the last round; none was chosen by its test result.",
-    27: lambda _: "The probabilities of the views are averaged; folds are not put together.",
+    27: lambda _: "The probabilities of the views are averaged; folds are not combined.",
     28: _metrics,
     29: _uncertainty,
     30: lambda r: f"{count(len(measured(r)), 'method')} on the same patients; by volume, extent, site and fold.",
@@ -184,4 +184,4 @@ ANSWERS: dict[int, Callable[[Results], str]] = {
     40: lambda _: "See Limits; clinical limitations: " + AUTHORS + ".",
     42: lambda r: f"Study fingerprint {r['fingerprint'][:12]}; every setting under Settings.",
 }
-"""Item -> what the results say of it."""
+"""Number of an item -> its answer from the results."""

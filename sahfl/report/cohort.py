@@ -1,4 +1,4 @@
-"""Pictures of a phantom cohort: what its scans look like, and how much blood is in them."""
+"""Pictures of a phantom cohort: its scans, and the volumes of blood in them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ KIND_COLOURS: Mapping[str, str] = {
     "SAH": "#F0E442",
     "SDH": "#CC79A7",
 }
-"""Told apart by colour-blind readers, and each visible on grey."""
+"""Distinguishable for colour-blind readers, and visible on grey."""
 PUBLISHED_MEDIAN_ML = {"IPH": (6.3, "525 real masks"), "SAH, aneurysm": (30.6, "Boers 2014")}
 """Median volumes; that of SAH is the median of a log-normal with the published 39.7 +- 32.8 mL."""
 BRAIN_WINDOW_HU = (0.0, 80.0)
 SHOWN_CASES, AXIAL_SLICES = 4, 6
 AXIAL_MM = (-38.0, 58.0)
-"""Heights between which axial slices are shown (mm above the origin of the affine)."""
+"""Range of heights of the axial slices shown (mm above the origin of the affine)."""
 DPI = 130
 VOLUME_BINS_ML = np.geomspace(0.1, 200, 25)
 TICKS_ML = (0.1, 1, 10, 100)
@@ -41,10 +41,10 @@ TICKS_ML = (0.1, 1, 10, 100)
 def draw_cohort(folder: Path, specs: Sequence[CohortSpec]) -> tuple[Path, ...]:
     """Draw a montage per site and the histogram of volumes, as PNG files in ``folder``.
 
-    Guarantees: no global state of matplotlib stays changed, and no window system is needed.
+    Guarantees: matplotlib's global state is unchanged, and no window system is needed.
 
     Args:
-        folder: as ``data.phantom.write_sites`` has filled it.
+        folder: as written by ``data.phantom.write_sites``.
         specs: the sites in it.
 
     Returns:
@@ -67,7 +67,7 @@ def draw_cohort(folder: Path, specs: Sequence[CohortSpec]) -> tuple[Path, ...]:
 
 
 def measure_volumes(case: PhantomCase) -> dict[str, float]:
-    """Volume (mL) of each kind of blood in the mask, the kinds of ``LABELS``."""
+    """Volume (mL) of each kind of blood in the mask; the kinds are those of ``LABELS``."""
     voxel_ml = abs(float(np.linalg.det(case.affine[:3, :3]))) / 1000
     return {kind: float((case.label == value).sum()) * voxel_ml for kind, value in LABELS.items()}
 
@@ -75,7 +75,7 @@ def measure_volumes(case: PhantomCase) -> dict[str, float]:
 def draw_montage(spec: CohortSpec, cases: Sequence[PhantomCase]) -> Figure:
     """One row per case: axial slices from the base up, then one coronal slice; masks as contours in a colour per kind.
 
-    The patient's right side is on the left, as radiologists read it. Among the axial slices is the one with most blood.
+    The patient's right side is on the left, as in radiology. The axial slices include the one with the most blood.
     """
     figure = Figure(figsize=(1.75 * (AXIAL_SLICES + 1), 2.05 * len(cases) + 0.75), facecolor="black")
     FigureCanvasAgg(figure)
@@ -94,7 +94,7 @@ def draw_montage(spec: CohortSpec, cases: Sequence[PhantomCase]) -> Figure:
 
 
 def _axial_indices(case: PhantomCase) -> list[int]:
-    """Slices spread evenly from base to vertex, the nearest of them moved to the slice with most blood."""
+    """Evenly spaced slice indices; the slice with the most blood takes the place of the one nearest to it."""
     spacing, lowest = case.affine[2, 2], case.affine[2, 3]
     wanted = np.rint((np.linspace(*AXIAL_MM, AXIAL_SLICES) - lowest) / spacing).astype(int)
     indices = np.clip(wanted, 0, case.image.shape[2] - 1)
@@ -105,7 +105,7 @@ def _axial_indices(case: PhantomCase) -> list[int]:
 
 
 def _fullest(case: PhantomCase, *, axis: int) -> int:
-    """The slice across ``axis`` with the most blood; without any, the one in the middle."""
+    """The slice across ``axis`` with the most blood; without blood, the middle one."""
     if not case.label.any():
         return case.image.shape[axis] // 2
     others = tuple(other for other in range(3) if other != axis)
@@ -113,7 +113,7 @@ def _fullest(case: PhantomCase, *, axis: int) -> int:
 
 
 def _draw_slice(axes: Axes, case: PhantomCase, *, axis: int, index: int) -> None:
-    """One slice in mm, x from right to left; y or z upwards."""
+    """Draw one slice in mm: x from right to left, y or z upwards."""
     image, label = (np.take(volume, index, axis=axis).T for volume in (case.image, case.label))
     up = 1 if axis == 2 else 2
     sizes = [case.image.shape[i] * abs(case.affine[i, i]) for i in (0, up)]
@@ -165,7 +165,7 @@ def draw_volumes(specs: Sequence[CohortSpec], volumes: Mapping[str, Sequence[Map
 def _by_kind(
     specs: Sequence[CohortSpec], volumes: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Kind -> volume in each case of all sites; subarachnoid blood of aneurysms and of trauma are two kinds."""
+    """Kind -> volume in each case of all sites; subarachnoid blood of aneurysms and of trauma count as two kinds."""
     rows: dict[str, list[float]] = {kind: [] for kind in ("EDH", "SDH", "IPH", "IVH", "SAH, aneurysm", "SAH, trauma")}
     for spec in specs:
         for case in volumes[spec.site]:

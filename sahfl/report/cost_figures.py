@@ -116,7 +116,7 @@ def _legend(figure: Figure, methods: Iterable[Results], look: dict[str, Look]) -
 
 
 def draw_bytes(results: Results) -> Drawing | None:
-    """Bytes that one site sent per round, against the whole network, on a log axis."""
+    """Bytes that one site sent per round, compared with the whole network, on a log axis."""
     rows = _mean_bytes(results)
     if not rows:
         return None
@@ -142,7 +142,7 @@ def draw_bytes(results: Results) -> Drawing | None:
 
 
 def _mean_bytes(results: Results) -> list[tuple[str | None, float]]:
-    """Pretraining, then methods family by family, repeats together; only what sent something."""
+    """Mean bytes of pretraining, then of methods by family, with repeats averaged; without those that sent nothing."""
     sent: dict[str | None, list[int]] = defaultdict(list)
     for entry in results["rounds"]:
         row = None if entry["method"] is None else row_of_training(results, entry["method"])

@@ -24,6 +24,6 @@ DRAWINGS: tuple[Draw, ...] = (
 
 
 def draw_figures(results: Results) -> tuple[Picture, ...]:
-    """Draw what the results hold; a figure without data is left out."""
+    """Draw all figures; those without data are left out."""
     pictures = [draw_picture(draw, results) for draw in DRAWINGS]
     return tuple(picture for picture in pictures if picture is not None)

@@ -1,4 +1,4 @@
-"""The form of results.json, schema 2: which keys the report reads, and what lies under them."""
+"""The form of results.json, schema 2: the keys that the report reads, and their types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEXT, FLAG, WHOLE, NUMBER = (str,), (bool,), (int,), (int, float)
 TEXT_OR_NONE, WHOLE_OR_NONE, NUMBER_OR_NONE = ((*kinds, type(None)) for kinds in (TEXT, WHOLE, NUMBER))
 MAPPING = (dict,)
 HISTOGRAM = object()
-"""Edges in mL and a square of counts, or None."""
+"""Edges in mL and a square matrix of counts, or None."""
 MOMENT = datetime
 """ISO 8601, or None."""
 
@@ -39,7 +39,7 @@ _MEASURED = {
     },
     "by_site": [{"site": TEXT, "n": WHOLE, "dice": NUMBER_OR_NONE}],
 }
-"""What a method has besides, unless it failed."""
+"""Additional keys of a method that did not fail."""
 _COMPARISON = {
     **{"method": TEXT, "reference": TEXT},
     "metrics": {name: {"overall": _GAP, "by_volume": [_GAP], "by_extent": [_GAP]} for name in METRICS},
@@ -74,14 +74,14 @@ FORM: dict[str, Any] = {
     "findings": [_FINDING],
     "rounds": [_ROUND],
 }
-"""A mapping holds these keys at least, a list items of this form, any other value one of these types."""
+"""A mapping has at least these keys, a list has items of this form, any other value has one of these types."""
 
 OPTIONAL: dict[str, Any] = {"cells": {"total": WHOLE, "reused": WHOLE}, "overlays": [_OVERLAY]}
-"""What only some runs have: cells that can be reused, cases whose pictures may be released."""
+"""Keys of some runs only: cells that can be reused, cases whose pictures may be released."""
 
 
 def form_problems(results: Mapping[str, Any]) -> Iterator[str]:
-    """Every place at which results depart from ``FORM``, as ``key.path: is missing`` or ``got ..., expected ...``."""
+    """All differences of results from ``FORM``, as ``key.path: is missing`` or ``got ..., expected ...``."""
     found = tuple(_problems(results, FORM | {key: OPTIONAL[key] for key in OPTIONAL if key in results}, ""))
     yield from found
     if not found:
@@ -123,7 +123,7 @@ def _is_moment(value: Any) -> bool:
 
 
 def _is_histogram(value: Any) -> bool:
-    """Edges hold both ends of every bin, or only the edges between them."""
+    """Test a histogram: its edges include the two outer ones, or only those between bins."""
     if not isinstance(value, dict) or not all(isinstance(value.get(key), list) for key in ("edges_ml", "counts")):
         return False
     edges, counts = value["edges_ml"], value["counts"]

@@ -1,4 +1,4 @@
-"""What methods are called and how they look: a colour per family, a marker per rank, a line per aggregation rule."""
+"""Names and looks of methods: a colour per family, a marker per rank, a line per aggregation rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = {
 }
 REPEAT = "-repeat"
 EACH, POOLED = "each", "pooled"
-"""Values of ``trained_at`` that are no site's name."""
+"""Values of ``trained_at`` that are not names of sites."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ FAMILIES = (
     Family("cp_dora", "CP-DoRA", "#1193AB"),
     Family("other", "Other", "#24292F"),
 )
-"""Hues after Okabe & Ito 2008, "Color universal design"; marker and line say the rest, so that none rests on colour."""
+"""Hues after Okabe & Ito 2008, "Color universal design"; markers and lines differ too, so that colour is not needed."""
 STANDARD = ("full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES = ("-", "--", ":", "-.")
@@ -97,21 +97,21 @@ def method_name(method: Results) -> str:
     name, rank, at = NAMES.get(method["method"], str(method["method"])), method["rank"], method["trained_at"]
     plain = method["method"] if rank is None else f"{method['method']}-r{rank}"
     own = method["id"] if at is None else method["id"].removesuffix(f"-at-{at}").removesuffix(f"-{at}")
-    # What the id holds besides are the settings that tell two methods of the same kind apart.
+    # The rest of the id contains the settings in which two methods of the same kind differ.
     rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
     details = ", ".join(filter(None, [rank and f"rank {rank}", rest, place_name(at)]))
     return f"{name} ({details})" if details else name
 
 
 def place_name(trained_at: str | None) -> str:
-    """Where a method was trained, in words; nothing for the federation."""
+    """Place of training in words; empty for the federation."""
     if trained_at is None:
         return ""
     return {POOLED: "pooled", EACH: "each site alone"}.get(trained_at, f"{trained_at} alone")
 
 
 def names(results: Results) -> dict[str | None, str]:
-    """Name by method id, also of those in the rounds: None is pretraining, and repeats are named one by one."""
+    """Name by method id, including ids in the rounds: None is pretraining, and repeats have individual names."""
     found: dict[str | None, str] = {None: "Pretraining"}
     found |= {method["id"]: method_name(method) for method in results["methods"]}
     for id_ in dict.fromkeys(entry["method"] for entry in results["rounds"]):
@@ -121,7 +121,7 @@ def names(results: Results) -> dict[str | None, str]:
 
 
 def name_methods(text: str, results: Results) -> str:
-    """A text with the names of methods in the place of their ids, and with true signs."""
+    """Replace the ids of methods in a text by their names, and hyphens by minus signs."""
     titles = {id_: name for id_, name in names(results).items() if id_ is not None}
     ids = "|".join(re.escape(id_) for id_ in sorted(titles, key=len, reverse=True))
     named = re.sub(rf"(?<![\w-])({ids})(?![\w-])", lambda found: titles[found[1]], text) if ids else text
@@ -129,18 +129,18 @@ def name_methods(text: str, results: Results) -> str:
 
 
 def row_of_training(results: Results, id_: str) -> Results | None:
-    """The row of ``methods`` that a training in the rounds belongs to: repeats stand in the row of the first."""
+    """The row of ``methods`` to which a training in the rounds belongs; repeats belong to the row of the first."""
     plain, _, number = id_.rpartition(REPEAT)
     return method_named(results, id_) or (method_named(results, plain) if number.isdecimal() else None)
 
 
 def by_family(methods: Iterable[Results]) -> list[Results]:
-    """Methods family by family; within one in the order of the study file."""
+    """Methods sorted by family; within a family in the order of the study file."""
     return sorted(methods, key=lambda method: FAMILIES.index(family_of(method)))
 
 
 def measured(results: Results) -> list[Results]:
-    """Methods that have a result, family by family."""
+    """Methods that have a result, sorted by family."""
     return by_family(method for method in results["methods"] if method["failed"] is None)
 
 

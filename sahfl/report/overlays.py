@@ -1,4 +1,4 @@
-"""Slices of a scan with contours of what was annotated and what was predicted; numpy arrays in, a PNG out."""
+"""Slices of a scan with contours of annotation and prediction; numpy arrays in, a PNG out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sahfl.report.scan_pictures import WINDOW_HU
 
 ANNOTATED, PREDICTED = "#FFB000", "#4CC3FF"
-"""Told apart by people with any of the usual colour blindnesses, and in grey."""
+"""Distinguishable with any of the usual colour blindnesses, and in grey."""
 COLUMNS, TILE_INCHES, DPI = 3, 2.4, 120
 MOST_SLICES = 6
 INK, QUIET = "#F2F4F7", "#A8AFBA"
@@ -32,7 +32,7 @@ class Contour:
 
 
 def fullest_slices(mask: NDArray[np.bool_], most: int = MOST_SLICES) -> tuple[int, ...]:
-    """Slices of which each stands for the same part of the volume, with the fullest; evenly spaced if it is empty."""
+    """The slice with most of a mask (X, Y, Z) in each of ``most`` equal parts; evenly spaced for an empty mask."""
     areas = mask.sum(axis=(0, 1))
     if not areas.any():
         places = np.linspace(0, len(areas) - 1, min(len(areas), most) + 2)[1:-1].round()
@@ -47,7 +47,7 @@ def fullest_slices(mask: NDArray[np.bool_], most: int = MOST_SLICES) -> tuple[in
 
 
 def neighbouring_slices(mask: NDArray[np.bool_], around: int = 1) -> tuple[int, ...]:
-    """The slice with most of a mask, and ``around`` more on each side as far as there are."""
+    """The slice with most of a mask (X, Y, Z), and up to ``around`` more on each side."""
     fullest = int(mask.sum(axis=(0, 1)).argmax())
     return tuple(range(max(0, fullest - around), min(mask.shape[2], fullest + around + 1)))
 
@@ -61,14 +61,14 @@ def draw_overlay(
     title: str,
     notice: str = "",
 ) -> bytes:
-    """Draw axial slices from foot to head, the patient's right on the left, with contours.
+    """Draw axial slices from foot to head with contours; the patient's right is on the left.
 
     Args:
         image: (X, Y, Z), HU, RAS+.
-        slices: which.
+        slices: indices of the slices.
         contours: drawn one over the other.
         pixel_aspect: size of a pixel along y over its size along x.
-        title: above the slices; nothing about the patient.
+        title: above the slices; must not identify the patient.
         notice: below them.
 
     Returns:
@@ -115,7 +115,7 @@ def _draw_slice(
     axes = figure.add_axes(box)
     axes.set_axis_off()
     low, high = WINDOW_HU
-    # In RAS+ x grows to the patient's right, which radiologists see on the left.
+    # In RAS+ x grows to the patient's right, which is on the left in radiology.
     axes.imshow(image[::-1, :, index].T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect="auto")
     for contour in contours:
         plane = contour.mask[::-1, :, index].T

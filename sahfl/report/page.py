@@ -1,4 +1,4 @@
-"""The page: what ``report.html.j2`` shows, and writing it."""
+"""The report page: the data for ``report.html.j2``, and writing it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sahfl.report.text import DASH, Results, moment
 from sahfl.report.theme import Picture
 
 SCHEMA = 2
-"""The form of results.json that this version reads."""
+"""The schema of results.json that this version reads."""
 REMAKE = "delete results.json and go on with the run, which makes it again"
 CONTENTS = (
     ("findings", "Findings"),
@@ -43,24 +43,24 @@ CONTENTS = (
     ("reproduce", "Reproduce"),
 )
 MOST_PROBLEMS = 20
-"""More of them are counted, not listed."""
+"""Further problems are only counted."""
 
 
 def write_report(results: Results, folder: Path) -> Path:
     """Write ``report.html``, ``figures/*.png`` and ``tables/*`` (CSV and LaTeX) into a folder.
 
-    Guarantees: the page loads nothing from the network and runs no script; text from the results is escaped; each
-    file is whole or absent; a value that is not known is a dash.
+    Guarantees: the page loads nothing from the network and runs no script; text from the results is escaped; each file
+    is complete or absent; an unknown value is a dash.
 
     Args:
         results: the content of ``results.json``, schema 2.
-        folder: the run's, which also holds the overlays that the results name.
+        folder: the run's, which also contains the overlays that the results name.
 
     Returns:
         Path of the page.
 
     Raises:
-        DataError: the results have another schema number, or lack what this one holds; nothing is written.
+        DataError: the results have another schema number, or lack required keys; nothing is written.
     """
     _check(results)
     pictures = draw_figures(results)
@@ -89,7 +89,7 @@ def render_page(results: Results, pictures: tuple[Picture, ...], folder: Path) -
 
 
 def make_environment() -> Environment:
-    """Return the templates of this package: text is escaped, a missing value is an error, None is a dash."""
+    """The templates of this package: text is escaped, a missing value is an error, None is a dash."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -126,7 +126,7 @@ def _context(results: Results, pictures: tuple[Picture, ...], folder: Path) -> d
 
 
 def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
-    """Anchor and title of each part that the page has."""
+    """Anchor and title of each section on the page."""
     absent = {"findings"} if not results["findings"] else set()
     absent |= {"cases"} if not results.get("overlays") else set()
     absent |= {"arms"} if "arms" not in pictures else set()

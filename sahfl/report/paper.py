@@ -1,4 +1,4 @@
-"""The paper that this study follows, side by side with the run: only what its abstract says is put in its column."""
+"""The paper that this study follows, compared with the run; its column contains only what its abstract states."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SAID = {
     "conv_dora": "above standard fine-tuning; higher ranks better",
     "cp_dora": "above standard fine-tuning; higher ranks better",
 }
-"""Family -> what the abstract says of it."""
+"""Family -> its result according to the abstract."""
 
 
 def paper_table(results: Results) -> Table:
-    """The quantities of the paper's tables, its numbers where they are known, and those of this run."""
+    """The quantities of the paper's tables, its numbers if they are known, and those of this run."""
     rows = (*_cohort_rows(results), *_dice_rows(results), *_other_rows(results))
     columns = ("Quantity", "In words, the paper", "The paper's number", "This run")
     return Table(f"The paper ({PAPER}) and this run", columns, rows, n_text=4)

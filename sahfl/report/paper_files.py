@@ -1,4 +1,4 @@
-"""Tables for papers: CSV with every number in full, and LaTeX (booktabs) as they are printed."""
+"""Tables for papers: CSV with all digits, and LaTeX (booktabs) with rounded numbers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ LATEX = {
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
     **{DASH: "--", "−": "$-$", "≥": r"$\geq$", "±": r"$\pm$", "†": r"$\dagger$", '"': r"\textquotedbl{}"},
 }
-"""Signs that mean something to LaTeX, or that are not in every font."""
+"""Characters with a meaning in LaTeX, or missing in some fonts."""
 PREAMBLE = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}. Written by sahfl from results.json."
 
 
 def write_paper_files(results: Results, folder: Path) -> None:
     """Write ``methods.csv``, ``comparisons.csv``, ``strata.csv``, ``methods.tex`` and ``comparisons.tex``.
 
-    Guarantees: a number that is not known is an empty cell of a CSV file and a dash in LaTeX; a text that a
-    spreadsheet would take for a formula is quoted with an apostrophe.
+    Guarantees: an unknown number is an empty cell in CSV and a dash in LaTeX; a text that a spreadsheet would read as a
+    formula starts with an apostrophe.
     """
     for name, rows in (
         ("methods", _method_rows(results)),
@@ -45,7 +45,7 @@ def write_paper_files(results: Results, folder: Path) -> None:
 
 
 def _narrow(table: Table) -> Table:
-    """Without what a printed page has no room for."""
+    """The table without the columns that do not fit on a printed page."""
     kept = [i for i, column in enumerate(table.columns) if column not in ("Median", "Repeats", "Of the full model")]
     rows = []
     for row in table.rows:
@@ -113,7 +113,7 @@ def _cell(value: Any) -> Any:
 
 
 def latex_table(table: Table, label: str) -> str:
-    """A table in LaTeX; headings of families span it."""
+    """A table in LaTeX; family headings span its columns."""
     n = len(table.columns)
     lines = [
         PREAMBLE,
@@ -141,6 +141,6 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX prints it: no command, no mathematics, one line."""
+    """Escape a text for LaTeX: no command, no mathematics, one line."""
     plain = re.sub(r"\s+", " ", text)
     return "".join(LATEX.get(sign, sign) for sign in plain)

@@ -12,7 +12,7 @@ from sahfl.report.text import DASH, Results, count, duration, number, percent, s
 
 
 def traffic_table(results: Results) -> Table:
-    """Bytes of every site in every stage, over all attempts: what did not count had left as well."""
+    """Bytes of every site in every stage, over all attempts, because uncommitted attempts were sent too."""
     totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0, 0])
     for entry in results["rounds"]:
         for used in entry["used"]:
@@ -29,7 +29,7 @@ def traffic_table(results: Results) -> Table:
 
 
 def ledger_table(results: Results) -> Table:
-    """What each site sent and received in all, and what it would have sent with whole networks."""
+    """Total bytes that each site sent and received, and what it would have sent with whole networks."""
     full, totals = results["base"]["bytes"], defaultdict[str, list[int]](lambda: [0, 0, 0])
     for entry in results["rounds"]:
         for used in entry["used"]:
@@ -50,7 +50,7 @@ def _sender(site: str) -> str:
 
 
 def aggregation_table(results: Results) -> Table:
-    """Per training: sites that the bounds acted on, and what averaging factors cost; empty where no round says it."""
+    """Per training: sites whose updates the bounds changed, and the error of averaging factors; empty without data."""
     titles = names(results)
     rounds: dict[str | None, list[Mapping[str, Any]]] = defaultdict(list)
     for entry in results["rounds"]:
@@ -94,7 +94,7 @@ def site_table(results: Results) -> Table:
 
 
 def support_sentences(results: Results) -> tuple[str, ...]:
-    """Folds and hospitals that rest on little, and what was done about them; none in results of before."""
+    """Folds and hospitals with few patients, and the rule that applies to them; none in older results."""
     sentences = []
     for note in results.get("support", {"notes": []})["notes"]:
         place = [note["site"]] if "site" in note else []
@@ -146,7 +146,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def version_table(results: Results) -> Table:
-    """Software, times and fingerprints that a second run must match."""
+    """Software, times and fingerprints; a second run must have the same software and fingerprints."""
     base = results["base"]
     facts = {
         "sahfl": results["sahfl"],

@@ -1,4 +1,4 @@
-"""Small pictures of one scan for the page of a site's data check; numpy arrays in, bytes and text out."""
+"""Small pictures of one scan for the page of a site's data checks; numpy arrays in, bytes and text out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 WINDOW_HU = 0.0, 80.0
-"""The brain window that radiologists use."""
+"""The usual brain window of radiology."""
 MOST_SLICES = 8
 TILE_PX, DPI = 132, 100
 CONTOUR = "#FFB000"
@@ -23,7 +23,7 @@ BINS = 70
 
 @dataclass(frozen=True)
 class ScanPicture:
-    """What the page shows of one scan."""
+    """The pictures of one scan on the page."""
 
     strip: bytes
     """JPEG: axial slices from foot to head, the patient's right on the left."""
@@ -34,7 +34,7 @@ class ScanPicture:
 
 
 def draw_scan(image: NDArray[np.float32], label: NDArray[np.bool_], pixel_aspect: float) -> ScanPicture:
-    """Draw a scan and count its values.
+    """Draw a scan and its histogram.
 
     Args:
         image: (X, Y, Z), HU, RAS+.
@@ -47,7 +47,9 @@ def draw_scan(image: NDArray[np.float32], label: NDArray[np.bool_], pixel_aspect
 
 
 def choose_slices(label: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Evenly spaced slices, the nearest of them moved to the one with most annotated blood."""
+    """Evenly spaced slices of a label (X, Y, Z); the slice with the most blood takes the place of the one nearest to
+    it.
+    """
     depth = label.shape[2]
     chosen = np.unique(np.linspace(0, depth - 1, min(depth, MOST_SLICES) + 2)[1:-1].round().astype(int))
     areas = label.sum(axis=(0, 1))
@@ -57,7 +59,7 @@ def choose_slices(label: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def histogram_points(histogram: tuple[int, ...], width: float, height: float) -> str:
-    """Points of an SVG polygon: the logarithm of the counts, so that the brain is seen beside the air."""
+    """Points of an SVG polygon on a logarithmic scale, so that both brain and air are visible."""
     values = np.log1p(np.asarray(histogram, np.float64))
     values = height - height * values / max(values.max(), 1.0)
     edges = pairwise(np.linspace(0, width, len(histogram) + 1))
@@ -66,7 +68,7 @@ def histogram_points(histogram: tuple[int, ...], width: float, height: float) ->
 
 
 def histogram_place(hu: float, width: float) -> float:
-    """Where a value lies along the histogram."""
+    """Horizontal position of a value in the histogram."""
     low, high = HISTOGRAM_HU
     return width * (hu - low) / (high - low)
 
@@ -77,7 +79,7 @@ def _strip(image: NDArray[Any], label: NDArray[np.bool_], chosen: tuple[int, ...
     for place, index in enumerate(chosen):
         axes = figure.add_axes((place / len(chosen), 0, 1 / len(chosen), 1))
         axes.set_axis_off()
-        # In RAS+ x grows to the patient's right, which radiologists see on the left.
+        # In RAS+ x grows to the patient's right, which is on the left in radiology.
         plane, mask = (volume[::-1, :, index].T for volume in (image, label))
         low, high = WINDOW_HU
         axes.imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower", aspect="auto")

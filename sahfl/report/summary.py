@@ -1,4 +1,4 @@
-"""What a reader wants to know first: the headline, in words that follow the interval, and the key figures."""
+"""The start of the report: a headline worded according to its interval, and the key figures."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from sahfl.report.names import ZERO_SHOT, dice_of, method_name, method_named
 from sahfl.report.text import DASH, Results, count, duration, interval, number, percent, signed, size
 
 MOST_SENTENCES = 3
-"""Other methods that get a sentence each; more of them are counted by outcome."""
+"""Number of other methods with their own sentence; if there are more, all are counted by outcome."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The first sentence of the report and what it means."""
+    """The first sentence of the report, and its verdict."""
 
     verdict: str
-    """gain, loss, unclear or none; colours the page's first box."""
+    """gain, loss, unclear or none; determines the colour of the page's first box."""
     sentence: str
     others: tuple[str, ...]
-    """One sentence for each other method, or how many of them had which outcome."""
+    """One sentence for each other method, or counts of their outcomes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def gain_over_zero_shot(results: Results, name: str) -> Results | None:
 
 
 def verdict_of(comparison: Results | None) -> str:
-    """``gain`` or ``loss`` only where the whole interval lies on one side of zero."""
+    """``gain`` or ``loss`` only if the whole interval is on one side of zero."""
     if comparison is None or comparison["low"] is None or comparison["high"] is None:
         return "none"
     if comparison["low"] > 0:
@@ -52,9 +52,9 @@ def verdict_of(comparison: Results | None) -> str:
 
 
 def headline_method(results: Results) -> Results | None:
-    """The first adapter of the study file that the federation trained, never the best one afterwards.
+    """The study file's first federated adapter; results play no part in the choice.
 
-    Without an adapter it is the first method that was trained; None where none was.
+    Without an adapter it is the first trained method; None if there is none.
     """
     tuned = [method for method in results["methods"] if method["id"] != ZERO_SHOT]
     federated = [method for method in tuned if method["trained_at"] is None] or tuned
@@ -62,7 +62,7 @@ def headline_method(results: Results) -> Results | None:
 
 
 def headline(results: Results) -> Headline:
-    """Say first what fine-tuning did to Dice, and what it cost in bytes."""
+    """State the effect of fine-tuning on Dice, and its cost in bytes."""
     first = headline_method(results)
     if first is None:
         return Headline("none", _zero_shot_sentence(results), ())
@@ -75,7 +75,7 @@ def headline(results: Results) -> Headline:
 
 
 def _count_outcomes(results: Results, methods: list[Results]) -> str:
-    """Such as: of 23 other methods: 19 raised Dice over zero-shot, 3 made no clear change, 1 without a result."""
+    """For example: Of 23 other methods: 19 raised Dice over zero-shot, 3 made no clear change, 1 without a result."""
     words = {"gain": "raised Dice over zero-shot", "unclear": "made no clear change", "loss": "lowered Dice"}
     words |= {"none": "could not be compared with an interval", "failed": "without a result"}
     outcomes = Counter(
@@ -87,14 +87,14 @@ def _count_outcomes(results: Results, methods: list[Results]) -> str:
 
 
 def hostile_sentence(results: Results) -> str | None:
-    """Which sites acted against the others, in a simulation that says so; None where all were honest."""
+    """The hostile sites of a simulation and their acts; None if all sites were honest."""
     hostile = results.get("hostile", {})
     acts = ", ".join(f"{site} ({act.replace('_', ' ')})" for site, act in sorted(hostile.items()))
     return f"A simulation with hostile sites: {acts}. No result of a real study." if hostile else None
 
 
 def cells_sentence(results: Results) -> str:
-    """How many cells of the grid were not trained again; empty where the run has no cells to reuse."""
+    """Number of cells taken from an earlier run; empty if the run has no reusable cells."""
     if (cells := results.get("cells")) is None:
         return ""
     reused = cells["reused"] or "none"
@@ -104,7 +104,7 @@ def cells_sentence(results: Results) -> str:
 
 
 def method_sentence(results: Results, method: Results) -> str:
-    """One sentence on one fine-tuned method; its verb follows the interval."""
+    """One sentence about one fine-tuned method; its verb depends on the interval."""
     subject = method_name(method)
     subject = subject if method["rank"] is None else f"Fine-tuning with {subject}"
     if method["failed"] is not None:
@@ -117,7 +117,7 @@ def method_sentence(results: Results, method: Results) -> str:
 
 
 def _change(results: Results, method: Results, comparison: Results) -> str:
-    """``raised Dice from 0.41 to 0.50: +0.09 (95 % interval +0.05 to +0.13)`` and its other outcomes."""
+    """``raised Dice from 0.41 to 0.50: +0.09 (95 % interval +0.05 to +0.13)``, or another outcome."""
     zero_shot = method_named(results, ZERO_SHOT)
     before = _mean(zero_shot)
     after, gap = _mean(method), comparison["difference"]
@@ -137,7 +137,7 @@ def _mean(method: Results | None) -> float | None:
 
 
 def _digits(before: float | None, after: float | None, comparison: Results) -> int:
-    """Two decimals, or three where two would contradict themselves (0.414 to 0.496 is not +0.09) or show a false 0."""
+    """Two decimals; three if two would be inconsistent (0.414 to 0.496 is not +0.09) or round a number to 0."""
     shown = [comparison[key] for key in ("difference", "low", "high") if comparison[key] is not None]
     false_zero = any(value != 0 and abs(value) < 0.005 for value in shown)
     if before is None or after is None:
@@ -174,13 +174,13 @@ def n_folds(results: Results) -> int:
 
 
 def unit(results: Results) -> str:
-    """``patient`` where every patient has one scan, else ``scan``: that is what n counts."""
+    """The unit of n: ``patient`` if every patient has one scan, otherwise ``scan``."""
     tuned = [site for site in results["sites"] if site["role"] == "finetune"]
     return "patient" if all(site["n_patients"] == site["n_volumes"] for site in tuned) else "scan"
 
 
 def tiles(results: Results) -> tuple[Tile, ...]:
-    """Key figures, of the method that the headline is about."""
+    """Key figures of the headline's method."""
     first = headline_method(results)
     first = None if first is None or first["failed"] is not None else first
     return (*_dice_tiles(results, first), *_cost_tiles(results, first), *_run_tiles(results))

@@ -1,4 +1,4 @@
-"""A table as text, which the template only lays out; and the tables that have a row for each method."""
+"""Tables as text, which the template only lays out; the tables here have a row for each method."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ WITHHELD = {
     "no_blood": "Counts without blood",
     "replicates": "Intervals",
 }
-"""What a site may withhold of a fold."""
+"""Results of a fold that a site may withhold."""
 LONG = 12
-"""Methods from which on a table has a heading for each family."""
+"""Number of methods from which a table has a heading for each family."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line; the first cell is its heading."""
+    """One row; its first cell names it."""
 
     cells: tuple[str, ...]
     family: str | None = None
-    """Family of the method, whose colour it has in the figures."""
+    """Family of the method, for its colour."""
     span: str | None = None
-    """Text that takes the place of all further cells."""
+    """Text in place of all further cells."""
     heading: bool = False
-    """Whether it is a heading of the rows below."""
+    """Whether this row is a heading of those below."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, column headings and rows; ``n_text`` leading columns are words, the others numbers."""
+    """A caption, column headings and rows; the first ``n_text`` columns contain words, the others numbers."""
 
     caption: str
     columns: tuple[str, ...]
@@ -66,7 +66,7 @@ class Table:
 
 
 def with_headings(rows: Iterable[Row], families: Iterable[str]) -> tuple[Row, ...]:
-    """Rows with a heading before each family, if they are many; rows come family by family."""
+    """Rows with a heading before each family if there are many; the rows are sorted by family."""
     rows, families = tuple(rows), tuple(families)
     if len(rows) < LONG:
         return rows
@@ -79,7 +79,7 @@ def with_headings(rows: Iterable[Row], families: Iterable[str]) -> tuple[Row, ..
 
 
 def named_rows(results: Results) -> Iterator[tuple[Results, Row]]:
-    """Each method, family by family, with the start of its row, which for a failed one says why it has no result."""
+    """Each method, sorted by family, with the start of its row; for a failed one, with the reason."""
     for method in by_family(results["methods"]):
         failed = method["failed"]
         yield (
@@ -131,7 +131,7 @@ def cases(of: Results) -> str:
 
 
 def shown_estimate(part: Results, digits: int = 3) -> str:
-    """Mean and interval; a group that hospitals keep to themselves says so."""
+    """Mean and interval, or "withheld"; a dagger marks estimates without the sites that withhold this group."""
     if part["withheld"] and part["mean"] is None:
         return "withheld"
     return estimate(part["mean"], part, digits) + (" †" if part["withheld"] else "")
@@ -198,7 +198,7 @@ def volume_table(results: Results) -> Table:
 
 
 def _count_of(value: float | None) -> str:
-    """A count, which with repeats is a mean of counts."""
+    """A count; with repeats, a mean of counts."""
     return DASH if value is None else f"{value:.3g}"
 
 
@@ -225,14 +225,14 @@ def _gap(comparison: Results) -> tuple[str, ...]:
 
 
 def withheld_table(results: Results) -> Table:
-    """Results that hospitals kept to themselves because their groups are small."""
+    """Results that hospitals withheld because their groups are small."""
     rows = tuple(
         Row((*row.cells, part["site"], *(f"{part[what]} of {part['n_folds']}" for what in WITHHELD)), row.family)
         for method, row in named_rows(results)
         for part in method["withheld"]
     )
     n = len({row.cells[1] for row in rows})
-    caption = f"Suppressed at {count(n, 'site')}: folds whose groups of patients are too small to tell of"
+    caption = f"Suppressed at {count(n, 'site')}: folds with groups of patients too small to report"
     return Table(caption, ("Method", "Hospital", *WITHHELD.values()), rows, n_text=2)
 
 
@@ -242,7 +242,7 @@ def _fold_of(lost: Results) -> str:
 
 
 def not_evaluated_table(results: Results) -> Table:
-    """Sites whose held-out patients are missing from a method's numbers."""
+    """Folds whose held-out patients are missing from a method's numbers at a site."""
     rows = tuple(
         Row((*row.cells, _fold_of(lost), lost["site"], lost["reason"]), row.family)
         for method, row in named_rows(results)

@@ -1,4 +1,4 @@
-"""Numbers and units as a reader expects them; what is not known is a dash, never ``None`` or ``nan``."""
+"""Numbers and units for readers; an unknown value is a dash, never ``None`` or ``nan``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return DASH
     text = f"{value:.{digits}f}"
-    # "-0.000" is a rounded nothing: a sign would suggest a direction.
+    # A sign in "-0.000" would suggest a direction.
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """As ``number``, with a plus sign for gains: ``+0.082``."""
+    """Same as ``number``, with a plus sign for gains: ``+0.082``."""
     text = number(value, digits)
     return f"+{text}" if value is not None and text != DASH and float(text.replace("−", "-")) > 0 else text
 
@@ -36,13 +36,13 @@ def interval(of: Results | None, digits: int = 3, *, plus: bool = False) -> str:
 
 
 def estimate(value: float | None, of: Results, digits: int = 3) -> str:
-    """A value with its interval in brackets, as far as they are known: ``0.412 (0.350 to 0.469)``."""
+    """A value with its interval in brackets, if known: ``0.412 (0.350 to 0.469)``."""
     within = interval(of, digits)
     return number(value, digits) if within == DASH else f"{number(value, digits)} ({within})"
 
 
 def p_value(p: float | None) -> str:
-    """Three decimals, ``< 0.001`` below them."""
+    """Three decimals, or ``< 0.001``."""
     if p is None or not math.isfinite(p):
         return DASH
     return "< 0.001" if p < 0.0005 else f"{p:.3f}"
@@ -54,12 +54,12 @@ def stratum_name(label: str) -> str:
 
 
 def whole(value: int | None) -> str:
-    """Thousands apart: ``812,345``."""
+    """Digits in groups of three: ``812,345``."""
     return DASH if value is None else f"{value:,}"
 
 
 def short(value: float) -> str:
-    """A round number in few signs: ``100``, ``10 k``, ``1 M``."""
+    """A round number, abbreviated: ``100``, ``10 k``, ``1 M``."""
     for scale, unit in ((1e6, " M"), (1e3, " k")):
         if value >= scale:
             return f"{value / scale:g}{unit}"
@@ -67,7 +67,7 @@ def short(value: float) -> str:
 
 
 def short_size(n_bytes: float) -> str:
-    """A round number of bytes in few signs: ``100 B``, ``10 kB``, ``1 MB``."""
+    """A round number of bytes, abbreviated: ``100 B``, ``10 kB``, ``1 MB``."""
     text = short(n_bytes)
     return f"{text}B" if " " in text else f"{text} B"
 

@@ -1,7 +1,7 @@
-"""How figures are drawn and kept: as PNG with alternative text.
+"""Drawing figures as PNG with alternative text.
 
-Drawn on white, as a paper needs them. A dark page turns lightness around and keeps the hues (``report.css``), for the
-figures and for the swatches of the tables alike, so that a family has one colour on a page.
+Figures have a white background, as in papers. A dark page inverts lightness and keeps hues (``report.css``), for
+figures and for colours in tables, so that a family has one colour on a page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WIDTH_IN, WIDE_IN, DPI = 7.2, 9.6, 150
 
 FACE, INK, SOFT, EDGE, PALE = "#FFFFFF", "#24292F", "#4A5058", "#8A8F98", "#E4E7EB"
 COUNTS = LinearSegmentedColormap.from_list("counts", ("#D6E6F2", "#00578A"))
-"""Few and many."""
+"""Colours from few to many cases."""
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10.5,
@@ -49,14 +49,14 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its words."""
+    """A figure with its texts."""
 
     name: str
     """File name without ending."""
     title: str
     caption: str
     alt: str
-    """The numbers of the figure in words."""
+    """The numbers of the figure as text."""
     figure: Figure
 
 
@@ -70,16 +70,16 @@ class Picture:
     alt: str
     png: bytes
     wide: bool
-    """Whether it needs a wide place to be read."""
+    """Whether it is only readable at full width."""
 
 
 Draw = Callable[[Results], Drawing | None]
 
 
 def draw_picture(draw: Draw, results: Results) -> Picture | None:
-    """Draw one figure; None where the results have nothing for it.
+    """Draw one figure; None if the results have no data for it.
 
-    Guarantees: no global state of matplotlib stays changed, and no window system is needed.
+    Guarantees: matplotlib's global state is unchanged, and no window system is needed.
     """
     with matplotlib.rc_context(STYLE):
         drawing = draw(results)
@@ -92,14 +92,14 @@ def draw_picture(draw: Draw, results: Results) -> Picture | None:
 
 
 def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
-    """An empty figure that is laid out by itself."""
+    """An empty figure with automatic layout."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def log_scale(axis: XAxis, show: Callable[[float], str]) -> None:
-    """A log axis whose decades are plain numbers: superscripts would need the parser of mathematics."""
+    """Make an axis logarithmic, with plain numbers at its decades: superscripts would need a mathematics parser."""
     axis.axes.set_xscale("log")
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 300 * low else (1.0,), numticks=7))
@@ -108,20 +108,20 @@ def log_scale(axis: XAxis, show: Callable[[float], str]) -> None:
 
 
 def keep_to_dice(axis: XAxis | YAxis) -> None:
-    """Dice lies between 0 and 1, and so do its axes; a mark at an end is still whole."""
+    """Limit an axis to the range of Dice, 0 to 1, with space for whole marks at the ends."""
     low, high = axis.get_view_interval()
     axis.axes.set(**{f"{axis.axis_name}lim": (max(low, -0.02), min(high, 1.02))})
 
 
 def point(axes: Axes, x: float, y: float, look: Look, *, markersize: float = 6) -> None:
-    """One mark of a method; hollow where the federation did not train it."""
+    """One mark of a method; hollow if the federation did not train it."""
     colour = look.family.colour
     face = colour if look.filled else FACE
     axes.plot(x, y, look.marker, color=colour, markerfacecolor=face, markersize=markersize, zorder=3)
 
 
 def row_of_interval(axes: Axes, place: float, of: Results, key: str, look: Look) -> None:
-    """An estimate as a mark with its interval along x; nothing where it is not known."""
+    """Draw an estimate as a mark with its interval along x; nothing if it is unknown."""
     if of[key] is None:
         return
     if of["low"] is not None and of["high"] is not None:

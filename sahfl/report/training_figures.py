@@ -68,7 +68,7 @@ def _fold_losses(entries: list[Results]) -> dict[str, dict[int, Curve]]:
 def _by_family(
     curves: dict[str, dict[int, Curve]], results: Results
 ) -> dict[str, dict[str, tuple[str, dict[int, Curve]]]]:
-    """Family -> method -> its name and curves; what has no row in ``methods`` is "Other"."""
+    """Family -> method -> its name and curves; methods without a row in ``methods`` belong to "Other"."""
     titles, found = names(results), defaultdict[str, dict[str, tuple[str, dict[int, Curve]]]](dict)
     for id_, folds in curves.items():
         method = row_of_training(results, id_)
@@ -79,7 +79,7 @@ def _by_family(
 
 
 def _looks(results: Results) -> dict[str, Look]:
-    """Look by training; a repeat looks like its row."""
+    """Look by training; a repeat has the look of its row."""
     known = looks(results["methods"])
     for id_ in dict.fromkeys(entry["method"] for entry in results["rounds"] if entry["method"] is not None):
         if (method := row_of_training(results, id_)) is not None:
@@ -88,7 +88,7 @@ def _looks(results: Results) -> dict[str, Look]:
 
 
 def _short(name: str, family: str) -> str:
-    """A method's name without what the panel's title says."""
+    """A method's name without the words in the panel's title."""
     if name.startswith(f"{family} ("):
         return name.removeprefix(f"{family} (").replace(")", "")
     return name.removeprefix("Fine-tuning of the ").removeprefix("Fine-tuning of ")
@@ -113,7 +113,7 @@ def _draw_family(
             axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.6, alpha=0.3)
         rounds = sorted({number for curve in folds.values() for number in curve})
         mean = {r: float(np.mean([curve[r] for curve in folds.values() if r in curve])) for r in rounds}
-        label = f"_{name}" if REPEAT in id_ else name  # an underscore keeps it out of the legend
+        label = f"_{name}" if REPEAT in id_ else name  # matplotlib leaves names with an underscore out of the legend
         (line,) = axes.plot(list(mean), list(mean.values()), style.line, color=colour, linewidth=1.6, label=label)
         line.set(marker=style.marker, markersize=4.5, markevery=[-1])
         line.set_markerfacecolor(colour if style.filled else FACE)

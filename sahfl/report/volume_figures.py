@@ -38,7 +38,7 @@ def draw_histograms(results: Results) -> Drawing | None:
 
 
 def draw_bland_altman(results: Results) -> Drawing | None:
-    """Difference against mean of the two volumes, from the bins; bias and limits are exact."""
+    """Difference of the two volumes against their mean, from the bins; bias and limits are exact."""
     methods = [method for method in _shown(results) if method["volume"]["bias_ml"] is not None]
     if not methods:
         return None
@@ -54,7 +54,7 @@ def draw_bland_altman(results: Results) -> Drawing | None:
 
 
 def _panels(methods: Sequence[Results], draw: Callable[[Axes, Results], None], *, row_in: float) -> Figure:
-    """A panel for each method, drawn by ``draw``; a row is ``row_in`` inches high."""
+    """A panel for each method, drawn by ``draw``; each row is ``row_in`` inches high."""
     rows = -(-len(methods) // COLUMNS)
     figure = new_figure(0.5 + row_in * rows, WIDE_IN)
     every = figure.subplots(rows, COLUMNS, squeeze=False).ravel()

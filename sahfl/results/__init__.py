@@ -1,1 +1,1 @@
-"""From the sums that sites sent to ``results.json``: rows of methods, comparisons, findings."""
+"""Makes ``results.json`` from the sums of the sites: rows of methods, comparisons, findings."""

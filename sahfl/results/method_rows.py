@@ -88,7 +88,7 @@ def _arm(
 
 
 def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
-    """Mean over repeats for each fold and site; only repeats that withhold the same as the first one count."""
+    """Mean of the repeats' sums for each fold and site, without repeats that withhold other parts than the first."""
     keys = sorted({key for sums in repeats for key in sums})
     found: dict[Key, EvaluationSums] = {}
     for key in keys:
@@ -98,7 +98,7 @@ def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
 
 
 def describe_arm(folder: RunFolder, study: Study, arm: Arm, rounds: Sequence[Record]) -> dict[str, Any]:
-    """The row of ``methods``."""
+    """One entry of the list ``methods`` in results.json."""
     ids = {method.id for method in arm.trainings}
     sent = [site["bytes_up"] for line in rounds if line["method"] in ids for site in line["used"]]
     found = measured(study, arm.sums)

@@ -31,7 +31,7 @@ BASE_FILE = Path("base") / "base.safetensors"
 
 
 def cell_of(method: Method, fold: int) -> str:
-    """Name of a method on a fold, in the journal and in the run's subfolders."""
+    """Name of the cell of a method and a fold, in the journal and as a subfolder of the run."""
     return f"{method.id}/fold-{fold}"
 
 

@@ -13,7 +13,7 @@ from sahfl.statistics.metrics import METRICS
 
 
 class Settings(Protocol):
-    """The settings of a study that determine the form of the sums; ``config.EvaluationConfig`` provides them."""
+    """Settings of the evaluation on which the sums depend; ``config.EvaluationConfig`` has them."""
 
     @property
     def volume_edges_ml(self) -> tuple[float, ...]:

@@ -130,7 +130,7 @@ class EvaluationSums:
 
     @classmethod
     def from_array(cls, array: NDArray[np.generic], settings: Settings) -> EvaluationSums:
-        """Read the sums that a site sent.
+        """Read the sums that a site sent, shape (``array_length(settings)``,).
 
         Guarantees: counts are whole numbers; some cases could have given every sum; groups add up to the whole; volumes
         and volume errors agree; parts marked as withheld are zero.

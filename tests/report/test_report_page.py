@@ -292,7 +292,7 @@ def test_results_that_hospitals_withhold_are_named_and_intervals_that_are_missin
         method["metrics"]["dice"]["overall"] |= {"low": None, "high": None}
     results["sites"][0] |= {"volume_ml": None, "findings": {"not_hu": None, "spacing": 7}}
     page = without_figures(results, tmp_path)
-    assert "Suppressed at 1 site: folds whose groups of patients are too small to tell of" in page.text
+    assert "Suppressed at 1 site: folds with groups of patients too small to report" in page.text
     assert ["sah_b", "2 of 3", "1 of 3", "0 of 3", "2 of 3"] in [row[1:] for row in page.rows]
     assert "not_hu: few, spacing: 7" in page.text
     assert "Suppressed" not in without_figures(gain(), tmp_path).text

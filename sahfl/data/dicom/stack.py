@@ -34,7 +34,7 @@ MOST_TILT_DEGREES = 40.0
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice's geometry and calibration."""
+    """Geometry and calibration (rescale slope and intercept) of one slice."""
 
     path: Path
     frame_of_reference: str

@@ -193,7 +193,7 @@ def _ventricles(points: Points, width: float) -> Field:
 
 
 def tentorium_height(points: Points) -> Field:
-    """Height above the tentorium: a tent with its ridge in the midline."""
+    """Height (mm) of points above the tentorium, (n,): a tent with its ridge in the midline."""
     x, y, z = points
     ridge = 18 * np.exp(-((x / 14) ** 2)) * np.clip((-y - 25) / 40, 0, 1)
     return z - (-8 - 0.42 * np.abs(x) + 0.10 * (y + 40) + ridge)

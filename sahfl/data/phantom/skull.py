@@ -53,7 +53,7 @@ class Skull:
 
     @property
     def cavity(self) -> Field:
-        """Distance to the brain's cavity."""
+        """Distance to the brain's cavity, (n,)."""
         return np.maximum(self.vault, self.floor)
 
 

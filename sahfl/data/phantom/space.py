@@ -47,7 +47,7 @@ class Points(NamedTuple):
         return Points(self.x - shift_x_mm, self.y, self.z)
 
     def take(self, chosen: NDArray[np.intp]) -> Points:
-        """The points at the indices ``chosen``."""
+        """The points at the indices ``chosen``, shape (m,)."""
         return Points(self.x[chosen], self.y[chosen], self.z[chosen])
 
     def distance_to(self, centre: Triple) -> Field:

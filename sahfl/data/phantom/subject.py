@@ -88,7 +88,7 @@ class Region:
         return self.bank.sample(length_mm, self.indices)
 
     def subset(self, chosen: NDArray[np.intp]) -> Region:
-        """The region of the points ``chosen`` (positions in this region)."""
+        """The region of the points ``chosen``, shape (m,), indices in this region."""
         return Region(self.grid, self.bank, self.indices[chosen], self.points.take(chosen))
 
     def average(self, values: Field, *, background: float = 0.0) -> Field:
