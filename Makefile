@@ -13,8 +13,8 @@ deploy-demo: .venv/installed  ## a server and three sites as processes, with key
 test: .venv/installed  ## all tests but the slow ones
 	$(BIN)/pytest -n 2
 
-test-all: .venv/installed  ## all tests
-	$(BIN)/pytest -n 2 -m "slow or not slow"
+test-all: .venv/installed  ## all tests, and the share of branches that they cover
+	$(BIN)/pytest -n 2 -m "slow or not slow" --cov --cov-report=term
 
 check: .venv/installed  ## format, lint, types
 	$(BIN)/ruff format --check .
