@@ -201,10 +201,8 @@ if os.environ.get("FAULT") and "multiprocessing" in str(__import__("sys").argv +
 """
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("MemoryError", "OutOfMemoryError")), "AcceleratorError"],
-)
+@pytest.mark.slow  # test_local_grid.py shows the same with a worker that is no service's
+@pytest.mark.parametrize("name", ["MemoryError", "OutOfMemoryError", "AcceleratorError"])
 def test_A13_C06_a_failed_gpu_or_memory_is_named_by_its_class_and_gets_a_new_process(ready, consortium, tmp_path, name):
     (tmp_path / "sitecustomize.py").write_text(FAULTY)
     (tmp_path / "fault").write_text(name)

@@ -408,7 +408,10 @@ def rewrite(path, *, keep_times):
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("keep_times", [True, False], ids=["times-kept", "times-new"])
+@pytest.mark.parametrize(
+    "keep_times",
+    [pytest.param(True, id="times-kept"), pytest.param(False, id="times-new", marks=pytest.mark.slow)],
+)
 def test_D05_a_site_whose_data_change_between_rounds_stops_and_the_others_go_on(federate, tmp_path, keep_times):
     def change(site, request, reply):
         if site == "sah_c" and request.metadata.message_type == "query.install_base":

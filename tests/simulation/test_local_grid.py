@@ -31,9 +31,20 @@ def describe(**changes):
     return protocol.request(task.model_copy(update=changes), header, {})
 
 
+def grid_in(folder, workers):
+    return LocalGrid(site_configs(STUDY, folder / "sites"), workers=workers, logs=folder / "logs")
+
+
 @pytest.fixture
 def grid(tmp_path):
-    with LocalGrid(site_configs(STUDY, tmp_path / "sites"), workers=2, logs=tmp_path / "logs") as grid:
+    with grid_in(tmp_path, workers=2) as grid:
+        yield grid
+
+
+@pytest.fixture
+def small_grid(tmp_path):
+    """One worker: starting a second takes seconds."""
+    with grid_in(tmp_path, workers=1) as grid:
         yield grid
 
 
@@ -62,23 +73,23 @@ def test_more_sites_than_workers_all_answer_and_each_has_a_log_of_its_own(grid, 
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here to read a process's environment")
-def test_a_worker_starts_with_memory_that_stays_with_it(grid):
-    grid.push_messages(messages(grid))
-    pid = next(iter(wait_until(grid.busy, grid).values()))
+def test_a_worker_starts_with_memory_that_stays_with_it(small_grid):
+    small_grid.push_messages(messages(small_grid))
+    pid = next(iter(wait_until(small_grid.busy, small_grid).values()))
     started_with = Path(f"/proc/{pid}/environ").read_text().split("\0")
     assert {f"{name}={value}" for name, value in worker_process.KEEP_MEMORY.items()} <= set(started_with)
 
 
-def test_a_killed_worker_is_an_error_reply_of_its_site_and_is_replaced(grid):
-    sent = messages(grid)
-    ids = grid.push_messages(sent)
-    site, pid = next(iter(wait_until(grid.busy, grid).items()))
+def test_a_killed_worker_is_an_error_reply_of_its_site_and_is_replaced(small_grid):
+    sent = messages(small_grid)
+    ids = small_grid.push_messages(sent)
+    site, pid = next(iter(wait_until(small_grid.busy, small_grid).items()))
     os.kill(pid, signal.SIGKILL)
     replies = {}
 
     def complete():
         replies.update(
-            {reply.metadata.reply_to_message_id: reply for reply in grid.pull_messages(set(ids) - set(replies))}
+            {reply.metadata.reply_to_message_id: reply for reply in small_grid.pull_messages(set(ids) - set(replies))}
         )
         return len(replies) == len(ids)
 
@@ -88,27 +99,27 @@ def test_a_killed_worker_is_an_error_reply_of_its_site_and_is_replaced(grid):
         "worker process died (SIGKILL: out of memory, or killed by hand)"
     ]
     node = next(m.metadata.dst_node_id for m in sent if m.metadata.message_id == failed[0].metadata.reply_to_message_id)
-    (again,) = grid.send_and_receive(messages(grid, [node]))
+    (again,) = small_grid.send_and_receive(messages(small_grid, [node]))
     assert protocol.read_description(again.content).site == site
 
 
-def test_A13_a_site_out_of_memory_or_with_a_failed_gpu_is_a_lost_process_and_gets_a_new_one(grid):
-    (id_,) = grid.push_messages(messages(grid, [FIRST_NODE_ID]))
-    pid = wait_until(grid.busy, grid)["tbi_a"]
-    (worker,) = [worker for worker in grid._workers if worker.process.pid == pid]
-    grid._hear(worker, "error", "OutOfMemoryError")  # what the worker says of such an exception
+def test_A13_a_site_out_of_memory_or_with_a_failed_gpu_is_a_lost_process_and_gets_a_new_one(small_grid):
+    (id_,) = small_grid.push_messages(messages(small_grid, [FIRST_NODE_ID]))
+    pid = wait_until(small_grid.busy, small_grid)["tbi_a"]
+    (worker,) = [worker for worker in small_grid._workers if worker.process.pid == pid]
+    small_grid._hear(worker, "error", "OutOfMemoryError")  # what the worker says of such an exception
     assert not _alive(pid)
-    (reply,) = grid.pull_messages([id_])
+    (reply,) = small_grid.pull_messages([id_])
     assert flower.is_crash(reply)
     assert reply.error.reason == "OutOfMemoryError"
-    assert grid.busy() == {}
-    (again,) = grid.send_and_receive(messages(grid, [FIRST_NODE_ID]))
+    assert small_grid.busy() == {}
+    (again,) = small_grid.send_and_receive(messages(small_grid, [FIRST_NODE_ID]))
     assert again.has_content()
 
 
-def test_an_exception_at_a_site_is_an_error_reply_without_its_text(grid, tmp_path):
+def test_an_exception_at_a_site_is_an_error_reply_without_its_text(small_grid, tmp_path):
     broken = RecordDict({"task": ConfigRecord({"json": '{"stage": "Muster^Hans"}'})})
-    (reply,) = grid.send_and_receive(messages(grid, [FIRST_NODE_ID], broken))
+    (reply,) = small_grid.send_and_receive(messages(small_grid, [FIRST_NODE_ID], broken))
     assert reply.error.reason == "PayloadError"
     assert "Input should be 'pretrain' or 'finetune'" in (tmp_path / "logs" / "tbi_a.log").read_text()
 
@@ -132,7 +143,7 @@ def test_work_that_is_overdue_is_stopped_and_says_so_and_the_site_takes_part_aga
 def test_a_worker_frozen_in_the_middle_of_a_reply_holds_up_no_other_site_and_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(worker_process, "work", work_until_frozen)
     logs = tmp_path / "logs"
-    with LocalGrid(site_configs(STUDY, tmp_path / "sites"), workers=2, logs=logs) as grid:
+    with grid_in(tmp_path, workers=2) as grid:
         mail, nodes = Mailbox(grid), dict(zip(("tbi_a", "tbi_b", "sah_a"), grid.get_node_ids(), strict=False))
 
         def ask(deadline_s):
@@ -159,7 +170,7 @@ def test_a_worker_frozen_in_the_middle_of_a_reply_holds_up_no_other_site_and_is_
 
 
 def test_leaving_the_block_by_an_error_ends_workers_in_the_middle_of_their_work(tmp_path):
-    grid = LocalGrid(site_configs(STUDY, tmp_path / "sites"), workers=2, logs=tmp_path / "logs")
+    grid = grid_in(tmp_path, workers=2)
 
     def leave():
         with grid:
@@ -198,10 +209,10 @@ def test_workers_end_when_the_parent_is_killed(tmp_path):
     wait_until(lambda: not [pid for pid in pids if _alive(pid)])
 
 
-def test_events_of_the_sites_reach_the_parent(grid):
+def test_events_of_the_sites_reach_the_parent(small_grid):
     events = []
     with listening(events.append):
-        grid.send_and_receive(messages(grid, [FIRST_NODE_ID]))
+        small_grid.send_and_receive(messages(small_grid, [FIRST_NODE_ID]))
     kinds = [event.kind for event in events if event.site == "tbi_a"]
     assert (kinds[0], kinds[-1]) == ("started", "finished")
     steps = [(event.done, event.total) for event in events if event.kind == "step"]

@@ -206,11 +206,12 @@ def test_a_site_without_usable_data_is_named_and_the_run_goes_on_above_the_quoru
     assert results["methods"][0]["metrics"]["dice"]["overall"]["n"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [
         pytest.param(("sah_b", "sah_c"), id="below-quorum"),
-        pytest.param(tuple(TINY["data"]["sites"]), id="all-sites", marks=pytest.mark.slow),
+        pytest.param(tuple(TINY["data"]["sites"]), id="all-sites"),
     ],
 )
 def test_below_the_quorum_a_run_fails_with_exit_code_3_naming_the_sites(finished, tmp_path, broken):
