@@ -30,7 +30,7 @@ FEDERATION += [f"site.{name}" for name in ("site", "site_check", "kinds", "polic
 FEDERATION += ["workers"]
 FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule", "reuse", "plan")]
 FEDERATION += [f"server.{name}" for name in ("studies", "roster", "rounds", "cells", "coordinator", "app")]
-ORDER = ["errors", "seeds", "atomic", "model", "config", "trust", "data", "adapters", "training", "payload"]
+ORDER = ["errors", "seeds", "atomic", "model", "section", "data", "config", "trust", "adapters", "training", "payload"]
 ORDER += ["task", "networks", "aggregation", "statistics", "evaluation", "events", "log_lines", "report", "tracking"]
 ORDER += ["run", "results", *(f"federation.{name}" for name in FEDERATION)]
 ORDER += ["prediction", "export", "doctor", "simulation", "progress", "console", "commands", "cli"]
@@ -43,7 +43,7 @@ ONLY_IN = {
     "cryptography": {"trust"},
     "flwr": {"federation", "simulation", "sahfl_server", "sahfl_client"},
     "typer": {"cli", "commands", "sahfl_server", "sahfl_client"},
-    "yaml": {"config"},
+    "yaml": {"section"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
     "highdicom": {"data"},

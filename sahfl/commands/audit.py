@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from sahfl.commands.program import Command, new_app
-from sahfl.config import load_site
 
 app = new_app("audit", "A site's audit log: everything that was asked, refused and sent.")
 Log = Annotated[Path, typer.Argument(help="Site file (YAML), or the log itself (audit.jsonl).")]
@@ -72,6 +71,7 @@ def verify(
 
 
 def _path(file: Path) -> Path:
+    from sahfl.config import load_site
     from sahfl.federation.site.audit import FILE
 
     return load_site(file).folder / FILE if file.suffix in {".yaml", ".yml"} else file

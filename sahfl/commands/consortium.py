@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from sahfl.config import load_consortium
-
 if TYPE_CHECKING:
     from sahfl.trust.overview import Line
 
@@ -32,6 +30,7 @@ def provision(
 
     Example: sahfl provision consortium.yaml --out keys
     """
+    from sahfl.config import load_consortium
     from sahfl.trust.provision import provision as make
 
     settings = load_consortium(file)

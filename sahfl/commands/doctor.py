@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from sahfl.config import kind_of, load_server, load_site
 from sahfl.errors import ConfigError
 
 
@@ -27,6 +26,7 @@ def doctor(
     Example: sahfl doctor server.yaml --json
     """
     from sahfl import doctor
+    from sahfl.config import kind_of, load_server, load_site
 
     kind = kind_of(file)
     if kind == "site":

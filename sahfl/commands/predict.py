@@ -39,7 +39,7 @@ def predict(
     # Read when torch is loaded. Threads that wait in a loop take the processor from those that have work: beside other
     # programs a scan would take ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from sahfl.commands.folds import read_fold
+    from sahfl.commands.options import read_fold
     from sahfl.console import counting
     from sahfl.data.new_scan import read_new_scan
     from sahfl.prediction.segment import NOTICE, Wanted, check_output, read_networks, segment, write_prediction

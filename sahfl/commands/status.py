@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sahfl.config import load_server
-from sahfl.console import printable
 from sahfl.errors import RunError
 
 COLOURS = {"connected": "green", "not connected": "yellow", "revoked": "red"}
@@ -32,6 +30,8 @@ def status(
 
     Example: sahfl status server.yaml --json
     """
+    from sahfl.config import load_server
+
     folder = load_server(server).folder
     found = read_status(folder)
     found["running"] = is_running(folder)
@@ -123,6 +123,8 @@ def _waiting(at: dict[str, Any], before: str = "") -> str:
 
 
 def _table(sites: dict[str, dict[str, Any]]) -> Table:
+    from sahfl.console import printable
+
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("site", "state", "last seen", "version", "doing", "what is missing"):
         table.add_column(name, overflow="fold")
@@ -134,4 +136,6 @@ def _table(sites: dict[str, dict[str, Any]]) -> Table:
 
 
 def _say(console: Console, text: str) -> None:
+    from sahfl.console import printable
+
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)

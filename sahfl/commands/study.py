@@ -13,11 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from sahfl.commands.options import Datalist
 from sahfl.commands.status import cell_text, is_running, read_status
-from sahfl.config import Study, load_server, load_study
 from sahfl.errors import ConfigError, RunError, RunFailed, StorageError
 
 if TYPE_CHECKING:
+    from sahfl.config import Study
     from sahfl.federation.server.plan import Planned
     from sahfl.run.folder import RunFolder
 
@@ -40,7 +41,7 @@ def study(
     lanes: Annotated[
         int | None, typer.Option(min=1, help="Cells worked on at a time; by default one more than workers.")
     ] = None,
-    datalist: Annotated[Path | None, typer.Option(help="Datalist in the place of data.path.")] = None,
+    datalist: Datalist = None,
     server: Annotated[
         Path | None, typer.Option(help="Server file (YAML): run it there, for a study of real hospitals.")
     ] = None,
@@ -56,6 +57,8 @@ def study(
 
     Example: sahfl study study.yaml --server server.yaml
     """
+    from sahfl.config import load_server, load_study
+
     settings = load_study(file, datalist=datalist)
     deployed = settings.data.source == "sites"
     if plan:

@@ -5,25 +5,11 @@ file are reported together (``ConfigError``), each with its key, the value found
 """
 
 from sahfl.config.consortium import Consortium, load_consortium
-from sahfl.config.data import (
-    PhantomSite,
-    SiteConfig,
-    SiteFile,
-    SiteScansDatalist,
-    SiteScansFolder,
-    SiteScansPhantom,
-    SiteScansPooled,
-    StudyScansAtSites,
-    StudyScansDatalist,
-    StudyScansFolders,
-    StudyScansPhantom,
-    load_site,
-)
 from sahfl.config.methods import POOLED, AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
-from sahfl.config.network import ModelConfig, View, ViewsConfig
+from sahfl.config.network import ModelConfig
 from sahfl.config.policy import SitePolicy
-from sahfl.config.section import Name, Section, parse
 from sahfl.config.server import ServerConfig, load_server
+from sahfl.config.site import SiteConfig, SiteFile, SiteScansPooled, load_site
 from sahfl.config.stages import (
     FinetuneConfig,
     LoadedBase,
@@ -34,6 +20,8 @@ from sahfl.config.stages import (
     ServerMomentum,
 )
 from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
+from sahfl.data.view_settings import View, ViewsConfig
+from sahfl.section import Name, Section, parse
 
 __all__ = [
     "POOLED",
@@ -47,7 +35,6 @@ __all__ = [
     "Method",
     "ModelConfig",
     "Name",
-    "PhantomSite",
     "PretrainConfig",
     "RoundsConfig",
     "Section",
@@ -57,15 +44,8 @@ __all__ = [
     "SiteConfig",
     "SiteFile",
     "SitePolicy",
-    "SiteScansDatalist",
-    "SiteScansFolder",
-    "SiteScansPhantom",
     "SiteScansPooled",
     "Study",
-    "StudyScansAtSites",
-    "StudyScansDatalist",
-    "StudyScansFolders",
-    "StudyScansPhantom",
     "TrainedMethod",
     "View",
     "ViewsConfig",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sahfl.config.section import Name, Section, parse, read_mapping
+from sahfl.section import Name, Section, parse, read_mapping
 
 LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
 RESERVED = ("authority", "server")

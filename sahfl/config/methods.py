@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.config.section import Name, Section
+from sahfl.section import Name, Section
 
 Part = Literal[
     "encoder",

@@ -1,19 +1,17 @@
-"""How volumes become slices, and the table of networks that can see them."""
+"""The table of networks, and what a study says of its network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator
 
-from sahfl.config.section import Section
+from sahfl.section import Section
 
 if TYPE_CHECKING:
     from sahfl.model import Network
-
-View = Literal["axial", "coronal", "sagittal"]
 
 
 @dataclass(frozen=True)
@@ -40,38 +38,6 @@ def _named_in_the_table(size: str) -> str:
     if size not in NETWORKS:
         raise ValueError(f"must be one of {', '.join(NETWORKS)}")
     return size
-
-
-def _multiple_of_16(size: int) -> int:
-    if size % 16:
-        raise ValueError("must be a multiple of 16 (four halvings in the U-Net)")
-    return size
-
-
-Extent = Annotated[int, Field(ge=32, le=512), AfterValidator(_multiple_of_16)]
-
-
-class ViewsConfig(Section):
-    """How a CT volume becomes the 2-D slices that the network sees."""
-
-    weights: Annotated[dict[View, Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = Field(
-        default={"axial": 1.0, "coronal": 0.5, "sagittal": 0.5}
-    )
-    """Views in use, and the weight of each in training batches and in the fused prediction."""
-    spacing_mm: Annotated[float, Field(ge=0.3, le=4)] = 2.0
-    """In-plane pixel size of every view; axial slices keep the scan's own slice positions."""
-    size: tuple[Extent, Extent, Extent] = (96, 112, 80)
-    """Pixels along x, y and z around the head's centre."""
-    neighbours: Annotated[int, Field(ge=0, le=3)] = 1
-    """Slices on each side of the one to segment that are given to the network as context."""
-    windows_hu: tuple[tuple[float, float], ...] = ((0.0, 80.0), (-20.0, 180.0), (-800.0, 2000.0))
-    """Brain, subdural and bone window (low, high) in HU; each is one channel per slice, scaled to 0..1."""
-
-    @model_validator(mode="after")
-    def _windows_have_width(self) -> Self:
-        if not self.windows_hu or any(low >= high for low, high in self.windows_hu):
-            raise ValueError("windows_hu must be pairs (low, high) with low < high")
-        return self
 
 
 class ModelConfig(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sahfl.config.methods import Part
-from sahfl.config.section import Section
+from sahfl.section import Section
 
 Stage = Literal["pretrain", "finetune"]
 Adapter = Literal["lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"]

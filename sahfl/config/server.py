@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sahfl.config.section import Section, parse, read_mapping
+from sahfl.section import PathInFile, Section, parse, read_mapping
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -15,9 +15,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class ServerConfig(Section):
     """One server: who it is, where it keeps its state, where it listens, how it works with its sites."""
 
-    kit: Path
+    kit: PathInFile
     """Folder of certificates, keys and registered sites, written by ``sahfl provision``."""
-    folder: Path
+    folder: PathInFile
     """The server's own folder: ``queue/``, ``runs/``, ``done/``, ``failed/``, ``status.json``, and ``cells/``: finished
     cells, from which later studies take what they share. Any file of ``cells/`` may be deleted; that costs its work."""
     host: str = "0.0.0.0"
@@ -47,8 +47,4 @@ def load_server(path: Path) -> ServerConfig:
     Raises:
         ConfigError: the file cannot be read, or has problems: every unknown key and bad value, in one message.
     """
-    settings = read_mapping(path)
-    for key in ("kit", "folder"):
-        if isinstance(settings.get(key), str):
-            settings[key] = str((path.parent / settings[key]).resolve())
-    return parse(ServerConfig, settings, where=str(path))
+    return parse(ServerConfig, read_mapping(path), where=str(path), folder=path.parent)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sahfl.config.grid import EACH, expand
 from sahfl.config.methods import POOLED, AdapterTuning, Method, ZeroShot
-from sahfl.config.section import Name, Section
+from sahfl.section import Name, PathInFile, Section
 
 MOST_STEPS = 100_000
 
@@ -51,7 +50,7 @@ class PretrainConfig(Section):
 class LoadedBase(Section):
     """Stage 1 done before, perhaps in another study: a base network from a file. No site sends weights then."""
 
-    path: Path
+    path: PathInFile
     """``base/base.safetensors`` of a finished run."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Hash of its content: ``base.sha256`` in that run's results.json."""

@@ -6,17 +6,18 @@ import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sahfl.config.data import StudyScansAtSites, StudyScansDatalist, StudyScansFolders, StudyScansPhantom
 from sahfl.config.grid import EACH
 from sahfl.config.methods import POOLED, Method, TrainedMethod, ZeroShot
-from sahfl.config.network import ModelConfig, ViewsConfig
-from sahfl.config.section import Name, Section, parse, read_mapping
+from sahfl.config.network import ModelConfig
 from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, PretrainConfig, RoundsConfig
+from sahfl.data.sources.table import AnyStudyScans
+from sahfl.data.view_settings import ViewsConfig
 from sahfl.errors import ConfigError
+from sahfl.section import Name, Section, parse, read_mapping
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
 """What a hostile site of a simulation does; ``simulation.hostile`` says how."""
@@ -54,9 +55,7 @@ class Study(Section):
     """Names the run's folder and report."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random number of the study derives from it."""
-    data: Annotated[
-        StudyScansPhantom | StudyScansDatalist | StudyScansFolders | StudyScansAtSites, Field(discriminator="source")
-    ]
+    data: AnyStudyScans
     """Where each site's scans come from."""
     views: ViewsConfig = ViewsConfig()
     """From volume to slices."""
@@ -105,10 +104,9 @@ class Study(Section):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
         if reserved := sorted({POOLED, EACH} & set(wanted)):
             raise ValueError(f"no site can have the name {', '.join(reserved)}, which has a meaning in trained_at")
-        named = set(self.data.sites) if isinstance(self.data, StudyScansPhantom | StudyScansFolders) else set(wanted)
-        if unknown := sorted(set(wanted) - named):
-            known = ", ".join(sorted(named))
-            raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {known}")
+        named = self.data.site_names()
+        if named is not None and (unknown := sorted(set(wanted) - set(named))):
+            raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {', '.join(sorted(named))}")
         return self
 
     @property
@@ -137,7 +135,7 @@ class Study(Section):
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that determines the result; where the data lie does not."""
         settings = self.model_dump(mode="json")
-        settings["data"].pop("path", None)
+        settings["data"] = self.data.identity()
         if self.base is None:
             del settings["base"]
         else:
@@ -148,8 +146,6 @@ class Study(Section):
             for name, usual in (("trained_at", None), ("repeat", 1)):
                 if name in method and method[name] == usual:
                     del method[name]
-        if isinstance(self.data, StudyScansFolders):
-            settings["data"]["sites"] = sorted(self.data.sites)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -193,20 +189,4 @@ def load_study(path: Path, *, datalist: Path | None = None) -> Study:
         if not isinstance(data, dict) or data.get("source") != "datalist":
             raise ConfigError(f"{path}: --datalist needs a study whose data.source is 'datalist'")
         data["path"] = str(datalist.resolve())
-    elif isinstance(data, dict):
-        _resolve_paths(data, path.parent)
-    base = settings.get("base")
-    if isinstance(base, dict) and isinstance(base.get("path"), str):
-        base["path"] = str((path.parent / base["path"]).resolve())
-    return parse(Study, settings, where=str(path))
-
-
-def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
-    """Relative paths of a data section lie beside the study file; what is no path is left for the check to name."""
-    if isinstance(data.get("path"), str):
-        data["path"] = str((folder / data["path"]).resolve())
-    if data.get("source") == "folders" and isinstance(data.get("sites"), dict):
-        data["sites"] = {
-            site: str((folder / path).resolve()) if isinstance(path, str) else path
-            for site, path in data["sites"].items()
-        }
+    return parse(Study, settings, where=str(path), folder=path.parent)

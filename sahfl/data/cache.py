@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from sahfl.atomic import write_atomic
-from sahfl.config import View, ViewsConfig
 from sahfl.data.checks import CheckedCase, verify_untouched
 from sahfl.data.ct import Placement, read_scan
+from sahfl.data.view_settings import View, ViewsConfig
 from sahfl.data.views import CaseViews, SliceStack, make_views
 from sahfl.errors import StorageError
 

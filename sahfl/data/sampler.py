@@ -18,7 +18,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from sahfl.config import View, ViewsConfig
+from sahfl.data.view_settings import View, ViewsConfig
 from sahfl.data.views import CaseViews, slab, windows
 
 

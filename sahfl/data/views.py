@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sahfl.config import View, ViewsConfig
 from sahfl.data.ct import AIR_HU, Placement, Scan, from_grid, to_grid
+from sahfl.data.view_settings import View, ViewsConfig
 from sahfl.errors import DataError
 
 MIN_SLICES = 8

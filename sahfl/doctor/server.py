@@ -9,7 +9,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sahfl.config import ServerConfig, StudyScansAtSites, load_study
+from sahfl.config import ServerConfig, load_study
+from sahfl.data.sources import StudyScansAtSites
 from sahfl.doctor.connection import PATIENCE_S
 from sahfl.doctor.findings import Finding, skip_all
 from sahfl.doctor.machine import (

@@ -6,10 +6,8 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from sahfl.config import SiteConfig, SiteFile, SiteScansDatalist, SiteScansFolder, ViewsConfig
+from sahfl.config import SiteConfig, SiteFile, ViewsConfig
 from sahfl.data.cache import KEPT_SETTINGS
-from sahfl.data.manifest import Case, read_datalist, scan_files
-from sahfl.data.sources import read_cases, recognise
 from sahfl.doctor.connection import STEPS, examine_connection
 from sahfl.doctor.findings import Finding, skip_all
 from sahfl.doctor.machine import (
@@ -105,11 +103,10 @@ def examine_policy(config: SiteConfig) -> Finding:
 def examine_data(config: SiteFile) -> tuple[Finding, int]:
     """Check quickly that all files of the scans exist and may be read, and count the cases."""
     full = "sahfl check reads and checks them"
-    if not isinstance(config.data, (SiteScansDatalist, SiteScansFolder)):
-        n_cases = config.data.patients.n_cases
+    if n_cases := config.data.n_made:
         return Finding.ok("data", f"{n_cases} simulated patients, made when they are needed"), n_cases
     try:
-        cases = _list_cases(config.data, config.name)
+        cases = config.data.glance(config.name, config.folder)
     except (SahflError, OSError) as error:
         return Finding.of_error("data", error, remedy="set data.path in the site file, or correct what it names"), 0
     absent = [case for case in cases if not all(os.access(path, os.R_OK) for path in (case.image, case.label))]
@@ -119,16 +116,6 @@ def examine_data(config: SiteFile) -> tuple[Finding, int]:
             cases
         )
     return Finding.ok("data", f"{len(cases)} cases, all files are there; {full}"), len(cases)
-
-
-def _list_cases(data: SiteScansDatalist | SiteScansFolder, site: str) -> list[Case]:
-    """The cases; for a DICOM export only its folders, because patient ids would have to be read from the files."""
-    if isinstance(data, SiteScansFolder):
-        if recognise(data.path, site) != "DICOM":
-            return list(read_cases(data.path, site))
-        folders = sorted(path for path in data.path.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return [Case(f"{site}-{i:04d}", path, path, "") for i, path in enumerate(folders) if scan_files(path)]
-    return list(read_datalist(data.path, site))
 
 
 def _examine_room(config: SiteConfig, n_cases: int) -> Finding:

@@ -13,24 +13,9 @@ from typing import Any, get_args
 
 from flwr.app import Context, RecordDict, UserConfig
 
-from sahfl.config import (
-    POOLED,
-    SiteConfig,
-    SitePolicy,
-    SiteScansDatalist,
-    SiteScansFolder,
-    SiteScansPhantom,
-    SiteScansPooled,
-    Study,
-    StudyScansAtSites,
-    StudyScansDatalist,
-    StudyScansFolders,
-)
+from sahfl.config import POOLED, SiteConfig, SitePolicy, SiteScansPooled, Study
 from sahfl.config.methods import Part
 from sahfl.config.policy import Adapter, Weights
-from sahfl.data.manifest import datalist_sites
-from sahfl.data.sources import recognise
-from sahfl.errors import ConfigError, DataError
 from sahfl.events import Event, emit
 from sahfl.federation.server.app import app
 from sahfl.report import write_report
@@ -67,55 +52,12 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         ConfigError: the study leaves it to the sites where their scans lie.
         DataError: the datalist cannot be read, or lacks a site of the study; every path at which no scans are.
     """
-    sites = _own_sites(study, folder)
+    scans = study.data.for_sites(study.sites, study=study.name, seed=study.seed)
+    sites = tuple(SiteConfig(name=name, folder=folder / name, data=data, **POLICY) for name, data in scans.items())
     if not study.pools:
         return sites
     members = tuple(site for site in sites if site.name in study.finetune.sites)
     return (*sites, SiteConfig(name=POOLED, folder=folder / POOLED, data=SiteScansPooled(members=members), **POLICY))
-
-
-def _own_sites(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
-    names = list(study.sites)
-    if isinstance(study.data, StudyScansDatalist):
-        known = datalist_sites(study.data.path)
-        if unknown := sorted(set(names) - set(known)):
-            raise DataError(f"{study.data.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
-        scans = SiteScansDatalist(path=study.data.path)
-        return tuple(SiteConfig(name=name, folder=folder / name, data=scans, **POLICY) for name in names)
-    if isinstance(study.data, StudyScansAtSites):
-        raise ConfigError(
-            f"study {study.name}: data.source is 'sites', so each site's own file says where its scans lie; run it "
-            "with sahfl-server, or name another source to simulate it"
-        )
-    if isinstance(study.data, StudyScansFolders):
-        return _folder_sites(names, study.data, folder)
-    data = study.data
-    return tuple(
-        SiteConfig(
-            name=name,
-            folder=folder / name,
-            data=SiteScansPhantom(
-                seed=study.seed, shape=data.shape, spacing_mm=data.spacing_mm, patients=data.sites[name]
-            ),
-            **POLICY,
-        )
-        for name in names
-    )
-
-
-def _folder_sites(names: list[str], data: StudyScansFolders, folder: Path) -> tuple[SiteConfig, ...]:
-    problems = []
-    for name in names:
-        try:
-            recognise(data.sites[name], name)
-        except DataError as error:
-            problems.append(str(error))
-    if problems:
-        raise DataError("\n".join(problems))
-    return tuple(
-        SiteConfig(name=name, folder=folder / name, data=SiteScansFolder(path=data.sites[name]), **POLICY)
-        for name in names
-    )
 
 
 def simulate(

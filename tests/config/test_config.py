@@ -7,18 +7,8 @@ import pytest
 import yaml
 from harness.tiny_study import TINY, changed
 
-from sahfl.config import (
-    Section,
-    Study,
-    StudyScansDatalist,
-    StudyScansPhantom,
-    kind_of,
-    load_consortium,
-    load_server,
-    load_site,
-    load_study,
-    parse,
-)
+from sahfl.config import Section, Study, kind_of, load_consortium, load_server, load_site, load_study, parse
+from sahfl.data.sources import StudyScansDatalist, StudyScansPhantom
 from sahfl.errors import ConfigError
 from sahfl.simulation.simulate import site_configs
 

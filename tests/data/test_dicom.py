@@ -15,11 +15,12 @@ import pydicom
 import pytest
 from harness.dicom_files import CANARIES, RAS_TO_LPS, uid, write_segmentation, write_series
 
-from sahfl.config import SiteConfig, SiteScansFolder
+from sahfl.config import SiteConfig
 from sahfl.data.checks import check_case, verify_unchanged
 from sahfl.data.ct import read_scan
 from sahfl.data.dicom import read_patients, read_series
 from sahfl.data.manifest import Case
+from sahfl.data.sources import SiteScansFolder
 from sahfl.errors import DataError, ScanProblem
 from sahfl.federation.site.site import Site
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from harness.tiny_study import TINY, changed
 
+from sahfl.commands.phantom import plan_sites
 from sahfl.config import Study, load_study, parse
 from sahfl.data.ct import read_scan
 from sahfl.data.manifest import datalist_sites, read_datalist
-from sahfl.data.phantom import LABELS, CohortSpec, demo_sites, plan_sites, read_cases, write_cohort, write_sites
+from sahfl.data.phantom import LABELS, CohortSpec, demo_sites, read_cases, write_cohort, write_sites
 from sahfl.errors import ConfigError, DataError
 
 SHAPE, SPACING_MM = (32, 36, 8), (6.4, 6.4, 18.0)

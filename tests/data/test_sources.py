@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from harness.dicom_files import write_series
 
-from sahfl.config import SiteConfig, SiteScansFolder, Study, load_study
-from sahfl.data.sources import read_cases, recognise
+from sahfl.config import SiteConfig, Study, load_study
+from sahfl.data.formats import read_cases, recognise
+from sahfl.data.sources import SiteScansFolder
 from sahfl.errors import ConfigError, DataError
 from sahfl.federation.site.site import Site
 from sahfl.simulation.simulate import site_configs

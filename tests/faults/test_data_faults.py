@@ -13,11 +13,12 @@ import pytest
 from flwr.app import ConfigRecord
 from harness.tiny_study import TINY, changed
 
-from sahfl.config import SiteConfig, SiteScansDatalist, Study, parse
+from sahfl.config import SiteConfig, Study, parse
 from sahfl.data.checks import check_case, check_cases, scan_keys, usable_cases
 from sahfl.data.ct import read_scan
 from sahfl.data.manifest import Case, declared_folds
 from sahfl.data.phantom import PROFILES, make_case
+from sahfl.data.sources import SiteScansDatalist
 from sahfl.errors import DataChanged, DataError, DataRefused, DataShared, PayloadError, RunFailed
 from sahfl.federation.protocol import read_scan_keys, scan_keys_reply
 from sahfl.federation.site.site import Site

@@ -5,8 +5,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from sahfl.config import parse
 from sahfl.config.consortium import Consortium
-from sahfl.config.section import parse
 from sahfl.trust.provision import provision
 
 

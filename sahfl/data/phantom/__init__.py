@@ -3,7 +3,7 @@
     ScannerProfile ─┐
     seed, kind ─────┴─> make_case ─> PhantomCase (image, label, affine)
     CohortSpec ───────> write_cohort ─> images/, labels/, datalist.json
-    study file ─> plan_sites ─> write_sites ─> a cohort per site, one datalist.json ─> read_cases
+    a spec per site ─> write_sites ─> a cohort per site, one datalist.json ─> read_cases
 
 Anatomy, volumes and contrast come from published and measured values, never from a network's scores.
 """
@@ -13,7 +13,7 @@ from sahfl.data.phantom.cohort import CohortSpec, write_cohort
 from sahfl.data.phantom.hemorrhage import LABELS
 from sahfl.data.phantom.lesions import PhantomKind
 from sahfl.data.phantom.profiles import PROFILES, ScannerProfile
-from sahfl.data.phantom.sites import demo_sites, plan_sites, read_cases, write_sites
+from sahfl.data.phantom.sites import demo_sites, read_cases, write_sites
 
 __all__ = [
     "LABELS",
@@ -24,7 +24,6 @@ __all__ = [
     "ScannerProfile",
     "demo_sites",
     "make_case",
-    "plan_sites",
     "read_cases",
     "write_cohort",
     "write_sites",

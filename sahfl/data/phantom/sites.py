@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 
 from sahfl.atomic import write_atomic
-from sahfl.config import Study, StudyScansPhantom
 from sahfl.data.phantom.case import PhantomCase
 from sahfl.data.phantom.cohort import (
     DATALIST,
@@ -23,7 +22,6 @@ from sahfl.data.phantom.cohort import (
 )
 from sahfl.data.phantom.hemorrhage import LABELS
 from sahfl.data.phantom.lesions import PhantomKind
-from sahfl.errors import ConfigError
 
 _DEMO: tuple[tuple[str, PhantomKind, str, int], ...] = (
     ("tbi_a", "tbi", "standard", 12),
@@ -35,21 +33,6 @@ _DEMO: tuple[tuple[str, PhantomKind, str, int], ...] = (
     ("sah_c", "sah", "tilted", 8),
 )
 """The sites of ``configs/demo.yaml``: name, kind, profile, cases; an installed package does not contain that file."""
-
-
-def plan_sites(study: Study) -> tuple[CohortSpec, ...]:
-    """The cohorts of a study file: the same cases that ``simulate`` gives to its sites.
-
-    Raises:
-        ConfigError: the study's scans are not phantoms.
-    """
-    if not isinstance(study.data, StudyScansPhantom):
-        raise ConfigError(f"study {study.name}: data.source is {study.data.source!r}, expected 'phantom'")
-    data = study.data
-    return tuple(
-        CohortSpec(name, site.kind, site.profile, site.n_cases, study.seed, data.shape, data.spacing_mm)
-        for name, site in data.sites.items()
-    )
 
 
 def demo_sites() -> tuple[CohortSpec, ...]:

@@ -12,8 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import write_atomic
-from sahfl.config import SiteConfig, SiteScansDatalist, SiteScansFolder, SiteScansPhantom, SiteScansPooled, ViewsConfig
-from sahfl.data import phantom
+from sahfl.config import SiteConfig, ViewsConfig
 from sahfl.data.cache import SliceCache
 from sahfl.data.checks import (
     CheckedCase,
@@ -26,8 +25,7 @@ from sahfl.data.checks import (
     usable_cases,
     verify_unchanged,
 )
-from sahfl.data.manifest import Case, assign_folds, declared_folds, read_datalist
-from sahfl.data.sources import read_cases, recognise
+from sahfl.data.manifest import assign_folds, declared_folds
 from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError, PolicyRefused
 from sahfl.run.software import software_hash
@@ -56,36 +54,16 @@ class Site:
     def check(
         self, on_case: Callable[[int, int], None], on_scan: OnScan = lambda checked, scan, measures: None
     ) -> tuple[CheckedCase, ...]:
-        """Write the phantom cohort if this is a simulated site, check every case, and keep the verdicts.
+        """List the cases (a simulated site writes its phantoms first), check every one, and keep the verdicts.
 
         Raises:
             DataError: the datalist or folder is wrong.
         """
-        checked = check_cases(self._list_cases(on_case), on_case=on_case, on_scan=on_scan)
+        cases = self.config.data.list_cases(self.config.name, self.config.folder, on_case)
+        checked = check_cases(cases, on_case=on_case, on_scan=on_scan)
         write_atomic(self._manifest, _manifest_format.dump_json(checked, indent=1))
         self._cache.keep_only({item.content for item in checked})
         return checked
-
-    def _list_cases(self, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
-        if isinstance(self.config.data, SiteScansFolder):
-            return read_cases(self.config.data.path, self.config.name)
-        if isinstance(self.config.data, SiteScansDatalist):
-            datalist = self.config.data.path
-        elif isinstance(self.config.data, SiteScansPooled):
-            raise DataError(f"site {self.config.name}: has no scans of its own, those of its members are theirs")
-        else:
-            cohort = self.config.data
-            spec = phantom.CohortSpec(
-                site=self.config.name,
-                kind=cohort.patients.kind,
-                profile=cohort.patients.profile,
-                n_cases=cohort.patients.n_cases,
-                seed=cohort.seed,
-                shape=cohort.shape,
-                spacing_mm=cohort.spacing_mm,
-            )
-            datalist = phantom.write_cohort(self.config.folder / "scans", spec, on_case=on_case)
-        return read_datalist(datalist, self.config.name)
 
     def cases(self, *, turn: int = 0) -> tuple[CheckedCase, ...]:
         """The usable cases, as checked by ``prepare``, after a look whether they are still the same.
@@ -109,7 +87,7 @@ class Site:
         bleeding = [fold_of[patient] for patient in {item.case.patient for item in usable if item.volume_ml > 0}]
         return SiteDescription(
             site=self.config.name,
-            source=self._source_name(),
+            source=self.config.data.label(self.config.name),
             n_volumes=len(usable),
             n_patients=len(folds),
             n_positive=sum(item.volume_ml > 0 for item in usable),
@@ -207,12 +185,6 @@ class Site:
         for item in usable:
             volumes[item.case.patient] = volumes.get(item.case.patient, 0.0) + item.volume_ml
         return assign_folds(volumes, n_folds=n_folds, salt=f"{seed} {self.config.name}")
-
-    def _source_name(self) -> str:
-        data = self.config.data
-        if isinstance(data, SiteScansPhantom):
-            return f"phantom ({data.patients.profile})"
-        return recognise(data.path, self.config.name) if isinstance(data, SiteScansFolder) else data.source
 
     # ------------------------------------------------------------------------------------------- base
 

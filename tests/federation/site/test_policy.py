@@ -9,16 +9,8 @@ from harness.asking import CLOSED, METHOD, NAME, STUDY, evaluating, header_of, t
 from harness.made_cases import a_case
 
 from sahfl.adapters import exchanged
-from sahfl.config import (
-    AdapterTuning,
-    EvaluationConfig,
-    LocalTraining,
-    SiteConfig,
-    SitePolicy,
-    SiteScansDatalist,
-    WeightTuning,
-    parse,
-)
+from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SiteConfig, SitePolicy, WeightTuning, parse
+from sahfl.data.sources import SiteScansDatalist
 from sahfl.errors import ConfigError, PolicyRefused
 from sahfl.federation import protocol
 from sahfl.federation.site.declared import declared

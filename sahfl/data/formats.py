@@ -1,26 +1,27 @@
-"""Sources of a site's scans; the kind of source is recognised from the files at the site's path."""
+"""The formats of scans on disk: a path is recognised by what is there."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from sahfl.data import dicom
 from sahfl.data.manifest import Case, read_datalist, scan_files
 from sahfl.data.nnunet import read_nnunet
 from sahfl.errors import DataError
 
-Source = Literal["datalist", "nnU-Net", "DICOM"]
+Format = Literal["datalist", "nnU-Net", "DICOM"]
 
 
-def recognise(path: Path, site: str) -> Source:
-    """The kind of source at a site's path: a datalist (JSON), an nnU-Net raw folder, or a folder of DICOM series.
+def recognise(path: Path, site: str) -> Format:
+    """The format at a site's path: a datalist (JSON), an nnU-Net raw folder, or a folder of DICOM series.
 
     It reads only what is needed to decide; ``read_cases`` reads the cases.
 
     Raises:
         DataError: the path is none of these three, or its datalist is faulty or does not contain this site.
     """
+    from sahfl.data import dicom
+
     try:
         if path.is_file() and path.suffix == ".json":
             read_datalist(path, site)
@@ -42,5 +43,19 @@ def read_cases(path: Path, site: str) -> tuple[Case, ...]:
     Raises:
         DataError: the source is not recognised, or its list of cases is faulty.
     """
+    from sahfl.data import dicom
+
     readers = {"datalist": read_datalist, "nnU-Net": read_nnunet, "DICOM": dicom.read_patients}
     return readers[recognise(path, site)](path, site)
+
+
+def glance_at_cases(path: Path, site: str) -> tuple[Case, ...]:
+    """The cases at a site's path; of a DICOM export only its folders, since the patients' ids are in the files.
+
+    Raises:
+        DataError: as ``read_cases``.
+    """
+    if recognise(path, site) != "DICOM":
+        return read_cases(path, site)
+    folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return tuple(Case(f"{site}-{i:04d}", child, child, "") for i, child in enumerate(folders) if scan_files(child))

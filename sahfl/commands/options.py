@@ -1,8 +1,17 @@
-"""The option ``--fold K|all``."""
+"""Options that several commands have: ``--datalist FILE`` and ``--fold K|all``."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from sahfl.errors import ConfigError
+
+Datalist = Annotated[
+    Path | None, typer.Option(help="Datalist of NIfTI scans; takes the place of data.path in the study file.")
+]
 
 
 def read_fold(text: str) -> int | None:

@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from sahfl.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 """Lower-case letters, digits, ``-`` and ``_``; names become folder names, so nothing else is allowed."""
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return path if folder is None else (folder / path).resolve()
+
+
+PathInFile = Annotated[Path, AfterValidator(_beside_the_file)]
+"""A path in a settings file; a relative one starts at the file's folder."""
 
 
 class Section(BaseModel):
@@ -39,8 +48,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse(model: type[SectionT], settings: Any, *, where: str) -> SectionT:
+def parse(model: type[SectionT], settings: Any, *, where: str, folder: Path | None = None) -> SectionT:
     """Check settings against a section.
+
+    Args:
+        model: the section.
+        settings: what the file holds.
+        where: the file, for messages.
+        folder: where relative paths (``PathInFile``) start; they stay as they are without it.
 
     Raises:
         ConfigError: every problem in one message, each with its key, the value found and what was expected.
@@ -51,7 +66,7 @@ def parse(model: type[SectionT], settings: Any, *, where: str) -> SectionT:
     except (TypeError, ValueError, RecursionError) as error:  # a date as a key, an anchor that contains itself
         raise ConfigError(f"{where}: holds what a settings file cannot: {error}") from error
     try:
-        return model.model_validate_json(text)
+        return model.model_validate_json(text, context={"folder": folder})
     except ValidationError as error:
         raise ConfigError(f"{where}: {_describe(error)}") from error
 

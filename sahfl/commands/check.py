@@ -1,0 +1,64 @@
+"""``sahfl check``: a settings file, or a site's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sahfl.commands.options import Datalist
+from sahfl.errors import ConfigError
+
+
+def check(
+    file: Annotated[
+        Path | None, typer.Argument(help="Study, site, server or consortium file (YAML); told apart by content.")
+    ] = None,
+    datalist: Datalist = None,
+    rules: Annotated[bool, typer.Option("--rules", help="Print the table of data rules (Markdown) instead.")] = False,
+) -> None:
+    """Check a study, server or consortium file, or the data of a site.
+
+    Other files than a site's are printed with every default filled in. For a site file, every scan is checked against
+    the data rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
+
+    Example: sahfl check configs/demo.yaml
+
+    Example: sahfl check site.yaml
+    """
+    from sahfl.config import kind_of, load_consortium, load_server, load_study
+
+    if rules:
+        from sahfl.data.rules import rules_table
+
+        print(rules_table(), end="")
+    elif file is None:
+        raise ConfigError("check: expected a study file or a site file; see sahfl check -h")
+    elif kind_of(file) == "study":
+        print(load_study(file, datalist=datalist).model_dump_json(indent=2))
+    elif kind_of(file) == "server":
+        print(load_server(file).model_dump_json(indent=2))
+    elif datalist is not None:
+        raise ConfigError(f"{file}: --datalist is for study files; a site file names its own under data.path")
+    elif kind_of(file) == "consortium":
+        print(load_consortium(file).model_dump_json(indent=2))
+    else:
+        _check_site(file)
+
+
+def _check_site(file: Path) -> None:
+    from sahfl.config import load_site
+    from sahfl.console import counting, verdict_table
+    from sahfl.federation.site.dry_run import policy_lines
+    from sahfl.federation.site.site_check import check_site
+
+    config = load_site(file)
+    with counting([config.name], Console(stderr=True)) as show:
+        verdict = check_site(config, on_case=lambda done, total: show(config.name, done, total))
+    Console().print(verdict_table(verdict.checks))
+    print(*policy_lines(config.policy), sep="\n")
+    print(verdict.page)
+    if not verdict.may_train:
+        raise typer.Exit(2)

@@ -1,0 +1,45 @@
+"""The source ``datalist``: NIfTI scans on disk, named by one JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sahfl.data.manifest import Case, datalist_sites, read_datalist
+from sahfl.data.sources.scans import SiteScans, StudyScans
+from sahfl.errors import DataError
+from sahfl.section import PathInFile
+
+
+class SiteScansDatalist(SiteScans):
+    """One site's NIfTI scans on disk, named by a datalist."""
+
+    source: Literal["datalist"] = "datalist"
+    """Which kind of data section this is."""
+    path: PathInFile
+    """The datalist; see ``StudyScansDatalist``."""
+
+    def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
+        """The cases under the site's name, in the datalist's order."""
+        return read_datalist(self.path, site)
+
+
+class StudyScansDatalist(StudyScans):
+    """NIfTI scans on disk, named by a datalist."""
+
+    source: Literal["datalist"]
+    """Which kind of data section this is."""
+    path: PathInFile
+    """JSON file ``{"sites": {name: [{"image": ..., "label": ..., "patient": ...}]}}``; files relative to its folder."""
+
+    def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> dict[str, SiteScansDatalist]:
+        """The same datalist for each site, which has to name it."""
+        known = datalist_sites(self.path)
+        if unknown := sorted(set(sites) - set(known)):
+            raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
+        return {site: SiteScansDatalist(path=self.path) for site in sites}
+
+    def identity(self) -> dict[str, Any]:
+        """The settings without the path."""
+        return self.model_dump(mode="json", exclude={"path"})

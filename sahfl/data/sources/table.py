@@ -1,0 +1,74 @@
+"""The table of sources. A data section of a study or site file is read as the section that its ``source`` names."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, reduce
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationInfo
+
+from sahfl.data.sources.at_sites import StudyScansAtSites
+from sahfl.data.sources.datalist import SiteScansDatalist, StudyScansDatalist
+from sahfl.data.sources.folders import SiteScansFolder, StudyScansFolders
+from sahfl.data.sources.phantom import SiteScansPhantom, StudyScansPhantom
+from sahfl.data.sources.scans import SiteScans, StudyScans
+from sahfl.section import Section
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of scans, as the sections that name it."""
+
+    study: type[StudyScans]
+    """The data section of a study file."""
+    site: type[SiteScans] | None
+    """The data section of a site file; None if a site cannot have it."""
+
+
+SOURCES = (
+    Source(StudyScansPhantom, SiteScansPhantom),
+    Source(StudyScansDatalist, SiteScansDatalist),
+    Source(StudyScansFolders, SiteScansFolder),
+    Source(StudyScansAtSites, None),
+)
+
+
+def site_sections() -> tuple[type[SiteScans], ...]:
+    """What the data section of a site file may be."""
+    return tuple(source.site for source in SOURCES if source.site is not None)
+
+
+def one_of(sections: Sequence[type[Section]], value: Any, info: ValidationInfo) -> Any:
+    """``value`` as the one of ``sections`` whose ``source`` it names.
+
+    Raises:
+        ValidationError: it names none of them, or has other problems: all of them.
+    """
+    form = _union(tuple(sections))
+    if info.mode == "json":  # as JSON again, because strict mode then still takes a list for a tuple
+        return form.validate_json(json.dumps(value), context=info.context)
+    return form.validate_python(value, context=info.context)
+
+
+@cache
+def _union(sections: tuple[type[Section], ...]) -> TypeAdapter[Any]:
+    union: Any = Annotated[reduce(operator.or_, sections), Field(discriminator="source")]
+    return TypeAdapter(union)
+
+
+def _read_study_scans(value: Any, info: ValidationInfo) -> Any:
+    return one_of([source.study for source in SOURCES], value, info)
+
+
+def _read_site_scans(value: Any, info: ValidationInfo) -> Any:
+    return one_of(site_sections(), value, info)
+
+
+AnyStudyScans = Annotated[SerializeAsAny[StudyScans], BeforeValidator(_read_study_scans)]
+"""The data section of a study file, of any source."""
+AnySiteScans = Annotated[SerializeAsAny[SiteScans], BeforeValidator(_read_site_scans)]
+"""The data section of a site file, of any source."""
