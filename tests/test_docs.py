@@ -31,6 +31,7 @@ from sahfl.config import (
 )
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
+from sahfl.data.sources import SOURCES
 from sahfl.federation.protocol import evaluation_reply, n_bytes, train_reply
 from sahfl.networks import fine_tuned_network, whole_network
 from sahfl.payload import Header
@@ -272,6 +273,7 @@ def test_every_setting_says_what_it_means():
         *(field.annotation for _, field in settings(Study) if hasattr(field.annotation, "model_fields")),
         Consortium,
         *(field.annotation for _, field in settings(Consortium) if hasattr(field.annotation, "model_fields")),
+        *(section for source in SOURCES for section in (source.study, source.site) if section),
     ]:
         for name, field in settings(section):
             assert field.description, f"{section.__name__}.{name} has no docstring"
@@ -292,6 +294,6 @@ def test_the_constraints_pin_what_the_project_pins():
 def test_the_example_of_hostile_sites_is_a_part_of_a_study_file_and_the_table_lists_every_act():
     text = (ROOT / "docs" / "defences.md").read_text()
     study = parse(Study, TINY | yaml.safe_load(re.search(r"```yaml\n(.+?)```", text, re.DOTALL).group(1)), where="docs")
-    assert study.simulation_only
+    assert study.hostile
     acts = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", text.split("| act |")[1], re.MULTILINE)[:6]))
     assert acts == list(get_args(HostileAct))

@@ -110,11 +110,6 @@ class Study(Section):
         return self
 
     @property
-    def simulation_only(self) -> bool:
-        """Whether the study has hostile sites or pooled training; a server of real hospitals must refuse it."""
-        return bool(self.hostile) or self.pools
-
-    @property
     def pools(self) -> bool:
         """Whether a method is trained on all sites' patients in one place."""
         return any(self.training_sites(method) == (POOLED,) for method in self.finetune.methods)

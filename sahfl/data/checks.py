@@ -55,11 +55,6 @@ class CheckedCase:
 OnScan = Callable[[CheckedCase, Scan | None, Measures | None], None]
 
 
-def check_case(case: Case) -> CheckedCase:
-    """Read one case and apply every rule of a single case; never raises for bad data."""
-    return _examine(case)[0]
-
-
 def check_cases(
     cases: Sequence[Case],
     *,

@@ -276,11 +276,10 @@ def test_an_unknown_hostile_site_and_an_unknown_act_are_reported_with_the_other_
     assert re.search("hostile.bern: Input should be 'nan', 'times_1000'.* or 'noisy_free_rider', got 'bribe'", message)
 
 
-def test_a_study_with_hostile_sites_is_for_simulations_only_and_another_study(tmp_path):
+def test_a_study_with_hostile_sites_is_another_study(tmp_path):
     honest = load_study(study_file(tmp_path))
     hostile = load_study(study_file(tmp_path, STUDY + "hostile: {bern: free_rider}\n"))
-    assert (honest.simulation_only, hostile.simulation_only) == (False, True)
-    assert honest.hostile == {}
+    assert (honest.hostile, hostile.hostile) == ({}, {"bern": "free_rider"})
     assert hostile.fingerprint() != honest.fingerprint()
     assert load_study(study_file(tmp_path, STUDY + "hostile: {}\n")).fingerprint() == honest.fingerprint()
 

@@ -106,7 +106,7 @@ def test_only_pooled_training_makes_a_study_one_for_simulations():
     places = {None: False, "sah_a": False, "pooled": True}
     for place, only in places.items():
         found = study(methods=[{"method": "full", "trained_at": place}])
-        assert (found.pools, found.simulation_only) == (only, only)
+        assert found.pools == only
 
 
 def test_a_site_file_cannot_ask_for_pooled_data(tmp_path):
@@ -248,7 +248,7 @@ def test_the_paper_s_studies_hold_what_the_findings_need(name, weights, rules):
     assert {1, 8, 64} <= {method.rank for method in trained if method.method == "cp_lora"}
     assert rules | {"mean"} <= {method.aggregation for method in trained}
     assert sum(found.data.sites[site].n_cases for site in found.finetune.sites) == 30
-    assert (found.finetune.folds, found.simulation_only) == (3, True)
+    assert (found.finetune.folds, found.pools) == (3, True)
 
 
 def test_the_paper_s_grid_has_every_family_at_every_rank_and_as_many_patients_as_the_paper():

@@ -14,11 +14,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from harness.one_case import check_case
 
 from sahfl.config import ViewsConfig
 from sahfl.data import cache
 from sahfl.data.cache import SliceCache
-from sahfl.data.checks import check_case
 from sahfl.data.ct import Scan, read_scan
 from sahfl.data.manifest import Case
 from sahfl.data.sampler import SliceSampler

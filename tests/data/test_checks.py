@@ -6,12 +6,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from harness.one_case import check_case
 
 from sahfl.data import checks
 from sahfl.data.checks import (
     CheckedCase,
     Finding,
-    check_case,
     check_cases,
     count_findings,
     patient_keys,

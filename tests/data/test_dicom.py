@@ -14,9 +14,10 @@ import numpy as np
 import pydicom
 import pytest
 from harness.dicom_files import CANARIES, RAS_TO_LPS, uid, write_segmentation, write_series
+from harness.one_case import check_case
 
 from sahfl.config import SiteConfig
-from sahfl.data.checks import check_case, verify_unchanged
+from sahfl.data.checks import verify_unchanged
 from sahfl.data.ct import read_scan
 from sahfl.data.dicom import read_patients, read_series
 from sahfl.data.manifest import Case

@@ -6,9 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 from harness.dicom_files import CANARIES, write_series
+from harness.one_case import check_case
 from test_checks import blood, head
 
-from sahfl.data.checks import check_case
 from sahfl.data.dicom import judge_protocol
 from sahfl.data.dicom.protocol import is_sharp, names_agent
 from sahfl.data.manifest import Case

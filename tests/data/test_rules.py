@@ -8,9 +8,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from harness.one_case import check_case
 from test_checks import SHAPE, a_case, blood, head
 
-from sahfl.data.checks import check_case, check_cases
+from sahfl.data.checks import check_cases
 from sahfl.data.ct import Scan
 from sahfl.data.dicom.rules import DICOM_RULES
 from sahfl.data.file_rules import judge_files, looks_personal

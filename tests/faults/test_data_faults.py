@@ -11,10 +11,11 @@ import nibabel
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
+from harness.one_case import check_case
 from harness.tiny_study import TINY, changed
 
 from sahfl.config import SiteConfig, Study, parse
-from sahfl.data.checks import check_case, check_cases, scan_keys, usable_cases
+from sahfl.data.checks import check_cases, scan_keys, usable_cases
 from sahfl.data.ct import read_scan
 from sahfl.data.manifest import Case, declared_folds
 from sahfl.data.phantom import PROFILES, make_case
