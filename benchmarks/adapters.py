@@ -235,7 +235,7 @@ def print_layers(setting: Setting, options: argparse.Namespace) -> None:
         print(f"{method} {setting}")
         for layer, x, gradient in layers(method, setting, options):
             x.requires_grad_()
-            said = choose_path(layer, x)
+            chosen = choose_path(layer, x)
             runs = {"limit": partial(layer_step, layer.base, x, gradient, setting.precision)}
             runs |= {way: partial(along, way, layer, x, gradient, setting.precision) for way in get_args(Path)}
             seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -243,7 +243,9 @@ def print_layers(setting: Setting, options: argparse.Namespace) -> None:
                 for name, run in runs.items():
                     seconds[name] += [clock(run)] * (turn > 0)  # the first turn warms up
             best = {name: min(values) for name, values in seconds.items()}
-            ways = "  ".join(f"{name}{'*' if name == said else ' '} {best[name] / best['limit']:.2f}" for name in runs)
+            ways = "  ".join(
+                f"{name}{'*' if name == chosen else ' '} {best[name] / best['limit']:.2f}" for name in runs
+            )
             base = layer.base
             kind = f"{base.in_channels:4} -> {base.out_channels:4} {base.kernel_size} at {x.shape[2]:3}"
             print(f"  {kind} {'transposed' if base.transposed else '':10} {1e3 * best['limit']:7.1f} ms  {ways}")

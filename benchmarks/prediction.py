@@ -152,13 +152,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", choices=["tiny", "base", "large"], default="tiny", help="network without --run")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     study = load_study(DEMO)
-    study = study.model_copy(update={"model": study.model.model_copy(update={"size": asked.size})})
-    rows = _rows(asked, study)
+    study = study.model_copy(update={"model": study.model.model_copy(update={"size": options.size})})
+    rows = _rows(options, study)
     slower = min(row.times_ours for row in rows if row.way != "sahfl")
-    if asked.json:
+    if options.json:
         print(json.dumps({"machine": machine(), "least_ratio": slower, "rows": [asdict(row) for row in rows]}))
         return
     for row in rows:
@@ -168,21 +168,21 @@ def main() -> None:
     print(f"least ratio {slower:.2f}, aim {TARGET:g}; {machine()}")
 
 
-def _rows(asked, study) -> list[Row]:
+def _rows(options, study) -> list[Row]:
     rows = []
     grid = {"shape": study.data.shape, "spacing_mm": study.data.spacing_mm}
     wide = {"shape": (128, 128, 24), "spacing_mm": (2.0, 2.0, 5.0)}
-    if asked.run:
-        trained = read_trained(asked.run, fold=0)
+    if options.run:
+        trained = read_trained(options.run, fold=0)
         net, config = trained.nets[0], trained.views
     else:
         config = study.views
-        net = small_network(config, study, steps=asked.steps, scans=phantoms(6, 100, **grid))
+        net = small_network(config, study, steps=options.steps, scans=phantoms(6, 100, **grid))
     for name, made in (("phantom, as the field", grid), ("phantom, 256 mm", wide)):
-        rows += measure(name, net, phantoms(asked.scans, 500, **made), config, turns=asked.turns)
-    if scans := real_scans(asked.scans):
+        rows += measure(name, net, phantoms(options.scans, 500, **made), config, turns=options.turns)
+    if scans := real_scans(options.scans):
         axial = config.model_copy(update={"weights": {"axial": 1.0}})
-        rows += measure("real", net, scans, axial, turns=asked.turns)
+        rows += measure("real", net, scans, axial, turns=options.turns)
     return rows
 
 

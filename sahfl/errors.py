@@ -7,7 +7,7 @@
     │   ├── DataRefused     more cases are refused than the site's policy allows exit code 2
     │   ├── DataChanged     files changed after they were checked                exit code 2
     │   └── DataShared      one scan lies at two sites                           exit code 2
-    ├── PolicyRefused       a site's own policy does not allow what was asked    exit code 2
+    ├── PolicyRefused       a site's policy does not allow a request             exit code 2
     ├── AdapterError        an adapter does not fit the network or the study     exit code 2
     ├── PayloadError        a site's reply is refused (dropped for the round)
     ├── TrustError          a key, certificate or signature is missing, wrong or expired  exit code 2
@@ -18,7 +18,7 @@
     ├── NotConnected        a site has no connection to its server               exit code 3
     └── RunFailed           a run ended without its result                       exit code 3
 
-Messages read *who or where: got X, expected Y* and say what to do. They may name cases and files, so they stay on
+Messages read *who or where: got X, expected Y* and give a remedy. They may name cases and files, so they stay on
 the machine that raised them: a peer receives only the class name (``federation.site.app``).
 """
 

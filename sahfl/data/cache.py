@@ -71,7 +71,7 @@ class SliceCache:
         with suppress(OSError):  # the folder does not exist yet
             os.utime(folder)
         entries = [_Entry(folder / f"{item.content}.slices", item, config) for item in items]
-        # All entries are made before any is read: small objects kept between large temporary ones would fragment the
+        # All entries are made before any result is kept: small objects between large temporary ones would fragment the
         # memory, and the process would grow by one volume with each case.
         for entry in entries:
             entry.read(entry.case_views)

@@ -28,7 +28,7 @@ NEW_KIT = "have the centre issue a new kit: sahfl renew"
 REFUSALS = {
     "CERTIFICATE_EXPIRED": ("this site's certificate has expired", NEW_KIT),
     "CERTIFICATE_REVOKED": ("this site's certificate was revoked", "ask the centre why; access needs a new kit"),
-    "UNKNOWN_CA": ("the server does not know this site's authority", "unpack the kit of this consortium again"),
+    "UNKNOWN_CA": ("the server does not accept this site's authority", "unpack the kit of this consortium again"),
     "CERTIFICATE_REQUIRED": ("the server saw no certificate of this site", "unpack the kit again, with client.crt"),
 }
 CUT = ("the connection ended before TLS was agreed", "have the firewall let TLS through to the server unchanged")
@@ -218,11 +218,11 @@ def examine_clock(answer: Answer) -> Finding:
         return Finding.warn("clock", "the server sent no date", remedy="compare both machines' clocks by hand")
     # The date is rounded down to a second; use the middle of that second.
     ahead = (answer.local - answer.date - timedelta(seconds=0.5)).total_seconds()
-    said = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
+    offset = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
     remedy = "set the clock of the machine that is wrong by NTP: timedatectl set-ntp true"
     if not -BEHIND_S < ahead < AHEAD_S:
-        found = f"{said}; requests are refused from {AHEAD_S} s ahead and {BEHIND_S} s behind"
+        found = f"{offset}; requests are refused from {AHEAD_S} s ahead and {BEHIND_S} s behind"
         return Finding.fail("clock", found, remedy=remedy)
     if abs(ahead) > NOTICEABLE_S:
-        return Finding.warn("clock", said, remedy=remedy)
+        return Finding.warn("clock", offset, remedy=remedy)
     return Finding.ok("clock", "agrees with the server's")

@@ -53,8 +53,8 @@ class Finding:
 
 
 def _split(text: str, remedy: str) -> tuple[str, str]:
-    found, _, said = " ".join(text.split()).rpartition("; ")
-    return (found, said) if found else (said, remedy)
+    found, _, advice = " ".join(text.split()).rpartition("; ")
+    return (found, advice) if found else (advice, remedy)
 
 
 def skip_all(checks: Iterable[str], *, needs: str) -> list[Finding]:

@@ -93,9 +93,9 @@ def examine_names(names: tuple[str, ...]) -> Finding:
     leading = {name: addresses_of(name) for name in names}
     if here := [name for name, found in leading.items() if any(map(_is_here, found))]:
         return Finding.ok("names", f"{here[0]} leads to this machine")
-    said = ", ".join(f"{name} is {' '.join(sorted(found)) or 'not known'}" for name, found in leading.items())
+    listed = ", ".join(f"{name} is {' '.join(sorted(found)) or 'not known'}" for name, found in leading.items())
     remedy = "have the DNS lead the certificate's name here, unless a router forwards its port to this machine"
-    return Finding.warn("names", f"{said}; none of this is an address of this machine", remedy=remedy)
+    return Finding.warn("names", f"{listed}; none of this is an address of this machine", remedy=remedy)
 
 
 def _is_here(address: str) -> bool:

@@ -113,7 +113,7 @@ def _metadata(note: ExportNote) -> dict[str, Any]:
         "task": "Segmentation of intracranial hemorrhage on non-contrast head CT",
         "description": f"Multi-view {kind}, fine-tuned over hospitals that share no scan; see docs/README.md",
         "authors": f"the sites of study {note.study}",
-        "copyright": "as the study's agreement says",
+        "copyright": "see the study's agreement",
         "intended_use": note.intended_use,
         "sahfl": note.model_dump(mode="json"),
         "network_data_format": {"inputs": {"image": inputs}, "outputs": {"pred": outputs}},

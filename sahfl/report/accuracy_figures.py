@@ -48,13 +48,13 @@ def draw_methods(results: Results) -> Drawing | None:
     if known:
         _draw_gains(every[1], gains, [look[method["id"]] for method in methods])
         _rule_off(every[1], _breaks(methods))
-    said = [(method_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in methods]
+    estimates = [(method_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in methods]
     gained = [
         (method_name(m), gain, signed(gain["difference"]), interval(gain, plus=True))
         for m, gain in zip(methods, gains, strict=True)
         if gain is not None
     ]
-    alt = f"Mean Dice. {listed(said)}" + (f" Difference from zero-shot. {listed(gained)}" if gained else "")
+    alt = f"Mean Dice. {listed(estimates)}" + (f" Difference from zero-shot. {listed(gained)}" if gained else "")
     caption = (
         "Bars are 95 % intervals over patients; a mark without a bar has too few. Right: paired by patient; an "
         "interval that crosses the line means no clear change. Colour is the family, the mark its rank; hollow marks "
@@ -107,13 +107,13 @@ def _draw_strata(results: Results, kind: str) -> Drawing | None:
                 axes.text(0.02, place, "withheld", va="center", fontsize=8.5, color=SOFT, style="italic")
             row_of_interval(axes, place, part, "mean", look[method["id"]])
     figure.supxlabel("Mean Dice", fontsize=10.5)
-    said = (
+    estimates = (
         (f"{method_name(m)}, {part['stratum']}", part, number(part["mean"]), interval(part))
         for m, group in zip(methods, groups, strict=True)
         for part in group
     )
     caption = "Bars are 95 % intervals over patients. Withheld: a hospital sent no result of a group that is too small."
-    alt = f"Mean Dice by {KINDS[kind]}. {listed(said)}"
+    alt = f"Mean Dice by {KINDS[kind]}. {listed(estimates)}"
     return Drawing(f"dice_{kind}", f"Dice by {KINDS[kind]}", caption, alt, figure)
 
 
@@ -162,14 +162,14 @@ def draw_ranks(results: Results) -> Drawing | None:
     axes.set_ylabel("Mean Dice")
     axes.grid(axis="y")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    said = (
+    estimates = (
         (method_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m)))
         for line in lines.values()
         for m in line
     )
     caption = f"Federated methods only; aggregation is {rules[0]} unless stated. "
     caption += "Marks are moved sideways a little so that their 95 % intervals do not overlap."
-    return Drawing("ranks", "Dice against rank", caption, f"Mean Dice by rank. {listed(said)}", figure)
+    return Drawing("ranks", "Dice against rank", caption, f"Mean Dice by rank. {listed(estimates)}", figure)
 
 
 def _draw_rank_line(axes: Axes, line: Sequence[Results], look: dict[str, Look], *, label: str, shift: float) -> None:
@@ -210,12 +210,12 @@ def draw_arms(results: Results) -> Drawing | None:
     axes.set_xlabel("Mean Dice over the patients of all sites")
     keep_to_dice(axes.xaxis)
     axes.grid(axis="x")
-    said = ((_arm_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in shown)
+    estimates = ((_arm_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in shown)
     caption = (
         "All are scored on the same held-out patients. Pooled: all sites' data in one place. Each site alone: every "
         "patient is segmented by the network that was fine-tuned at the patient's own hospital."
     )
-    alt = f"Mean Dice by place of training. {listed(said)}"
+    alt = f"Mean Dice by place of training. {listed(estimates)}"
     return Drawing("arms", "Pooled, federated, single-site", caption, alt, figure)
 
 

@@ -67,7 +67,7 @@ def claim_table(results: Results) -> Table:
         for title in titles:
             item += 1
             rows.append(Row((str(item), title, ANSWERS[item](results) if item in ANSWERS else AUTHORS)))
-    columns = ("Item", "What is asked", "This study")
+    columns = ("Item", "Requirement", "This study")
     return Table("CLAIM checklist, numbered as in the 2024 update", columns, tuple(rows), n_text=3)
 
 

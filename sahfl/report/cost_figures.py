@@ -63,11 +63,11 @@ def draw_costs(results: Results) -> Drawing | None:
     every[0].set_ylabel("Mean Dice")
     keep_to_dice(every[0].yaxis)
     _legend(figure, methods, look)
-    said = (
+    estimates = (
         (f"{method_name(m)}, {whole(m['trainable'])} parameters, {size(m['bytes_up_per_round'])}", dice_of(m))
         for m in methods
     )
-    values = listed((what, dice, number(dice["mean"]), interval(dice)) for what, dice in said)
+    values = listed((what, dice, number(dice["mean"]), interval(dice)) for what, dice in estimates)
     caption = (
         "Federated methods; lines join the ranks of one family under one aggregation rule. Dashed: zero-shot, which "
         "trains and sends nothing. Up and to the left is better. Intervals are in the "

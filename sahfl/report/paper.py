@@ -18,7 +18,7 @@ from sahfl.report.text import DASH, Results, count, number, stratum_name
 
 PAPER = "Minoccheri, Hodgman et al. 2025, arXiv:2508.01772"
 UNKNOWN = "not known here"
-SAID = {
+ABSTRACT = {
     "standard": "above zero-shot, below the LoRA family",
     "lora_c": "above standard fine-tuning; higher ranks better",
     "conv_lora": "above standard fine-tuning; higher ranks better",
@@ -39,13 +39,13 @@ def paper_table(results: Results) -> Table:
 
 def _cohort_rows(results: Results) -> Iterator[Row]:
     yield Row(("Cohorts",), heading=True)
-    for role, title, said, known in (
+    for role, title, words, known in (
         ("pretrain", "Patients, pretraining", "traumatic brain injury, several institutions", "124"),
         ("finetune", "Patients, fine-tuning", "aneurysmal SAH, one institution", "30"),
     ):
         sites = [site for site in results["sites"] if site["role"] == role]
         n = sum(site["n_patients"] for site in sites)
-        yield Row((title, said, known, f"{n:,} at {count(len(sites), 'site')}" if sites else DASH))
+        yield Row((title, words, known, f"{n:,} at {count(len(sites), 'site')}" if sites else DASH))
     yield Row(("Folds", "cross-validation over patients", "3", str(n_folds(results) or DASH)))
 
 
@@ -56,10 +56,10 @@ def _dice_rows(results: Results) -> Iterator[Row]:
     here = _with_sd(dice_of(zero_shot)) if zero_shot is not None and known else DASH
     yield Row(("Zero-shot", "no fine-tuning", "0.410 ± 0.26", here), "zero_shot")
     for family in FAMILIES:
-        if family.key in SAID:
+        if family.key in ABSTRACT:
             methods = [m for m in measured(results) if family_of(m) == family and m["trained_at"] is None]
             here = "; ".join(f"{_short(m)}: {_with_sd(dice_of(m))}" for m in methods)
-            yield Row((family.name, SAID[family.key], UNKNOWN, here or "not in this run"), family.key)
+            yield Row((family.name, ABSTRACT[family.key], UNKNOWN, here or "not in this run"), family.key)
 
 
 def _short(method: Results) -> str:
@@ -79,7 +79,7 @@ def _other_rows(results: Results) -> Iterator[Row]:
     zero_shot = method_named(results, ZERO_SHOT)
     parts = zero_shot["metrics"]["dice"]["by_volume"] if zero_shot is not None and zero_shot["failed"] is None else []
     here = "; ".join(f"{stratum_name(part['stratum'])}: {shown_estimate(part)}" for part in parts)
-    said = "all methods better on larger volumes"
-    yield Row(("Dice by volume (zero-shot)", said, UNKNOWN, here or DASH))
+    words = "all methods better on larger volumes"
+    yield Row(("Dice by volume (zero-shot)", words, UNKNOWN, here or DASH))
     yield Row(("Predicted against annotated volume", "reported", UNKNOWN, "see Hemorrhage volume"))
     yield Row(("Federation", "none: one place", "none", "see Bytes and Pooled, federated, single-site"))

@@ -29,12 +29,12 @@ def draw_losses(results: Results) -> Drawing | None:
         return None
     columns = min(n, COLUMNS)
     rows = -(-n // columns)
-    figure, said = new_figure(0.4 + 2.7 * rows, WIDE_IN if columns > 2 else WIDTH_IN), []
+    figure, texts = new_figure(0.4 + 2.7 * rows, WIDE_IN if columns > 2 else WIDTH_IN), []
     every = list(figure.subplots(rows, columns, squeeze=False).ravel())
     if pretrain:
-        said.append(_draw_pretraining(every.pop(0), pretrain))
+        texts.append(_draw_pretraining(every.pop(0), pretrain))
     for family, methods in finetune.items():
-        said.append(_draw_family(every.pop(0), family, methods, _looks(results)))
+        texts.append(_draw_family(every.pop(0), family, methods, _looks(results)))
     for axes in every:
         axes.set_axis_off()
     figure.supxlabel("Round", fontsize=10.5)
@@ -43,7 +43,7 @@ def draw_losses(results: Results) -> Drawing | None:
         "Pretraining: one line per site. Fine-tuning: mean over sites, a thin line per fold, their mean in bold. "
         "Repeats have lines of their own."
     )
-    return Drawing("losses", "Training loss by round", caption, f"Training loss. {' '.join(said)}", figure)
+    return Drawing("losses", "Training loss by round", caption, f"Training loss. {' '.join(texts)}", figure)
 
 
 def _site_losses(entries: list[Results]) -> dict[str, Curve]:
@@ -105,7 +105,7 @@ def _draw_pretraining(axes: Axes, curves: dict[str, Curve]) -> str:
 def _draw_family(
     axes: Axes, family: str, methods: dict[str, tuple[str, dict[int, Curve]]], look: dict[str, Look]
 ) -> str:
-    said = []
+    texts = []
     for id_, (name, folds) in methods.items():
         style = look.get(id_, Look(FAMILIES[-1], "o", "-", filled=True))
         colour = style.family.colour
@@ -117,9 +117,9 @@ def _draw_family(
         (line,) = axes.plot(list(mean), list(mean.values()), style.line, color=colour, linewidth=1.6, label=label)
         line.set(marker=style.marker, markersize=4.5, markevery=[-1])
         line.set_markerfacecolor(colour if style.filled else FACE)
-        said.append(f"{name} {_from_to(mean)}")
+        texts.append(f"{name} {_from_to(mean)}")
     _finish(axes, family, sum(REPEAT not in id_ for id_ in methods))
-    return f"{family}, mean over folds: {'; '.join(said)}."
+    return f"{family}, mean over folds: {'; '.join(texts)}."
 
 
 def _finish(axes: Axes, title: str, n: int) -> None:

@@ -33,7 +33,7 @@ def draw_histograms(results: Results) -> Drawing | None:
         "Number of cases in each pair of bins; cases on the outlined diagonal are segmented at about their annotated "
         f"volume. {_choice(results, methods)}"
     )
-    alt = f"Predicted against annotated volume. {' '.join(_said(method) for method in methods)}"
+    alt = f"Predicted against annotated volume. {' '.join(_describe(method) for method in methods)}"
     return Drawing("volumes", "Predicted against annotated volume", caption, alt, figure)
 
 
@@ -49,7 +49,7 @@ def draw_bland_altman(results: Results) -> Drawing | None:
         "Hospitals send counts per bin, not cases: a circle is a pair of bins, its area the number of cases, its place "
         "their middles. Solid: bias; dashed: 95 % limits of agreement; both are from the exact sums."
     )
-    alt = f"Predicted minus annotated volume. {' '.join(_said(method) for method in methods)}"
+    alt = f"Predicted minus annotated volume. {' '.join(_describe(method) for method in methods)}"
     return Drawing("bland_altman", "Bland-Altman", caption, alt, figure)
 
 
@@ -155,7 +155,7 @@ def _draw_agreement(axes: Axes, method: Results) -> None:
     axes.set_title(method_name(method), fontsize=9.5, loc="left")
 
 
-def _said(method: Results) -> str:
+def _describe(method: Results) -> str:
     volume = method["volume"]
     histogram = volume["histogram"]
     labels = _labels(bin_edges(histogram))

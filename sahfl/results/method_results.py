@@ -52,7 +52,7 @@ def measured(study: Study, sums: Sums) -> dict[str, Any]:
         "by_fold": [by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
         "by_site": [_by_site(site, sums, study) for site in study.finetune.sites],
         "withheld": [found for site in study.finetune.sites if (found := _withheld(site, sums))],
-        "failed": None if total.overall.n else _nothing(total),
+        "failed": None if total.overall.n else _reason_without_result(total),
     }
 
 
@@ -65,7 +65,9 @@ def by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
 
 def compare(study: Study, ours: Sums, theirs: Sums) -> dict[str, Any]:
     """Differences on the patients that both methods were evaluated on, if their sites withheld the same of both."""
-    common = [key for key in sorted(ours.keys() & theirs.keys()) if form(ours[key]) == form(theirs[key])]
+    common = [
+        key for key in sorted(ours.keys() & theirs.keys()) if withheld_parts(ours[key]) == withheld_parts(theirs[key])
+    ]
     first, second = (_add([sums[key] for key in common], study.evaluation) for sums in (ours, theirs))
     groups, others = _groups(study.evaluation, first), _groups(study.evaluation, second)
     return {"metrics": {metric.name: _differences(groups, others, metric.name) for metric in METRICS}}
@@ -143,7 +145,7 @@ def _withheld(site: str, sums: Sums) -> dict[str, Any]:
     return {"site": site, "n_folds": len(parts), **counts} if any(counts.values()) else {}
 
 
-def _nothing(total: EvaluationSums) -> str:
+def _reason_without_result(total: EvaluationSums) -> str:
     if total.withheld.blood:
         return "every case with blood lies in a group that its site withholds for being small"
     return "no case with blood was evaluated"
@@ -155,7 +157,7 @@ def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
     return {"site": site, "n": found.n, "dice": found.value}
 
 
-def form(sums: EvaluationSums) -> tuple[Withheld, bool]:
+def withheld_parts(sums: EvaluationSums) -> tuple[Withheld, bool]:
     """What a site withheld; only sums with equal parts withheld can be compared or averaged."""
     return sums.withheld, sums.overall.bare > 0
 

@@ -10,7 +10,7 @@ from typing import Any
 from sahfl.adapters.folder import CONFIG
 from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
-from sahfl.results.method_results import Key, Sums, compare, correct, form, measured, read_fold
+from sahfl.results.method_results import Key, Sums, compare, correct, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder, cell_of
 from sahfl.statistics import EvaluationSums, average, estimate
 
@@ -93,7 +93,7 @@ def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
     found: dict[Key, EvaluationSums] = {}
     for key in keys:
         first, *others = [sums[key] for sums in repeats if key in sums]
-        found[key] = average([first, *(part for part in others if form(part) == form(first))])
+        found[key] = average([first, *(part for part in others if withheld_parts(part) == withheld_parts(first))])
     return found
 
 
@@ -135,7 +135,7 @@ def _spread(study: Study, repeats: Sequence[Sums]) -> float | None:
     common = [
         key
         for key in (evaluated[0] if evaluated else {})
-        if all(key in sums and form(sums[key]) == form(evaluated[0][key]) for sums in evaluated)
+        if all(key in sums and withheld_parts(sums[key]) == withheld_parts(evaluated[0][key]) for sums in evaluated)
     ]
     means = [_mean_dice(study, {key: sums[key] for key in common}) for sums in evaluated]
     known = [mean for mean in means if mean is not None]

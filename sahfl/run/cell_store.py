@@ -76,7 +76,7 @@ class CellStore:
         if not isinstance(body, dict) or note.get("seal") != hash_of(body):
             raise AdapterError(f"{path}: its record does not match its hash")
         if body.get("identity") != identity.content or body.get("sha256") != digest(state):
-            raise AdapterError(f"{path}: its content is not what its name says")
+            raise AdapterError(f"{path}: its content does not match its name")
         return Entry(state, body["rounds"], body["evaluation"], body["seconds"])
 
     def save(self, identity: Identity, entry: Entry) -> None:

@@ -127,7 +127,7 @@ def withhold(sums: EvaluationSums, groups: Groups, *, smallest_group: int, small
     if splits is None:
         sums, splits = _without_replicates(sums), groups.splits(smallest_group)
     if splits is None:
-        return replace(_nothing(sums), withheld=kept + Withheld(blood=1))
+        return replace(_withhold_blood(sums), withheld=kept + Withheld(blood=1))
     return replace(_rounded(_unsplit(sums, splits)), withheld=kept + splits)
 
 
@@ -153,7 +153,7 @@ def _none(groups: tuple[GroupSums, ...]) -> tuple[GroupSums, ...]:
     return tuple(GroupSums.zero(group.weights.size) for group in groups)
 
 
-def _nothing(sums: EvaluationSums) -> EvaluationSums:
+def _withhold_blood(sums: EvaluationSums) -> EvaluationSums:
     """Set all sums of cases with blood to zero."""
     sums = _each_group(sums, lambda group: GroupSums.zero(group.weights.size))
     return replace(sums, volume=VolumeSums.zero(), volume_counts=np.zeros_like(sums.volume_counts))

@@ -136,7 +136,7 @@ class GroupSums:
             for what, value, power in (("total", total, 1), ("squares", squares, 2)):
                 bounds = float(counts @ low**power) - 2 * metric.step, float(counts @ high**power) + 2 * metric.step
                 fits = bounds[0] - 1e-9 * bounds[1] <= value <= bounds[1] * (1 + 1e-9)
-                check(fits, f"{name}, {what}", value, f"in [{bounds[0]:g}, {bounds[1]:g}], as the histogram says")
+                check(fits, f"{name}, {what}", value, f"in [{bounds[0]:g}, {bounds[1]:g}], as the histogram requires")
 
 
 def row_length(replicates: int) -> int:

@@ -221,7 +221,7 @@ def _read_withheld(head: Floats, volumes: Floats, rows: Floats, n_strata: int) -
     parts |= {"volumes": (blood, head[2:8]), "histogram of volumes": (blood or bare, volumes)}
     parts |= {"cases without blood": (no_blood, head[:2])}
     for name, (missing, values) in parts.items():
-        check(not (missing and values.any()), name, "numbers that are said to be withheld", "zeros")
+        check(not (missing and values.any()), name, "numbers although withheld", "zeros")
     return Withheld(strata, extents, blood, no_blood), bool(bare)
 
 
@@ -247,7 +247,7 @@ def _check_volumes(whole: GroupSums, volume: VolumeSums, counts: Floats) -> None
     check(fits and counts.sum() == there, "histogram of volumes", "another", f"whole numbers of {there} cases")
     for name, total, margin in (("x", volume.x, bins.sum(1)), ("y", volume.y, bins.sum(0))):
         least = float(margin @ np.asarray(VOLUME_EDGES_ML[:-1]))
-        check(least <= total * (1 + 1e-9), f"volume, {name}", total, f"at least {least:g}, as the histogram says")
+        check(least <= total * (1 + 1e-9), f"volume, {name}", total, f"at least {least:g}, as the histogram requires")
     index = NAMES.index("volume_error_ml")
     total, squares, slack = float(whole.totals[index]), float(whole.squares[index]), 2 * float(STEPS[index])
     expected, scale = volume.xx + volume.yy - 2 * volume.xy, 1e-9 * (volume.xx + volume.yy)

@@ -158,7 +158,7 @@ def test_a_site_of_another_consortium_is_told_so(paths, server_tls, tmp_path):
     tls.load_verify_locations(paths.server / "ca.crt")
     with http_server(server_tls) as port:
         found = go(port, tls)
-    assert found["tls"].found == "the server does not know this site's authority"
+    assert found["tls"].found == "the server does not accept this site's authority"
     assert found["tls"].remedy == "unpack the kit of this consortium again"
 
 

@@ -229,8 +229,8 @@ def test_no_number_over_fewer_patients_than_allowed_is_left_or_can_be_worked_out
 LIES = {
     "a flag of two": ({8: 2.0}, "withheld: got"),
     "both flags": ({9: 1.0, 10: 1.0}, "withheld: got a split and all cases with blood"),
-    "strata that are said to be withheld": ({8: 1.0}, "strata: got numbers that are said to be withheld"),
-    "extents that are said to be withheld": ({9: 1.0}, "extents: got numbers that are said to be withheld"),
+    "strata that are said to be withheld": ({8: 1.0}, "strata: got numbers although withheld"),
+    "extents that are said to be withheld": ({9: 1.0}, "extents: got numbers although withheld"),
     "blood that is said to be withheld": ({10: 1.0}, "cases with blood: got numbers"),
     "counts that are said to be withheld": ({11: 1.0}, "cases without blood: got numbers"),
     "replicates that are said to be withheld": ({12: 1.0}, "replicates and histograms: got numbers"),
@@ -250,7 +250,7 @@ def test_a_histogram_of_volumes_beside_withheld_replicates_is_refused():
     array = told([*patients(6, SMALL, LOW), *patients(5, LARGE)]).to_array()
     assert array.size == HEAD + N_VOLUME_BINS**2 + 7 * row_length(50)
     array[HEAD] = 1.0
-    with pytest.raises(PayloadError, match="histogram of volumes: got numbers that are said to be withheld"):
+    with pytest.raises(PayloadError, match="histogram of volumes: got numbers although withheld"):
         EvaluationSums.from_array(array, SPLIT)
 
 

@@ -104,6 +104,6 @@ def _hounsfield(part: Slice) -> NDArray[np.float32]:
     with private():
         stored = decoded(read_elements(part.path, PIXEL_ELEMENTS))
         if stored.shape != part.shape:
-            raise ScanProblem("unreadable", f"a slice has pixels of shape {stored.shape}, its header says {part.shape}")
+            raise ScanProblem("unreadable", f"a slice has pixels of shape {stored.shape}, its header has {part.shape}")
     values = stored.astype(np.float32) * np.float32(part.slope) + np.float32(part.intercept)
     return np.maximum(values, np.float32(LOWEST_HU))

@@ -277,7 +277,7 @@ def test_an_entry_under_another_name_is_not_taken_for_it(tmp_path):
     store, other = CellStore(tmp_path), Identity({"seed": 2}, {"method": "cp"})
     store.save(IDENTITY, entry())
     store._path(IDENTITY).rename(store._path(other))
-    with pytest.raises(AdapterError, match="not what its name says"):
+    with pytest.raises(AdapterError, match="does not match its name"):
         store.find(other)
 
 
