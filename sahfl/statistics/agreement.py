@@ -51,9 +51,7 @@ class VolumeSums:
 
     @classmethod
     def of(cls, volumes_ml: Iterable[tuple[float, float]]) -> VolumeSums:
-        """Add up pairs of (annotated, predicted) volume in mL; their order does not change the result, not even by
-        rounding.
-        """
+        """Add up pairs of (annotated, predicted) volume in mL; their order does not change the result by a bit."""
         pairs = sorted(volumes_ml)
         x, y = np.array(pairs, np.float64).reshape(-1, 2).T
         return cls(len(pairs), *(float(values.sum()) for values in (x, y, x * x, y * y, x * y)))
@@ -131,9 +129,7 @@ class VolumeSums:
 
 
 def deviation(n: int, total: float, squares: float) -> float | None:
-    """Sample standard deviation (ddof 1) from sums; None below 2 values. A variance that rounds below zero counts as
-    zero.
-    """
+    """Sample standard deviation (ddof 1) from sums; None below 2 values. A negative rounded variance is 0."""
     return math.sqrt(max(0.0, (squares - total * total / n) / (n - 1))) if n > 1 else None
 
 

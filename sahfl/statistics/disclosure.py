@@ -178,9 +178,7 @@ def _rounded(sums: EvaluationSums) -> EvaluationSums:
 
 
 def _round_group(sums: GroupSums) -> GroupSums:
-    """Round totals down and squares up to whole steps, within what the totals allow: some cases can still have these
-    sums.
-    """
+    """Round totals down and squares up to whole steps, within the limits of possible sums of cases."""
     totals = np.floor(sums.totals / STEPS) * STEPS
     squares = np.minimum(np.ceil(sums.squares / STEPS) * STEPS, totals * MOST)
     weighted = np.round(sums.weighted / STEPS[:, None]) * STEPS[:, None]

@@ -122,8 +122,7 @@ def _interval(
 def _n_patients(over: GroupSums) -> float:
     """Estimated number of patients, as if each had the same number of scans.
 
-    Scans of a patient share a weight, so the variance of the summed weights is the sum of the squared scans per
-    patient.
+    Scans of a patient share a weight, so the summed weights' variance is the sum of the squared scans per patient.
     """
     variance = float(((over.weights - over.n) ** 2).mean())
     return min(over.n**2 / variance, float(over.n)) if variance else 0.0

@@ -43,9 +43,7 @@ class GroupSums:
     weights: Floats  # (replicates,), multiples of GRAIN
     weighted: Floats  # (metrics, replicates), sums of weight * value
     bare: int = 0
-    """Number of the n cases whose replicates and histograms a site withheld; above 0 there is no interval and no
-    median.
-    """
+    """How many of the n cases have withheld replicates and histograms; above 0, no interval or median is given."""
 
     @classmethod
     def zero(cls, replicates: int) -> GroupSums:
@@ -145,9 +143,7 @@ def row_length(replicates: int) -> int:
 
 
 def normal_weights(key: str, *, replicates: int, seed: int) -> Floats:
-    """Bootstrap weights of a case, normal with mean 1 and variance 1, shape (replicates,), seeded by SHA-256 of seed
-    and key.
-    """
+    """Normal bootstrap weights of a case (mean 1, variance 1), shape (replicates,), seeded by a hash of seed and key."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     draws = np.random.default_rng(int.from_bytes(digest, "big")).standard_normal(replicates)
     return 1 + np.round(draws.clip(-FURTHEST, FURTHEST) / GRAIN) * GRAIN

@@ -63,8 +63,7 @@ class EvaluationSums:
     volume: VolumeSums
     """Volume sums over the cases with blood."""
     volume_counts: Floats
-    """The cases with blood by annotated and predicted volume, shape (bins, bins); zero where replicates are withheld.
-    """
+    """Cases with blood by annotated and predicted volume, (bins, bins); zero for sites that withhold replicates."""
     withheld: Withheld = Withheld()
     """Which results are missing, and from how many sites."""
 
