@@ -143,7 +143,7 @@ def row_length(replicates: int) -> int:
 
 
 def normal_weights(key: str, *, replicates: int, seed: int) -> Floats:
-    """Normal bootstrap weights of a case (mean 1, variance 1), shape (replicates,), seeded by a hash of seed and key."""
+    """Normal bootstrap weights of a case (mean 1, variance 1), shape (replicates,), seeded from seed and key."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     draws = np.random.default_rng(int.from_bytes(digest, "big")).standard_normal(replicates)
     return 1 + np.round(draws.clip(-FURTHEST, FURTHEST) / GRAIN) * GRAIN
