@@ -167,6 +167,13 @@ def test_the_tree_is_that_of_the_modules_docstrings():
     assert made["BEGIN"] + made["tree"]() + made["END"] in page, "run: python docs/tree.py"
 
 
+def test_each_file_that_the_page_on_the_code_names_is_there():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`((?:sahfl|server|client|tests)/[^`\s]+)`", page)
+    assert len(named) > 20
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_each_file_of_settings_is_right_and_says_what_to_do_with_it(path):
     load, command = FILES[kind_of(path)]

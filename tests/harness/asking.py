@@ -13,7 +13,7 @@ from sahfl.adapters import digest, exchanged
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SitePolicy, Study, ZeroShot, parse
 from sahfl.federation import flower, protocol
 from sahfl.federation.signatures import sign
-from sahfl.federation.site.app import SiteFailure, app
+from sahfl.federation.site import app as site_app
 from sahfl.federation.site.audit import FILE, read_lines
 from sahfl.federation.site.site import Site
 from sahfl.networks import fine_tuned_network, whole_network
@@ -74,11 +74,11 @@ class Hospital:
             sign(kind, content, signer)
         message = flower.new_message(content, 7, kind, "", None)
         flower.give_id(message)
-        return app(message, Context(1, 7, {"site": self.config.model_dump_json()}, RecordDict(), {})).content
+        return site_app.app(message, Context(1, 7, {"site": self.config.model_dump_json()}, RecordDict(), {})).content
 
     def refuses(self, kind, content, signer=None):
         """The class of the error that leaves, and the last line of the audit log."""
-        with pytest.raises(SiteFailure) as info:
+        with pytest.raises(site_app.SiteFailure) as info:
             self.send(kind, content, signer)
         return str(info.value), self.audit()[-1]
 

@@ -1,0 +1,3 @@
+"""What the walks share."""
+
+from harness.asking import hospital  # noqa: F401
