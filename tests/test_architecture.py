@@ -30,7 +30,20 @@ FEDERATION += [f"site.{name}" for name in ("site", "site_check", "kinds", "polic
 FEDERATION += ["workers"]
 FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule", "reuse", "plan")]
 FEDERATION += [f"server.{name}" for name in ("studies", "roster", "rounds", "cells", "coordinator", "app")]
-ORDER = ["errors", "seeds", "atomic", "model", "section", "data", "config", "trust", "adapters", "training", "payload"]
+ORDER = [
+    "errors",
+    "seeds",
+    "atomic",
+    "process",
+    "model",
+    "section",
+    "data",
+    "config",
+    "trust",
+    "adapters",
+    "training",
+    "payload",
+]
 ORDER += ["task", "networks", "aggregation", "statistics", "evaluation", "events", "log_lines", "report", "tracking"]
 ORDER += ["run", "results", *(f"federation.{name}" for name in FEDERATION)]
 ORDER += ["prediction", "export", "doctor", "simulation", "progress", "console", "commands", "cli"]
@@ -42,7 +55,9 @@ HOSPITAL = ["sahfl.federation.site.app", "sahfl.federation.workers.worker", "sah
 ONLY_IN = {
     "cryptography": {"trust"},
     "flwr": {"federation", "simulation", "sahfl_server", "sahfl_client"},
-    "typer": {"cli", "commands", "sahfl_server", "sahfl_client"},
+    "fcntl": {"process"},
+    "signal": {"process", "federation"},
+    "typer": {"commands", "sahfl_server", "sahfl_client"},
     "yaml": {"section"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
@@ -50,7 +65,7 @@ ONLY_IN = {
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "pydicom": {"data"},
-    "rich": {"console", "commands", "cli", "sahfl_server", "sahfl_client"},
+    "rich": {"console", "commands", "sahfl_server", "sahfl_client"},
 }
 AUDITED = {"payload.py", "aggregation", "statistics", "report"}
 """Modules that a hospital reads for itself: no deep-learning library, so that they run and are read without one."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sahfl.errors import NotConnected, PayloadError, TrustError
 from sahfl.federation.flower.handshake import request_headers
 from sahfl.federation.flower.parcels import Offer, Upload
 from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost
+from sahfl.process import now, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.backoff import Backoff
 from sahfl_client.log import say, warn
-from sahfl_client.status import Status, now
+from sahfl_client.status import Status
 
 BEAT_S = 10.0
 """Pause between two signs of life."""
@@ -117,12 +117,12 @@ class Connection:
         return link
 
     def _warn(self, kit: SiteKit) -> None:
-        warnings = kit.warnings(datetime.now(UTC))
+        warnings = kit.warnings(now())
         for text in warnings:
             if text not in self._warned:
                 warn("certificate", text=text)
         self._warned = warnings
-        days = (kit.certificate_expires - datetime.now(UTC)).days
+        days = (kit.certificate_expires - now()).days
         self._status.set(certificate_days=days, warnings=warnings)
 
     def _connected(self) -> None:
@@ -130,12 +130,12 @@ class Connection:
         if self._state != "connected":
             self._state = "connected"
             say("connected")
-            self._status.set(connected=True, since=now(), reason=None)
+            self._status.set(connected=True, since=now_text(), reason=None)
 
     def _lost(self, reason: str, pause_s: float) -> None:
         if self._state == reason:
             return
-        since = {"since": now()} if self._state in ("", "connected") else {}
+        since = {"since": now_text()} if self._state in ("", "connected") else {}
         self._state = reason
         warn("not_connected", reason=reason, next_try_s=round(pause_s, 1))
         self._status.set(connected=False, reason=reason, **since)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flwr.app import Message
@@ -20,14 +18,15 @@ from sahfl.events import Event
 from sahfl.federation import flower
 from sahfl.federation.flower.parcels import Offer, prepare
 from sahfl.federation.flower.supernode import FleetLink
+from sahfl.process import locked, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Connection
 from sahfl_client.log import say, warn
 from sahfl_client.outbox import Answer, Outbox
-from sahfl_client.status import Status, now
+from sahfl_client.status import Status
 from sahfl_client.trainer import Trainer
 
-STOPPING = {signal.SIGTERM, signal.SIGINT}
+TICK_S = 1.0
 
 
 class Daemon:
@@ -44,6 +43,7 @@ class Daemon:
     def __init__(self, site: SiteConfig, kit: SiteKit) -> None:
         self._site = site
         self._stop = threading.Event()
+        self._failed = threading.Event()
         self._failure: BaseException | None = None
         self._status = Status(site.folder, site=site.name, server=f"{kit.host}:{kit.port}")
         self._trainer = Trainer(site, on_reply=self._answer, on_step=self._show)
@@ -57,19 +57,20 @@ class Daemon:
         self._outbox = Outbox(self._connection.push, status=self._status, stop=self._stop)
 
     def run(self) -> None:
-        """Serve until a signal; the second one stops at once.
+        """Serve until an interrupt.
 
         Raises:
             SahflError: the child cannot start, or the device is not there.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-        say("started", version=__version__, pid=os.getpid())
-        self._start(self._begin_work)
-        number = signal.sigwait(STOPPING)
-        for each in STOPPING:
-            signal.signal(each, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-        self._end(signal.Signals(number).name)
+        why = None
+        try:
+            say("started", version=__version__, pid=os.getpid())
+            self._start(self._begin_work)
+            while not self._failed.wait(TICK_S):  # a wait without an end can miss a signal that comes just before it
+                pass
+        except KeyboardInterrupt as interrupt:
+            why = str(interrupt)
+        self._end(why)
         if self._failure is not None:
             raise self._failure
 
@@ -87,14 +88,14 @@ class Daemon:
             work()
         except Exception as error:
             self._failure = self._failure or error
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            self._failed.set()
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str | None) -> None:
         self._stop.set()
         self._trainer.close()
         self._connection.close()
         reason = "failed" if self._failure is not None else "stopped"
-        self._status.set(connected=False, since=now(), reason=reason, doing=None, pid=None)
+        self._status.set(connected=False, since=now_text(), reason=reason, doing=None, pid=None)
         say(reason, signal=why if self._failure is None else None)
 
     # ------------------------------------------------------------------------------------------- requests
@@ -120,7 +121,7 @@ class Daemon:
     def _begin(self, link: FleetLink, offer: Offer, message: Message | None, refusal: str = "") -> None:
         say("received", what=offer.kind)
         self._outbox.drop()
-        self._status.set(last_request={"at": now(), "what": offer.kind}, doing={"what": offer.kind})
+        self._status.set(last_request={"at": now_text(), "what": offer.kind}, doing={"what": offer.kind})
         if message is None:
             self._trainer.abandon()
             self._answer(offer.head, flower.error_reply(offer.head, refusal))
@@ -155,16 +156,13 @@ def only_one(folder: Path) -> Iterator[None]:
         ConfigError: another process works in this folder.
         StorageError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "daemon.lock").open("a")
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror}); see folder in the site's file") from error
-    with lock:
+    busy = ConfigError(f"{folder}: another sahfl-client works in this folder; stop it first")
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{folder}: another sahfl-client works in this folder; stop it first") from error
+            stack.enter_context(locked(folder / "daemon.lock", busy=busy))
+        except OSError as error:
+            where = f"{folder}: cannot be written ({error.strerror}); see folder in the site's file"
+            raise StorageError(where) from error
         yield
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower.parcels import Upload
 from sahfl.federation.flower.supernode import RunOver
+from sahfl.process import now_text
 from sahfl_client.backoff import Backoff
 from sahfl_client.log import say, warn
-from sahfl_client.status import Status, now
+from sahfl_client.status import Status
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Outbox:
                 self._push(answer.upload)
                 say("answered", what=answer.kind, bytes=answer.upload.n_bytes, tries=tries)
                 self._status.set(
-                    last_answer={"at": now(), "what": answer.kind, "bytes": answer.upload.n_bytes, "tries": tries}
+                    last_answer={"at": now_text(), "what": answer.kind, "bytes": answer.upload.n_bytes, "tries": tries}
                 )
                 return
             except RunOver:

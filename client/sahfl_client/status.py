@@ -6,12 +6,12 @@ import json
 import os
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sahfl import __version__
 from sahfl.atomic import write_atomic
+from sahfl.process import now_text
 from sahfl_client.log import warn
 
 SCHEMA = 1
@@ -41,9 +41,9 @@ class Status:
             "server": server,
             "version": __version__,
             "pid": os.getpid(),
-            "started": now(),
+            "started": now_text(),
             "connected": False,
-            "since": now(),
+            "since": now_text(),
             "reason": "starting",
             "last_request": None,
             "last_answer": None,
@@ -75,8 +75,3 @@ class Status:
             if not self._failing:
                 warn("status_not_written", reason=error.strerror)
             self._failing = True
-
-
-def now() -> str:
-    """This moment as the file says it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -13,6 +13,7 @@ from typer.utils import get_params_from_function
 
 from sahfl.errors import ConfigError, RunFailed, SahflError
 
+INTERRUPTED = 130
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
 """What the operating system says of a path that was named and cannot be read or written."""
@@ -54,6 +55,8 @@ def run(app: typer.Typer, *, no_place: int = ConfigError.exit_code) -> None:
     """
     try:
         app()
+    except KeyboardInterrupt:  # before typer is at work, which makes the same of it
+        sys.exit(INTERRUPTED)
     except SahflError as error:
         _end(str(error), error.exit_code)
     except OSError as error:

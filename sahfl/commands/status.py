@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sahfl.errors import RunError
+from sahfl.process import is_locked
 
 COLOURS = {"connected": "green", "not connected": "yellow", "revoked": "red"}
 
@@ -68,14 +68,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 def is_running(folder: Path) -> bool:
     """Whether a server works in a folder: it holds a lock, which ends with the process."""
-    try:
-        with (folder / "server.lock").open("r") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_locked(folder / "server.lock")
 
 
 def missing_sites(found: dict[str, Any]) -> list[str]:

@@ -12,7 +12,6 @@ of the time that segmenting the case takes (``benchmarks/README.md``).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,7 +19,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -36,6 +35,7 @@ from sahfl.data.ct import Placement, read_scan
 from sahfl.data.view_settings import View, ViewsConfig
 from sahfl.data.views import CaseViews, SliceStack, make_views
 from sahfl.errors import StorageError
+from sahfl.process import locked
 
 FORMAT = 1
 """Part of every entry's key: raise it when the file format or a result of ``make_views`` or ``read_scan`` changes."""
@@ -249,11 +249,9 @@ def _make_room(folder: Path) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other processes from changing the folder; the lock ends with this process, even if it is killed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / "lock").open("a")
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror})") from error
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / "lock"))
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written ({error.strerror})") from error
         yield

@@ -8,12 +8,13 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from ipaddress import ip_address
 
 from sahfl.doctor.findings import Finding, skip_all
+from sahfl.process import now
 
 PATIENCE_S = 5.0
 """Timeout for a connection, and for each answer."""
@@ -50,7 +51,7 @@ class Answer:
 
 
 def examine_connection(
-    host: str, port: int, tls: ssl.SSLContext, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    host: str, port: int, tls: ssl.SSLContext, *, clock: Callable[[], datetime] = now
 ) -> list[Finding]:
     """Check the connection to the server step by step; after a failure the remaining steps are reported as skipped.
 

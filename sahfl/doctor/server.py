@@ -6,7 +6,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from sahfl.config import ServerConfig, load_study
@@ -23,6 +23,7 @@ from sahfl.doctor.machine import (
     examine_versions,
 )
 from sahfl.errors import SahflError
+from sahfl.process import now
 from sahfl.trust.kit import ServerKit
 
 RUN_BYTES, EASY_RUN_BYTES = 1e9, 20e9
@@ -30,7 +31,7 @@ RUN_BYTES, EASY_RUN_BYTES = 1e9, 20e9
 EVERYWHERE = {"0.0.0.0", "::", ""}
 
 
-def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
+def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = now) -> list[Finding]:
     """Run all checks of a server, in the order in which it would fail.
 
     Args:

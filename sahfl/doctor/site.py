@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sahfl.config import SiteConfig, SiteFile, ViewsConfig
 from sahfl.data.cache import KEPT_SETTINGS
@@ -22,6 +22,7 @@ from sahfl.doctor.machine import (
 from sahfl.errors import NotConnected, SahflError
 from sahfl.federation.flower.probe import ask_admission
 from sahfl.federation.site.audit import AuditLog, verify
+from sahfl.process import now
 from sahfl.trust.kit import SiteKit
 
 AXIAL_SLICES = 40
@@ -32,7 +33,7 @@ KEPT_BYTES = 1e9
 """Disk use of a site's base networks, logs and results."""
 
 
-def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> list[Finding]:
+def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = now) -> list[Finding]:
     """Run all checks of a site, in the order in which it would fail.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from sahfl.atomic import left_overs, write_atomic
 from sahfl.config import Method, Study, parse
 from sahfl.errors import AdapterError, RunError, StorageError
 from sahfl.events import Event, emit
+from sahfl.process import locked
 
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 """Error numbers of a disk that is full, read-only or failing."""
@@ -106,11 +106,8 @@ class RunFolder:
         Raises:
             RunError: another process works on this run.
         """
-        with (self.path / "run.lock").open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"{self.path}: another process works on this run; wait for it, or stop it") from error
+        busy = RunError(f"{self.path}: another process works on this run; wait for it, or stop it")
+        with locked(self.path / "run.lock", busy=busy):
             yield
 
     # ------------------------------------------------------------------------------------------- journal

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 
 from sahfl.errors import SahflError, StorageError
 from sahfl.events import Event, emit
+from sahfl.process import now_text
 from sahfl.run.folder import RunFolder
 from sahfl.run.software import software_hash
 
 ENDS = {"interrupted", "failed", "finished"}
-
-
-def now() -> str:
-    """The time in the journal's format."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def open_session(folder: RunFolder) -> None:
@@ -26,7 +21,7 @@ def open_session(folder: RunFolder) -> None:
     last = [event for event in known if event in {"started", "resumed", *ENDS}][-1:]
     after = last[0] if last and last[0] in ENDS else "killed or crashed"
     begins = {"event": "resumed", "after": after} if known else {"event": "started"}
-    folder.note(begins | {"at": now(), "software": software_hash()})
+    folder.note(begins | {"at": now_text(), "software": software_hash()})
 
 
 @contextmanager
@@ -41,12 +36,12 @@ def session(folder: RunFolder) -> Iterator[None]:
             yield
         except SahflError as error:
             with suppress(StorageError):  # a full disk may be the reason of the failure
-                folder.note({"event": "failed", "reason": str(error), "at": now()})
+                folder.note({"event": "failed", "reason": str(error), "at": now_text()})
             raise
         except Exception:
             raise
         except BaseException:  # Ctrl-C, SIGTERM, and Flower's exceptions in a stopped run
-            folder.note({"event": "interrupted", "at": now()})
+            folder.note({"event": "interrupted", "at": now_text()})
             raise
 
 

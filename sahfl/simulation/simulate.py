@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, get_args
 
 from flwr.app import Context, RecordDict, UserConfig
@@ -77,7 +73,7 @@ def simulate(
         Path of the report.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; every worker has ended, and what was committed is on disk.
+        KeyboardInterrupt: interrupted; every worker has ended, and what was committed is on disk.
         RunFailed: below the quorum of sites.
         StorageError: the disk is full, or does not let the run be written.
         RunError: another process works on this run.
@@ -90,7 +86,7 @@ def simulate(
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start
     logs = folder.path / "logs"
     grid = LocalGrid(sites, workers=workers, logs=logs, hostile=study.hostile)
-    with _stopped_by_sigterm(), session(folder), grid:
+    with session(folder), grid:
         if study.hostile:
             named = ", ".join(f"{site} ({act})" for site, act in sorted(study.hostile.items()))
             emit(Event("warning", f"hostile sites, by the study's settings: {named}"))
@@ -102,15 +98,3 @@ def simulate(
         emit(Event("stage", "writing the report"))
         write_report(results, folder.path)
     return folder.path / "report.html"
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from sahfl.atomic import flush_folder, write_atomic
 from sahfl.errors import StorageError, TrustError
+from sahfl.process import locked
 from sahfl.trust.keys import write_private
 
 OWNER_ONLY = 0o700
@@ -26,24 +26,14 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            _lock(descriptor, folder)
+        busy = TrustError(f"{folder}: another sahfl is working in it; wait until it is done")
+        with locked(folder, busy=busy):
             yield
-        finally:
-            os.close(descriptor)
     except OSError as error:
         where = error.filename or folder
         raise StorageError(
             f"{where}: cannot be written ({error.strerror}); no key is lost: run the same command again afterwards"
         ) from error
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TrustError(f"{folder}: another sahfl is working in it; wait until it is done") from None
 
 
 def aside(final: Path) -> Path:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 
+from sahfl import process
 from sahfl.errors import TrustError
 from sahfl.trust.certificates import (
     check_issued,
@@ -50,7 +51,7 @@ class SiteKit:
             TrustError: a file is missing or damaged, others may read a key, the authority did not sign ``kit.json``,
                 files of different kits are mixed, or a certificate has expired or is not valid yet.
         """
-        moment = None if at_any_time else now or datetime.now(UTC)
+        moment = None if at_any_time else now or process.now()
         authority = load_certificate(folder / "ca.crt")
         text = read_file(folder / "kit.json")
         check_signature(authority, text, read_file(folder / "kit.sig"), where=folder / "kit.json")
@@ -113,7 +114,7 @@ class ServerKit:
             TrustError: a file is missing or damaged, others may read a key, the authority did not issue the certificate
                 or the revocation list, or one of them has expired or is not valid yet.
         """
-        now = now or datetime.now(UTC)
+        now = now or process.now()
         authority = load_certificate(folder / "ca.crt")
         own = _own_certificate(
             folder / "server.crt", authority, purpose="server", now=now, remedy="run `sahfl renew server`"
@@ -152,7 +153,7 @@ class ServerKit:
             TrustError: the revocation list is missing, damaged, or another authority's.
         """
         path = self.folder / "revoked.crl"
-        load_revoked(path, authority=load_certificate(self.folder / "ca.crt"), now=datetime.now(UTC))
+        load_revoked(path, authority=load_certificate(self.folder / "ca.crt"), now=process.now())
         context.load_verify_locations(cafile=str(path))
 
     def entries(self) -> dict[str, SiteEntry]:

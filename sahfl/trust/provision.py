@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sahfl import process
 from sahfl.atomic import write_atomic
 from sahfl.config.consortium import Consortium
 from sahfl.errors import TrustError
@@ -216,7 +217,7 @@ def _office(folder: Path, now: datetime | None) -> Iterator[_Office]:
 
 def _moment(now: datetime | None) -> datetime:
     """The given moment, or now; in whole seconds, like the times in certificates."""
-    return (now or datetime.now(UTC)).replace(microsecond=0)
+    return (now or process.now()).replace(microsecond=0)
 
 
 def _make_authority(settings: Consortium, folder: Path, now: datetime) -> None:

@@ -1,61 +1,15 @@
-"""The command ``sahfl-server``: parse, one call, exit code.
+"""The command ``sahfl-server``: where its process begins."""
 
-Exit codes: 0 stopped by a signal or done, 1 a bug (with a traceback), 2 wrong settings, keys or a port that is taken,
-3 a study failed (with --until-done) or the disk is full.
-"""
-
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from sahfl.commands.program import Command, new_app, run
-from sahfl.config import load_server
-from sahfl.errors import ConfigError, RunFailed
 from sahfl.federation import start_quickly
-from sahfl.log_lines import write_log_lines
-
-app = new_app("sahfl-server", "The server of a consortium.")
-
-
-@app.command(cls=Command)
-def serve(
-    server: Annotated[Path, typer.Argument(help="Server file (YAML); see configs/server.example.yaml.")],
-    submit: Annotated[Path | None, typer.Option(help="Check a study file, put it into the queue, and end.")] = None,
-    until_done: Annotated[
-        bool, typer.Option("--until-done", help="End when the queue is empty: exit code 0, or 3 if a study failed.")
-    ] = False,
-) -> None:
-    """Serve the sites of a consortium, and run the studies in the queue.
-
-    An interrupted study goes on at its last committed round, without a command. SIGTERM or Ctrl-C ends the server
-    cleanly, the second one at once. `sahfl status SERVER.yaml` shows what it waits for.
-
-    Example: sahfl-server server.yaml
-
-    Example: sahfl-server server.yaml --submit study.yaml
-    """
-    config = load_server(server)
-    if submit is not None:
-        from sahfl.federation.server.studies import Studies
-
-        if until_done:
-            raise ConfigError("sahfl-server: --submit only adds to the queue; leave out --until-done")
-        print(Studies(config.folder).submit(submit))
-        return
-    write_log_lines(config.log)
-    from sahfl_server.service import Service
-
-    raise typer.Exit(Service(config).run(until_done=until_done))
+from sahfl.process import stoppable
 
 
 def main() -> None:
     """Entry point; where a path cannot be used, the exit code is one after which systemd tries again."""
-    start_quickly()
-    run(app, no_place=RunFailed.exit_code)
+    with stoppable():
+        start_quickly()
+        from sahfl.commands.program import run
+        from sahfl.errors import RunFailed
+        from sahfl_server.command import app
 
-
-if __name__ == "__main__":
-    main()
+        run(app, no_place=RunFailed.exit_code)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import signal
 import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from sahfl.config import ServerConfig
@@ -23,6 +18,7 @@ from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.listener import Listener, open_port
 from sahfl.federation.server.studies import Studies
+from sahfl.process import locked, now
 from sahfl.trust.kit import ServerKit
 from sahfl_server.metrics import showing_metrics
 from sahfl_server.runner import Runner
@@ -65,10 +61,9 @@ class Service:
             Exit code: 0, or 3 if a study failed and the queue is done.
         """
         config = self._config
-        config.folder.mkdir(parents=True, exist_ok=True)
+        busy = RunError(f"{config.folder}: another server works here; stop it, or give this one another folder")
         with ExitStack() as stack:
-            stack.enter_context(_alone_in(config.folder))
-            stack.enter_context(_stopped_by_signals())
+            stack.enter_context(locked(config.folder / "server.lock", busy=busy))
             self._refresh()
             doorway = open_port(config.host, config.port)
             listener = stack.enter_context(Listener(self._gate, doorway, tls=self._tls, closing=self._gate.close))
@@ -155,7 +150,7 @@ class Service:
             self._fleet.bell.ring()
 
     def _say_warnings(self) -> None:
-        for warning in self._kit.warnings(datetime.now(UTC)):
+        for warning in self._kit.warnings(now()):
             log.warning("event=certificate_ends what=%r", warning)
 
     def _about(self) -> dict[str, Any]:
@@ -166,7 +161,7 @@ class Service:
             certificates |= {site: entry.expires for site, entry in entries if entry.state == "active"}
         warnings: list[str] = []
         with suppress(TrustError):
-            warnings = self._kit.warnings(datetime.now(UTC))
+            warnings = self._kit.warnings(now())
         return {
             "doing": self._runner.doing(),
             "queue": [path.stem for path in self._studies.waiting()],
@@ -175,34 +170,3 @@ class Service:
             "held": self._link.counts(),
             "last": self._runner.last,
         }
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second server out of a folder; the lock ends with the process, however it ends."""
-    with (folder / "server.lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"{folder}: another server works here; stop it, or give this one another folder") from error
-        yield
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """The first SIGTERM or Ctrl-C ends what runs, as an interrupt; the second one ends the process at once."""
-    asked = False
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(128 + number)
-        asked = True
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sahfl.atomic import write_atomic
 from sahfl.config import Study
 from sahfl.events import Event
 from sahfl.federation.flower.fleet import Fleet
+from sahfl.process import now, now_text
 
 log = logging.getLogger(__name__)
 SCHEMA = 2
@@ -46,7 +47,7 @@ class Status:
         self._lock = threading.Lock()
         self._written = 0.0
         self._stuck = ""
-        self._server: dict[str, Any] = {"version": __version__, "started": moment(), "pid": pid, "listening": None}
+        self._server: dict[str, Any] = {"version": __version__, "started": now_text(), "pid": pid, "listening": None}
         self._study: dict[str, Any] | None = None
         self._reasons: dict[str, str] = {}
 
@@ -74,7 +75,7 @@ class Status:
     def wait_for(self, sites: list[str], *, deadline_s: float | None = None, cell: str = "") -> None:
         """The study waits for these sites, or a cell of it does."""
         if self._study is not None:
-            end = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
+            end = None if deadline_s is None else now() + timedelta(seconds=deadline_s)
             waits = {"waiting_for": sites, "deadline": end and end.isoformat(timespec="seconds")}
             if cell:
                 self._work(cell, **waits)
@@ -139,7 +140,7 @@ class Status:
         about = self._about()
         sites = self.sites(about.pop("doing"))
         study = None if self._study is None else dict(self._study)
-        return {"schema": SCHEMA, "at": moment(), "server": self._server, "study": study, "sites": sites} | about
+        return {"schema": SCHEMA, "at": now_text(), "server": self._server, "study": study, "sites": sites} | about
 
     def write(self, *, force: bool = False) -> None:
         """Write the file, if the last time is long enough ago; a full disk is said once and stops nothing."""
@@ -154,8 +155,3 @@ class Status:
                 if self._stuck != str(error):
                     self._stuck = str(error)
                     log.error("event=status_not_written file=%s reason=%r", self._path, error.strerror)
-
-
-def moment() -> str:
-    """Now, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

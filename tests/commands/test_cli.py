@@ -14,12 +14,12 @@ import yaml
 from harness.tiny_study import TINY, changed
 from report.test_report_sample import gain
 
-from sahfl import cli
+from sahfl.commands.app import app
 from sahfl.config import Study, load_study, parse
 from sahfl.run.folder import RunFolder
 
 SAHFL = Path(sys.executable).with_name("sahfl")
-COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
+COMMANDS = [command.callback.__name__ for command in app.registered_commands]
 
 
 def bad_study(tmp_path):

@@ -5,11 +5,11 @@ import re
 
 import pytest
 import typer
-from sahfl_client.main import app as client
-from sahfl_server.main import app as server
+from sahfl_client.command import app as client
+from sahfl_server.command import app as server
 from typer.models import ArgumentInfo, OptionInfo
 
-from sahfl.cli import app as sahfl
+from sahfl.commands.app import app as sahfl
 
 
 def commands(app, *words):

@@ -16,8 +16,8 @@ from harness.tiny_study import TINY, changed
 from typer.testing import CliRunner
 
 from sahfl.atomic import write_atomic
-from sahfl.cli import app
 from sahfl.commands import study as command
+from sahfl.commands.app import app
 from sahfl.config import Study, parse
 from sahfl.errors import ConfigError, RunError, RunFailed
 from sahfl.federation.server.studies import Studies

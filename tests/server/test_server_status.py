@@ -10,7 +10,7 @@ from sahfl_server.sizes import payload_bytes
 from sahfl_server.status import Status
 from typer.testing import CliRunner
 
-from sahfl.cli import app
+from sahfl.commands.app import app
 from sahfl.config import Study, load_server, parse
 from sahfl.errors import ConfigError, RunError
 from sahfl.events import Event

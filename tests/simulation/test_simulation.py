@@ -24,14 +24,6 @@ from harness.tiny_study import TINY, changed
 STUDY = changed(TINY, views__weights={"axial": 1.0, "coronal": 0.5, "sagittal": 0.5}, finetune__rounds=3)
 
 
-@pytest.fixture(autouse=True)
-def interruptible():
-    """A shell that runs the tests in the background ignores Ctrl-C for all that they start; undo that here."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One uninterrupted run with one worker; the tests only read it."""

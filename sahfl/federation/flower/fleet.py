@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+
+from sahfl.process import now
 
 LIVE_S = 15.0
 """A site was heard within this many seconds, or holds a poll open: it is connected. Sites beat every 10 s."""
@@ -144,7 +146,7 @@ class Fleet:
     def hear(self, seat: Seat) -> None:
         """A request of a site came."""
         with self._lock:
-            seat.heard, seat.heard_at, seat.broken = self._clock(), datetime.now(UTC), False
+            seat.heard, seat.heard_at, seat.broken = self._clock(), now(), False
 
     @contextmanager
     def polling(self, seat: Seat) -> Iterator[None]:
@@ -156,7 +158,7 @@ class Fleet:
         finally:
             with self._lock:
                 seat.polls -= 1
-                seat.heard, seat.heard_at = self._clock(), datetime.now(UTC)
+                seat.heard, seat.heard_at = self._clock(), now()
 
     def lose(self, seat: Seat, instance: str) -> None:
         """The connection of a poll broke: until its process is heard again, the site is away."""

@@ -7,7 +7,7 @@ import binascii
 import logging
 from base64 import b64decode
 from collections.abc import MutableMapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
@@ -32,6 +32,7 @@ from sahfl.federation.flower.calls import (
 )
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.link import Link
+from sahfl.process import now
 
 log = logging.getLogger(__name__)
 HOLD_S = 10.0
@@ -145,9 +146,9 @@ class Gate:
         call.seat = seat
         if not seat.active:
             raise Refusal(401, "revoked")
-        now = datetime.now(UTC)
-        if signed_at.tzinfo is None or not _in_time((now - signed_at).total_seconds()):
-            raise Refusal(401, "clock", server=now.isoformat(timespec="seconds"), client=stamp[:40])
+        at = now()
+        if signed_at.tzinfo is None or not _in_time((at - signed_at).total_seconds()):
+            raise Refusal(401, "clock", server=at.isoformat(timespec="seconds"), client=stamp[:40])
 
     def _expect_instance(self, call: Call) -> None:
         seat = call.seat

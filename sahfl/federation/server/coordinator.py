@@ -33,11 +33,12 @@ from sahfl.federation.server.roster import (
 from sahfl.federation.server.rounds import Cell, run_cell
 from sahfl.federation.server.schedule import Job, run_alone, run_jobs
 from sahfl.networks import read_base, staying, whole_network
+from sahfl.process import now_text
 from sahfl.report import write_report
 from sahfl.results.collect import collect
 from sahfl.results.support import support_notes
 from sahfl.run.folder import BASE_FILE, RunFolder, storing
-from sahfl.run.session import now, open_session
+from sahfl.run.session import open_session
 from sahfl.task import SiteDescription
 from sahfl.trust.signing import Signer
 
@@ -100,7 +101,7 @@ class Coordinator:
         save_tensors(self._folder.path / BASE_FILE, self._base, {"sha256": base_hash})
         self._install_base()
         run_jobs(self._jobs(), self._mail, lanes=self._lanes)
-        self._folder.note({"event": "finished", "at": now()})
+        self._folder.note({"event": "finished", "at": now_text()})
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
         if self._report:

@@ -12,17 +12,16 @@ is about 1 kB, a round one line.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sahfl.errors import AuditBroken, StorageError
+from sahfl.process import locked, now_text
 
 FILE = "audit.jsonl"
 START = "0" * 64
@@ -59,9 +58,7 @@ class AuditLog:
             StorageError: it cannot be written, and whatever it tells of must not leave.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
+            with locked(self.path), self.path.open("a+b") as stream:
                 return self._append(stream, event, words, details)
         except OSError as error:
             text = f"{self.path}: cannot be written ({error.strerror}); nothing leaves that is not in it: make room"
@@ -144,7 +141,7 @@ def verify(path: Path, *, head: str | None = None) -> Verdict:
 
 def _line(previous: Line | None, event: str, words: str, details: Mapping[str, Any]) -> Line:
     n, before = (previous["n"], previous["hash"]) if previous else (0, START)
-    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    at = now_text("milliseconds")
     line = {"n": n + 1, "at": at, "event": event, "words": words, "details": dict(details), "previous": before}
     return line | {"hash": hashlib.sha256(_text(line)).hexdigest()}
 

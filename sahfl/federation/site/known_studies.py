@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sahfl.atomic import write_atomic
 from sahfl.config import Section
 from sahfl.errors import PolicyRefused, StorageError
 from sahfl.payload import Header
+from sahfl.process import now_text
 from sahfl.task import Task
 
 FILE = "studies.json"
@@ -48,7 +48,7 @@ def recognise_study(folder: Path, task: Task, header: Header) -> tuple[KnownStud
     settings = _hash(task.model_dump(mode="json", include={"seed", "folds", "views", "model"}))
     evaluation = None if task.evaluation is None else _hash(task.evaluation.model_dump(mode="json"))
     if known is None:
-        return None, KnownStudy(since=_now(), settings=settings, evaluation=evaluation)
+        return None, KnownStudy(since=now_text(), settings=settings, evaluation=evaluation)
     pairs = {"seed, folds, views or model": (known.settings, settings), "evaluation": (known.evaluation, evaluation)}
     for name, (before, now) in pairs.items():
         if before is not None and now is not None and before != now:
@@ -82,7 +82,3 @@ def _read(folder: Path) -> dict[str, KnownStudy]:
 
 def _hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

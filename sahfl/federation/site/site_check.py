@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -19,6 +18,7 @@ from sahfl.data.measures import Measures
 from sahfl.data.rules import BY_ID
 from sahfl.errors import ConfigError, DataRefused
 from sahfl.federation.site.site import Site
+from sahfl.process import now_text
 from sahfl.report.checks_page import write_checks_page
 from sahfl.report.scan_pictures import ScanPicture, draw_scan
 
@@ -87,7 +87,7 @@ def _as_json(config: SiteConfig, checked: Sequence[CheckedCase], facts: dict[str
         "schema": SCHEMA,
         "sahfl": __version__,
         "site": config.name,
-        "checked": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checked": now_text(),
         "may_train": _may_train(config, checked),
         "max_refused_share": config.max_refused_share,
         "n_cases": len(checked),

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,6 +19,7 @@ from flwr.app import Message
 
 from sahfl.config import SiteConfig
 from sahfl.federation.workers.worker import AppOf, cause_of_death, hospital_app, work
+from sahfl.process import interrupts_blocked
 
 LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
 """Classes of errors after which a process is not trusted with another task: memory, or a GPU that failed."""
@@ -54,10 +53,9 @@ class Worker:
         replies, their_replies = spawning.Pipe(duplex=False)
         self.ready = False
         self.message: Message | None = None
-        # Blocked while the child starts, and inherited: Ctrl-C reaches the whole group, but this process decides.
         for name, value in KEEP_MEMORY.items():
             os.environ.setdefault(name, value)
-        with _interrupts_blocked():
+        with interrupts_blocked():
             arguments = (their_requests, their_replies, str(logs), threads, app_of)
             self.process = spawning.Process(target=work, args=arguments, daemon=True)
             self.process.start()
@@ -112,12 +110,3 @@ def _send(connection: Connection, content: Any) -> None:
     # A worker that has just died is found by its sentinel. A connection that was closed meanwhile raises TypeError.
     with suppress(OSError, TypeError):
         connection.send(content)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

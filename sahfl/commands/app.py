@@ -1,0 +1,30 @@
+"""The command ``sahfl`` with all its commands. Results go to stdout, progress and errors on stderr.
+
+Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from sahfl.commands import audit, check, consortium, doctor, export, phantom, predict, report, simulate, status, study
+from sahfl.commands.program import Command, new_app
+
+app = new_app(
+    "sahfl", "Federated training of head-CT hemorrhage segmentation; only low-rank adapter factors leave a hospital."
+)
+
+for command in (
+    simulate.simulate,
+    phantom.phantom,
+    check.check,
+    report.report,
+    study.study,
+    predict.predict,
+    export.export,
+    consortium.provision,
+    consortium.renew,
+    consortium.revoke,
+    status.status,
+    doctor.doctor,
+):
+    app.command(cls=Command)(command)
+app.add_typer(audit.app)

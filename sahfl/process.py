@@ -1,0 +1,130 @@
+"""What a process takes from its system, the same in every program: its end by a signal, locks on files, the time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from multiprocessing import resource_tracker
+from pathlib import Path
+from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+RAISE_AGAIN_S = 0.1
+"""After this, an interrupt that Python dropped is raised once more."""
+
+
+# -------------------------------------------------------------------------------------------------------------- the end
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGINT (Ctrl-C) and SIGTERM end the block cleanly, and the second of them end the process at once.
+
+    The first signal raises KeyboardInterrupt, with the signal's name, in the main thread, which must run the block.
+
+    Guarantees: no signal is lost. A shell that starts a program in the background lets it ignore SIGINT; here it counts
+    all the same. During an import one signal ends the process at once: a library may catch what is raised in it, or
+    turn it into an error of its own. An interrupt that Python drops (raised in ``__del__``, for example) comes again.
+    """
+    asked: int | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked is not None or _imports(frame):
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        asked = number
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    def report(dropped: sys.UnraisableHookArgs) -> None:
+        nonlocal asked
+        if asked is None or not isinstance(dropped.exc_value, KeyboardInterrupt):
+            report_before(dropped)
+            return
+        number, asked = asked, None
+        threading.Timer(RAISE_AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, number)).start()
+
+    report_before, sys.unraisablehook = sys.unraisablehook, report
+    before = {number: signal.signal(number, stop) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = report_before
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C, which reaches all processes of a terminal, from those that this thread spawns in the block."""
+    resource_tracker.ensure_running()  # it starts with the first process that is spawned, and then unblocks SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ---------------------------------------------------------------------------------------------------------------- locks
+
+
+@contextmanager
+def locked(path: Path, *, busy: Exception | None = None) -> Iterator[None]:
+    """Hold the lock of a file or folder; the system frees it when the process ends, however it ends.
+
+    Args:
+        path: a folder, or a file, which is made with its folder if it is absent.
+        busy: raised if another process holds the lock; without one, this process waits.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    is_folder = path.is_dir()
+    if not is_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise busy or error from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file."""
+    try:
+        with path.open("r") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+# ------------------------------------------------------------------------------------------------------------- the time
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+def now_text(timespec: str = "seconds") -> str:
+    """The time as every file and log of a run writes it: ISO 8601, in UTC, to ``timespec``."""
+    return now().isoformat(timespec=timespec)
