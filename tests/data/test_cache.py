@@ -430,13 +430,13 @@ import numpy as np
 import torch
 from sahfl.config import ViewsConfig
 from sahfl.data.cache import SliceCache
-from sahfl.data.checks import check_case
+from sahfl.data.checks import check_cases
 from sahfl.data.manifest import Case
 from sahfl.data.sampler import SliceSampler
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-item = check_case(Case("bern-0000", folder / "0.nii", folder / "0-label.nii", "p"))
+(item,) = check_cases([Case("bern-0000", folder / "0.nii", folder / "0-label.nii", "p")])
 config = ViewsConfig(weights={"axial": 1.0, "coronal": 0.5}, size=(96, 112, 32))
 for n_cases in (20, 200):
     items = [replace(item, content=f"{index:064d}") for index in range(n_cases)]
