@@ -11,10 +11,10 @@ deploy-demo: .venv/installed  ## a server and three sites as processes, with key
 	$(BIN)/python examples/deployment/demo.py
 
 test: .venv/installed  ## all tests but the slow ones
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-all: .venv/installed  ## all tests, and the share of branches that they cover
-	$(BIN)/pytest -n 2 -m "slow or not slow" --cov --cov-report=term
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow or not slow" --cov --cov-report=term
 
 check: .venv/installed  ## format, lint, types
 	$(BIN)/ruff format --check .

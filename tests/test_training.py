@@ -179,7 +179,7 @@ def test_the_first_step_of_a_round_starts_where_the_proximal_term_is_zero():
     assert distance(*nets) == 0
 
 
-@pytest.mark.parametrize("method", ["full", "cp_lora"])
+@pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.slow), "cp_lora"])
 def test_the_stronger_the_proximal_term_the_nearer_to_the_start(method):
     distances = []
     for proximal in (0.0, 1.0, 100.0):

@@ -149,13 +149,14 @@ INT8 = {"rounds__payload": "int8", "rounds__server": {"optimiser": "momentum", "
 FLOAT16 = {"rounds__payload": "float16", "rounds__server": {"optimiser": "adam"}}
 
 
-@pytest.mark.parametrize("at", [pytest.param(2, marks=pytest.mark.slow), 5])  # training request of fine-tuning
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [2, 5])  # training request of fine-tuning
 @pytest.mark.parametrize(
     ("method", "options"),
     [
         pytest.param("cp_lora", {}, id="plain"),
-        pytest.param("cp_dora", INT8, id="int8", marks=pytest.mark.slow),
-        pytest.param("lora_c", FLOAT16, id="float16", marks=pytest.mark.slow),
+        pytest.param("cp_dora", INT8, id="int8"),
+        pytest.param("lora_c", FLOAT16, id="float16"),
     ],
 )
 def test_a_run_that_stopped_anywhere_resumes_to_bit_identical_adapters(federate, method, options, at):

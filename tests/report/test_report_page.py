@@ -250,7 +250,7 @@ def only_required(value):
     return whole
 
 
-@pytest.mark.parametrize("variant", [gain, failed, refusals])
+@pytest.mark.parametrize("variant", [failed, *(pytest.param(v, marks=pytest.mark.slow) for v in (gain, refusals))])
 def test_results_with_nothing_but_the_keys_of_the_form_have_a_page(variant, tmp_path):
     results = variant() | {"rounds": variant()["rounds"][:2] + variant()["rounds"][6:10]}
     least = only_required(results)

@@ -140,6 +140,7 @@ def test_B04_a_label_flipper_trains_on_inverted_annotations_and_is_scored_on_the
             np.testing.assert_array_equal(flipped.stacks[view].with_blood, range(len(label)))  # no slice is all blood
 
 
+@pytest.mark.slow
 def test_a_hostile_site_s_noise_is_the_same_when_the_run_is_started_again(federate):
     (_, first), (_, second) = (federate(with_hostile("noisy_free_rider"), name=name) for name in ("first", "second"))
     for (received, sent), (_, again) in zip(trained(first).values(), trained(second).values(), strict=True):

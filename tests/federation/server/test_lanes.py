@@ -37,13 +37,22 @@ def numbers(folder):
     return {part: results[part] for part in ("base", "methods", "comparisons", "rounds", "sites", "cells")}
 
 
-def test_several_lanes_end_in_the_same_files_as_one_also_after_a_crash(federate):
-    one, _ = federate(GRID, name="one")
+@pytest.fixture(scope="module")
+def one(federate_once):
+    """The study by one lane."""
+    return federate_once(GRID)[0]
+
+
+def test_several_lanes_end_in_the_same_files_as_one(federate, one):
     several, _ = federate(GRID, name="several", lanes=3)
     cells = [(line["method"], line["fold"]) for line in several.journal() if line["event"] == "round"]
     assert cells != sorted(cells, key=cells.index)  # they took turns
     assert adapters(several) == adapters(one)
     assert numbers(several) == numbers(one)
+
+
+@pytest.mark.slow
+def test_several_lanes_end_in_the_same_files_as_one_also_after_a_crash(federate, one):
     for nth in (30, 40):  # in the middle of fine-tuning
         with pytest.raises(Stop):
             federate(GRID, name="crashed", lanes=3, change=stop_at(nth))

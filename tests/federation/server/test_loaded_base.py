@@ -28,9 +28,16 @@ def base(whole):
     return path, digest(load_tensors(path)[0]), folder
 
 
-def test_a_study_from_a_base_ends_in_the_adapters_of_the_study_that_made_it(federate, base):
-    path, sha256, whole = base
-    folder, grid = federate(from_base(path, sha256), name="loaded")
+@pytest.fixture(scope="module")
+def loaded(federate_once, base):
+    """A whole study that starts from that base."""
+    path, sha256, _ = base
+    return federate_once(from_base(path, sha256))
+
+
+def test_a_study_from_a_base_ends_in_the_adapters_of_the_study_that_made_it(loaded, base):
+    _, sha256, whole = base
+    folder, grid = loaded
     assert tensors(folder.path) == tensors(whole.path)
     assert {site for site, _, _ in grid.seen} == {"sah_a", "sah_b", "sah_c"}
     results = folder.read_json("results.json")
@@ -39,10 +46,9 @@ def test_a_study_from_a_base_ends_in_the_adapters_of_the_study_that_made_it(fede
     assert "loaded" in (folder.path / "report.html").read_text()
 
 
-def test_no_site_sends_the_weights_of_the_network(federate, base):
-    path, sha256, _ = base
-    whole = load_tensors(path)[0]
-    _, grid = federate(from_base(path, sha256), name="loaded")
+def test_no_site_sends_the_weights_of_the_network(loaded, base):
+    whole = load_tensors(base[0])[0]
+    _, grid = loaded
     sent = [reply.content for _, request, reply in grid.seen if request.metadata.message_type == protocol.TRAIN]
     assert sent
     assert all(protocol.n_bytes(content) < sum(value.nbytes for value in whole.values()) / 4 for content in sent)
