@@ -227,7 +227,7 @@ def clock(run: Callable[[], None]) -> float:
 
 
 def print_layers(setting: Setting, options: argparse.Namespace) -> None:
-    """Print the times of the three paths, divided by the frozen layer's, for each method and each kind of layer.
+    """Print the times of the two paths, divided by the frozen layer's, for each method and each kind of layer.
 
     The table in ``sahfl/adapters/paths.py`` comes from this output; ``*`` marks its entry.
     """
@@ -235,7 +235,7 @@ def print_layers(setting: Setting, options: argparse.Namespace) -> None:
         print(f"{method} {setting}")
         for layer, x, gradient in layers(method, setting, options):
             x.requires_grad_()
-            chosen = choose_path(layer, x)
+            chosen = choose_path(layer.base, layer.update, x)
             runs = {"limit": partial(layer_step, layer.base, x, gradient, setting.precision)}
             runs |= {way: partial(along, way, layer, x, gradient, setting.precision) for way in get_args(Path)}
             seconds: dict[str, list[float]] = {name: [] for name in runs}

@@ -28,12 +28,11 @@ from small_study import SITES, Federation, read_base
 
 from sahfl.adapters import AdapterState
 from sahfl.aggregation import Memory, SiteUpdate
+from sahfl.aggregation.alternate import names_of_turn
 from sahfl.config import AdapterTuning, RoundsConfig, ServerAdam, ServerMomentum
-from sahfl.config.methods import Rule
 from sahfl.errors import RunFailed
 from sahfl.federation.server.aggregate import aggregate
 from sahfl.federation.site.feedback import with_feedback
-from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Encoding, Header, layout, pack, steps, unpack
 
 METHODS = {
@@ -48,10 +47,10 @@ BASE = "base alone"
 class Setting:
     """One way to aggregate."""
 
-    rule: Rule = "mean"
+    rule: str = "mean"
     payload: Encoding = "float32"
     server: ServerMomentum | ServerAdam | None = None
-    rounds_of: Rule = "mean"
+    rounds_of: str = "mean"
     """The rule whose number of rounds at equal bytes it gets."""
 
 
@@ -110,7 +109,7 @@ def run(federation: Federation, setting: Setting, folder: Path) -> Run:
     return Run(federation.dice(global_state), tuple(errors), n_bytes, rounds)
 
 
-def n_rounds(federation: Federation, rule: Rule) -> int:
+def n_rounds(federation: Federation, rule: str) -> int:
     """Number of rounds in which a site sends at most as many bytes under this rule as under ``mean``."""
     start = federation.start
     left, rounds = MEAN_ROUNDS * sum(value.size for value in start.values()), 0

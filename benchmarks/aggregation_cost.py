@@ -5,7 +5,7 @@
 
 The updates are CP-LoRA's of rank 8 on the study's own network (``MultiViewUNet``, size ``base``, 9 channels in), made
 one at a time as they would arrive. ``alternate`` is the plain mean of a stream (``mean_of_stream``), exact if one
-factor trains per round; ``stack`` and ``project`` need all updates at once and are measured up to ``--most`` sites.
+factor trains per round; ``project`` needs all updates at once and is measured up to ``--most`` sites.
 Time is processor time of the rule alone: the time of making the updates is measured separately and subtracted. Peak
 memory is the maximum of Python's tracemalloc in a second, untimed run.
 """
@@ -24,7 +24,7 @@ from machine import machine
 from sahfl.adapters import AdapterState, FactoredLayer, exchanged
 from sahfl.adapters.attach import attach
 from sahfl.adapters.factored import factored_layers
-from sahfl.aggregation import SiteUpdate, mean_of_stream, project, stack
+from sahfl.aggregation import SiteUpdate, mean_of_stream, project
 from sahfl.config import AdapterTuning
 from sahfl.model import MultiViewUNet
 
@@ -70,7 +70,7 @@ def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", nargs="+", type=int, default=[10, 100, 1000, 10_000], help="(default 10 to 10000)")
-    parser.add_argument("--most", type=int, default=100, help="most sites of stack and project (default 100)")
+    parser.add_argument("--most", type=int, default=100, help="most sites of project (default 100)")
     parser.add_argument("--size", choices=["tiny", "base", "large"], default="base", help="network (default base)")
     parser.add_argument("--rank", type=int, default=8, help="(default 8)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -88,7 +88,6 @@ def rules(like: AdapterState, layers: tuple[FactoredLayer, ...]) -> dict[str, Ru
     """The measured rules, by name."""
     return {
         "alternate": lambda updates: mean_of_stream(updates, like=like),
-        "stack": lambda updates: stack(list(updates), like=like, layers=layers),
         "project": lambda updates: project(list(updates), like=like, layers=layers),
     }
 

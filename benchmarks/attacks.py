@@ -27,7 +27,6 @@ from small_study import SITES, Federation, read_base
 from sahfl.adapters import AdapterState
 from sahfl.aggregation import SiteUpdate
 from sahfl.config import RoundsConfig
-from sahfl.config.methods import Rule
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation.server.aggregate import aggregate
 from sahfl.payload import layout, pack, unpack
@@ -44,7 +43,7 @@ ACTS: dict[str, Attack] = {NONE: as_trained, **ATTACKS}
 IDLE = {"nan", "random", "free_rider", "noisy_free_rider"}
 """Attacks that need no training."""
 UNBOUNDED = RoundsConfig(most_share=1.0, most_norm=1e300)
-DEFENCES: dict[str, tuple[Rule, RoundsConfig]] = {
+DEFENCES: dict[str, tuple[str, RoundsConfig]] = {
     "mean without bounds": ("mean", UNBOUNDED),
     "bounded mean (default)": ("mean", RoundsConfig()),
     "median": ("median", RoundsConfig()),

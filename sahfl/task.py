@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sahfl.aggregation.rules import RULES
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, Method, ModelConfig, Name, Section, ViewsConfig
 from sahfl.config.methods import Rank
 from sahfl.payload import MOST_VOLUMES, Encoding
@@ -58,8 +59,10 @@ class Task(Section):
     def _fold_and_rank_fit(self) -> Self:
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} is not one of {self.folds}, counted from 0")
-        if self.rank is not None and getattr(self.method, "aggregation", None) != "project":
-            raise ValueError(f"rank {self.rank} for one site, expected only with aggregation: project")
+        own = isinstance(self.method, AdapterTuning) and RULES[self.method.aggregation].own_ranks
+        if self.rank is not None and not own:
+            having = " or ".join(name for name, rule in RULES.items() if rule.own_ranks)
+            raise ValueError(f"rank {self.rank} for one site, expected only with aggregation: {having}")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 AdapterState = dict[str, NDArray[np.float32]]
 """Exchanged tensors by name; the only form in which trained numbers leave a site."""
+Floats = NDArray[np.float64]
 
 
 def digest(state: AdapterState) -> str:
@@ -23,20 +25,49 @@ def digest(state: AdapterState) -> str:
 
 
 @dataclass(frozen=True)
+class WeightedState:
+    """One site's tensors, in float64, and its share of all volumes."""
+
+    weight: float
+    state: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the factors of an adapted layer make up its kernel: all that the aggregation asks of an adapter method.
+
+    *Terms* are one matrix (size of the axis, terms) for each factor, the out-side factor first. ``aggregation.forms``
+    has the forms of this project.
+    """
+
+    terms: Callable[[FactoredLayer, Mapping[str, Floats]], list[Floats]]
+    """From a layer's tensors to its terms, without the scale."""
+    factors: Callable[[FactoredLayer, Sequence[Floats], AdapterState], dict[str, Floats]]
+    """The inverse: terms as tensors of a layer, in the shapes that they have in a state, but for the rank."""
+    dense: Callable[[FactoredLayer, Sequence[Floats]], Floats]
+    """The update of the kernel that terms stand for, (out, in, *kernel)."""
+    nearest: Callable[[FactoredLayer, list[Floats], Sequence[WeightedState], AdapterState], list[Floats]]
+    """Terms near those of the sites' mean, as many as a global state has; from the layer, the mean's terms, what the
+    sites sent, and that state."""
+    rank_axes: Callable[[FactoredLayer], dict[str, int]]
+    """Axis of the terms in each factor, by the tensor's name."""
+    terms_per_rank: Callable[[tuple[int, ...]], int] = lambda shape: 1
+    """Terms for each rank that the method counts, from the kernel's shape."""
+
+
+@dataclass(frozen=True)
 class FactoredLayer:
     """How the exchanged tensors of one adapted layer make up its kernel; what exact aggregation needs to know."""
 
-    form: Literal["lora_c", "conv_lora", "cp"]
+    form: Form
     shape: tuple[int, ...]
     """Of the kernel, (out, in, *kernel)."""
     up: str
     """Name of the out-side factor; its terms lie along axis 1."""
     inner: tuple[str, ...]
-    """Names of the other factors; terms along axis 0, in the CP form along the last."""
+    """Names of the other factors."""
     alpha: float
     scaling: Literal["rank", "sqrt_rank"]
-    terms_per_rank: int = 1
-    """LoRA-C has as many terms per rank as the kernel is wide."""
     magnitude: str | None = None
     """Name of DoRA's magnitudes."""
     kernel: NDArray[np.float32] | None = None
@@ -49,11 +80,13 @@ class FactoredLayer:
 
     @property
     def rank_axes(self) -> dict[str, int]:
-        """Axis of the terms in each factor; for CP factors the last."""
-        if self.form != "cp":
-            return {self.up: 1, self.inner[0]: 0}
-        last = {name: 1 for name in (self.up, *self.inner)}
-        return last | ({self.inner[1]: len(self.shape) - 2} if len(self.inner) == 2 else {})
+        """Axis of the terms in each factor."""
+        return self.form.rank_axes(self)
+
+    @property
+    def terms_per_rank(self) -> int:
+        """Terms for each rank that the method counts."""
+        return self.form.terms_per_rank(self.shape)
 
     def scale(self, n_terms: int) -> float:
         """Factor of the update for a number of terms."""

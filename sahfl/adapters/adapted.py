@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sahfl.adapters.fused import FusedConvolution
-from sahfl.adapters.geometry import Convolution, Geometry, convolve, kernel_of, per_channel, prepare
 from sahfl.adapters.paths import choose_path
-
-
-class Update(Protocol):
-    """A low-rank update of a kernel: ``up`` after an inner map of few channels. A module; its factors are trainable."""
-
-    exchanged: tuple[str, ...]
-    """Names of all its factors."""
-    inner_factors: tuple[str, ...]
-    """Names of those that ``inner`` uses."""
-
-    rank: int
-    """Number of terms, as the method counts them."""
-    full_rank: int
-    """Terms with which every kernel of this shape can be written; more are legal (over-parameterisation)."""
-
-    @property
-    def up(self) -> nn.Parameter:
-        """The factor on the output's side, (out, terms, ...); zero at the start."""
-
-    def delta(self, up: Tensor) -> Tensor:
-        """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
-
-    def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
-        """(batch, in, *space) -> (batch, terms, *space')."""
-
-    def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
-        """(batch, terms, *space') -> (batch, out, *space''); ``outer(inner(x), up)`` is x convolved with ``delta``."""
-
-    def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
-        """Gradient of ``outer`` with respect to ``up``, if that of its result is ``gradient``."""
-
-    def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
-        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``; not recorded."""
-
-    def get_parameter(self, target: str) -> nn.Parameter:
-        """A factor by name."""
+from sahfl.adapters.updates.geometry import Convolution, convolve, kernel_of, per_channel, prepare
+from sahfl.adapters.updates.update import Update
 
 
 class AdaptedConv(nn.Module):
@@ -88,15 +52,11 @@ class AdaptedConv(nn.Module):
         if x.ndim == len(self.base.kernel_size) + 1:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         x, geometry = prepare(x, self.base)
-        up = self._scaled_up()
-        match choose_path(self, x):
-            case "dense":
-                return convolve(x, self.kernel(up)[0], geometry, self.base.bias)
-            case "chain":
-                return self._chain(x, up, geometry)
-            case _:
-                inner = [self.update.get_parameter(name) for name in self.update.inner_factors]
-                return FusedConvolution.apply(x, self, geometry, up, self.magnitude, self.base.bias, *inner)  # type: ignore[no-untyped-call]
+        up, update, bias = self._scaled_up(), self.update, self.base.bias
+        if choose_path(self.base, update, x) == "dense":
+            return convolve(x, self.kernel(up)[0], geometry, bias)
+        inner = [update.get_parameter(name) for name in update.inner_factors]
+        return FusedConvolution.apply(x, self.kernel, update, geometry, up, self.magnitude, bias, *inner)  # type: ignore[no-untyped-call]
 
     def direction(self, up: Tensor) -> Tensor:
         """V, (out, in, *kernel); in the parameters' own precision, whatever autocast says."""
@@ -124,18 +84,6 @@ class AdaptedConv(nn.Module):
         plain = copy.deepcopy(self.base)
         kernel_of(plain).copy_(self.kernel(self.update.up * self.scale)[0])
         return plain
-
-    def _chain(self, x: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
-        before = convolve(x, kernel_of(self.base), geometry, self.base.bias)
-        change = self.update.outer(self.update.inner(x, geometry), up, geometry)
-        ratio = self.ratio(self.direction(up.detach()).detach())
-        if ratio is None:
-            return before + change
-        ratio = per_channel(ratio, x.ndim, axis=1)
-        dtype = before.dtype  # autocast leaves the numbers per channel in float32, and would widen whole maps to it
-        plain = before if self.base.bias is None else before - per_channel(self.base.bias, x.ndim, axis=1).to(dtype)
-        # Not (plain + change) * ratio + bias: a fresh adapter has ratio 1 and change 0 and must round nothing.
-        return before + (ratio - 1).to(dtype) * plain + ratio.to(dtype) * change
 
     def _scaled_up(self) -> Tensor:
         up = self.update.up * self.scale

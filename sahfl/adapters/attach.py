@@ -10,11 +10,9 @@ from torch import Generator, Tensor, nn
 
 from sahfl.adapters import exchanged
 from sahfl.adapters.adapted import AdaptedConv
-from sahfl.adapters.conv_lora import ConvLoRA
-from sahfl.adapters.cp_lora import CPLoRA
-from sahfl.adapters.geometry import CONVOLUTIONS, Convolution, is_plain
-from sahfl.adapters.lora_c import LoRAC
+from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.norms import normed_convolutions
+from sahfl.adapters.updates.geometry import CONVOLUTIONS, Convolution, is_plain
 from sahfl.config import AdapterTuning, TrainedMethod, WeightTuning
 from sahfl.errors import AdapterError
 from sahfl.seeds import derive_seed
@@ -144,25 +142,13 @@ def attach_everything(net: nn.Module) -> None:
     _declare_all(net.modules(), only_bias=False)
 
 
-def merge(net: nn.Module) -> dict[str, AdaptedConv]:
-    """Replace every adapted convolution by a plain one that computes the same, in place; for evaluation and export.
-
-    Returns:
-        What ``unmerge`` needs.
-    """
+def merge(net: nn.Module) -> None:
+    """Replace every adapted convolution by a plain one that computes the same, in place; for evaluation and export."""
     places = net.named_modules(remove_duplicate=False)
     adapted = {path: module for path, module in places if isinstance(module, AdaptedConv)}
     plain = {module: module.merged() for module in adapted.values()}
     for path, module in adapted.items():
         net.set_submodule(path, plain[module])
-    return adapted
-
-
-def unmerge(net: nn.Module, adapted: Mapping[str, AdaptedConv]) -> None:
-    """Put back what ``merge`` took off, in place; base and adapters are then what they were, bit for bit."""
-    for path, module in adapted.items():
-        module.train(net.get_submodule(path).training)  # the network may have changed over since ``merge``
-        net.set_submodule(path, module)
 
 
 def detach(net: nn.Module) -> None:
@@ -199,15 +185,9 @@ def _adapt_all(
 
 
 def _adapt(base: Convolution, method: AdapterTuning, *, magnitude: bool, seed: int) -> AdaptedConv:
-    generator = Generator().manual_seed(seed)
-    update: nn.Module
-    match method.method:
-        case "lora_c" | "dora_c":
-            update = LoRAC(base, rank=method.rank, generator=generator)
-        case "conv_lora" | "conv_dora":
-            update = ConvLoRA(base, rank=method.rank, generator=generator)
-        case "cp_lora" | "cp_dora":
-            update = CPLoRA(base, rank=method.rank, joint=method.joint_kernel, generator=generator)
+    record = ADAPTERS[method.method]
+    options = {name: getattr(method, name) for name in record.options}
+    update = record.update()(base, rank=method.rank, generator=Generator().manual_seed(seed), **options)
     magnitude = magnitude and method.has_magnitudes
     return AdaptedConv(base, update, scale=method.scale, magnitude=magnitude, rank_dropout=method.rank_dropout)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import nn
 
 from sahfl.adapters import FactoredLayer
 from sahfl.adapters.adapted import AdaptedConv
-from sahfl.adapters.conv_lora import ConvLoRA
-from sahfl.adapters.geometry import kernel_of
-from sahfl.adapters.lora_c import LoRAC
+from sahfl.adapters.methods import ADAPTERS
+from sahfl.adapters.updates.geometry import kernel_of
 from sahfl.config import AdapterTuning, TrainedMethod
 
 
@@ -25,21 +22,15 @@ def factored_layers(net: nn.Module, method: TrainedMethod) -> tuple[FactoredLaye
 
 def _describe(path: str, layer: AdaptedConv, method: AdapterTuning) -> FactoredLayer:
     kernel, update = kernel_of(layer.base).detach(), layer.update
-    form: Literal["lora_c", "conv_lora", "cp"] = "cp"
-    if isinstance(update, LoRAC):
-        form = "lora_c"
-    elif isinstance(update, ConvLoRA):
-        form = "conv_lora"
     (up,) = set(update.exchanged) - set(update.inner_factors)
     decomposed = layer.magnitude is not None
     return FactoredLayer(
-        form=form,
+        form=ADAPTERS[method.method].form,
         shape=tuple(kernel.shape),
         up=f"{path}.update.{up}",
         inner=tuple(f"{path}.update.{name}" for name in update.inner_factors),
         alpha=method.alpha,
         scaling=method.scaling,
-        terms_per_rank=kernel.shape[-1] if form == "lora_c" else 1,
         magnitude=f"{path}.magnitude" if decomposed else None,
         kernel=kernel.cpu().float().numpy() if decomposed else None,
     )

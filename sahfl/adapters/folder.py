@@ -22,6 +22,7 @@ from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.adapters.peft import from_peft, is_peft_form, peft_settings, to_peft
 from sahfl.atomic import write_atomic
 from sahfl.config import AdapterTuning, Section, TrainedMethod
+from sahfl.config.methods import TrainedMethodSetting
 from sahfl.errors import AdapterError
 
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
@@ -31,7 +32,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class AdapterNote(Section):
     """What an adapter belongs to."""
 
-    method: Annotated[TrainedMethod, Field(discriminator="method")]
+    method: TrainedMethodSetting
     """The fine-tuning method with all its settings."""
     adapted: tuple[str, ...]
     """Paths of the convolutions with an adapter."""

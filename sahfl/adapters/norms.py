@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sahfl.adapters.geometry import CONVOLUTIONS
+from sahfl.adapters.updates.geometry import CONVOLUTIONS
 
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 

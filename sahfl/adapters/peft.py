@@ -10,7 +10,7 @@ from torch import nn
 
 from sahfl.adapters import AdapterState
 from sahfl.adapters.adapted import AdaptedConv, lengths
-from sahfl.adapters.conv_lora import ConvLoRA
+from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import AdapterTuning
 
 PREFIX = "base_model.model."
@@ -24,13 +24,10 @@ def is_peft_form(net: nn.Module, method: AdapterTuning) -> bool:
     """
     adapted = [module for module in net.modules() if isinstance(module, AdaptedConv)]
     plain = all(
-        isinstance(layer.update, ConvLoRA)
-        and not layer.base.transposed
-        and layer.base.padding_mode == "zeros"
-        and set(layer.base.dilation) == {1}
+        not layer.base.transposed and layer.base.padding_mode == "zeros" and set(layer.base.dilation) == {1}
         for layer in adapted
     )
-    return bool(adapted) and plain and not method.also_train
+    return ADAPTERS[method.method].in_peft and bool(adapted) and plain and not method.also_train
 
 
 def peft_settings(net: nn.Module, method: AdapterTuning, base: str) -> dict[str, Any]:

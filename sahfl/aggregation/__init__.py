@@ -4,7 +4,7 @@ Every rule is a pure function of the updates, with its guarantees in its docstri
 in which the sites replied, to the last bit.
 """
 
-from sahfl.aggregation.lowrank import aggregation_error, mean_of_factors, project, stack
+from sahfl.aggregation.lowrank import aggregation_error, mean_of_factors, project
 from sahfl.aggregation.mean import mean, mean_of_stream
 from sahfl.aggregation.ranks import at_rank_of
 from sahfl.aggregation.robust import Bounded, bound, change_norm, median, trimmed_mean
@@ -27,6 +27,5 @@ __all__ = [
     "mean_of_stream",
     "median",
     "project",
-    "stack",
     "trimmed_mean",
 ]

@@ -2,8 +2,8 @@
 
 Every adapter method writes a kernel's update as a sum of rank-one terms (or, for LoRA-C and convLoRA, as a product of
 two matrices, which is one). The weighted mean of the sites' updates is therefore the update made of all their terms,
-each with its site's weight folded into the out-side factor: ``stack``. It has the sum of the ranks; ``project`` brings
-it back to one rank, by singular values or, for the CP form, by alternating least squares from a warm start.
+each with its site's weight folded into the out-side factor. It has the sum of the ranks; ``project`` brings it back to
+one rank, by singular values or, for the CP form, by alternating least squares from a warm start.
 
 DoRA's magnitudes are never averaged. A site's kernel is diag(d) (W + scale * D) with d = m / ||W + scale * D||; the
 mean of such kernels is diag(mean d) (W + scale * mean(d / mean(d) * D)), a kernel of the same form again.
@@ -12,13 +12,11 @@ mean of such kernels is diag(mean d) (W + scale * mean(d / mean(d) * D)), a kern
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from sahfl.adapters import AdapterState, FactoredLayer
+from sahfl.adapters import AdapterState, FactoredLayer, Floats, WeightedState
 from sahfl.aggregation.kernels import (
-    Floats,
     along_rows,
     channel_lengths,
     inverse,
@@ -29,32 +27,11 @@ from sahfl.aggregation.kernels import (
     written,
 )
 from sahfl.aggregation.mean import mean
-from sahfl.aggregation.nearest import nearest_cp, nearest_matrix
 from sahfl.aggregation.update import SiteUpdate, check_update, in_order
 from sahfl.errors import PayloadError
 
 CANCELLED = 1e-3
 """Least mean of the sites' d, as a share of the mean of |d|: only signs that cancel bring it below."""
-
-
-def stack(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
-    """The exact mean of the sites' updates, as one adapter with the sum of their ranks.
-
-    Guarantees: every layer's kernel is the weighted mean of the sites' kernels, up to rounding to the dtype of
-    ``like``; sites may have different ranks; tensors that belong to no layer are averaged; the result does not depend
-    on the order of the sites. Its size grows with the number of sites.
-
-    Raises:
-        PayloadError: as ``mean``; ranks may differ from those of ``like``.
-
-    Source: Wang et al. 2024, arXiv 2409.05976 (FLoRA) for matrices; for CP and DoRA forms, here.
-    """
-    sites = _read(updates, like, layers)
-    result = _mean_of_the_rest(sites, like, layers)
-    for layer in layers:
-        terms, magnitude = _stacked(layer, sites)
-        result |= written(layer, terms, magnitude, like)
-    return {name: result[name] for name in like}
 
 
 def mean_of_factors(
@@ -89,7 +66,7 @@ def mean_of_factors(
     return {name: result[name] for name in like}
 
 
-def _mean_ratio(sites: list[_Site], ratios: list[Floats]) -> Floats:
+def _mean_ratio(sites: list[WeightedState], ratios: list[Floats]) -> Floats:
     mean = np.asarray(sum(site.weight * ratio for site, ratio in zip(sites, ratios, strict=True)))
     least = CANCELLED * np.asarray(sum(site.weight * np.abs(ratio) for site, ratio in zip(sites, ratios, strict=True)))
     return np.where(np.abs(mean) < least, np.copysign(least, mean), mean)
@@ -104,34 +81,25 @@ def project(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequen
     different ranks. Costs: memory for all sites' factors.
 
     Raises:
-        PayloadError: as ``stack``.
+        PayloadError: as ``mean``; ranks may differ from those of ``like``.
 
-    Source: Bai et al. 2024, arXiv 2402.11505 (FlexLoRA) for matrices; Kolda and Bader 2009, section 3.4, for CP.
+    Source: Wang et al. 2024, arXiv 2409.05976 (FLoRA) for the exact mean as one adapter of all ranks; Bai et al. 2024,
+    arXiv 2402.11505 (FlexLoRA) for its projection; Kolda and Bader 2009, section 3.4, for CP; for DoRA forms, here.
     """
     sites = _read(updates, like, layers)
     result = _mean_of_the_rest(sites, like, layers)
     for layer in layers:
         terms, magnitude = _stacked(layer, sites)
         if magnitude is not None:  # near in the kernels, that is in the rows times d
-            terms[0] = scale_rows(layer, terms[0], magnitude)
-        if layer.form == "cp":
-            terms = nearest_cp(terms, _start(layer, sites, like))
-        else:
-            spare = terms_of(layer, {name: like[name].astype(np.float64) for name in layer.names})[1]
-            terms = nearest_matrix(terms, spare, size=_size(layer, sites))
+            terms[0] = scale_rows(terms[0], magnitude)
+        terms = layer.form.nearest(layer, terms, sites, like)
         if magnitude is not None:
-            terms[0] = scale_rows(layer, terms[0], inverse(magnitude))
+            terms[0] = scale_rows(terms[0], inverse(magnitude))
         result |= written(layer, terms, magnitude, like)
     return {name: result[name] for name in like}
 
 
-@dataclass(frozen=True)
-class _Site:
-    weight: float
-    state: dict[str, Floats]
-
-
-def _read(updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[FactoredLayer]) -> list[_Site]:
+def _read(updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[FactoredLayer]) -> list[WeightedState]:
     ordered, axes = in_order(updates), {name: axis for layer in layers for name, axis in layer.rank_axes.items()}
     for update in ordered:
         check_update(update, like=like, rank_axes=axes)
@@ -139,7 +107,7 @@ def _read(updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[Fa
             _check_ranks(update, layer)
     total = sum(update.n_volumes for update in ordered)
     return [
-        _Site(update.n_volumes / total, {name: update.state[name].astype(np.float64) for name in like})
+        WeightedState(update.n_volumes / total, {name: update.state[name].astype(np.float64) for name in like})
         for update in ordered
     ]
 
@@ -151,7 +119,7 @@ def _check_ranks(update: SiteUpdate, layer: FactoredLayer) -> None:
         raise PayloadError(f"site {update.site!r}, {layer.up!r}: got factors of {terms} terms, expected one number")
 
 
-def _mean_of_the_rest(sites: list[_Site], like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
+def _mean_of_the_rest(sites: list[WeightedState], like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
     factored = {name for layer in layers for name in layer.names}
     return {
         name: sum(site.weight * site.state[name] for site in sites).astype(reference.dtype)  # type: ignore[union-attr]
@@ -160,7 +128,7 @@ def _mean_of_the_rest(sites: list[_Site], like: AdapterState, layers: Sequence[F
     }
 
 
-def _stacked(layer: FactoredLayer, sites: list[_Site]) -> tuple[list[Floats], Floats | None]:
+def _stacked(layer: FactoredLayer, sites: list[WeightedState]) -> tuple[list[Floats], Floats | None]:
     """Terms of the mean update, (size of the axis, terms) each, the scale folded in; and the mean of d, if any."""
     parts = [terms_of(layer, site.state) for site in sites]
     ratios = None
@@ -169,7 +137,7 @@ def _stacked(layer: FactoredLayer, sites: list[_Site]) -> tuple[list[Floats], Fl
         mean = _mean_ratio(sites, ratios)
     for index, (site, terms) in enumerate(zip(sites, parts, strict=True)):
         rows = site.weight if ratios is None else site.weight * ratios[index] * inverse(mean)
-        terms[0] = scale_rows(layer, terms[0], rows)
+        terms[0] = scale_rows(terms[0], rows)
     joined = [np.concatenate(factor, axis=1) for factor in zip(*parts, strict=True)]
     return joined, (None if ratios is None else mean)
 
@@ -192,39 +160,3 @@ def aggregation_error(
         difference += float(np.square(after - exact).sum())
         change += float(np.square(before - exact).sum())
     return float(np.sqrt(difference / change)) if change and np.isfinite([change, difference]).all() else None
-
-
-def _start(layer: FactoredLayer, sites: list[_Site], like: AdapterState) -> list[Floats]:
-    """The mean of the factors, from which least squares start; columns of zeros are those of ``like``."""
-    scaled = [site.state for site in sites]
-    if layer.magnitude is not None:
-        scaled = [
-            site.state | {layer.up: along_rows(ratio_of(layer, site.state), site.state[layer.up])} for site in sites
-        ]
-    scaled = [state | {layer.up: layer.scale(state[layer.up].shape[1]) * state[layer.up]} for state in scaled]
-    ready = [_Site(site.weight, state) for site, state in zip(sites, scaled, strict=True)]
-    # In-side factors keep their lengths: terms of a few sites would else fade from round to round, untrained.
-    start = [_mean_factor(n, ready, like[n].shape, missing=n == layer.up) for n in (layer.up, *layer.inner)]
-    for name, factor in zip(layer.inner, start[1:], strict=True):
-        np.copyto(factor, like[name].reshape(factor.shape), where=~factor.any(axis=0))
-    return start
-
-
-def _mean_factor(name: str, sites: list[_Site], shape: tuple[int, ...], *, missing: bool) -> Floats:
-    """Mean of a CP factor, (size, rank), over the sites' first terms.
-
-    Where sites have fewer terms, theirs count as zero if ``missing``; else the mean is over those that have the term.
-    """
-    rank = shape[-1]
-    total, weights = np.zeros((int(np.prod(shape[:-1])), rank)), np.zeros(rank)
-    for site in sites:
-        factor = site.state[name].reshape(total.shape[0], -1)[:, :rank]
-        total[:, : factor.shape[1]] += site.weight * factor
-        weights[: factor.shape[1]] += site.weight
-    lacking = (weights > 0) & (weights < weights.max())
-    return total if missing else total / np.where(lacking, weights, 1)
-
-
-def _size(layer: FactoredLayer, sites: list[_Site]) -> float:
-    """Root mean square of the in-side factor's numbers: what a projected one should have, to train on as before."""
-    return float(np.sqrt(np.mean([np.square(site.state[layer.inner[0]]).mean() for site in sites]))) or 1.0

@@ -16,7 +16,7 @@ def mean(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
     Guarantees: names, shapes and dtypes of the result are those of ``like``; the result is finite; sums run in
     float64 in the order of the sites' names, so it does not depend on who replied first, to the last bit. For
     adapters this is the mean of the factors, which is not the mean of the updates: mean(up) @ mean(down) differs from
-    mean(up @ down), unless the sites differ in one factor only (``federation.alternate``).
+    mean(up @ down), unless the sites differ in one factor only (``alternate``).
 
     Args:
         updates: one per site.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from sahfl.adapters import Floats
+
 SWEEPS = 4
 """Of alternating least squares, from a warm start; few, so that a round's result stays near the sites' factors."""
 

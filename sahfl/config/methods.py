@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import json
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationInfo, WrapValidator, model_validator
+from pydantic_core import SchemaValidator, core_schema
 
-from sahfl.section import Name, Section
+from sahfl.adapters.methods import ADAPTERS
+from sahfl.aggregation.rules import RULES, USUAL
+from sahfl.section import Name, Section, one_of
 
 Part = Literal[
     "encoder",
@@ -23,7 +28,9 @@ Part = Literal[
     "head",
 ]
 """A part of the multi-view U-Net, by role and depth: 1 is at full resolution, the bottleneck at the lowest."""
-Rule = Literal["mean", "project", "alternate", "median", "trimmed_mean"]
+Weights = Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
+"""What standard fine-tuning trains: all weights, a part of the network, the last convolution, or norms and biases."""
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Rank = Annotated[int, Field(ge=1, le=512)]
 POOLED = "pooled"
@@ -53,11 +60,11 @@ class ZeroShot(Section):
 class WeightTuning(Section):
     """Standard fine-tuning: some or all of the network's own weights are trained and travel."""
 
-    method: Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
+    method: Weights
     """Which weights: all of them, a part of the network, the last convolution, or all norms and biases."""
     learning_rate: LearningRate = 5e-4
     """Peak learning rate of AdamW."""
-    aggregation: Literal["mean", "median", "trimmed_mean"] = "mean"
+    aggregation: Annotated[str, one_of(lambda: [n for n, rule in RULES.items() if not rule.needs_layers])] = USUAL
     """How the sites' weights become the next global ones."""
     trained_at: Name | None = None
     """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
@@ -70,7 +77,7 @@ class WeightTuning(Section):
     @property
     def id(self) -> str:
         """Name of the method in folders and results."""
-        rule = None if self.aggregation == "mean" else self.aggregation
+        rule = None if self.aggregation == USUAL else self.aggregation
         return "-".join([self.method, *filter(None, [rule, self.label])]) + _suffix(self.trained_at, self.repeat)
 
 
@@ -81,7 +88,7 @@ class AdapterTuning(Section):
     magnitudes (arXiv 2402.09353).
     """
 
-    method: Literal["lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"]
+    method: Annotated[str, one_of(lambda: ADAPTERS)]
     """How the update of a convolution's kernel is factorised."""
     rank: Rank = 8
     """Number of terms; payload bytes grow linearly with it. More than a layer's full rank is legal."""
@@ -101,7 +108,7 @@ class AdapterTuning(Section):
     """DoRA forms only: also train the magnitudes that a following norm cancels."""
     learning_rate: LearningRate = 5e-3
     """Peak learning rate of AdamW."""
-    aggregation: Rule = "mean"
+    aggregation: Annotated[str, one_of(lambda: RULES)] = USUAL
     """How the sites' factors become the next global ones: ``project`` is the exact mean of the updates brought back to
     the rank, ``alternate`` trains one factor per round, so that the plain mean is exact."""
     site_ranks: dict[Name, Rank] = Field(default_factory=dict)
@@ -122,7 +129,7 @@ class AdapterTuning(Section):
         parts += ["joint"] if self.joint_kernel else []
         parts += list(self.layers) if self.layers != ("all",) else []
         parts += ["with", *self.also_train] if self.also_train else []
-        parts += [self.aggregation] if self.aggregation != "mean" else []
+        parts += [self.aggregation] if self.aggregation != USUAL else []
         name = "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
         return name + _suffix(self.trained_at, self.repeat)
 
@@ -134,7 +141,7 @@ class AdapterTuning(Section):
     @property
     def has_magnitudes(self) -> bool:
         """Whether this is a DoRA form."""
-        return "dora" in self.method
+        return ADAPTERS[self.method].has_magnitudes
 
     def at_rank(self, rank: int) -> AdapterTuning:
         """The method as one site trains it, which is told nothing of the others' ranks."""
@@ -147,16 +154,50 @@ class AdapterTuning(Section):
         for option, names in (("layers", self.layers), ("also_train", self.also_train)):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{option} names twice: {', '.join(twice)}")
-        if self.joint_kernel and not self.method.startswith("cp_"):
-            raise ValueError(f"joint_kernel is an option of cp_lora and cp_dora, not of {self.method}")
+        if self.joint_kernel and "joint_kernel" not in ADAPTERS[self.method].options:
+            having = " and ".join(name for name, method in ADAPTERS.items() if "joint_kernel" in method.options)
+            raise ValueError(f"joint_kernel is an option of {having}, not of {self.method}")
         if self.all_magnitudes and not self.has_magnitudes:
             raise ValueError(f"all_magnitudes is an option of the DoRA forms, {self.method} has no magnitudes")
-        if self.site_ranks and self.aggregation != "project":
-            raise ValueError(f"site_ranks needs aggregation: project, {self.aggregation} needs one rank at all sites")
+        if self.site_ranks and not RULES[self.aggregation].own_ranks:
+            having = " or ".join(name for name, rule in RULES.items() if rule.own_ranks)
+            raise ValueError(f"site_ranks needs aggregation: {having}, {self.aggregation} needs one rank at all sites")
         if self.site_ranks and self.trained_at:
             raise ValueError(f"site_ranks is for a training at all sites, this one is trained at {self.trained_at}")
         return self
 
 
-Method = Annotated[ZeroShot | WeightTuning | AdapterTuning, Field(discriminator="method")]
 TrainedMethod = WeightTuning | AdapterTuning
+
+
+def _by_name(*more: tuple[str, type[Section]]) -> WrapValidator:
+    """Read a method as the kind that has its name; the names are those of the tables when it is read."""
+
+    def read(value: Any, _: Any, info: ValidationInfo) -> Any:
+        names = [(name, WeightTuning) for name in WEIGHTS] + [(name, AdapterTuning) for name in ADAPTERS]
+        reader = _reader((*more, *names))
+        return reader.validate_json(json.dumps(value)) if info.mode == "json" else reader.validate_python(value)
+
+    return WrapValidator(read)
+
+
+@cache
+def _reader(kinds: tuple[tuple[str, type[Section]], ...]) -> SchemaValidator:
+    choices = {name: TypeAdapter(kind).core_schema for name, kind in kinds}
+    return SchemaValidator(core_schema.tagged_union_schema(choices, discriminator="method"))
+
+
+Method = Annotated[ZeroShot | WeightTuning | AdapterTuning, _by_name(("zero_shot", ZeroShot))]
+"""Any method, as a setting."""
+TrainedMethodSetting = Annotated[TrainedMethod, _by_name()]
+"""A method that trains, as a setting."""
+
+
+def method_at_defaults(name: str) -> Method:
+    """The method of a name, all else as it is where a study says nothing.
+
+    Raises:
+        pydantic.ValidationError: no table holds the name.
+    """
+    method: Method = TypeAdapter(Method).validate_python({"method": name})
+    return method

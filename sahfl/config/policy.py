@@ -6,13 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.config.methods import Part
-from sahfl.section import Section
+from sahfl.adapters.methods import ADAPTERS
+from sahfl.config.methods import WEIGHTS, Part
+from sahfl.section import Section, one_of
 
 Stage = Literal["pretrain", "finetune"]
-Adapter = Literal["lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"]
-Weights = Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
-ADAPTERS: tuple[Adapter | Weights, ...] = ("lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora")
 
 
 class SitePolicy(Section):
@@ -25,9 +23,11 @@ class SitePolicy(Section):
     stages: tuple[Stage, ...] = ("finetune",)
     """Stages that the site trains in. In ``pretrain`` all weights of the network leave, in ``finetune`` what a method
     trains."""
-    methods: tuple[Adapter | Weights, ...] = ADAPTERS
-    """Methods that the site trains. Of the six adapter methods only factors leave; of all others the network's own
-    weights. Any method may be evaluated, because an evaluation sends sums alone."""
+    methods: tuple[Annotated[str, one_of(lambda: (*ADAPTERS, *WEIGHTS))], ...] = Field(
+        default_factory=lambda: tuple(ADAPTERS)
+    )
+    """Methods that the site trains. Of adapter methods (the default) only factors leave; of all others the network's
+    own weights. Any method may be evaluated, because an evaluation sends sums alone."""
     also_train: tuple[Literal["norm", "bias"] | Part, ...] = ()
     """Weights of the network itself that an adapter method may train, and send, beside its factors."""
     norms_stay: bool = False

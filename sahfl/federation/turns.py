@@ -1,47 +1,24 @@
-"""Alternating rounds: one factor of every adapter trains per round, so that the plain mean of the sites is exact.
-
-A kernel's update is linear in each factor on its own. Where the sites hold all others in common, the mean of the
-factor is the mean of the updates, and it is a plain sum that secure aggregation could carry. With DoRA's magnitudes
-that holds in odd rounds; in even ones the sites' kernels differ in length too, which no factor in common can undo.
-
-Source: Chen et al. 2024, arXiv 2409.02346 (RoLoRA) for two factors; any number of them, here.
-"""
+"""Which tensors of a network train in a round, where the aggregation rule lets the factors take turns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
-from sahfl.adapters import FactoredLayer, exchanged
+from sahfl.adapters import exchanged
 from sahfl.adapters.factored import factored_layers
+from sahfl.aggregation.rules import RULES
 from sahfl.config import AdapterTuning, Method
 
 
 def take_turn(net: nn.Module, method: Method | None, round_: int) -> tuple[str, ...]:
     """Freeze what does not train in a round, and return the names of what does: what the site sends.
 
-    With another rule than ``alternate`` everything exchanged trains in every round.
+    With a rule without turns everything exchanged trains in every round.
     """
-    found = exchanged.parameters(net)
-    if not isinstance(method, AdapterTuning) or method.aggregation != "alternate":
-        return tuple(found)
-    names = names_of_turn(factored_layers(net, method), tuple(found), round_)
-    for name, parameter in found.items():
+    trainable = exchanged.parameters(net)
+    if not isinstance(method, AdapterTuning) or RULES[method.aggregation].turn is None:
+        return tuple(trainable)
+    names = RULES[method.aggregation].names_of_turn(factored_layers(net, method), tuple(trainable), round_)
+    for name, parameter in trainable.items():
         parameter.requires_grad_(name in names)
     return names
-
-
-def names_of_turn(layers: Sequence[FactoredLayer], all_names: Sequence[str], round_: int) -> tuple[str, ...]:
-    """Names of the tensors that train in a round, from 1, in the order of ``all_names``.
-
-    Out-side factors and magnitudes in odd rounds: they start at zero, and no other factor has a gradient before they
-    moved. In even rounds the others, one after another. Tensors that belong to no layer train in every round.
-    """
-    factored, turn = {name for layer in layers for name in layer.names}, set()
-    for layer in layers:
-        if round_ % 2:
-            turn |= {layer.up} | ({layer.magnitude} if layer.magnitude else set())
-        else:
-            turn.add(layer.inner[(round_ // 2 - 1) % len(layer.inner)])
-    return tuple(name for name in all_names if name in turn or name not in factored)

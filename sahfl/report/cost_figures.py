@@ -93,7 +93,7 @@ def _draw_mark(axes: Axes, method: Results, key: str, look: Look) -> None:
     point(axes, *place, look, markersize=7)
     if method["method"] in STANDARD:
         text = method["method"].replace("_", " ")
-        offset = (0, -13) if STANDARD.index(method["method"]) % 2 == 0 else (0, 7)
+        offset = (0, -13) if list(STANDARD).index(method["method"]) % 2 == 0 else (0, 7)
         axes.annotate(text, place, offset, textcoords="offset points", ha="center", fontsize=8, color=SOFT)
 
 

@@ -7,6 +7,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+from sahfl.adapters.methods import ADAPTERS
+from sahfl.report.names import STANDARD, ZERO_SHOT
 from sahfl.report.tables import METRICS, WITHHELD
 
 TEXT, FLAG, WHOLE, NUMBER = (str,), (bool,), (int,), (int, float)
@@ -88,6 +90,8 @@ def form_problems(results: Mapping[str, Any]) -> Iterator[str]:
         for index, method in enumerate(results["methods"]):
             if method["failed"] is None:
                 yield from _problems(method, _MEASURED, f"methods.{index}")
+            if (name := method.get("method")) not in (*STANDARD, ZERO_SHOT, *ADAPTERS):
+                yield f"methods.{index}.method: got {name!r}, expected a method of this version of sahfl"
 
 
 def _problems(value: Any, form: Any, path: str) -> Iterator[str]:

@@ -6,23 +6,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sahfl.adapters.methods import ADAPTERS
 from sahfl.report.text import Results
 
 ZERO_SHOT = "zero_shot"
-NAMES = {
-    "zero_shot": "Zero-shot",
+STANDARD = {
     "full": "Full fine-tuning",
     "encoder": "Fine-tuning of the encoder",
     "bottleneck": "Fine-tuning of the bottleneck",
     "decoder": "Fine-tuning of the decoder",
     "last_layer": "Fine-tuning of the last layer",
     "norm_bias": "Fine-tuning of norms and biases",
-    "lora_c": "LoRA-C",
-    "conv_lora": "convLoRA",
-    "cp_lora": "CP-LoRA",
-    "dora_c": "DoRA-C",
-    "conv_dora": "convDoRA",
-    "cp_dora": "CP-DoRA",
 }
 REPEAT = "-repeat"
 EACH, POOLED = "each", "pooled"
@@ -39,19 +33,9 @@ class Family:
     """On a white page; see ``theme`` for a dark one."""
 
 
-FAMILIES = (
-    Family("zero_shot", "Zero-shot", "#6B6B6B"),
-    Family("standard", "Standard fine-tuning", "#C9500C"),
-    Family("lora_c", "LoRA-C", "#B3457E"),
-    Family("conv_lora", "convLoRA", "#007A5A"),
-    Family("cp_lora", "CP-LoRA", "#0067A3"),
-    Family("dora_c", "DoRA-C", "#7B4FB0"),
-    Family("conv_dora", "convDoRA", "#7A7000"),
-    Family("cp_dora", "CP-DoRA", "#1193AB"),
-    Family("other", "Other", "#24292F"),
-)
-"""Hues after Okabe & Ito 2008, "Color universal design"; markers and lines differ too, so that colour is not needed."""
-STANDARD = ("full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias")
+UNTRAINED = Family(ZERO_SHOT, "Zero-shot", "#6B6B6B")
+WHOLE_WEIGHTS = Family("standard", "Standard fine-tuning", "#C9500C")
+PRETRAINING = Family("other", "Other", "#24292F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES = ("-", "--", ":", "-.")
 
@@ -69,10 +53,23 @@ class Look:
     """Whether it was trained by the federation."""
 
 
+def families() -> tuple[Family, ...]:
+    """All families, in the order of tables and figures; what is no method's comes last.
+
+    Markers and lines differ too, so that colour is not needed.
+    """
+    adapters = (Family(method.name, method.label, method.colour) for method in ADAPTERS.values())
+    return (UNTRAINED, WHOLE_WEIGHTS, *adapters, PRETRAINING)
+
+
 def family_of(method: Results) -> Family:
-    """The family of a method; a kind unknown to this version is "other"."""
-    kind = "standard" if method["method"] in STANDARD else method["method"]
-    return next((family for family in FAMILIES if family.key == kind), FAMILIES[-1])
+    """The family of a method."""
+    kind = method["method"]
+    if kind == ZERO_SHOT:
+        return UNTRAINED
+    if kind in STANDARD:
+        return WHOLE_WEIGHTS
+    return Family(kind, ADAPTERS[kind].label, ADAPTERS[kind].colour)
 
 
 def looks(methods: Iterable[Results]) -> dict[str, Look]:
@@ -83,7 +80,7 @@ def looks(methods: Iterable[Results]) -> dict[str, Look]:
     found = {}
     for method in methods:
         rank, kind = method["rank"], method["method"]
-        place = ranks.index(rank) if rank is not None else STANDARD.index(kind) if kind in STANDARD else 0
+        place = ranks.index(rank) if rank is not None else list(STANDARD).index(kind) if kind in STANDARD else 0
         rule = rules.index(method["aggregation"]) if rank is not None else 0
         line = LINES[rule % len(LINES)]
         found[method["id"]] = Look(
@@ -93,8 +90,9 @@ def looks(methods: Iterable[Results]) -> dict[str, Look]:
 
 
 def method_name(method: Results) -> str:
-    """``CP-LoRA (rank 8, pooled)``; a method unknown to this version keeps its own name."""
-    name, rank, at = NAMES.get(method["method"], str(method["method"])), method["rank"], method["trained_at"]
+    """``CP-LoRA (rank 8, pooled)``."""
+    name = STANDARD.get(method["method"]) or family_of(method).name
+    rank, at = method["rank"], method["trained_at"]
     plain = method["method"] if rank is None else f"{method['method']}-r{rank}"
     own = method["id"] if at is None else method["id"].removesuffix(f"-at-{at}").removesuffix(f"-{at}")
     # The rest of the id contains the settings in which two methods of the same kind differ.
@@ -136,7 +134,8 @@ def row_of_training(results: Results, id_: str) -> Results | None:
 
 def by_family(methods: Iterable[Results]) -> list[Results]:
     """Methods sorted by family; within a family in the order of the study file."""
-    return sorted(methods, key=lambda method: FAMILIES.index(family_of(method)))
+    order = families()
+    return sorted(methods, key=lambda method: order.index(family_of(method)))
 
 
 def measured(results: Results) -> list[Results]:

@@ -15,7 +15,7 @@ from sahfl.report.case_pictures import read_overlays
 from sahfl.report.claim import claim_table, n_filled
 from sahfl.report.figures import draw_figures
 from sahfl.report.form import form_problems
-from sahfl.report.names import FAMILIES, name_methods
+from sahfl.report.names import families, name_methods
 from sahfl.report.paper import paper_table
 from sahfl.report.paper_files import write_paper_files
 from sahfl.report.summary import cells_sentence, headline, hostile_sentence, tiles
@@ -104,7 +104,7 @@ def _context(results: Results, pictures: tuple[Picture, ...], folder: Path) -> d
     claim = claim_table(results)
     return {
         "results": results,
-        "families": FAMILIES,
+        "families": families(),
         "contents": _contents(results, {picture.name for picture in pictures}),
         "headline": headline(results),
         "tiles": tiles(results),

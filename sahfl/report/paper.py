@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sahfl.aggregation.rules import USUAL
 from sahfl.report.names import (
-    FAMILIES,
     ZERO_SHOT,
     dice_of,
+    families,
     family_of,
     measured,
     method_named,
@@ -55,7 +56,7 @@ def _dice_rows(results: Results) -> Iterator[Row]:
     known = zero_shot is not None and zero_shot["failed"] is None
     here = _with_sd(dice_of(zero_shot)) if zero_shot is not None and known else DASH
     yield Row(("Zero-shot", "no fine-tuning", "0.410 ± 0.26", here), "zero_shot")
-    for family in FAMILIES:
+    for family in families():
         if family.key in ABSTRACT:
             methods = [m for m in measured(results) if family_of(m) == family and m["trained_at"] is None]
             here = "; ".join(f"{_short(m)}: {_with_sd(dice_of(m))}" for m in methods)
@@ -65,7 +66,7 @@ def _dice_rows(results: Results) -> Iterator[Row]:
 def _short(method: Results) -> str:
     if method["rank"] is None:
         return str(method["method"]).replace("_", " ")
-    rule = "" if method["aggregation"] in (None, "mean") else f" {method['aggregation']}"
+    rule = "" if method["aggregation"] in (None, USUAL) else f" {method['aggregation']}"
     return f"rank {method['rank']}{rule}"
 
 

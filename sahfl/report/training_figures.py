@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sahfl.report.names import FAMILIES, REPEAT, Look, family_of, looks, names, row_of_training
+from sahfl.report.names import PRETRAINING, REPEAT, Look, families, family_of, looks, names, row_of_training
 from sahfl.report.text import Results, number
 from sahfl.report.theme import FACE, WIDE_IN, WIDTH_IN, Drawing, new_figure
 
@@ -72,9 +72,9 @@ def _by_family(
     titles, found = names(results), defaultdict[str, dict[str, tuple[str, dict[int, Curve]]]](dict)
     for id_, folds in curves.items():
         method = row_of_training(results, id_)
-        family = FAMILIES[-1] if method is None else family_of(method)
+        family = PRETRAINING if method is None else family_of(method)
         found[family.name][id_] = _short(titles.get(id_, id_), family.name), folds
-    order = [family.name for family in FAMILIES]
+    order = [family.name for family in families()]
     return {name: found[name] for name in sorted(found, key=order.index)}
 
 
@@ -107,7 +107,7 @@ def _draw_family(
 ) -> str:
     texts = []
     for id_, (name, folds) in methods.items():
-        style = look.get(id_, Look(FAMILIES[-1], "o", "-", filled=True))
+        style = look.get(id_, Look(PRETRAINING, "o", "-", filled=True))
         colour = style.family.colour
         for curve in folds.values():
             axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.6, alpha=0.3)

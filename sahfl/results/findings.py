@@ -22,15 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
+from sahfl.adapters.methods import ADAPTERS
+from sahfl.aggregation.rules import USUAL
 from sahfl.config import POOLED
-from sahfl.config.policy import Adapter
 
 MARGIN = 0.02
 """Dice difference up to which a method that is worse still counts as equal."""
 SHARE = 1 / 3
 """Largest share of convLoRA's parameters that CP-LoRA may have."""
+CP_LORA = ADAPTERS["cp_lora"]
 Row = Mapping[str, Any]
 
 
@@ -94,8 +96,8 @@ class Evidence:
 
     def families(self) -> list[Row]:
         """Each adapter family at its highest rank."""
-        known = [[row for row in self.federated() if row["method"] == name] for name in get_args(Adapter)]
-        return [max(rows, key=lambda row: (row["rank"], row["aggregation"] == "mean")) for rows in known if rows]
+        known = [[row for row in self.federated() if row["method"] == name] for name in ADAPTERS]
+        return [max(rows, key=lambda row: (row["rank"], row["aggregation"] == USUAL)) for rows in known if rows]
 
     def pair(self, method: str, reference: str, *, floor: float, sign: int = 1, against: str = "") -> list[Pair]:
         """The difference of two methods, or none if they were not compared; ``sign`` -1 reverses it."""
@@ -195,9 +197,8 @@ def _cp_equals_conv(evidence: Evidence) -> list[Pair]:
     trainable = {row["id"]: row["trainable"] for row in evidence.methods}
     pairs = []
     for row in evidence.federated():
-        if row["method"] != "cp_lora":
+        if row["method"] != CP_LORA.name or (other := CP_LORA.counterpart(row["id"])) is None:
             continue
-        other = "conv_lora" + row["id"].removeprefix("cp_lora")
         share = row["trainable"] / trainable[other] if trainable.get(other) else None
         too_many = f"it has {share:.0%} of the parameters" if share is not None and share > SHARE else ""
         pairs += evidence.pair(row["id"], other, floor=-MARGIN, against=too_many)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sahfl.adapters.folder import CONFIG
+from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
 from sahfl.results.method_results import Key, Sums, compare, correct, measured, read_fold, withheld_parts
@@ -172,8 +173,7 @@ def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
     federated = [arm for arm in adapters if arm.trained_at is None]
     yield from ((arm.id, "zero_shot") for arm in trained)
     yield from ((arm.id, "full") for arm in federated)
-    # With the same rank and settings, the two ids differ only in the name of the method.
-    yield from ((a.id, "conv_lora" + a.id.removeprefix("cp_lora")) for a in adapters if a.method.method == "cp_lora")
+    yield from ((arm.id, other) for arm in adapters if (other := ADAPTERS[arm.method.method].counterpart(arm.id)))
     for arm in federated:
         lowest = min((other for other in federated if _settings(other) == _settings(arm)), key=_rank)
         if lowest is not arm:

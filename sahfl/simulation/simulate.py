@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 from flwr.app import Context, RecordDict, UserConfig
 
+from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLED, SiteConfig, SitePolicy, SiteScansPooled, Study
-from sahfl.config.methods import Part
-from sahfl.config.policy import Adapter, Weights
+from sahfl.config.methods import WEIGHTS, Part
 from sahfl.events import Event, emit
 from sahfl.federation.server.app import app
 from sahfl.report import write_report
@@ -20,25 +20,31 @@ from sahfl.run.session import session
 from sahfl.simulation.case_overlays import add_overlays
 from sahfl.simulation.local_grid import LocalGrid
 
-OPEN = SitePolicy(
-    require_signature=False,
-    stages=("pretrain", "finetune"),
-    methods=(*get_args(Adapter), *get_args(Weights)),
-    also_train=("norm", "bias", *get_args(Part)),
-    share_scan_keys=True,
-    most_rounds=10_000,
-    most_steps=100_000,
-    most_learning_rate=1.0,
-    most_rank=512,
-    most_bytes=10_000_000_000,
-    most_replicates=100_000,
-    smallest_group=1,
-    smallest_bootstrap=1,
-)
-"""Everything that a study may ask for is allowed: all data lie on this machine."""
-POLICY: dict[str, Any] = {"max_refused_share": 1.0, "policy": OPEN, "device": "cpu"}
-"""All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest. It
-computes on the processor, so that its result does not depend on the machine."""
+
+def open_policy() -> SitePolicy:
+    """Everything that a study may ask for is allowed: all data lie on this machine."""
+    return SitePolicy(
+        require_signature=False,
+        stages=("pretrain", "finetune"),
+        methods=(*ADAPTERS, *WEIGHTS),
+        also_train=("norm", "bias", *get_args(Part)),
+        share_scan_keys=True,
+        most_rounds=10_000,
+        most_steps=100_000,
+        most_learning_rate=1.0,
+        most_rank=512,
+        most_bytes=10_000_000_000,
+        most_replicates=100_000,
+        smallest_group=1,
+        smallest_bootstrap=1,
+    )
+
+
+def _settings() -> dict[str, Any]:
+    """All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest. It
+    computes on the processor, so that its result does not depend on the machine.
+    """
+    return {"max_refused_share": 1.0, "policy": open_policy(), "device": "cpu"}
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
@@ -49,11 +55,14 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         DataError: the datalist cannot be read, or lacks a site of the study; every path at which no scans are.
     """
     scans = study.data.for_sites(study.sites, study=study.name, seed=study.seed)
-    sites = tuple(SiteConfig(name=name, folder=folder / name, data=data, **POLICY) for name, data in scans.items())
+    sites = tuple(SiteConfig(name=name, folder=folder / name, data=data, **_settings()) for name, data in scans.items())
     if not study.pools:
         return sites
     members = tuple(site for site in sites if site.name in study.finetune.sites)
-    return (*sites, SiteConfig(name=POOLED, folder=folder / POOLED, data=SiteScansPooled(members=members), **POLICY))
+    return (
+        *sites,
+        SiteConfig(name=POOLED, folder=folder / POOLED, data=SiteScansPooled(members=members), **_settings()),
+    )
 
 
 def simulate(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from harness.site_updates import METHODS, base_kernels, distance, kernels, mean_kernels, start_of, trained, with_rank
 
-from sahfl.aggregation import SiteUpdate, aggregation_error, mean, mean_of_factors, project, stack
+from sahfl.aggregation import SiteUpdate, aggregation_error, mean, mean_of_factors, project
 from sahfl.config import AdapterTuning
 from sahfl.errors import PayloadError
 
@@ -27,28 +27,7 @@ def share(found, exact):
     return distance(found, exact) / distance(base_kernels(), exact)
 
 
-# --- stack ----------------------------------------------------------------------------------------------------------
-
-
-@ALL
-@pytest.mark.parametrize("ranks", [[3, 3, 3], [3, 2, 4], [1, 1, 7]], ids=str)
-def test_stacked_adapters_are_the_mean_of_the_kernels_whatever_the_ranks(method, ranks):
-    like, layers = start_of(method)
-    updates = updates_of(method, ranks)
-    stacked = stack(updates, like=like, layers=layers)
-    exact = mean_kernels(method, updates, ranks)
-    for name, found in kernels(method, stacked, sum(ranks)).items():
-        np.testing.assert_allclose(found, exact[name], atol=2e-6 * np.abs(exact[name]).max(), err_msg=name)
-    assert share(kernels(method, stacked, sum(ranks)), exact) < 1e-6
-
-
-@pytest.mark.parametrize("name", ["lora_c", "cp_dora"])
-def test_stacking_follows_the_scaling_by_the_root_of_the_rank(name):
-    method = METHODS[name].model_copy(update={"scaling": "sqrt_rank"})
-    like, layers = start_of(method)
-    updates = updates_of(method, [3, 2, 4])
-    stacked = stack(updates, like=like, layers=layers)
-    assert share(kernels(method, stacked, 9), mean_kernels(method, updates, [3, 2, 4])) < 1e-6
+# --- exact rules ----------------------------------------------------------------------------------------------------
 
 
 def test_what_belongs_to_no_layer_is_averaged():
@@ -57,7 +36,7 @@ def test_what_belongs_to_no_layer_is_averaged():
     own = [{"norm.bias": np.full(2, value, np.float32)} for value in (1, 2, 6)]
     updates = [SiteUpdate(u.site, u.n_volumes, u.state | o) for u, o in zip(updates_of(method), own, strict=True)]
     like = like | {"norm.bias": np.zeros(2, np.float32)}
-    for rule in (stack, project, mean_of_factors):
+    for rule in (project, mean_of_factors):
         found = rule(updates, like=like, layers=layers)
         assert list(found) == list(like)
         np.testing.assert_allclose(found["norm.bias"], (5 * 1 + 1 * 2 + 3 * 6) / 9, rtol=1e-6)
@@ -73,14 +52,13 @@ WRONG_RANKS = {
 
 
 @pytest.mark.parametrize(("name", "shape", "message"), WRONG_RANKS.values(), ids=WRONG_RANKS.keys())
-@pytest.mark.parametrize("rule", [stack, project])
-def test_B02_factors_of_unlike_ranks_are_refused_naming_the_site(rule, name, shape, message):
+def test_B02_factors_of_unlike_ranks_are_refused_naming_the_site(name, shape, message):
     method = METHODS["cp_lora"]
     like, layers = start_of(method)
     updates = updates_of(method)
     updates[1].state[name] = np.ones(shape, np.float32)
     with pytest.raises(PayloadError, match="site 'bern', .*" + message):
-        rule(updates, like=like, layers=layers)
+        project(updates, like=like, layers=layers)
 
 
 def test_B02_terms_that_are_no_whole_rank_of_the_kernel_are_refused():
@@ -90,7 +68,7 @@ def test_B02_terms_that_are_no_whole_rank_of_the_kernel_are_refused():
     state = trained(method, 0)
     state[layer.up], state[layer.inner[0]] = state[layer.up][:, :7], state[layer.inner[0]][:7]
     with pytest.raises(PayloadError, match="got factors of 7 terms"):
-        stack([SiteUpdate("bern", 1, state)], like=like, layers=[layer])
+        project([SiteUpdate("bern", 1, state)], like=like, layers=[layer])
 
 
 # --- mean of factors ------------------------------------------------------------------------------------------------
@@ -122,7 +100,7 @@ def test_without_magnitudes_the_mean_of_factors_is_the_mean():
     assert all((found[name] == value).all() for name, value in mean(updates, like=like).items())
 
 
-@pytest.mark.parametrize("rule", [mean_of_factors, stack, project])
+@pytest.mark.parametrize("rule", [mean_of_factors, project])
 def test_magnitudes_that_cancel_or_are_all_zero_leave_a_finite_result(rule):
     method = METHODS["cp_dora"]
     like, layers = start_of(method)
@@ -152,7 +130,7 @@ def test_a_kernel_of_zeros_has_length_one_as_in_the_layer():
 
 
 @ALL
-@pytest.mark.parametrize("rule", [mean_of_factors, stack, project])
+@pytest.mark.parametrize("rule", [mean_of_factors, project])
 @pytest.mark.parametrize(
     "names", [("a", "b", "c"), ("site10", "site9", "Site1"), ("\u00e4", "z", "\U0001f3e5")], ids=str
 )

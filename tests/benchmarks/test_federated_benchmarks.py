@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sahfl.adapters import FactoredLayer
+from sahfl.aggregation.forms import CP
 from sahfl.simulation.hostile import ATTACKS, as_trained
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -45,7 +46,7 @@ class Sizes:
     def __init__(self):
         sizes = {"beside": 8, "h": 6, "in": 20, "up": 40, "w": 6}
         self.start = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
-        self.layers = (FactoredLayer("cp", (5, 5, 3, 3), "up", ("in", "h", "w"), alpha=1.0, scaling="rank"),)
+        self.layers = (FactoredLayer(CP, (5, 5, 3, 3), "up", ("in", "h", "w"), alpha=1.0, scaling="rank"),)
 
 
 def test_alternating_rounds_send_at_most_the_bytes_of_the_mean_by_hand(modules):

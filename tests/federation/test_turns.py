@@ -7,8 +7,9 @@ from harness.site_updates import METHODS, base_kernels, distance, kernels, mean_
 from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach
 from sahfl.aggregation import SiteUpdate, aggregation_error, mean_of_factors
+from sahfl.aggregation.alternate import names_of_turn
 from sahfl.config import AdapterTuning, WeightTuning
-from sahfl.federation.turns import names_of_turn, take_turn
+from sahfl.federation.turns import take_turn
 from sahfl.model import MultiViewUNet
 
 PLAIN = [name for name in METHODS if "dora" not in name]

@@ -19,7 +19,7 @@ METHODS = {
     for joint in (False, True)
     if not joint or name.startswith("cp_")
 }
-PATHS = ("dense", "chain", "fused")
+PATHS = ("dense", "fused")
 
 SETTINGS = {
     "k1": {"kernel_size": 1},
@@ -130,5 +130,5 @@ def defined_weight(layer, method):
 
 
 def compute_by(monkeypatch, path):
-    """Let every adapted layer be computed in one of the three ways."""
-    monkeypatch.setattr("sahfl.adapters.adapted.choose_path", lambda layer, x: path)
+    """Let every adapted layer be computed in one of the two ways."""
+    monkeypatch.setattr("sahfl.adapters.adapted.choose_path", lambda base, update, x: path)

@@ -12,11 +12,11 @@ import yaml
 
 from harness.tiny_study import TINY, changed
 from harness.trust_kits import free_port, make_consortium
-from sahfl.simulation.simulate import OPEN
+from sahfl.simulation.simulate import open_policy
 
 ROOT = Path(__file__).parents[2]
 SITES = ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")
-POLICY = OPEN.model_copy(update={"require_signature": True}).model_dump(mode="json")
+POLICY = open_policy().model_copy(update={"require_signature": True}).model_dump(mode="json")
 SMALL = changed(TINY, pretrain__rounds=2, finetune__methods=[{"method": "cp_lora", "rank": 2}])
 
 STARTED = "import sys; from {0}.main import main; sys.argv[0] = {0!r}; main()"

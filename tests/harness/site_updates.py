@@ -12,7 +12,7 @@ from torch import nn
 from sahfl.adapters import AdapterState, FactoredLayer, exchanged
 from sahfl.adapters.attach import attach, merge
 from sahfl.adapters.factored import factored_layers
-from sahfl.adapters.geometry import kernel_of
+from sahfl.adapters.updates.geometry import kernel_of
 from sahfl.aggregation import SiteUpdate
 from sahfl.config import AdapterTuning
 

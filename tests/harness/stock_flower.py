@@ -18,7 +18,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from sahfl.simulation.simulate import OPEN
+from sahfl.simulation.simulate import open_policy
 
 PROJECT = Path(__file__).parents[2]
 """What ``flwr run`` makes its bundle of."""
@@ -170,7 +170,7 @@ def write_site(path: Path, name: str, study: dict[str, Any]) -> Path:
     data = study["data"]
     cohort = {"source": "phantom", "seed": study["seed"], "shape": data["shape"], "spacing_mm": data["spacing_mm"]}
     site = {"name": name, "folder": f"work-{name}", "data": cohort | {"patients": data["sites"][name]}}
-    policy = OPEN.model_dump(mode="json")
+    policy = open_policy().model_dump(mode="json")
     path.write_text(yaml.safe_dump(site | {"policy": policy, "device": "cpu", "threads": 1}))
     return path
 

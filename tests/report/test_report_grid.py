@@ -17,7 +17,7 @@ from sahfl.report.accuracy_figures import draw_arms, draw_ranks, draw_volume_str
 from sahfl.report.claim import AUTHORS, claim_table, n_filled
 from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.form import form_problems
-from sahfl.report.names import FAMILIES, looks, method_name, names
+from sahfl.report.names import families, looks, method_name, names
 from sahfl.report.paper import UNKNOWN, paper_table
 from sahfl.report.training_figures import draw_losses
 from sahfl.report.volume_figures import bin_edges, draw_bland_altman, draw_histograms
@@ -51,7 +51,7 @@ def test_two_federated_methods_never_look_alike():
     shown = [m for m in results["methods"] if m["trained_at"] is None]
     seen = [looks(results["methods"])[m["id"]] for m in shown]
     assert len({(look.family.key, look.marker, look.line) for look in seen}) == len(shown)
-    assert len({family.colour for family in FAMILIES}) == len(FAMILIES)
+    assert len({family.colour for family in families()}) == len(families())
 
 
 def test_a_name_says_rank_rule_and_place_and_no_two_are_the_same():
@@ -117,7 +117,7 @@ def test_the_paper_s_numbers_are_only_those_that_are_known(page):
     assert rows["Zero-shot"][2:] == ("0.410 ± 0.26", "0.412 ± 0.17")
     assert rows["Patients, pretraining"][2] == "124"
     assert rows["Patients, fine-tuning"][2:] == ("30", "39 at 3 sites")
-    assert {rows[family.name][2] for family in FAMILIES[1:-1]} == {UNKNOWN}
+    assert {rows[family.name][2] for family in families()[1:-1]} == {UNKNOWN}
     assert rows["DoRA-C"][3] == "not in this run"
     assert rows["CP-LoRA"][3].startswith("rank 1: 0.461 ± 0.17; rank 8: ")
     assert "arXiv:2508.01772" in page.text

@@ -189,11 +189,19 @@ def test_hostile_names_are_escaped(tmp_path):
     results = json.loads(json.dumps(refusals()).replace("sah_a", "HOSTILE").replace("tbi_a", "HOSTILE"))
     text = json.dumps(results).replace("HOSTILE", json.dumps(hostile)[1:-1])
     results = json.loads(text) | {"name": hostile}
-    results["methods"][1] |= {"method": hostile, "failed": hostile}
+    results["methods"][1] |= {"failed": hostile}
     page = Page(write_report(results, tmp_path))
     assert "<script" not in page.source
     assert hostile in page.text
     assert "script" not in page.tags
+
+
+def test_a_method_that_this_version_does_not_have_is_refused_before_anything_is_written(tmp_path):
+    results = gain()
+    results["methods"][1]["method"] = "toy_box"
+    with pytest.raises(DataError, match=r"methods\.1\.method: got 'toy_box', expected a method of this version"):
+        write_report(results, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 SCHEMAS = {

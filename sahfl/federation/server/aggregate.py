@@ -16,17 +16,10 @@ from sahfl.aggregation import (
     SiteUpdate,
     aggregation_error,
     bound,
-    mean_of_factors,
-    median,
-    project,
-    trimmed_mean,
 )
+from sahfl.aggregation.rules import RULES
 from sahfl.config import RoundsConfig, ServerAdam
-from sahfl.config.methods import Rule
 from sahfl.errors import PayloadError
-
-TRIM = 0.2
-"""Share that the trimmed mean leaves out at each end."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ def aggregate(
     *,
     like: AdapterState,
     memory: Memory,
-    rule: Rule,
+    rule: str,
     layers: Sequence[FactoredLayer],
     config: RoundsConfig,
 ) -> Aggregate:
@@ -56,7 +49,7 @@ def aggregate(
         updates: one per site, each whole: where one factor trains, the others are those of ``like``.
         like: the global state that was sent out.
         memory: what the step before kept.
-        rule: how updates become one.
+        rule: name of the one that makes them one.
         layers: the adapted layers; none where whole weights train.
         config: bounds and the server's step.
 
@@ -65,7 +58,7 @@ def aggregate(
     """
     bounded = bound(updates, like=like, most_share=config.most_share, most_norm=config.most_norm)
     try:
-        result = _finite(_by_rule(rule, bounded.updates, like, layers))
+        result = _finite(RULES[rule].combine(bounded.updates, like=like, layers=layers))
     except np.linalg.LinAlgError as error:
         raise PayloadError(f"the {rule} of the updates cannot be computed; the sites' numbers are too large") from error
     notes: dict[str, Any] = {
@@ -78,20 +71,6 @@ def aggregate(
         return Aggregate(result, {}, notes)
     state, memory = _optimiser(config).step(like, result, memory)
     return Aggregate(_finite(state), {moment: _finite(part) for moment, part in memory.items()}, notes)
-
-
-def _by_rule(
-    rule: Rule, updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[FactoredLayer]
-) -> AdapterState:
-    match rule:
-        case "mean" | "alternate":
-            return mean_of_factors(updates, like=like, layers=layers)
-        case "project":
-            return project(updates, like=like, layers=layers)
-        case "median":
-            return median(updates, like=like)
-        case "trimmed_mean":
-            return trimmed_mean(updates, like=like, trim=TRIM)
 
 
 def _finite(state: AdapterState) -> AdapterState:

@@ -9,8 +9,8 @@ from typing import Any
 
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation import SiteUpdate
+from sahfl.aggregation.rules import RULES, USUAL
 from sahfl.config import RoundsConfig
-from sahfl.config.methods import Rule
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.events import Event, emit
 from sahfl.federation import protocol
@@ -21,7 +21,6 @@ from sahfl.federation.server.mailbox import Answers, Ask, reason_of
 from sahfl.federation.server.roster import Roster, needed
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.federation.site_ranks import SiteRanks
-from sahfl.federation.turns import names_of_turn
 from sahfl.payload import Header
 from sahfl.run.folder import Checkpoint, RunFolder
 from sahfl.task import Task
@@ -42,8 +41,8 @@ class Cell:
     """What replies must repeat, without the round."""
     sites: tuple[str, ...]
     """Sites of this stage; the quorum counts these."""
-    rule: Rule = "mean"
-    """How the sites' updates become one."""
+    rule: str = USUAL
+    """Name of the rule by which the sites' updates become one."""
     layers: tuple[FactoredLayer, ...] = ()
     """The adapted layers; none where whole weights train."""
     staying: tuple[str, ...] = ()
@@ -182,7 +181,7 @@ def _ask(
 
 def _asked_for(cell: Cell, sent: AdapterState, round_: int) -> AdapterState:
     """Of what a site was sent, the tensors that its reply of this round holds."""
-    names = names_of_turn(cell.layers, tuple(sent), round_) if cell.rule == "alternate" else tuple(sent)
+    names = RULES[cell.rule].names_of_turn(cell.layers, tuple(sent), round_)
     return {name: sent[name] for name in names if name not in cell.staying}
 
 

@@ -7,9 +7,10 @@ import pytest
 from harness.site_updates import METHODS, start_of, trained
 
 from sahfl.aggregation import SiteUpdate, mean_of_factors, median, project, trimmed_mean
+from sahfl.aggregation.rules import TRIM
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError
-from sahfl.federation.server.aggregate import TRIM, aggregate
+from sahfl.federation.server.aggregate import aggregate
 
 RULES = ("mean", "alternate", "project", "median", "trimmed_mean")
 METHOD = METHODS["cp_dora"]

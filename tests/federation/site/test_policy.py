@@ -20,7 +20,7 @@ from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import check_outgoing, check_request
 from sahfl.networks import exchanged_shapes, fine_tuned_network, whole_network
 from sahfl.run.software import software_hash
-from sahfl.simulation.simulate import OPEN
+from sahfl.simulation.simulate import open_policy
 from sahfl.statistics import EvaluationSums
 from sahfl.task import SiteDescription
 
@@ -136,7 +136,7 @@ def test_an_unknown_kind_of_request_is_refused():
 
 
 def test_a_simulation_allows_everything_that_a_study_can_say():
-    config = site(policy=OPEN)
+    config = site(policy=open_policy())
     widest = AdapterTuning(method="cp_lora", rank=512, also_train=("norm", "bias", "encoder"))
     for task in (training(method=widest, rounds=10_000, learning_rate=1.0), training(stage="pretrain", method=None)):
         check_request(config, TRAIN, task, header_of(task))
@@ -285,7 +285,7 @@ def test_counts_of_few_cases_and_the_blood_of_few_patients_are_coarse():
     assert (found.findings, found.volume_ml) == ({"not_hu": None, "thick": 5}, 80.5)
     few = coarse(described(fold_positive=(1, 1), n_positive=2), policy)
     assert (few.volume_ml, few.fold_positive) == (None, (1, 1))
-    assert coarse(described(), OPEN) == described()
+    assert coarse(described(), open_policy()) == described()
 
 
 def test_a_description_that_is_not_coarse_is_kept_back():

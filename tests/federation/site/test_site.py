@@ -20,7 +20,7 @@ from sahfl.federation.site.app import SiteFailure, app
 from sahfl.federation.site.site import Site
 from sahfl.networks import whole_network
 from sahfl.payload import Header
-from sahfl.simulation.simulate import OPEN, site_configs
+from sahfl.simulation.simulate import open_policy, site_configs
 from sahfl.statistics import EvaluationSums
 from sahfl.task import Task
 
@@ -53,7 +53,7 @@ def hospital(tmp_path, scans):
         datalist = tmp_path / "scans" / "mine.json"
         datalist.write_text(json.dumps({"sites": {"bern": entries}}))
         data = SiteScansDatalist(source="datalist", path=datalist)
-        site = Site(SiteConfig(name="bern", folder=tmp_path / "bern", data=data, policy=OPEN))
+        site = Site(SiteConfig(name="bern", folder=tmp_path / "bern", data=data, policy=open_policy()))
         if prepare:
             site.prepare(lambda done, total: None)
         return site

@@ -6,6 +6,7 @@ from typing import Any
 
 from flwr.app import RecordDict
 
+from sahfl.config import ZeroShot
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.site.device import choose_device
@@ -44,7 +45,7 @@ def _fresh_network(site: Site, task: Task, header: Header) -> Network:
         return whole_network(task.views, task.model, task.seed)
     base = site.base(header.base)
     method = task.own_method
-    if method is None or method.method == "zero_shot":
+    if method is None or isinstance(method, ZeroShot):
         return base_network(task.views, task.model, base)
     return fine_tuned_network(task.views, task.model, base, method, task.seed)
 

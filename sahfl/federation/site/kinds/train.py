@@ -12,7 +12,8 @@ from typing import Any
 from flwr.app import MetricRecord, RecordDict
 
 from sahfl.adapters import exchanged
-from sahfl.config import AdapterTuning, Method, SiteConfig, SitePolicy, TrainedMethod, WeightTuning, ZeroShot
+from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, WeightTuning, ZeroShot
+from sahfl.config.methods import method_at_defaults
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import PayloadError
 from sahfl.events import Event, emit
@@ -155,13 +156,7 @@ def _allowed(policy: SitePolicy) -> Iterator[Task]:
     if "pretrain" in policy.stages:
         yield plain_task("pretrain")
     for name in policy.methods if "finetune" in policy.stages else ():
-        yield plain_task("finetune", _default(name), 0)
-
-
-def _default(name: str) -> Method:
-    adapter = {"lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora"}
-    kind = AdapterTuning if name in adapter else WeightTuning
-    return kind.model_validate({"method": name})
+        yield plain_task("finetune", method_at_defaults(name), 0)
 
 
 def _lines(name: str, task: Task) -> Iterator[str]:

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from sahfl.adapters.few import convolve_to_few, few_kernel_gradient
-from sahfl.adapters.geometry import Convolution, Geometry, convolve, pointwise, pointwise_gradient
+from sahfl.adapters.updates.few import convolve_to_few, few_kernel_gradient
+from sahfl.adapters.updates.geometry import Convolution, Geometry, convolve, pointwise, pointwise_gradient
 
 
 class ConvLoRA(nn.Module):
@@ -27,6 +27,8 @@ class ConvLoRA(nn.Module):
         super().__init__()
         self.rank = rank
         self.full_rank = min(base.out_channels, base.in_channels * math.prod(base.kernel_size))
+        voxels = math.prod(base.kernel_size)
+        self.cost = rank * (3 * voxels * base.in_channels + 4.4 * base.out_channels + 30 * voxels)
         weight = base.weight
         bound = 1 / math.sqrt(base.in_channels * math.prod(base.kernel_size))  # kaiming_uniform(a=sqrt 5)
         shape = (rank, base.in_channels, *base.kernel_size)
@@ -40,10 +42,6 @@ class ConvLoRA(nn.Module):
     def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
         """(batch, in, *space) -> (batch, rank, *space')."""
         return convolve(x, self.down, geometry)
-
-    def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
-        """(batch, rank, *space') -> (batch, out, *space')."""
-        return pointwise(u, up)
 
     def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
         """Gradient of ``outer`` with respect to ``up``."""

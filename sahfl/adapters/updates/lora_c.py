@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from sahfl.adapters.few import convolve_to_few, few_kernel_gradient
-from sahfl.adapters.geometry import Convolution, Geometry, convolve, input_gradient, kernel_gradient
+from sahfl.adapters.updates.few import convolve_to_few, few_kernel_gradient
+from sahfl.adapters.updates.geometry import Convolution, Geometry, convolve, input_gradient, kernel_gradient
 
 
 class LoRAC(nn.Module):
@@ -33,6 +33,8 @@ class LoRAC(nn.Module):
         self.rank = rank
         self.full_rank = math.ceil(min(base.out_channels * math.prod(others), base.in_channels * width) / width)
         rows, weight = rank * width, base.weight
+        edge, channels = round(math.sqrt(math.prod(base.kernel_size))), base.in_channels + base.out_channels
+        self.cost = rows * edge * (3 * channels + 30)  # two convolutions along one axis each
         bound = 1 / math.sqrt(base.in_channels * width)  # kaiming_uniform(a=sqrt 5) of A
         shape = (rows, base.in_channels, *(1 for _ in others), width)
         self.down = nn.Parameter(weight.new_empty(shape).uniform_(-bound, bound, generator=generator))
@@ -47,10 +49,6 @@ class LoRAC(nn.Module):
     def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
         """(batch, in, *space) -> (batch, rank * width, *space with the last axis convolved)."""
         return convolve(x, self.down, geometry.along(self._last))
-
-    def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
-        """(batch, rank * width, *space) -> (batch, out, *space')."""
-        return convolve(u, up, self._outer(geometry))
 
     def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
         """Gradient of ``outer`` with respect to ``up``."""

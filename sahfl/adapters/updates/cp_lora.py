@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from sahfl.adapters.geometry import (
+from sahfl.adapters.updates.geometry import (
     Convolution,
     Geometry,
     depthwise,
@@ -23,19 +23,21 @@ AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 class CPLoRA(nn.Module):
     """The update sum_p out[:, p] x in[:, p] x height[:, p] x width[:, p] of a kernel (canonical polyadic form).
 
-    rank * (out + in + height + width) numbers, and one more factor, ``depth``, in three dimensions. With ``joint``
-    (CP3) one factor ``kernel`` (*kernel, rank) takes the place of those of the axes: the kernels of a term are then
-    not restricted to products. ``factor_out`` starts at zero.
+    rank * (out + in + height + width) numbers, and one more factor, ``depth``, in three dimensions. With
+    ``joint_kernel`` (CP3) one factor ``kernel`` (*kernel, rank) takes the place of those of the axes: the kernels of a
+    term are then not restricted to products. ``factor_out`` starts at zero.
 
     Source: arXiv 2508.01772 (the idea); Lebedev et al. 2015, arXiv 1412.6553, section 3 (CP form of a kernel).
     """
 
-    def __init__(self, base: Convolution, *, rank: int, joint: bool, generator: Generator) -> None:
+    def __init__(self, base: Convolution, *, rank: int, joint_kernel: bool, generator: Generator) -> None:
         super().__init__()
         self.rank = rank
-        kernel = (math.prod(base.kernel_size),) if joint else base.kernel_size
+        kernel = (math.prod(base.kernel_size),) if joint_kernel else base.kernel_size
         axes = (base.out_channels, base.in_channels, *kernel)
         self.full_rank = math.prod(axes) // max(axes)
+        channels = base.in_channels + base.out_channels
+        self.cost = rank * (4.4 * channels + 60 * math.prod(base.kernel_size))
         weight = base.weight
         self.factor_out = nn.Parameter(weight.new_zeros(base.out_channels, rank))
         # All in-side factors together have the variance that kaiming_uniform(a=sqrt 5) gives a kernel: 1 / (3 fan_in).
@@ -45,7 +47,7 @@ class CPLoRA(nn.Module):
         names = AXES[len(base.kernel_size)]
         shapes = (
             {"kernel": base.kernel_size}
-            if joint
+            if joint_kernel
             else {name: (size,) for name, size in zip(names, base.kernel_size, strict=True)}
         )
         for name, size in shapes.items():
@@ -75,10 +77,6 @@ class CPLoRA(nn.Module):
         if self._is_pointwise(space, geometry):
             return pointwise(x, (self.factor_in * space.flatten(0, -2)).t())
         return depthwise(pointwise(x, self.factor_in.t()), _kernels(space), geometry)
-
-    def outer(self, u: Tensor, up: Tensor, geometry: Geometry) -> Tensor:
-        """(batch, rank, *space') -> (batch, out, *space')."""
-        return pointwise(u, up)
 
     def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
         """Gradient of ``outer`` with respect to ``up``."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sahfl.adapters.geometry import FEW, Geometry, convolve, kernel_gradient
+from sahfl.adapters.updates.geometry import FEW, Geometry, convolve, kernel_gradient
 
 Slices = tuple[slice, ...]
 
