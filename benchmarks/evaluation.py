@@ -65,7 +65,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def measure(pixels: int, slices: int, repeats: int) -> list[dict[str, str | float]]:
-    """One row for each kind of blood."""
+    """Time both ways of scoring, with one row for each kind of blood."""
     rows: list[dict[str, str | float]] = []
     for name, width in BLOOD.items():
         predicted, annotated = masks(pixels, slices, width)

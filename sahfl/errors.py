@@ -58,7 +58,7 @@ class DataShared(DataError):
 
 
 class PolicyRefused(SahflError):
-    """A site's policy does not allow what a study asks of it."""
+    """A site's policy does not allow a study's request."""
 
 
 class AdapterError(SahflError):

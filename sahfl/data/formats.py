@@ -1,4 +1,4 @@
-"""The formats of scans on disk: a path is recognised by what is there."""
+"""The formats of scans on disk; the format is recognised from the files at a path."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def read_cases(path: Path, site: str) -> tuple[Case, ...]:
 
 
 def glance_at_cases(path: Path, site: str) -> tuple[Case, ...]:
-    """The cases at a site's path; of a DICOM export only its folders, since the patients' ids are in the files.
+    """The cases at a site's path; for a DICOM export only its folders, because patient ids are inside its files.
 
     Raises:
-        DataError: as ``read_cases``.
+        DataError: as in ``read_cases``.
     """
     if recognise(path, site) != "DICOM":
         return read_cases(path, site)

@@ -16,7 +16,7 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Rule:
-    """One possible problem of a case."""
+    """One possible problem of a case, with its severity, meaning and remedy."""
 
     id: str
     severity: Severity

@@ -1,4 +1,4 @@
-"""How volumes become slices: the section ``views`` of a study file."""
+"""The section ``views`` of a study file: how volumes are cut into slices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Extent = Annotated[int, Field(ge=32, le=512), AfterValidator(_multiple_of_16)]
 
 
 class ViewsConfig(Section):
-    """How a CT volume becomes the 2-D slices that the network sees."""
+    """How a CT volume is cut into the 2-D slices that the network receives."""
 
     weights: Annotated[dict[View, Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = Field(
         default={"axial": 1.0, "coronal": 0.5, "sagittal": 0.5}

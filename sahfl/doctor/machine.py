@@ -143,7 +143,7 @@ def _clock_state() -> int | None:
 
 
 def examine_device(device: str) -> Finding:
-    """Check that the device in the settings can compute."""
+    """Check that the device in the settings (CPU or GPU) exists and can compute."""
     try:
         chosen = choose_device(device)
     except ConfigError as error:

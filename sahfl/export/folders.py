@@ -62,7 +62,7 @@ def export(run: Path, to: Path, forms: Sequence[Form], *, method: str, fold: int
         RunError: the run has no such method or fold, or a format's folder exists.
         AdapterError: a file of the run is damaged.
         ConfigError: packages for a format are not installed.
-        ExportDiffers: the written network computes something else; its folder is removed.
+        ExportDiffers: the written network computes something else than the run's; its folder is removed.
     """
     study = read_study(run)
     chosen = choose_method(study, method, run)

@@ -30,7 +30,7 @@ NOTE, DICOM = "prediction.json", "segmentation.dcm"
 
 @dataclass(frozen=True)
 class Segmented:
-    """Result of segmenting a scan."""
+    """Result of segmenting one scan: the probabilities of blood, and the threshold for the mask."""
 
     probability: NDArray[np.float32]
     """(X, Y, Z), on the voxels of ``NewScan.scan``."""
@@ -39,7 +39,7 @@ class Segmented:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(X, Y, Z), True where the probability reaches the threshold."""
+        """Voxels predicted as blood, (X, Y, Z): True where the probability reaches the threshold."""
         return self.probability >= self.threshold
 
     @property

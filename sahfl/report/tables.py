@@ -138,7 +138,7 @@ def shown_estimate(part: Results, digits: int = 3) -> str:
 
 
 def metric_table(results: Results) -> Table:
-    """All metrics of every method, over all cases with blood."""
+    """Table of all metrics of every method, over all cases with blood."""
     rows = [
         Row(
             (*row.cells, *(shown_estimate(m["metrics"][key]["overall"], d) for key, (_, d) in METRICS.items())),
@@ -242,7 +242,7 @@ def _fold_of(lost: Results) -> str:
 
 
 def not_evaluated_table(results: Results) -> Table:
-    """Folds whose held-out patients are missing from a method's numbers at a site."""
+    """Table of folds that a site did not evaluate; their patients are missing from the method's numbers."""
     rows = tuple(
         Row((*row.cells, _fold_of(lost), lost["site"], lost["reason"]), row.family)
         for method, row in named_rows(results)

@@ -140,7 +140,7 @@ def name_rows(axes: Axes, labels: Sequence[str], breaks: Iterable[int]) -> None:
 
 
 def listed(estimates: Iterable[tuple[str, Results, str, str]]) -> str:
-    """``CP-LoRA (rank 8), < 10 mL: 0.31 (0.22 to 0.40), n = 7; ...``."""
+    """Join estimates into one text: ``CP-LoRA (rank 8), < 10 mL: 0.31 (0.22 to 0.40), n = 7; ...``."""
     parts = []
     for what, of, value, within in estimates:
         n = DASH if of["n"] is None else of["n"]

@@ -86,7 +86,7 @@ class Evidence:
         }
 
     def tuned(self) -> list[Row]:
-        """Federated trained methods: standard fine-tunings, and one row of each adapter family."""
+        """Rows of the trained federated methods: all standard fine-tunings, and one row for each adapter family."""
         weights = [row for row in self.federated() if row["rank"] is None]
         return [*weights, *self.families()]
 

@@ -44,7 +44,7 @@ policy: # what studies may ask of this site, and what may leave it; these are th
 def server_files(
     authority: Authority, settings: Consortium, signing_key: Ed25519PrivateKey, *, now: datetime
 ) -> tuple[x509.Certificate, dict[str, bytes | str]]:
-    """A new certificate of the server, and the files of its folder except its lists of sites."""
+    """Make a new certificate of the server and the files of its folder, except its lists of sites."""
     key, hosts = ec.generate_private_key(ec.SECP256R1()), (settings.server.host, *settings.server.also)
     certificate = authority.server_certificate(
         key.public_key(), list(dict.fromkeys(hosts)), now=now, days=settings.valid_days.certificates

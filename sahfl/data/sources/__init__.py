@@ -1,4 +1,4 @@
-"""The sources of scans: what a study file and a site file say of each, and how a site lists its cases from it.
+"""The sources of scans: the data sections of study and site files, and how a site lists its cases.
 
     study file, data: {source: folders, ...} ──> StudyScans ──> for_sites ──┐  in a simulation
     site file,  data: {source: folder, ...}  ──────────────────────────────┴─> SiteScans ──> list_cases ──> cases

@@ -1,4 +1,4 @@
-"""The source ``sites``: scans that each hospital's own site file names. Nobody else has to know where they lie."""
+"""The source ``sites``: scans listed in each hospital's own site file; only the hospital has their paths."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sahfl.errors import ConfigError
 
 
 class StudyScansAtSites(StudyScans):
-    """Scans that each hospital's own site file names; nobody else knows where they lie."""
+    """Scans listed in each hospital's own site file; only the hospital has their paths."""
 
     source: Literal["sites"]
     """Which kind of data section this is."""
 
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> Mapping[str, SiteScans]:
-        """Refused: there is no site file in a simulation."""
+        """Raise ConfigError, because a simulation has no site files."""
         raise ConfigError(
             f"study {study}: data.source is 'sites', so each site's own file says where its scans lie; run it "
             "with sahfl-server, or name another source to simulate it"

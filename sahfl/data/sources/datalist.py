@@ -34,7 +34,7 @@ class StudyScansDatalist(StudyScans):
     """JSON file ``{"sites": {name: [{"image": ..., "label": ..., "patient": ...}]}}``; files relative to its folder."""
 
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> dict[str, SiteScansDatalist]:
-        """The same datalist for each site, which has to name it."""
+        """Give each site the same datalist, which must contain all sites."""
         known = datalist_sites(self.path)
         if unknown := sorted(set(sites) - set(known)):
             raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")

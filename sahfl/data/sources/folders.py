@@ -1,4 +1,4 @@
-"""The source ``folders``: scans on disk, at a path of its own for each site."""
+"""The source ``folders``: scans on disk, at one path per site."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class SiteScansFolder(SiteScans):
         return read_cases(self.path, site)
 
     def glance(self, site: str, folder: Path) -> tuple[Case, ...]:
-        """The cases; of a DICOM export without the patients' ids, which are in its files."""
+        """The cases; for a DICOM export without patient ids, because these are inside its files."""
         return glance_at_cases(self.path, site)
 
     def label(self, site: str) -> str:
-        """The format that was found."""
+        """The format of the scans."""
         return recognise(self.path, site)
 
 
 class StudyScansFolders(StudyScans):
-    """Scans on disk, at a path of its own for each site."""
+    """Scans on disk, at one path per site."""
 
     source: Literal["folders"]
     """Which kind of data section this is."""
@@ -56,7 +56,7 @@ class StudyScansFolders(StudyScans):
         return tuple(self.sites)
 
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> dict[str, SiteScansFolder]:
-        """Each site's own path, at which there have to be scans."""
+        """The path of each site; each must contain scans."""
         problems = []
         for site in sites:
             try:

@@ -28,7 +28,7 @@ class PhantomSite(Section):
 
 
 class SiteScansPhantom(SiteScans):
-    """The phantom patients of one simulated site; they are a function of these values alone."""
+    """The phantom patients of one simulated site; they depend only on these values."""
 
     source: Literal["phantom"] = "phantom"
     """Which kind of data section this is."""
@@ -42,21 +42,21 @@ class SiteScansPhantom(SiteScans):
     """Kind and number of patients, scanner profile."""
 
     def cohort(self, site: str) -> CohortSpec:
-        """The cohort of a site of this name."""
+        """The cohort of the site with this name."""
         from sahfl.data.phantom import CohortSpec
 
         of = self.patients
         return CohortSpec(site, of.kind, of.profile, of.n_cases, self.seed, self.shape, self.spacing_mm)
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
-        """The patients, written into ``scans`` in the site's folder if they are not there yet."""
+        """The patients; they are written to ``scans`` in the site's folder unless they are there."""
         from sahfl.data.phantom import write_cohort
 
         return read_datalist(write_cohort(folder / "scans", self.cohort(site), on_case=on_case), site)
 
     @property
     def n_made(self) -> int:
-        """Every patient is made."""
+        """Number of patients, all of which the site makes."""
         return self.patients.n_cases
 
     def label(self, site: str) -> str:

@@ -1,4 +1,4 @@
-"""What every source of scans answers: to a study that simulates it, and to the site that holds the scans."""
+"""The interface of every source of scans, for a simulated study and for the site that holds the scans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sahfl.section import Section
 
 
 class SiteScans(Section):
-    """What one site's configuration says of its scans."""
+    """The data section of one site's configuration."""
 
     source: str
     """Which kind of data section this is."""
@@ -31,21 +31,21 @@ class SiteScans(Section):
         """
 
     def glance(self, site: str, folder: Path) -> tuple[Case, ...]:
-        """The cases as ``list_cases`` gives them, perhaps without the patients, where these take long to read."""
+        """The cases as in ``list_cases``, but without patients if these take long to read."""
         return self.list_cases(site, folder, lambda done, total: None)
 
     @property
     def n_made(self) -> int:
-        """Number of cases that the site makes itself when they are needed; 0 for scans that exist."""
+        """Number of cases that the site makes when needed; 0 for existing scans."""
         return 0
 
     def label(self, site: str) -> str:
-        """What the site's description in results.json calls this source."""
+        """Name of this source in the site's description in results.json."""
         return self.source
 
 
 class StudyScans(Section):
-    """What a study file says of the scans of all its sites."""
+    """The data section of a study file, for all its sites."""
 
     source: str
     """Which kind of data section this is."""
@@ -65,9 +65,9 @@ class StudyScans(Section):
         """
 
     def site_names(self) -> tuple[str, ...] | None:
-        """The sites that this section names; None where it names none, so that any name is right."""
+        """The sites in this section; None if it accepts any names."""
         return None
 
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the result; where the scans lie does not."""
+        """The settings that determine the result, without the paths of the scans."""
         return self.model_dump(mode="json")

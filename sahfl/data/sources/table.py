@@ -1,4 +1,4 @@
-"""The table of sources. A data section of a study or site file is read as the section that its ``source`` names."""
+"""The table of sources; the ``source`` of a data section selects the class that reads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sahfl.section import Section
 
 @dataclass(frozen=True)
 class Source:
-    """One source of scans, as the sections that name it."""
+    """One source of scans, with its sections in study and site files."""
 
     study: type[StudyScans]
     """The data section of a study file."""
@@ -38,18 +38,18 @@ SOURCES = (
 
 
 def site_sections() -> tuple[type[SiteScans], ...]:
-    """What the data section of a site file may be."""
+    """The classes for the data section of a site file."""
     return tuple(source.site for source in SOURCES if source.site is not None)
 
 
 def one_of(sections: Sequence[type[Section]], value: Any, info: ValidationInfo) -> Any:
-    """``value`` as the one of ``sections`` whose ``source`` it names.
+    """Read ``value`` as the section that its ``source`` names.
 
     Raises:
-        ValidationError: it names none of them, or has other problems: all of them.
+        ValidationError: its source is unknown, or it has other problems; the error lists all of them.
     """
     form = _union(tuple(sections))
-    if info.mode == "json":  # as JSON again, because strict mode then still takes a list for a tuple
+    if info.mode == "json":  # as JSON, because strict mode accepts a list for a tuple only there
         return form.validate_json(json.dumps(value), context=info.context)
     return form.validate_python(value, context=info.context)
 
