@@ -8,7 +8,7 @@ import re
 import sys
 from ast import literal_eval
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 PAIR = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*)")
 """A value with spaces is written as Python writes a string (``%r``)."""
@@ -43,9 +43,15 @@ class TextLines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr  # as it is now: the one of the start may have been replaced and closed
+        super().emit(record)
+
+
 def write_log_lines(form: Literal["text", "json"]) -> None:
     """Send everything that this process logs to standard error, in one form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)

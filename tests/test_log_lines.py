@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import sys
@@ -34,11 +35,15 @@ def test_a_bug_brings_its_traceback(form):
 
 
 def test_a_process_s_log_goes_to_standard_error_in_one_form(capsys):
-    before = logging.getLogger().handlers[:]
-    try:
-        write_log_lines("json")
-        logging.getLogger("sahfl.y").info("event=one a=1")
-        assert json.loads(capsys.readouterr().err)["a"] == "1"
-    finally:
-        logging.captureWarnings(False)
-        logging.getLogger().handlers[:] = before
+    write_log_lines("json")
+    logging.getLogger("sahfl.y").info("event=one a=1")
+    assert json.loads(capsys.readouterr().err)["a"] == "1"
+
+
+def test_a_line_goes_to_standard_error_as_it_is_then_not_to_one_that_is_closed(monkeypatch):
+    with io.StringIO() as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        write_log_lines("text")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    logging.getLogger("sahfl.y").info("event=one")
+    assert sys.stderr.getvalue().endswith(" info event=one\n")

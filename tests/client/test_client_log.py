@@ -1,11 +1,9 @@
 """The daemon's log lines, and its status file."""
 
 import json
-import logging
 import os
 import stat
 
-import pytest
 from sahfl_client.log import say, warn
 from sahfl_client.status import Status
 
@@ -13,18 +11,7 @@ from sahfl import __version__
 from sahfl.log_lines import write_log_lines
 
 
-@pytest.fixture
-def restored():
-    """Logging as it was, after the test."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers[:], level = before
-    root.setLevel(level)
-    logging.captureWarnings(False)
-
-
-def test_a_text_line_has_time_level_event_and_fields_and_leaves_out_what_is_none(restored, capsys):
+def test_a_text_line_has_time_level_event_and_fields_and_leaves_out_what_is_none(capsys):
     write_log_lines("text")
     say("answered", what="train", bytes=12, missing=None)
     warn("not_connected", reason="DNS says 'no'", next_try_s=0.4)
@@ -33,7 +20,7 @@ def test_a_text_line_has_time_level_event_and_fields_and_leaves_out_what_is_none
     assert second.split(" ", 1)[1] == "warning event=not_connected reason=\"DNS says 'no'\" next_try_s=0.4"
 
 
-def test_a_json_line_has_the_same_fields(restored, capsys):
+def test_a_json_line_has_the_same_fields(capsys):
     write_log_lines("json")
     warn("not_connected", reason="a 'b'\nc", next_try_s=0.4)
     line = json.loads(capsys.readouterr().err)
@@ -64,7 +51,7 @@ def test_each_change_is_written_and_progress_at_most_once_a_second(tmp_path):
     assert read(tmp_path)["doing"]["done"] == 49
 
 
-def test_A12_a_disk_that_cannot_be_written_is_said_once_and_stops_nothing(restored, tmp_path, capsys):
+def test_A12_a_disk_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, capsys):
     write_log_lines("text")
     status = Status(tmp_path, site="bern", server="localhost:1")
     (tmp_path / f"status.json.{os.getpid()}.tmp").mkdir()  # what any failed write looks like, also as root
