@@ -20,7 +20,7 @@ from typing import Any
 from sahfl.adapters import digest
 from sahfl.adapters.files import load_tensors
 from sahfl.config import Study, parse
-from sahfl.events import Event, listening
+from sahfl.events import CellStageBegun, Event, StageBegun, listening
 from sahfl.run.folder import RunFolder
 from sahfl.simulation.simulate import simulate
 
@@ -92,8 +92,8 @@ def run(study: Study, path: Path, *, lanes: int, workers: int) -> tuple[float, t
     times: dict[str, float] = {}
 
     def record(event: Event) -> None:
-        if event.kind == "stage":
-            times.setdefault(event.text.partition(",")[0], time.monotonic())
+        if isinstance(event, StageBegun | CellStageBegun):
+            times.setdefault(event.stage, time.monotonic())
 
     with listening(record):
         simulate(RunFolder.create(path, study), workers=workers, lanes=lanes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,9 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from sahfl import events
 from sahfl.config import Study
-from sahfl.events import Event, listening
-from sahfl.progress import State, clock, doing_text, loss_text, waiting_text
+from sahfl.events import Event, SiteEvent, listening
+from sahfl.progress import RunProgress, clock, doing_text, loss_text, waiting_text
 
 if TYPE_CHECKING:
     from sahfl.trust.overview import Line
@@ -57,12 +58,15 @@ def certificate_table(lines: Iterable[Line]) -> Table:
 @contextmanager
 def showing(study: Study, console: Console) -> Iterator[None]:
     """Show all events while the block runs: live in a terminal, as plain lines elsewhere."""
-    state = State(study)
+    progress = RunProgress(study)
     if not console.is_terminal:
-        with listening(_plain(state, console)):
+        with listening(_plain(progress, console)):
             yield
         return
-    with Live(console=console, get_renderable=lambda: _picture(state), refresh_per_second=4), listening(state.hear):
+    with (
+        Live(console=console, get_renderable=lambda: _picture(progress), refresh_per_second=4),
+        listening(progress.update),
+    ):
         yield
 
 
@@ -83,69 +87,76 @@ def counting(
         yield lambda site, done, total: progress.update(bars[site], completed=done, total=total)
 
 
-def _picture(state: State) -> RenderableType:
+def _picture(progress: RunProgress) -> RenderableType:
     head = Text.assemble(
-        (state.study.name, "bold"), "  ", (printable(state.stage), "cyan"), "  ", state.round, "\n",
-        f"elapsed {clock(time.monotonic() - state.began)}   {state.time_left()}   {state.count()}",
+        (progress.study.name, "bold"), "  ", (printable(progress.stage), "cyan"), "  ", progress.round, "\n",
+        f"elapsed {clock(time.monotonic() - progress.began)}   {progress.time_left()}   {progress.count()}",
     )  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "state", "", "done", "loss"):
         table.add_column(title)
-    for name, site in list(state.sites.items()):  # the display draws in a thread of its own
+    for name, site in list(progress.sites.items()):  # the display draws in a thread of its own
         bar = ProgressBar(total=site.total or 1, completed=site.done, width=24)
         count = f"{site.done:.0f} / {site.total:.0f}" if site.total else ""
         table.add_row(Text(printable(name)), site.doing, bar, count, "" if site.loss is None else f"{site.loss:.3f}")
     rows: list[RenderableType] = [head, table]
-    if len(lanes := list(state.lanes.items())) > 1:
+    if len(lanes := list(progress.lanes.items())) > 1:
         rows += [Text(printable(f"{cell}: {doing}")) for cell, doing in lanes]
-    if state.committed:
-        rows.append(Text(printable(f"last commit: {state.committed}"), "dim"))
-    if state.waiting:
-        rows.append(Text(printable(state.waiting), "yellow"))
-    if state.warning:
-        rows.append(Text(printable(f"warning: {state.warning}"), "yellow"))
+    if progress.committed:
+        rows.append(Text(printable(f"last commit: {progress.committed}"), "dim"))
+    if progress.waiting:
+        rows.append(Text(printable(progress.waiting), "yellow"))
+    if progress.warning:
+        rows.append(Text(printable(f"warning: {progress.warning}"), "yellow"))
     return Group(*rows)
 
 
-def _plain(state: State, console: Console) -> Callable[[Event], None]:
+def _plain(progress: RunProgress, console: Console) -> Callable[[Event], None]:
     """One line per event that matters; steps are thinned out."""
     last: dict[str, float] = {}
 
-    def hear(event: Event) -> None:
-        state.hear(event)
+    def show(event: Event) -> None:
+        progress.update(event)
         now = time.monotonic()
-        if event.kind == "step" and now - last.get(event.site, state.began) < LINES_EVERY_S:
-            return
-        last[event.site] = now
-        if line := _line(event, state):
-            text = f"{clock(now - state.began)}  {printable(line)}"
+        if isinstance(event, SiteEvent):
+            if isinstance(event, events.SiteStep) and now - last.get(event.site, progress.began) < LINES_EVERY_S:
+                return
+            last[event.site] = now
+        if line := _line(event, progress):
+            text = f"{clock(now - progress.began)}  {printable(line)}"
             console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-    return hear
+    return show
 
 
-def _line(event: Event, state: State) -> str:
-    loss = loss_text(event)
-    match event.kind:
-        case "stage":
+def _line(event: Event, progress: RunProgress) -> str:
+    match event:
+        case events.StageBegun() | events.CellStageBegun():
             return event.text
-        case "committed":
-            return f"{event.text}, round {event.done:.0f} of {event.total:.0f} committed{loss}; {state.time_left()}"
-        case "resumed":
-            return f"{event.text}: resumed after round {event.done:.0f} of {event.total:.0f}"
-        case "evaluated":
-            return f"{event.text} done; {state.count()}; {state.time_left()}"
-        case "reused":
-            return f"{event.text}: taken from an earlier run"
-        case "step":
-            return f"{event.site}: {doing_text(event.text)} {event.done:.0f} of {event.total:.0f}{loss}"
-        case "failed":
-            return f"warning: {event.site}: {event.text}"
-        case "failed_round" | "warning":
+        case events.RoundCommitted():
+            done = f"{event.cell}, round {event.round} of {event.rounds} committed{loss_text(event.loss)}"
+            return f"{done}; {progress.time_left()}"
+        case events.CellResumed():
+            return f"{event.cell}: resumed after round {event.round} of {event.rounds}"
+        case events.CellEvaluated():
+            return f"{event.cell} done; {progress.count()}; {progress.time_left()}"
+        case events.CellReused():
+            return f"{event.cell}: taken from an earlier run"
+        case events.SiteStep():
+            doing = f"{doing_text(event.work)} {event.done} of {event.total}{loss_text(event.loss)}"
+            return f"{event.site}: {doing}"
+        case events.SiteFailed():
+            return f"warning: {event.site}: {event.reason}"
+        case events.RoundFailed():
+            return f"warning: {event.reason}"
+        case events.Warned():
             return f"warning: {event.text}"
-        case "waiting" | "paused":
+        case events.Waiting() | events.Paused():
             return waiting_text(event)
-    return ""
+        case events.RoundBegun() | events.UpdateBounded() | events.SiteStarted() | events.SiteFinished():
+            return ""
+        case _:
+            assert_never(event)
 
 
 def printable(text: str) -> str:

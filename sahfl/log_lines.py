@@ -60,5 +60,15 @@ def write_log_lines(form: Literal["text", "json"]) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # broken connections; the gate says what matters
 
 
+def log_on_stderr() -> None:
+    """Print what sahfl logs, in a process of stock Flower, which shows the log of its own packages only."""
+    logger = logging.getLogger("sahfl")
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
 def _plain(value: str) -> str:
     return str(literal_eval(value)) if value[:1] in ("'", '"') else value

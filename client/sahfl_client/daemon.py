@@ -14,7 +14,7 @@ from flwr.app import Message
 from sahfl import __version__
 from sahfl.config import SiteConfig
 from sahfl.errors import ConfigError, PayloadError, StorageError
-from sahfl.events import Event
+from sahfl.events import Event, SiteStep
 from sahfl.federation import flower
 from sahfl.federation.flower.parcels import Offer, prepare
 from sahfl.federation.flower.supernode import FleetLink
@@ -138,8 +138,8 @@ class Daemon:
         self._outbox.put(Answer(message.metadata.message_id, kind, prepare(reply, message.metadata.dst_node_id)))
 
     def _show(self, event: Event) -> None:
-        if event.kind == "step":
-            self._status.progress({"what": event.text, "done": event.done, "total": event.total})
+        if isinstance(event, SiteStep):
+            self._status.progress({"what": event.work, "done": event.done, "total": event.total})
 
     def _forget(self) -> None:
         """The server was started anew: nobody waits for what it asked before."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sahfl.cell_names import method_and_fold
 from sahfl.errors import RunError
 from sahfl.process import is_locked
 
@@ -101,8 +102,8 @@ def _show(found: dict[str, Any]) -> None:
 
 def cell_text(cell: str, at: dict[str, Any]) -> str:
     """What a cell of the study is at; folds count from 1 here."""
-    method, _, fold = cell.partition("/fold-")
-    named = f"{method}, fold {int(fold) + 1}" if fold else method
+    method, fold = method_and_fold(cell)
+    named = method if fold is None else f"{method}, fold {fold + 1}"
     if at["doing"] != "training" or not at["round"]:
         return f"{named}: {at['doing']}"
     again = f", attempt {at['attempt']}" if at["attempt"] > 1 else ""

@@ -11,11 +11,12 @@ from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.attach import merge
 from sahfl.adapters.files import load_tensors
 from sahfl.adapters.folder import put_adapter, read_adapter
+from sahfl.cell_names import cell_of
 from sahfl.config import AdapterTuning, Method, Study, ViewsConfig, ZeroShot
 from sahfl.errors import AdapterError, RunError
 from sahfl.model import Network
 from sahfl.networks import base_network
-from sahfl.run.folder import BASE_FILE, RunFolder, cell_of
+from sahfl.run.folder import BASE_FILE, RunFolder
 
 
 @dataclass(frozen=True)

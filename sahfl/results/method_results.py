@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sahfl.cell_names import cell_of
 from sahfl.config import EvaluationConfig, Method, Study
-from sahfl.run.folder import Record, RunFolder, cell_of
+from sahfl.run.folder import Record, RunFolder
 from sahfl.statistics import (
     METRICS,
     VOLUME_EDGES_ML,

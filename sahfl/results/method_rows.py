@@ -9,10 +9,11 @@ from typing import Any
 
 from sahfl.adapters.folder import CONFIG
 from sahfl.adapters.methods import ADAPTERS
+from sahfl.cell_names import cell_of
 from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
 from sahfl.results.method_results import Key, Sums, compare, correct, measured, read_fold, withheld_parts
-from sahfl.run.folder import Record, RunFolder, cell_of
+from sahfl.run.folder import Record, RunFolder
 from sahfl.statistics import EvaluationSums, average, estimate
 
 

@@ -16,9 +16,9 @@ from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.aggregation import Memory
 from sahfl.atomic import left_overs, write_atomic
-from sahfl.config import Method, Study, parse
+from sahfl.config import Study, parse
 from sahfl.errors import AdapterError, RunError, StorageError
-from sahfl.events import Event, emit
+from sahfl.events import Warned, emit
 from sahfl.process import locked
 
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -28,11 +28,6 @@ KEPT_CHECKPOINTS = 2
 Record = dict[str, Any]
 BASE_FILE = Path("base") / "base.safetensors"
 """The base network, relative to a run's folder."""
-
-
-def cell_of(method: Method, fold: int) -> str:
-    """Name of the cell of a method and a fold, in the journal and as a subfolder of the run."""
-    return f"{method.id}/fold-{fold}"
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ class RunFolder:
                 tensors, record = self._load(cell, path)
             except AdapterError:
                 self.note({"event": "damaged_checkpoint", "cell": cell, "file": path.name})
-                emit(Event("warning", f"{cell}: {path.name} is damaged; the run goes on from the checkpoint before"))
+                emit(Warned(f"{cell}: {path.name} is damaged; the run goes on from the checkpoint before"))
                 path.unlink()
                 continue
             self._reconcile(record)

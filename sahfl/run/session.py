@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from sahfl.errors import SahflError, StorageError
-from sahfl.events import Event, emit
+from sahfl.events import Warned, emit
 from sahfl.process import now_text
 from sahfl.run.folder import RunFolder
 from sahfl.run.software import software_hash
@@ -50,5 +50,5 @@ def _report_unreadable_lines(folder: RunFolder) -> None:
     n = folder.unreadable_lines()
     known = (line["lines"] for line in folder.journal() if line["event"] == "journal_damaged")
     if n > max(known, default=0):
-        emit(Event("warning", f"{n} line(s) of the journal cannot be read and are left out (a crash, or damage)"))
+        emit(Warned(f"{n} line(s) of the journal cannot be read and are left out (a crash, or damage)"))
         folder.note({"event": "journal_damaged", "lines": n})

@@ -19,17 +19,18 @@ from numpy.typing import NDArray
 
 from sahfl.adapters.attach import merge
 from sahfl.atomic import write_atomic
+from sahfl.cell_names import cell_of
 from sahfl.config import AdapterTuning, SiteConfig, Study
 from sahfl.data.ct import Scan, read_scan
 from sahfl.errors import DataError, SahflError
 from sahfl.evaluation import predict
-from sahfl.events import Event, emit
+from sahfl.events import Warned, emit
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.local_norms import put_own
 from sahfl.federation.site.site import Site
 from sahfl.prediction.networks import adapted_network, read_base_hash
 from sahfl.report.overlays import ANNOTATED, PREDICTED, Contour, draw_overlay, neighbouring_slices
-from sahfl.run.folder import RunFolder, cell_of
+from sahfl.run.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _draw_cases(
         try:
             scan, mask = _segment(folder, study, method, site, scored)
         except SahflError as error:  # the study is done, whatever became of a scan since
-            emit(Event("warning", f"{scored.site}: no overlay of the {which} case ({type(error).__name__})"))
+            emit(Warned(f"{scored.site}: no overlay of the {which} case ({type(error).__name__})"))
             continue
         png = f"overlays/{which}.png"
         write_atomic(folder.path / png, _draw(scan, mask, f"{which} case: Dice {scored.dice:.2f}"))

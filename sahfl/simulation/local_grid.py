@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from sahfl.config import HostileAct, SiteConfig
 from sahfl.errors import RunFailed
-from sahfl.events import Event, emit
+from sahfl.events import SiteFailed, SiteFinished, SiteStarted, emit
 from sahfl.federation import flower
 from sahfl.federation.flower import Run
 from sahfl.federation.workers.worker_process import LOST, STOP_S, Heard, Worker
@@ -170,7 +170,7 @@ class LocalGrid(Grid):
         if heard is None:
             self._bury(worker)
         else:
-            self._hear(worker, *heard)
+            self._receive(worker, *heard)
 
     def _dispatch(self) -> None:
         for worker in self._workers:
@@ -179,9 +179,9 @@ class LocalGrid(Grid):
                 node_id = message.metadata.dst_node_id
                 site = self._sites[node_id]
                 worker.give(message, site=site, run_id=self._run_id, node_id=node_id)
-                emit(Event("started", message.metadata.message_type, self._name(message)))
+                emit(SiteStarted(self._name(message), message.metadata.message_type))
 
-    def _hear(self, worker: Worker, kind: str, content: Any) -> None:
+    def _receive(self, worker: Worker, kind: str, content: Any) -> None:
         if kind == "ready":
             worker.ready = True
         elif kind == "event":
@@ -189,7 +189,7 @@ class LocalGrid(Grid):
         elif (message := worker.take()) is not None:
             if kind == "reply":
                 self._replies[message.metadata.message_id] = content
-                emit(Event("finished", message.metadata.message_type, self._name(message)))
+                emit(SiteFinished(self._name(message), message.metadata.message_type))
             else:
                 crash = content in LOST
                 self._fail(message, content, crash=crash)
@@ -207,4 +207,4 @@ class LocalGrid(Grid):
 
     def _fail(self, message: Message, reason: str, *, crash: bool) -> None:
         self._replies[message.metadata.message_id] = flower.error_reply(message, reason, crash=crash)
-        emit(Event("failed", reason, self._name(message)))
+        emit(SiteFailed(self._name(message), reason))

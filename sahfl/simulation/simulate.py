@@ -12,7 +12,7 @@ from flwr.app import Context, RecordDict, UserConfig
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLED, SiteConfig, SitePolicy, SiteScansPooled, Study
 from sahfl.config.methods import WEIGHTS, Part
-from sahfl.events import Event, emit
+from sahfl.events import StageBegun, Warned, emit
 from sahfl.federation.server.app import app
 from sahfl.report import write_report
 from sahfl.run.folder import RunFolder
@@ -98,12 +98,12 @@ def simulate(
     with session(folder), grid:
         if study.hostile:
             named = ", ".join(f"{site} ({act})" for site, act in sorted(study.hostile.items()))
-            emit(Event("warning", f"hostile sites, by the study's settings: {named}"))
+            emit(Warned(f"hostile sites, by the study's settings: {named}"))
         nodes = dict(zip(grid.get_node_ids(), (site.name for site in sites), strict=True))
         settings: UserConfig = {"run-folder": str(folder.path.resolve()), "nodes": json.dumps(nodes)}
         settings |= {"lanes": lanes or workers + 1, "cells": str(cells.resolve()) if cells else "", "report": False}
         app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), settings))
         results = add_overlays(folder, study, sites)  # released, as all data lie on this machine
-        emit(Event("stage", "writing the report"))
+        emit(StageBegun("writing the report"))
         write_report(results, folder.path)
     return folder.path / "report.html"

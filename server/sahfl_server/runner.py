@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from sahfl.config import ServerConfig, Study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
-from sahfl.events import Event, listening
+from sahfl.event_lines import event_line
+from sahfl.events import Event, Paused, RoundFailed, SiteFailed, Warned, listening
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
@@ -165,8 +166,7 @@ def _enough(study: Study, missing: list[str]) -> bool:
 
 def _log_event(event: Event) -> None:
     """A run's events as log lines; steps of a site do not come this far."""
-    where = f"site={event.site} " if event.site else f"cell={event.cell} " if event.cell else ""
-    level = logging.WARNING if event.kind in ("failed", "failed_round", "warning", "paused") else logging.INFO
-    progress = f" done={event.done:g} total={event.total:g}" if event.total else ""
-    loss = "" if event.loss is None else f" loss={event.loss:.4f}"
-    log.log(level, "event=%s %swhat=%r%s%s", event.kind, where, event.text, progress, loss)
+    line = event_line(event)
+    where = f"site={line.site} " if line.site else f"cell={line.cell} " if line.cell else ""
+    level = logging.WARNING if isinstance(event, SiteFailed | RoundFailed | Warned | Paused) else logging.INFO
+    log.log(level, "event=%s %swhat=%r%s", line.name, where, line.what, line.numbers)

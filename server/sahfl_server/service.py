@@ -12,7 +12,7 @@ from typing import Any
 
 from sahfl.config import ServerConfig
 from sahfl.errors import RunError, TrustError
-from sahfl.events import Event, listening
+from sahfl.events import Event, RoundBegun, listening
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
@@ -73,7 +73,7 @@ class Service:
             log.info("event=listening address=%s sites=%d metrics=%s", listener.address, n_sites, metrics)
             self._say_warnings()
             stack.enter_context(self._ticking())
-            stack.enter_context(listening(self._hear))
+            stack.enter_context(listening(self._follow))
             try:
                 return self._serve(until_done)
             except KeyboardInterrupt:
@@ -96,10 +96,10 @@ class Service:
 
     # ------------------------------------------------------------------------------------------- watching
 
-    def _hear(self, event: Event) -> None:
-        if event.kind == "round":
+    def _follow(self, event: Event) -> None:
+        if isinstance(event, RoundBegun):
             self._refresh()
-        self._status.hear(event)
+        self._status.update(event)
 
     def _refresh(self) -> None:
         """Take in the registered sites again, if their files changed; what cannot be read leaves them as they were."""

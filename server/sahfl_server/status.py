@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
-from sahfl import __version__
+from sahfl import __version__, events
 from sahfl.atomic import write_atomic
+from sahfl.cell_names import PRETRAIN
 from sahfl.config import Study
-from sahfl.events import Event
+from sahfl.events import CellResumed, CellStage, Event, RoundCommitted
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.process import now, now_text
 
@@ -31,6 +32,8 @@ BEGUN: dict[str, Any] = {
     "deadline": None,
 }
 """What is said of a cell that has just begun."""
+DOING: dict[CellStage, str] = {"fine-tuning": "training", "evaluating": "evaluating"}
+"""What a cell does in each of its stages."""
 
 
 class Status:
@@ -82,38 +85,47 @@ class Status:
             else:
                 self._study |= waits
 
-    def hear(self, event: Event) -> None:
+    def update(self, event: Event) -> None:
         """Take in an event of the run."""
         study = self._study
         if study is None:
             return
-        match event.kind:
-            case "stage" if event.cell:
+        match event:
+            case events.StageBegun():
+                study.update(stage=event.stage, cells={}, waiting_for=[], deadline=None)
+            case events.CellStageBegun():
                 study.update(stage="fine-tuning and evaluation", waiting_for=[], deadline=None)
-                doing = "evaluating" if event.text.startswith("evaluating") else "training"
-                self._work(event.cell, doing=doing, waiting_for=[], deadline=None)
-            case "stage":
-                study.update(stage=event.text, cells={}, waiting_for=[], deadline=None)
-            case "round":
-                self._work(event.text, **BEGUN | {"round": int(event.done), "rounds": int(event.total)})
-            case "committed" | "resumed":
-                study.update(committed=f"{event.text}, round {event.done:.0f}", loss=event.loss)
-                if event.text == "pretrain" and event.done >= event.total:
-                    study["cells"] = {}
-            case "evaluated":
-                study["cells"] = {cell: what for cell, what in study["cells"].items() if cell != event.text}
-            case "failed_round":
+                self._work(event.cell, doing=DOING[event.stage], waiting_for=[], deadline=None)
+            case events.RoundBegun():
+                self._work(event.cell, **BEGUN | {"round": event.round, "rounds": event.rounds})
+            case events.RoundCommitted():
+                self._commit(study, event, loss=event.loss)
+            case events.CellResumed():
+                self._commit(study, event, loss=None)
+            case events.CellEvaluated():
+                study["cells"] = {cell: what for cell, what in study["cells"].items() if cell != event.cell}
+            case events.RoundFailed():
                 self._work(event.cell, attempt=study["cells"].get(event.cell, BEGUN)["attempt"] + 1)
-            case "waiting":
-                self.wait_for(event.text.split(", "), deadline_s=event.total - event.done, cell=event.cell)
-            case "paused":
-                missing = self._fleet.missing(study["sites"])
-                self.wait_for(missing, deadline_s=event.total, cell=event.cell)
-            case "finished":
+            case events.Waiting():
+                self.wait_for(list(event.sites), deadline_s=event.deadline_s - event.waited_s, cell=event.cell)
+            case events.Paused():
+                self.wait_for(self._fleet.missing(study["sites"]), deadline_s=event.seconds, cell=event.cell)
+            case events.SiteFinished():
                 self._reasons.pop(event.site, None)
-            case "failed":
-                self._reasons[event.site] = event.text
+            case events.SiteFailed():
+                self._reasons[event.site] = event.reason
+            case events.CellReused() | events.UpdateBounded() | events.SiteStarted() | events.SiteStep():
+                pass
+            case events.Warned():
+                pass
+            case _:
+                assert_never(event)
         self.write()
+
+    def _commit(self, study: dict[str, Any], event: RoundCommitted | CellResumed, *, loss: float | None) -> None:
+        study.update(committed=f"{event.cell}, round {event.round}", loss=loss)
+        if event.cell == PRETRAIN and event.round >= event.rounds:
+            study["cells"] = {}
 
     def _work(self, cell: str, **what: Any) -> None:
         """Say more of a cell; the mapping is a new one, as other threads may be reading the old one."""

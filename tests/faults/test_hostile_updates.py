@@ -7,7 +7,7 @@ from harness.tiny_study import TINY, changed
 
 from sahfl.adapters.files import load_tensors
 from sahfl.errors import RunFailed
-from sahfl.events import listening
+from sahfl.events import UpdateBounded, listening
 
 HOSTILE = "sah_b"
 SHORT = changed(TINY, pretrain__rounds=1, finetune__methods=[{"method": "cp_lora", "rank": 2}])
@@ -145,7 +145,7 @@ def test_B04_no_site_moves_the_mean_by_more_than_the_documented_bound(federate, 
             assert lengths[HOSTILE] > 10 * bound  # what the mean without bounds would have let through
             longest = config.most_norm * np.median(list(lengths.values()))
             assert line["shortened"][HOSTILE] == pytest.approx(longest / lengths[HOSTILE], rel=1e-3)
-    bounded = [event for event in heard if event.kind == "bounded"]
+    bounded = [event for event in heard if isinstance(event, UpdateBounded)]
     assert [event.site for event in bounded] == ([HOSTILE] * 2 if is_long else [])
     assert all("round 1: a change shortened to" in event.text for event in bounded)
 
@@ -155,7 +155,7 @@ def test_B04_a_study_without_an_attacker_shortens_nothing_and_says_nothing(feder
     with listening(heard.append):
         folder, _ = federate(changed(SHORT, finetune__rounds=1))
     assert [line["shortened"] for line in lines_of(folder)] == [{}, {}]
-    assert not [event for event in heard if event.kind == "bounded"]
+    assert not [event for event in heard if isinstance(event, UpdateBounded)]
 
 
 def test_B04_a_site_with_most_of_the_volumes_has_no_more_than_its_share(federate):

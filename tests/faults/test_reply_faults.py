@@ -12,7 +12,7 @@ from harness.tiny_study import TINY, changed
 from sahfl.adapters import exchanged
 from sahfl.config import Study, parse
 from sahfl.errors import RunFailed
-from sahfl.events import listening
+from sahfl.events import Paused, SiteStarted, Waiting, listening
 from sahfl.federation import flower, protocol
 from sahfl.federation.server.mailbox import Ask, Mailbox
 from sahfl.federation.server.roster import Member
@@ -130,10 +130,10 @@ def test_A08_while_the_run_waits_it_says_for_whom_and_how_long():
     events = []
     with listening(events.append):
         ask(Mailbox(SlowPost(only(5))), deadline_s=0.8)
-    waiting = [event for event in events if event.kind == "waiting"]
+    waiting = [event for event in events if isinstance(event, Waiting)]
     assert len(waiting) >= 2
-    assert {(event.text, event.total) for event in waiting} == {("graz", 0.8)}
-    assert all(0 < event.done < 0.9 for event in waiting)
+    assert {(event.sites, event.deadline_s) for event in waiting} == {(("graz",), 0.8)}
+    assert all(0 < event.waited_s < 0.9 for event in waiting)
 
 
 def test_A08_what_is_remembered_of_past_requests_is_bounded(monkeypatch):
@@ -187,7 +187,7 @@ def test_A08_a_late_update_is_in_the_journal_and_its_site_takes_part_again_in_th
 
 
 def pretraining(tmp_path, scans, settings, on_event):
-    """Pretraining alone, on the local grid; ``on_event(event, grid)`` hears everything."""
+    """Pretraining alone, on the local grid; ``on_event(event, grid)`` is called with every event."""
     study = parse(Study, settings, where="test")
     shutil.copytree(scans, tmp_path / "sites")
     folder = RunFolder.create(tmp_path / "run", study)
@@ -217,7 +217,7 @@ def stopping(number, *, times, pids=None):
     sent = [] if pids is None else pids
 
     def on_event(event, grid):
-        if (event.kind, event.site) == ("started", "tbi_b") and len(sent) < times:
+        if isinstance(event, SiteStarted) and event.site == "tbi_b" and len(sent) < times:
             sent.append(grid.busy()["tbi_b"])
             os.kill(sent[-1], number)
 
@@ -280,7 +280,7 @@ def test_A08_a_stopped_site_is_waited_for_until_the_deadline_and_takes_part_in_t
     settings = changed(TINY, rounds__quorum=0.5, rounds__deadline_s=45.0)
     first, second = pretraining(tmp_path, scans, settings, on_event)
     assert first["missing"] == [{"site": "tbi_b", "reason": "no reply within 45 s"}]
-    assert "tbi_b" in {event.text for event in events if event.kind == "waiting"}
+    assert ("tbi_b",) in {event.sites for event in events if isinstance(event, Waiting)}
     assert [used["site"] for used in second["used"]] == ["tbi_a", "tbi_b"]
     (stale,) = second["stale"]
     assert stale["site"] == "tbi_b"
@@ -294,7 +294,7 @@ def test_A10_a_site_that_comes_back_in_the_pause_lets_the_round_be_committed(tmp
 
     def on_event(event, grid):
         stop(event, grid)
-        if event.kind == "paused":
+        if isinstance(event, Paused):
             os.kill(pids[0], signal.SIGCONT)
 
     settings = changed(ONE_ROUND, rounds__quorum=1.0, rounds__deadline_s=45.0, rounds__pause_s=8.0)

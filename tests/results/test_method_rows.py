@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from harness.tiny_study import TINY, changed
 
+from sahfl.cell_names import cell_of
 from sahfl.config import Study, parse
 from sahfl.results.method_rows import compare_arms, describe_arm, find_arms
-from sahfl.run.folder import RunFolder, cell_of
+from sahfl.run.folder import RunFolder
 from sahfl.statistics import CaseResult, EvaluationSums
 
 SITES = ("sah_a", "sah_b", "sah_c")

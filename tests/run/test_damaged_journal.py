@@ -4,7 +4,7 @@ import json
 
 from harness.tiny_study import TINY, changed
 
-from sahfl.events import listening
+from sahfl.events import Warned, listening
 
 SETTINGS = changed(TINY, pretrain__rounds=1, finetune__rounds=1, finetune__methods=[{"method": "zero_shot"}])
 
@@ -18,7 +18,7 @@ def test_lost_lines_are_said_once_and_counted_in_the_results(federate):
     with listening(heard.append):
         federate(SETTINGS)
         federate(SETTINGS)
-    assert [event.text for event in heard if event.kind == "warning"] == [
+    assert [event.text for event in heard if isinstance(event, Warned)] == [
         "2 line(s) of the journal cannot be read and are left out (a crash, or damage)"
     ]
     assert [line["lines"] for line in folder.journal() if line["event"] == "journal_damaged"] == [2]

@@ -13,7 +13,19 @@ from typer.testing import CliRunner
 from sahfl.commands.app import app
 from sahfl.config import Study, load_server, parse
 from sahfl.errors import ConfigError, RunError
-from sahfl.events import Event
+from sahfl.events import (
+    CellEvaluated,
+    CellResumed,
+    CellStageBegun,
+    Paused,
+    RoundBegun,
+    RoundCommitted,
+    RoundFailed,
+    SiteFailed,
+    SiteFinished,
+    StageBegun,
+    Waiting,
+)
 from sahfl.federation.flower.fleet import Fleet
 
 STUDY = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
@@ -36,18 +48,18 @@ def status(tmp_path):
 
 
 def test_the_status_follows_the_events_of_a_run(status):
-    status.hear(Event("stage", "pretraining"))
-    status.hear(Event("waiting", "tbi_b", done=10, total=70))
+    status.update(StageBegun("pretraining"))
+    status.update(Waiting(("tbi_b",), 10, 70))
     assert status.content()["study"]["waiting_for"] == ["tbi_b"]
-    status.hear(Event("resumed", "pretrain", done=3, total=5))
+    status.update(CellResumed("pretrain", 3, 5))
     assert status.content()["study"]["committed"] == "pretrain, round 3"
-    status.hear(Event("round", "pretrain", done=5, total=5))
+    status.update(RoundBegun("pretrain", 5, 5))
     study = status.content()["study"]
     assert (study["stage"], study["cells"]["pretrain"]["round"]) == ("pretraining", 5)
-    status.hear(Event("committed", "pretrain", done=5, total=5, loss=0.5))
+    status.update(RoundCommitted("pretrain", 5, 5, 0.5))
     assert (status.content()["study"]["cells"], status.content()["study"]["loss"]) == ({}, 0.5)
     status.end()
-    status.hear(Event("stage", "nothing runs"))
+    status.update(StageBegun("writing the report"))
     assert status.content()["study"] is None
 
 
@@ -55,20 +67,20 @@ ONE, OTHER = "cp_lora-r2/fold-0", "cp_lora-r2/fold-1"
 
 
 def test_of_two_cells_that_are_worked_on_each_has_its_own_round_and_its_own_waiting(status, server_file):
-    for cell, round_ in ((ONE, 2), (OTHER, 1)):
-        status.hear(Event("stage", f"fine-tuning, {cell}", cell=cell))
-        status.hear(Event("round", cell, done=round_, total=5))
-    status.hear(Event("waiting", "tbi_b, sah_a", done=10, total=70, cell=ONE))
-    status.hear(Event("failed", "not connected for 61 s", "tbi_b"))
-    status.hear(Event("failed_round", "x", cell=ONE))
-    status.hear(Event("committed", OTHER, done=1, total=5))
-    status.hear(Event("round", OTHER, done=2, total=5))
+    for fold, (cell, round_) in enumerate(((ONE, 2), (OTHER, 1))):
+        status.update(CellStageBegun("fine-tuning", cell, "cp_lora-r2", fold, 2))
+        status.update(RoundBegun(cell, round_, 5))
+    status.update(Waiting(("tbi_b", "sah_a"), 10, 70, ONE))
+    status.update(SiteFailed("tbi_b", "not connected for 61 s"))
+    status.update(RoundFailed(ONE, "x"))
+    status.update(RoundCommitted(OTHER, 1, 5, 0.5))
+    status.update(RoundBegun(OTHER, 2, 5))
     content = status.content()
     one, other = content["study"]["cells"][ONE], content["study"]["cells"][OTHER]
     assert (one["round"], one["attempt"], one["waiting_for"]) == (2, 2, ["tbi_b", "sah_a"])
     assert (other["round"], other["attempt"], other["waiting_for"]) == (2, 1, [])
     assert content["sites"]["tbi_b"]["missing_reason"] == "not connected for 61 s"
-    status.hear(Event("stage", "evaluating, x", cell=OTHER))
+    status.update(CellStageBegun("evaluating", OTHER, "cp_lora-r2", 1, 2))
     status.write(force=True)
     shown = CliRunner().invoke(app, ["status", str(server_file)]).stdout
     assert "study study: fine-tuning and evaluation" in shown
@@ -78,14 +90,14 @@ def test_of_two_cells_that_are_worked_on_each_has_its_own_round_and_its_own_wait
     lines = prometheus(status.content()).splitlines()
     assert {f'sahfl_round{{cell="{cell}"}} 2' for cell in (ONE, OTHER)} < set(lines)
     assert "sahfl_waiting_for_sites 2" in lines
-    status.hear(Event("evaluated", OTHER))
-    status.hear(Event("paused", "x", total=30, cell=ONE))
-    status.hear(Event("finished", "train", "tbi_b"))
+    status.update(CellEvaluated(OTHER))
+    status.update(Paused(ONE, 2, ("tbi_b",), 30))
+    status.update(SiteFinished("tbi_b", "train"))
     content = status.content()
     assert "tbi_a" not in content["study"]["cells"][ONE]["waiting_for"]
     assert list(content["study"]["cells"]) == [ONE]
     assert content["sites"]["tbi_b"]["missing_reason"] == "not connected"
-    status.hear(Event("stage", "writing the report"))
+    status.update(StageBegun("writing the report"))
     assert status.content()["study"]["cells"] == {}
 
 

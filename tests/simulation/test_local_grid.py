@@ -13,7 +13,7 @@ from harness.freezing_worker import work_until_frozen
 from harness.tiny_study import TINY
 
 from sahfl.config import Study, parse
-from sahfl.events import listening
+from sahfl.events import SiteEvent, SiteFinished, SiteStarted, SiteStep, listening
 from sahfl.federation import flower, protocol
 from sahfl.federation.server.mailbox import Ask, Mailbox
 from sahfl.federation.workers import worker_process
@@ -107,7 +107,7 @@ def test_A13_a_site_out_of_memory_or_with_a_failed_gpu_is_a_lost_process_and_get
     (id_,) = small_grid.push_messages(messages(small_grid, [FIRST_NODE_ID]))
     pid = wait_until(small_grid.busy, small_grid)["tbi_a"]
     (worker,) = [worker for worker in small_grid._workers if worker.process.pid == pid]
-    small_grid._hear(worker, "error", "OutOfMemoryError")  # what the worker says of such an exception
+    small_grid._receive(worker, "error", "OutOfMemoryError")  # what the worker says of such an exception
     assert not _alive(pid)
     (reply,) = small_grid.pull_messages([id_])
     assert flower.is_crash(reply)
@@ -213,9 +213,9 @@ def test_events_of_the_sites_reach_the_parent(small_grid):
     events = []
     with listening(events.append):
         small_grid.send_and_receive(messages(small_grid, [FIRST_NODE_ID]))
-    kinds = [event.kind for event in events if event.site == "tbi_a"]
-    assert (kinds[0], kinds[-1]) == ("started", "finished")
-    steps = [(event.done, event.total) for event in events if event.kind == "step"]
+    mine = [type(event) for event in events if isinstance(event, SiteEvent) and event.site == "tbi_a"]
+    assert (mine[0], mine[-1]) == (SiteStarted, SiteFinished)
+    steps = [(event.done, event.total) for event in events if isinstance(event, SiteStep)]
     assert steps == [(1, 2), (2, 2), (1, 2), (2, 2)]  # two patients written, then checked
 
 

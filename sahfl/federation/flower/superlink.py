@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.events import Event, emit
+from sahfl.events import SiteFailed, SiteFinished, SiteStarted, emit
 from sahfl.federation import flower
 from sahfl.federation.flower import Run, send_and_wait
 from sahfl.federation.flower.fleet import Fleet, Seat
@@ -132,7 +132,7 @@ class StateGrid(Grid):
         if reply is not None:
             self._started(id_, request)
             del self._open[id_]
-            emit(Event("finished", request.message.metadata.message_type, request.seat.site))
+            emit(SiteFinished(request.seat.site, request.message.metadata.message_type))
             return reply
         return self._fail(id_, request)
 
@@ -152,10 +152,10 @@ class StateGrid(Grid):
     def _started(self, id_: str, request: Request) -> None:
         if not request.delivered:
             request.delivered = True
-            emit(Event("started", request.message.metadata.message_type, request.seat.site))
+            emit(SiteStarted(request.seat.site, request.message.metadata.message_type))
 
     def _end(self, id_: str, reason: str, *, crash: bool = False, unreachable: bool = False) -> Message:
         request = self._open.pop(id_)
         self._link.forget(id_)
-        emit(Event("failed", reason, request.seat.site))
+        emit(SiteFailed(request.seat.site, reason))
         return flower.error_reply(request.message, reason, crash=crash, unreachable=unreachable)

@@ -12,8 +12,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from sahfl.config import load_study
 from sahfl.errors import ConfigError, RunError
-from sahfl.events import Event, listening, log_on_stderr
+from sahfl.event_lines import event_line
+from sahfl.events import Event, listening
 from sahfl.federation.server.coordinator import Coordinator
+from sahfl.log_lines import log_on_stderr
 from sahfl.run.folder import RunFolder
 from sahfl.run.session import session
 from sahfl.trust.signing import Signer
@@ -83,4 +85,5 @@ def _open(path: str, study: str) -> RunFolder:
 
 
 def _log(event: Event) -> None:
-    log.info("event=%s site=%s %s", event.kind, event.site or "-", event.text)
+    line = event_line(event)
+    log.info("event=%s site=%s %s", line.name, line.site or "-", line.what)

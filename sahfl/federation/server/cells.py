@@ -8,9 +8,10 @@ from functools import partial
 from sahfl.adapters import AdapterState, exchanged
 from sahfl.adapters.factored import factored_layers
 from sahfl.adapters.folder import CARD, TENSORS, describe, save_adapter
+from sahfl.cell_names import cell_of
 from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
-from sahfl.events import Event, emit
+from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.mailbox import Answers, Ask, content_of
@@ -22,7 +23,7 @@ from sahfl.federation.site_ranks import site_ranks
 from sahfl.networks import fine_tuned_network, staying
 from sahfl.payload import Header
 from sahfl.results.collect import fold_metrics
-from sahfl.run.folder import RunFolder, cell_of
+from sahfl.run.folder import RunFolder
 from sahfl.statistics import EvaluationSums
 from sahfl.task import SiteDescription
 
@@ -70,8 +71,8 @@ class Cells:
             return
         if self._is_done(method, fold):
             rounds = self._study.finetune.rounds if trained else 0
-            emit(Event("resumed", cell_of(method, fold), done=rounds, total=rounds))
-            emit(Event("evaluated", cell_of(method, fold)))
+            emit(CellResumed(cell_of(method, fold), rounds, rounds))
+            emit(CellEvaluated(cell_of(method, fold)))
             return
         final: AdapterState | None = {}
         if not isinstance(method, ZeroShot):
@@ -98,7 +99,7 @@ class Cells:
 
     def _fine_tune(self, method: TrainedMethod, fold: int) -> Steps[AdapterState | None]:
         study, folder, key = self._study, self._folder, cell_of(method, fold)
-        emit(Event("stage", f"fine-tuning, {method.id}, fold {fold + 1} of {study.finetune.folds}", cell=key))
+        emit(CellStageBegun("fine-tuning", key, method.id, fold, study.finetune.folds))
         sites = self._trainers(method, fold)
         last = folder.last_checkpoint(key)
         if method.trained_at and not sites and (last is None or last.round < study.finetune.rounds):
@@ -131,10 +132,10 @@ class Cells:
         """A training at one site that is not there, or has nobody to train on, is told; the others go on."""
         reason = why_untrained(method, self._descriptions())
         self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
-        emit(Event("warning", f"{method.id}, fold {fold + 1}: {reason}"))
+        emit(Warned(f"{method.id}, fold {fold + 1}: {reason}"))
         missing = dict.fromkeys(self._study.finetune.sites, reason)
         self._folder.write_evaluation(cell_of(method, fold), {"sums": {}, "missing": missing})
-        emit(Event("evaluated", cell_of(method, fold)))
+        emit(CellEvaluated(cell_of(method, fold)))
 
     def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
         study, requests = self._study, self._requests
@@ -159,7 +160,7 @@ class Cells:
         cell, stage = cell_of(method, fold), self._study.finetune
         known = self._folder.evaluation(cell)
         sites = [site for site in stage.sites if site in self._roster and site not in known["sums"]]
-        emit(Event("stage", f"evaluating, {method.id}, fold {fold + 1} of {stage.folds}", cell=cell))
+        emit(CellStageBegun("evaluating", cell, method.id, fold, stage.folds))
         header = self._requests.header("finetune", method.id, fold)
         content = protocol.request(self._requests.evaluation(method, fold), header, final)
         nodes = {site: self._nodes[site] for site in sites}
@@ -176,7 +177,7 @@ class Cells:
                 {"event": "not_evaluated", "method": method.id, "fold": fold, "site": site, "reason": reason}
             )
         self._folder.write_evaluation(cell, {"sums": known["sums"], "missing": missing})
-        emit(Event("evaluated", cell, done=len(sites), total=len(stage.sites)))
+        emit(CellEvaluated(cell, len(sites), len(stage.sites)))
         return sum(answers.seconds.values())
 
     def _read_sums(self, answers: Answers, site: str, header: Header) -> list[float]:

@@ -14,9 +14,10 @@ from flwr.serverapp import Grid
 
 from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.files import save_tensors
+from sahfl.cell_names import PRETRAIN
 from sahfl.config import POOLED, Study
 from sahfl.errors import PayloadError
-from sahfl.events import Event, emit
+from sahfl.events import SiteFailed, StageBegun, Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, question
 from sahfl.federation.server.cells import Cells
@@ -105,13 +106,13 @@ class Coordinator:
         results = collect(self._folder, self._study, self._descriptions(), self._base)
         self._folder.write_json("results.json", results)
         if self._report:
-            emit(Event("stage", "writing the report"))
+            emit(StageBegun("writing the report"))
             write_report(results, self._folder.path)
 
     # ------------------------------------------------------------------------------------------- sites
 
     def _describe_sites(self) -> None:
-        emit(Event("stage", "preparing and checking the sites' data"))
+        emit(StageBegun("preparing and checking the sites' data"))
         content, asked = self._question(), [site for site in self._node_of if site != POOLED]
         self._roster = dict[str, Member]()
         for site, reply in self._ask(dict.fromkeys(asked, content), protocol.DESCRIBE).items():
@@ -148,7 +149,7 @@ class Coordinator:
         base = self._base_request() if self._base else None
         for site, description in self._late.welcome(sites, self._question(), base).items():
             self._enter(site, description)
-            emit(Event("warning", f"{site}: takes part from now on"))
+            emit(Warned(f"{site}: takes part from now on"))
 
     def _descriptions(self) -> dict[str, SiteDescription]:
         return {site: member.description for site, member in self._roster.items()}
@@ -169,7 +170,7 @@ class Coordinator:
 
     def _leave_out(self, site: str, reason: str) -> None:
         self._folder.note({"event": "site_out", "site": site, "reason": reason})
-        emit(Event("failed", reason, site))
+        emit(SiteFailed(site, reason))
 
     def _read_description(self, site: str, reply: Message | None) -> SiteDescription:
         description = protocol.read_description(content_of(reply, self._study.rounds.deadline_s))
@@ -185,7 +186,7 @@ class Coordinator:
     # ------------------------------------------------------------------------------------------- stages
 
     def _pretrained(self) -> AdapterState:
-        emit(Event("stage", "pretraining"))
+        emit(StageBegun("pretraining"))
         study, config = self._study, self._study.pretrain
         assert config is not None
         reuse, sites = Reuse(self._cells, self._requests, self._folder), self._descriptions()
@@ -193,7 +194,7 @@ class Coordinator:
             return known
         net, task = whole_network(study.views, study.model, study.seed), self._requests.pretraining()
         header = self._requests.header("pretrain", "pretrain")
-        cell = Cell("pretrain", task, header, config.sites, staying=staying(net, task))
+        cell = Cell(PRETRAIN, task, header, config.sites, staying=staying(net, task))
         steps = run_cell(
             cell,
             exchanged.read(net),

@@ -11,7 +11,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from sahfl.errors import PayloadError
-from sahfl.events import Event, emit
+from sahfl.events import Waiting, Warned, emit
 from sahfl.federation import flower
 from sahfl.federation.signatures import sign
 from sahfl.trust.signing import Signer
@@ -141,13 +141,13 @@ class Mailbox:
 
     def step(self) -> None:
         """Wait a moment for replies, end what is overdue, and ask the sites that have become free."""
-        self._hear(
+        self._collect(
             [id_ for exchange in self._exchanges for id_ in exchange.waiting] + [*self._overdue, *self._invited],
             waited_s=max((exchange.waited_s for exchange in self._exchanges), default=0.0),
         )
         for exchange in self._exchanges:
             self._end_overdue(exchange)
-            _say_waiting(exchange)
+            _emit_waiting(exchange)
         self._send_unsent()
         self._close_done()
 
@@ -155,7 +155,7 @@ class Mailbox:
         """Wait; what comes late meanwhile is named in the next exchange's answers."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self._hear([*self._overdue, *self._invited])
+            self._collect([*self._overdue, *self._invited])
             time.sleep(min(0.2, left))
 
     def invite(self, site: str, content: RecordDict, message_type: str, node: int) -> None:
@@ -166,7 +166,7 @@ class Mailbox:
 
     def arrivals(self) -> dict[str, Message]:
         """Replies to invitations that came since the last call."""
-        self._hear([*self._invited])
+        self._collect([*self._invited])
         arrived, self._arrived = self._arrived, {}
         return arrived
 
@@ -182,7 +182,7 @@ class Mailbox:
             busy = {site for other in self._exchanges for site in other.waiting.values()}
             if free := [site for site in exchange.unsent if site not in busy]:
                 if any(site in free for site, _ in self._overdue.values()):
-                    self._hear([*self._overdue])  # what is there already is late, not stopped
+                    self._collect([*self._overdue])  # what is there already is late, not stopped
                 exchange.unsent = [site for site in exchange.unsent if site not in free]
                 self._send(exchange, free)
 
@@ -217,7 +217,7 @@ class Mailbox:
 
     # ------------------------------------------------------------------------------------------- hearing
 
-    def _hear(self, asked: list[str], waited_s: float = 0.0) -> None:
+    def _collect(self, asked: list[str], waited_s: float = 0.0) -> None:
         """Take in what has arrived for some requests."""
         if not asked:
             return
@@ -252,24 +252,23 @@ class Mailbox:
             answers.seconds[site] = time.monotonic() - exchange.sent[site]
             return
         answers.retried[site] = reason = error_text(reply)
-        emit(Event("warning", f"{site}: {reason}; it is asked once more"))
+        emit(Warned(f"{site}: {reason}; it is asked once more"))
         self._send(exchange, [site])
 
     def _drop(self, kind: str, site: str, reason: str) -> None:
         notes = self._stale if kind == "stale" else self._duplicate
         notes.append({"site": site, "reason": reason})
-        emit(Event("warning", f"{site}: {kind} reply, not used: {reason}"))
+        emit(Warned(f"{site}: {kind} reply, not used: {reason}"))
 
 
-def _say_waiting(exchange: Exchange) -> None:
-    """Say now and then whose replies are awaited; not at once where nobody has answered yet."""
+def _emit_waiting(exchange: Exchange) -> None:
+    """Report now and then whose replies are awaited; not at once where nobody has answered yet."""
     now, deadline_s = time.monotonic(), exchange.ask.deadline_s
     waited_s = now - max((exchange.sent[site] for site in exchange.waiting.values()), default=now)
     soon = now - exchange.said < min(WAITING_EVERY_S, deadline_s / 4)
     if exchange.waiting and not soon and (exchange.answers.replies or waited_s > deadline_s / 2):
         exchange.said = now
-        names = ", ".join(sorted(exchange.waiting.values()))
-        emit(Event("waiting", names, done=waited_s, total=deadline_s, cell=exchange.ask.cell))
+        emit(Waiting(tuple(sorted(exchange.waiting.values())), waited_s, deadline_s, exchange.ask.cell))
 
 
 def error_text(reply: Message) -> str:

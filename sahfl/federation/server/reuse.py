@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from sahfl.adapters import AdapterState
+from sahfl.cell_names import PRETRAIN, cell_of
 from sahfl.config import POOLED, Method, Study, ZeroShot
 from sahfl.errors import AdapterError, PayloadError
-from sahfl.events import Event, emit
+from sahfl.events import CellReused, Warned, emit
 from sahfl.federation.requests import Requests
 from sahfl.run.cell_store import CellStore, Entry, Identity, Record
-from sahfl.run.folder import Checkpoint, RunFolder, cell_of
+from sahfl.run.folder import Checkpoint, RunFolder
 from sahfl.run.software import software
 from sahfl.statistics import EvaluationSums
 from sahfl.task import Descriptions
@@ -57,7 +58,7 @@ class Reuse:
             if entry is not None:
                 self._check(entry)
         except (AdapterError, PayloadError, KeyError, TypeError, ValueError) as error:
-            emit(Event("warning", f"{key}: the cell of an earlier run is damaged ({error}); it is run again"))
+            emit(Warned(f"{key}: the cell of an earlier run is damaged ({error}); it is run again"))
             self._folder.note({"event": "damaged_cell", "cell": key, "entry": identity.key})
             self._store.drop(identity)
             return None
@@ -93,7 +94,7 @@ class Reuse:
         try:
             self._store.save(identity, Entry(final, rounds, evaluation, round(work + seconds, 3)))
         except OSError as error:
-            emit(Event("warning", f"{key}: is not kept for later runs ({error.strerror})"))
+            emit(Warned(f"{key}: is not kept for later runs ({error.strerror})"))
 
     def _adopt(self, key: str, entry: Entry, name: str) -> None:
         """What ``has_begun`` looks for comes last: without it, what comes before is written again."""
@@ -105,7 +106,7 @@ class Reuse:
         if entry.rounds:
             last = entry.rounds[-1]
             self._folder.commit(key, Checkpoint(last["round"], entry.state, last | {"reused": True}))
-        emit(Event("reused", key, total=len(entry.rounds)))
+        emit(CellReused(key, len(entry.rounds)))
 
     def _check(self, entry: Entry) -> None:
         """Whether evaluation sums are of this version: their length says so.
@@ -188,4 +189,4 @@ def _is_of_one_software(journal: list[Record]) -> bool:
 
 
 def _key(method: Method | None, fold: int) -> str:
-    return "pretrain" if method is None else cell_of(method, fold)
+    return PRETRAIN if method is None else cell_of(method, fold)

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from sahfl.config import POOLED, RoundsConfig, Study, TrainedMethod
 from sahfl.errors import DataShared, PayloadError, RunFailed
-from sahfl.events import Event, emit
+from sahfl.events import SiteFailed, emit
 from sahfl.federation import flower, protocol
 from sahfl.federation.server.mailbox import Mailbox
 from sahfl.run.folder import Record, RunFolder
@@ -196,10 +196,10 @@ class Latecomers:
         try:
             description = known or self._read(site, reply)
         except PayloadError as error:
-            emit(Event("failed", f"stays out: {error}", site))
+            emit(SiteFailed(site, f"stays out: {error}"))
             return
         if known is not None and reply.has_error():
-            emit(Event("failed", f"stays out: the base is not installed ({str(reply.error.reason)[:120]})", site))
+            emit(SiteFailed(site, f"stays out: the base is not installed ({str(reply.error.reason)[:120]})"))
         elif known is None and needs_base:
             self.awaited[site] = description
         else:

@@ -12,7 +12,7 @@ from sahfl.aggregation import SiteUpdate
 from sahfl.aggregation.rules import RULES, USUAL
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError, RunFailed
-from sahfl.events import Event, emit
+from sahfl.events import CellResumed, Paused, RoundBegun, RoundCommitted, RoundFailed, SiteFailed, UpdateBounded, emit
 from sahfl.federation import protocol
 from sahfl.federation.protocol import TrainReply
 from sahfl.federation.requests import in_round
@@ -93,9 +93,9 @@ def run_cell(
     checkpoint = folder.last_checkpoint(cell.key)
     state, memory, done = (checkpoint.state, checkpoint.memory, checkpoint.round) if checkpoint else (start, {}, 0)
     if done:
-        emit(Event("resumed", cell.key, done=done, total=cell.task.rounds))
+        emit(CellResumed(cell.key, done, cell.task.rounds))
     for round_ in range(done + 1, cell.task.rounds + 1):
-        emit(Event("round", cell.key, done=round_, total=cell.task.rounds))
+        emit(RoundBegun(cell.key, round_, cell.task.rounds))
         sent = cell.ranks.states(state, cell.sites, cell.layers)
         outcome, record = yield from _run_round(
             cell, sent, round_=round_, roster=roster, config=config, folder=folder, invite=invite
@@ -106,11 +106,11 @@ def run_cell(
         ]
         found = aggregate(updates, like=state, memory=memory, rule=cell.rule, layers=cell.layers, config=config)
         state, memory, record = found.state, found.memory, record | found.notes
-        _say_bounds(cell, round_, found)
+        _emit_bounds(cell, round_, found)
         folder.commit(cell.key, Checkpoint(round_, state, record, memory))
         losses = [site["loss"] * site["n_volumes"] for site in record["used"]]
         loss = sum(losses) / sum(site["n_volumes"] for site in record["used"])
-        emit(Event("committed", cell.key, done=round_, total=cell.task.rounds, loss=loss))
+        emit(RoundCommitted(cell.key, round_, cell.task.rounds, loss))
     return state
 
 
@@ -134,7 +134,7 @@ def _run_round(
         if enough:
             return outcome, record
         folder.note(record)
-        emit(Event("failed_round", _shortage(cell, round_, attempt, outcome, quorum), cell=cell.key))
+        emit(RoundFailed(cell.key, _shortage(cell, round_, attempt, outcome, quorum)))
         if attempt < config.attempts and config.pause_s:
             yield _pause(cell, round_, outcome, config=config, folder=folder)
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
@@ -143,8 +143,7 @@ def _run_round(
 def _pause(cell: Cell, round_: int, outcome: Outcome, *, config: RoundsConfig, folder: RunFolder) -> Pause:
     sites = outcome.reasons()
     folder.note({"event": "paused", "cell": cell.key, "round": round_, "seconds": config.pause_s, "sites": sites})
-    names = ", ".join(item["site"] for item in sites)
-    emit(Event("paused", f"{cell.key}, round {round_}: without {names}", total=config.pause_s, cell=cell.key))
+    emit(Paused(cell.key, round_, tuple(item["site"] for item in sites), config.pause_s))
     return Pause(config.pause_s)
 
 
@@ -175,7 +174,7 @@ def _ask(
             )
         except PayloadError as error:
             outcome.refused[site] = str(error)
-            emit(Event("failed", f"refused: {error}", site))
+            emit(SiteFailed(site, f"refused: {error}"))
     return outcome, {site: protocol.n_bytes(content) for site, content in contents.items()}
 
 
@@ -185,9 +184,9 @@ def _asked_for(cell: Cell, sent: AdapterState, round_: int) -> AdapterState:
     return {name: sent[name] for name in names if name not in cell.staying}
 
 
-def _say_bounds(cell: Cell, round_: int, found: Aggregate) -> None:
+def _emit_bounds(cell: Cell, round_: int, found: Aggregate) -> None:
     for site, factor in found.notes["shortened"].items():
-        emit(Event("bounded", f"{cell.key}, round {round_}: a change shortened to {factor:.2g} of its length", site))
+        emit(UpdateBounded(cell.key, round_, site, factor))
 
 
 def _record(

@@ -16,12 +16,12 @@ from flwr.clientapp import ClientApp
 
 from sahfl.config import SiteConfig, load_site
 from sahfl.errors import ConfigError
-from sahfl.events import log_on_stderr
 from sahfl.federation import protocol
 from sahfl.federation.site.guard import guarded
 from sahfl.federation.site.kinds.kind import Answer
 from sahfl.federation.site.kinds.table import KINDS
 from sahfl.federation.site.site import Site
+from sahfl.log_lines import log_on_stderr
 
 log = logging.getLogger(__name__)
 

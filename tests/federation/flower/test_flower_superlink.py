@@ -12,7 +12,7 @@ from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkStat
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 
-from sahfl.events import listening
+from sahfl.events import SiteFinished, SiteStarted, listening
 from sahfl.federation import flower
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import FLEET, ROUTES
@@ -214,7 +214,7 @@ def test_A04_what_a_dead_process_worked_on_is_a_crash_so_that_it_is_asked_again(
 
 def test_the_grid_says_who_works_on_what():
     net, heard = Net(), []
-    with listening(lambda event: heard.append((event.kind, event.text, event.site))):
+    with listening(heard.append):
         id_ = net.ask()
         assert net.grid.pull_messages([id_]) == []
         head = net.fetch()
@@ -222,7 +222,7 @@ def test_the_grid_says_who_works_on_what():
         assert net.grid.doing() == {"bern": "train"}
         net.upload(net.answer(head))
         net.grid.pull_messages([id_])
-    assert heard == [("started", "train", "bern"), ("finished", "train", "bern")]
+    assert heard == [SiteStarted("bern", "train"), SiteFinished("bern", "train")]
     assert net.grid.doing() == {}
 
 

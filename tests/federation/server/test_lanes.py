@@ -10,7 +10,7 @@ from harness.tiny_study import TINY, changed
 
 from sahfl.events import listening
 from sahfl.federation import flower
-from sahfl.federation.server.mailbox import Answers, Ask, Exchange, Mailbox, _say_waiting
+from sahfl.federation.server.mailbox import Answers, Ask, Exchange, Mailbox, _emit_waiting
 from sahfl.federation.server.schedule import Job, Pause, run_alone, run_jobs
 
 METHODS = [
@@ -132,10 +132,10 @@ def test_what_is_awaited_counts_from_when_the_last_site_was_asked_and_names_the_
     exchange.said = began - 30
     heard = []
     with listening(heard.append):
-        _say_waiting(exchange)
+        _emit_waiting(exchange)
     (event,) = heard
-    assert (event.text, event.cell, event.total) == ("bern, graz", "cp_lora-r2/fold-0", 60.0)
-    assert 35 <= event.done < 55
+    assert (event.sites, event.cell, event.deadline_s) == (("bern", "graz"), "cp_lora-r2/fold-0", 60.0)
+    assert 35 <= event.waited_s < 55
 
 
 class Prompt(Post):

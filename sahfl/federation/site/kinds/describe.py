@@ -10,7 +10,7 @@ from flwr.app import RecordDict
 
 from sahfl.config import SiteConfig, SitePolicy
 from sahfl.data.rules import BY_ID
-from sahfl.events import Event, emit
+from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, question
 from sahfl.federation.site.kinds.kind import Kind, Planned
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def describe(site: Site, content: RecordDict) -> RecordDict:
     """Prepare and check the data, and answer with counts."""
     task = protocol.read_task(content)
-    site.prepare(lambda done, total: emit(Event("step", protocol.DESCRIBE, site.config.name, done, total)))
+    site.prepare(lambda done, total: emit(SiteStep(site.config.name, protocol.DESCRIBE, done, total)))
     description = coarse(site.describe(n_folds=task.folds, seed=task.seed), site.config.policy)
     log.info("event=described %s", " ".join(f"{key}={value}" for key, value in description.model_dump().items()))
     return protocol.description_reply(description)

@@ -13,7 +13,7 @@ from sahfl.config import EvaluationConfig, SiteConfig, SitePolicy, ZeroShot
 from sahfl.data.ct import read_scan
 from sahfl.errors import PayloadError
 from sahfl.evaluation import predict, score
-from sahfl.events import Event, emit
+from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.kinds.kind import Kind, Planned
@@ -62,7 +62,7 @@ def _score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseRe
         mask, scan = probability >= task.evaluation.threshold, read_scan(item.case)
         result = score(mask, scan, key=keys[item.case.patient], tolerance_mm=task.evaluation.tolerance_mm)
         results.append((item.case.id, result))
-        emit(Event("step", protocol.EVALUATE, site.config.name, done, len(cases)))
+        emit(SiteStep(site.config.name, protocol.EVALUATE, done, len(cases)))
     return results
 
 

@@ -16,7 +16,7 @@ from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, W
 from sahfl.config.methods import method_at_defaults
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import PayloadError
-from sahfl.events import Event, emit
+from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.declared import declared, tensor_leaks
@@ -73,7 +73,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         sampler,
         schedule,
         precision=local.precision,
-        on_step=lambda done, total, loss: emit(Event("step", protocol.TRAIN, site.config.name, done, total, loss)),
+        on_step=lambda done, total, loss: emit(SiteStep(site.config.name, protocol.TRAIN, done, total, loss)),
     )
     log.info(
         "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",
