@@ -215,7 +215,7 @@ class Mailbox:
             exchange.answers.stale, self._stale = self._stale, []
             exchange.answers.duplicate, self._duplicate = self._duplicate, []
 
-    # ------------------------------------------------------------------------------------------- hearing
+    # ------------------------------------------------------------------------------------------- replies
 
     def _collect(self, asked: list[str], waited_s: float = 0.0) -> None:
         """Take in what has arrived for some requests."""
