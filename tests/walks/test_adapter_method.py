@@ -20,6 +20,7 @@ from sahfl.adapters.folder import put_adapter, read_adapter
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.peft import is_peft_form
 from sahfl.aggregation import SiteUpdate, aggregation_error, project
+from sahfl.cell_names import cell_of
 from sahfl.config import AdapterTuning, SitePolicy, Study, parse
 from sahfl.errors import AdapterError, ConfigError
 from sahfl.federation import protocol
@@ -27,7 +28,7 @@ from sahfl.federation.site.dry_run import dry_run
 from sahfl.networks import base_network, exchanged_shapes
 from sahfl.report import write_report
 from sahfl.report.names import family_of
-from sahfl.run.folder import BASE_FILE, cell_of
+from sahfl.run.folder import BASE_FILE
 from sahfl.simulation.simulate import site_configs
 
 METHODS = [{"method": "zero_shot"}, {"method": "toy_box", "rank": 2, "aggregation": "project"}]

@@ -12,6 +12,7 @@ from torch import nn
 from sahfl.adapters.folder import read_adapter
 from sahfl.aggregation import SiteUpdate
 from sahfl.aggregation.rules import RULES
+from sahfl.cell_names import cell_of
 from sahfl.config import AdapterTuning, RoundsConfig, Study, WeightTuning, parse
 from sahfl.errors import ConfigError
 from sahfl.federation import protocol
@@ -19,7 +20,6 @@ from sahfl.federation.server.aggregate import aggregate
 from sahfl.federation.site.dry_run import dry_run
 from sahfl.federation.turns import take_turn
 from sahfl.report import write_report
-from sahfl.run.folder import cell_of
 from sahfl.simulation.simulate import site_configs
 
 METHODS = [{"method": "zero_shot"}, {"method": "cp_lora", "rank": 2, "aggregation": "midrange"}]
