@@ -93,7 +93,7 @@ def _policy_example() -> str:
     for name, setting in SitePolicy.model_fields.items():
         meaning = " ".join((setting.description or "").replace("``", "").split())
         lines += textwrap.wrap(meaning, 114, initial_indent="  # ", subsequent_indent="  # ")
-        lines.append(f"  {name}: {json.dumps(setting.default)}")
+        lines.append(f"  {name}: {json.dumps(setting.get_default(call_default_factory=True))}")
     return "\n".join(lines) + "\n"
 
 
