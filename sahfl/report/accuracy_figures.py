@@ -194,40 +194,40 @@ def _draw_levels(axes: Axes, results: Results) -> None:
             axes.axhline(dice_of(method)["mean"], color=colour, linewidth=1.2, dashes=(6, 3), label=method_name(method))
 
 
-def draw_arms(results: Results) -> Drawing | None:
+def draw_places(results: Results) -> Drawing | None:
     """Pooled, federated and single-site training of the same method, one row each."""
     methods = [method for method in measured(results) if dice_of(method)["mean"] is not None]
     kinds = {_kind(m) for m in methods if m["trained_at"] is not None}
-    shown = sorted((m for m in methods if _kind(m) in kinds), key=lambda m: (str(_kind(m)), _arm(m)))
+    shown = sorted((m for m in methods if _kind(m) in kinds), key=lambda m: (str(_kind(m)), _place(m)))
     if not shown:
         return None
     look, figure = looks(results["methods"]), new_figure(_height(len(shown), 1.0), WIDTH_IN)
     axes = figure.add_subplot()
     breaks = [i for i, (above, below) in enumerate(pairwise(shown), 1) if _kind(above) != _kind(below)]
-    name_rows(axes, [_arm_name(method) for method in shown], breaks)
+    name_rows(axes, [_name_with_place(method) for method in shown], breaks)
     for place, method in enumerate(shown):
         row_of_interval(axes, place, dice_of(method), "mean", look[method["id"]])
     axes.set_xlabel("Mean Dice over the patients of all sites")
     keep_to_dice(axes.xaxis)
     axes.grid(axis="x")
-    estimates = ((_arm_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in shown)
+    estimates = ((_name_with_place(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in shown)
     caption = (
         "All are scored on the same held-out patients. Pooled: all sites' data in one place. Each site alone: every "
         "patient is segmented by the network that was fine-tuned at the patient's own hospital."
     )
     alt = f"Mean Dice by place of training. {listed(estimates)}"
-    return Drawing("arms", "Pooled, federated, single-site", caption, alt, figure)
+    return Drawing("places", "Pooled, federated, single-site", caption, alt, figure)
 
 
 def _kind(method: Results) -> tuple[str, int, str]:
     return method["method"], method["rank"] or 0, method["aggregation"] or ""
 
 
-def _arm(method: Results) -> tuple[int, str]:
+def _place(method: Results) -> tuple[int, str]:
     at = method["trained_at"]
     return {"pooled": 0, None: 1, "each": 2}.get(at, 3), str(at)
 
 
-def _arm_name(method: Results) -> str:
+def _name_with_place(method: Results) -> str:
     name = method_name(method)
     return name if method["trained_at"] is not None else f"{name}: federated"

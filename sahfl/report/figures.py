@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sahfl.report.accuracy_figures import draw_arms, draw_extent_strata, draw_methods, draw_ranks, draw_volume_strata
+from sahfl.report.accuracy_figures import draw_extent_strata, draw_methods, draw_places, draw_ranks, draw_volume_strata
 from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.text import Results
 from sahfl.report.theme import Draw, Picture, draw_picture
@@ -15,7 +15,7 @@ DRAWINGS: tuple[Draw, ...] = (
     draw_extent_strata,
     draw_ranks,
     draw_costs,
-    draw_arms,
+    draw_places,
     draw_histograms,
     draw_bland_altman,
     draw_bytes,

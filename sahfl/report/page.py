@@ -31,7 +31,7 @@ CONTENTS = (
     ("accuracy", "Accuracy"),
     ("differences", "Differences"),
     ("cost", "Ranks and cost"),
-    ("arms", "Pooled, federated, single-site"),
+    ("places", "Pooled, federated, single-site"),
     ("volume", "Volume"),
     ("cases", "Cases"),
     ("bytes", "Bytes"),
@@ -129,7 +129,7 @@ def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
     """Anchor and title of each section on the page."""
     absent = {"findings"} if not results["findings"] else set()
     absent |= {"cases"} if not results.get("overlays") else set()
-    absent |= {"arms"} if "arms" not in pictures else set()
+    absent |= {"places"} if "places" not in pictures else set()
     absent |= {"cost"} if not {"ranks", "costs"} & pictures else set()
     return [(anchor, title) for anchor, title in CONTENTS if anchor not in absent]
 

@@ -13,7 +13,7 @@ from sahfl.adapters import AdapterState, digest
 from sahfl.config import Method, Study
 from sahfl.results.findings import judge
 from sahfl.results.method_results import by_fold, read_fold
-from sahfl.results.method_rows import compare_arms, describe_arm, find_arms
+from sahfl.results.method_rows import compare_rows, describe_row, find_rows
 from sahfl.results.support import fold_support, support_notes
 from sahfl.run.folder import Record, RunFolder
 from sahfl.task import SiteDescription
@@ -28,8 +28,8 @@ def collect(
     journal = folder.journal()
     started, finished = (_last(journal, event) for event in ("started", "finished"))
     rounds = _rounds(journal, study)
-    arms = find_arms(folder, study)
-    methods, comparisons = [describe_arm(folder, study, arm, rounds) for arm in arms], compare_arms(study, arms)
+    rows = find_rows(folder, study)
+    methods, comparisons = [describe_row(folder, study, row, rounds) for row in rows], compare_rows(study, rows)
     return {
         "schema": SCHEMA,
         "sahfl": __version__,

@@ -18,7 +18,7 @@ from sahfl.statistics import EvaluationSums, average, estimate
 
 
 @dataclass(frozen=True)
-class Arm:
+class MethodRow:
     """One row: a method and place of training, with the sums of each repeat."""
 
     id: str
@@ -35,7 +35,7 @@ class Arm:
     """Folds and sites that were not evaluated, each with repeat and reason."""
 
 
-def find_arms(folder: RunFolder, study: Study) -> list[Arm]:
+def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
     """The rows of a study, in the order of its methods.
 
     Repeats share one row. A method that was trained at every site alone gets an additional row before those of the
@@ -44,7 +44,7 @@ def find_arms(folder: RunFolder, study: Study) -> list[Arm]:
     groups: dict[str, list[Method]] = {}
     for method in study.finetune.methods:
         groups.setdefault(_plain(method).id, []).append(method)
-    arms: dict[str, Arm] = {}
+    rows: dict[str, MethodRow] = {}
     for id_, methods in groups.items():
         place = _place(methods[0])
         if place in study.finetune.sites:
@@ -54,9 +54,9 @@ def find_arms(folder: RunFolder, study: Study) -> list[Arm]:
             }
             if all(at_sites.values()):
                 each = f"{federated}-{EACH}"
-                arms.setdefault(each, _arm(folder, study, each, EACH, at_sites))
-        arms[id_] = _arm(folder, study, id_, place, {None: methods})
-    return list(arms.values())
+                rows.setdefault(each, _make_row(folder, study, each, EACH, at_sites))
+        rows[id_] = _make_row(folder, study, id_, place, {None: methods})
+    return list(rows.values())
 
 
 def _place(method: Method) -> str | None:
@@ -70,9 +70,9 @@ def _plain(method: Method, *, federated: bool = False) -> Method:
     return method.model_copy(update={"repeat": 1} | ({"trained_at": None} if federated else {}))
 
 
-def _arm(
+def _make_row(
     folder: RunFolder, study: Study, id_: str, place: str | None, wanted: Mapping[str | None, Sequence[Method]]
-) -> Arm:
+) -> MethodRow:
     """A row from trainings, each with the site whose patients it covers; None for those of all sites."""
     repeats: dict[int, dict[Key, EvaluationSums]] = {}
     missing: list[Record] = []
@@ -86,7 +86,7 @@ def _arm(
                 missing += [line | {"repeat": number} for line in lines if site in (None, line["site"])]
     trainings = tuple(method for methods in wanted.values() for method in methods)
     together = _average([repeats[number] for number in sorted(repeats)])
-    return Arm(id_, trainings[0], place, trainings, repeats, together, tuple(missing))
+    return MethodRow(id_, trainings[0], place, trainings, repeats, together, tuple(missing))
 
 
 def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
@@ -99,26 +99,26 @@ def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
     return found
 
 
-def describe_arm(folder: RunFolder, study: Study, arm: Arm, rounds: Sequence[Record]) -> dict[str, Any]:
+def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequence[Record]) -> dict[str, Any]:
     """One entry of the list ``methods`` in results.json."""
-    ids = {method.id for method in arm.trainings}
+    ids = {method.id for method in row.trainings}
     sent = [site["bytes_up"] for line in rounds if line["method"] in ids for site in line["used"]]
-    found = measured(study, arm.sums)
-    if not arm.sums and arm.missing:
-        found["failed"] = "; ".join(dict.fromkeys(line["reason"] for line in arm.missing))
-    means = {number: _mean_dice(study, sums) for number, sums in sorted(arm.repeats.items())}
+    found = measured(study, row.sums)
+    if not row.sums and row.missing:
+        found["failed"] = "; ".join(dict.fromkeys(line["reason"] for line in row.missing))
+    means = {number: _mean_dice(study, sums) for number, sums in sorted(row.repeats.items())}
     return {
-        "id": arm.id,
-        "method": arm.method.method,
-        "rank": arm.method.rank if isinstance(arm.method, AdapterTuning) else None,
-        "aggregation": None if isinstance(arm.method, ZeroShot) else arm.method.aggregation,
-        "trained_at": arm.trained_at,
-        "trainable": max((_trainable(folder, study, method) for method in arm.trainings), default=0),
+        "id": row.id,
+        "method": row.method.method,
+        "rank": row.method.rank if isinstance(row.method, AdapterTuning) else None,
+        "aggregation": None if isinstance(row.method, ZeroShot) else row.method.aggregation,
+        "trained_at": row.trained_at,
+        "trainable": max((_trainable(folder, study, method) for method in row.trainings), default=0),
         "bytes_up_per_round": max(sent, default=0),
         "repeats": [{"repeat": number, "dice": mean} for number, mean in means.items()],
-        "sd_repeats": _spread(study, list(arm.repeats.values())),
+        "sd_repeats": _spread(study, list(row.repeats.values())),
         **found,
-        "not_evaluated": list(arm.missing),
+        "not_evaluated": list(row.missing),
     }
 
 
@@ -151,42 +151,42 @@ def _trainable(folder: RunFolder, study: Study, method: Method) -> int:
     return next((int(config["sahfl"]["parameters"]) for config in saved if config), 0)
 
 
-def compare_arms(study: Study, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
     """All comparisons whose two methods are in the study; p values are corrected by reference."""
-    sums = {arm.id: arm.sums for arm in arms}
+    sums = {row.id: row.sums for row in rows}
     found = [
         {"method": method, "reference": reference, **compare(study, sums[method], sums[reference])}
-        for method, reference in dict.fromkeys(_pairs(arms))
+        for method, reference in dict.fromkeys(_pairs(rows))
         if reference in sums
     ]
     correct(found)
     return found
 
 
-def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
+def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
     """Method and reference, in this order.
 
     Every trained method with zero-shot; every federated adapter with full fine-tuning, and with the lowest rank of the
     same settings; CP-LoRA with convLoRA of the same settings; training in one place with federated training.
     """
-    trained = [arm for arm in arms if not isinstance(arm.method, ZeroShot)]
-    adapters = [arm for arm in trained if isinstance(arm.method, AdapterTuning)]
-    federated = [arm for arm in adapters if arm.trained_at is None]
-    yield from ((arm.id, "zero_shot") for arm in trained)
-    yield from ((arm.id, "full") for arm in federated)
-    yield from ((arm.id, other) for arm in adapters if (other := ADAPTERS[arm.method.method].counterpart(arm.id)))
-    for arm in federated:
-        lowest = min((other for other in federated if _settings(other) == _settings(arm)), key=_rank)
-        if lowest is not arm:
-            yield arm.id, lowest.id
-    places = [arm for arm in trained if arm.trained_at in (POOLED, EACH)]
-    yield from ((arm.id, _plain(arm.method, federated=True).id) for arm in places)
+    trained = [row for row in rows if not isinstance(row.method, ZeroShot)]
+    adapters = [row for row in trained if isinstance(row.method, AdapterTuning)]
+    federated = [row for row in adapters if row.trained_at is None]
+    yield from ((row.id, "zero_shot") for row in trained)
+    yield from ((row.id, "full") for row in federated)
+    yield from ((row.id, other) for row in adapters if (other := ADAPTERS[row.method.method].counterpart(row.id)))
+    for row in federated:
+        lowest = min((other for other in federated if _settings(other) == _settings(row)), key=_rank)
+        if lowest is not row:
+            yield row.id, lowest.id
+    places = [row for row in trained if row.trained_at in (POOLED, EACH)]
+    yield from ((row.id, _plain(row.method, federated=True).id) for row in places)
 
 
-def _settings(arm: Arm) -> Method:
+def _settings(row: MethodRow) -> Method:
     """The settings that all ranks of a method share."""
-    return arm.method.model_copy(update={"rank": 1, "repeat": 1})
+    return row.method.model_copy(update={"rank": 1, "repeat": 1})
 
 
-def _rank(arm: Arm) -> int:
-    return arm.method.rank if isinstance(arm.method, AdapterTuning) else 0
+def _rank(row: MethodRow) -> int:
+    return row.method.rank if isinstance(row.method, AdapterTuning) else 0

@@ -94,14 +94,14 @@ def grid():
 
 def findings():
     third = "CP-LoRA within 0.02 of convLoRA at a third of its parameters or less"
-    arms = "Federated within 0.02 of pooled and above single-site"
+    places = "Federated within 0.02 of pooled and above single-site"
     rows = (
         ("fine_tuning", "Fine-tuning beats zero-shot", "reproduced", "CP-LoRA (rank 8) against zero-shot", 0.094),
         ("lora_full", "LoRA-family at least equals full fine-tuning", "undecided", "CP-LoRA against full", -0.015),
         ("volume", "Dice grows with volume", "reproduced", "largest against smallest stratum", 0.26),
         ("cp_conv", third, "not reproduced", "cp_lora-r8 against conv_lora-r8, rank >= 8", -0.034),
         ("ranks", "Higher ranks do not hurt", "reproduced", "CP-LoRA, rank 64 against rank 1", 0.07),
-        ("pooled", arms, "not tested", "No pooled network was trained", None),
+        ("pooled", places, "not tested", "No pooled network was trained", None),
     )
     return [
         {"id": id_, "claim": claim, "verdict": verdict, "text": f"{text}{_said(gap)}.", "difference": gap,

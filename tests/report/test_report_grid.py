@@ -13,7 +13,7 @@ from test_report_page import Page, without_figures
 from test_report_sample import sample
 
 from sahfl.report import write_report
-from sahfl.report.accuracy_figures import draw_arms, draw_ranks, draw_volume_strata
+from sahfl.report.accuracy_figures import draw_places, draw_ranks, draw_volume_strata
 from sahfl.report.claim import AUTHORS, claim_table, n_filled
 from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.form import form_problems
@@ -198,7 +198,7 @@ def test_costs_lie_on_log_axes_at_their_place():
 
 
 def test_pooled_federated_and_single_site_stand_side_by_side():
-    drawing = draw_arms(grid())
+    drawing = draw_places(grid())
     labels = [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()]
     assert labels[:3] == [
         "CP-LoRA (rank 8, pooled)",
@@ -206,7 +206,7 @@ def test_pooled_federated_and_single_site_stand_side_by_side():
         "CP-LoRA (rank 8, each site alone)",
     ]
     assert labels[-2:] == ["Full fine-tuning (pooled)", "Full fine-tuning: federated"]
-    assert draw_arms(sample()) is None
+    assert draw_places(sample()) is None
 
 
 def test_volume_figures_show_the_counts_with_annotated_volume_across():

@@ -9,7 +9,7 @@ from harness.tiny_study import TINY, changed
 
 from sahfl.cell_names import cell_of
 from sahfl.config import Study, parse
-from sahfl.results.method_rows import compare_arms, describe_arm, find_arms
+from sahfl.results.method_rows import compare_rows, describe_row, find_rows
 from sahfl.run.folder import RunFolder
 from sahfl.statistics import CaseResult, EvaluationSums
 
@@ -47,7 +47,7 @@ def make_run(tmp_path):
 
 
 def rows(folder, study):
-    found = [describe_arm(folder, study, arm, []) for arm in find_arms(folder, study)]
+    found = [describe_row(folder, study, row, []) for row in find_rows(folder, study)]
     json.dumps(found, allow_nan=False)
     return {row["id"]: row for row in found}
 
@@ -84,7 +84,7 @@ def test_the_interval_of_repeats_is_that_of_the_mean_of_each_patient_s_results(m
     assert [ours[key] for key in ("mean", "low", "high")] == pytest.approx(
         [expected[key] for key in ("mean", "low", "high")]
     )
-    (comparison,) = compare_arms(study, find_arms(folder, study))
+    (comparison,) = compare_rows(study, find_rows(folder, study))
     overall = comparison["metrics"]["dice"]["overall"]
     assert [overall[key] for key in ("difference", "low", "high")] == pytest.approx([0, 0, 0], abs=1e-12)
 
@@ -124,7 +124,7 @@ def test_what_is_compared_with_what(make_run):
         {"method": "cp_lora", "rank": 8, "trained_at": ["each", "pooled"], "repeats": 2},
     ]
     folder, study = make_run(grid, lambda id_, site, fold: (0.1, 0.2))
-    found = [(row["method"], row["reference"]) for row in compare_arms(study, find_arms(folder, study))]
+    found = [(row["method"], row["reference"]) for row in compare_rows(study, find_rows(folder, study))]
     assert len(set(found)) == len(found)
     of = {}
     for method, reference in found:
@@ -179,5 +179,5 @@ def test_a_method_that_was_evaluated_nowhere_has_failed_with_the_reason(make_run
     folder, study = make_run([LORA], lambda id_, site, fold: (0.1, 0.2) if id_ == "zero_shot" else None)
     row = rows(folder, study)["cp_lora-r2"]
     assert (row["failed"], row["repeats"]) == ("worn out", [{"repeat": 1, "dice": None}])
-    (comparison,) = compare_arms(study, find_arms(folder, study))
+    (comparison,) = compare_rows(study, find_rows(folder, study))
     assert comparison["metrics"]["dice"]["overall"]["n"] == 0

@@ -19,8 +19,8 @@ from sahfl.task import SiteDescription
 
 SITES = ("sah_a", "sah_b", "sah_c")
 LORA = {"method": "cp_lora", "rank": 2}
-ARMS = [LORA, LORA | {"trained_at": "sah_a"}, LORA | {"trained_at": "pooled"}, LORA | {"repeat": 2}]
-STUDY = changed(TINY, finetune__methods=ARMS)
+PLACES = [LORA, LORA | {"trained_at": "sah_a"}, LORA | {"trained_at": "pooled"}, LORA | {"repeat": 2}]
+STUDY = changed(TINY, finetune__methods=PLACES)
 
 
 def study_of(*methods, **changes):
@@ -43,7 +43,7 @@ def asked(grid, kind):
 
 
 def test_each_method_is_trained_at_its_place_and_evaluated_at_all_sites_and_the_federated_one_stays_as_it_was(federate):
-    folder, grid = federate(STUDY, name="arms")
+    folder, grid = federate(STUDY, name="places")
     trained, evaluated = asked(grid, protocol.TRAIN), asked(grid, protocol.EVALUATE)
     places = {
         "cp_lora-r2": list(SITES), "cp_lora-r2-at-sah_a": ["sah_a"],
