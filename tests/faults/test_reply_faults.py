@@ -16,7 +16,7 @@ from sahfl.events import Paused, SiteStarted, Waiting, listening
 from sahfl.federation import flower, protocol
 from sahfl.federation.server.mailbox import Ask, Mailbox
 from sahfl.federation.server.roster import Member
-from sahfl.federation.server.rounds import Cell, run_cell
+from sahfl.federation.server.rounds import Cell, Run, run_cell
 from sahfl.federation.server.schedule import run_alone
 from sahfl.federation.workers.worker import cause_of_death
 from sahfl.networks import whole_network
@@ -208,7 +208,7 @@ def pretraining(tmp_path, scans, settings, on_event):
         roster = {name: Member(id_, SiteDescription(site=name, **counts)) for name, id_ in ids.items()}
         start = exchanged.read(whole_network(study.views, study.model, study.seed))
         cell = Cell("pretrain", task, header, config.sites)
-        run_alone(run_cell(cell, start, roster=roster, config=study.rounds, folder=folder), Mailbox(grid))
+        run_alone(run_cell(cell, start, Run(folder, study.rounds, roster)), Mailbox(grid))
     return [line for line in folder.journal() if line["event"] == "round"]
 
 

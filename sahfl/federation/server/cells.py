@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 
 from sahfl.adapters import AdapterState, exchanged
@@ -17,55 +17,45 @@ from sahfl.federation.requests import Requests
 from sahfl.federation.server.mailbox import Answers, Ask, content_of
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import Member, cell_sites, contributors, describe_pool, why_untrained
-from sahfl.federation.server.rounds import Cell, run_cell
+from sahfl.federation.server.rounds import Cell, Run, run_cell
 from sahfl.federation.server.schedule import Job, Steps
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.networks import fine_tuned_network, staying
 from sahfl.payload import Header
 from sahfl.results.collect import fold_metrics
-from sahfl.run.folder import RunFolder
 from sahfl.statistics import EvaluationSums
-from sahfl.task import SiteDescription
 
 
-class Cells:
+class StudyCells:
     """Every method on every fold of a study.
 
     Args:
+        run: what the cells share; what is committed in its folder is not done again.
         requests: the study, and what is asked.
         base: the base network.
-        folder: the run on disk; what is committed there is not done again.
-        roster: sites that take part, which may grow while cells run; ``nodes`` has the node of each.
-        invite: called with sites that are wanted, to let in those that came late.
+        nodes: node of each site that could take part.
         reuse: cells of earlier runs.
     """
 
     def __init__(
-        self,
-        requests: Requests,
-        base: AdapterState,
-        folder: RunFolder,
-        roster: dict[str, Member],
-        *,
-        nodes: dict[str, int],
-        invite: Callable[[tuple[str, ...]], None],
-        reuse: Reuse,
+        self, run: Run, requests: Requests, base: AdapterState, *, nodes: Mapping[str, int], reuse: Reuse
     ) -> None:
-        self._requests, self._study, self._base, self._folder = requests, requests.study, base, folder
-        self._roster, self._nodes, self._invite, self._reuse = roster, nodes, invite, reuse
+        self._run, self._folder, self._roster = run, run.folder, run.roster
+        self._requests, self._study, self._base = requests, requests.study, base
+        self._nodes, self._reuse = nodes, reuse
 
     def jobs(self) -> list[Job]:
         """The cells in the study's order."""
         study = self._study
         return [
-            Job(study.training_sites(method), partial(self._run, method, fold))
+            Job(study.training_sites(method), partial(self._run_cell, method, fold))
             for method in study.finetune.methods
             for fold in range(study.finetune.folds)
         ]
 
-    def _run(self, method: Method, fold: int) -> Steps[None]:
+    def _run_cell(self, method: Method, fold: int) -> Steps[None]:
         trained = not isinstance(method, ZeroShot)
-        if (known := self._reuse.take(method, fold, self._descriptions())) is not None:
+        if (known := self._reuse.take(method, fold, self._run.descriptions())) is not None:
             if not isinstance(method, ZeroShot):
                 self._save_adapter(method, fold, known)
             return
@@ -82,7 +72,7 @@ class Cells:
         seconds = yield from self._evaluate(method, fold, final)
         if not isinstance(method, ZeroShot):
             self._save_adapter(method, fold, final)
-        self._reuse.keep(method, fold, final, self._descriptions(), seconds)
+        self._reuse.keep(method, fold, final, self._run.descriptions(), seconds)
 
     def _is_done(self, method: Method, fold: int) -> bool:
         """Whether an earlier session left nothing of a cell to do: its adapter is there, and the card, written last."""
@@ -91,9 +81,6 @@ class Cells:
         evaluated = all(site in known for site in self._study.finetune.sites)
         saved = all((adapter / name).exists() for name in (TENSORS, CARD))
         return evaluated and (isinstance(method, ZeroShot) or saved)
-
-    def _descriptions(self) -> dict[str, SiteDescription]:
-        return {site: member.description for site, member in self._roster.items()}
 
     # ------------------------------------------------------------------------------------------- training
 
@@ -117,20 +104,17 @@ class Cells:
             staying=staying(net, task),
             ranks=site_ranks(study, self._base, method, sites),
         )
-        start, roster = exchanged.read(net), self._roster
-        return (
-            yield from run_cell(cell, start, roster=roster, config=study.rounds, folder=folder, invite=self._invite)
-        )
+        return (yield from run_cell(cell, exchanged.read(net), self._run))
 
     def _trainers(self, method: TrainedMethod, fold: int) -> tuple[str, ...]:
-        self._invite(self._study.training_sites(method))
-        if method.trained_at == POOLED and (pool := describe_pool(self._study, self._descriptions())):
+        self._run.invite(self._study.training_sites(method))
+        if method.trained_at == POOLED and (pool := describe_pool(self._study, self._run.descriptions())):
             self._roster[POOLED] = Member(self._nodes[POOLED], pool)
-        return cell_sites(self._study, method, fold, self._descriptions())
+        return cell_sites(self._study, method, fold, self._run.descriptions())
 
     def _leave_untrained(self, method: TrainedMethod, fold: int) -> None:
         """A training at one site that is not there, or has nobody to train on, is told; the others go on."""
-        reason = why_untrained(method, self._descriptions())
+        reason = why_untrained(method, self._run.descriptions())
         self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
         emit(Warned(f"{method.id}, fold {fold + 1}: {reason}"))
         missing = dict.fromkeys(self._study.finetune.sites, reason)
@@ -147,7 +131,7 @@ class Cells:
                 "fingerprint": requests.fingerprint,
                 "fold": fold,
                 "rounds": study.finetune.rounds,
-                "sites": contributors(study, method, self._descriptions()),
+                "sites": contributors(study, method, self._run.descriptions()),
                 "metrics": fold_metrics(self._folder, study, method, fold),
             }
         )
@@ -163,7 +147,7 @@ class Cells:
         emit(CellStageBegun("evaluating", cell, method.id, fold, stage.folds))
         header = self._requests.header("finetune", method.id, fold)
         content = protocol.request(self._requests.evaluation(method, fold), header, final)
-        nodes = {site: self._nodes[site] for site in sites}
+        nodes = {site: self._roster[site].node_id for site in sites}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
         answers: Answers = yield Ask(dict.fromkeys(sites, content), protocol.EVALUATE, nodes, deadline_s, cell=cell)
         answers.tell(self._folder.note, protocol.EVALUATE)

@@ -20,18 +20,18 @@ from sahfl.errors import PayloadError
 from sahfl.events import SiteFailed, StageBegun, Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, question
-from sahfl.federation.server.cells import Cells
+from sahfl.federation.server.cells import StudyCells
 from sahfl.federation.server.mailbox import Ask, Mailbox, content_of, reason_of
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import (
     Latecomers,
     Member,
     check_description,
-    is_away,
+    did_not_answer,
     refuse_shared_scans,
     require_quorum,
 )
-from sahfl.federation.server.rounds import Cell, run_cell
+from sahfl.federation.server.rounds import Cell, Run, run_cell
 from sahfl.federation.server.schedule import Job, run_alone, run_jobs
 from sahfl.networks import read_base, staying, whole_network
 from sahfl.process import now_text
@@ -73,7 +73,7 @@ class Coordinator:
         self._study: Study = folder.study()
         self._requests = Requests(self._study, self._study.fingerprint())
         self._lanes, self._cells, self._report = lanes, cells, report
-        self._roster: dict[str, Member] = {}
+        self._run = Run(folder, self._study.rounds, {}, self._invite)
         self._late = Latecomers(self._mail, grid, self._node_of, self._read_description)
         self._base: AdapterState = {}
 
@@ -85,9 +85,9 @@ class Coordinator:
             StorageError: the disk is full; what was committed is whole.
         """
         with storing(self._folder.path):
-            self._run()
+            self._run_stages()
 
-    def _run(self) -> None:
+    def _run_stages(self) -> None:
         open_session(self._folder)
         if self._study.base:
             self._base = read_base(self._study, copy=self._folder.path / BASE_FILE)
@@ -103,7 +103,7 @@ class Coordinator:
         self._install_base()
         run_jobs(self._jobs(), self._mail, lanes=self._lanes)
         self._folder.note({"event": "finished", "at": now_text()})
-        results = collect(self._folder, self._study, self._descriptions(), self._base)
+        results = collect(self._folder, self._study, self._run.descriptions(), self._base)
         self._folder.write_json("results.json", results)
         if self._report:
             emit(StageBegun("writing the report"))
@@ -114,23 +114,22 @@ class Coordinator:
     def _describe_sites(self) -> None:
         emit(StageBegun("preparing and checking the sites' data"))
         content, asked = self._question(), [site for site in self._node_of if site != POOLED]
-        self._roster = dict[str, Member]()
         for site, reply in self._ask(dict.fromkeys(asked, content), protocol.DESCRIBE).items():
             try:
                 description = self._read_description(site, reply)
             except PayloadError as error:
                 self._leave_out(site, str(error))
-                if is_away(reply) and not self._study.compare_sites:  # a latecomer's scans would not be compared
+                if did_not_answer(reply) and not self._study.compare_sites:  # a latecomer's scans would not be compared
                     self._late.expect(site)
             else:
                 self._enter(site, description)
         if self._study.compare_sites:
             self._compare_sites()
         if self._study.pretrain:
-            require_quorum(self._study.rounds, "pretrain", self._study.pretrain.sites, self._roster)
-        require_quorum(self._study.rounds, "finetune", self._study.finetune.sites, self._roster)
+            require_quorum(self._study.rounds, "pretrain", self._study.pretrain.sites, self._run.roster)
+        require_quorum(self._study.rounds, "finetune", self._study.finetune.sites, self._run.roster)
         known = self._folder.journal()
-        for note in support_notes(self._study, self._descriptions()):
+        for note in support_notes(self._study, self._run.descriptions()):
             if note not in known:
                 self._folder.note(note)
 
@@ -138,7 +137,7 @@ class Coordinator:
         return protocol.request(question(self._requests), self._requests.header("finetune", "describe"), {})
 
     def _enter(self, site: str, description: SiteDescription) -> None:
-        self._roster[site] = Member(self._node_of[site], description)
+        self._run.roster[site] = Member(self._node_of[site], description)
         told = {"data": description.data, "software": description.software}
         self._folder.note({"event": "described", "site": site} | told)
 
@@ -151,21 +150,19 @@ class Coordinator:
             self._enter(site, description)
             emit(Warned(f"{site}: takes part from now on"))
 
-    def _descriptions(self) -> dict[str, SiteDescription]:
-        return {site: member.description for site, member in self._roster.items()}
-
     def _compare_sites(self) -> None:
         """Drop sites that do not show their scan keys; refuse the study if two sites hold the same scan."""
         header = self._requests.header("finetune", "scan_keys")
         content = protocol.request(question(self._requests), header, {})
         keys, deadline_s = dict[str, frozenset[str]](), self._study.rounds.deadline_s
-        for site, reply in self._ask(dict.fromkeys(self._roster, content), protocol.SCAN_KEYS).items():
-            n_volumes = self._roster[site].description.n_volumes
+        for site, reply in self._ask(dict.fromkeys(self._run.roster, content), protocol.SCAN_KEYS).items():
+            n_volumes = self._run.roster[site].description.n_volumes
             try:
                 keys[site] = protocol.read_scan_keys(content_of(reply, deadline_s), header=header, n_volumes=n_volumes)
             except PayloadError as error:
                 self._leave_out(site, str(error))
-        self._roster = {site: member for site, member in self._roster.items() if site in keys}
+        for site in self._run.roster.keys() - keys.keys():
+            del self._run.roster[site]
         refuse_shared_scans(keys, self._folder)
 
     def _leave_out(self, site: str, reason: str) -> None:
@@ -189,33 +186,25 @@ class Coordinator:
         emit(StageBegun("pretraining"))
         study, config = self._study, self._study.pretrain
         assert config is not None
-        reuse, sites = Reuse(self._cells, self._requests, self._folder), self._descriptions()
+        reuse, sites = Reuse(self._cells, self._requests, self._folder), self._run.descriptions()
         if (known := reuse.take(None, -1, sites)) is not None:
             return known
         net, task = whole_network(study.views, study.model, study.seed), self._requests.pretraining()
         header = self._requests.header("pretrain", "pretrain")
         cell = Cell(PRETRAIN, task, header, config.sites, staying=staying(net, task))
-        steps = run_cell(
-            cell,
-            exchanged.read(net),
-            roster=self._roster,
-            config=study.rounds,
-            folder=self._folder,
-            invite=self._invite,
-        )
-        base = run_alone(steps, self._mail)
-        reuse.keep(None, -1, base, self._descriptions())
+        base = run_alone(run_cell(cell, exchanged.read(net), self._run), self._mail)
+        reuse.keep(None, -1, base, self._run.descriptions())
         return base
 
     def _install_base(self) -> None:
         content = self._base_request()
-        sites = [site for site in self._study.finetune.sites if site in self._roster]
+        sites = [site for site in self._study.finetune.sites if site in self._run.roster]
         sites += [POOLED] if self._study.pools else []
         for site, reply in self._ask(dict.fromkeys(sites, content), protocol.INSTALL_BASE).items():
             if reason := reason_of(reply, self._study.rounds.deadline_s):
                 self._folder.note({"event": "base_not_installed", "site": site, "reason": reason})
-            if is_away(reply) and site != POOLED:
-                del self._roster[site]
+            if did_not_answer(reply) and site != POOLED:
+                del self._run.roster[site]
                 self._late.expect(site)
 
     def _base_request(self) -> RecordDict:
@@ -223,13 +212,4 @@ class Coordinator:
 
     def _jobs(self) -> list[Job]:
         reuse = Reuse(self._cells, self._requests, self._folder)
-        cells = Cells(
-            self._requests,
-            self._base,
-            self._folder,
-            self._roster,
-            nodes=self._node_of,
-            invite=self._invite,
-            reuse=reuse,
-        )
-        return cells.jobs()
+        return StudyCells(self._run, self._requests, self._base, nodes=self._node_of, reuse=reuse).jobs()

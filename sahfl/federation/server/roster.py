@@ -28,9 +28,6 @@ class Member:
     description: SiteDescription
 
 
-Roster = Mapping[str, Member]
-
-
 # ----------------------------------------------------------------------------------------------- attendance
 
 
@@ -131,8 +128,8 @@ def describe_pool(study: Study, sites: Descriptions) -> SiteDescription | None:
 # ----------------------------------------------------------------------------------------------- latecomers
 
 
-def is_away(reply: Message | None) -> bool:
-    """Whether a site did not answer because it is not there; one that answered with an error of its own is."""
+def did_not_answer(reply: Message | None) -> bool:
+    """Whether a site gave no answer of its own: it is not connected, or its process died. An error is an answer."""
     return reply is None or flower.is_unreachable(reply) or flower.is_crash(reply)
 
 
@@ -180,7 +177,7 @@ class Latecomers:
         ready: dict[str, SiteDescription] = {}
         for site, reply in self._mail.arrivals().items():
             self._asked.discard(site)
-            if not is_away(reply):
+            if not did_not_answer(reply):
                 self._advance(site, reply, ready, needs_base=base is not None)
         reachable = set(self._grid.get_node_ids())
         for site in sites:

@@ -18,12 +18,12 @@ from sahfl.federation.protocol import TrainReply
 from sahfl.federation.requests import in_round
 from sahfl.federation.server.aggregate import Aggregate, aggregate
 from sahfl.federation.server.mailbox import Answers, Ask, reason_of
-from sahfl.federation.server.roster import Roster, needed
+from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.federation.site_ranks import SiteRanks
 from sahfl.payload import Header
 from sahfl.run.folder import Checkpoint, RunFolder
-from sahfl.task import Task
+from sahfl.task import SiteDescription, Task
 
 Sent = Mapping[str, AdapterState]
 """What each site of a cell is sent in a round."""
@@ -51,6 +51,24 @@ class Cell:
     """Sites whose adapter has another rank than the global state."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """What all cells of a run share."""
+
+    folder: RunFolder
+    """The run on disk."""
+    config: RoundsConfig
+    """When a round counts."""
+    roster: dict[str, Member]
+    """Sites that take part; it may grow while cells run."""
+    invite: Callable[[tuple[str, ...]], None] = lambda sites: None
+    """Called with the sites that are wanted, to let in those that came late."""
+
+    def descriptions(self) -> dict[str, SiteDescription]:
+        """What each site of the roster has."""
+        return {site: member.description for site, member in self.roster.items()}
+
+
 @dataclass
 class Outcome:
     """What became of the requests of a round; every site asked is in exactly one of the three."""
@@ -66,15 +84,7 @@ class Outcome:
         return [{"site": site, "reason": reason} for site, reason in sorted((self.refused | self.missing).items())]
 
 
-def run_cell(
-    cell: Cell,
-    start: AdapterState,
-    *,
-    roster: Roster,
-    config: RoundsConfig,
-    folder: RunFolder,
-    invite: Callable[[tuple[str, ...]], None] = lambda sites: None,
-) -> Steps[AdapterState]:
+def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
     """Run the rounds of a cell from its last committed one, and return the final state; ``schedule`` does the asking.
 
     Guarantees: a round is committed or leaves no trace but a journal line; the result does not depend on interruptions.
@@ -82,74 +92,60 @@ def run_cell(
     Args:
         cell: the training.
         start: state before its first round.
-        roster: sites that take part; ``invite`` may add to it.
-        config: when a round counts.
-        folder: the run on disk.
-        invite: called with the cell's sites before each attempt, to let in those that came late.
+        run: the run that the cell belongs to; its latecomers are invited before each attempt.
 
     Raises:
         RunFailed: a round stayed below the quorum in every attempt.
     """
-    checkpoint = folder.last_checkpoint(cell.key)
+    checkpoint = run.folder.last_checkpoint(cell.key)
     state, memory, done = (checkpoint.state, checkpoint.memory, checkpoint.round) if checkpoint else (start, {}, 0)
     if done:
         emit(CellResumed(cell.key, done, cell.task.rounds))
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(RoundBegun(cell.key, round_, cell.task.rounds))
         sent = cell.ranks.states(state, cell.sites, cell.layers)
-        outcome, record = yield from _run_round(
-            cell, sent, round_=round_, roster=roster, config=config, folder=folder, invite=invite
-        )
+        outcome, record = yield from _run_round(cell, sent, round_, run)
         updates = [
             SiteUpdate(site, reply.n_volumes, sent[site] | reply.state, sent[site])
             for site, reply in outcome.used.items()
         ]
-        found = aggregate(updates, like=state, memory=memory, rule=cell.rule, layers=cell.layers, config=config)
+        found = aggregate(updates, like=state, memory=memory, rule=cell.rule, layers=cell.layers, config=run.config)
         state, memory, record = found.state, found.memory, record | found.notes
         _emit_bounds(cell, round_, found)
-        folder.commit(cell.key, Checkpoint(round_, state, record, memory))
+        run.folder.commit(cell.key, Checkpoint(round_, state, record, memory))
         losses = [site["loss"] * site["n_volumes"] for site in record["used"]]
         loss = sum(losses) / sum(site["n_volumes"] for site in record["used"])
         emit(RoundCommitted(cell.key, round_, cell.task.rounds, loss))
     return state
 
 
-def _run_round(
-    cell: Cell,
-    sent: Sent,
-    *,
-    round_: int,
-    roster: Roster,
-    config: RoundsConfig,
-    folder: RunFolder,
-    invite: Callable[[tuple[str, ...]], None],
-) -> Steps[tuple[Outcome, dict[str, Any]]]:
+def _run_round(cell: Cell, sent: Sent, round_: int, run: Run) -> Steps[tuple[Outcome, dict[str, Any]]]:
+    config = run.config
     quorum = needed(config, len(cell.sites))
     for attempt in range(1, config.attempts + 1):
-        invite(cell.sites)
+        run.invite(cell.sites)
         began = time.monotonic()
-        outcome, n_bytes_down = yield from _ask(cell, sent, round_, roster=roster, deadline_s=config.deadline_s)
+        outcome, n_bytes_down = yield from _ask(cell, sent, round_, run)
         enough = len(outcome.used) >= quorum
         record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
         if enough:
             return outcome, record
-        folder.note(record)
+        run.folder.note(record)
         emit(RoundFailed(cell.key, _shortage(cell, round_, attempt, outcome, quorum)))
         if attempt < config.attempts and config.pause_s:
-            yield _pause(cell, round_, outcome, config=config, folder=folder)
+            yield _pause(cell, round_, outcome, run)
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
 
 
-def _pause(cell: Cell, round_: int, outcome: Outcome, *, config: RoundsConfig, folder: RunFolder) -> Pause:
-    sites = outcome.reasons()
-    folder.note({"event": "paused", "cell": cell.key, "round": round_, "seconds": config.pause_s, "sites": sites})
-    emit(Paused(cell.key, round_, tuple(item["site"] for item in sites), config.pause_s))
-    return Pause(config.pause_s)
+def _pause(cell: Cell, round_: int, outcome: Outcome, run: Run) -> Pause:
+    sites, seconds = outcome.reasons(), run.config.pause_s
+    run.folder.note({"event": "paused", "cell": cell.key, "round": round_, "seconds": seconds, "sites": sites})
+    emit(Paused(cell.key, round_, tuple(item["site"] for item in sites), seconds))
+    return Pause(seconds)
 
 
-def _ask(
-    cell: Cell, sent: Sent, round_: int, *, roster: Roster, deadline_s: float
-) -> Steps[tuple[Outcome, dict[str, int]]]:
+def _ask(cell: Cell, sent: Sent, round_: int, run: Run) -> Steps[tuple[Outcome, dict[str, int]]]:
+    roster, deadline_s = run.roster, run.config.deadline_s
     header = Header(**{**cell.header.as_dict(), "round": round_})
     members = {site: roster[site] for site in cell.sites if site in roster}
     tasks = {site: in_round(cell.task, round_, cell.ranks.ranks.get(site)) for site in members}
