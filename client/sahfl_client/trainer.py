@@ -1,4 +1,4 @@
-"""The child process that touches scans: what it is given, what it says, and what it died of."""
+"""The child process that reads scans: its messages, its outputs, and the cause of its death."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sahfl.errors import RunFailed
 from sahfl.events import Event
 from sahfl.federation import flower
 from sahfl.federation.site.device import resolve
-from sahfl.federation.workers.worker_process import LOST, Heard, Worker
+from sahfl.federation.workers.worker_process import LOST, Worker, WorkerOutputs
 from sahfl_client.backoff import Backoff
 from sahfl_client.log import warn
 
@@ -25,7 +25,7 @@ START_S = 300.0
 
 
 class Trainer:
-    """Has one message at a time worked on in a child process, which stays between messages.
+    """Works on one message at a time in a child process, which stays between messages.
 
     Guarantees: a crash, a kill for memory or a failed GPU is an error reply that says so, and a new child; a newer
     message ends the work on the older one, which gets no reply; a child that cannot start again is tried again, with
@@ -34,7 +34,7 @@ class Trainer:
     Args:
         site: the site's configuration, which the child works as.
         on_reply: called with (message, reply), from a thread of this class.
-        on_step: called with what the child says of its progress.
+        on_step: called with each event of the child's progress.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Trainer:
         self._site, self._on_reply, self._on_step = site, on_reply, on_step
         self._threads = site.threads or len(os.sched_getaffinity(0))
         self._logs: Path = site.folder / "logs"
-        self._heard: Heard = SimpleQueue()
+        self._outputs: WorkerOutputs = SimpleQueue()
         self._lock = threading.RLock()
         self._waiting: Message | None = None
         self._backoff = Backoff()
@@ -57,23 +57,23 @@ class Trainer:
             RunFailed: it does not start.
             ConfigError: the device that the site's file names is not there.
         """
-        worker, heard = self._heard.get(timeout=START_S)
-        if heard is None:
+        worker, output = self._outputs.get(timeout=START_S)
+        if output is None:
             cause = worker.cause_of_death()
             raise RunFailed(f"the worker process could not start ({cause}); its messages are on standard error")
-        resolve(self._site.device, n_gpus=int(heard[1]))
+        resolve(self._site.device, n_gpus=int(output[1]))
         worker.ready = True
 
     def run(self) -> None:
-        """Hear what the child says, until ``close``."""
+        """Process the outputs of the child until ``close``."""
         while not self._closing.is_set():
-            worker, heard = self._heard.get()
+            worker, output = self._outputs.get()
             with self._lock:
                 known = worker is self._worker and not self._closing.is_set()
-                outcome = self._take(worker, heard) if known else None
+                outcome = self._process(worker, output) if known else None
             if outcome is not None:
                 self._on_reply(*outcome)
-            if known and heard is None:
+            if known and output is None:
                 self._closing.wait(0.0 if worker.ready else self._backoff.next_s())
                 with self._lock:
                     if worker is self._worker and not self._closing.is_set():
@@ -107,7 +107,7 @@ class Trainer:
 
     def _spawn(self) -> Worker:
         self._logs.mkdir(parents=True, exist_ok=True)
-        return Worker(self._heard, logs=self._logs, threads=self._threads)
+        return Worker(self._outputs, logs=self._logs, threads=self._threads)
 
     def _replace(self) -> None:
         self._worker.kill()
@@ -120,11 +120,11 @@ class Trainer:
             run_id, node_id = message.metadata.run_id, message.metadata.dst_node_id
             self._worker.give(message, site=self._site, run_id=run_id, node_id=node_id)
 
-    def _take(self, worker: Worker, heard: tuple[str, Any] | None) -> tuple[Message, Message] | None:
-        """What to do about one thing that the child said; a message and its reply, where there is one."""
-        if heard is None:
+    def _process(self, worker: Worker, output: tuple[str, Any] | None) -> tuple[Message, Message] | None:
+        """Process one output of the child; returns a message and its reply if the output ends the message's work."""
+        if output is None:
             return self._bury(worker)
-        kind, content = heard
+        kind, content = output
         if kind == "ready":
             worker.ready = True
             self._backoff.reset()

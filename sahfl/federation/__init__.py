@@ -1,6 +1,6 @@
-"""The federation: messages, the site's and the server's app, rounds, and the grid that runs them on one machine.
+"""The federation: messages, the site's app, the server's app and its rounds, and the connection between them.
 
-Flower reads its telemetry switch when it is first imported, and nothing outside this package imports it.
+Flower reads its telemetry switch at its first import, which is always inside this package, so the switch is set here.
 """
 
 import os
@@ -11,8 +11,8 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 
 def start_quickly() -> None:
-    """Let this process, which is ours alone, start in half the time: MONAI imports transformers where it is installed.
+    """Keep MONAI from importing transformers, which nothing here uses; this halves the start time of the process.
 
-    Nothing here uses it. A program that uses sahfl as a library must not call this.
+    Programs that use sahfl as a library must not call this function.
     """
     sys.modules.setdefault("transformers", None)  # type: ignore[arg-type] # None: as if it were not installed

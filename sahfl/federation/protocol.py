@@ -1,7 +1,7 @@
 """Messages between the server and the sites, as Flower records. Nothing in them becomes a path, an import or code.
 
-A request carries a task (settings, checked by pydantic at the site), a header and a state; a reply repeats the header
-and carries a state or sums. States travel as one flat float32 array with the layout beside it (``payload``).
+A request contains a task (settings, which pydantic checks at the site), a header and a state. A reply repeats the
+header and contains a state or sums. A state is sent as one flat array with its layout (``payload``).
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class TrainReply:
 
 
 def request(task: Task, header: Header, state: AdapterState) -> RecordDict:
-    """The content of a train, evaluate or install_base message."""
+    """Make the content of a train, evaluate or install_base message."""
     return RecordDict({"task": ConfigRecord({"json": task.model_dump_json()}), **state_records(header, state)})
 
 
 def read_task(content: RecordDict) -> Task:
-    """The task of a request.
+    """Read the task of a request.
 
     Raises:
-        PayloadError: it is missing, or breaks a rule of ``Task``.
+        PayloadError: the task is missing, or breaks a rule of ``Task``.
     """
     try:
         return Task.model_validate_json(str(config_record(content, "task").get("json")))
@@ -57,12 +57,12 @@ def read_task(content: RecordDict) -> Task:
 
 
 def read_header(content: RecordDict) -> dict[str, Any]:
-    """The header as it came; ``payload.check_header`` judges it."""
+    """Read the header without checks; ``payload.check_header`` checks it."""
     return dict(config_record(content, "header"))
 
 
 def read_request(content: RecordDict) -> tuple[Task, Header]:
-    """What is asked, and the name that the answer will carry.
+    """Read the task and the header of a request.
 
     Raises:
         PayloadError: one of them is missing, or has missing, unknown or wrong fields.
@@ -83,7 +83,7 @@ def read_request(content: RecordDict) -> tuple[Task, Header]:
 def train_reply(
     header: Header, state: AdapterState, *, n_volumes: int, loss: float, seconds: float, encoding: Encoding = "float32"
 ) -> RecordDict:
-    """A site's answer to a training request: its state in float32, else its change, rounded."""
+    """Make the answer to a training request: the state in float32, or its rounded change in another encoding."""
     metrics = MetricRecord({"n_volumes": n_volumes, "loss": loss, "seconds": seconds})
     return RecordDict({"metrics": metrics, **state_records(header, state, encoding)})
 
@@ -91,10 +91,10 @@ def train_reply(
 def read_train_reply(
     content: RecordDict, *, header: Header, like: AdapterState, most_volumes: int, encoding: Encoding = "float32"
 ) -> TrainReply:
-    """Check a site's answer against the request.
+    """Read a site's answer to a training request, and check it against the request.
 
     Raises:
-        PayloadError: with the first thing that does not fit.
+        PayloadError: names the first value that does not fit.
     """
     _expect_records(content, "header", "layout", "metrics", "state")
     check_header(read_header(content), header)
@@ -114,16 +114,16 @@ def read_train_reply(
 
 
 def evaluation_reply(header: Header, sums: NDArray[np.float64]) -> RecordDict:
-    """A site's answer to an evaluation request: sums over its cases, no case."""
+    """Make the answer to an evaluation request, with sums over the site's cases and no single case."""
     array = Array("float64", (int(sums.size),), RAW, sums.astype("<f8", copy=False).tobytes())
     return RecordDict({"header": ConfigRecord(header.as_dict()), "sums": ArrayRecord({"flat": array})})
 
 
 def read_evaluation_reply(content: RecordDict, *, header: Header) -> NDArray[np.float64]:
-    """The sums of an answer; ``statistics.EvaluationSums.from_array`` judges the numbers.
+    """Read the sums of an answer; ``statistics.EvaluationSums.from_array`` checks the numbers.
 
     Raises:
-        PayloadError: the header is another one, or there is no float64 array.
+        PayloadError: the header differs from the request's, or there is no float64 array.
     """
     _expect_records(content, "header", "sums")
     check_header(read_header(content), header)
@@ -134,15 +134,15 @@ def read_evaluation_reply(content: RecordDict, *, header: Header) -> NDArray[np.
 
 
 def description_reply(description: SiteDescription) -> RecordDict:
-    """A site's answer to the question what it has."""
+    """Make the answer to a request for a description."""
     return RecordDict({"description": ConfigRecord({"json": description.model_dump_json()})})
 
 
 def read_description(content: RecordDict) -> SiteDescription:
-    """What a site says that it has.
+    """Read a site's description.
 
     Raises:
-        PayloadError: it breaks a rule of ``SiteDescription``.
+        PayloadError: the description is missing, or breaks a rule of ``SiteDescription``.
     """
     try:
         return SiteDescription.model_validate_json(str(config_record(content, "description").get("json")))
@@ -151,16 +151,16 @@ def read_description(content: RecordDict) -> SiteDescription:
 
 
 def scan_keys_reply(header: Header, keys: Iterable[str]) -> RecordDict:
-    """A site's answer to a study that compares sites: a salted key of each scan, in the order of the keys."""
+    """Make the answer to a request for scan keys: a salted key of each scan, sorted."""
     keys_record = ConfigRecord({"keys": sorted(keys)})
     return RecordDict({"header": ConfigRecord(header.as_dict()), "scan_keys": keys_record})
 
 
 def read_scan_keys(content: RecordDict, *, header: Header, n_volumes: int) -> frozenset[str]:
-    """The keys of a site's scans.
+    """Read the keys of a site's scans.
 
     Raises:
-        PayloadError: the header is another one, or there is not one key of 16 hex digits for each volume.
+        PayloadError: the header differs from the request's, or there is not one key of 16 hex digits for each volume.
     """
     check_header(read_header(content), header)
     keys = config_record(content, "scan_keys").get("keys")
@@ -172,7 +172,7 @@ def read_scan_keys(content: RecordDict, *, header: Header, n_volumes: int) -> fr
 
 
 def n_bytes(content: RecordDict) -> int:
-    """Bytes of arrays, header, layout and metrics of a message, as they are counted in the report."""
+    """Number of bytes of arrays, header, layout and metrics of a message, as the report counts them."""
     arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
     settings = sum(
         len(str(name)) + _size(value) for record in content.config_records.values() for name, value in record.items()

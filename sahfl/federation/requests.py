@@ -1,6 +1,6 @@
-"""What a study's sites are asked, as task and header: the part that follows from the study and its base alone.
+"""The tasks and headers of a study's requests, as far as they depend only on the study and its base.
 
-The server sends these tasks, and a site's dry run lists them: both call the same functions.
+The server sends these tasks, and a site's dry run lists them; both call the same functions.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Requests:
     study: Study
     fingerprint: str
     base_hash: str = ""
-    """Hash of the base network; empty before there is one."""
+    """Hash of the base network; empty before the base exists."""
 
     def task(self, stage: str, method: Method | None = None, fold: int = -1) -> Task:
-        """A task without rounds."""
+        """Make a task with the settings that all tasks of a stage share, without those of rounds."""
         study = self.study
         if isinstance(method, AdapterTuning):
             method = method.at_rank(method.rank)
@@ -32,14 +32,14 @@ class Requests:
         return Task.model_validate(settings | {"folds": study.finetune.folds, "fold": fold, "method": method})
 
     def pretraining(self) -> Task:
-        """The task of pretraining, without the round."""
+        """The task of pretraining; ``in_round`` adds the round."""
         config = self.study.pretrain
         assert config is not None
         rounds = {"rounds": config.rounds, "learning_rate": config.learning_rate, "local": config.local}
         return self.task("pretrain").model_copy(update=rounds | {"payload": self.study.rounds.payload})
 
     def fine_tuning(self, method: TrainedMethod, fold: int) -> Task:
-        """The task of training a method with a fold held out, without the round."""
+        """The task of training a method with a fold held out; ``in_round`` adds the round."""
         study = self.study
         rounds = {"rounds": study.finetune.rounds, "learning_rate": method.learning_rate}
         more = {"local": study.local_training(method), "payload": study.rounds.payload}
@@ -49,12 +49,12 @@ class Requests:
         """The task of evaluating a method on a held-out fold."""
         stage = self.study.finetune
         task = self.task("finetune", method, fold).model_copy(update={"evaluation": self.study.evaluation})
-        if stage.local.local_norms:  # a site then evaluates with its own, those of the last round
+        if stage.local.local_norms:  # a site then evaluates with its own norms of the last round
             task = task.model_copy(update={"rounds": stage.rounds, "local": stage.local})
         return task
 
     def trainings(self, site: str) -> Iterator[Task]:
-        """What a site is asked in the first round of each training of its own, with the first fold held out."""
+        """Yield the first round's task of each training that a site takes part in, with the first fold held out."""
         study = self.study
         if study.pretrain and site in study.pretrain.sites:
             yield in_round(self.pretraining(), 1)
@@ -63,22 +63,22 @@ class Requests:
                 yield in_round(self.fine_tuning(method, 0), 1, own_rank(method, site))
 
     def evaluations(self, site: str) -> tuple[Task, ...]:
-        """What a site is asked in the evaluation of each method on the first fold."""
+        """The tasks of a site's evaluation of each method on the first fold."""
         stage = self.study.finetune
         return tuple(self.evaluation(method, 0) for method in stage.methods) if site in stage.sites else ()
 
     def header(self, stage: str, method: str, fold: int = -1) -> Header:
-        """The header of a request, outside rounds."""
+        """The header of a request that belongs to no round."""
         return Header(self.fingerprint, stage=stage, method=method, fold=fold, round=0, base=self.base_hash)
 
 
 def in_round(task: Task, round_: int, rank: int | None = None) -> Task:
-    """The task of a training as one site is asked it in a round; ``rank`` is the site's own, if it has one."""
+    """Set the round of a training task, and the rank of the site's adapter if it differs from the global one."""
     return task.model_copy(update={"round": round_, "rank": rank})
 
 
 def plain_task(stage: str, method: Method | None = None, fold: int = -1) -> Task:
-    """A task of no study, for a dry run without one: the network of default size and two folds."""
+    """Make a task for a dry run without a study, with the network of default size and two folds."""
     settings = {"stage": stage, "seed": 0, "views": ViewsConfig(), "model": ModelConfig(), "folds": 2}
     return Task.model_validate(settings | {"fold": fold, "method": method})
 

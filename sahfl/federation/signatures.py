@@ -1,8 +1,8 @@
-"""The signature on a request: over its type and over every record but the signature's own.
+"""The signature on a request, which covers its type and every record but the signature itself.
 
-A site looks at nothing of a request before this. Whoever holds the connection but not the signing key can therefore
-neither ask for something else nor swap the base network or the start of an adapter. A request that was signed once can
-be sent again; it then asks for the same once more.
+A site checks the signature before it reads anything else of a request. Someone who controls the connection but has no
+signing key can therefore neither change a request nor replace the base network or the start of an adapter. A signed
+request can be sent again, and then asks for the same work again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sahfl.trust.signing import Signer
 
 RECORD = "signature"
 CONTEXT = "sahfl message 1"
-"""Part of every document, so that a signature made for another purpose is none here."""
+"""Part of every document, so that a signature made for another purpose is not valid for a message."""
 
 
 def document(message_type: str, content: RecordDict) -> bytes:
-    """What stands for a message: SHA-256 over its type and its records, whatever order they came in."""
+    """The bytes to sign for a message: SHA-256 over its type and its records, independent of their order."""
     records = [
         *(["config", name, _values(record)] for name, record in sorted(content.config_records.items())),
         *(["metric", name, _values(record)] for name, record in sorted(content.metric_records.items())),
@@ -34,15 +34,15 @@ def document(message_type: str, content: RecordDict) -> bytes:
 
 
 def sign(message_type: str, content: RecordDict, signer: Signer) -> None:
-    """Put a signature into a message."""
+    """Add a signature to a message."""
     content[RECORD] = ConfigRecord({RECORD: signer.sign(document(message_type, content))})
 
 
 def check_signature(message_type: str, content: RecordDict, public: str) -> None:
-    """Check that the signer asks exactly this.
+    """Check that the signer signed exactly this message.
 
     Raises:
-        TrustError: there is no signature, or not the signer's of this message.
+        TrustError: the signature is missing, or is not the signer's signature of this message.
     """
     record = content.config_records.get(RECORD)
     signature = None if record is None or set(record) != {RECORD} else record[RECORD]
@@ -56,7 +56,7 @@ def _values(record: Any) -> list[list[Any]]:
 
 
 def _plain(value: Any) -> tuple[str, Any]:
-    """A value with its type, because 1, 1.0, True and "1" ask for different things."""
+    """A value with its type, because 1, 1.0, True and "1" are different settings."""
     if isinstance(value, list):
         return "list", [_plain(part) for part in value]
     return type(value).__name__, value.hex() if isinstance(value, bytes) else value

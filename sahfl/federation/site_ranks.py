@@ -1,10 +1,9 @@
 """Ranks of sites: a site may train an adapter of another rank than the global one.
 
-A round sends such a site the global state brought to its rank, tells it that rank, and takes its change as one of what
-it was sent. Only the aggregation (``project``) brings the ranks together: checkpoints, the server's step, the saved
-adapter and the evaluation are of the global rank, and what a site is sent is made anew from it in every round. Where
-its rank is lower, a site starts from the nearest kernels that it can hold, and the mean of the sites' kernels counts
-what it could not hold as taken away, by its share of the volumes.
+In every round, the server converts the global state to the rank of such a site, and sends both. The site's change is
+its result minus the state that it received. The aggregation (``project``) combines the ranks: checkpoints, the server's
+step, the saved adapter and the evaluation have the global rank. A site of a lower rank starts from the nearest kernels
+of its rank. The mean of the sites' kernels counts the rest as removed by this site, by its share of the volumes.
 
 Source: Cho et al. 2024, arXiv 2401.06432 (HetLoRA), section 3; the aggregation, see ``aggregation.ranks``.
 """
@@ -22,23 +21,23 @@ from sahfl.networks import fine_tuned_network
 
 @dataclass(frozen=True)
 class SiteRanks:
-    """Sites whose adapter has another rank than the global one; none by default."""
+    """The sites whose adapter has another rank than the global one; none by default."""
 
     ranks: Mapping[str, int] = field(default_factory=dict)
     """Rank of each such site."""
     starts: Mapping[int, AdapterState] = field(default_factory=dict)
-    """A fresh adapter of each of these ranks."""
+    """A new adapter of each of these ranks."""
 
     def states(
         self, found: AdapterState, sites: Iterable[str], layers: Sequence[FactoredLayer]
     ) -> dict[str, AdapterState]:
-        """What each site is sent of a global state; that state itself where the site has its rank."""
+        """The state to send to each site: the global state ``found``, converted to the site's rank if it differs."""
         at = {rank: at_rank_of(found, like=start, layers=layers) for rank, start in self.starts.items()}
         return {site: at[self.ranks[site]] if site in self.ranks else found for site in sites}
 
 
 def site_ranks(study: Study, base: AdapterState, method: TrainedMethod, sites: Iterable[str]) -> SiteRanks:
-    """The ranks of some sites in a method, with fresh adapters as ``fine_tuned_network`` puts them on."""
+    """The ranks of some sites in a method, with new adapters from ``fine_tuned_network``."""
     if not isinstance(method, AdapterTuning):
         return SiteRanks()
     ranks = {site: rank for site in sites if (rank := own_rank(method, site)) is not None}
@@ -50,7 +49,7 @@ def site_ranks(study: Study, base: AdapterState, method: TrainedMethod, sites: I
 
 
 def own_rank(method: TrainedMethod, site: str) -> int | None:
-    """The rank of a site's adapter where it is not the global one, else None."""
+    """The rank of a site's adapter if it differs from the global one, else None."""
     if not isinstance(method, AdapterTuning) or method.site_ranks.get(site) == method.rank:
         return None
     return method.site_ranks.get(site)

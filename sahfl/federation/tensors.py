@@ -1,4 +1,4 @@
-"""Tensors in a message: one flat array with its layout beside it, and the strict way back."""
+"""Tensors in a message: written as one flat array with its layout, and read with strict checks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sahfl.errors import PayloadError
 from sahfl.payload import Encoding, Header, Layout, layout, pack, steps, unpack
 
 RAW = "raw.little-endian"
-"""Serialisation of arrays: the plain bytes, so that reading them parses nothing."""
+"""Serialisation of arrays: the plain bytes, which need no parser."""
 LONGEST_SHAPE = 20_000
-"""Characters of a shape that are read, so that an absurd one is refused by its start."""
+"""Characters of a shape that are read; a longer shape is refused because its end is missing."""
 
 
 def read_state(content: RecordDict, *, like: AdapterState, encoding: Encoding = "float32") -> AdapterState:
-    """The tensors of a message.
+    """Read the tensors of a message, with the names and shapes of ``like``.
 
     Raises:
-        PayloadError: anything differs from ``like``; see ``payload.unpack``.
+        PayloadError: any name, shape or size differs from ``like``; see ``payload.unpack``.
     """
     array = flat_array(content, "state", dtype=encoding)
     shapes, tensor_steps = _layout(content, most=len(like) + 1, with_steps=encoding == "int8")
@@ -31,7 +31,7 @@ def read_state(content: RecordDict, *, like: AdapterState, encoding: Encoding = 
 def state_records(
     header: Header, state: AdapterState, encoding: Encoding = "float32"
 ) -> dict[str, ArrayRecord | ConfigRecord]:
-    """The records ``header``, ``layout`` and ``state`` of a message."""
+    """Make the records ``header``, ``layout`` and ``state`` of a message; any shapes, in the order of ``state``."""
     flat = pack(state, encoding)
     shapes = [",".join(map(str, shape)) for _, shape in layout(state)]
     record = ConfigRecord({"names": list(state), "shapes": shapes})
@@ -45,7 +45,7 @@ def state_records(
 
 
 def _layout(content: RecordDict, *, most: int, with_steps: bool) -> tuple[Layout, list[Any]]:
-    """At most the first ``most`` names and shapes: enough to tell that there are too many."""
+    """Read at most the first ``most`` names and shapes, enough to detect that there are too many."""
     record = config_record(content, "layout")
     names, shapes, tensor_steps = record.get("names"), record.get("shapes"), record.get("steps", [])
     if not (isinstance(names, list) and isinstance(shapes, list) and len(names) == len(shapes)):
@@ -63,17 +63,17 @@ def _layout(content: RecordDict, *, most: int, with_steps: bool) -> tuple[Layout
 
 
 def config_record(content: RecordDict, name: str) -> ConfigRecord:
-    """A record of settings by name; PayloadError where it is missing."""
+    """Look up a record of settings by name; raises PayloadError if it is missing."""
     if name not in content.config_records:
         raise PayloadError(f"record {name!r} is missing")
     return content.config_records[name]
 
 
 def flat_array(content: RecordDict, name: str, *, dtype: str) -> Array:
-    """The one flat array of a message.
+    """Look up the only array of a message, of shape (n,).
 
     Raises:
-        PayloadError: there is none or another, its type is not the one agreed, or its size not the one declared.
+        PayloadError: the array is missing or not the only one, or its type or its number of bytes is wrong.
     """
     record = content.array_records.get(name)
     if record is None or set(record) != {"flat"} or len(content.array_records) != 1:

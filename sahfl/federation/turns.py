@@ -1,4 +1,4 @@
-"""Which tensors of a network train in a round, where the aggregation rule lets the factors take turns."""
+"""The tensors of a network that train in a round; some aggregation rules train the factors in turns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sahfl.config import AdapterTuning, Method
 
 
 def take_turn(net: nn.Module, method: Method | None, round_: int) -> tuple[str, ...]:
-    """Freeze what does not train in a round, and return the names of what does: what the site sends.
+    """Freeze the parameters that do not train in a round; returns the names of the others, which the site sends.
 
-    With a rule without turns everything exchanged trains in every round.
+    With a rule without turns, all exchanged parameters train in every round.
     """
     trainable = exchanged.parameters(net)
     if not isinstance(method, AdapterTuning) or RULES[method.aggregation].turn is None:

@@ -1,4 +1,4 @@
-"""Which app works for a site of a simulation: the one of hospitals, or that of a hostile or pooled site."""
+"""The choice of a simulated site's app: that of hospitals, or that of a hostile or pooled site."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sahfl.federation.workers.worker import hospital_app
 
 
 def simulated_app(site: SiteConfig, *, hostile: Mapping[str, HostileAct]) -> Any:
-    """The app of a site; ``hostile`` names what some sites do against the others.
+    """Choose the app of a site; ``hostile`` has the attack of each hostile site.
 
-    The imports come late: a worker process loads what its first site needs and nothing else.
+    The imports come late, so that a worker process loads only the modules that its sites need.
     """
     if (act := hostile.get(site.name)) is not None:
         from sahfl.simulation.hostile import hostile_app

@@ -1,8 +1,8 @@
 """Pictures of the best, the median and the worst case for a simulated study's report.
 
-A hospital's results per case and its scans stay there, so this is for simulations alone, where all data lie on one
-machine. The cases are those of the first adapter of the study that was evaluated in this run, not taken over from an
-earlier one: by Dice among the held-out cases with annotated blood.
+Only a simulation has all data on one machine; a hospital's scans and results per case stay at the hospital. The cases
+are chosen by Dice among the held-out cases with annotated blood. Their predictions are those of the study's first
+adapter that was evaluated in this run, not reused from an earlier one.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Scored:
 def draw_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) -> list[dict[str, Any]]:
     """Draw ``overlays/best.png``, ``median.png`` and ``worst.png`` of a finished simulation.
 
-    Guarantees: the pictures hold no name of a case, a patient or a file.
+    Guarantees: the pictures contain no name of a case, a patient or a file.
 
     Returns:
-        For ``results["overlays"]``: case, method, site, fold, dice, volume_ml, predicted_ml, png. Empty without an
-        adapter, or without a case with blood; best and worst alone where there are two cases.
+        Rows for ``results["overlays"]``: case, method, site, fold, dice, volume_ml, predicted_ml, png. No rows without
+        an adapter or without a case with blood; only best and worst if there are two cases.
     """
     known = {site.name: site for site in sites if site.name in study.finetune.sites}
     adapters = [method for method in study.finetune.methods if isinstance(method, AdapterTuning)]
@@ -60,7 +60,7 @@ def draw_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) 
     if method is None:
         return []
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the workers, which may still be there: more threads than cores are many times slower
+    torch.set_num_threads(1)  # workers may still run, and more threads than cores are many times slower
     try:
         return _draw_cases(folder, study, method, known)
     finally:
@@ -75,7 +75,7 @@ def _draw_cases(
         site = known[scored.site]
         try:
             scan, mask = _segment(folder, study, method, site, scored)
-        except SahflError as error:  # the study is done, whatever became of a scan since
+        except SahflError as error:  # the study is complete, so a scan that changed since must not fail it
             emit(Warned(f"{scored.site}: no overlay of the {which} case ({type(error).__name__})"))
             continue
         png = f"overlays/{which}.png"
@@ -88,7 +88,7 @@ def _draw_cases(
 
 
 def add_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) -> dict[str, Any]:
-    """Put the overlays of a finished simulation into its results, and return those."""
+    """Draw the overlays of a finished simulation, add them to its results, and return the results."""
     results = folder.read_json("results.json") or {}
     results["overlays"] = draw_overlays(folder, study, sites)
     folder.write_json("results.json", results)
@@ -96,7 +96,7 @@ def add_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) -
 
 
 def read_scores(sites: Iterable[SiteConfig], method: str) -> list[Scored]:
-    """Every case with annotated blood that a method was evaluated on; of one evaluated twice, the last."""
+    """Scores of a method on all its evaluated cases with annotated blood; of two scores of a case, the last one."""
     found: dict[tuple[str, str], Scored] = {}
     for site in sites:
         for row in _rows(site.folder / "cases.jsonl"):
@@ -107,7 +107,7 @@ def read_scores(sites: Iterable[SiteConfig], method: str) -> list[Scored]:
 
 
 def choose_cases(scored: Sequence[Scored]) -> dict[str, Scored]:
-    """Best, median and worst by Dice, each another case; of an even number, the median is the lower of the middle."""
+    """Choose different cases as best, median and worst by Dice; of two middle cases, the lower is the median."""
     ordered = sorted(scored, key=lambda item: (item.dice, item.site, item.case))
     chosen = {}
     if ordered:
@@ -120,7 +120,7 @@ def choose_cases(scored: Sequence[Scored]) -> dict[str, Scored]:
 
 
 def _evaluated_here(folder: RunFolder, study: Study, method: AdapterTuning) -> bool:
-    """Whether no fold was taken over from an earlier run, whose results per case are not here."""
+    """Whether all folds were evaluated in this run; results per case of a reused fold are in another run's folder."""
     return not folder.reused() & {cell_of(method, fold) for fold in range(study.finetune.folds)}
 
 
@@ -129,7 +129,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
-        except ValueError:  # the torn line of a crash
+        except ValueError:  # a line that a crash cut off
             continue
     return [row for row in rows if isinstance(row, dict)]
 
@@ -137,7 +137,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _segment(
     folder: RunFolder, study: Study, method: AdapterTuning, config: SiteConfig, scored: Scored
 ) -> tuple[Scan, NDArray[np.bool_]]:
-    """The scan, and what the fold's network finds in it: as the site did, with the norms of its own if it has any."""
+    """Read a scan and segment it as the site did: with the fold's network, and the site's norms if it has any."""
     net, _ = adapted_network(folder.path, study, method, scored.fold)
     stage, fold = study.finetune, scored.fold
     requests = Requests(study, study.fingerprint(), read_base_hash(folder.path))

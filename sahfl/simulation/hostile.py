@@ -1,8 +1,8 @@
-"""Hostile sites, for simulations alone: what a study's ``hostile`` section names, as changes of an honest site's reply.
+"""Hostile sites of a simulation: the attacks that a study's ``hostile`` section names, as changes of an honest reply.
 
-A hospital never loads this module. A hostile site runs the honest app (``site.app``), and what it trained is changed
-on its way out; only inverted annotations act earlier, where slices are read for training. Its checks, its evaluation
-and what it says of its loss and volumes stay honest: the defences see an update alone.
+A hospital never loads this module. A hostile site runs the honest app (``site.app``), and its reply to a training
+request is changed afterwards; only inverted annotations act earlier, when slices are read for training. Its checks, its
+evaluation, and the loss and volumes that it reports stay honest, so that a defence can only use the update.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from sahfl.task import Task
 log = logging.getLogger(__name__)
 FREE_RIDER_SD = 1e-3
 Attack = Callable[[AdapterState, AdapterState, np.random.Generator], AdapterState]
-"""(received, trained, random numbers) -> what is sent in the place of what was trained."""
+"""(received state, trained state, random numbers) -> state to send instead of the trained one; all of equal shapes."""
 Answer = Callable[[Message, Context], Message]
 
 # ---------------------------------------------------------------------------------------------- attacks, pure functions
 
 
 def with_nan(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """NaN in the first number of every tensor."""
+    """The trained state with NaN as the first number of every tensor."""
     broken = {name: value.copy() for name, value in trained.items()}
     for value in broken.values():
         value.reshape(-1)[0] = np.nan
@@ -46,32 +46,32 @@ def with_nan(received: AdapterState, trained: AdapterState, random: np.random.Ge
 
 
 def times_1000(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """The honest change, 1000 times as long."""
+    """The received state plus 1000 times the honest change."""
     return {name: value + 1000 * (trained[name] - value) for name, value in received.items()}
 
 
 def sign_flip(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """The honest change, the other way."""
+    """The received state minus the honest change."""
     return {name: 2 * value - trained[name] for name, value in received.items()}
 
 
 def noise(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """Normal random numbers of SD 1 in the place of every number."""
+    """Normal random numbers of SD 1 instead of every number."""
     return {name: random.standard_normal(value.shape).astype(np.float32) for name, value in received.items()}
 
 
 def as_trained(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """Nothing is changed: a site that trained on wrong annotations."""
+    """The trained state, unchanged; for a site that trained on wrong annotations."""
     return trained
 
 
 def free_rider(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """What it received, without training."""
+    """The received state, as if the site had not trained."""
     return received
 
 
 def noisy_free_rider(received: AdapterState, trained: AdapterState, random: np.random.Generator) -> AdapterState:
-    """What it received and a little noise, to look as if it had trained."""
+    """The received state plus a little noise, which imitates training."""
     return {
         name: value + (FREE_RIDER_SD * random.standard_normal(value.shape)).astype(np.float32)
         for name, value in received.items()
@@ -90,7 +90,7 @@ ATTACKS: dict[HostileAct, Attack] = {
 
 
 def inverted(views: CaseViews) -> CaseViews:
-    """A case with its annotation inverted: all but the blood is called blood."""
+    """A case with inverted annotation: every voxel except the blood is annotated as blood."""
     stacks = {}
     for view, stack in views.stacks.items():
         label = ~stack.label[:]
@@ -102,21 +102,21 @@ def inverted(views: CaseViews) -> CaseViews:
 
 
 class LabelFlipper(Site):
-    """A site whose slices show inverted annotations; folds, checks and scores read the true ones from the scans.
+    """A site whose slices have inverted annotations; folds, checks and scores use the true ones from the scans.
 
-    The one class here that inherits from one of ours: so ``Site``, which hospitals run, needs no place to put it.
+    It is a subclass of ``Site``, so that the code of hospitals needs no option for this attack.
     """
 
     def load_views(self, items: Sequence[CheckedCase], views: ViewsConfig) -> list[CaseViews]:
-        """Cases as slices with inverted annotations."""
+        """Load cases as slices with inverted annotations."""
         return [inverted(case) for case in super().load_views(items, views)]
 
 
 def hostile_app(act: HostileAct, site: str) -> Answer:
-    """The app of a hostile site.
+    """Make the app of a hostile site.
 
-    Guarantees: every answer but that to a training request is the honest one; what is sent is a function of the study's
-    seed, the site, the request and what was trained, so that a resumed run ends the same.
+    Guarantees: only the reply to a training request differs from the honest one; it depends only on the study's seed,
+    the site, the request and the trained state, so that a resumed run has the same result.
     """
     honest = make_app(LabelFlipper) if act == "label_flip" else app
 
@@ -131,7 +131,7 @@ def hostile_app(act: HostileAct, site: str) -> Answer:
 
 
 def _changed(request: RecordDict, reply: RecordDict, act: HostileAct, site: str) -> dict[str, Any]:
-    """The records of a training reply that an attack replaces."""
+    """Make the records of a training reply that an attack replaces."""
     task, header = protocol.read_task(request), Header(**protocol.read_header(reply))
     like = _zeros(reply)
     received = read_state(request, like=_zeros(request))
@@ -150,7 +150,7 @@ def _seed(task: Task, header: Header, act: HostileAct, site: str) -> int:
 
 
 def _zeros(content: RecordDict) -> AdapterState:
-    """A state with the names and shapes of a message of our own; here nothing is checked against what was asked."""
+    """A state of zeros with the names and shapes of a message, which are not checked because the message is our own."""
     layout = content.config_records["layout"]
     names, shapes = (layout[key] for key in ("names", "shapes"))
     assert isinstance(names, list)
@@ -162,10 +162,10 @@ def _zeros(content: RecordDict) -> AdapterState:
 
 
 def _records(header: Header, state: AdapterState, encoding: Encoding) -> dict[str, Any]:
-    """As ``state_records``, but NaN is written too, which an honest site's own ``pack`` refuses when it rounds."""
+    """Make records as ``state_records`` does, but with NaN, which the ``pack`` of an honest site refuses to round."""
     records: dict[str, Any] = {**state_records(header, {n: np.nan_to_num(v) for n, v in state.items()}, encoding)}
     bad = np.concatenate([np.isnan(value).ravel() for value in state.values()]) if state else np.zeros(0, bool)
-    if bad.any() and encoding == "int8":  # its numbers cannot be NaN, its steps can
+    if bad.any() and encoding == "int8":  # int8 numbers cannot be NaN, but their steps can
         records["layout"]["steps"] = [float("nan")] * len(state)
     elif bad.any():
         flat: NDArray[Any] = np.frombuffer(records["state"]["flat"].data, DTYPES[encoding]).copy()

@@ -20,25 +20,25 @@ from sahfl.errors import RunFailed
 from sahfl.events import SiteFailed, SiteFinished, SiteStarted, emit
 from sahfl.federation import flower
 from sahfl.federation.flower import Run
-from sahfl.federation.workers.worker_process import LOST, STOP_S, Heard, Worker
+from sahfl.federation.workers.worker_process import LOST, STOP_S, Worker, WorkerOutputs
 from sahfl.simulation.apps import simulated_app
 
 FIRST_NODE_ID = 100
 
 
 class LocalGrid(Grid):
-    """Runs a site's app for any number of sites in a few worker processes.
+    """Runs the app of any number of sites in a few worker processes.
 
-    Guarantees: a site has at most one message in work; a worker that raises or dies gives an error reply for that one
-    site and is replaced; results do not depend on the number of workers (each computes with one thread); leaving the
-    block ends every worker, at once if it is left by an exception. Workers also end when this process dies. A worker
-    that stops in the middle of a reply holds up nobody but its own site: a thread of its own reads what it says.
+    Guarantees: a site works on at most one message; an error or a dead worker gives an error reply for that site alone,
+    and a dead worker is replaced; results do not depend on the number of workers (each computes with one thread).
+    Leaving the block ends every worker, at once after an exception, and workers also end when this process dies. A
+    worker that stops in the middle of a reply blocks only its own site, because a separate thread reads its output.
 
     Args:
-        sites: the sites' own configurations; node ids count from 100 in this order.
+        sites: configurations of the sites; node ids count from 100 in this order.
         workers: number of processes.
         logs: folder for one log file per site.
-        hostile: what sites do against the others, by name (``simulation.hostile``); by default all are honest.
+        hostile: attack of each hostile site by name (``simulation.hostile``); by default all sites are honest.
 
     Raises:
         RunFailed: a worker process cannot start (out of memory, broken installation).
@@ -56,7 +56,7 @@ class LocalGrid(Grid):
         self._n_workers, self._logs = workers, logs
         self._app_of = partial(simulated_app, hostile=dict(hostile or {}))
         self._workers: list[Worker] = []
-        self._heard: Heard = SimpleQueue()
+        self._outputs: WorkerOutputs = SimpleQueue()
         self._queue: deque[Message] = deque()
         self._replies: dict[str, Message] = {}
         self._run = flower.empty_run(self._run_id)
@@ -105,7 +105,7 @@ class LocalGrid(Grid):
         return list(self._sites)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Queue messages; what a site was still doing for an earlier message is stopped, which is that one's reply."""
+        """Queue messages; an earlier message to the same site is stopped, and ends with an error reply."""
         ids = []
         for message in messages:
             self._drop(message.metadata.dst_node_id)
@@ -114,19 +114,19 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies that have arrived, waiting for a twentieth of a second at most if there are none."""
+        """Return the replies that have arrived; waits for a twentieth of a second at most if there are none."""
         wanted = list(message_ids)
         self._pump(0.0 if any(id_ in self._replies for id_ in wanted) else 0.05)
         return [self._replies.pop(id_) for id_ in wanted if id_ in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Push messages and wait for their replies, or until the timeout in seconds."""
+        """Push messages, and wait for all replies or ``timeout`` seconds."""
         return flower.send_and_wait(self, messages, timeout)
 
     # ------------------------------------------------------------------------------------------- workers
 
     def busy(self) -> dict[str, int]:
-        """Process id of the worker of each site that is being worked for."""
+        """For each site with a message in work, the process id of its worker."""
         return {
             self._name(worker.message): worker.process.pid
             for worker in self._workers
@@ -137,7 +137,7 @@ class LocalGrid(Grid):
         return self._sites[message.metadata.dst_node_id].name
 
     def _spawn(self) -> None:
-        self._workers.append(Worker(self._heard, logs=self._logs, threads=1, app_of=self._app_of))
+        self._workers.append(Worker(self._outputs, logs=self._logs, threads=1, app_of=self._app_of))
 
     def _drop(self, node_id: int) -> None:
         dropped = [message for message in self._queue if message.metadata.dst_node_id == node_id]
@@ -158,19 +158,19 @@ class LocalGrid(Grid):
     def _pump(self, timeout: float) -> None:
         self._dispatch()
         with suppress(Empty):
-            self._take(*self._heard.get(timeout=timeout))
-            for _ in range(self._heard.qsize()):
-                self._take(*self._heard.get_nowait())
+            self._process(*self._outputs.get(timeout=timeout))
+            for _ in range(self._outputs.qsize()):
+                self._process(*self._outputs.get_nowait())
         self._dispatch()
 
-    def _take(self, worker: Worker, heard: tuple[str, Any] | None) -> None:
-        """What a worker said; None is the end. Of a worker that was replaced meanwhile, nothing counts."""
+    def _process(self, worker: Worker, output: tuple[str, Any] | None) -> None:
+        """Process an output of a worker, or its end (None); outputs of workers that were replaced are ignored."""
         if worker not in self._workers:
             return
-        if heard is None:
+        if output is None:
             self._bury(worker)
         else:
-            self._receive(worker, *heard)
+            self._receive(worker, *output)
 
     def _dispatch(self) -> None:
         for worker in self._workers:

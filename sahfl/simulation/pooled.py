@@ -1,8 +1,7 @@
-"""The pseudo-site ``pooled`` of a simulation: all fine-tuning sites' patients in one place.
+"""The pseudo-site ``pooled`` of a simulation: the patients of all fine-tuning sites in one place.
 
-A hospital never loads this module. A pool is what a federation is compared with. It runs the honest app
-(``site.app``); what is different is where its cases come from. It trains and does nothing else: every site evaluates
-its own held-out patients.
+A hospital never loads this module. A study compares the federation with the pool. The pool runs the honest app
+(``site.app``) on the cases of its member sites. It only trains, and every site evaluates its own held-out patients.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class PooledSite(Site):
-    """The members' training cases together, each read and split by its own site."""
+    """The training cases of all members together; each member reads and splits its own."""
 
     def __init__(self, config: SiteConfig) -> None:
         super().__init__(config)
@@ -32,12 +31,12 @@ class PooledSite(Site):
     def training_cases(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:
         """The members' training cases of this fold, in the order of the members.
 
-        Guarantees: no patient that a member holds out in this fold. A member whose data were refused takes no part,
-        here as in the federation, and one with nobody outside the fold adds nobody.
+        Guarantees: no patient that a member holds out in this fold is included. As in the federation, a member whose
+        data were refused takes no part. A member may have no patient outside the fold.
 
         Raises:
-            DataError: nobody is left, or a member was never prepared.
-            DataChanged: a member's file changed since.
+            DataError: no member has a patient outside the fold, or a member was never prepared.
+            DataChanged: a member's file changed since it was checked.
         """
         chosen: list[CheckedCase] = []
         for member in self._members:
@@ -53,7 +52,7 @@ class PooledSite(Site):
         return tuple(chosen)
 
     def load_views(self, items: Sequence[CheckedCase], views: ViewsConfig) -> list[CaseViews]:
-        """Training cases as slices, each from its own site's cache."""
+        """Load training cases as slices, each from the cache of its member."""
         return [case for item in items for case in self._owner[item.content].load_views([item], views)]
 
 

@@ -22,7 +22,7 @@ from sahfl.simulation.local_grid import LocalGrid
 
 
 def open_policy() -> SitePolicy:
-    """Everything that a study may ask for is allowed: all data lie on this machine."""
+    """A policy that allows everything that a study can request, because all data are on this machine."""
     return SitePolicy(
         require_signature=False,
         stages=("pretrain", "finetune"),
@@ -41,18 +41,19 @@ def open_policy() -> SitePolicy:
 
 
 def _settings() -> dict[str, Any]:
-    """All data lie on this machine: a simulation over messy data goes on with what can be used, and counts the rest. It
-    computes on the processor, so that its result does not depend on the machine.
+    """Settings of every simulated site: unusable cases never stop it, and it computes on the processor.
+
+    All data are on this machine, and the result must not depend on the machine.
     """
     return {"max_refused_share": 1.0, "policy": open_policy(), "device": "cpu"}
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
-    """The sites of a study, each with a folder of its own below ``folder``; ``pooled`` comes last, if the study pools.
+    """The configurations of a study's sites, each with its own folder in ``folder``; ``pooled`` is last, if needed.
 
     Raises:
-        ConfigError: the study leaves it to the sites where their scans lie.
-        DataError: the datalist cannot be read, or lacks a site of the study; every path at which no scans are.
+        ConfigError: the study's scans are listed only in the site files of hospitals.
+        DataError: the datalist cannot be read or lacks a site of the study, or paths (all are listed) have no scans.
     """
     scans = study.data.for_sites(study.sites, study=study.name, seed=study.seed)
     sites = tuple(SiteConfig(name=name, folder=folder / name, data=data, **_settings()) for name, data in scans.items())
@@ -68,23 +69,23 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
 def simulate(
     folder: RunFolder, *, workers: int | None = None, lanes: int | None = None, cells: Path | None = None
 ) -> Path:
-    """Run the study of a run folder to its report, continuing at what is committed.
+    """Run the study of a run folder from its last committed state to its report.
 
     Args:
-        folder: a new run, or one to resume.
-        workers: worker processes; by default one per site of the larger stage, but two per core at most: three sites
-            that take turns on two cores end sooner than two and then one. The result does not depend on it.
-        lanes: cells that are worked on at a time, so that no worker waits for the slowest site of a round; by default
-            one more than there are workers. The result does not depend on it.
-        cells: folder of finished cells that runs share; without one, this run does everything itself.
+        folder: folder of a new run, or of one to resume.
+        workers: number of worker processes; by default one per site of the larger stage, but at most two per core,
+            because three sites in parallel on two cores end sooner than two and then one. Does not change the result.
+        lanes: number of cells in work at a time, so that no worker waits for the slowest site of a round; by default
+            one more than workers. Does not change the result.
+        cells: folder of finished cells that runs share; without it, this run computes every cell.
 
     Returns:
         Path of the report.
 
     Raises:
-        KeyboardInterrupt: interrupted; every worker has ended, and what was committed is on disk.
-        RunFailed: below the quorum of sites.
-        StorageError: the disk is full, or does not let the run be written.
+        KeyboardInterrupt: the run was interrupted; every worker has ended, and the committed state is on disk.
+        RunFailed: fewer sites answered than the quorum requires.
+        StorageError: the disk is full, or the run cannot be written to it.
         RunError: another process works on this run.
     """
     study = folder.study()

@@ -140,7 +140,7 @@ class Status:
             there = self._fleet.connected(seat)
             found[seat.site] = {
                 "state": "connected" if there else "not connected",
-                "last_seen": seat.heard_at and seat.heard_at.isoformat(timespec="seconds"),
+                "last_seen": seat.seen_at and seat.seen_at.isoformat(timespec="seconds"),
                 "version": seat.version or None,
                 "doing": doing.get(seat.site, "idle") if there else None,
                 "missing_reason": self._reasons.get(seat.site) or (None if there else "not connected"),

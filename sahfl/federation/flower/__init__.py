@@ -1,7 +1,7 @@
-"""The only package that touches private parts of flwr 1.41; ``tests/federation/flower/test_flower.py`` is its contract.
+"""The only package that uses private parts of flwr 1.41; ``tests/federation/flower/test_flower.py`` is its contract.
 
-Flower's public ``Message`` reads the identity of the running task from a private class when it is created outside a
-Flower runtime, and leaves the message id to the SuperLink. A grid of our own has to do both.
+Outside a Flower runtime, Flower's public ``Message`` reads the identity of the running task from a private class, and
+the SuperLink gives it its id. Our own grids have to set both.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = [
 ]
 SERVER_NODE_ID = 1
 WRAPPED = re.compile(r"<class '[\w.]+'>:<'(.*)'>", re.DOTALL)
-"""What a stock SuperNode makes of an exception that leaves a ClientApp."""
+"""The text into which a stock SuperNode turns an exception of a ClientApp."""
 
 
 def enter_run(run_id: int, node_id: int = SERVER_NODE_ID) -> None:
-    """Say which run and node the messages made in this process belong to; Flower's own chatter is turned down."""
+    """Set the run and the node of all messages made in this process, and silence Flower's log lines below errors."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, 1
     logging.getLogger("flwr").setLevel(logging.ERROR)
 
@@ -48,54 +48,54 @@ def new_run_id() -> int:
 
 
 def empty_run(run_id: int) -> Run:
-    """The run object that ``Grid.run`` has to return."""
+    """A run object without an app, for ``Grid.run``."""
     return Run.create_empty(run_id)
 
 
 def new_message(content: RecordDict, node_id: int, message_type: str, group_id: str, ttl: float | None) -> Message:
-    """A message to a node."""
+    """Make a message to a node."""
     return Message(content, node_id, message_type, ttl=ttl, group_id=group_id)
 
 
 def give_id(message: Message) -> str:
-    """Give a message its id, as the SuperLink would."""
+    """Give a message an id, as the SuperLink does, and return it."""
     message.metadata.__dict__["_message_id"] = str(uuid.uuid4())
     return message.metadata.message_id
 
 
 def error_reply(request: Message, reason: str, *, crash: bool = False, unreachable: bool = False) -> Message:
-    """The reply that stands for a site that could not answer.
+    """Make the error reply to a request that a site could not answer.
 
     Args:
-        request: what it would have answered.
-        reason: why it did not.
-        crash: its process is lost, so that asking once more may help.
-        unreachable: it is not connected, or no longer registered.
+        request: the message without an answer.
+        reason: text of the error.
+        crash: the site's process is lost, so that a second request may succeed.
+        unreachable: the site is not connected, or no longer registered.
     """
     code = ErrorCode.CLIENT_APP_CRASHED if crash else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     return Message(Error(ErrorCode.NODE_UNAVAILABLE if unreachable else code, reason), reply_to=request)
 
 
 def reason(reply: Message) -> str:
-    """What an error reply says; the same from a stock SuperNode as from a grid of our own."""
+    """The text of an error reply, without the wrapping that a stock SuperNode adds."""
     text = str(reply.error.reason)
     wrapped = WRAPPED.fullmatch(text)
     return wrapped[1] if wrapped else text
 
 
 def is_crash(reply: Message) -> bool:
-    """Whether a reply says that the site's process is lost, so that asking once more may help."""
+    """Whether a reply reports that the site's process is lost, so that a second request may succeed."""
     return reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_CRASHED
 
 
 def is_unreachable(reply: Message) -> bool:
-    """Whether a reply says that the site is not there, or that its message or reply went nowhere."""
+    """Whether a reply reports that the site is not connected, or that the message or its reply is lost."""
     unreached = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
     return reply.has_error() and reply.error.code in unreached
 
 
 def send_and_wait(grid: Grid, messages: Iterable[Message], timeout: float | None) -> list[Message]:
-    """Push messages and wait for their replies, or until the timeout in seconds; for grids that wait."""
+    """Push messages, and wait for all replies or ``timeout`` seconds; for grids whose ``pull_messages`` waits."""
     waiting, replies = set(grid.push_messages(messages)), []
     end = None if timeout is None else time.monotonic() + timeout
     while waiting and (end is None or time.monotonic() < end):

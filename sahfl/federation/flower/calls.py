@@ -1,4 +1,4 @@
-"""One HTTP request at the gate: what it says, and the short ways to answer it."""
+"""One HTTP request at the gate, and helpers that read its body and answer it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Refusal(Exception):
-    """A request that does not pass, with the status and the short JSON body of the answer."""
+    """A request is refused; holds the status and the short JSON body of the answer."""
 
     def __init__(self, status: int, error: str, **more: Any) -> None:
         super().__init__(error)
@@ -30,7 +30,7 @@ class Gone(Exception):
 
 @dataclass
 class Call:
-    """One request: what it says, and how to answer."""
+    """One request with its ASGI channels, its headers and body, and the site that sent it."""
 
     scope: Scope
     receive: Receive
@@ -47,19 +47,19 @@ class Call:
 
     @property
     def instance(self) -> str:
-        """Random name of the process that sent it."""
+        """Random name of the process that sent the request."""
         return self.headers.get(handshake.INSTANCE, "")[:64]
 
 
 async def read_body(call: Call, limit: int) -> bytes:
-    """The body of a request.
+    """Read the body of a request.
 
     Raises:
-        Refusal: it says that it is too large, before any of it is read; or it turns out to be.
+        Refusal: the declared length (checked before any reading) or the real one is above ``limit`` bytes.
         Gone: the connection was closed.
     """
-    said = call.headers.get("content-length", "0")
-    if not said.isdigit() or int(said) > limit:
+    declared = call.headers.get("content-length", "0")
+    if not declared.isdigit() or int(declared) > limit:
         raise Refusal(413, "too large", limit=limit)
     body, more = bytearray(), True
     while more:

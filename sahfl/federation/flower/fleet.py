@@ -1,4 +1,4 @@
-"""Which sites a server knows, by key, and which of them are there: the state behind gate, grid and status."""
+"""The sites that are registered at a server, and which of them are connected; used by gate, grid and status."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from datetime import datetime
 from sahfl.process import now
 
 LIVE_S = 15.0
-"""A site was heard within this many seconds, or holds a poll open: it is connected. Sites beat every 10 s."""
+"""A site is connected if it holds a poll open or sent a request in the last 15 s; sites send one every 10 s."""
 
 
 class Bell:
-    """Wakes one waiting thread when something changed; a ring while nobody waits is not lost."""
+    """Wakes one waiting thread after a change; a ring without a waiting thread ends the next wait."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._rung = False
 
     def ring(self) -> None:
-        """Something changed."""
+        """Wake the waiting thread."""
         with self._condition:
             self._rung = True
             self._condition.notify_all()
 
     def wait(self, timeout_s: float) -> None:
-        """Return at the next ring, at once if it rang since the last wait, or after the timeout."""
+        """Wait for the next ring or the timeout; returns at once if the bell rang since the last wait."""
         with self._condition:
             if not self._rung:
                 self._condition.wait(timeout_s)
@@ -42,22 +42,22 @@ class Seat:
 
     site: str
     key: bytes
-    """Its node key; only a request that is signed with it is this site's."""
+    """The site's node key, which has to sign all its requests."""
     node_id: int
     active: bool = True
     """False once the key is revoked."""
     instance: str = ""
-    """Random name of the process that speaks for the site; empty as long as none does."""
+    """Random name of the process that is connected as the site; empty if there is none."""
     version: str = ""
-    """sahfl's version there."""
-    heard: float | None = None
-    """When a request of it came last, on the monotonic clock."""
-    heard_at: datetime | None = None
-    """The same as a date."""
+    """Version of sahfl at the site."""
+    seen: float | None = None
+    """Time of the site's last request on the monotonic clock; None before the first."""
+    seen_at: datetime | None = None
+    """The same time as a date."""
     broken: bool = False
-    """Its connection broke, or it said that it stops, and it was not heard since."""
+    """Whether the site's connection broke or the site signed off, without a request since."""
     polls: int = 0
-    """Polls that it holds open right now."""
+    """Number of polls that the site holds open."""
 
 
 class Fleet:
@@ -71,14 +71,14 @@ class Fleet:
         self._by_key: dict[bytes, Seat] = {}
 
     def register(self, keys: Mapping[str, bytes], enroll: Callable[[bytes], int]) -> tuple[list[str], list[str]]:
-        """Take in who is registered now: new keys get a seat, keys that are gone are out at once.
+        """Update the registered sites: new keys get a seat, and keys that are gone lose theirs at once.
 
         Args:
             keys: node key of each active site.
             enroll: makes a node for a key, and returns its id.
 
         Returns:
-            Sites that are new or back, and sites that are out.
+            Sites that were added or added again, and sites that were removed.
         """
         with self._lock:
             out = [seat for seat in self._by_key.values() if seat.active and keys.get(seat.site) != seat.key]
@@ -101,7 +101,7 @@ class Fleet:
             return sorted((seat for seat in self._by_key.values() if seat.active), key=lambda seat: seat.site)
 
     def everyone(self) -> list[Seat]:
-        """All seats, the revoked too."""
+        """All seats, including revoked ones."""
         with self._lock:
             return list(self._by_key.values())
 
@@ -116,7 +116,7 @@ class Fleet:
             return next((seat for seat in self._by_key.values() if seat.node_id == node_id), None)
 
     def revoked(self) -> list[str]:
-        """Sites whose key was registered once and is not any more."""
+        """Sites that were registered and have no active key any more."""
         with self._lock:
             active = {seat.site for seat in self._by_key.values() if seat.active}
             return sorted({seat.site for seat in self._by_key.values()} - active)
@@ -124,33 +124,33 @@ class Fleet:
     # ------------------------------------------------------------------------------------------- presence
 
     def admit(self, seat: Seat, instance: str, version: str) -> bool:
-        """Let a process speak for a site, unless another one does that is alive.
+        """Connect a process as a site, unless another process is connected as this site.
 
         Returns:
-            Whether it may. ``seat.instance`` is then this process.
+            Whether the process was connected; ``seat.instance`` is then its name.
         """
         with self._lock:
             if not seat.active or (seat.instance not in ("", instance) and self.connected(seat)):
                 return False
             seat.instance, seat.version = instance, version
-            self.hear(seat)
+            self.note_request(seat)
         self.bell.ring()
         return True
 
     def leave(self, seat: Seat) -> None:
-        """A site said that it stops."""
+        """Record that a site signed off."""
         with self._lock:
             seat.instance, seat.broken = "", True
         self.bell.ring()
 
-    def hear(self, seat: Seat) -> None:
-        """A request of a site came."""
+    def note_request(self, seat: Seat) -> None:
+        """Record that a request of a site arrived now."""
         with self._lock:
-            seat.heard, seat.heard_at, seat.broken = self._clock(), now(), False
+            seat.seen, seat.seen_at, seat.broken = self._clock(), now(), False
 
     @contextmanager
     def polling(self, seat: Seat) -> Iterator[None]:
-        """A site holds a poll open while the block runs."""
+        """Record that a site holds a poll open while the block runs."""
         with self._lock:
             seat.polls += 1
         try:
@@ -158,28 +158,28 @@ class Fleet:
         finally:
             with self._lock:
                 seat.polls -= 1
-                seat.heard, seat.heard_at = self._clock(), now()
+                seat.seen, seat.seen_at = self._clock(), now()
 
     def lose(self, seat: Seat, instance: str) -> None:
-        """The connection of a poll broke: until its process is heard again, the site is away."""
+        """Record that the connection of a poll broke; the site is disconnected until its process sends a request."""
         with self._lock:
             seat.broken |= seat.instance == instance
         self.bell.ring()
 
     def connected(self, seat: Seat) -> bool:
-        """Whether a site is there."""
+        """Whether a site is connected."""
         with self._lock:
-            if not seat.active or not seat.instance or seat.broken or seat.heard is None:
+            if not seat.active or not seat.instance or seat.broken or seat.seen is None:
                 return False
-            return seat.polls > 0 or self._clock() - seat.heard < LIVE_S
+            return seat.polls > 0 or self._clock() - seat.seen < LIVE_S
 
     def away_s(self, seat: Seat) -> float:
-        """Seconds since a site was there last, or since this server started if it was not yet; 0 while it is there."""
+        """Seconds since a site's last request, or since the server's start before the first; 0 for a connected site."""
         with self._lock:
-            since = self._began if seat.heard is None else seat.heard
+            since = self._began if seat.seen is None else seat.seen
             return 0.0 if self.connected(seat) else self._clock() - since
 
     def missing(self, sites: Iterable[str]) -> list[str]:
-        """Those of some sites that are not connected."""
+        """The sites among ``sites`` that are not connected."""
         there = {seat.site for seat in self.seats() if self.connected(seat)}
         return [site for site in sites if site not in there]

@@ -1,4 +1,4 @@
-"""The gate in front of Flower's app: which requests pass, whose they are, how large they may be, how long they wait."""
+"""The gate in front of Flower's app: it authenticates requests, limits their size, and holds polls open."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from sahfl.process import now
 
 log = logging.getLogger(__name__)
 HOLD_S = 10.0
-"""Longest time that a poll is held open while there is nothing to deliver."""
+"""Longest time in seconds that a poll is held open while no message waits."""
 SMALL = 64 * 1024
-"""Bytes of the body of any request that carries no object."""
+"""Largest body in bytes of a request without an object."""
 OVERHEAD = 64 * 1024
-"""Bytes of an object's request besides the object."""
+"""Most bytes in an object's request besides the object."""
 CHUNK = 5 * 1024 * 1024
 """Bytes of the largest object: Flower cuts arrays into pieces of this size."""
 FEW = 40
-"""Objects of a reply besides the pieces of its array."""
+"""Most objects of a reply besides the pieces of its array."""
 FLEET = "/v1/fleet/"
 ROUTES = {
     FLEET + name
@@ -66,13 +66,13 @@ class Gate:
     """An ASGI app in front of Flower's.
 
     Guarantees: only the requests of a site process and GET /health pass, everything else is 404; a request counts as a
-    site's only if its registered, active key signed it just now, and a reply only under that site's own name; no body
-    is read beyond its limit; one process speaks for a site at a time.
+    site's only if the site's registered, active key signed it just now; a site can only reply in its own name; no body
+    is read beyond its limit; one process at a time is connected as a site.
 
     Args:
-        link: the SuperLink behind it.
+        link: the SuperLink behind the gate.
         fleet: the registered sites.
-        hold_s: longest time that a poll is held.
+        hold_s: longest time in seconds that a poll is held open.
     """
 
     def __init__(self, link: Link, fleet: Fleet, *, hold_s: float = HOLD_S) -> None:
@@ -95,18 +95,18 @@ class Gate:
             try:
                 await self._answer(call)
             except Refusal as refusal:
-                self._say(call, refusal)
+                self._log(call, refusal)
                 await reply_json(send, refusal.status, refusal.body)
             except Gone:
                 pass
 
     def wake(self, node_ids: list[int]) -> None:
-        """Let the open polls of some nodes go on; from any thread."""
+        """Let the open polls of some nodes continue; may be called from any thread."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._set, node_ids)
 
     def close(self) -> None:
-        """Let every open poll end, and hold none from now on; from any thread."""
+        """End every open poll, and hold no further one; may be called from any thread."""
         self._closing = True
         self.wake([seat.node_id for seat in self._fleet.seats()])
 
@@ -130,7 +130,7 @@ class Gate:
             self._fleet.bell.ring()
 
     def _identify(self, call: Call) -> None:
-        """Find the seat whose key signed the request; flwr verifies the same again, but says no reason."""
+        """Find the seat whose key signed the request. Flower verifies the signature again, but gives no reasons."""
         headers = call.headers
         try:
             key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
@@ -153,7 +153,7 @@ class Gate:
     def _expect_instance(self, call: Call) -> None:
         seat = call.seat
         if seat.instance == call.instance != "":
-            self._fleet.hear(seat)
+            self._fleet.note_request(seat)
         elif self._fleet.connected(seat):
             raise Refusal(409, "connected twice")
         else:
@@ -164,8 +164,8 @@ class Gate:
             return min(CHUNK, self.payload_bytes) + OVERHEAD
         return SMALL
 
-    def _say(self, call: Call, refusal: Refusal) -> None:
-        """One line for a refusal, unless it is the ordinary way of a site that comes back after a restart."""
+    def _log(self, call: Call, refusal: Refusal) -> None:
+        """Log a refusal in one line, except "activate", with which a site reconnects after a restart of the server."""
         if refusal.body["error"] != "activate":
             client = call.scope.get("client") or ("unknown", 0)
             log.warning(
@@ -191,11 +191,11 @@ class Gate:
         log.info("event=connected site=%s version=%s", seat.site, seat.version)
 
     async def _deactivate(self, call: Call) -> None:
-        self._fleet.leave(call.seat)  # before the answer: whoever hears it may connect the site's next process at once
+        self._fleet.leave(call.seat)  # before the answer, after which the site's next process may connect at once
         await self._forward(call)
 
     async def _poll(self, call: Call) -> None:
-        """Hold a poll until there is something to deliver; one whose connection breaks takes no message with it."""
+        """Hold a poll until a message waits; a poll whose connection breaks receives none, so that none is lost."""
         seat, loop = call.seat, asyncio.get_running_loop()
         end = loop.time() + self._hold_s
         with self._fleet.polling(seat):
@@ -219,7 +219,7 @@ class Gate:
         await self._forward(call)
 
     async def _push(self, call: Call) -> None:
-        """A reply has to be the site's own: flwr itself lets any node send in the name of another, or of the server."""
+        """Forward a reply in the site's own name; Flower lets any node send as another node or as the server."""
         try:
             request = PushMessagesRequest.FromString(call.body)
             (message,), (tree,) = request.messages_list, request.message_object_trees
@@ -253,13 +253,13 @@ class Gate:
 
 
 def _both_ends(refusal: Refusal) -> str:
-    """What a refusal compares at the two ends, versions or clocks, as fields of its line; mostly nothing."""
+    """Versions or clocks of server and client as fields of the log line; empty for most refusals."""
     ends = {end: refusal.body[end] for end in ("server", "client") if end in refusal.body}
-    said = {
+    texts = {
         end: ", ".join(map(" ".join, found.items())) if isinstance(found, dict) else found
         for end, found in ends.items()
     }
-    return "".join(f" {end}={text!r}" for end, text in said.items())
+    return "".join(f" {end}={text!r}" for end, text in texts.items())
 
 
 def _in_time(age_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""What a site says of itself with every request, and whether a server works with it."""
+"""The headers that a site sends with every request, and the comparison of its versions with the server's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sahfl import __version__
 from sahfl.payload import SCHEMA
 
 VERSION, FLWR, PAYLOAD, INSTANCE = "x-sahfl-version", "x-sahfl-flwr", "x-sahfl-schema", "x-sahfl-instance"
-"""Names of the headers: versions of sahfl, of flwr and of the payload, and a random name of the site's process."""
+"""Names of the headers: versions of sahfl, flwr and the payload, and a random name of the site's process."""
 
 
 def own_versions() -> dict[str, str]:
@@ -23,7 +23,7 @@ def request_headers(instance: str) -> dict[str, str]:
 
 
 def differences(headers: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What differs from this installation: ``{"server": {...}, "client": {...}}`` of it alone; empty if it is equal."""
+    """The versions that differ, as ``{"server": {...}, "client": {...}}``; empty if all are equal."""
     own = own_versions()
     odd = [name for name, value in own.items() if headers.get(name) != value]
     names = {name: name.removeprefix("x-sahfl-").replace("version", "sahfl") for name in odd}

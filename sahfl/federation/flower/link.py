@@ -1,4 +1,4 @@
-"""Flower's own SuperLink app and its in-memory state, as far as a server of ours uses them."""
+"""Flower's own SuperLink app and its in-memory state, with the operations that our server needs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from sahfl.federation.flower import Run, enter_run
 
 TTL_S = 7 * 86400.0
-"""How long Flower keeps a message; rounds have deadlines of their own, which are shorter."""
+"""Seconds for which Flower keeps a message; rounds have their own, shorter deadlines."""
 
 
 class Idle:
-    """Takes the place of Flower's lifespan object, which would start gRPC servers and the SuperExec process."""
+    """Replaces Flower's lifespan object, which would start gRPC servers and the SuperExec process."""
 
     def __init__(self, config: SuperLinkLifespanConfig, state_factory: Any) -> None:
         self.config = config
@@ -47,13 +47,13 @@ class Idle:
 
 
 class Objects(InMemoryObjectStore):
-    """Flower's store, in which registering the objects of a message cannot be torn by deleting those of another one.
+    """Flower's object store with a lock: no object is deleted while the objects of a message are registered.
 
-    Messages share objects: every site's reply repeats the header of the request.
+    Messages share objects, because every site's reply repeats the header of the request.
     """
 
     def preregister(self, run_id: int, object_tree: Any) -> list[str]:
-        """Register the objects of a message; those that are missing come back."""
+        """Register the objects of a message, and return the ids of those that are missing."""
         with self.lock_store:
             missing: list[str] = super().preregister(run_id, object_tree)
             return missing
@@ -62,15 +62,15 @@ class Objects(InMemoryObjectStore):
 class Link:
     """The SuperLink of one server process: nodes, one run at a time, messages and their objects, all in memory.
 
-    Guarantees: no process and no other port is started; only node keys that ``enroll`` was given are known. Every
-    method may be called from any thread.
+    Guarantees: no process is started and no other port is opened; only node keys passed to ``enroll`` are accepted.
+    Every method may be called from any thread.
     """
 
     def __init__(self) -> None:
-        # An upload goes on after a cut of any length; Flower would give up a session that rests for three minutes.
+        # An upload continues after an interruption of any length; Flower would end an idle one after three minutes.
         in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = int(TTL_S)
         self.app = create_app(_settings(), Idle)  # type: ignore[arg-type] # it only calls startup and shutdown
-        # Layers of the control and runtime APIs, which the gate lets nobody reach; each costs every request its time.
+        # The gate blocks the control and runtime APIs, so their layers are removed: they slow every request down.
         self.app.user_middleware[:] = [layer for layer in self.app.user_middleware if _is_of_fleet(layer)]
         self._state: Any = self.app.state.linkstate_factory.state()
         self._state._object_store = Objects()
@@ -78,20 +78,20 @@ class Link:
         self.run_id = 0
 
     def enroll(self, key: bytes) -> int:
-        """Make a node for a public key. It is offline, not just registered: only then does Flower take messages."""
+        """Make a node for a public key, in the state offline: Flower takes no messages for a node just registered."""
         node_id = int(self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_MAX_INTERVAL))
         self._state.activate_node(node_id, HEARTBEAT_MAX_INTERVAL)
         self._state.deactivate_node(node_id)
         return node_id
 
     def release(self, node_id: int) -> None:
-        """Let a node be activated again, whatever it was."""
+        """Deactivate a node, so that it can be activated again from any state."""
         self._state.deactivate_node(node_id)
 
     def start_run(self) -> Run:
-        """End the run before, with all its messages, and begin a new one.
+        """End the previous run with all its messages, and begin a new one.
 
-        The task's token is dropped: with it would come a heartbeat, and a run that fails when this machine sleeps.
+        The task's token is removed: with it, Flower would expect heartbeats, and fail the run when this machine sleeps.
         """
         self.end_run()
         code = ("sahfl/sahfl", "", "")  # name, version and hash of an app: sites run what they have installed
@@ -104,7 +104,7 @@ class Link:
         self._state.task_token_store.pop(task_id)
         self._state.task_token_to_task_id.pop(token)
         enter_run(self.run_id)
-        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what matters of it is said by gate and grid
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # gate and grid log what matters
         return self.run()
 
     def run(self) -> Run:
@@ -113,7 +113,7 @@ class Link:
         return run
 
     def end_run(self) -> None:
-        """End the run and forget its messages and objects."""
+        """End the run, and delete its messages and objects."""
         if self.run_id:
             for id_ in self._state.get_message_ids_from_run_id(self.run_id):
                 self.forget(id_)
@@ -125,9 +125,9 @@ class Link:
     # ------------------------------------------------------------------------------------------- messages
 
     def push(self, messages: Iterable[Message]) -> list[str]:
-        """Store messages; an empty id stands for one that Flower does not take.
+        """Store messages, and return their ids; the id of a message that Flower rejects is empty.
 
-        All messages' trees come first, then the objects: a push session ends by itself when nothing is pending.
+        The trees of all messages are stored before any object, because a push session ends once nothing is pending.
         """
         ids: list[str] = []
         pending: list[str] = []
@@ -146,17 +146,17 @@ class Link:
         return ids
 
     def take_reply(self, id_: str) -> Message | None:
-        """The whole reply to a message, which is then forgotten; None while there is none, or it is still uploaded.
+        """Return the reply to a message, and delete both; None until the whole reply has arrived.
 
         Raises:
-            ValueError: what came cannot be read; it is forgotten too.
+            ValueError: the reply cannot be read; message and reply are deleted.
         """
         with self._state.lock:
             reply_id = self._state.message_ins_id_to_message_res_id.get(id_)
             if reply_id is None:
                 return None
             reply: Any = self._state.message_res_store[reply_id]
-        if not reply.has_error():  # an error has no parts that could still be on their way
+        if not reply.has_error():  # an error has no objects that could be missing
             if self._uploading(reply_id):
                 return None
             contents = self._contents(reply_id)
@@ -173,7 +173,7 @@ class Link:
         return found
 
     def _uploading(self, root: str) -> bool:
-        """Whether a site still sends parts of a reply, though they may be there already, sent by another site."""
+        """Whether a site still uploads objects of a reply; another site may have sent the same objects before."""
         session = self._state._object_push_sessions.get(self._state._object_push_session_by_root.get(root, ""))
         return session is not None and bool(session.pending_object_ids)
 
@@ -199,12 +199,12 @@ class Link:
             self._state.object_store.delete(root)
 
     def delivered(self, id_: str) -> bool:
-        """Whether a site has fetched a message and confirmed that it has all of it."""
+        """Whether a site has fetched a whole message and confirmed that."""
         message = self._state.message_ins_store.get(id_)
         return message is not None and message.metadata.delivered_at != "" and id_ not in self._state.object_store
 
     def offer(self, node_id: int) -> bool:
-        """Whether a message waits for a node; one that was sent but not confirmed was lost, and waits again."""
+        """Whether a message waits for a node; a message that was sent but never confirmed is offered again."""
         waiting = False
         with self._state.lock:
             for id_, message in self._state.message_ins_store.items():
@@ -214,18 +214,18 @@ class Link:
         return waiting
 
     def abandon(self, node_id: int) -> None:
-        """Another process speaks for a node now: what the one before was working on is lost."""
+        """Mark the messages of a node as lost that its previous process fetched, because a new process replaced it."""
         with self._state.lock:
             for id_, message in self._state.message_ins_store.items():
                 if message.metadata.dst_node_id == node_id and self.delivered(id_):
                     self._lost.add(id_)
 
     def lost(self, id_: str) -> bool:
-        """Whether the process that worked on a message is gone."""
+        """Whether the process that worked on a message was replaced."""
         return id_ in self._lost
 
     def counts(self) -> dict[str, int]:
-        """How much is held: messages, replies, objects."""
+        """The numbers of messages, replies, objects and push sessions in memory."""
         state = self._state
         return {
             "messages": state.num_message_ins(),
@@ -236,7 +236,7 @@ class Link:
 
 
 def without_content(message: Message) -> Message:
-    """What is left of a message when its records are gone: enough to know it by, and to make an error reply."""
+    """A message without its records; its metadata identify it, and suffice for an error reply."""
     bare: Message = remove_content_from_message(message)
     return bare
 
@@ -246,7 +246,7 @@ def _is_of_fleet(layer: Any) -> bool:
 
 
 def _settings() -> SuperLinkLifespanConfig:
-    """Settings of Flower's app; node keys are required, and nothing that they name is ever opened or started."""
+    """Settings of Flower's app: node keys are required, and no address or process in the settings is ever used."""
     return SuperLinkLifespanConfig(
         control_address="",
         health_server_address=None,

@@ -1,4 +1,4 @@
-"""The open port of a server: uvicorn in a thread, and one line for each connection that TLS turns away."""
+"""The open port of a server: uvicorn in a thread, and a log line for each failed TLS handshake."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sahfl.errors import RunError
 
 log = logging.getLogger(__name__)
 START_S, STOP_S = 30.0, 5.0
-"""Longest time for the server to listen, and for open requests to end when it stops."""
+"""Longest time for the server to start listening, and for open requests to end when it stops."""
 KEEP_ALIVE_S = 75
-"""Idle time of a connection; longer than the pause between two requests of a site."""
+"""Seconds after which an idle connection is closed; longer than the pause between two requests of a site."""
 REPEAT_S = 60.0
-"""The same reason from the same address is said this often at most."""
+"""Seconds between two log lines with the same reason from the same address."""
 REASONS = {
     "HTTP_REQUEST": "it speaks plain HTTP; this port takes TLS 1.3 only",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
@@ -33,15 +33,15 @@ REASONS = {
     "UNSUPPORTED_PROTOCOL": "it speaks a TLS version before 1.3",
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
 }
-"""What OpenSSL's names of a failed handshake mean here."""
+"""The reason of a failed handshake by OpenSSL's name for it."""
 _peer: ContextVar[str] = ContextVar("peer", default="unknown")
-_said: dict[tuple[str, str], float] = {}
+_logged: dict[tuple[str, str], float] = {}
 
 
 class Doorway(socket.socket):
-    """A listening socket whose connections, and everything that happens in their name, know the address they come from.
+    """A listening socket that stores the address of each accepted connection in a context variable.
 
-    asyncio copies the context when it accepts a connection, and tells nobody about a TLS handshake that failed.
+    asyncio copies the context then, and ``Handshake`` reads the address; asyncio itself reports no failed handshake.
     """
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -52,37 +52,37 @@ class Doorway(socket.socket):
 
 
 class Handshake(ssl.SSLObject):
-    """A TLS connection that says why its handshake failed, in one line."""
+    """A TLS connection that logs why its handshake failed, in one line."""
 
     def do_handshake(self) -> None:
         """Do the handshake, or a part of it.
 
         Raises:
-            SSLError: it failed, or waits for more bytes.
+            SSLError: the handshake failed, or needs more bytes.
         """
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            _say(_peer.get(), reason_of(error))
+            _log_refusal(_peer.get(), reason_of(error))
             raise
 
 
 def reason_of(error: ssl.SSLError) -> str:
-    """Why a handshake failed, in words."""
+    """The reason of a failed handshake in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     name = str(error.reason or error)
     return REASONS.get(name, name.lower().replace("_", " "))
 
 
-def _say(peer: str, reason: str) -> None:
+def _log_refusal(peer: str, reason: str) -> None:
     now = time.monotonic()
-    for key in [key for key, when in _said.items() if now - when >= REPEAT_S]:
-        del _said[key]
-    if (peer, reason) not in _said and len(_said) < 1000:
-        _said[peer, reason] = now
+    for key in [key for key, when in _logged.items() if now - when >= REPEAT_S]:
+        del _logged[key]
+    if (peer, reason) not in _logged and len(_logged) < 1000:
+        _logged[peer, reason] = now
         log.warning("event=tls_refused peer=%s reason=%r", peer, reason)
 
 
@@ -114,10 +114,10 @@ class Listener:
     """Serves an ASGI app on a port while the block runs.
 
     Args:
-        app: what is served.
-        doorway: the port, from ``open_port``.
-        tls: context of the server's certificate; None serves plain HTTP, for tests.
-        closing: called when the block ends, before open requests are waited for.
+        app: the ASGI app.
+        doorway: the open port, from ``open_port``.
+        tls: TLS context with the server's certificate; None serves plain HTTP, for tests.
+        closing: called when the block ends, before the wait for open requests.
     """
 
     def __init__(self, app: Any, doorway: Doorway, *, tls: ssl.SSLContext | None, closing: Callable[[], None]) -> None:
@@ -142,7 +142,7 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """Host and port that it listens on."""
+        """Host and number of the open port."""
         host, port = self._doorway.getsockname()[:2]
         return f"{host}:{port}"
 

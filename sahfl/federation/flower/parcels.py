@@ -1,4 +1,4 @@
-"""What passes between a site and its server: what is asked, before it is fetched, and an answer, ready to be sent."""
+"""Messages on their way: a request that the site has not fetched yet, and a reply that is ready to be sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 
 @dataclass(frozen=True)
 class Offer:
-    """What the server asks for; only its head has been read."""
+    """A request of the server of which only the head has been read."""
 
     head: Message
     tree: Any = field(repr=False)
@@ -26,18 +26,18 @@ class Offer:
 
     @property
     def kind(self) -> str:
-        """Which of the site's answers is wanted, such as ``train``."""
+        """The message type, such as ``train``."""
         return self.head.metadata.message_type
 
     @property
     def run_id(self) -> int:
-        """The run that asks."""
+        """The run that the message belongs to."""
         return self.head.metadata.run_id
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A reply ready to be sent, as often as it takes: it has the same id and the same bytes each time."""
+    """A reply that is ready to be sent; every attempt sends the same id and the same bytes."""
 
     head: Any = field(repr=False)
     tree: Any = field(repr=False)
@@ -47,12 +47,12 @@ class Upload:
 
     @property
     def n_bytes(self) -> int:
-        """Size of everything that is sent."""
+        """Bytes of all objects."""
         return sum(len(content) for content in self.objects.values())
 
 
 def prepare(reply: Message, node_id: int) -> Upload:
-    """A reply in the form in which it is sent; ``node_id`` is that of the connection which brought the question."""
+    """Prepare a reply for sending; ``node_id`` is that of the connection that received the request."""
     with no_object_id_recompute():
         reply.metadata.__dict__["_message_id"] = reply.object_id
         objects = {} if reply.has_error() else get_all_nested_objects(reply)

@@ -1,4 +1,4 @@
-"""A question to the server that is never answered with work: would it let this site in?"""
+"""A test request to the server, which finds out whether the server would admit this site."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit
 
 WITHOUT_INSTANCE = "no instance"
-"""The gate's last objection: key, signature, clock and versions are right, only the process has no name."""
+"""The gate's last check: a process with right key, signature, clock and versions is refused because it has no name."""
 
 
 def ask_admission(kit: SiteKit) -> None:
-    """Knock at the server as a process without a name, which changes nothing for the process that is connected.
+    """Try to connect as a process without a name, which does not disturb the process that is connected.
 
     Raises:
-        NotConnected: the server would refuse this site; the message says why, as it would in the log of sahfl-client.
+        NotConnected: the server would refuse this site, for the reason in the message.
     """
     link = FleetLink(kit.host, kit.port, tls=kit.tls(), node_key=kit.node_key, headers=own_versions())
     try:

@@ -1,4 +1,4 @@
-"""Why there is no connection, in one line that says what to do."""
+"""Causes of a failed connection to the server, each as one line with its remedy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ TLS_ALERTS = {
     "PROTOCOL_VERSION": "the server does not speak TLS 1.3",
     "UNEXPECTED_EOF": "the connection was cut during the TLS handshake",
 }
-"""Part of OpenSSL's name of a failure, and what it means here."""
+"""The cause of a failure by part of OpenSSL's name for it."""
 
 
 def of_failure(error: Exception) -> NotConnected:
-    """The cause of a request that got no answer."""
+    """The cause of a request without an answer."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            said = cause.verify_message.rstrip(".")
-            return NotConnected(f"the server's certificate is not trusted: {said}", lasting=True)
+            problem = cause.verify_message.rstrip(".")
+            return NotConnected(f"the server's certificate is not trusted: {problem}", lasting=True)
         if isinstance(cause, ssl.SSLError):
             name = f"{cause.reason} {cause}".upper().replace(" ", "_")
             text = next((text for part, text in TLS_ALERTS.items() if part in name), None)
@@ -54,11 +54,11 @@ KEYS = {
     "signature": "the server refuses this site's signature",
     "connected twice": "another process is connected as this site; stop one of them",
 }
-"""What the server's words for a refusal mean here."""
+"""The cause of a refusal by the server's word for it."""
 
 
-def of_greeting(error: Exception) -> NotConnected:
-    """The cause of a first request that got no answer: TLS 1.3 lets a server refuse a certificate by silence."""
+def of_first_failure(error: Exception) -> NotConnected:
+    """The cause of a first request without an answer; in TLS 1.3 a server can refuse a certificate without a reply."""
     cause = of_failure(error)
     if str(cause) != CUT:
         return cause
@@ -69,15 +69,15 @@ def of_greeting(error: Exception) -> NotConnected:
 
 
 def of_refusal(response: httpx.Response) -> NotConnected:
-    """The meaning of an answer that is an error."""
-    said = _body(response)
+    """The cause of an answer with an error status."""
+    body = _body(response)
     word = word_of(response)
     if word == "version":
-        server, client = _listed(said.get("server")), _listed(said.get("client"))
+        server, client = _listed(body.get("server")), _listed(body.get("client"))
         text = f"versions differ: the server has {server}, this site has {client}; install the same"
         return NotConnected(text, lasting=True)
     if word == "clock":
-        ahead = _ahead_s(said)
+        ahead = _ahead_s(body)
         where = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}" if ahead else "not at"
         return NotConnected(f"this machine's clock is {where} the server's; set it right", lasting=True)
     if word in KEYS:
@@ -88,14 +88,14 @@ def of_refusal(response: httpx.Response) -> NotConnected:
 
 
 def word_of(response: httpx.Response) -> str:
-    """The server's word for why it refuses; empty where Flower itself does."""
+    """The server's word for its reason to refuse; empty if Flower itself refused."""
     return _plain(_body(response).get("error", ""))
 
 
-def _ahead_s(said: Mapping[str, object]) -> float:
-    """Seconds that this machine's clock is ahead of the server's; 0 if the server does not say."""
+def _ahead_s(body: Mapping[str, object]) -> float:
+    """Seconds that this machine's clock is ahead of the server's; 0 if the body has no valid times."""
     try:
-        theirs, ours = (datetime.fromisoformat(str(said.get(end))) for end in ("server", "client"))
+        theirs, ours = (datetime.fromisoformat(str(body.get(end))) for end in ("server", "client"))
         return (ours - theirs).total_seconds()
     except (TypeError, ValueError):
         return 0.0
@@ -109,14 +109,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _body(response: httpx.Response) -> dict[str, object]:
     try:
-        said = json.loads(response.content[:10_000])
+        body = json.loads(response.content[:10_000])
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return body if isinstance(body, dict) else {}
 
 
 def _listed(versions: object) -> str:
-    """Versions by name, from a peer: a line of plain text whatever they are."""
+    """Write the versions that a peer sent as a line of plain text."""
     if not isinstance(versions, dict):
         return "others"
     return _plain(", ".join(f"{name} {value}" for name, value in sorted(versions.items(), key=str)))

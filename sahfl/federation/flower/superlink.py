@@ -16,14 +16,14 @@ from sahfl.federation.flower.fleet import Fleet, Seat
 from sahfl.federation.flower.link import TTL_S, Link, without_content
 
 WAIT_S = 0.5
-"""Longest wait of one look for replies; a reply or a change of the fleet ends it at once."""
+"""Longest wait of one call for replies; a reply or a change of the fleet ends the wait at once."""
 MOST_OPEN = 8
-"""Requests per site that are remembered after newer ones, so that their late replies can be named."""
+"""Most open requests per site, the latest included; a late reply to an older one of these is still recognised."""
 
 
 @dataclass
 class Request:
-    """A message on its way; the content is left to the link."""
+    """A message without a reply so far; the link stores its content."""
 
     message: Message
     seat: Seat
@@ -31,18 +31,18 @@ class Request:
 
 
 class StateGrid(Grid):
-    """Sends messages to the sites of a fleet, and knows why one does not answer.
+    """Sends messages to the sites of a fleet, and returns an error reply with the cause if a site cannot answer.
 
-    Guarantees: a reply counts when all of it is there; a site that is away may come back and answer, until it was away
-    for ``give_up_s``; a newer message takes the place of one that a site has not fetched; a site whose process was
-    started anew gives an error reply at once, so that it can be asked again. An answered, withdrawn or given-up message
-    leaves nothing in memory.
+    Guarantees: a reply is returned only when it is complete; a disconnected site may come back and answer within
+    ``give_up_s``; a newer message replaces one that a site has not fetched; if a site's process was restarted, its
+    request ends with an error reply at once, so that the request can be sent again. A message that was answered,
+    withdrawn or given up leaves nothing in memory.
 
     Args:
-        link: the SuperLink; a new run begins.
+        link: the SuperLink, in which a new run begins.
         fleet: the registered sites.
-        wake: called with the nodes that have a new message.
-        give_up_s: seconds without a sign of life after which a site's request fails.
+        wake: called with the ids of the nodes that have a new message.
+        give_up_s: seconds without a sign of life after which the request to a site fails.
     """
 
     waits = True
@@ -76,7 +76,7 @@ class StateGrid(Grid):
         return [seat.node_id for seat in self._fleet.seats() if self._fleet.connected(seat)]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hand over messages; what their sites have not fetched yet is withdrawn, which is that one's reply."""
+        """Store messages for their sites; an older message that its site has not fetched ends with an error reply."""
         messages = list(messages)
         for message in messages:
             self._supersede(message.metadata.dst_node_id)
@@ -91,7 +91,7 @@ class StateGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies that have arrived, waiting for half a second at most if there are none."""
+        """Return the replies that have arrived; waits for half a second at most if there are none."""
         wanted, end = list(message_ids), time.monotonic() + WAIT_S
         while not (found := [reply for id_ in wanted if (reply := self._look(id_)) is not None]):
             if (left := end - time.monotonic()) <= 0:
@@ -100,13 +100,13 @@ class StateGrid(Grid):
         return found
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Push messages and wait for their replies, or until the timeout in seconds."""
+        """Push messages, and wait for all replies or ``timeout`` seconds."""
         return send_and_wait(self, messages, timeout)
 
     # ------------------------------------------------------------------------------------------- requests
 
     def doing(self) -> dict[str, str]:
-        """What each site works on: the type of the message that it has fetched and not answered."""
+        """For each busy site, the type of the message that it has fetched and not answered."""
         working = [request for request in list(self._open.values()) if request.delivered]
         return {request.seat.site: request.message.metadata.message_type for request in working}
 
@@ -137,7 +137,7 @@ class StateGrid(Grid):
         return self._fail(id_, request)
 
     def _fail(self, id_: str, request: Request) -> Message | None:
-        """An error reply for a request that cannot be answered any more; None as long as it can."""
+        """The error reply to a request that can no longer be answered; None as long as it can."""
         seat = request.seat
         if not seat.active:
             return self._end(id_, "its key was revoked", unreachable=True)

@@ -1,8 +1,8 @@
-"""The SuperNode's side of Flower's wire protocol: one site's connection, which never runs code that it is sent.
+"""The SuperNode's side of Flower's wire protocol: one site's connection, which never runs code from the server.
 
-Every call is tried once; whoever calls decides about another try. What goes wrong is one of three: there is no
-connection (``NotConnected``, with its cause in one line), the server does not know this connection any more
-(``SessionLost``), nobody waits for this any more (``RunOver``), or what is sent is not taken (``PayloadError``).
+Every call is tried once, and the caller decides about another attempt. A call has four ways to fail: there is no
+connection (``NotConnected``, with its cause in one line), the server does not recognise this connection
+(``SessionLost``), the run or message has ended (``RunOver``), or the content is refused (``PayloadError``).
 """
 
 from __future__ import annotations
@@ -31,45 +31,45 @@ from sahfl.federation.flower import reasons
 from sahfl.federation.flower.parcels import Offer, Upload
 
 HOLD_S = 10.0
-"""How long the server holds a question for work until there is some."""
+"""Seconds for which the server holds a request for work open while no message waits."""
 CONNECT_S = 5.0
 DEAD_AFTER_S = 15.0
-"""After so long without a sign of the other end, a connection is given up: an answer, or an acknowledged packet."""
+"""Seconds without an answer or an acknowledged packet after which a connection counts as dead."""
 TRANSFER_S = 120.0
-"""How long the answer to a part of a message may take; a part that still moves may take longer."""
+"""Longest silence in seconds while an object is transferred; the whole transfer may take longer."""
 GOODBYE_S = 2.0
-"""Longest wait of each step of a goodbye, which may find nobody."""
+"""Longest wait in seconds for each step of signing off; the server may be unreachable."""
 IDLE_S = 30.0
-"""Idle connections are closed before the server closes them: a request would otherwise meet a closed one."""
+"""Seconds after which this end closes an idle connection; shorter than the server's, so that no request meets one."""
 MOST_OBJECTS, MOST_BYTES = 10_000, 2**31
-"""Largest message that is taken."""
+"""Limits of a message that is accepted."""
 NOT_TAKEN = {httpx.codes.BAD_REQUEST, httpx.codes.FORBIDDEN, httpx.codes.REQUEST_ENTITY_TOO_LARGE}
 AT_ONCE = 4
-"""Parts of a message on their way at a time."""
+"""Objects of a message that are transferred at the same time."""
 ResultT = TypeVar("ResultT")
 
 
 class SessionLost(Exception):
-    """The server does not know this connection (any more): connect again."""
+    """The server does not recognise this connection; the site has to connect again."""
 
 
 class RunOver(Exception):
-    """The run, the message or the connection that something belongs to has ended; nobody waits for it."""
+    """The run, message or connection has ended; the server no longer waits for this call."""
 
 
 class FleetLink:
     """A site's connection to its server.
 
-    Guarantees: only this host and port are ever contacted, whatever the server redirects to and whatever proxy the
-    environment names; nothing is sent that was not checked by ``tls``; ``push`` may be repeated. Calls may come from
-    several threads.
+    Guarantees: only this host and port are ever contacted, because redirects and the environment's proxies are ignored;
+    nothing is sent before ``tls`` has checked the server; ``push`` may be repeated. Methods may be called from several
+    threads.
 
     Args:
-        host: of the server, as in its certificate.
-        port: of the server.
-        tls: whom to believe and how to be known.
+        host: host of the server, as in its certificate.
+        port: port of the server.
+        tls: TLS context with the trusted authority and the site's certificate.
         node_key: the site's key, an elliptic-curve private key.
-        headers: sent with every request.
+        headers: headers of every request.
     """
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext, node_key: Any, headers: dict[str, str]) -> None:
@@ -93,23 +93,23 @@ class FleetLink:
         self.node_id: int | None = None
 
     def activate(self) -> None:
-        """Connect: be known to the server by this key from now on."""
+        """Connect to the server, which recognises this site by its key from then on."""
         request = fleet_pb2.ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
         try:
             self.node_id = int(self._client.ActivateNode(request).node_id)
         except httpx.HTTPStatusError as error:
             raise reasons.of_refusal(error.response) from error
         except (httpx.RequestError, ssl.SSLError, ValueError) as error:
-            raise reasons.of_greeting(error) from error
+            raise reasons.of_first_failure(error) from error
 
     def heartbeat(self) -> None:
-        """Say that this site is there."""
+        """Send the server a sign of life."""
         request = heartbeat_pb2.SendNodeHeartbeatRequest(node=self._node(), heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
         if not self._call(self._client.SendNodeHeartbeat, request).success:
             raise SessionLost
 
     def pull(self) -> Offer | None:
-        """Ask for work; the server answers when there is some, or after ``HOLD_S``."""
+        """Request a message; the server answers when one waits, or after ``HOLD_S``."""
         node = self._node()
         found = self._call(self._client.PullMessages, fleet_pb2.PullMessagesRequest(node=node))
         if not found.messages_list:
@@ -120,7 +120,7 @@ class FleetLink:
         return Offer(head, tree, node.node_id)
 
     def code_of(self, run_id: int) -> str:
-        """Hash of the code that a run wants to be run; empty where it leaves that to what is installed."""
+        """Hash of the code that a run asks sites to execute; empty if it uses the installed code."""
         with self._lock:
             if run_id not in self._fabs:
                 request = run_pb2.GetRunRequest(node=self._node(), run_id=run_id)
@@ -128,10 +128,10 @@ class FleetLink:
             return self._fabs[run_id]
 
     def fetch(self, offer: Offer) -> Message:
-        """All of a message.
+        """Fetch a whole message.
 
         Raises:
-            PayloadError: it is larger than ``MOST_BYTES`` or cannot be read.
+            PayloadError: the message is larger than the limits, or cannot be read.
         """
         ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(offer.tree)))
         if len(ids) > MOST_OBJECTS:
@@ -150,17 +150,17 @@ class FleetLink:
         return message
 
     def confirm(self, offer: Offer) -> None:
-        """Say that all of a message is here, so that the server need not offer it again."""
+        """Confirm that the whole message has arrived, so that the server does not offer it again."""
         request = message_pb2.ConfirmMessageReceivedRequest(
             node=self._node(), run_id=offer.run_id, message_object_id=offer.id
         )
         self._call(self._client.ConfirmMessageReceived, request)
 
     def push(self, upload: Upload) -> None:
-        """Send a reply; if that fails half-way, the next call sends what is missing.
+        """Send a reply; after a failure, the next call sends only the missing objects.
 
         Raises:
-            RunOver: the reply belongs to a connection before this one, of which the server knows nothing any more.
+            RunOver: the reply belongs to an earlier connection, which the server has removed.
         """
         node = self._node()
         if node.node_id != upload.node_id:
@@ -174,7 +174,7 @@ class FleetLink:
             list(pool.map(lambda id_: self._push_object(upload, answer.session_id, id_), missing))
 
     def deactivate(self) -> None:
-        """Say goodbye, if there is anybody to hear it."""
+        """Sign off at the server; failures are ignored."""
         if self.node_id is not None:
             with suppress(NotConnected, SessionLost, RunOver, PayloadError):
                 self._call(self._client.DeactivateNode, fleet_pb2.DeactivateNodeRequest(node_id=self.node_id))
@@ -189,7 +189,7 @@ class FleetLink:
         request = message_pb2.PullObjectRequest(node=self._node(), run_id=offer.run_id, object_id=id_)
         found = self._call(self._client.PullObject, request)
         if not found.object_found or not found.object_available:
-            raise RunOver  # the server sends a message when all of it is there, and forgets it as a whole
+            raise RunOver  # the server offers whole messages and deletes whole messages
         return bytes(found.object_content)
 
     def _push_object(self, upload: Upload, session_id: str, id_: str) -> None:
@@ -217,18 +217,18 @@ class FleetLink:
             raise reasons.of_failure(error) from error
 
     def _meaning(self, response: httpx.Response) -> Exception:
-        said = reasons.word_of(response)
-        if response.status_code == httpx.codes.UNAUTHORIZED and said in ("", "activate"):
+        word = reasons.word_of(response)
+        if response.status_code == httpx.codes.UNAUTHORIZED and word in ("", "activate"):
             return SessionLost()
-        if response.status_code == httpx.codes.FORBIDDEN and not said:  # Flower's word for a run that has ended
+        if response.status_code == httpx.codes.FORBIDDEN and not word:  # Flower's answer if the run has ended
             return RunOver()
         if response.status_code in NOT_TAKEN:
-            return PayloadError(f"the server does not take it: {said or response.status_code}")
+            return PayloadError(f"the server does not take it: {word or response.status_code}")
         return reasons.of_refusal(response)
 
 
 class _Extras:
-    """Headers of ours, and other times for requests that carry parts of messages, or say goodbye."""
+    """Adds our headers to every request, and sets other timeouts for transfers of objects and for signing off."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self._headers = headers

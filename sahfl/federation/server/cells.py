@@ -150,7 +150,7 @@ class StudyCells:
         nodes = {site: self._roster[site].node_id for site in sites}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
         answers: Answers = yield Ask(dict.fromkeys(sites, content), protocol.EVALUATE, nodes, deadline_s, cell=cell)
-        answers.tell(self._folder.note, protocol.EVALUATE)
+        answers.write_oddities(self._folder.note, protocol.EVALUATE)
         for site in sites:
             try:
                 known["sums"][site] = self._read_sums(answers, site, header)

@@ -1,7 +1,7 @@
-"""The site's app: it answers every kind of message in the table; the same in a simulation and in a hospital.
+"""The site's app, which answers every kind of message in the table, both in a simulation and in a hospital.
 
-Every request passes ``guard``: signature, policy, what may leave, audit log. What leaves is said in the file of each
-kind (``kinds``). An error leaves as the name of its class; its text, which may name files, stays in the site's log.
+Every request passes ``guard``: signature, policy, leak check, audit log. The file of each kind of message (``kinds``)
+lists what leaves. An error leaves as the name of its class; its text, which may name files, stays in the site's log.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class SiteFailure(Exception):
-    """What the server sees of an error at a site: the name of its class."""
+    """An error as the server receives it: the name of its class."""
 
 
 def make_app(open_site: Callable[[SiteConfig], Site] = Site) -> ClientApp:
-    """The site's app: it answers every kind of message in the table; ``open_site`` gives it the site's own side."""
+    """Make the app that answers every kind of message in the table, with the site that ``open_site`` returns."""
     made = ClientApp()
     categories = {"query": made.query, "train": made.train, "evaluate": made.evaluate}
     for kind in KINDS.values():
@@ -42,7 +42,7 @@ def make_app(open_site: Callable[[SiteConfig], Site] = Site) -> ClientApp:
 
 
 def answering(answer: Answer, open_site: Callable[[SiteConfig], Site]) -> Callable[[Message, Context], Message]:
-    """Turn an answer into a Flower handler that logs what happened and keeps error texts at the site."""
+    """Turn an ``Answer`` into a Flower handler, which logs each request and keeps error texts at the site."""
 
     def handler(message: Message, context: Context) -> Message:
         began = time.monotonic()
@@ -63,7 +63,7 @@ def answering(answer: Answer, open_site: Callable[[SiteConfig], Site]) -> Callab
 
 
 def _config(context: Context) -> SiteConfig:
-    """The site, as the process that runs this app says: ``site``, JSON, or ``site-file``, from a stock SuperNode."""
+    """Read the site's configuration from ``site`` (JSON, from our worker) or ``site-file`` (from a stock SuperNode)."""
     settings = context.node_config
     if "site" in settings:
         return SiteConfig.model_validate_json(str(settings["site"]))

@@ -1,13 +1,13 @@
-"""The audit log of a site: one line for everything that was asked, refused and sent, each chained to the one before.
+"""The audit log of a site: one line for every request, refusal and answer, chained to the line before by a hash.
 
-``audit.jsonl`` in the site's folder. A line is JSON in one fixed form, with ``hash``, the SHA-256 of all its other
-fields, among them ``previous``, the hash of the line before. A line that is edited, removed, added or moved breaks the
-chain there. Whoever can write the file can also forge all of it from some line on, or cut off its end: against that,
-note the head (``sahfl audit verify`` prints it, the log of the site's process holds it) in another place.
+The file is ``audit.jsonl`` in the site's folder. A line is JSON in one fixed form. Its ``hash`` is the SHA-256 of its
+other fields, and ``previous`` is the hash of the line before: an edited, removed, added or moved line breaks the chain.
+Someone who can write the file can still forge all lines after some point, or cut off the end. To detect that, note the
+head in another place (``sahfl audit verify`` prints it, and the log of the site's process contains it).
 
-A crash can leave the beginning of a line. It stays as evidence: the next line has event ``torn`` and says how many
-bytes, with their hash, and the chain goes on from the last whole line. The log is one file and is never rotated: a line
-is about 1 kB, a round one line.
+A crash can leave the beginning of a line, which stays as evidence. The next line then has event ``torn`` with the
+number of these bytes and their hash, and continues the chain from the last whole line. The log is one file and is never
+rotated: a round adds one line of about 1 kB.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ FILE = "audit.jsonl"
 START = "0" * 64
 """``previous`` of the first line."""
 LONGEST = 1_000_000
-"""Bytes of a line at most; far more than any has."""
+"""Limit on the bytes of a line, far above those of any real line."""
 Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a whole audit log is."""
+    """The result of verifying an audit log."""
 
     n: int
     """Number of the last line."""
     head: str
-    """Its hash; the log up to here is unchanged as long as this is."""
+    """Hash of the last line; the same hash at a later time proves that the log up to this line is unchanged."""
     torn: tuple[int, ...]
-    """Places in the file of lines that a crash left unfinished."""
+    """Positions of the lines that a crash left unfinished; the first line of the file is 1."""
 
 
 class AuditLog:
-    """The log in a site's folder."""
+    """The audit log in a site's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
 
     def append(self, event: str, words: str, **details: Any) -> str:
-        """Write a line and flush it to the disk; the head comes back.
+        """Write a line, flush it to the disk, and return the new head.
 
         Guarantees: when this returns, the line is on the disk; lines of several processes never mix.
 
         Raises:
-            StorageError: it cannot be written, and whatever it tells of must not leave.
+            StorageError: the line cannot be written; the answer that it describes must not leave.
         """
         try:
             with locked(self.path), self.path.open("a+b") as stream:
@@ -68,7 +68,7 @@ class AuditLog:
         size = stream.seek(0, os.SEEK_END)
         last, torn = _last_line(stream, size)
         lines = []
-        if whole := _parse(torn):  # only its end of line is missing
+        if whole := _parse(torn):  # the line is complete but for its newline
             last = whole
         elif torn:
             rest = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}
@@ -95,10 +95,10 @@ class AuditLog:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Every line that can be read, the oldest first; ``verify`` says whether they are what was written.
+    """Yield every line that can be parsed, the oldest first; ``verify`` checks that they are unchanged.
 
     Raises:
-        AuditBroken: there is no log.
+        AuditBroken: the file cannot be read.
     """
     for text in _raw_lines(path):
         if (line := _parse(text)) is not None:
@@ -106,14 +106,14 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def verify(path: Path, *, head: str | None = None) -> Verdict:
-    """Read a log from its first line to its last.
+    """Check the chain of a log from its first line to its last.
 
     Args:
-        path: the file.
-        head: the hash of a line, noted elsewhere: the log must still hold that line.
+        path: file of the log.
+        head: hash of a line, noted earlier in another place; the log must still contain this line.
 
     Raises:
-        AuditBroken: naming the first line that is not what was written, or that is missing.
+        AuditBroken: names the first line that was changed or is missing.
     """
     previous: Line | None = None
     torn: list[int] = []
@@ -121,7 +121,7 @@ def verify(path: Path, *, head: str | None = None) -> Verdict:
     seen = head is None
     for place, text in enumerate(_raw_lines(path), start=1):
         line = _parse(text)
-        if unread is not None and (line is None or not _tells_of(line, unread)):
+        if unread is not None and (line is None or not _records_cut(line, unread)):
             raise AuditBroken(f"{path}, line {place - 1}: was changed; it is no line of an audit log")
         if line is None:
             unread = text.rstrip(b"\n")
@@ -151,7 +151,7 @@ def _text(line: Line) -> bytes:
 
 
 def _parse(text: bytes) -> Line | None:
-    """A line of the log; None for anything else."""
+    """Parse a line of the log; None if the text is no such line."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
@@ -171,9 +171,9 @@ def _problem(line: Line, text: bytes, previous: Line | None) -> str | None:
     return None
 
 
-def _tells_of(line: Line, torn: bytes) -> bool:
-    told = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}
-    return line["event"] == "torn" and line["details"] == told
+def _records_cut(line: Line, torn: bytes) -> bool:
+    details = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}
+    return line["event"] == "torn" and line["details"] == details
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
@@ -186,7 +186,7 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
 
 
 def _last_line(stream: BinaryIO, size: int) -> tuple[Line | None, bytes]:
-    """The last whole line, and what a crash left behind it; reads the end of the file only."""
+    """The last whole line and the bytes that a crash left after it, from reading only the end of the file."""
     start = size
     while start > 0:
         start = max(0, start - 8192)

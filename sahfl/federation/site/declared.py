@@ -1,4 +1,4 @@
-"""The tensors that a training may send, worked out from its settings alone, and an answer held against them."""
+"""The tensors that a training may send, computed from its settings alone, and the check of an answer against them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sahfl.task import Task
 
 
 def declared(task: Task, *, local_norms: bool | None = None) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that the answer to a training request may hold."""
+    """Names and shapes of the tensors that the answer to a training request may contain."""
     method = task.own_method if task.stage == "finetune" else None
     if isinstance(method, ZeroShot):
         return {}
@@ -25,7 +25,7 @@ def declared(task: Task, *, local_norms: bool | None = None) -> dict[str, tuple[
 
 
 def tensor_leaks(task: Task, answer: RecordDict) -> Iterator[str]:
-    """Every tensor is one of those that the training's settings declare, once, in its shape, and the array is these."""
+    """Yield each difference between an answer's tensors and those that the training declares, each at most once."""
     may_leave = declared(task)
     array, sent = flat_array(answer, "state", dtype=task.payload), config_record(answer, "layout")
     names, shapes = _as_strings(sent.get("names")), _as_strings(sent.get("shapes"))
@@ -43,12 +43,12 @@ def tensor_leaks(task: Task, answer: RecordDict) -> Iterator[str]:
 
 
 def _as_strings(value: object) -> list[str]:
-    """A list of texts; nothing else in a record passes for one."""
+    """The value if it is a list of texts, else an empty list."""
     return [str(part) for part in value] if _is_list_of(value, str) else []
 
 
 def _as_floats(value: object) -> list[float]:
-    """A list of numbers; nothing else in a record passes for one."""
+    """The value if it is a list of numbers, else an empty list."""
     return list(value) if _is_list_of(value, float) else []
 
 

@@ -1,4 +1,4 @@
-"""What a site computes on."""
+"""The device on which a site computes: the processor or a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sahfl.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a site's file names.
+    """The device that the site file names.
 
     Raises:
         ConfigError: this machine has no such GPU.
@@ -18,10 +18,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def resolve(name: str, *, n_gpus: int) -> str:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as the name of a device that a machine with so many GPUs has.
+    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to the name of a device of a machine with ``n_gpus`` GPUs.
 
     Raises:
-        ConfigError: it has no such GPU.
+        ConfigError: the machine has no such GPU.
     """
     if name == "auto":
         return "cuda:0" if n_gpus else "cpu"

@@ -1,7 +1,7 @@
-"""What would leave a site, in words, from its policy and, where there is one, from a study: nothing is asked or sent.
+"""The dry run: a text that lists what would leave a site under its policy in a study. Nothing is received or sent.
 
-Every kind of message lists what a site is to expect of it, as the tasks that the server sends (``requests``). The
-tensors are counted on the networks that a training builds, the bytes on messages made of them.
+Every kind of message lists its tasks, which are those that the server sends (``requests``). The tensors are counted on
+the networks that a training builds, and the bytes on messages with these tensors.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sahfl.task import Task
 
 
 def dry_run(config: SiteConfig, study: Study | None = None) -> str:
-    """Every message that could leave, one paragraph for each kind; with a study, exactly those of it.
+    """List every message that could leave, one paragraph for each kind: with a study, exactly those of the study.
 
-    Without a study, methods are counted at their default settings on the network of default size.
+    Without a study, methods have their default settings, and the network has its default size.
     """
     policy, lines = config.policy, [f"What leaves site {config.name} under its policy"]
     requests = Requests(study, study.fingerprint()) if study else None
@@ -75,7 +75,7 @@ def _lines(config: SiteConfig, message_type: str, planned: Planned, requests: Re
 
 
 def _refusal(config: SiteConfig, message_type: str, task: Task, study: str) -> list[str]:
-    """Why the policy would refuse a request; empty if it would not."""
+    """The reasons for which the policy would refuse a request; empty if the request is allowed."""
     method = task.method.id if task.method else "pretrain"
     header = Header(study, stage=task.stage, method=method, fold=task.fold, round=task.round, base="")
     try:

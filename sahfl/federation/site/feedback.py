@@ -1,7 +1,7 @@
-"""Error feedback: what rounding took from a site's update in one round is added to its update in the next.
+"""Error feedback: a site adds the rounding error of its update in one round to its update in the next.
 
-Kept at the site (``kept``), so that a round that is asked again gives the same answer. Where other tensors train from
-round to round, each choice of tensors has files of its own: what is left over waits for the next round that sends them.
+The site stores the errors of several rounds (``kept``), so that a repeated round gives the same answer. If different
+tensors train in different rounds, each set of tensors has its own files, used in the next round that sends this set.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from sahfl.payload import Encoding, Header, layout, pack, steps, unpack
 
 
 def with_feedback(folder: Path, header: Header, change: AdapterState, encoding: Encoding) -> AdapterState:
-    """What to send in the place of ``change``: the change and what rounding has left over so far.
+    """Return ``change`` plus the rounding error of the last round, and store the error of this round in ``folder``.
 
-    The left-over of this round is kept in ``folder``. In float32 nothing is rounded, kept or added.
+    In float32 nothing is rounded, stored or added.
 
-    Guarantees: what was sent over the rounds differs from the sum of the changes by what the last round left over,
-    besides the rounding of float32. A left-over that is damaged or of another layout is not used.
+    Guarantees: the sum of the sent updates differs from the sum of the changes by the error of the last round, besides
+    the rounding of float32. A stored error that is damaged or of another layout is not used.
 
     Source: Karimireddy et al. 2019, arXiv 1901.09847, algorithm 1.
     """
@@ -28,7 +28,7 @@ def with_feedback(folder: Path, header: Header, change: AdapterState, encoding: 
         return change
     turn = hashlib.sha256(repr(layout(change)).encode()).hexdigest()[:16]
     kept = KeptTensors(folder / "feedback", header, turn)
-    # Only the last one: what earlier rounds left over was sent already.
+    # Only the last stored error: those of earlier rounds were sent already.
     left = next(kept.read(up_to=header.round - 1, like=change), None)
     wanted = {name: value + left[name] if left else value for name, value in change.items()}
     sent = unpack(

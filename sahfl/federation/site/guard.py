@@ -1,7 +1,7 @@
-"""The one way through a site: signature, policy, work, what may leave, audit log. In this order, with no way around.
+"""The steps that every request passes at a site, in this order: signature, policy, work, leak check, audit log.
 
-Nothing of a request is looked at before its signature was checked; nothing leaves before it is in the audit log, on the
-disk. Whatever goes wrong is refused: an error of any kind leaves as the name of its class (``site.app``).
+Nothing of a request is read before its signature was checked. Nothing leaves before its line in the audit log is on the
+disk. Any error refuses the request, and only the name of its class leaves (``site.app``).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from sahfl.trust.kit import SiteKit
 
 log = logging.getLogger(__name__)
 REFUSALS = (TrustError, PolicyRefused, PayloadError, AdapterError)
-"""Errors that say something about the request; all others are failures of the site. Their texts name no case."""
+"""Errors caused by the request; all others are failures of the site. The texts of these errors name no case."""
 
 
 def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[], RecordDict]) -> RecordDict:
-    """Do what a request asks, if all of it is allowed, and give back the answer, if all of it may leave.
+    """Do the work of an allowed request, and return its answer if all of it may leave.
 
     Raises:
-        SahflError: it is not; the audit log says why.
-        Exception: what ``work`` raised; the audit log has its class.
+        SahflError: the request or the answer is not allowed; the audit log has the reason.
+        Exception: any error of ``work``; the audit log has its class.
     """
     audit = AuditLog(config.folder)
     asked = KINDS[kind].asked if kind in KINDS else f"something unknown ({kind[:40]!r})"
@@ -52,7 +52,7 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
         with suppress(StorageError):  # nothing leaves but the error's class
             log.warning("audit_head=%s", audit.append("refused" if refused else "failed", words, **details))
         raise
-    words, details = _say(kind, task, header, answer)
+    words, details = _describe(kind, task, header, answer)
     head = audit.append("answered", words, **details)
     log.info("event=audited head=%s", head)
     return answer
@@ -78,8 +78,8 @@ def _admit(config: SiteConfig, kind: str, request: RecordDict, audit: AuditLog) 
     return task, header
 
 
-def _say(kind: str, task: Task, header: Header, answer: RecordDict) -> tuple[str, dict[str, Any]]:
-    """What an answer holds, as a sentence and as numbers; no value of it."""
+def _describe(kind: str, task: Task, header: Header, answer: RecordDict) -> tuple[str, dict[str, Any]]:
+    """Describe an answer in a sentence and in numbers, without any value of the answer."""
     what, more = find_kind(kind).audit(task, answer)
     n_bytes = protocol.n_bytes(answer)
     details = {"asked": kind, "study": header.study[:64], "bytes": n_bytes, "sha256": document(kind, answer).hex()}

@@ -1,4 +1,4 @@
-"""What a site keeps of its own from round to round of a training, in files whose names are hashes."""
+"""Tensors that a site stores between the rounds of a training, in files whose names are hashes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sahfl.errors import AdapterError
 from sahfl.payload import Header, layout
 
 KEPT = 3
-"""Rounds: the one in work, the one before, and one more for a server that falls back to an older checkpoint."""
+"""Number of stored rounds: the current one, the one before, and one more if a server falls back to a checkpoint."""
 
 
 class KeptTensors:
-    """Tensors of the last rounds of one training, a file for each round; nothing that a server sent becomes a path.
+    """Tensors of the last rounds of one training, one file per round; no text from the server becomes part of a path.
 
     Args:
-        folder: where the files are.
-        header: names the training and the round in work.
-        part: tells apart what different rounds of the training keep; a hash.
+        folder: folder of the files.
+        header: names the training and the current round.
+        part: hash of the set of tensors, if rounds of the training store different sets.
     """
 
     def __init__(self, folder: Path, header: Header, part: str = "") -> None:
@@ -28,15 +28,15 @@ class KeptTensors:
         self._prefix = f"{header.training}-{part}" if part else header.training
 
     def read(self, *, up_to: int, like: AdapterState) -> Iterator[AdapterState | None]:
-        """What was kept in each round up to one, the last round first; None for a damaged file or other tensors."""
+        """Yield each round's tensors up to ``up_to``, last first; None for a file that is damaged or unlike ``like``."""
         for round_, path in reversed(self._files()):
             if round_ <= up_to:
                 yield _read(path, like=like)
 
     def keep(self, tensors: AdapterState) -> None:
-        """Keep the tensors of the round in work, and forget the rounds before the last ``KEPT``.
+        """Store the tensors of the current round, and delete all but the last ``KEPT`` rounds.
 
-        Later rounds go as well, of every part: the server went back behind them, or the training began anew.
+        Rounds after the current one are deleted too, for every part: the server repeats earlier rounds, or starts anew.
         """
         save_tensors(self._path(self._round), tensors)
         for path in list(self._folder.glob(f"{self._training}-*.safetensors")):

@@ -1,8 +1,8 @@
-"""The studies that a site has seen, and the settings that each began with; they never change afterwards.
+"""The studies that a site took part in, and the settings of each study's first request, which must never change.
 
-Whoever could ask for the same patients split anew (another seed, another number of folds, other strata) would
-learn about single ones by subtraction, however large the groups are. A study's fingerprint covers all of these, so a
-server that keeps to its study never notices.
+Sums over the same patients in two splits (another seed, number of folds or strata) would reveal single patients by
+subtraction, however large the groups are. A study's fingerprint covers all of these settings, so this check never
+refuses a server that follows its study.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ FILE = "studies.json"
 
 
 class KnownStudy(Section):
-    """What a site remembers of a study."""
+    """The record that a site keeps of a study."""
 
     since: str
-    """When it asked first."""
+    """Time of the study's first request."""
     settings: str
     """Hash of seed, folds, views and network."""
     evaluation: str | None = None
-    """Hash of all settings of the evaluation; none before the first one."""
+    """Hash of all settings of the evaluation; None before the first evaluation."""
 
 
 _format = TypeAdapter(dict[str, KnownStudy])
 
 
 def recognise_study(folder: Path, task: Task, header: Header) -> tuple[KnownStudy | None, KnownStudy]:
-    """What was known of the study that asks, None if it is new, and what is to be remembered of it.
+    """The stored record of the study of a request (None for a new study), and the record to store after the request.
 
     Raises:
-        PolicyRefused: it now asks with other settings, or what is known cannot be read.
+        PolicyRefused: the settings differ from those of the study's first request, or the records cannot be read.
     """
     known = _read(folder).get(header.study)
     settings = _hash(task.model_dump(mode="json", include={"seed", "folds", "views", "model"}))
@@ -58,10 +58,10 @@ def recognise_study(folder: Path, task: Task, header: Header) -> tuple[KnownStud
 
 
 def remember_study(folder: Path, study: str, known: KnownStudy) -> None:
-    """Keep what is known of a study.
+    """Store the record of a study.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     try:
         write_atomic(folder / FILE, _format.dump_json(_read(folder) | {study: known}, indent=1))

@@ -1,7 +1,7 @@
 """Local norms: the affine parameters of the norms stay at a site, which trains and evaluates with its own.
 
-The server's copies are never changed: they are what a site starts from that has none of its own yet, and what the
-saved base and adapter hold. A site keeps its norms after each round it trained in (``kept``).
+The server's copies never change. A site without norms of its own starts from them, and the saved base and adapter
+contain them. A site stores its norms after each round it trained in (``kept``).
 
 Source: Li et al. 2021, arXiv 2102.07623 (FedBN); there statistics stay as well, which this network does not have.
 """
@@ -20,10 +20,10 @@ from sahfl.task import Task
 
 
 def put_own(net: nn.Module, task: Task, folder: Path, header: Header, *, after_round: int) -> None:
-    """Put the site's own norms into a network, those of the last round it trained in up to ``after_round``.
+    """Load the site's own norms into a network: those of its last trained round up to ``after_round``.
 
-    Where it has none, or a file is damaged or of other tensors, those of an earlier round, and in the end what the
-    network has: what the server sent.
+    If that file is damaged or has other tensors, the norms of an earlier round are loaded. If no file can be used, the
+    network keeps the norms that the server sent.
     """
     wanted = {name: value for name, value in exchanged.read(net).items() if name in staying(net, task)}
     for own in _kept(folder, header).read(up_to=after_round, like=wanted) if wanted else ():
@@ -33,7 +33,7 @@ def put_own(net: nn.Module, task: Task, folder: Path, header: Header, *, after_r
 
 
 def keep_own(folder: Path, header: Header, own: AdapterState) -> None:
-    """Keep the norms of the round that the header names, if there are any."""
+    """Store the norms of the round that the header names, if there are any."""
     if own:
         _kept(folder, header).keep(own)
 

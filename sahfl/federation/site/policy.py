@@ -1,9 +1,9 @@
-"""The site's policy at work: what a request may ask, and what an answer may hold. Whatever is not allowed is refused.
+"""The site's policy applied to requests and to answers. Anything that is not allowed is refused.
 
-``check_request`` judges the settings before any work is done, ``check_outgoing`` the finished answer before it leaves.
-The second does not trust the first, nor the code between them: it works out by itself which tensors a training may
-send, reads sums and counts again as the server will, and takes no record, name, string or list that it does not know.
-What is judged depends on the kind of message (``kinds``).
+``check_request`` checks the settings before any work is done, and ``check_outgoing`` the finished answer before it
+leaves. The second trusts neither the first nor the code between them: it computes which tensors a training may send,
+reads sums and counts with the server's functions, and refuses every record, name, text or list that is not expected.
+Each kind of message has its own checks (``kinds``).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from sahfl.task import Task
 
 
 def check_request(config: SiteConfig, message_type: str, task: Task, header: Header) -> None:
-    """Refuse what the policy does not allow.
+    """Refuse a request that the policy does not allow.
 
     Raises:
-        PolicyRefused: with every setting that is not allowed, its value and what the policy says.
+        PolicyRefused: lists every setting that is not allowed, with its value and the policy's.
     """
     if problems := list(_problems(config.policy, message_type, task, header)):
         asked = f"site {config.name}: study {header.study[:12]} asks for what the policy does not allow"
@@ -41,10 +41,10 @@ def _problems(policy: SitePolicy, message_type: str, task: Task, header: Header)
 
 
 def check_outgoing(config: SiteConfig, message_type: str, task: Task, header: Header, answer: RecordDict) -> None:
-    """Refuse an answer that holds anything but what its kind may hold.
+    """Refuse an answer with any content that its kind of message does not allow.
 
     Raises:
-        PolicyRefused: naming the first thing that must not leave; it does not leave.
+        PolicyRefused: names the first content that must not leave; nothing of the answer leaves.
     """
     if problem := next(_leaks(config.policy, message_type, task, header, answer), None):
         raise PolicyRefused(f"site {config.name}: the answer to {message_type[:40]!r} is kept back: {problem}")

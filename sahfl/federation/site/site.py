@@ -1,4 +1,4 @@
-"""A site's own side: its scans, its checks, its folds, and the base network that it keeps. Nothing here is sent."""
+"""The data of one site: scans, checks, folds and the stored base network. Nothing in this module sends anything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _manifest_format = TypeAdapter(tuple[CheckedCase, ...])
 
 
 class Site:
-    """One hospital's data behind the few questions that a task asks."""
+    """One hospital's data, with the operations that tasks need."""
 
     def __init__(self, config: SiteConfig) -> None:
         self.config = config
@@ -43,10 +43,10 @@ class Site:
     # ------------------------------------------------------------------------------------------- cases
 
     def prepare(self, on_case: Callable[[int, int], None]) -> None:
-        """Check the data, and refuse to take part where too many cases cannot be used.
+        """Check the data of the site.
 
         Raises:
-            DataError: the datalist is wrong, no case can be used, or more are refused than the site's policy allows.
+            DataError: the datalist is wrong, no case is usable, or more are refused than the site's policy allows.
         """
         self.check(on_case)
         self._usable()
@@ -54,7 +54,7 @@ class Site:
     def check(
         self, on_case: Callable[[int, int], None], on_scan: OnScan = lambda checked, scan, measures: None
     ) -> tuple[CheckedCase, ...]:
-        """List the cases (a simulated site writes its phantoms first), check every one, and keep the verdicts.
+        """List the cases (a simulated site writes its phantoms first), check each, and store the results.
 
         Raises:
             DataError: the datalist or folder is wrong.
@@ -66,21 +66,21 @@ class Site:
         return checked
 
     def cases(self, *, turn: int = 0) -> tuple[CheckedCase, ...]:
-        """The usable cases, as checked by ``prepare``, after a look whether they are still the same.
+        """The usable cases, after a check that their files did not change since ``prepare``.
 
         Args:
-            turn: which part of the cohort is read again and compared by content; see ``verify_unchanged``.
+            turn: selects the cases whose content is read and compared; see ``verify_unchanged``.
 
         Raises:
             DataError: the site was not prepared, or more cases are refused than its policy allows.
-            DataChanged: a file changed since.
+            DataChanged: a file changed since ``prepare``.
         """
         usable = self._usable()
         verify_unchanged(usable, turn=turn)
         return usable
 
     def describe(self, *, n_folds: int, seed: int) -> SiteDescription:
-        """Counts of what the site has, and its software; all that it tells about itself."""
+        """Counts of the site's cases, and a hash of its software."""
         checked, usable = self._checked(), self._usable()
         fold_of = self._folds(usable, n_folds, seed)
         folds = list(fold_of.values())
@@ -132,11 +132,11 @@ class Site:
         return patient_keys(self._usable(), salt=f"{seed} {self.config.name}")
 
     def scan_keys(self, study: str) -> tuple[str, ...]:
-        """Salted key per scan, for a study that looks for the same scan at two sites.
+        """Salted key per scan, for a study that searches for scans shared by two sites.
 
-        The salt is the study's fingerprint, which the server knows: whoever holds a scan can find out whether a site
-        has it, and nobody can go from a key to a scan or a person. Which key is which case is kept in
-        ``scan_keys.json`` in the site's folder, so that two data managers can settle a match by telephone.
+        The salt is the study's fingerprint, which the server has. Someone who holds a scan can therefore find out
+        whether a site has it, but nobody can get from a key to a scan or a person. ``scan_keys.json`` in the site's
+        folder holds the case of each key, so that two data managers can settle a match by telephone.
 
         Raises:
             PolicyRefused: the site's policy does not allow it.
@@ -150,10 +150,10 @@ class Site:
         return tuple(keys.values())
 
     def load_views(self, items: Sequence[CheckedCase], views: ViewsConfig) -> list[CaseViews]:
-        """Cases as slices, from the site's cache.
+        """Load cases as slices, from the site's cache.
 
         Raises:
-            DataError: the files of a case changed, or cannot be read any more.
+            DataError: the files of a case changed, or cannot be read.
             StorageError: the cache cannot be written.
         """
         return self._cache.load(items, views)
@@ -189,16 +189,16 @@ class Site:
     # ------------------------------------------------------------------------------------------- base
 
     def install_base(self, state: AdapterState, sha256: str) -> None:
-        """Keep the base network of the study; it stays valid for every later task that names its hash."""
+        """Store the base network of a study; raises AdapterError if its content does not match the hash."""
         if digest(state) != sha256:
             raise AdapterError(f"site {self.config.name}: the base's content does not match its hash {sha256[:12]}")
         save_tensors(self._base_file(sha256), state)
 
     def base(self, sha256: str) -> AdapterState:
-        """The installed base network.
+        """Read an installed base network.
 
         Raises:
-            AdapterError: it was never installed here, or its file was changed.
+            AdapterError: the network was never installed at this site, or its file was changed.
         """
         path = self._base_file(sha256)
         state, found = _read_base(path, path.stat().st_mtime_ns if path.exists() else 0)
@@ -216,15 +216,15 @@ class Site:
     # ------------------------------------------------------------------------------------------- results
 
     def keep_results(self, rows: list[dict[str, object]]) -> None:
-        """Append results per case to the site's own file; they never leave."""
+        """Append results per case to a file in the site's folder; they never leave the site."""
         with (self.config.folder / "cases.jsonl").open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 @lru_cache(maxsize=1)
 def _read_base(path: Path, changed_ns: int) -> tuple[AdapterState, str]:
-    """A base and its digest, read once per process and change of the file: every round asks for the same one."""
+    """Read a base and its digest; cached, because every round uses the same base, until the file changes."""
     state, _ = load_tensors(path)
     for array in state.values():
-        array.setflags(write=False)  # it is everybody's
+        array.setflags(write=False)  # all callers share the cached array
     return state, digest(state)

@@ -1,4 +1,4 @@
-"""``sahfl check SITE.yaml``: the verdict on a site's data as ``checks.json`` and ``checks.html`` in its folder."""
+"""The command ``sahfl check SITE.yaml``: checks a site's data, and writes ``checks.json`` and ``checks.html``."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ from sahfl.report.checks_page import write_checks_page
 from sahfl.report.scan_pictures import ScanPicture, draw_scan
 
 MOST_PICTURES = 400
-"""Pictures of about 40 kB on one page; of further cases, only those with a finding get one."""
+"""Number of cases with a picture (about 40 kB) on the page; further cases get one only if they have a finding."""
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class SiteVerdict:
-    """What became of the check."""
+    """The result of the check."""
 
     checks: dict[str, Any]
     """The content of ``checks.json``."""
     page: Path
+    """Path of ``checks.html``."""
 
     @property
     def may_train(self) -> bool:
-        """The share of refused cases is within the site's policy, and one case at least can be used."""
+        """Whether at least one case is usable and the share of refused cases is within the site's policy."""
         return bool(self.checks["may_train"])
 
 
 def check_site(config: SiteConfig, *, on_case: Callable[[int, int], None] = lambda done, total: None) -> SiteVerdict:
-    """Check every case of a site and write the verdict, one scan in memory at a time.
+    """Check every case of a site and write the result, with one scan in memory at a time.
 
     Raises:
-        ConfigError: the site's folder cannot be made or written; said before any scan is read.
+        ConfigError: the site's folder cannot be made or written; raised before any scan is read.
         DataError: the datalist is wrong; broken cases are findings, not errors.
     """
     _make_folder(config)

@@ -1,4 +1,4 @@
-"""What a worker process does, in the simulation and in a hospital: it runs the site's app on one message at a time."""
+"""The main function of a worker process, which runs the site's app on one message at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sahfl.federation import flower, start_quickly
 
 
 def cause_of_death(code: int) -> str:
-    """What a process's exit code says of its end, with the signal's name."""
+    """Describe the exit code of a process in words, with the name of the signal that ended it."""
     if code >= 0:
         return f"exit code {code}"
     hints = {signal.SIGKILL: ": out of memory, or killed by hand", signal.SIGBUS: ": /dev/shm or a disk is full"}
@@ -35,11 +35,11 @@ def cause_of_death(code: int) -> str:
 
 
 AppOf = Callable[[SiteConfig], Any]
-"""Gives the Flower app that works for a site."""
+"""Returns the Flower app for a site."""
 
 
 def work(requests: Connection, replies: Connection, logs: str, threads: int, app_of: AppOf) -> None:
-    """Run messages until requests end. Imports come late, so that this process can be told to stop early."""
+    """Answer messages until the connection ``requests`` ends. Imports come late, so that an early stop takes effect."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     start_quickly()
     import torch
@@ -55,14 +55,14 @@ def work(requests: Connection, replies: Connection, logs: str, threads: int, app
             flower.enter_run(run_id, node_id)
             try:
                 _log_to(Path(logs) / f"{site.name}.log")
-            except OSError as error:  # a full disk; another site's log is no place for what this one says
+            except OSError as error:  # a full disk; lines of this site must not go to another site's log
                 replies.send(("error", f"StorageError: its log cannot be written ({error.strerror})"))
                 continue
             replies.send(_answer(app_of(site), site, message, node_id))
 
 
 def hospital_app(site: SiteConfig) -> Any:
-    """The app of every hospital; a simulation has others beside it (``simulation.apps``)."""
+    """The app of every hospital; a simulation also has others (``simulation.apps``)."""
     from sahfl.federation.site.app import app
 
     return app
@@ -78,7 +78,7 @@ def _answer(app: Any, site: SiteConfig, message: Message, node_id: int) -> tuple
 
 
 def _log_to(path: Path) -> None:
-    """Send everything that this process prints to the site's log: logging, print, and native code too."""
+    """Redirect all output of this process to the site's log: that of logging, of print, and of native code."""
     sys.stdout.flush()
     sys.stderr.flush()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -190,7 +190,7 @@ def test_a_site_that_stays_away_is_given_up_and_one_that_comes_back_in_time_is_n
     id_ = net.ask()
     net.clock.now += 59
     assert net.grid.pull_messages([id_]) == []
-    net.fleet.hear(net.seat)
+    net.fleet.note_request(net.seat)
     net.clock.now += 59
     assert net.grid.pull_messages([id_]) == []
     net.clock.now += 10

@@ -1,4 +1,4 @@
-"""The question what a site has: it prepares and checks its data, and answers with counts."""
+"""The request to describe a site's data: the site prepares and checks them, and answers with counts."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ def describe(site: Site, content: RecordDict) -> RecordDict:
 
 
 def coarse(description: SiteDescription, policy: SitePolicy) -> SiteDescription:
-    """A description without what would tell of few patients.
+    """Remove the values of a description that describe fewer patients than the policy's smallest group.
 
-    How many patients there are, in all, per fold and with blood, is told exactly: without that, no result would have an
-    honest number behind it, and it is no property of any of them. Their mL of blood are, and so is which rule a
-    case breaks (a contrast agent, for example).
+    This concerns the mL of blood and the number of cases that break a rule (a contrast agent, for example). Numbers of
+    patients stay exact, because every result needs them and they are no property of a single patient.
     """
     few = 0 < sum(description.fold_positive) < policy.smallest_group
     findings = {

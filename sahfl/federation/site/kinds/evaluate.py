@@ -91,7 +91,7 @@ def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
 
 
 def _sums(answer: RecordDict, config: EvaluationConfig) -> EvaluationSums:
-    """The sums of an answer, read as the server will."""
+    """Read the sums of an answer with the function that the server uses."""
     array = protocol.read_evaluation_reply(answer, header=Header(**protocol.read_header(answer)))
     return EvaluationSums.from_array(array, config)
 
@@ -100,7 +100,7 @@ def _sums(answer: RecordDict, config: EvaluationConfig) -> EvaluationSums:
 
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
-    assert task.evaluation is not None  # _leaks saw to it
+    assert task.evaluation is not None  # _leaks refuses such an answer
     sums = _sums(answer, task.evaluation)
     withheld = describe_withheld(sums)
     method = task.method.id if task.method else "pretrain"

@@ -1,4 +1,4 @@
-"""The request to keep the base network that later tasks name by its hash; the answer is a receipt."""
+"""The request to store the base network, which later tasks name by its hash; the answer is a receipt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sahfl.task import Task
 
 
 def install_base(site: Site, content: RecordDict) -> RecordDict:
-    """Keep the base network that later tasks name by its hash."""
+    """Store the base network, which later tasks name by its hash."""
     task, header = protocol.read_request(content)
     like = exchanged.read(whole_network(task.views, task.model, task.seed))
     site.install_base(read_state(content, like=like), header.base)
@@ -28,7 +28,7 @@ def install_base(site: Site, content: RecordDict) -> RecordDict:
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
-    yield from ()  # the header is all there is
+    yield from ()  # the answer is only the header, which every answer is checked for
 
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The record of a kind of message: what a site is asked, and everything that the site does about it."""
+"""The record of one kind of message: its type, the work of the site, and the checks of request and answer."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from sahfl.federation.site.site import Site
 from sahfl.task import Task
 
 Answer = Callable[[Site, RecordDict], RecordDict]
-"""(site, request) -> the content of its answer."""
+"""(site, content of the request) -> content of the answer."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A message that a site is to expect, for a dry run."""
+    """A message that the site will receive, as a dry run lists it."""
 
     name: str
-    """What is asked, where the policy refuses it."""
+    """Name of the request, shown if the policy refuses it."""
     tasks: tuple[Task, ...]
     """The tasks that the server sends, of the first fold and round."""
     lines: Iterable[str]
-    """What leaves, in words; not worked out before it is read."""
+    """Lines that describe what leaves; they are computed when they are read."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of message. No field has a default: whoever adds a kind decides what may leave."""
+    """One kind of message. No field has a default, so that every new kind states what may leave."""
 
     type: str
-    """Flower's message type: ``train``, ``evaluate`` or ``query``, and after a point a name of its own."""
+    """Flower's message type: ``train``, ``evaluate`` or ``query``, then a point and a name if needed."""
     records: frozenset[str]
-    """Names of the records of an answer; one with others does not leave."""
+    """Names of the records of an answer; an answer with other records does not leave."""
     asked: str
-    """What the server asks for, in the audit log: "the server asked for ..."."""
+    """The object of the sentence "the server asked for ..." in the audit log."""
     doing: str
-    """What a site does meanwhile, on a display."""
+    """The site's activity during the work, for displays."""
     answer: Answer
-    """The work."""
+    """Does the work, and returns the content of the answer."""
     refuses: Callable[[SitePolicy, Task], Iterator[str]]
-    """What the policy does not allow of a request: setting, value and what was expected, before any work is done."""
+    """Yields each setting of a request that the policy forbids, with its value and the expected one; runs first."""
     leaks: Callable[[SitePolicy, Task, RecordDict], Iterator[str]]
-    """What an answer holds that must not leave. The answer has the right records and the request's header."""
+    """Yields each part of an answer that must not leave. Records and header of the answer are checked elsewhere."""
     audit: Callable[[Task, RecordDict], tuple[str, dict[str, Any]]]
-    """What an answer holds, as a sentence and as numbers for the audit log. No value of the answer is among them."""
+    """Describes an answer in a sentence and in numbers for the audit log, without any value of the answer."""
     plan: Callable[[SiteConfig, Requests | None], Iterator[Planned]]
-    """What a dry run lists of a study; without a study, of whatever the site's policy allows."""
+    """Yields the messages of a study for a dry run; without a study, all messages that the site's policy allows."""

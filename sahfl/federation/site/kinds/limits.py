@@ -1,4 +1,4 @@
-"""Limits of a site's policy that more than one kind of message is held to: each problem as a line."""
+"""Limits of a site's policy that apply to several kinds of messages; every problem is one line of text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sahfl.task import Task
 
 
 def above(policy: SitePolicy, name: str, value: float) -> list[str]:
-    """That a value is above the policy's setting of this name; nothing if it is not."""
+    """Report a value above the policy's setting ``name``; empty if the value is allowed."""
     most = getattr(policy, name)
     return [] if value <= most else [f"{name}: got {value:g}, expected at most {most:g}"]
 
 
 def outside_stages(policy: SitePolicy, task: Task) -> Iterator[str]:
-    """That a task belongs to a stage in which the site does not train; nothing if it does."""
+    """Report a task of a stage that the policy does not list; yields nothing for a listed one."""
     if task.stage not in policy.stages:
         yield f"stages: got {task.stage}, expected {' or '.join(policy.stages) or 'no stage'}"

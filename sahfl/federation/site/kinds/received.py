@@ -1,4 +1,4 @@
-"""What a site makes of a request for training or evaluation: the task, its header, and the network that they name."""
+"""Reading a request for training or evaluation: its task, its header, and the network that they describe."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sahfl.task import Task
 
 
 def task_and_header(content: RecordDict) -> tuple[Task, Header]:
-    """What is asked, and the name that the answer carries: no server asks for one thing and files it as another.
+    """Read the task and the header of a request, which must name the same stage, method, fold and round.
 
     Raises:
-        PayloadError: the two differ, or one of them cannot be read.
+        PayloadError: task and header differ, or one of them cannot be read.
     """
     task, header = protocol.read_request(content)
     asked = (task.stage, task.method.id if task.method else "pretrain", task.fold, task.round)
@@ -31,10 +31,10 @@ def task_and_header(content: RecordDict) -> tuple[Task, Header]:
 
 
 def network_of(site: Site, task: Task, header: Header) -> Network:
-    """The network of a task at its start, on the site's device.
+    """Build the network of a task before any received state is loaded, on the site's device.
 
     Raises:
-        AdapterError: the base that the header names is not installed here, or is damaged.
+        AdapterError: the base that the header names is not installed at this site, or is damaged.
         ConfigError: this machine has no such device.
     """
     return _fresh_network(site, task, header).to(choose_device(site.config.device))

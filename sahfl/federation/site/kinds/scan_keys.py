@@ -1,4 +1,4 @@
-"""The question whether two sites hold the same scan: a salted key of each scan, if the site's policy allows that."""
+"""The request for a salted key of each scan, with which a study finds scans that two sites share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sahfl.task import Task
 
 
 def scan_keys(site: Site, content: RecordDict) -> RecordDict:
-    """Salted keys of the site's scans, if its policy allows that."""
+    """Answer with salted keys of the site's scans, if its policy allows that."""
     _, header = protocol.read_request(content)
     return protocol.scan_keys_reply(header, site.scan_keys(header.study))
 

@@ -1,4 +1,4 @@
-"""The table of all kinds of messages that a site answers. A kind that is not here is refused."""
+"""The table of all kinds of messages that a site answers; every other kind is refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sahfl.federation.site.kinds.scan_keys import SCAN_KEYS
 from sahfl.federation.site.kinds.train import TRAIN
 
 KINDS: dict[str, Kind] = {kind.type: kind for kind in (DESCRIBE, SCAN_KEYS, INSTALL_BASE, TRAIN, EVALUATE)}
-"""Every kind by its message type, in the order in which a study asks."""
+"""Every kind by its message type, in the order in which a study sends them."""
 
 
 def find_kind(message_type: str) -> Kind:
-    """The kind of a message.
+    """Look up the kind of a message type.
 
     Raises:
-        PolicyRefused: the table has no such kind.
+        PolicyRefused: the table does not contain the message type.
     """
     if message_type not in KINDS:
         raise PolicyRefused(f"requests: got {message_type[:40]!r}, expected one of {', '.join(KINDS)}")

@@ -42,7 +42,7 @@ METRICS = ("n_volumes", "loss", "seconds")
 
 
 def train_round(site: Site, content: RecordDict) -> RecordDict:
-    """Train on the site's own cases from the state received, and answer with the new state."""
+    """Load the received state, train it on the site's own cases, and answer with the new state."""
     began = time.monotonic()
     task, header = task_and_header(content)
     if task.local is None or not 1 <= task.round <= task.rounds:
@@ -109,7 +109,7 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
         if more := [name for name in method.also_train if name not in policy.also_train]:
             found.append(f"also_train: got {', '.join(more)}, expected {', '.join(policy.also_train) or 'none'}")
     yield from found
-    if not found:  # only now: these need the network, which a refused setting may make huge
+    if not found:  # these checks build the network, which a refused setting could make huge
         yield from _tensor_problems(policy, task)
 
 
@@ -135,7 +135,7 @@ def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     names = config_record(answer, "layout")["names"]
-    assert isinstance(names, list)  # tensor_leaks saw to it
+    assert isinstance(names, list)  # tensor_leaks refuses anything else
     numbers = answer.array_records["state"]["flat"].shape[0]
     metrics = sorted(answer.metric_records["metrics"])
     where = "all weights, pretraining" if task.method is None else f"{task.method.id}, fold {task.fold + 1}"
@@ -152,7 +152,7 @@ def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
 
 
 def _allowed(policy: SitePolicy) -> Iterator[Task]:
-    """Every training that a policy allows, at default settings."""
+    """Yield every training that a policy allows, with default settings."""
     if "pretrain" in policy.stages:
         yield plain_task("pretrain")
     for name in policy.methods if "finetune" in policy.stages else ():
