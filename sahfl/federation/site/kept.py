@@ -28,7 +28,7 @@ class KeptTensors:
         self._prefix = f"{header.training}-{part}" if part else header.training
 
     def read(self, *, up_to: int, like: AdapterState) -> Iterator[AdapterState | None]:
-        """Yield each round's tensors up to ``up_to``, last first; None for a file that is damaged or unlike ``like``."""
+        """Yield each round's tensors up to ``up_to``, last first; None for a damaged file or one unlike ``like``."""
         for round_, path in reversed(self._files()):
             if round_ <= up_to:
                 yield _read(path, like=like)

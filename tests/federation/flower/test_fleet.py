@@ -27,7 +27,7 @@ def test_a_site_is_connected_as_long_as_it_was_heard_or_holds_a_poll():
     assert fleet.connected(bern)
     clock.now += 2
     assert not fleet.connected(bern)
-    fleet.hear(bern)
+    fleet.note_request(bern)
     with fleet.polling(bern):
         clock.now += 10 * LIVE_S
         assert fleet.connected(bern)
@@ -41,7 +41,7 @@ def test_a_poll_whose_connection_broke_makes_the_site_away_until_it_is_heard():
     assert fleet.connected(seats["bern"])
     fleet.lose(seats["bern"], "one")
     assert not fleet.connected(seats["bern"])
-    fleet.hear(seats["bern"])
+    fleet.note_request(seats["bern"])
     assert fleet.connected(seats["bern"])
 
 
@@ -63,7 +63,7 @@ def test_how_long_a_site_is_away_counts_from_its_last_sign_or_from_the_server_s_
     clock.now += 100
     assert fleet.away_s(seats["bern"]) == 100
     assert fleet.away_s(seats["graz"]) == 100
-    fleet.hear(seats["bern"])
+    fleet.note_request(seats["bern"])
     assert fleet.away_s(seats["bern"]) == 0
     assert fleet.missing(("graz", "bern")) == ["graz"]
 
