@@ -94,7 +94,7 @@ def read_train_reply(
     """Read a site's answer to a training request, and check it against the request.
 
     Raises:
-        PayloadError: names the first value that does not fit.
+        PayloadError: names the first value that does not fit the request.
     """
     _expect_records(content, "header", "layout", "metrics", "state")
     check_header(read_header(content), header)

@@ -54,7 +54,7 @@ class Requests:
         return task
 
     def trainings(self, site: str) -> Iterator[Task]:
-        """Yield the first round's task of each training that a site takes part in, with the first fold held out."""
+        """Yield the first round's task of each training that a site takes part in; the first fold is held out."""
         study = self.study
         if study.pretrain and site in study.pretrain.sites:
             yield in_round(self.pretraining(), 1)

@@ -54,7 +54,7 @@ def draw_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) 
         Rows for ``results["overlays"]``: case, method, site, fold, dice, volume_ml, predicted_ml, png. No rows without
         an adapter or without a case with blood; only best and worst if there are two cases.
     """
-    known = {site.name: site for site in sites if site.name in study.finetune.sites}
+    configs = {site.name: site for site in sites if site.name in study.finetune.sites}
     adapters = [method for method in study.finetune.methods if isinstance(method, AdapterTuning)]
     method = next((method for method in adapters if _evaluated_here(folder, study, method)), None)
     if method is None:
@@ -62,17 +62,17 @@ def draw_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # workers may still run, and more threads than cores are many times slower
     try:
-        return _draw_cases(folder, study, method, known)
+        return _draw_cases(folder, study, method, configs)
     finally:
         torch.set_num_threads(threads)
 
 
 def _draw_cases(
-    folder: RunFolder, study: Study, method: AdapterTuning, known: Mapping[str, SiteConfig]
+    folder: RunFolder, study: Study, method: AdapterTuning, configs: Mapping[str, SiteConfig]
 ) -> list[dict[str, Any]]:
     rows = []
-    for which, scored in choose_cases(read_scores(known.values(), method.id)).items():
-        site = known[scored.site]
+    for which, scored in choose_cases(read_scores(configs.values(), method.id)).items():
+        site = configs[scored.site]
         try:
             scan, mask = _segment(folder, study, method, site, scored)
         except SahflError as error:  # the study is complete, so a scan that changed since must not fail it

@@ -101,7 +101,7 @@ class LocalGrid(Grid):
         return flower.new_message(content, dst_node_id, message_type, group_id, ttl)
 
     def get_node_ids(self) -> list[int]:
-        """Ids of all sites."""
+        """Node ids of all sites of the simulation."""
         return list(self._sites)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -126,7 +126,7 @@ class LocalGrid(Grid):
     # ------------------------------------------------------------------------------------------- workers
 
     def busy(self) -> dict[str, int]:
-        """For each site with a message in work, the process id of its worker."""
+        """Process id of the worker of each site that works on a message."""
         return {
             self._name(worker.message): worker.process.pid
             for worker in self._workers

@@ -17,7 +17,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Refusal(Exception):
-    """A request is refused; holds the status and the short JSON body of the answer."""
+    """Raised to refuse a request; holds the status and the short JSON body of the answer."""
 
     def __init__(self, status: int, error: str, **more: Any) -> None:
         super().__init__(error)

@@ -13,12 +13,12 @@ VERSION, FLWR, PAYLOAD, INSTANCE = "x-sahfl-version", "x-sahfl-flwr", "x-sahfl-s
 
 
 def own_versions() -> dict[str, str]:
-    """Header values of this installation."""
+    """The headers with the versions of this installation."""
     return {VERSION: __version__, FLWR: version("flwr"), PAYLOAD: str(SCHEMA)}
 
 
 def request_headers(instance: str) -> dict[str, str]:
-    """The headers that a site's process sends with every request."""
+    """The headers that a site's process sends with every request: its versions, and its random name ``instance``."""
     return own_versions() | {INSTANCE: instance}
 
 

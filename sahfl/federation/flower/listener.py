@@ -33,7 +33,7 @@ REASONS = {
     "UNSUPPORTED_PROTOCOL": "it speaks a TLS version before 1.3",
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
 }
-"""The reason of a failed handshake by OpenSSL's name for it."""
+"""Reason of a failed handshake for each of OpenSSL's names."""
 _peer: ContextVar[str] = ContextVar("peer", default="unknown")
 _logged: dict[tuple[str, str], float] = {}
 
@@ -45,7 +45,7 @@ class Doorway(socket.socket):
     """
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection."""
+        """Accept a connection, and store its address."""
         connection, address = super().accept()
         _peer.set(str(address[0]))
         return connection, address

@@ -21,7 +21,7 @@ TLS_ALERTS = {
     "PROTOCOL_VERSION": "the server does not speak TLS 1.3",
     "UNEXPECTED_EOF": "the connection was cut during the TLS handshake",
 }
-"""The cause of a failure by part of OpenSSL's name for it."""
+"""Cause of a TLS failure for each part of a name that OpenSSL uses."""
 
 
 def of_failure(error: Exception) -> NotConnected:
@@ -54,7 +54,7 @@ KEYS = {
     "signature": "the server refuses this site's signature",
     "connected twice": "another process is connected as this site; stop one of them",
 }
-"""The cause of a refusal by the server's word for it."""
+"""Cause of a refusal for each word that the server sends as its reason."""
 
 
 def of_first_failure(error: Exception) -> NotConnected:

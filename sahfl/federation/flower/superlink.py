@@ -111,11 +111,11 @@ class StateGrid(Grid):
         return {request.seat.site: request.message.metadata.message_type for request in working}
 
     def _supersede(self, node_id: int) -> None:
-        known = [id_ for id_, request in self._open.items() if request.seat.node_id == node_id]
-        for id_ in known:
+        open_ids = [id_ for id_, request in self._open.items() if request.seat.node_id == node_id]
+        for id_ in open_ids:
             if not self._link.delivered(id_):
                 self._made[id_] = self._end(id_, "stopped: the site is asked for something newer")
-        for id_ in known[: -MOST_OPEN + 1]:
+        for id_ in open_ids[: -MOST_OPEN + 1]:
             if id_ in self._open:
                 self._end(id_, "forgotten")
 

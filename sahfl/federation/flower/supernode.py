@@ -131,7 +131,7 @@ class FleetLink:
         """Fetch a whole message.
 
         Raises:
-            PayloadError: the message is larger than the limits, or cannot be read.
+            PayloadError: the message is larger than ``MOST_OBJECTS`` or ``MOST_BYTES``, or cannot be read.
         """
         ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(offer.tree)))
         if len(ids) > MOST_OBJECTS:

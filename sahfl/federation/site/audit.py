@@ -203,5 +203,5 @@ def _last_line(stream: BinaryIO, size: int) -> tuple[Line | None, bytes]:
 
 def _whole(text: bytes) -> Line:
     if (line := _parse(text)) is None:
-        raise OSError(None, "its last line is damaged; move it away for whoever looks into that, and a new one begins")
+        raise OSError(None, "its last line is damaged; move the file away for an inspection, and a new log begins")
     return line

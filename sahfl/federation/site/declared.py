@@ -29,9 +29,9 @@ def tensor_leaks(task: Task, answer: RecordDict) -> Iterator[str]:
     may_leave = declared(task)
     array, sent = flat_array(answer, "state", dtype=task.payload), config_record(answer, "layout")
     names, shapes = _as_strings(sent.get("names")), _as_strings(sent.get("shapes"))
-    known = {name: ",".join(map(str, shape)) for name, shape in may_leave.items()}
+    allowed = {name: ",".join(map(str, shape)) for name, shape in may_leave.items()}
     for name, shape in zip_longest(names, shapes, fillvalue=""):
-        if known.get(name) != shape:
+        if allowed.get(name) != shape:
             yield f"got tensor {name[:80]!r} of shape ({shape[:40]}), which this training does not declare"
     if len(set(names)) < len(names):
         yield "got a tensor twice"

@@ -69,12 +69,12 @@ def _admit(config: SiteConfig, kind: str, request: RecordDict, audit: AuditLog) 
         check_signature(kind, request, kit.signer)
     task, header = protocol.read_request(request)
     check_request(config, kind, task, header)
-    known, now = recognise_study(config.folder, task, header)
-    if known is None:
+    stored, current = recognise_study(config.folder, task, header)
+    if stored is None:
         settings = {"seed": task.seed, "folds": task.folds, "sahfl": header.sahfl[:40]}
         audit.append("study", f"A new study asks: {header.study[:12]}.", study=header.study[:64], **settings)
-    if known != now:
-        remember_study(config.folder, header.study, now)
+    if stored != current:
+        remember_study(config.folder, header.study, current)
     return task, header
 
 

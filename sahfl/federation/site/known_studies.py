@@ -44,27 +44,27 @@ def recognise_study(folder: Path, task: Task, header: Header) -> tuple[KnownStud
     Raises:
         PolicyRefused: the settings differ from those of the study's first request, or the records cannot be read.
     """
-    known = _read(folder).get(header.study)
+    stored = _read(folder).get(header.study)
     settings = _hash(task.model_dump(mode="json", include={"seed", "folds", "views", "model"}))
     evaluation = None if task.evaluation is None else _hash(task.evaluation.model_dump(mode="json"))
-    if known is None:
+    if stored is None:
         return None, KnownStudy(since=now_text(), settings=settings, evaluation=evaluation)
-    pairs = {"seed, folds, views or model": (known.settings, settings), "evaluation": (known.evaluation, evaluation)}
+    pairs = {"seed, folds, views or model": (stored.settings, settings), "evaluation": (stored.evaluation, evaluation)}
     for name, (before, now) in pairs.items():
         if before is not None and now is not None and before != now:
-            found = f"study {header.study[:12]}: got another {name} than it began with on {known.since}"
+            found = f"study {header.study[:12]}: got another {name} than it began with on {stored.since}"
             raise PolicyRefused(f"{found}, expected the same for all of a study")
-    return known, known.model_copy(update={"evaluation": known.evaluation or evaluation})
+    return stored, stored.model_copy(update={"evaluation": stored.evaluation or evaluation})
 
 
-def remember_study(folder: Path, study: str, known: KnownStudy) -> None:
-    """Store the record of a study.
+def remember_study(folder: Path, study: str, record: KnownStudy) -> None:
+    """Store the record of a study in the site's folder, and keep those of other studies.
 
     Raises:
         StorageError: the file cannot be written.
     """
     try:
-        write_atomic(folder / FILE, _format.dump_json(_read(folder) | {study: known}, indent=1))
+        write_atomic(folder / FILE, _format.dump_json(_read(folder) | {study: record}, indent=1))
     except OSError as error:
         raise StorageError(f"{folder / FILE}: cannot be written ({error.strerror}); make room") from error
 
