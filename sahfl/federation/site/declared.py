@@ -25,7 +25,7 @@ def declared(task: Task, *, local_norms: bool | None = None) -> dict[str, tuple[
 
 
 def tensor_leaks(task: Task, answer: RecordDict) -> Iterator[str]:
-    """Yield each difference between an answer's tensors and those that the training declares, each at most once."""
+    """Yield each difference between the tensors of an answer and those that the training declares."""
     may_leave = declared(task)
     array, sent = flat_array(answer, "state", dtype=task.payload), config_record(answer, "layout")
     names, shapes = _as_strings(sent.get("names")), _as_strings(sent.get("shapes"))
