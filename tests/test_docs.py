@@ -31,7 +31,7 @@ from sahfl.config import (
 )
 from sahfl.data.manifest import read_datalist
 from sahfl.data.rules import RULES
-from sahfl.data.sources import SOURCES
+from sahfl.data.sources.table import SOURCES
 from sahfl.federation.protocol import evaluation_reply, n_bytes, train_reply
 from sahfl.networks import fine_tuned_network, whole_network
 from sahfl.payload import Header

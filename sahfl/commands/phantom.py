@@ -45,7 +45,7 @@ def plan_sites(study: Study) -> tuple[CohortSpec, ...]:
     Raises:
         ConfigError: the study's scans are not phantoms.
     """
-    from sahfl.data.sources import StudyScansPhantom
+    from sahfl.data.sources.phantom import StudyScansPhantom
 
     if not isinstance(study.data, StudyScansPhantom):
         raise ConfigError(f"study {study.name}: data.source is {study.data.source!r}, expected 'phantom'")

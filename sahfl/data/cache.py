@@ -51,10 +51,8 @@ class SliceCache:
 
     Guarantees: a read gives, bit for bit, what preprocessing the scan again would give. A missing, damaged or shortened
     entry is made again when it is detected, at the latest when the damaged slice is read. Processes may share the
-    folder. Its size is bounded by the site's cases times ``KEPT_SETTINGS``. It may be deleted at any time.
-
-    Args:
-        folder: created with the first entry.
+    folder. Its size is bounded by the site's cases times ``KEPT_SETTINGS``. It may be deleted at any time; the first
+    entry creates it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -228,13 +226,8 @@ def _checksums(voxels: NDArray[np.uint8], first: int) -> NDArray[np.uint32]:
 
 def _settings_key(config: ViewsConfig) -> str:
     """Hash of library versions and of all settings of the slices; weights, windows and neighbours are applied later."""
-    settings = {
-        "format": FORMAT,
-        "views": sorted(config.weights),
-        "spacing_mm": config.spacing_mm,
-        "size": config.size,
-        "torch": torch.__version__,
-    }
+    settings = {"format": FORMAT, "views": sorted(config.weights), "spacing_mm": config.spacing_mm}
+    settings |= {"size": config.size, "torch": torch.__version__}
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 

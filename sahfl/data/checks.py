@@ -21,7 +21,7 @@ from sahfl.data.ct import Scan, read_scan
 from sahfl.data.file_rules import judge_files
 from sahfl.data.manifest import Case, pseudonym
 from sahfl.data.measures import Measures, measure, signature
-from sahfl.data.rules import RULES, Finding, finding
+from sahfl.data.rules import BY_ID, Finding, finding
 from sahfl.data.scan_rules import judge_scan
 from sahfl.data.site_rules import Trace, judge_site
 from sahfl.errors import DataChanged, DataRefused, ScanProblem
@@ -61,10 +61,10 @@ def check_cases(
     on_case: Callable[[int, int], None] = lambda done, total: None,
     on_scan: OnScan = lambda checked, scan, measures: None,
 ) -> tuple[CheckedCase, ...]:
-    """Check all cases of a site, with one scan in memory at a time.
+    """Check all cases of a site (in the datalist's order), with one scan in memory at a time.
 
     Args:
-        cases: in the datalist's order.
+        cases: all of the site.
         on_case: called with (done, total) after each case.
         on_scan: called with each case and its scan (None if it cannot be read), before the rules across cases.
     """
@@ -84,15 +84,11 @@ def check_cases(
 
 
 def usable_cases(checked: Iterable[CheckedCase], *, max_refused_share: float = 1.0) -> tuple[CheckedCase, ...]:
-    """The cases that a site may use.
-
-    Args:
-        checked: all cases of the site.
-        max_refused_share: limit of the site's policy on the share of cases with errors.
+    """The cases that a site may use, of all its cases.
 
     Raises:
-        DataRefused: too many cases have errors, or none is usable; the message lists each broken rule with its count
-            and one example.
+        DataRefused: more than ``max_refused_share`` of the cases have errors, or none is usable; the message lists each
+            broken rule with its count and one example.
     """
     checked = tuple(checked)
     usable = tuple(item for item in checked if item.usable)
@@ -112,7 +108,7 @@ def usable_cases(checked: Iterable[CheckedCase], *, max_refused_share: float = 1
 def count_findings(checked: Iterable[CheckedCase]) -> dict[str, int]:
     """Number of cases per broken rule, in the table's order; a site sends nothing else about its findings."""
     counts = Counter(rule for item in checked for rule in {broken.rule for broken in item.findings})
-    return {rule.id: counts[rule.id] for rule in RULES if rule.id in counts}
+    return {rule: counts[rule] for rule in BY_ID if rule in counts}
 
 
 def verify_unchanged(checked: Sequence[CheckedCase], *, turn: int = 0, whole: bool = False) -> None:
@@ -128,20 +124,16 @@ def verify_unchanged(checked: Sequence[CheckedCase], *, turn: int = 0, whole: bo
     n_bytes = sum(sum(item.stamp[::3]) for item in checked)
     stride = 1 if whole else max(1, math.ceil(n_bytes / HASHED_BYTES))
     for index, item in enumerate(checked):
-        if index % stride == turn % stride and _digest(item.case) != item.content:
-            raise _changed(item)
-        verify_untouched(item)
+        verify_untouched(item, hashed=index % stride == turn % stride)
 
 
-def verify_untouched(item: CheckedCase) -> None:
-    """Raise DataChanged if sizes or times of a case's files changed since the check, and the content changed too."""
+def verify_untouched(item: CheckedCase, *, hashed: bool = False) -> None:
+    """Raise DataChanged if a case's content changed since its check; unless ``hashed``, only touched files are read."""
     stamp = _stamp(item.case)
-    if stamp != item.stamp and not _same(item.case, stamp, item.content):
-        raise _changed(item)
-
-
-def _changed(item: CheckedCase) -> DataChanged:
-    return DataChanged(f"case {item.case.id}: its files changed after they were checked; start a new run")
+    if (hashed and _digest(item.case) != item.content) or (
+        stamp != item.stamp and not _same(item.case, stamp, item.content)
+    ):
+        raise DataChanged(f"case {item.case.id}: its files changed after they were checked; start a new run")
 
 
 def patient_keys(checked: Iterable[CheckedCase], salt: str) -> dict[str, str]:
@@ -170,12 +162,10 @@ def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:
     except ScanProblem as problem:
         return CheckedCase(case, 0.0, "", stamp, (finding(problem.rule, str(problem)),)), None, None
     measures = measure(scan)
-    findings = sorted((*judge_scan(case.id, scan, measures), *judge_files(case)), key=_place)
+    findings = sorted(
+        (*judge_scan(case.id, scan, measures), *judge_files(case)), key=lambda found: list(BY_ID).index(found.rule)
+    )
     return CheckedCase(case, scan.volume_ml, content, stamp, tuple(findings), voxel_hash(scan.image)), scan, measures
-
-
-def _place(found: Finding) -> int:
-    return [rule.id for rule in RULES].index(found.rule)
 
 
 def voxel_hash(image: NDArray[np.float32]) -> str:

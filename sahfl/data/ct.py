@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -62,7 +62,7 @@ def read_scan(case: Case) -> Scan:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
     # Unlike Path.is_dir, os.path.isdir does not raise PermissionError.
-    image, label = _open_dicom(case) if os.path.isdir(case.image) else (open_image(case), _open(case, "label"))
+    image, label = _open_dicom(case) if os.path.isdir(case.image) else (open_nifti(case), open_nifti(case, "label"))
     _check_shape(case, image)
     if image.shape != label.shape:
         raise ScanProblem("shape", f"case {case.id}: label has shape {label.shape}, the image has {image.shape}")
@@ -95,15 +95,6 @@ def _check_shape(case: Case, image: Any) -> None:
         raise ScanProblem("not_3d", f"case {case.id}: image has shape {image.shape}, expected three dimensions")
 
 
-def open_image(case: Case) -> Any:
-    """Open the NIfTI image of a case without reading its voxels.
-
-    Raises:
-        ScanProblem: the file is missing or not readable NIfTI.
-    """
-    return _open(case, "image")
-
-
 def _open_dicom(case: Case) -> tuple[Any, Any]:
     """Open a series and its annotation; a NIfTI annotation may store the voxels in another order (dcm2niix does)."""
     try:
@@ -113,12 +104,17 @@ def _open_dicom(case: Case) -> tuple[Any, Any]:
             return series.image, dicom.read_segmentation(annotation, series)
     except ScanProblem as problem:
         raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
-    label = _open(replace(case, label=annotation), "label")
+    label = open_nifti(replace(case, label=annotation), "label")
     has_volume = len(label.shape) == 3 and abs(np.linalg.det(label.affine[:3, :3])) > 0
     return nibabel.as_closest_canonical(series.image), nibabel.as_closest_canonical(label) if has_volume else label
 
 
-def _open(case: Case, which: str) -> Any:
+def open_nifti(case: Case, which: Literal["image", "label"] = "image") -> Any:
+    """Open one of a case's files without reading its voxels.
+
+    Raises:
+        ScanProblem: the file is missing or not readable NIfTI.
+    """
     path = case.image if which == "image" else case.label
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block for ever
@@ -167,28 +163,21 @@ def to_grid(
     Shrinking averages over the source pixels (anti-aliased bilinear), so thin blood fades instead of vanishing between
     samples.
 
-    Args:
-        scan: as read.
-        spacing_mm: pixel size of the result.
-        size: pixels of the result along x and y.
-
     Returns:
-        Image (x, y, Z) in HU, annotation (x, y, Z), and the placement for ``from_grid``.
+        Image (x, y, Z) in HU and annotation (x, y, Z), of ``size`` (x, y), and the placement for ``from_grid``.
     """
-    resized = tuple(
-        max(1, round(n * s / spacing_mm)) for n, s in zip(scan.image.shape[:2], scan.spacing_mm[:2], strict=True)
-    )
-    image, label = _resize(scan.image, resized), _resize(scan.label.astype(np.float32), resized)
-    start = tuple(c - n // 2 for c, n in zip(_head_centre(image), size, strict=True))
-    placement = Placement(scan.image.shape, (resized[0], resized[1]), (start[0], start[1]))
+    width, height = (max(1, round(scan.image.shape[axis] * scan.spacing_mm[axis] / spacing_mm)) for axis in (0, 1))
+    image, label = (_resize(volume, (width, height)) for volume in (scan.image, scan.label.astype(np.float32)))
+    x, y = _head_centre(image)
+    start = (x - size[0] // 2, y - size[1] // 2)
+    placement = Placement(scan.image.shape, (width, height), start)
     hounsfield = np.clip(np.rint(_cut(image, start, size, AIR_HU)), -2048, 4095).astype(np.int16)
     return hounsfield, _cut(label, start, size, 0.0) >= 0.5, placement
 
 
 def from_grid(values: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
     """Bring values (x, y, Z) on the grid back to the scan's own voxels (X, Y, Z); zero outside the grid."""
-    start = (-placement.start[0], -placement.start[1])
-    whole = _cut(values, start, placement.resized, 0.0)
+    whole = _cut(values, (-placement.start[0], -placement.start[1]), placement.resized, 0.0)
     return _resize(whole, placement.scan_shape[:2])
 
 
@@ -209,7 +198,7 @@ def _head_centre(image: NDArray[np.float32]) -> tuple[int, int]:
 
 
 def _cut(
-    volume: NDArray[np.float32], start: tuple[int, ...], size: tuple[int, ...], fill: float
+    volume: NDArray[np.float32], start: tuple[int, int], size: tuple[int, int], fill: float
 ) -> NDArray[np.float32]:
     result = np.full((*size, volume.shape[2]), fill, np.float32)
     source, target = [], []

@@ -96,13 +96,9 @@ def _texts(path: Path, header: Any) -> Iterator[tuple[str, str]]:
         if name in header:
             yield name, bytes(header[name].tobytes()).split(b"\0")[0].decode("latin-1")
     for extension in getattr(header, "extensions", ()):
-        yield "an extension", _printable(extension)
+        content = extension.get_content()
+        yield "an extension", content.decode("latin-1") if isinstance(content, bytes) else str(content)
     with path.open("rb") as stream:
         start = stream.read(512)
     if start[:2] == b"\x1f\x8b" and len(start) > 10 and start[3] & 8:
         yield "the name inside the .gz", start[10:].split(b"\0")[0].decode("latin-1").split(".nii")[0]
-
-
-def _printable(extension: Any) -> str:
-    content = extension.get_content()
-    return content.decode("latin-1") if isinstance(content, bytes) else str(content)

@@ -14,20 +14,8 @@ from typing import Any
 from sahfl.errors import DataError
 
 NO_SCAN = {
-    ".txt",
-    ".json",
-    ".xml",
-    ".csv",
-    ".tsv",
-    ".pdf",
-    ".html",
-    ".htm",
-    ".md",
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".db",
-    ".ini",
+    *(".txt", ".json", ".xml", ".csv", ".tsv", ".pdf", ".html", ".htm", ".md"),
+    *(".jpg", ".jpeg", ".png", ".db", ".ini"),
 }
 """Endings of files that lie beside scans but are not scans."""
 
@@ -70,6 +58,14 @@ def scan_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(p for p in found if not p.name.startswith(".") and p.suffix.lower() not in NO_SCAN))
 
 
+def read_json(path: Path, where: str) -> Any:
+    """The content of a JSON file; a DataError that begins with ``where`` if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{where}: {error.strerror if isinstance(error, OSError) else 'is not JSON'}") from error
+
+
 def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
     """The cases of one site, in the datalist's order.
 
@@ -80,11 +76,7 @@ def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
     Raises:
         DataError: the file cannot be read, has no such site, or an entry lacks a key; the message names the entry.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not JSON"
-        raise DataError(f"datalist {path}: {reason}") from error
+    content = read_json(path, f"datalist {path}")
     sites = content.get("sites") if isinstance(content, dict) else None
     if sites is None and isinstance(content, dict) and "training" in content:
         sites = {site: _with_patients(content["training"])}
@@ -168,26 +160,23 @@ def assign_folds(volumes_ml: Mapping[str, float], *, n_folds: int, salt: str) ->
     decides the fold of each patient.
 
     Guarantees: every patient has exactly one fold; the folds' sizes differ by at most one; the result depends only on
-    the patients and the salt, not on their order.
+    the patients and the study's salt, not on their order.
 
     Args:
         volumes_ml: annotated volume per patient (summed over the patient's scans).
         n_folds: number of folds.
-        salt: the study's; another study gets other folds.
+        salt: the study's.
     """
     ordered = sorted(volumes_ml, key=lambda patient: (volumes_ml[patient], pseudonym(patient, salt)))
     folds: dict[str, int] = {}
     for start in range(0, len(ordered), n_folds):
         block = ordered[start : start + n_folds]
         shuffled = sorted(block, key=lambda patient: pseudonym(patient, f"{salt} fold"))
-        places = range(n_folds) if len(block) == n_folds else _drawn_folds(n_folds, block, salt)
+        places = list(range(n_folds))
+        if len(block) < n_folds:  # the last block; a fixed order would make fold 0 the largest at every site
+            places.sort(key=lambda fold: pseudonym(f"{fold} {ordered[-len(block)]}", salt))
         folds |= dict(zip(shuffled, places, strict=False))
     return folds
-
-
-def _drawn_folds(n_folds: int, block: list[str], salt: str) -> list[int]:
-    """Order of the folds for a last, incomplete block; a fixed order would make fold 0 the largest at every site."""
-    return sorted(range(n_folds), key=lambda fold: pseudonym(f"{fold} {block[0]}", salt))
 
 
 def declared_folds(cases: Iterable[Case], *, n_folds: int) -> dict[str, int] | None:

@@ -70,10 +70,13 @@ class Measures:
 def measure(scan: Scan) -> Measures:
     """Measure a scan on coarser copies; takes about a second for 512 x 512 x 30 voxels."""
     image = scan.image
-    sample = _sample(image)
+    flat = image.ravel(order="K")  # a view, whatever the order of the axes in memory
+    # About a million evenly spaced voxels; an odd step avoids sampling the same columns in every row.
+    sample = flat[:: (flat.size // 1_000_000) | 1]
     low, high = (float(value) for value in np.percentile(sample, [1.0, 99.0]))
-    head, brain = _head(scan), _brain(scan)
-    tissue = _coarse(image, scan)[brain]
+    coarse = _coarse(scan)
+    head, brain = _head(coarse), _brain(coarse)
+    tissue = coarse[brain]
     areas = head.sum(axis=(0, 1))
     brain_ml = float(brain.sum()) * scan.voxel_ml * float(np.prod(_steps(scan)))
     known = brain_ml >= SMALLEST_BRAIN_ML
@@ -84,7 +87,7 @@ def measure(scan: Scan) -> Measures:
         highest_hu=float(image.max()),
         padding_share=float((image < -1024).mean()),
         whole_numbers=bool(np.array_equal(sample, np.rint(sample))),
-        n_values=_count_values(sample),
+        n_values=int(np.unique(np.clip(np.rint(sample), -4096, 8191)).size),
         brain_ml=brain_ml,
         brain_hu=float(np.median(tissue)) if known else None,
         noise_hu=_noise(image, _fine(brain, scan)) if known else None,
@@ -106,25 +109,14 @@ def signature(image: NDArray[np.float32], size: tuple[int, int, int] = (12, 12, 
     return np.asarray(box, np.float32)
 
 
-def _sample(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most about a million evenly spaced voxels, for percentiles."""
-    flat = image.ravel(order="K")  # a view, whatever the order of the axes in memory
-    return flat[:: (flat.size // 1_000_000) | 1]  # an odd step avoids sampling the same columns in every row
-
-
-def _count_values(sample: NDArray[np.float32]) -> int:
-    rounded = np.clip(np.rint(sample), -4096, 8191).astype(np.int64) + 4096
-    return int(np.count_nonzero(np.bincount(rounded)))
-
-
 def _steps(scan: Scan) -> tuple[int, int]:
     x, y, _ = scan.spacing_mm
     return max(1, round(COARSE_MM / x)), max(1, round(COARSE_MM / y))
 
 
-def _coarse(volume: NDArray[np.float32], scan: Scan) -> NDArray[np.float32]:
+def _coarse(scan: Scan) -> NDArray[np.float32]:
     x, y = _steps(scan)
-    return volume[::x, ::y]
+    return scan.image[::x, ::y]
 
 
 def _fine(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
@@ -132,15 +124,13 @@ def _fine(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
     return mask.repeat(x, 0).repeat(y, 1)[: scan.image.shape[0], : scan.image.shape[1]]
 
 
-def _head(scan: Scan) -> NDArray[np.bool_]:
+def _head(coarse: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The head on coarse pixels, with the air inside it; a headrest is part of it."""
-    inside = _coarse(scan.image, scan) > HEAD_HU
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(inside, 2, 0)], axis=2)
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(coarse > HEAD_HU, 2, 0)], axis=2)
 
 
-def _brain(scan: Scan) -> NDArray[np.bool_]:
+def _brain(coarse: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Soft tissue that bone encloses within its slice, on coarse pixels."""
-    coarse = _coarse(scan.image, scan)
     cross = ndimage.generate_binary_structure(2, 2)
     planes = []
     for plane in np.moveaxis(coarse, 2, 0):
@@ -152,8 +142,7 @@ def _brain(scan: Scan) -> NDArray[np.bool_]:
 
 def _noise(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> float | None:
     """Robust SD of differences between x-neighbours, divided by the square root of 2; edges of tissue hardly count."""
-    pairs = brain[1:] & brain[:-1]
-    differences = (image[1:] - image[:-1])[pairs]
+    differences = (image[1:] - image[:-1])[brain[1:] & brain[:-1]]
     return float(np.median(np.abs(differences)) * 1.4826 / np.sqrt(2)) if differences.size else None
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sahfl.data import dicom
 from sahfl.data.checks import voxel_hash
-from sahfl.data.ct import Scan, open_image, without_annotation
+from sahfl.data.ct import Scan, open_nifti, without_annotation
 from sahfl.data.dicom import Series
 from sahfl.data.file_rules import judge_files
 from sahfl.data.manifest import Case
@@ -27,8 +27,6 @@ GEOMETRY = (
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 """NIfTI header fields for the position of the voxels; no other field is copied, because texts may name the patient."""
-ABOUT_ANNOTATIONS = {"no_blood"}
-"""Findings that only report a missing annotation."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +65,18 @@ def read_new_scan(path: Path) -> NewScan:
     """
     case = Case("scan", path, path, "")
     try:
-        series = _read_series(path)
-        source = open_image(case) if series is None else series.image
+        series = None
+        if path.is_dir() or dicom.is_dicom(path):
+            series = dicom.read_series(path) if path.is_dir() else dicom.read_series(path.parent, of=path)
+        source = open_nifti(case) if series is None else series.image
         scan = without_annotation(case, source)
     except ScanProblem as problem:
         raise _refusal(path, [finding(problem.rule, str(problem))]) from problem
     found = [*judge_scan(case.id, scan, measure(scan)), *judge_files(case)]
     if errors := [item for item in found if item.severity == "error"]:
         raise _refusal(path, errors)
-    kept = (Finding(item.rule, item.severity, _text(item)) for item in found if item.rule not in ABOUT_ANNOTATIONS)
+    kept = (Finding(item.rule, item.severity, _text(item)) for item in found if item.rule != "no_blood")
     return NewScan(scan, source, series, tuple(kept), voxel_hash(scan.image))
-
-
-def _read_series(path: Path) -> Series | None:
-    if path.is_dir():
-        return dicom.read_series(path)
-    return dicom.read_series(path.parent, of=path) if dicom.is_dicom(path) else None
 
 
 def _refusal(path: Path, errors: list[Finding]) -> DataRefused:

@@ -11,18 +11,16 @@ Source: nnU-Net, documentation/dataset_format.md (version 2); splits as nnU-Net 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sahfl.data.labels import is_blood
-from sahfl.data.manifest import Case, patient_of
+from sahfl.data.manifest import Case, patient_of, read_json
 from sahfl.errors import DataError
 
 CHANNEL = "_0000"
-_HIDDEN = "."
 
 
 def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
@@ -48,24 +46,15 @@ def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise DataError(f"nnU-Net folder {folder}: {len(problems)} problem(s)\n{listed}")
-    return tuple(
-        Case(
-            f"{site}-{index:04d}",
-            folder / "imagesTr" / f"{name}{CHANNEL}{ending}",
-            folder / "labelsTr" / f"{name}{ending}",
-            patient_of(name),
-            folds.get(name),
-        )
-        for index, name in enumerate(names)
-    )
+    cases = []
+    for index, name in enumerate(names):
+        image, label = folder / "imagesTr" / f"{name}{CHANNEL}{ending}", folder / "labelsTr" / f"{name}{ending}"
+        cases.append(Case(f"{site}-{index:04d}", image, label, patient_of(name), folds.get(name)))
+    return tuple(cases)
 
 
 def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not JSON"
-        raise DataError(f"{path}: {reason}") from error
+    content = read_json(path, f"{path}")
     if not isinstance(content, kind):
         raise DataError(f"{path}: got {type(content).__name__}, expected {kind.__name__}")
     return content
@@ -104,7 +93,7 @@ def _case_names(folder: Path, ending: str) -> tuple[tuple[str, ...], list[str]]:
     names, problems = set(), []
     for part, tail in (("imagesTr", f"{CHANNEL}{ending}"), ("labelsTr", ending)):
         try:
-            files = [path.name for path in (folder / part).iterdir() if not path.name.startswith(_HIDDEN)]
+            files = [path.name for path in (folder / part).iterdir() if not path.name.startswith(".")]
         except OSError as error:
             problems.append(f"{part}: {error.strerror}")
             continue

@@ -26,16 +26,10 @@ class SliceSampler:
     """Endless batches of slices from a set of volumes.
 
     Each batch shows one view, drawn by the views' weights. Each slice comes from a volume drawn with equal chance, so
-    that patients count equally whatever their number of slices.
+    that patients count equally whatever their number of slices. The first ``foreground_share`` of a batch is drawn from
+    the slices with blood, if the volume has any.
 
     Guarantees: the batches depend only on the arguments.
-
-    Args:
-        cases: the volumes; at least one.
-        views: windows, neighbours and weights.
-        batch_size: slices per batch.
-        foreground_share: share of the slices of a batch that are drawn from those with blood, if the volume has any.
-        seed: of all random choices.
     """
 
     def __init__(

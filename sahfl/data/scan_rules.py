@@ -52,10 +52,8 @@ def _geometry(scan: Scan) -> Iterator[tuple[str, str]]:
     usual = ((x, pixel), (y, pixel), (z, slice_))
     if not all(low - 1e-4 <= size <= high + 1e-4 for size, (low, high) in usual):  # headers hold float32
         coarse = x > pixel[1] or y > pixel[1] or z > slice_[1]
-        text = (
-            "coarser than usual: downsampled, or not in mm?" if coarse else "finer than usual: resampled, or not in mm?"
-        )
-        yield "spacing", f"voxels of {x:.2f} x {y:.2f} x {z:.2f} mm, {text}"
+        text = "coarser than usual: downsampled" if coarse else "finer than usual: resampled"
+        yield "spacing", f"voxels of {x:.2f} x {y:.2f} x {z:.2f} mm, {text}, or not in mm?"
     n_slices = scan.image.shape[2]
     if n_slices == 1:
         yield "one_slice", "1 slice"
@@ -69,7 +67,8 @@ def _values(measures: Measures) -> Iterator[tuple[str, str]]:
     if low >= 0 and high <= 255:
         yield "windowed", span
         return
-    if _is_shifted(measures):
+    # Air lies near zero, and bone near its usual values plus 1024.
+    if low >= 0 and measures.low_hu < 200 and UNSIGNED_SHIFT_HU + HIGH_HU < high < 8192:
         yield "shifted", f"{span}, 1st percentile {measures.low_hu:.0f}, none below zero where air should be"
         return
     if max(-low, high) > MOST_HU:
@@ -88,12 +87,6 @@ def _values(measures: Measures) -> Iterator[tuple[str, str]]:
         yield "not_whole", "values are not whole numbers"
     elif measures.n_values <= 256:
         yield "few_values", f"{measures.n_values} different values"
-
-
-def _is_shifted(measures: Measures) -> bool:
-    """Test for air near zero, and for values as high as bone plus 1024."""
-    bone = UNSIGNED_SHIFT_HU + HIGH_HU
-    return measures.lowest_hu >= 0 and measures.low_hu < 200 and bone < measures.highest_hu < 8192
 
 
 def _tissue(scan: Scan, measures: Measures) -> Iterator[tuple[str, str]]:

@@ -82,10 +82,9 @@ def _look_alikes(kept: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:
         distance = np.abs(signatures[:index] - signatures[index]).mean(axis=1)
         nearest = int(distance.argmin())
         if distance[nearest] < ALIKE_HU:
-            text = (
-                f"case {kept[index].case.id}: differs from case {kept[nearest].case.id} by {distance[nearest]:.1f} HU"
-            )
-            yield kept[index].case, finding("near_duplicate", text)
+            case, other = kept[index].case, kept[nearest].case
+            text = f"case {case.id}: differs from case {other.id} by {distance[nearest]:.1f} HU"
+            yield case, finding("near_duplicate", text)
 
 
 def _plain(patient: str) -> str:

@@ -112,13 +112,10 @@ def n_channels(config: ViewsConfig) -> int:
 
 
 def fuse(probabilities: dict[View, NDArray[np.float32]], case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
-    """Weighted mean of the views' probabilities, on the scan's own voxels, float32 (X, Y, Z).
+    """Weighted mean of the views' probabilities (n, height, width), on the scan's own voxels, float32 (X, Y, Z).
 
-    Args:
-        probabilities: per view (n, height, width), as the stacks of ``case``.
-        case: the volume's views.
-        config: the views' weights, normalised in each axial slice over the views that show it. A scan higher than the
-            field has slices that only the axial view shows.
+    The weights are normalised in each axial slice over the views that show it: a scan higher than the field has slices
+    that only the axial view shows.
     """
     depth = case.placement.scan_shape[2]
     fused, total = np.zeros((*config.size[:2], depth), np.float32), np.zeros(depth, np.float32)

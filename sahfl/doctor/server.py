@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sahfl.config import ServerConfig, load_study
-from sahfl.data.sources import StudyScansAtSites
+from sahfl.data.sources.scans import StudyScansAtSites
 from sahfl.doctor.connection import PATIENCE_S
 from sahfl.doctor.findings import Finding, skip_all
 from sahfl.doctor.machine import (

@@ -8,7 +8,8 @@ import yaml
 from harness.tiny_study import TINY, changed
 
 from sahfl.config import Section, Study, kind_of, load_consortium, load_server, load_site, load_study, parse
-from sahfl.data.sources import StudyScansDatalist, StudyScansPhantom
+from sahfl.data.sources.datalist import StudyScansDatalist
+from sahfl.data.sources.phantom import StudyScansPhantom
 from sahfl.errors import ConfigError
 from sahfl.simulation.simulate import site_configs
 

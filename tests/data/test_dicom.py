@@ -21,7 +21,7 @@ from sahfl.data.checks import verify_unchanged
 from sahfl.data.ct import read_scan
 from sahfl.data.dicom import read_patients, read_series
 from sahfl.data.manifest import Case
-from sahfl.data.sources import SiteScansFolder
+from sahfl.data.sources.folders import SiteScansFolder
 from sahfl.errors import DataError, ScanProblem
 from sahfl.federation.site.site import Site
 

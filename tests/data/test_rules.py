@@ -13,12 +13,11 @@ from test_checks import SHAPE, a_case, blood, head
 
 from sahfl.data.checks import check_cases
 from sahfl.data.ct import Scan
-from sahfl.data.dicom.rules import DICOM_RULES
 from sahfl.data.file_rules import judge_files, looks_personal
 from sahfl.data.manifest import Case, read_datalist
 from sahfl.data.measures import measure
 from sahfl.data.phantom import PROFILES, make_case
-from sahfl.data.rules import BY_ID, RULES, rules_table
+from sahfl.data.rules import BY_ID, DICOM_RULES, RULES, rules_table
 from sahfl.data.scan_rules import judge_scan
 
 ROOT = Path(__file__).parents[2]

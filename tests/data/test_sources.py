@@ -8,8 +8,7 @@ import pytest
 from harness.dicom_files import write_series
 
 from sahfl.config import SiteConfig, Study, load_study
-from sahfl.data.formats import read_cases, recognise
-from sahfl.data.sources import SiteScansFolder
+from sahfl.data.sources.folders import SiteScansFolder, read_cases, recognise
 from sahfl.errors import ConfigError, DataError
 from sahfl.federation.site.site import Site
 from sahfl.simulation.simulate import site_configs

@@ -19,7 +19,7 @@ from sahfl.data.checks import check_cases, scan_keys, usable_cases
 from sahfl.data.ct import read_scan
 from sahfl.data.manifest import Case, declared_folds
 from sahfl.data.phantom import PROFILES, make_case
-from sahfl.data.sources import SiteScansDatalist
+from sahfl.data.sources.datalist import SiteScansDatalist
 from sahfl.errors import DataChanged, DataError, DataRefused, DataShared, PayloadError, RunFailed
 from sahfl.federation.protocol import read_scan_keys, scan_keys_reply
 from sahfl.federation.site.site import Site

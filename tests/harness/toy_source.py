@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 
 from sahfl.data.manifest import Case
-from sahfl.data.sources import SiteScans, Source, StudyScans
+from sahfl.data.sources.scans import SiteScans, StudyScans
+from sahfl.data.sources.table import Source
 from sahfl.errors import DataError
 from sahfl.section import Name, PathInFile
 

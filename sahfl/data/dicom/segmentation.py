@@ -60,8 +60,7 @@ def read_segmentation(path: Path, series: Series) -> nibabel.Nifti1Image:
         if len(places) != len(frames) or frames.shape[2:0:-1] != label.shape[:2]:
             raise ScanProblem("seg_geometry", "the segmentation's frames have other pixels than the slices")
         for frame, affine in zip(frames, places, strict=True):
-            index = _slice_index(affine, series)
-            label[:, :, index] |= (frame.T > 0).astype(np.uint8)
+            label[:, :, _slice_index(affine, series)] |= (frame.T > 0).astype(np.uint8)
     return nibabel.Nifti1Image(label, series.image.affine)
 
 
@@ -70,11 +69,9 @@ def _check(dataset: Dataset, series: Series) -> None:
         raise ScanProblem("seg_type", "the annotation is not a binary DICOM segmentation")
     if not series.frame_of_reference or dataset.FrameOfReferenceUID != series.frame_of_reference:
         raise ScanProblem("seg_frame_of_reference", "the segmentation belongs to another frame of reference")
-    strange = sum(not any(is_blood(name) for name in _names(segment)) for segment in dataset.SegmentSequence)
-    if strange:
-        text = (
-            f"{strange} of {len(dataset.SegmentSequence)} segment(s) are not named as blood, and every segment counts"
-        )
+    segments = dataset.SegmentSequence
+    if strange := sum(not any(map(is_blood, _names(segment))) for segment in segments):
+        text = f"{strange} of {len(segments)} segment(s) are not named as blood, and every segment counts"
         raise ScanProblem("seg_segments", f"{text}; name them (label or property type) or remove them")
 
 

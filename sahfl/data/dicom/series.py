@@ -37,11 +37,9 @@ class Series:
 
 
 def read_series(folder: Path, *, of: Path | None = None) -> Series:
-    """The only CT series below a patient's folder; localizers and objects that are not CT images are ignored.
+    """The only CT series below a patient's folder, or the one that the file ``of`` belongs to.
 
-    Args:
-        folder: of the patient.
-        of: a file of the wanted series, if the folder may hold several.
+    Localizers and objects that are not CT images are ignored.
 
     Raises:
         ScanProblem: there is not exactly one series, or it is no evenly stacked CT volume; it names the broken rule.
@@ -75,9 +73,8 @@ def read_slice(path: Path) -> Slice:
             raise ScanProblem("not_grey", "a slice's pixels are not plain grey values (MONOCHROME2)")
         if header.get("RescaleType") not in (None, "", "HU", "US"):
             raise ScanProblem("not_hu", f"a slice's values are in {code(header, 'RescaleType')}, expected HU")
-        (slope,), (intercept,) = (
-            numbers(header, keyword, 1, rule="no_rescale") for keyword in ("RescaleSlope", "RescaleIntercept")
-        )
+        (slope,) = numbers(header, "RescaleSlope", 1, rule="no_rescale")
+        (intercept,) = numbers(header, "RescaleIntercept", 1, rule="no_rescale")
         if slope == 0:
             raise ScanProblem("no_rescale", "a slice's RescaleSlope is 0")
         pixel_mm = numbers(header, "PixelSpacing", 2, rule="no_geometry")

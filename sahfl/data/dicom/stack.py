@@ -68,10 +68,8 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
     slices = [slices[index] for index in order]
     step = _step([part.position_mm for part in slices], along[order], normal, slices[0].thickness_mm)
     between_rows, between_columns = slices[0].pixel_mm
-    affine = np.eye(4)
-    affine[:3] = LPS_TO_RAS @ np.column_stack(
-        [row * between_columns, column * between_rows, step, slices[0].position_mm]
-    )
+    affine, origin = np.eye(4), np.array(slices[0].position_mm)
+    affine[:3] = LPS_TO_RAS @ np.column_stack([row * between_columns, column * between_rows, step, origin])
     return slices, affine
 
 
@@ -99,24 +97,17 @@ def _step(
 ) -> NDArray[np.float64]:
     """Vector (3,) from a slice to the next in mm (LPS): perpendicular to the slices unless the gantry was tilted.
 
-    Args:
-        positions: of the slices, sorted along the normal.
-        along: their positions along the normal in mm, increasing.
-        normal: unit vector.
-        thickness_mm: used as the distance if there is only one slice.
+    Positions are sorted; ``along`` holds them in mm along the unit vector ``normal``. A single slice has its thickness.
     """
     if len(positions) == 1:
         if thickness_mm <= 0:
-            raise ScanProblem(
-                "unknown_thickness", "the series is one slice without SliceThickness: its volume is unknown"
-            )
+            text = "the series is one slice without SliceThickness: its volume is unknown"
+            raise ScanProblem("unknown_thickness", text)
         return normal * thickness_mm
     gaps = np.diff(along)
-    if (gaps < POSITION_TOLERANCE_MM).any():
-        n = int((gaps < POSITION_TOLERANCE_MM).sum())
-        raise ScanProblem(
-            "duplicate_positions", f"{n} slice(s) lie where another lies: a copy or a second acquisition?"
-        )
+    if n := int((gaps < POSITION_TOLERANCE_MM).sum()):
+        text = f"{n} slice(s) lie where another lies: a copy or a second acquisition?"
+        raise ScanProblem("duplicate_positions", text)
     usual = float(np.median(gaps))
     wide = gaps > 1.5 * usual
     if wide.any() and np.allclose(gaps / usual, np.rint(gaps / usual), atol=0.1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,15 +54,11 @@ def placed(path: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except ScanProblem as problem:
-        raise ScanProblem(problem.rule, f"{problem}{_place(path, folder)}") from None
-
-
-def _place(path: Path, folder: Path) -> str:
-    try:
-        paths = scan_files(folder)
-        return f" (file {paths.index(path) + 1} of {len(paths)} in the order of names)"
-    except (OSError, ValueError):  # the folder changed just now
-        return ""
+        place = ""
+        with suppress(OSError, ValueError):  # the folder changed just now
+            paths = scan_files(folder)
+            place = f" (file {paths.index(path) + 1} of {len(paths)} in the order of names)"
+        raise ScanProblem(problem.rule, f"{problem}{place}") from None
 
 
 def _classify(path: Path) -> Found:
@@ -94,9 +90,8 @@ def find_slices(folder: Path, *, of: Path | None = None) -> list[Path]:
         found = tuple(item for item in found if item.series in wanted)
     kinds = Counter(item.kind for item in found)
     if kinds["frames"]:
-        raise ScanProblem(
-            "multi_frame", "got multi-frame (enhanced) CT, expected one file per slice; export as classic CT"
-        )
+        text = "got multi-frame (enhanced) CT, expected one file per slice; export as classic CT"
+        raise ScanProblem("multi_frame", text)
     series = Counter(item.series for item in found if item.kind == "slice")
     if not series:
         if kinds["localizer"]:

@@ -45,7 +45,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
 
     Args:
         path: file to write.
-        label: (columns, rows, slices), on the series' own voxels in its own order.
+        label: (columns, rows, slices), on the voxels of ``series`` in its order.
         series: on which the mask was drawn.
         algorithm: name of the program that drew it; at most 64 characters are written.
 
@@ -61,7 +61,6 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
 
     with private():
         sources = [pydicom.dcmread(file) for file in series.files]
-    name = algorithm[:64]
     described = seg.SegmentDescription(
         segment_number=1,
         segment_label=LABEL,
@@ -69,7 +68,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
         segmented_property_type=codes.SCT.Hemorrhage,
         algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
-            name=name, version=__version__, family=codes.DCM.ArtificialIntelligence
+            name=algorithm[:64], version=__version__, family=codes.DCM.ArtificialIntelligence
         ),
     )
     stream = io.BytesIO()
@@ -94,6 +93,6 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
             )
             made.save_as(stream)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        text = "the series' headers lack what a DICOM segmentation has to repeat"
-        raise DataError(f"--dicom-seg: {text} ({type(error).__name__})") from None
+        text = f"the series' headers lack what a DICOM segmentation has to repeat ({type(error).__name__})"
+        raise DataError(f"--dicom-seg: {text}") from None
     write_atomic(path, stream.getvalue())

@@ -9,11 +9,10 @@ Anatomy, volumes and contrast come from published and measured values, never fro
 """
 
 from sahfl.data.phantom.case import PhantomCase, make_case
-from sahfl.data.phantom.cohort import CohortSpec, write_cohort
+from sahfl.data.phantom.cohort import CohortSpec, demo_sites, read_cases, write_cohort, write_sites
 from sahfl.data.phantom.hemorrhage import LABELS
 from sahfl.data.phantom.lesions import PhantomKind
 from sahfl.data.phantom.profiles import PROFILES, ScannerProfile
-from sahfl.data.phantom.sites import demo_sites, read_cases, write_sites
 
 __all__ = [
     "LABELS",

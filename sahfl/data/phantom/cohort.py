@@ -1,16 +1,16 @@
-"""A site's folder of synthetic cases; an interruption of the writing costs at most one case."""
+"""Folders of synthetic cases, of one site or of several; an interruption of the writing costs at most one case."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,13 +48,10 @@ def write_cohort(
 ) -> Path:
     """Write the cohort into ``folder`` and return the path of its datalist.json.
 
+    After each case, ``on_case`` is called with (cases done, cases in all).
+
     Guarantees: the same spec gives bit-identical files; a file appears under its name only when it is complete;
     datalist.json comes last. Finished cases of an interrupted cohort are kept; a finished cohort is not changed.
-
-    Args:
-        folder: created if missing.
-        spec: what to write.
-        on_case: called with (cases done, cases in all) after each case.
 
     Raises:
         DataError: the folder belongs to another spec, or the spec cannot be built.
@@ -70,7 +67,9 @@ def write_cohort(
         name = f"{index:04d}.nii.gz"
         entry = {"image": f"images/{name}", "label": f"labels/{name}", "patient": f"{spec.site}-{index:04d}"}
         if not all((folder / entry[part]).exists() for part in ("image", "label")):
-            _write_case(folder, entry, _make(spec, index))
+            profile, seed = PROFILES[spec.profile], case_seed(spec, index)
+            case = make_case(seed, kind=spec.kind, profile=profile, shape=spec.shape, spacing_mm=spec.spacing_mm)
+            _write_case(folder, entry, case)
         entries.append(entry)
         on_case(index + 1, spec.n_cases)
     content = {
@@ -91,7 +90,7 @@ def case_seed(spec: CohortSpec, index: int) -> int:
 
 def encode_nifti(data: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
     """A .nii.gz file of integers (X, Y, Z): scanner space, mm, no text fields, no time stamp."""
-    image = nib.Nifti1Image(data, affine)
+    image = nibabel.Nifti1Image(data, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units(xyz="mm")
@@ -137,16 +136,6 @@ def _check_owner(path: Path, plan: dict[str, Any]) -> None:
         raise DataError(f"{path}: holds phantom spec {found}, expected {plan}; choose another folder or remove it")
 
 
-def _make(spec: CohortSpec, index: int) -> PhantomCase:
-    return make_case(
-        case_seed(spec, index),
-        kind=spec.kind,
-        profile=PROFILES[spec.profile],
-        shape=spec.shape,
-        spacing_mm=spec.spacing_mm,
-    )
-
-
 def _write_case(folder: Path, entry: dict[str, str], case: PhantomCase) -> None:
     for part, data in (("image", case.image), ("label", case.label)):
         path = folder / entry[part]
@@ -163,3 +152,65 @@ def spec_as_json(spec: CohortSpec) -> dict[str, Any]:
 def json_bytes(content: dict[str, Any]) -> bytes:
     """Indented JSON that ends in a line break."""
     return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def demo_sites() -> tuple[CohortSpec, ...]:
+    """The cohorts of ``configs/demo.yaml``, which an installed package does not contain: name, kind, profile, cases."""
+    sites: tuple[tuple[str, PhantomKind, str, int], ...] = (
+        ("tbi_a", "tbi", "standard", 12),
+        ("tbi_b", "tbi", "sharp", 12),
+        ("tbi_c", "tbi", "low_dose", 12),
+        ("tbi_d", "tbi", "offset", 12),
+        ("sah_a", "sah", "smooth", 12),
+        ("sah_b", "sah", "noisy", 10),
+        ("sah_c", "sah", "tilted", 8),
+    )
+    return tuple(CohortSpec(*site, seed=7, shape=(96, 112, 24), spacing_mm=(2.0, 2.0, 5.0)) for site in sites)
+
+
+def write_sites(
+    folder: Path,
+    specs: Sequence[CohortSpec],
+    *,
+    on_case: Callable[[str, int, int], None] = lambda site, done, total: None,
+) -> Path:
+    """Write every site's cohort into ``folder/<site>`` and return the path of the datalist of all sites.
+
+    After each case, ``on_case`` is called with (site, cases done, cases in all).
+
+    Guarantees: the same specs give bit-identical files; the next call continues an interrupted one; datalist.json comes
+    last.
+
+    Raises:
+        DataError: the folder belongs to other specs, or one of them cannot be built.
+    """
+    plan = {"sites": {spec.site: spec_as_json(spec) for spec in specs}}
+    datalist = folder / DATALIST
+    if claim_folder(folder, plan):
+        return datalist
+    sites = {spec.site: _write_site(folder, spec, on_case) for spec in specs}
+    description = "Synthetic head CT; no patient data."
+    content = {"description": description, "labels": {"background": 0, **LABELS}, "phantom": plan, "sites": sites}
+    write_atomic(datalist, json_bytes(content))
+    return datalist
+
+
+def read_cases(folder: Path, spec: CohortSpec) -> Iterator[PhantomCase]:
+    """The cases of one site, one at a time, from a folder written by ``write_sites``."""
+    for index in range(spec.n_cases):
+        name = f"{index:04d}.nii.gz"
+        parts = (folder / spec.site / part / name for part in ("images", "labels"))
+        image, label = (nibabel.Nifti1Image.from_filename(path) for path in parts)
+        yield PhantomCase(
+            image=np.asarray(image.dataobj, np.int16),
+            label=np.asarray(label.dataobj, np.uint8),
+            affine=np.asarray(image.affine, np.float64),
+            seed=case_seed(spec, index),
+            kind=spec.kind,
+        )
+
+
+def _write_site(folder: Path, spec: CohortSpec, on_case: Callable[[str, int, int], None]) -> list[dict[str, str]]:
+    datalist = write_cohort(folder / spec.site, spec, on_case=lambda done, total: on_case(spec.site, done, total))
+    entries: list[dict[str, str]] = json.loads(datalist.read_text())["sites"][spec.site]
+    return [entry | {part: f"{spec.site}/{entry[part]}" for part in ("image", "label")} for entry in entries]

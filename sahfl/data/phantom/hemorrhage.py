@@ -18,7 +18,7 @@ from sahfl.data.phantom.lesions import (
     VentricularBlood,
 )
 from sahfl.data.phantom.mass_effect import MassEffect
-from sahfl.data.phantom.space import Field, coverage
+from sahfl.data.phantom.space import Field, coverage, sphere_radius_mm
 from sahfl.data.phantom.subject import Subject
 
 LABELS: Mapping[str, int] = MappingProxyType({"EDH": 1, "IPH": 2, "IVH": 3, "SAH": 4, "SDH": 5})
@@ -116,7 +116,7 @@ def _merge(shares: dict[str, Field], name: str, share: Field) -> None:
 def _bruise(brain: Brain, lesion: Contusion) -> tuple[Field, Field]:
     """A ragged ellipsoid in the tissue and its rim of oedema."""
     region = brain.region
-    radius = (lesion.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
+    radius = sphere_radius_mm(lesion.volume_ml)
     squared = sum(((axis - c) / q) ** 2 for axis, c, q in zip(brain.points, lesion.centre, lesion.aspect, strict=True))
     distance = np.sqrt(np.asarray(squared, np.float32)) - np.float32(radius)
     distance += np.float32(0.2 * radius) * region.noise(10.5)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
@@ -27,10 +26,8 @@ from sahfl.data.phantom.lesions import (
     PhantomKind,
     VentricularBlood,
 )
-from sahfl.data.phantom.space import Triple
+from sahfl.data.phantom.space import Triple, sphere_radius_mm
 from sahfl.data.phantom.subdurals import sample_subdurals
-
-AneurysmSite = Literal["acom", "mca", "pcom", "basilar"]
 
 SAH_MEDIAN_ML = 33.0
 """Median volume of subarachnoid blood; Boers 2014: 31 mL, cisterns alone 7 to 17 mL (Foettinger et al., JAHA 2024)."""
@@ -39,20 +36,13 @@ SAH_SIGMA = 0.72
 THICK_ABOVE_ML = 18.0
 """Limit between thin (Fisher 1, 2) and thick (Fisher 3, 4) clot; divides the volumes about 1 to 2."""
 
-SOURCES: dict[AneurysmSite, Triple] = {
-    "acom": (0, 18, -13),
-    "mca": (30, 12, -12),
-    "pcom": (11, 2, -16),
-    "basilar": (0, -10, -17),
-}
-"""Places where aneurysms rupture; the side is drawn."""
-
-_CLOT_BESIDE: dict[AneurysmSite, Triple] = {
-    "acom": (8, 38, -2),
-    "mca": (42, 6, -6),
-    "pcom": (34, 0, -16),
-    "basilar": (10, -20, 0),
-}
+_ANEURYSMS: tuple[tuple[Triple, Triple], ...] = (
+    ((0, 18, -13), (8, 38, -2)),  # anterior communicating artery
+    ((30, 12, -12), (42, 6, -6)),  # middle cerebral artery
+    ((11, 2, -16), (34, 0, -16)),  # posterior communicating artery
+    ((0, -10, -17), (10, -20, 0)),  # basilar artery
+)
+"""Places where aneurysms rupture, and the place of a clot in the tissue beside each; the side is drawn."""
 _SPECK_PLACES: tuple[Triple, ...] = ((22, -48, 6), (23, -38, 9), (13, -20, 18), (8, 14, 10), (0, -6, -1), (0, -40, -34))
 """Occipital horn, atrium, body, frontal horn, third and fourth ventricle."""
 
@@ -133,7 +123,7 @@ def _sample_contusion(rng: np.random.Generator) -> Contusion:
 def _with_satellites(rng: np.random.Generator, clot: Contusion) -> list[Contusion]:
     """The clot, and in two of five cases up to three droplets of blood around it."""
     n_satellites = int(rng.integers(1, 4)) if rng.random() < 0.4 else 0
-    radius = (clot.volume_ml * 1000 * 3 / (4 * math.pi)) ** (1 / 3)
+    radius = sphere_radius_mm(clot.volume_ml)
     clots = [clot]
     for _ in range(n_satellites):
         away = rng.normal(size=3)
@@ -187,12 +177,10 @@ def _sample_convexity_blood(rng: np.random.Generator, side: float) -> CisternalB
 
 
 def _sample_aneurysm(rng: np.random.Generator) -> Injury:
-    sites: list[AneurysmSite] = ["acom", "mca", "pcom", "basilar"]
-    site = sites[int(rng.choice(4, p=[0.36, 0.24, 0.27, 0.13]))]
+    (x, y, z), beside = _ANEURYSMS[int(rng.choice(4, p=[0.36, 0.24, 0.27, 0.13]))]
     side = float(rng.choice([-1, 1]))
     volume = _log_normal(rng, SAH_MEDIAN_ML, SAH_SIGMA, (5, 110))
     thick = volume > THICK_ABOVE_ML
-    x, y, z = SOURCES[site]
     source: Triple = (side * x, y, z)
     lesions: list[Lesion] = [_sample_cisternal_blood(rng, source, volume)]
     if rng.random() < (0.43 if thick else 0.33):
@@ -205,7 +193,7 @@ def _sample_aneurysm(rng: np.random.Generator) -> Injury:
             )
         )
     if thick and rng.random() < 0.2:
-        x, y, z = _CLOT_BESIDE[site]
+        x, y, z = beside
         lesions.append(
             Contusion(
                 centre=(side * x, y, z),

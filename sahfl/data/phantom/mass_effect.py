@@ -9,7 +9,7 @@ import numpy as np
 
 from sahfl.data.phantom.lesions import Contusion, EpiduralClot, Injury, SubduralClot
 from sahfl.data.phantom.skull import Skull
-from sahfl.data.phantom.space import Field, Triple, coverage
+from sahfl.data.phantom.space import Field, Triple, coverage, sphere_radius_mm
 
 VAULT_RADIUS_MM = 72.0
 """Mean radius of the vault; converts angles to lengths along it (mm)."""
@@ -37,7 +37,7 @@ def displace_brain(skull: Skull, injury: Injury, rng: np.random.Generator) -> Ma
     blood: dict[str, Field] = {}
     for lesion in injury.lesions:
         if isinstance(lesion, Contusion):
-            push = min(0.22 * _radius_mm(lesion.volume_ml), 7.0)
+            push = min(0.22 * sphere_radius_mm(lesion.volume_ml), 7.0)
             shift -= math.copysign(push, lesion.centre[0]) * _push_field(skull, lesion.centre, 40)
         if not isinstance(lesion, EpiduralClot | SubduralClot):
             continue
@@ -57,10 +57,6 @@ def displace_brain(skull: Skull, injury: Injury, rng: np.random.Generator) -> Ma
 def _unit(direction: Triple) -> Triple:
     length = math.sqrt(sum(value * value for value in direction))
     return (direction[0] / length, direction[1] / length, direction[2] / length)
-
-
-def _radius_mm(volume_ml: float) -> float:
-    return (volume_ml * 1000 * 3 / (4 * math.pi)) ** (1 / 3)
 
 
 def _push_field(skull: Skull, centre: Triple, width_mm: float) -> Field:

@@ -153,17 +153,20 @@ def _temporalis_mm(skull: Skull, uneven: Field) -> Field:
 
 def _remaining_bone(skull: Skull, direction: Triple) -> Field:
     """0 where a craniectomy of 85 mm has left only scalp, 1 elsewhere, (n,); its edge is uneven."""
-    length = math.sqrt(sum(value * value for value in direction))
-    along = sum(axis * np.float32(value / length) for axis, value in zip(skull.region.points, direction, strict=True))
-    aside = np.arccos(np.clip(np.asarray(along, np.float32) / skull.radius, -1, 1)) * np.float32(80)
+    aside = np.arccos(np.clip(_cosine(skull, direction), -1, 1)) * np.float32(80)
     return 1 - coverage(aside - 43 + 3 * skull.region.noise(24), 1.5)
 
 
 def _swelling_mm(skull: Skull, direction: Triple) -> Field:
     """Extra scalp thickness: a cap of up to 7 mm around ``direction``."""
+    return 7 * np.exp((_cosine(skull, direction) - 1) / np.float32(0.12))
+
+
+def _cosine(skull: Skull, direction: Triple) -> Field:
+    """Cosine (n,) of the angle between ``direction`` and each point, seen from the head's origin."""
     length = math.sqrt(sum(value * value for value in direction))
     along = sum(axis * np.float32(value / length) for axis, value in zip(skull.region.points, direction, strict=True))
-    return 7 * np.exp((np.asarray(along, np.float32) / skull.radius - 1) / np.float32(0.12))
+    return np.asarray(along, np.float32) / skull.radius
 
 
 def _render_bone(skull: Skull) -> Field:

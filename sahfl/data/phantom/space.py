@@ -6,6 +6,7 @@ no 3-D array: a field is one float32 number for each computed point, shape (n,).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -69,14 +70,9 @@ class Grid:
         return max(1, round(self.spacing_mm[2] / SUBSLICE_MM))
 
     @property
-    def voxel_ml(self) -> float:
-        """Volume of one voxel (mL)."""
-        return self.spacing_mm[0] * self.spacing_mm[1] * self.spacing_mm[2] / 1000.0
-
-    @property
     def layer_ml(self) -> float:
         """Volume of one point: a voxel's share of one layer (mL)."""
-        return self.voxel_ml / self.n_sub
+        return self.spacing_mm[0] * self.spacing_mm[1] * self.spacing_mm[2] / 1000.0 / self.n_sub
 
     def axes_mm(self) -> tuple[Field, Field, Field]:
         """Scanner coordinates of the voxel columns, rows and layers: shapes (X,), (Y,), (Z * n_sub,)."""
@@ -102,6 +98,11 @@ class Grid:
         # z is the last axis, so neighbouring layers of one slice share their flat index divided by n_sub.
         total = np.bincount(indices // self.n_sub, values - np.float32(background), int(np.prod(self.shape)))
         return (total / self.n_sub + background).astype(np.float32).reshape(self.shape)
+
+
+def sphere_radius_mm(volume_ml: float) -> float:
+    """Radius (mm) of a ball of this volume."""
+    return (volume_ml * 1000 * 3 / (4 * math.pi)) ** (1 / 3)
 
 
 def coverage(distance_mm: Field, half_width_mm: float) -> Field:

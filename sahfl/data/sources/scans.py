@@ -1,13 +1,14 @@
-"""The interface of every source of scans, for a simulated study and for the site that holds the scans."""
+"""The interface of every source of scans, and the source ``sites``, of which only the hospitals know the scans."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sahfl.data.manifest import Case
+from sahfl.errors import ConfigError
 from sahfl.section import Section
 
 
@@ -21,10 +22,8 @@ class SiteScans(Section):
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases of a site.
 
-        Args:
-            site: the site's name.
-            folder: the site's own folder, for a source that writes its scans first.
-            on_case: called with (cases written, cases in all) by such a source.
+        A source that writes its scans first uses ``folder``, the site's own, and calls ``on_case`` with (cases written,
+        cases in all).
 
         Raises:
             DataError: the scans cannot be listed.
@@ -52,12 +51,7 @@ class StudyScans(Section):
 
     @abstractmethod
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> Mapping[str, SiteScans]:
-        """The section of each site in a simulation.
-
-        Args:
-            sites: names of the study's sites.
-            study: the study's name, for messages.
-            seed: the study's.
+        """The section of each site in a simulation of a study with this name and seed.
 
         Raises:
             ConfigError: the study cannot be simulated from this source.
@@ -71,3 +65,17 @@ class StudyScans(Section):
     def identity(self) -> dict[str, Any]:
         """The settings that determine the result, without the paths of the scans."""
         return self.model_dump(mode="json")
+
+
+class StudyScansAtSites(StudyScans):
+    """Scans listed in each hospital's own site file; only the hospital has their paths."""
+
+    source: Literal["sites"]
+    """Which kind of data section this is."""
+
+    def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> Mapping[str, SiteScans]:
+        """Raise ConfigError, because a simulation has no site files."""
+        raise ConfigError(
+            f"study {study}: data.source is 'sites', so each site's own file says where its scans lie; run it "
+            "with sahfl-server, or name another source to simulate it"
+        )

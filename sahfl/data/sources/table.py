@@ -11,22 +11,19 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationInfo
 
-from sahfl.data.sources.at_sites import StudyScansAtSites
 from sahfl.data.sources.datalist import SiteScansDatalist, StudyScansDatalist
 from sahfl.data.sources.folders import SiteScansFolder, StudyScansFolders
 from sahfl.data.sources.phantom import SiteScansPhantom, StudyScansPhantom
-from sahfl.data.sources.scans import SiteScans, StudyScans
+from sahfl.data.sources.scans import SiteScans, StudyScans, StudyScansAtSites
 from sahfl.section import Section
 
 
 @dataclass(frozen=True)
 class Source:
-    """One source of scans, with its sections in study and site files."""
+    """The data sections of one source in a study file and in a site file (None if a site cannot have it)."""
 
     study: type[StudyScans]
-    """The data section of a study file."""
     site: type[SiteScans] | None
-    """The data section of a site file; None if a site cannot have it."""
 
 
 SOURCES = (

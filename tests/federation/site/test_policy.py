@@ -10,7 +10,7 @@ from harness.made_cases import a_case
 
 from sahfl.adapters import exchanged
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SiteConfig, SitePolicy, WeightTuning, parse
-from sahfl.data.sources import SiteScansDatalist
+from sahfl.data.sources.datalist import SiteScansDatalist
 from sahfl.errors import ConfigError, PolicyRefused
 from sahfl.federation import protocol
 from sahfl.federation.site.declared import declared

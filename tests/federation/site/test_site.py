@@ -13,7 +13,7 @@ from sahfl.adapters import digest, exchanged
 from sahfl.adapters.files import save_tensors
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SiteConfig, Study, ZeroShot, parse
 from sahfl.data.ct import read_scan
-from sahfl.data.sources import SiteScansDatalist
+from sahfl.data.sources.datalist import SiteScansDatalist
 from sahfl.errors import AdapterError, DataError
 from sahfl.federation import flower, protocol
 from sahfl.federation.site.app import SiteFailure, app
