@@ -61,12 +61,10 @@ def check_cases(
     on_case: Callable[[int, int], None] = lambda done, total: None,
     on_scan: OnScan = lambda checked, scan, measures: None,
 ) -> tuple[CheckedCase, ...]:
-    """Check all cases of a site (in the datalist's order), with one scan in memory at a time.
+    """Check all cases of a site in the datalist's order, with one scan in memory at a time.
 
-    Args:
-        cases: all of the site.
-        on_case: called with (done, total) after each case.
-        on_scan: called with each case and its scan (None if it cannot be read), before the rules across cases.
+    ``on_case`` is called with (done, total) after each case; ``on_scan`` with each case and its scan (None if it cannot
+    be read), before the rules across cases.
     """
     checked, traces = [], []
     for case in cases:

@@ -154,18 +154,13 @@ def pseudonym(patient: str, salt: str) -> str:
 
 
 def assign_folds(volumes_ml: Mapping[str, float], *, n_folds: int, salt: str) -> dict[str, int]:
-    """Assign every patient to a fold, stratified by hemorrhage volume.
+    """Assign every patient to a fold, stratified by annotated volume (mL, summed over the patient's scans).
 
     Patients are ordered by volume and cut into blocks of ``n_folds``. Within a block, the salted hash of the patient id
     decides the fold of each patient.
 
     Guarantees: every patient has exactly one fold; the folds' sizes differ by at most one; the result depends only on
     the patients and the study's salt, not on their order.
-
-    Args:
-        volumes_ml: annotated volume per patient (summed over the patient's scans).
-        n_folds: number of folds.
-        salt: the study's.
     """
     ordered = sorted(volumes_ml, key=lambda patient: (volumes_ml[patient], pseudonym(patient, salt)))
     folds: dict[str, int] = {}

@@ -54,8 +54,7 @@ def scan(image: Field, grid: Grid, profile: ScannerProfile, rng: np.random.Gener
 def blur_in_plane(image: Field, grid: Grid, sigma_mm: float) -> Field:
     """Gaussian blur of (X, Y, Z) within the slices."""
     sigma = (sigma_mm / grid.spacing_mm[0], sigma_mm / grid.spacing_mm[1], 0)
-    blurred: Field = ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
-    return blurred
+    return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
 
 
 def bleed_slices(image: Field, profile: ScannerProfile) -> Field:
@@ -63,8 +62,7 @@ def bleed_slices(image: Field, profile: ScannerProfile) -> Field:
     if profile.slice_bleed == 0:
         return image
     kernel = (profile.slice_bleed, 1 - 2 * profile.slice_bleed, profile.slice_bleed)
-    averaged: Field = ndimage.correlate1d(image, kernel, axis=2, mode="nearest")
-    return averaged
+    return ndimage.correlate1d(image, kernel, axis=2, mode="nearest")
 
 
 def _noise(grid: Grid, profile: ScannerProfile, rng: np.random.Generator) -> Field:

@@ -45,17 +45,10 @@ def make_case(
     shape: tuple[int, int, int] = (128, 128, 32),
     spacing_mm: tuple[float, float, float] = (1.8, 1.8, 5.0),
 ) -> PhantomCase:
-    """Build one case.
+    """Build one case; its seed is 0 or greater, and a head needs a grid of about 160 x 200 x 150 mm.
 
     Guarantees: the result depends only on the arguments, bit for bit (with one build of numpy and scipy); the same seed
     on another grid gives the same head and lesions; the same seed with another kind gives the same healthy head.
-
-    Args:
-        seed: 0 or greater.
-        kind: which bleeding, if any.
-        profile: the scanner, see ``PROFILES``.
-        shape: voxels (X, Y, Z).
-        spacing_mm: voxel size along x, y, z; a head needs about 160 x 200 x 150 mm.
     """
     # Each part has its own random stream, so that a change of one part does not change the others.
     for_subject, for_noise, for_injury, for_anatomy, for_scanner, for_metal = np.random.SeedSequence(seed).spawn(6)

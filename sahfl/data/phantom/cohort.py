@@ -145,8 +145,7 @@ def _write_case(folder: Path, entry: dict[str, str], case: PhantomCase) -> None:
 
 def spec_as_json(spec: CohortSpec) -> dict[str, Any]:
     """The spec as JSON values: tuples become lists."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
-    return values
+    return json.loads(json.dumps(asdict(spec)))
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:

@@ -184,25 +184,15 @@ def _sample_aneurysm(rng: np.random.Generator) -> Injury:
     source: Triple = (side * x, y, z)
     lesions: list[Lesion] = [_sample_cisternal_blood(rng, source, volume)]
     if rng.random() < (0.43 if thick else 0.33):
-        cast = rng.random() >= 0.7
-        lesions.append(
-            VentricularBlood(
-                level_mm=0.0 if cast else rng.uniform(2, 14),
-                cast_mm=rng.uniform(15, 40) if cast else 0.0,
-                density=1.0 if cast else 0.9,
-            )
-        )
+        if rng.random() < 0.7:
+            lesions.append(VentricularBlood(level_mm=rng.uniform(2, 14), cast_mm=0.0))
+        else:
+            lesions.append(VentricularBlood(level_mm=0.0, cast_mm=rng.uniform(15, 40), density=1.0))
     if thick and rng.random() < 0.2:
         x, y, z = beside
-        lesions.append(
-            Contusion(
-                centre=(side * x, y, z),
-                volume_ml=_log_normal(rng, 12, 0.7, (1, 50)),
-                aspect=_sample_aspect(rng, 0.7, 1.4),
-                raggedness=0.15,
-                oedema_mm=rng.uniform(1, 4),
-            )
-        )
+        volume = _log_normal(rng, 12, 0.7, (1, 50))
+        aspect = _sample_aspect(rng, 0.7, 1.4)
+        lesions.append(Contusion((side * x, y, z), volume, aspect, raggedness=0.15, oedema_mm=rng.uniform(1, 4)))
     drain_side = float(rng.choice([-1, 1])) if rng.random() < 0.15 else 0.0
     return Injury(
         tuple(lesions),

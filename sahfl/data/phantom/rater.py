@@ -23,14 +23,7 @@ _SMALLEST_PIECE_MM2 = 14.0
 
 
 def draw_label(region: Region, shares: Mapping[str, Field], soft: Field, profile: ScannerProfile) -> NDArray[np.uint8]:
-    """Mask (X, Y, Z) uint8 of ``LABELS`` from the blood shares (n,) of the cavity.
-
-    Args:
-        region: points of the cavity.
-        shares: blood share by label name.
-        soft: share of the point that is not bone.
-        profile: point spread of the scanner and habits of the rater.
-    """
+    """Mask (X, Y, Z) uint8 of ``LABELS`` from each label's blood shares and the boneless shares ``soft``, both (n,)."""
     grid = region.grid
     boneless = bleed_slices(blur_in_plane(region.average(soft), grid, profile.psf_sigma_mm), profile)
     visible = boneless > 1 - _BONE_SHARE
@@ -56,5 +49,4 @@ def _drop_small_pieces(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, 
     if n_pieces == 0:
         return mask
     areas_mm2 = np.bincount(pieces.ravel()) * (spacing_mm[0] * spacing_mm[1])
-    kept: NDArray[np.bool_] = mask & (areas_mm2 >= _SMALLEST_PIECE_MM2)[pieces]
-    return kept
+    return mask & (areas_mm2 >= _SMALLEST_PIECE_MM2)[pieces]

@@ -107,10 +107,7 @@ def petrous_coverage(points: Points, floor: Field) -> Field:
 def render_skull(skull: Skull, *, swelling: Triple | None, bone_flap: Triple | None = None) -> Field:
     """HU of scalp, bone and face at the head's points (n,), as if the cavity were solid; air outside.
 
-    Args:
-        skull: the head's shells.
-        swelling: direction of a scalp swelling, if there is one.
-        bone_flap: direction of a craniectomy, if there was one.
+    ``swelling`` and ``bone_flap`` are the directions of a scalp swelling and of a craniectomy, if there is one.
     """
     region = skull.region
     partial = region.partial_mm

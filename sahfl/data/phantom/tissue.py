@@ -64,12 +64,11 @@ def add_drain(hu: Field, brain: Brain, side: float) -> Field:
 def _deep_grey(brain: Brain) -> Field:
     """Thalamus, lentiform and caudate nuclei."""
     folded = brain.points.mirrored()
-    caudate: list[Ball] = [(15, 19, 6, 4.5), (17, 2, 18, 2.5)]
     nuclei = np.minimum.reduce(
         [
             ellipsoid_distance(folded, (11, -14, 6), (8, 13, 9)),
             ellipsoid_distance(folded, (22, 4, 2), (6, 14, 10)),
-            chain_distance(folded, caudate),
+            chain_distance(folded, [(15, 19, 6, 4.5), (17, 2, 18, 2.5)]),
         ]
     )
     return coverage(nuclei, 2.0)
