@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from sahfl.data.phantom.profiles import ScannerProfile
 from sahfl.data.phantom.rater import draw_label
 from sahfl.data.phantom.skull import AIR_HU, Skull, build_skull, petrous_coverage, render_skull
 from sahfl.data.phantom.space import Field, Grid
-from sahfl.data.phantom.subject import Region, Subject, place_head, sample_subject
+from sahfl.data.phantom.subject import Subject, place_head, sample_subject
 from sahfl.data.phantom.tissue import add_calcifications, add_drain, render_tissue
 
 
@@ -81,16 +81,8 @@ def make_case(
 
 def _enter(skull: Skull, inner: NDArray[np.intp]) -> Skull:
     """The same skull, restricted to the points ``inner`` of its cavity."""
-    region: Region = skull.region.subset(inner)
-    return replace(
-        skull,
-        region=region,
-        vault=skull.vault[inner],
-        floor=skull.floor[inner],
-        thickness=skull.thickness[inner],
-        face=skull.face[inner],
-        radius=skull.radius[inner],
-    )
+    shells = (skull.vault, skull.floor, skull.thickness, skull.face, skull.radius)
+    return Skull(skull.region.subset(inner), *(shell[inner] for shell in shells))
 
 
 def _fill(
