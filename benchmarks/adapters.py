@@ -33,9 +33,8 @@ from machine import machine
 from torch import Tensor, nn
 
 from sahfl.adapters import adapted
-from sahfl.adapters.adapted import AdaptedConv
+from sahfl.adapters.adapted import AdaptedConv, Path, choose_path
 from sahfl.adapters.attach import attach, attach_everything
-from sahfl.adapters.paths import Path, choose_path
 from sahfl.config import AdapterTuning
 from sahfl.model import MultiViewUNet
 
@@ -229,7 +228,7 @@ def clock(run: Callable[[], None]) -> float:
 def print_layers(setting: Setting, options: argparse.Namespace) -> None:
     """Print the times of the two paths, divided by the frozen layer's, for each method and each kind of layer.
 
-    The table in ``sahfl/adapters/paths.py`` comes from this output; ``*`` marks its entry.
+    The table in ``sahfl/adapters/adapted.py`` comes from this output; ``*`` marks its entry.
     """
     for method in options.only or LORA:
         print(f"{method} {setting}")

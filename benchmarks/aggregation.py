@@ -27,8 +27,9 @@ from scipy import stats
 from small_study import SITES, Federation, read_base
 
 from sahfl.adapters import AdapterState
-from sahfl.aggregation import Memory, SiteUpdate
-from sahfl.aggregation.alternate import names_of_turn
+from sahfl.aggregation.rules import names_of_turn
+from sahfl.aggregation.server_step import Memory
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import AdapterTuning, RoundsConfig, ServerAdam, ServerMomentum
 from sahfl.errors import RunFailed
 from sahfl.federation.server.aggregate import aggregate

@@ -23,8 +23,10 @@ from machine import machine
 
 from sahfl.adapters import AdapterState, FactoredLayer, exchanged
 from sahfl.adapters.attach import attach
-from sahfl.adapters.factored import factored_layers
-from sahfl.aggregation import SiteUpdate, mean_of_stream, project
+from sahfl.adapters.exchanged import factored_layers
+from sahfl.aggregation.lowrank import project
+from sahfl.aggregation.mean import mean_of_stream
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import AdapterTuning
 from sahfl.model import MultiViewUNet
 

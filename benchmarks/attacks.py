@@ -25,7 +25,7 @@ from machine import machine
 from small_study import SITES, Federation, read_base
 
 from sahfl.adapters import AdapterState
-from sahfl.aggregation import SiteUpdate
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.federation.server.aggregate import aggregate

@@ -22,7 +22,7 @@ from machine import machine
 
 from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import attach
-from sahfl.adapters.factored import factored_layers
+from sahfl.adapters.exchanged import factored_layers
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.data.ct import Scan

@@ -27,16 +27,7 @@ EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 
 
 def predict(net: nn.Module, case: CaseViews, config: ViewsConfig) -> NDArray[np.float32]:
-    """Probability of blood on the scan's own voxels, float32 (X, Y, Z): every slice of every view, fused.
-
-    The network receives whole slices, without a sliding window, because all slices of a view have one size. Slices that
-    show no part of the head keep probability 0. The network computes on the device of its parameters.
-
-    Args:
-        net: called with a batch of slices and the name of their view; returns logits (batch, 1, height, width).
-        case: the volume's slices.
-        config: windows, neighbours and weights of the views.
-    """
+    """``predict_mean`` of one network, float32 (X, Y, Z)."""
     return predict_mean([net], case, config)
 
 
@@ -47,10 +38,14 @@ def predict_mean(
     *,
     on_slice: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float32]:
-    """Same as ``predict``, with the mean of several networks' probabilities in each view, float32 (X, Y, Z).
+    """Probability of blood on the scan's own voxels, float32 (X, Y, Z): the networks' mean in each view, views fused.
+
+    The networks receive whole slices, without a sliding window, because all slices of a view have one size. Slices that
+    show no part of the head keep probability 0.
 
     Args:
-        nets: at least one, all on one device.
+        nets: at least one, all on one device. They take a batch of slices, (batch, channels, height, width), and the
+            name of the view, and return logits (batch, 1, height, width).
         case: the volume's slices.
         config: windows, neighbours and weights of the views.
         on_slice: called with (slices done, slices to do) after each batch.
@@ -86,10 +81,7 @@ def predict_mean(
 def _each(
     work: Callable[[Batch], NDArray[np.float32]], batches: Sequence[Batch], threads: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Results of the batches, in order; each batch runs on one thread, in parallel with others.
-
-    If all threads work on one batch, they wait for each other after each layer (``benchmarks/prediction.py``).
-    """
+    """Results of the batches, in order; each batch has one thread, which is faster than all threads on one batch."""
     if threads == 1:
         yield from map(work, batches)
         return
@@ -104,10 +96,9 @@ def _each(
 def score(predicted: NDArray[np.bool_], scan: Scan, *, key: str, tolerance_mm: float) -> CaseResult:
     """Compare a predicted mask with the annotation, both (X, Y, Z) on the scan's own voxels.
 
-    Dice is 2 |A and B| / (|A| + |B|); 0 for a prediction on a case without blood, None if both are empty (the
-    statistics count these separately). All other metrics are for cases with blood: a missed hemorrhage has surface Dice
-    and lesion F1 0, and an HD95 equal to the diagonal of the scan. The extent (mm) is the distance along axis 2 (foot
-    to head, see ``Scan``) covered by the annotated slices from the lowest to the highest, gaps included.
+    Dice is 2 |A and B| / (|A| + |B|), and None if both are empty. All other metrics are for cases with blood: a missed
+    hemorrhage has surface Dice and lesion F1 0, and an HD95 equal to the diagonal of the scan. The extent (mm) is that
+    of the annotated slices along axis 2 (foot to head), from the lowest to the highest, gaps included.
     """
     annotated = scan.label
     size, n_predicted = int(annotated.sum()), int(predicted.sum())
@@ -139,9 +130,8 @@ def surface_metrics(
 ) -> tuple[float, float]:
     """Surface Dice and HD95 (mm) of two masks (X, Y, Z) of one shape, neither of them empty.
 
-    Surfaces are the voxels that an erosion removes. MONAI's ``get_surface_distance`` gives the distances, once for both
-    metrics. The result equals MONAI's ``compute_surface_dice`` and ``compute_hausdorff_distance`` (percentile 95, both
-    with the spacing), which compute distances twice and look at every voxel.
+    Surfaces are the voxels that an erosion removes. The result equals MONAI's ``compute_surface_dice`` and
+    ``compute_hausdorff_distance`` (percentile 95, both with the spacing), which compute distances twice.
     """
     ours, theirs = _surface(predicted), _surface(annotated)
     there, back = (
@@ -153,12 +143,11 @@ def surface_metrics(
 
 
 def score_lesions(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> float:
-    """F1 over connected components (3-D, 26 neighbours) of two masks (X, Y, Z); a component is found if any voxel of it
-    is.
+    """F1 over connected components (3-D, 26 neighbours) of two masks (X, Y, Z), of which one at most is empty.
 
     ``2 TP / (2 TP + FP + FN)``: TP are annotated components that the prediction touches, FN those that it misses, FP
-    predicted components that touch no annotation. At most one mask may be empty. MONAI's panoptic quality matches
-    components one to one by their IoU instead, which does not suit blood that is spread over cisterns.
+    predicted components that touch no annotation. (MONAI's panoptic quality matches components one to one, which does
+    not suit blood that is spread over cisterns.)
 
     Source: Hernandez Petzsche et al. 2022, Sci. Data 9:762 (ISLES 2022), lesion-wise F1.
     """
@@ -185,6 +174,5 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that contains a mask."""
     used = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     return tuple(slice(int(places[0]), int(places[-1]) + 1) for places in used)

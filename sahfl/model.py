@@ -1,4 +1,4 @@
-"""What sahfl needs of a network, and the multi-view U-Net: 2-D networks on axial, coronal and sagittal slices."""
+"""The interface of a network, and the multi-view U-Net: 2-D networks on axial, coronal and sagittal slices."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WIDTHS: dict[str, tuple[int, int, int, int, int]] = {
 """Channels at the depths 1 (full resolution) to 4, and in the bottleneck."""
 DEPTHS = ("1", "2", "3", "4")
 BLOOD_PRIOR_LOGIT = -4.0
-"""Start of the output bias: about 2 % of the pixels of a slice are blood, and starting there saves the first steps."""
+"""Initial output bias: about 2 % of the pixels of a slice are blood."""
 
 
 class Network(nn.Module, ABC):
     """A network that segments slices; another one is a class of this kind and an entry in ``config.network.NETWORKS``.
 
-    Expected of a class: the same seed gives the same weights. It has no buffers: running statistics would carry one
+    In such a class the same seed gives the same weights. It has no buffers, because running statistics would carry one
     site's scanner to the others. It raises ``ConfigError`` for a setting that it does not support.
 
     Args:
@@ -39,13 +39,7 @@ class Network(nn.Module, ABC):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        *,
-        size: str,
-        seed: int,
-        views: Sequence[str] = (),
-        deep_supervision: bool = False,
+        self, in_channels: int, *, size: str, seed: int, views: Sequence[str] = (), deep_supervision: bool = False
     ) -> None:
         super().__init__()
 
@@ -70,26 +64,12 @@ class Network(nn.Module, ABC):
 class MultiViewUNet(Network):
     """U-Nets on slices with neighbours and HU windows as channels: one shared by all views, or one for each.
 
-    Guarantees: no buffers, so a site's scanner never leaks through running statistics and averaging sites is well
-    defined; a batch of one view gives no gradient to another view's own network; the same seed gives the same
-    weights, those of a view whatever the other views are.
-
-    Args:
-        in_channels: channels of a slice.
-        size: width of each network.
-        seed: seed of the initial weights.
-        views: the views that have a network of their own; without any, one network sees all.
-        deep_supervision: add outputs at half and quarter resolution, for training only.
+    Guarantees: a batch of one view gives no gradient to another view's own network, whose initial weights do not depend
+    on the other views.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        *,
-        size: str,
-        seed: int,
-        views: Sequence[str] = (),
-        deep_supervision: bool = False,
+        self, in_channels: int, *, size: str, seed: int, views: Sequence[str] = (), deep_supervision: bool = False
     ) -> None:
         super().__init__(in_channels, size=size, seed=seed)
         self._shared = not views
@@ -117,9 +97,8 @@ class MultiViewUNet(Network):
 class UNet(nn.Module):
     """A 2-D U-Net of four halvings, its modules named by role and depth, with 1x1 outputs that start at rare blood.
 
-    Two convolutions of MONAI with instance norm and leaky ReLU at each depth. No convolution before a norm has a
-    bias: the norm takes it away again. The transposed ones have none either, as it would reach the next norm as a
-    constant, but for the picture's edge.
+    Each depth has two of MONAI's convolutions with instance norm and leaky ReLU. No convolution has a bias, because the
+    next norm would remove it (after a transposed one, but for the picture's edge).
 
     Source: Ronneberger et al. 2015, arXiv 1505.04597; instance norm, transposed convolutions and outputs at several
     resolutions as in nnU-Net, Isensee et al. 2021, doi 10.1038/s41592-020-01008-z.
@@ -156,7 +135,7 @@ class UNet(nn.Module):
 
 
 class UpStep(nn.Module):
-    """From one depth of the decoder to the next: twice the size, beside what the encoder saw there."""
+    """One depth of the decoder: doubles the size and appends the encoder's channels of that depth."""
 
     def __init__(self, deeper: int, width: int) -> None:
         super().__init__()
@@ -180,8 +159,8 @@ def for_inference(net: nn.Module) -> nn.Module:
     """A network that computes the same, within rounding, in less time on a processor; ``net`` is unchanged.
 
     Every 2-D instance norm becomes a group norm of one channel per group, which is the same formula, and the weights
-    lie with their channels last: torch has fast kernels for that, and copies each tensor for an instance norm
-    (``benchmarks/prediction.py``). On another device the copy is computed as it is. Either is in evaluation mode.
+    get the memory format ``channels_last``; torch has faster kernels for both (``benchmarks/prediction.py``). On
+    another device the copy has no such changes. The copy is in evaluation mode.
     """
     found = copy.deepcopy(net).eval()
     if device_of(net).type != "cpu":
@@ -195,5 +174,5 @@ def for_inference(net: nn.Module) -> nn.Module:
 
 
 def device_of(net: nn.Module) -> torch.device:
-    """Where a network computes: the device of its parameters; the processor, if it has none."""
+    """The device of a network's parameters; the processor, if it has none."""
     return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The networks that both ends build for a task; server and sites must agree on every tensor."""
+"""The networks that server and sites build for a task, with the same tensors at both ends."""
 
 from __future__ import annotations
 
@@ -26,13 +26,9 @@ from sahfl.task import Task
 def exchanged_shapes(
     views: ViewsConfig, model: ModelConfig, method: TrainedMethod | None, *, norms: bool = True
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that a training may send, worked out from its settings alone.
+    """Names and shapes of the tensors that a training may send, from its settings; without norms, if they stay.
 
-    Args:
-        views: of the task.
-        model: of the task.
-        method: as the site trains it; none in pretraining.
-        norms: whether the weights of norms are among them.
+    ``method`` is as the site trains it; None in pretraining.
     """
     names = json.dumps([part and part.model_dump(mode="json") for part in (views, model, method)], sort_keys=True)
     shapes, of_norms = _exchanged_shapes(names)
@@ -41,7 +37,6 @@ def exchanged_shapes(
 
 @lru_cache(maxsize=64)
 def _exchanged_shapes(settings: str) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], frozenset[str]]:
-    """Building the network takes longer than anything else here, and every round asks."""
     views, model, method = json.loads(settings)
     views, model = ViewsConfig.model_validate_json(json.dumps(views)), ModelConfig.model_validate(model)
     net = whole_network(views, model, seed=0)
@@ -53,19 +48,19 @@ def _exchanged_shapes(settings: str) -> tuple[tuple[tuple[str, tuple[int, ...]],
 
 
 def staying(net: nn.Module, task: Task) -> tuple[str, ...]:
-    """Names of the exchanged tensors that do not travel to the server in a task; none without local norms."""
+    """Names of the exchanged tensors that stay at the site in a task; none without local norms."""
     return norm_tensors(net) if task.local is not None and task.local.local_norms else ()
 
 
 def whole_network(views: ViewsConfig, model: ModelConfig, seed: int) -> Network:
-    """The network at the start of pretraining: every tensor trains and travels."""
+    """The network at the start of pretraining, where every tensor trains and travels."""
     net = plain_network(views, model, derive_seed(seed, "network"))
     attach_everything(net)
     return net
 
 
 def plain_network(views: ViewsConfig, model: ModelConfig, seed: int) -> Network:
-    """The network without anything put on it; ``seed`` is that of its first weights."""
+    """The network without a method; ``seed`` is that of its first weights."""
     return NETWORKS[model.size].load()(
         n_channels(views),
         size=model.size,
@@ -76,25 +71,17 @@ def plain_network(views: ViewsConfig, model: ModelConfig, seed: int) -> Network:
 
 
 def base_network(views: ViewsConfig, model: ModelConfig, base: AdapterState) -> Network:
-    """The pretrained network.
-
-    Raises:
-        AdapterError: the base belongs to another network.
-    """
+    """The pretrained network; AdapterError if ``base`` belongs to another network."""
     net = whole_network(views, model, seed=0)
     exchanged.load(net, base)
     return net
 
 
 def read_base(study: Study, *, copy: Path) -> AdapterState:
-    """The base network that a study names by file and hash.
-
-    Args:
-        study: a study with ``base``.
-        copy: where the run keeps its own; read in the place of the file once it exists.
+    """The base network that a study names by file and hash, or the run's own copy of it once that exists.
 
     Raises:
-        AdapterError: the file is missing or damaged, holds another base, or one of another network.
+        AdapterError: the file is missing or damaged, or holds another base or a base of another network.
     """
     assert study.base is not None
     path = copy if copy.exists() else study.base.path
@@ -113,7 +100,7 @@ def read_base(study: Study, *, copy: Path) -> AdapterState:
 def fine_tuned_network(
     views: ViewsConfig, model: ModelConfig, base: AdapterState, method: TrainedMethod, seed: int
 ) -> Network:
-    """The base with a fine-tuning method put on it, at its start; ``seed`` is the study's."""
+    """The base with a fine-tuning method on it, at the start of training; ``seed`` is the study's."""
     net = base_network(views, model, base)
     example = torch.zeros(1, n_channels(views), 32, 32)
     attach(net, method, seed=derive_seed(seed, "adapter", method.id), parts=net.parts, example=example)

@@ -1,8 +1,7 @@
 """Adapter states as messages: one flat array, its layout, and a header that identifies the request.
 
-A state travels as one array, because hundreds of small arrays cost a federated engine more than their bytes do. Nothing
-from a peer is used before ``check_header`` and ``unpack`` have compared it with the request. The module uses only
-numpy, so that a hospital can audit it.
+One array, because hundreds of small ones cost a federated engine more than their bytes. ``check_header`` and ``unpack``
+compare everything from a peer with the request before its use. Only numpy, so that a hospital can audit the module.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ DTYPES: dict[Encoding, str] = {"float32": "<f4", "float16": "<f2", "int8": "|i1"
 STEPS = 127
 """int8 numbers range from -127 to 127; -128 is never written."""
 LEAST_STEP = float(np.finfo(np.float32).tiny)
-"""Below this value, float32 has too few digits for a step."""
+"""Below it, float32 has too few digits for a step."""
 LARGEST_STEP = float(np.finfo(np.float32).max) / 128
 """A step times -128, which a faulty sender could write, stays finite."""
 
@@ -53,7 +52,7 @@ class Header:
     sahfl: str = __version__
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat values for the message."""
+        """The fields as a flat mapping."""
         return asdict(self)
 
     @property
@@ -64,11 +63,7 @@ class Header:
 
 
 def check_header(got: dict[str, Any], expected: Header) -> None:
-    """Compare a received header with the expected one.
-
-    Raises:
-        PayloadError: a field differs (the message gives both values of the first, version before others) or is unknown.
-    """
+    """Compare a received header with the expected one; PayloadError names the first wrong field, versions first."""
     order = ("schema", "sahfl", *(field.name for field in fields(Header)))
     for name in dict.fromkeys(order):
         value, wanted = got.get(name), getattr(expected, name)
@@ -79,11 +74,7 @@ def check_header(got: dict[str, Any], expected: Header) -> None:
 
 
 def check_training(n_volumes: object, loss: object) -> tuple[int, float]:
-    """Check a site's report on its own training.
-
-    Raises:
-        PayloadError: the number of volumes is not a whole number from 1 to a million, or the loss is not finite.
-    """
+    """Check a site's report: from 1 to a million volumes and a finite loss; PayloadError otherwise."""
     if type(n_volumes) is not int or not 1 <= n_volumes <= MOST_VOLUMES:
         raise PayloadError(f"n_volumes: got {_cut(n_volumes, 40)!r}, expected 1 to {MOST_VOLUMES}")
     if type(loss) is not float or not math.isfinite(loss):
@@ -99,8 +90,7 @@ def layout(state: AdapterState) -> Layout:
 def pack(state: AdapterState, encoding: Encoding = "float32") -> NDArray[Any]:
     """All tensors of a state in one flat array (n,), little-endian; empty for an empty state.
 
-    float32 is exact. float16 and int8 round; ``feedback`` compensates for it over the rounds. int8 numbers are
-    multiples of their tensor's step (``steps``).
+    float32 is exact; float16 and int8 round, int8 to multiples of the tensor's step (``steps``).
 
     Raises:
         PayloadError: a number is too large for float16 or int8, or not finite; the message names the tensor.
@@ -128,12 +118,7 @@ def steps(state: AdapterState) -> tuple[float, ...]:
 
 
 def unpack(
-    data: bytes,
-    got: Layout,
-    *,
-    like: AdapterState,
-    encoding: Encoding = "float32",
-    tensor_steps: Sequence[float] = (),
+    data: bytes, got: Layout, *, like: AdapterState, encoding: Encoding = "float32", tensor_steps: Sequence[float] = ()
 ) -> AdapterState:
     """Read a flat array back into tensors.
 
@@ -146,12 +131,11 @@ def unpack(
         data: bytes of the flat array.
         got: the layout that came with it.
         like: the expected state.
-        encoding: of the numbers, as agreed; not taken from the sender.
+        encoding: number format that the receiver asked for.
         tensor_steps: of int8, one per tensor.
 
     Raises:
-        PayloadError: a tensor is missing, unexpected, misplaced, of another shape or not finite (the message names the
-            first), or the size is wrong.
+        PayloadError: the layout or the size differs, or a number is not finite; the message names the first tensor.
     """
     wanted = layout(like)
     if got != wanted:

@@ -1,4 +1,4 @@
-"""A part of a YAML file as a typed value, and reading one: all its problems in one message."""
+"""Parts of a YAML file as typed values, and reading them with all problems in one message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_core import PydanticKnownError
 from sahfl.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
-"""Lower-case letters, digits, ``-`` and ``_``; names become folder names, so nothing else is allowed."""
+"""Lower-case letters, digits, ``-`` and ``_``, because names become folder names."""
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -35,7 +35,7 @@ class Section(BaseModel):
 
 
 def one_of(names: Callable[[], Iterable[str]]) -> BeforeValidator:
-    """Only texts that a table has when the setting is read; the error lists them, as that of a ``Literal`` does."""
+    """Like a ``Literal`` of the names that a table has when the setting is read."""
 
     def check(value: Any) -> Any:
         known = list(names())
@@ -52,7 +52,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its silent side: a key given twice is an error, not the last one's win."""
+    """YAML in which a key that is given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -68,15 +68,15 @@ def parse(model: type[SectionT], settings: Any, *, where: str, folder: Path | No
 
     Args:
         model: the section.
-        settings: what the file holds.
-        where: the file, for messages.
-        folder: where relative paths (``PathInFile``) start; they stay as they are without it.
+        settings: the content of a file.
+        where: the file's name, for messages.
+        folder: where relative paths (``PathInFile``) start; without it they stay as they are.
 
     Raises:
-        ConfigError: every problem in one message, each with its key, the value found and what was expected.
+        ConfigError: all problems in one message, each with its key, the value found and the expected one.
     """
     try:
-        # Through JSON, because strict mode then still takes a YAML list for a tuple and a string for a path.
+        # From JSON, strict mode takes a list for a tuple and a string for a path.
         text = json.dumps(settings, default=str)
     except (TypeError, ValueError, RecursionError) as error:  # a date as a key, an anchor that contains itself
         raise ConfigError(f"{where}: holds what a settings file cannot: {error}") from error
@@ -84,6 +84,15 @@ def parse(model: type[SectionT], settings: Any, *, where: str, folder: Path | No
         return model.model_validate_json(text, context={"folder": folder})
     except ValidationError as error:
         raise ConfigError(f"{where}: {_describe(error)}") from error
+
+
+def load(model: type[SectionT], path: Path) -> SectionT:
+    """Read a settings file; relative paths in it start at the file's folder.
+
+    Raises:
+        ConfigError: the file cannot be read, or has problems: every unknown key and bad value, in one message.
+    """
+    return parse(model, read_mapping(path), where=str(path), folder=path.parent)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""What the server and the sites say to each other in plain values: what a site is asked to do, and what it has.
-
-Nothing here depends on Flower; ``federation.protocol`` puts these values into messages and reads them back.
-"""
+"""The server's tasks and the sites' descriptions as plain values; ``federation.protocol`` makes messages of them."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from sahfl.payload import MOST_VOLUMES, Encoding
 
 
 class Task(Section):
-    """What a site is asked to do, apart from the tensors."""
+    """What the server asks of a site, without the tensors."""
 
     stage: Literal["pretrain", "finetune"]
     """Which stage of the study."""
@@ -32,9 +29,9 @@ class Task(Section):
     fold: Annotated[int, Field(ge=-1, le=19)] = -1
     """Held-out fold; -1 in pretraining."""
     method: Method | None = None
-    """Fine-tuning method; none in pretraining. Its rank is the global one, and names the training at both ends."""
+    """Fine-tuning method, with the global rank; none in pretraining."""
     rank: Rank | None = None
-    """Rank of the adapter that this site gets and sends back, where that is not the method's."""
+    """Rank of this site's adapter, if it is not the method's."""
     round: Annotated[int, Field(ge=0)] = 0
     """This round, from 1; 0 outside rounds."""
     rounds: Annotated[int, Field(ge=0)] = 0
@@ -42,15 +39,15 @@ class Task(Section):
     learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Peak learning rate."""
     local: LocalTraining | None = None
-    """Steps and batches; none where nothing is trained, but for an evaluation with local norms."""
+    """Steps and batches; none in tasks without training, except evaluations with local norms."""
     payload: Encoding = "float32"
-    """How the site writes the numbers that it sends."""
+    """Number format of the site's reply."""
     evaluation: EvaluationConfig | None = None
-    """Threshold, strata and replicates; none where nothing is evaluated."""
+    """Threshold, strata and replicates; none in tasks without evaluation."""
 
     @property
     def own_method(self) -> Method | None:
-        """The method as this site has it: with the site's own rank, if it has one."""
+        """The method with this site's rank."""
         if self.rank is None or not isinstance(self.method, AdapterTuning):
             return self.method
         return self.method.at_rank(self.rank)
@@ -70,7 +67,7 @@ Count = Annotated[int, Field(ge=0, le=MOST_VOLUMES)]
 
 
 class SiteDescription(Section):
-    """What a site tells about its data, counts only, and with which software it computes."""
+    """Counts over a site's data, and a hash of its software."""
 
     site: Name
     """The site's name."""
@@ -83,19 +80,19 @@ class SiteDescription(Section):
     n_positive: Count
     """Volumes with annotated blood."""
     volume_ml: Annotated[float, Field(ge=0, le=1e9)] | None
-    """Annotated blood in all, mL; None where fewer patients bleed than the site tells of."""
+    """Annotated blood in all, mL; None if too few patients have blood for the site's policy."""
     fold_sizes: Annotated[tuple[Count, ...], Field(max_length=20)]
     """Patients per fold."""
     fold_positive: Annotated[tuple[Count, ...], Field(max_length=20)]
     """Patients with annotated blood per fold."""
     data: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    """Salted hash of all contents: another one as soon as a scan or annotation changes."""
+    """Salted hash of all scans and annotations."""
     software: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    """Hash of the site's own code and its libraries' versions (``software_hash``); no property of the data."""
+    """Hash of the site's code and its libraries' versions (``software_hash``)."""
     n_refused: Count
     """Cases that cannot be used."""
     findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count | None], Field(max_length=100)]
-    """Cases per broken rule of the site's checks; None where there are some, but fewer than the site tells."""
+    """Cases per broken rule of the site's checks; None for a count that is too small for the site's policy."""
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:

@@ -24,7 +24,7 @@ CLIP_NORM = 1.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """Position of this round in the whole training, with its optimiser settings."""
+    """A round's position in the whole training, and its optimiser settings."""
 
     learning_rate: float
     """Peak learning rate, at the start of the cosine over all rounds."""
@@ -58,15 +58,14 @@ def train(
     parameters and the optimiser are float32 in every precision.
 
     Args:
-        net: called with a batch of slices and the name of their view; returns what ``supervised_loss`` takes. Batches
-            move to the device of its parameters.
+        net: takes a batch of slices and the name of their view; returns the logits for ``supervised_loss``.
         sampler: batches of the site's own training cases.
         schedule: steps and learning rates.
-        precision: of the network's own computation; bfloat16 is autocast.
+        precision: number format of the network's own computation; bfloat16 is autocast.
         on_step: called after each step with (steps done, steps in all, mean loss so far).
 
     Returns:
-        Mean loss of the round, without the proximal term, so that it is comparable between strengths of the term.
+        Mean loss of the round, without the proximal term.
 
     Raises:
         RunFailed: the loss is not finite.
@@ -126,9 +125,8 @@ def pull_back(parameters: Sequence[nn.Parameter], received: Sequence[Tensor], pr
 def supervised_loss(outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
     """Dice plus cross-entropy, a scalar; with deep supervision, their weighted mean over the resolutions.
 
-    Dice is pooled over the batch: the Dice of a slice without blood is undefined, and a batch nearly always has some
-    blood. Each resolution weighs half of the previous one. A coarse pixel is blood if any pixel under it is, because
-    nearest-neighbour sampling would lose thin layers of blood.
+    Dice is pooled over the batch, because that of a slice without blood is undefined. Each resolution weighs half of
+    the previous one. A coarse pixel is blood if any pixel under it is, so that thin layers of blood remain.
 
     Args:
         outputs: logits (batch, 1, height, width), or a list of them, each half the size of the previous one.

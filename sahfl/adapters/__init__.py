@@ -34,36 +34,34 @@ class WeightedState:
 
 @dataclass(frozen=True)
 class Form:
-    """How the factors of an adapted layer make up its kernel: all that the aggregation asks of an adapter method.
+    """How an adapter method's factors make up a kernel: all that the aggregation asks of a method.
 
-    *Terms* are one matrix (size of the axis, terms) for each factor, the out-side factor first. ``aggregation.forms``
-    has the forms of this project.
+    *Terms* are one matrix (size of the axis, terms) for each factor, the out-side factor first.
     """
 
     terms: Callable[[FactoredLayer, Mapping[str, Floats]], list[Floats]]
     """From a layer's tensors to its terms, without the scale."""
     factors: Callable[[FactoredLayer, Sequence[Floats], AdapterState], dict[str, Floats]]
-    """The inverse: terms as tensors of a layer, in the shapes that they have in a state, but for the rank."""
+    """From terms to a layer's tensors, with the shapes of a state (the last argument) but for the rank."""
     dense: Callable[[FactoredLayer, Sequence[Floats]], Floats]
-    """The update of the kernel that terms stand for, (out, in, *kernel)."""
+    """From terms to the update of the kernel, (out, in, *kernel)."""
     nearest: Callable[[FactoredLayer, list[Floats], Sequence[WeightedState], AdapterState], list[Floats]]
-    """Terms near those of the sites' mean, as many as a global state has; from the layer, the mean's terms, what the
-    sites sent, and that state."""
+    """From the terms of the sites' mean, what the sites sent and the global state: terms as many as that state has."""
     rank_axes: Callable[[FactoredLayer], dict[str, int]]
-    """Axis of the terms in each factor, by the tensor's name."""
+    """Axis of the terms in each factor, by the factor's name."""
     terms_per_rank: Callable[[tuple[int, ...]], int] = lambda shape: 1
-    """Terms for each rank that the method counts, from the kernel's shape."""
+    """Terms for one rank of the method, from the kernel's shape."""
 
 
 @dataclass(frozen=True)
 class FactoredLayer:
-    """How the exchanged tensors of one adapted layer make up its kernel; what exact aggregation needs to know."""
+    """An adapted layer's kernel and the names of its exchanged tensors, for the aggregation."""
 
     form: Form
     shape: tuple[int, ...]
-    """Of the kernel, (out, in, *kernel)."""
+    """Shape of the kernel, (out, in, *kernel)."""
     up: str
-    """Name of the out-side factor; its terms lie along axis 1."""
+    """Name of the out-side factor, (out, terms, ...)."""
     inner: tuple[str, ...]
     """Names of the other factors."""
     alpha: float
@@ -75,20 +73,10 @@ class FactoredLayer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All its tensors."""
+        """Names of all tensors of the layer."""
         return (self.up, *self.inner, *([self.magnitude] if self.magnitude else []))
 
-    @property
-    def rank_axes(self) -> dict[str, int]:
-        """Axis of the terms in each factor."""
-        return self.form.rank_axes(self)
-
-    @property
-    def terms_per_rank(self) -> int:
-        """Terms for each rank that the method counts."""
-        return self.form.terms_per_rank(self.shape)
-
     def scale(self, n_terms: int) -> float:
-        """Factor of the update for a number of terms."""
-        rank = n_terms / self.terms_per_rank
+        """Factor of an update of this many terms."""
+        rank = n_terms / self.form.terms_per_rank(self.shape)
         return self.alpha / (rank if self.scaling == "rank" else rank**0.5)

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import copy
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sahfl.adapters.fused import FusedConvolution
-from sahfl.adapters.paths import choose_path
-from sahfl.adapters.updates.geometry import Convolution, convolve, kernel_of, per_channel, prepare
+from sahfl.adapters.updates.geometry import FEW, Convolution, convolve, kernel_of, per_channel, prepare
 from sahfl.adapters.updates.update import Update
+
+Path = Literal["dense", "fused"]
+TRANSPOSED = 2.5
+"""How much more the fused way costs in a transposed convolution, whose output is larger than its input."""
 
 
 class AdaptedConv(nn.Module):
     """A frozen convolution plus a trainable low-rank update of its kernel.
 
-    With W the kernel of the base and D the update's, the layer is the convolution with V = W + scale * D; with
-    magnitudes m (DoRA) it is that with m[o] * V[o] / ||V[o]||, the norm of every output channel's kernel being taken
-    as a constant in the backward pass, as the paper does. Stride, padding, dilation, padding mode
-    and bias stay the base layer's own.
+    With W the kernel of the base and D the update, the layer is the convolution with V = W + scale * D. With
+    magnitudes m (DoRA) its kernel is m[o] * V[o] / ||V[o]||; the backward pass takes the norm as a constant, as the
+    paper does. Everything else (stride, padding, dilation, padding mode, bias) is the base layer's.
 
-    Guarantees: a fresh layer gives the base's output bit for bit; the base never changes, so taking the adapter off
-    restores it bit for bit; ``merged()`` computes the same function; only what ``exchanged`` names is trainable.
+    Guarantees: a fresh layer gives the base's output bit for bit; the base never changes; ``merged()`` computes the
+    same function; only what ``exchanged`` names is trainable.
 
     Args:
-        base: the layer; frozen from here on.
-        update: its kernel's update, fresh.
+        base: the layer, which is frozen here.
+        update: the fresh update of the layer's kernel.
         scale: factor of the update (alpha / rank, or alpha / sqrt(rank)).
         magnitude: learn the length of each output channel's kernel apart from its direction.
-        rank_dropout: chance that a term of the update is left out of a training step; the others are scaled up.
+        rank_dropout: chance that a training step leaves a term of the update out; the other terms are scaled up.
 
     Source: Hu et al. 2021, arXiv 2106.09685, section 4.1 (scale); Kalajdzievski 2023, arXiv 2312.03732 (square root);
     Liu et al. 2024, arXiv 2402.09353, sections 4.1 and 4.3 (magnitude, constant norm); Yeh et al. 2023, arXiv
@@ -48,7 +52,7 @@ class AdaptedConv(nn.Module):
         self.exchanged = ("magnitude",) if magnitude else ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, *space) -> (batch, out, *space'); without a batch too, as the base."""
+        """(batch, in, *space) -> (batch, out, *space'); the batch axis may be missing, as in the base."""
         if x.ndim == len(self.base.kernel_size) + 1:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         x, geometry = prepare(x, self.base)
@@ -59,21 +63,21 @@ class AdaptedConv(nn.Module):
         return FusedConvolution.apply(x, self.kernel, update, geometry, up, self.magnitude, bias, *inner)  # type: ignore[no-untyped-call]
 
     def direction(self, up: Tensor) -> Tensor:
-        """V, (out, in, *kernel); in the parameters' own precision, whatever autocast says."""
+        """V, (out, in, *kernel), from ``up`` (out, terms, ...); autocast does not change its precision."""
         kernel = kernel_of(self.base)
         with torch.autocast(kernel.device.type, enabled=False):
             delta = self.update.delta(up)
         return kernel + delta if torch.is_grad_enabled() else delta.add_(kernel)
 
     def ratio(self, direction: Tensor) -> Tensor | None:
-        """Ratio m / ||V|| of each output channel, (out,); None without magnitudes."""
+        """Ratio m / ||V|| of each output channel, (out,), from V (out, in, *kernel); None without magnitudes."""
         if self.magnitude is None:
             return None
         length = lengths(direction.detach())
         return self.magnitude / torch.where(length > 0, length, 1)  # a kernel of zeros stays one
 
     def kernel(self, up: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The adapted kernel, (out, in, *kernel), and the ratio m / ||V|| in it."""
+        """The adapted kernel, (out, in, *kernel), and its ratio m / ||V||, (out,); from ``up`` (out, terms, ...)."""
         direction = self.direction(up)
         ratio = self.ratio(direction)
         return (direction if ratio is None else direction * per_channel(ratio, direction.ndim, axis=0)), ratio
@@ -94,5 +98,23 @@ class AdaptedConv(nn.Module):
 
 
 def lengths(kernel: Tensor) -> Tensor:
-    """Length of every output channel's kernel, (out,)."""
+    """Length of every output channel's kernel: (out, in, *kernel) -> (out,)."""
     return torch.linalg.vector_norm(kernel.flatten(1), dim=1)
+
+
+def choose_path(base: Convolution, update: Update, x: Tensor) -> Path:
+    """The faster of two equal ways to compute an adapted convolution of x, (batch, in, *space), by a fixed rule.
+
+    ``dense`` makes the adapted kernel and lets autograd compute its dense gradient; ``fused`` is ``FusedConvolution``.
+    Both the rule and the updates' costs come from ``benchmarks/adapters.py --layers`` on one core of an AMD EPYC with
+    AVX-512; a GPU is not measured and takes ``dense``. Where only ``up`` trains, ``fused`` keeps a map of few channels
+    instead of the input.
+    """
+    if not torch.is_grad_enabled():
+        return "dense"
+    if not any(update.get_parameter(name).requires_grad for name in update.inner_factors):
+        return "fused"
+    if x.device.type != "cpu" or base.out_channels < FEW:
+        return "dense"
+    cost = update.cost * (TRANSPOSED if base.transposed else 1)
+    return "fused" if cost < math.prod(base.kernel_size) * base.in_channels * base.out_channels else "dense"

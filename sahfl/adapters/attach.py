@@ -1,10 +1,9 @@
-"""Putting a method on a network: which tensors train and travel, all others frozen; and taking it off again."""
+"""Putting a method on a network and taking it off: which tensors train and travel; all others are frozen."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
@@ -13,37 +12,30 @@ from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.norms import normed_convolutions
 from sahfl.adapters.updates.geometry import CONVOLUTIONS, Convolution, is_plain
-from sahfl.config import AdapterTuning, TrainedMethod, WeightTuning
+from sahfl.config import AdapterTuning, Section, TrainedMethod, WeightTuning
 from sahfl.errors import AdapterError
 from sahfl.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 Parts = Mapping[str, tuple[str, ...]]
-NO_PARTS: Parts = {}
 
 
-@dataclass(frozen=True)
-class Attached:
+class Attached(Section):
     """What a method did to a network."""
 
     adapted: tuple[str, ...]
     """Paths of the convolutions with an adapter."""
     over_full_rank: tuple[str, ...]
-    """Those of them whose kernels need fewer terms than they got; legal, and often useful."""
+    """Those of them with more terms than their kernel needs, which is legal."""
     without_magnitude: tuple[str, ...]
-    """Those of them whose DoRA magnitude was left out, because the norm that follows would cancel it."""
+    """Those of them without a DoRA magnitude, because the norm that follows would cancel it."""
     weights: tuple[str, ...]
-    """The network's own tensors that are trained, by their names in the adapted network."""
+    """Names of the network's own tensors that are trained."""
 
 
 def attach(
-    net: nn.Module,
-    method: TrainedMethod,
-    *,
-    seed: int,
-    parts: Parts = NO_PARTS,
-    example: Tensor | None = None,
+    net: nn.Module, method: TrainedMethod, *, seed: int, parts: Parts | None = None, example: Tensor | None = None
 ) -> Attached:
     """Freeze a network and put a fine-tuning method on it, in place.
 
@@ -52,18 +44,17 @@ def attach(
 
     Args:
         net: any network with convolutions.
-        method: which method, with its rank, scale and layers.
-        seed: of the adapters' random factors; a layer's own seed also depends on its name.
-        parts: names that the method may use for groups of modules, each with the paths of its modules; ``encoder`` also
-            stands for every ``encoder.*``.
-        example: an input of the network, to find the convolutions whose DoRA magnitude a following norm cancels;
-            without it every layer keeps its magnitude.
+        method: the method with its settings.
+        seed: seed of the adapters' random factors; a layer's own seed also depends on its name.
+        parts: the paths of the modules in each part that the method may name; ``encoder`` is every ``encoder.*``.
+        example: an input of the network, (batch, channels, *space), to find the convolutions whose DoRA magnitude a
+            following norm cancels; without it every layer keeps its magnitude.
 
     Raises:
-        AdapterError: a convolution cannot be adapted (grouped, or more than a convolution; the layer is named), there
-            is none, a part is unknown, or the network carries an adapter already. The network computes what it did, but
-            may be frozen.
+        AdapterError: a convolution cannot be adapted (the message names the layer), there is none, a part is unknown,
+            or the network carries an adapter already. The network still computes the same, but may be frozen.
     """
+    parts = parts or {}
     exchanged.forget(net)
     net.requires_grad_(False)
     if isinstance(method, WeightTuning):
@@ -97,10 +88,10 @@ def inspect(net: nn.Module) -> Attached:
 
 
 def restore(net: nn.Module, method: TrainedMethod, attached: Attached) -> None:
-    """Put a method on a network just as ``attach`` did on another network of the same architecture, in place.
+    """Repeat on a network, in place, what ``attach`` did to another network of the same architecture.
 
     Raises:
-        AdapterError: the network lacks a layer or tensor; it carries an adapter already.
+        AdapterError: the network lacks a layer or tensor, or carries an adapter already.
     """
     exchanged.forget(net)
     layers = {path: module for path, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
@@ -132,18 +123,14 @@ def norm_tensors(net: nn.Module) -> tuple[str, ...]:
 
 
 def attach_everything(net: nn.Module) -> None:
-    """Make every parameter of a network trainable and exchanged: pretraining and full fine-tuning, in place.
-
-    Raises:
-        AdapterError: the network carries an adapter.
-    """
+    """Make every parameter of a network trainable and exchanged, in place; AdapterError if it carries an adapter."""
     exchanged.forget(net)
     net.requires_grad_(True)
     _declare_all(net.modules(), only_bias=False)
 
 
 def merge(net: nn.Module) -> None:
-    """Replace every adapted convolution by a plain one that computes the same, in place; for evaluation and export."""
+    """Replace every adapted convolution by a plain one that computes the same, in place."""
     places = net.named_modules(remove_duplicate=False)
     adapted = {path: module for path, module in places if isinstance(module, AdaptedConv)}
     plain = {module: module.merged() for module in adapted.values()}
@@ -193,7 +180,7 @@ def _adapt(base: Convolution, method: AdapterTuning, *, magnitude: bool, seed: i
 
 
 def _adaptable(net: nn.Module, wanted: set[nn.Module]) -> dict[str, Convolution]:
-    """Every convolution among ``wanted`` by its path; all are looked at before the first is changed."""
+    """Every convolution among ``wanted`` by its path; all are checked before the first is changed."""
     found = {
         path: module
         for path, module in net.named_modules()
@@ -213,23 +200,15 @@ def _adaptable(net: nn.Module, wanted: set[nn.Module]) -> dict[str, Convolution]
 
 
 def _tuned_modules(net: nn.Module, method: WeightTuning, parts: Parts) -> list[nn.Module]:
-    match method.method:
-        case "full":
-            return list(net.modules())
-        case "norm_bias":
-            return [module for module in net.modules() if isinstance(module, NORMS)]
-        case "last_layer":
-            return _within(net, ["head"], parts)
-        case part:
-            return _within(net, [part], parts)
+    if method.method == "full":
+        return list(net.modules())
+    if method.method == "norm_bias":
+        return [module for module in net.modules() if isinstance(module, NORMS)]
+    return _within(net, ["head" if method.method == "last_layer" else method.method], parts)
 
 
 def _within(net: nn.Module, names: Iterable[str], parts: Parts) -> list[nn.Module]:
-    """Every module in the named parts.
-
-    Raises:
-        AdapterError: the network has no such part.
-    """
+    """Every module in the named parts; AdapterError for an unknown part."""
     found = []
     for name in names:
         named = [paths for part, paths in parts.items() if part == name or part.startswith(f"{name}.")]

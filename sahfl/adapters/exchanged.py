@@ -1,7 +1,6 @@
-"""The exchanged tensors of a network: what trains, what travels, what a checkpoint holds, what the byte count counts.
+"""The exchanged tensors of a network: those that train, travel, lie in checkpoints and make up the byte count.
 
-A module declares the names of its own exchanged parameters in its attribute ``exchanged``. Everything else in sahfl
-asks this module; nothing looks for adapters by a part of a name.
+Each module of a network names its own exchanged parameters in its attribute ``exchanged``.
 """
 
 from __future__ import annotations
@@ -10,8 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from sahfl.adapters import AdapterState
+from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.adapters.adapted import AdaptedConv
+from sahfl.adapters.methods import ADAPTERS
+from sahfl.adapters.updates.geometry import kernel_of
+from sahfl.config import AdapterTuning, TrainedMethod
 from sahfl.errors import AdapterError
 
 
@@ -24,8 +26,7 @@ def forget(net: nn.Module) -> None:
     """Take back what ``declare`` declared in a network.
 
     Raises:
-        AdapterError: the network carries an adapter; forgetting its factors would freeze half-trained weights; nothing
-            is changed then.
+        AdapterError: the network carries an adapter; nothing is changed then.
     """
     for path, module in net.named_modules():
         if isinstance(module, AdaptedConv):
@@ -45,7 +46,7 @@ def parameters(net: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def read_all(net: nn.Module) -> AdapterState:
-    """Copy every parameter out of a network without adapters, float32: what its digest is taken over."""
+    """Copy every parameter out of a network without adapters, float32; a base's digest is that of these tensors."""
     return _copied(dict(sorted(net.named_parameters())))
 
 
@@ -63,7 +64,8 @@ def load(net: nn.Module, state: AdapterState) -> None:
     """
     wanted = parameters(net)
     if odd := sorted(wanted.keys() ^ state.keys()):
-        raise AdapterError(f"state has missing or unexpected tensors: {_some(odd)}")
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise AdapterError(f"state has missing or unexpected tensors: {', '.join(odd[:5])}{more}")
     for name, parameter in wanted.items():
         if state[name].shape != tuple(parameter.shape):
             raise AdapterError(f"tensor {name!r}: got shape {state[name].shape}, expected {tuple(parameter.shape)}")
@@ -71,9 +73,30 @@ def load(net: nn.Module, state: AdapterState) -> None:
         parameter.copy_(torch.from_numpy(np.array(state[name], np.float32, order="C")))  # torch wants it writable
 
 
+def factored_layers(net: nn.Module, method: TrainedMethod) -> tuple[FactoredLayer, ...]:
+    """The adapted layers of a network as plain values for the aggregation; none for standard fine-tuning."""
+    if not isinstance(method, AdapterTuning):
+        return ()
+    return tuple(
+        _describe(path, layer, method) for path, layer in net.named_modules() if isinstance(layer, AdaptedConv)
+    )
+
+
+def _describe(path: str, layer: AdaptedConv, method: AdapterTuning) -> FactoredLayer:
+    kernel, update = kernel_of(layer.base).detach(), layer.update
+    (up,) = set(update.exchanged) - set(update.inner_factors)
+    decomposed = layer.magnitude is not None
+    return FactoredLayer(
+        form=ADAPTERS[method.method].form,
+        shape=tuple(kernel.shape),
+        up=f"{path}.update.{up}",
+        inner=tuple(f"{path}.update.{name}" for name in update.inner_factors),
+        alpha=method.alpha,
+        scaling=method.scaling,
+        magnitude=f"{path}.magnitude" if decomposed else None,
+        kernel=kernel.cpu().float().numpy() if decomposed else None,
+    )
+
+
 def _copied(found: dict[str, nn.Parameter]) -> AdapterState:
     return {name: value.detach().to("cpu", torch.float32).numpy().copy() for name, value in found.items()}
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -17,14 +17,8 @@ from sahfl.errors import AdapterError
 
 
 def save_tensors(path: Path, state: AdapterState, note: Mapping[str, Any] | None = None) -> None:
-    """Write tensors as safetensors, atomically; the same state and note give the same bytes.
-
-    Args:
-        path: file to write.
-        state: float32 tensors by name.
-        note: JSON values kept in the file's header.
-    """
-    # One metadata key only: safetensors writes several in random order, and equal states would give unequal files.
+    """Write tensors and a note of JSON values as safetensors, atomically; equal ones give the same bytes."""
+    # One metadata key only, because safetensors writes several in random order.
     metadata = {"sahfl": json.dumps(note, sort_keys=True)} if note is not None else None
     write_atomic(path, save({name: np.asarray(value, order="C") for name, value in state.items()}, metadata))
 

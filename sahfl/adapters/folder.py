@@ -17,31 +17,64 @@ from torch import nn
 
 from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import Attached, inspect, restore
-from sahfl.adapters.card import model_card
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.adapters.peft import from_peft, is_peft_form, peft_settings, to_peft
 from sahfl.atomic import write_atomic
-from sahfl.config import AdapterTuning, Section, TrainedMethod
+from sahfl.config import AdapterTuning, TrainedMethod
 from sahfl.config.methods import TrainedMethodSetting
 from sahfl.errors import AdapterError
 
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
+TEMPLATE = """\
+---
+library_name: {library}
+tags: [head-ct, hemorrhage-segmentation, federated-learning, low-rank-adapter]
+---
+
+# Adapter {method} of study {study}
+
+Segments intracranial hemorrhage on head CT when put on the base network it was trained on. It holds trained
+numbers only: no scan, no patient data and none of the frozen weights of the base. For research use; not a
+medical device.
+
+| | |
+|---|---|
+{rows}
+
+## Use
+
+```python
+from pathlib import Path
+from sahfl.adapters.folder import put_adapter, read_adapter
+
+adapter = read_adapter(Path("this folder"))
+put_adapter(net, adapter)  # net: the base network; refused if its digest is another one
+```
+{peft}
+## Limits
+
+Trained and measured on the patients of the sites above, with fold {fold} held out; other scanners, ages and diseases \
+may differ. Averaged factors can, in principle,
+reveal something of the training data: treat the folder as the study's agreement says.
+"""
+PEFT = """
+Hugging Face PEFT loads the folder too:
+
+```python
+from peft import PeftModel
+
+net = PeftModel.from_pretrained(net, "this folder")
+```
+"""
+METRICS = {"dice": "Dice, all with blood", "n": "patients with blood", "n_no_blood": "patients without blood"}
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class AdapterNote(Section):
+class AdapterNote(Attached):
     """What an adapter belongs to."""
 
     method: TrainedMethodSetting
     """The fine-tuning method with all its settings."""
-    adapted: tuple[str, ...]
-    """Paths of the convolutions with an adapter."""
-    over_full_rank: tuple[str, ...]
-    """Those with more terms than their kernel needs."""
-    without_magnitude: tuple[str, ...]
-    """Those whose DoRA magnitude was left out, because the norm that follows would cancel it."""
-    weights: tuple[str, ...]
-    """The network's own tensors that were trained."""
     base_sha256: Sha256
     """Digest of the base network."""
     sha256: Sha256
@@ -64,14 +97,14 @@ class AdapterNote(Section):
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that was read from its folder."""
+    """An adapter as its folder holds it."""
 
     note: AdapterNote
     state: AdapterState
 
 
 def describe(net: nn.Module, method: TrainedMethod, base_sha256: str) -> AdapterNote:
-    """The note of the adapter that a network carries, without what only a study knows."""
+    """The note of a network's adapter, without the fields that only a study can fill."""
     tensors = exchanged.read(net)
     return AdapterNote(
         method=method,
@@ -83,7 +116,7 @@ def describe(net: nn.Module, method: TrainedMethod, base_sha256: str) -> Adapter
 
 
 def save_adapter(folder: Path, net: nn.Module, note: AdapterNote) -> None:
-    """Write the adapter that a network carries, file by file atomically; the same adapter gives the same bytes."""
+    """Write a network's adapter, each file atomically; the same adapter gives the same bytes."""
     method, tensors, settings = note.method, exchanged.read(net), {}
     if isinstance(method, AdapterTuning) and is_peft_form(net, method):
         tensors = to_peft(net, tensors, decomposed=method.has_magnitudes)
@@ -91,7 +124,7 @@ def save_adapter(folder: Path, net: nn.Module, note: AdapterNote) -> None:
     save_tensors(folder / TENSORS, tensors)
     config = settings | {"sahfl": note.model_dump(mode="json")}
     write_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    write_atomic(folder / CARD, model_card(note.model_dump(), peft=bool(settings)))
+    write_atomic(folder / CARD, _model_card(note, peft=bool(settings)))
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -123,8 +156,8 @@ def put_adapter(net: nn.Module, adapter: Adapter) -> None:
     """Put an adapter on its base network, in place; ``attach.detach`` takes it off again.
 
     Raises:
-        AdapterError: the network is not the adapter's base (other architecture or other weights), or carries an
-            adapter already; it computes what it did, but may be frozen.
+        AdapterError: the network is not the adapter's base, or carries an adapter already. It still computes the
+            same, but may be frozen.
     """
     note = adapter.note
     if (found := digest(exchanged.read_all(net))) != note.base_sha256:
@@ -132,5 +165,47 @@ def put_adapter(net: nn.Module, adapter: Adapter) -> None:
             f"{type(net).__name__}: base digest is {found[:12]}, the adapter belongs to {note.base_sha256[:12]} "
             "(other tensors or another architecture)"
         )
-    restore(net, note.method, Attached(note.adapted, note.over_full_rank, note.without_magnitude, note.weights))
+    restore(net, note.method, note)
     exchanged.load(net, adapter.state)
+
+
+def _model_card(note: AdapterNote, *, peft: bool) -> str:
+    """Markdown with the front matter that model hubs read; ``peft``: Hugging Face PEFT can load the folder."""
+    return TEMPLATE.format(
+        library="peft" if peft else "sahfl",
+        method=note.method.method,
+        study=note.study or "(none)",
+        rows="\n".join(_rows(note)),
+        peft=PEFT if peft else "",
+        fold=note.fold,
+    )
+
+
+def _rows(note: AdapterNote) -> list[str]:
+    method = note.method.model_dump()
+    settings = {
+        "method": method["method"],
+        "rank": method.get("rank"),
+        "trained at another rank": ", ".join(f"{s} at {r}" for s, r in method.get("site_ranks", {}).items()) or None,
+        "alpha": method.get("alpha"),
+        "scaling": method.get("scaling"),
+        "trained numbers": f"{note.parameters:,}",
+        "adapted convolutions": len(note.adapted),
+        "with more terms than they need": len(note.over_full_rank),
+        "magnitudes left out (a norm cancels them)": len(note.without_magnitude),
+        "trained tensors of the network itself": len(note.weights),
+        "base network (SHA-256)": f"`{note.base_sha256}`",
+        "adapter (SHA-256)": f"`{note.sha256}`",
+        "settings of the study (SHA-256)": f"`{note.fingerprint}`" if note.fingerprint else None,
+        "held-out fold, counted from 0": note.fold if note.fold >= 0 else None,
+        "rounds": note.rounds or None,
+        "sites": ", ".join(note.sites) or None,
+        **{METRICS.get(name, name): _metric(name, value) for name, value in note.metrics.items()},
+    }
+    return [f"| {name} | {value} |" for name, value in settings.items() if value is not None]
+
+
+def _metric(name: str, value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.0f}" if name.startswith("n") else f"{value:.3f}"

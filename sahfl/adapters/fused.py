@@ -1,8 +1,7 @@
-"""The adapted convolution as one operation: two dense convolutions a step, forward and backward, and no more.
+"""The adapted convolution as one operation, with two dense convolutions in each training step.
 
-Training a frozen kernel's low-rank update needs the dense gradient of that kernel nowhere. Forward, one convolution
-with the updated kernel; backward, one for the gradient of the input, and the factors' gradients through maps of few
-channels that are made again instead of kept.
+The forward pass convolves with the adapted kernel; the backward pass computes the gradient of the input. The gradients
+of the factors come from maps of few channels, which the backward pass makes again. No dense kernel gradient is needed.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from sahfl.adapters.updates.geometry import Geometry, convolve, input_gradient, 
 from sahfl.adapters.updates.update import Update
 
 Kernel = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""``AdaptedConv.kernel``: from ``up`` to the adapted kernel, (out, in, *kernel), and its ratio m / ||V||, (out,)."""
+"""``AdaptedConv.kernel``."""
 
 
 class FusedConvolution(torch.autograd.Function):
     """Convolution with the kernel of an ``AdaptedConv``; gradients for all that may train, and for the input.
 
-    Guarantees: equals autograd through the materialised kernel, up to rounding. What is kept for the backward pass:
-    the input (where neither an inner factor nor a magnitude trains: the map of few channels instead), and the output if
-    there are magnitudes. Whatever follows may overwrite the output in place; it is then computed again.
+    Guarantees: equals autograd through the dense kernel, up to rounding. The backward pass keeps the input, or a map of
+    few channels where neither an inner factor nor a magnitude trains. With magnitudes it keeps the output too, and
+    computes it again if a later operation has overwritten it in place.
     """
 
     @staticmethod

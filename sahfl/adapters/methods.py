@@ -1,7 +1,4 @@
-"""The adapter methods, one record each: what the settings, the policy, the training and the reports know of them.
-
-A new method is a file with the class of its update, and one entry of ``ADAPTERS`` here.
-"""
+"""The adapter methods, one record each; a new method is a file with its update's class, and an entry here."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from sahfl.aggregation.forms import CONV_LORA, CP, LORA_C
 
 @dataclass(frozen=True)
 class AdapterMethod:
-    """An adapter method."""
+    """All that settings, policy, training, aggregation and reports need of an adapter method."""
 
     name: str
     """In study files, folders and results."""
@@ -24,24 +21,21 @@ class AdapterMethod:
     colour: str
     """In figures on a white page; no two methods have the same."""
     update: Callable[[], Any]
-    """Gives the class of its updates (``adapters.update.Update``), made from a convolution, ``rank`` and ``generator``.
-    A function imports the class, because settings are read without torch."""
+    """Imports and returns the class of its updates (``updates.update.Update``); settings are read without torch. The
+    class takes a convolution, ``rank`` and ``generator``."""
     form: Form
-    """How its factors make up a kernel, for the aggregation."""
+    """How its factors make up a kernel."""
     has_magnitudes: bool = False
-    """DoRA: the length of each output channel's kernel is trained apart from its direction."""
+    """Whether it is a DoRA form, which trains the length of each output channel's kernel by itself."""
     options: tuple[str, ...] = ()
-    """Settings of ``config.AdapterTuning`` that not every method has; the class gets them by name."""
+    """Further settings of ``config.AdapterTuning`` that the class takes by name."""
     in_peft: bool = False
-    """Hugging Face PEFT computes the same, from factors named ``up`` and ``down``."""
+    """Whether Hugging Face PEFT computes the same, from factors named ``up`` and ``down``."""
     compared_with: str | None = None
-    """Name of a method that the results compare this one with, at the same settings."""
+    """Name of the method that the results compare with this one, at the same settings."""
 
     def counterpart(self, id_: str) -> str | None:
-        """From the id of one of its trainings, the id of the training it is compared with; None without such a method.
-
-        An id begins with the method's name, and the settings follow.
-        """
+        """The id of the training that the results compare with this method's training ``id_``; None without one."""
         return None if self.compared_with is None else self.compared_with + id_.removeprefix(self.name)
 
 

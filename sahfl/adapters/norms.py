@@ -1,4 +1,4 @@
-"""Which convolutions feed a norm that divides their scale away: there, a DoRA magnitude would be dead weight."""
+"""The convolutions that feed a norm which cancels their scale, so that a DoRA magnitude would do nothing there."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def normed_convolutions(net: nn.Module, example: Tensor) -> frozenset[str]:
     """Paths of the convolutions whose output goes into a norm of each channel over its own voxels, and nowhere else.
 
-    Instance norm, or group norm with a group per channel, makes the network independent of such a layer's scale, up to
-    the norm's epsilon. Found by running the network once on ``example``: the output's record of what was computed from
-    what tells where every convolution's output went, whatever the modules are called.
+    Such a norm (instance norm, or group norm with a group per channel) cancels the layer's scale, up to its epsilon.
+    One run of the network on ``example`` (batch, channels, *space) finds them from autograd's graph.
     """
     outputs: dict[str, list[Any]] = {}
     normed: list[Any] = []
     hooks = []
     for path, module in net.named_modules():
         if isinstance(module, CONVOLUTIONS):
-            # The node now, not the tensor: what overwrites the tensor in place gives it another node.
+            # Keep the graph's node: an operation in place gives the tensor another one.
             calls = outputs.setdefault(path, [])
             hooks.append(module.register_forward_hook(lambda _, __, y, calls=calls: calls.append(y.grad_fn)))
         elif _is_per_channel(module):
             hooks.append(module.register_forward_pre_hook(lambda _, inputs: normed.append(inputs[0].grad_fn)))
     was_training = {module: module.training for module in net.modules()}
     try:
-        # Only an input that requires a gradient makes torch record the computation of a frozen network.
+        # torch records the computation of a frozen network only if the input requires a gradient.
         with torch.enable_grad():
             result = net.eval()(example.detach().clone().requires_grad_())
     finally:

@@ -18,7 +18,7 @@ SUFFIXES = {"update.down": "lora_A.weight", "update.up": "lora_B.weight", "magni
 
 
 def is_peft_form(net: nn.Module, method: AdapterTuning) -> bool:
-    """Whether PEFT computes what this network computes: convLoRA or convDoRA on plain convolutions, and nothing else.
+    """Whether PEFT computes what this network computes: convLoRA or convDoRA alone, on plain convolutions.
 
     PEFT 0.21 refuses transposed convolutions, ignores the padding mode and fails on dilated ones.
     """
@@ -31,7 +31,7 @@ def is_peft_form(net: nn.Module, method: AdapterTuning) -> bool:
 
 
 def peft_settings(net: nn.Module, method: AdapterTuning, base: str) -> dict[str, Any]:
-    """What PEFT reads from ``adapter_config.json``."""
+    """PEFT's settings for ``adapter_config.json``."""
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -48,9 +48,9 @@ def peft_settings(net: nn.Module, method: AdapterTuning, base: str) -> dict[str,
 
 
 def to_peft(net: nn.Module, state: AdapterState, *, decomposed: bool) -> AdapterState:
-    """The exchanged tensors under PEFT's names and in PEFT's shapes.
+    """The exchanged tensors under PEFT's names; ``up`` becomes (out, rank, 1, ...), magnitudes (1, out, 1, ...).
 
-    Where a magnitude was left out, PEFT gets the length of the adapted kernel: its layer then computes the same.
+    A layer without magnitudes gets the lengths of its adapted kernel, with which PEFT's layer computes the same.
     """
     found: AdapterState = {}
     for path, layer in net.named_modules():
@@ -67,7 +67,7 @@ def to_peft(net: nn.Module, state: AdapterState, *, decomposed: bool) -> Adapter
 
 
 def from_peft(tensors: AdapterState, *, without_magnitude: frozenset[str]) -> AdapterState:
-    """The inverse of ``to_peft``; names that are not PEFT's stay as they are, for ``exchanged.load`` to refuse."""
+    """The inverse of ``to_peft``; other names stay as they are, and ``exchanged.load`` refuses them."""
     found: AdapterState = {}
     for name, value in tensors.items():
         path, ours = _our_name(name)

@@ -1,12 +1,11 @@
 """Exact aggregation of low-rank updates: the mean of the products instead of the product of the means.
 
-Every adapter method writes a kernel's update as a sum of rank-one terms (or, for LoRA-C and convLoRA, as a product of
-two matrices, which is one). The weighted mean of the sites' updates is therefore the update made of all their terms,
-each with its site's weight folded into the out-side factor. It has the sum of the ranks; ``project`` brings it back to
-one rank, by singular values or, for the CP form, by alternating least squares from a warm start.
+Every adapter method writes a kernel's update as a sum of rank-one terms. The weighted mean of the sites' updates is
+therefore the sum of all their terms, each times its site's weight. Its rank is the sum of the ranks; ``project`` brings
+it back to one rank, by singular values or, for the CP form, by alternating least squares.
 
-DoRA's magnitudes are never averaged. A site's kernel is diag(d) (W + scale * D) with d = m / ||W + scale * D||; the
-mean of such kernels is diag(mean d) (W + scale * mean(d / mean(d) * D)), a kernel of the same form again.
+DoRA's magnitudes are never averaged. A site's kernel is diag(d) (W + scale * D) with d = m / ||W + scale * D||. The
+mean of such kernels has the same form: diag(mean d) (W + scale * mean(d / mean(d) * D)).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sahfl.adapters import AdapterState, FactoredLayer, Floats, WeightedState
-from sahfl.aggregation.kernels import (
+from sahfl.aggregation.forms import (
     along_rows,
     channel_lengths,
     inverse,
@@ -31,19 +30,16 @@ from sahfl.aggregation.update import SiteUpdate, check_update, in_order
 from sahfl.errors import PayloadError
 
 CANCELLED = 1e-3
-"""Least mean of the sites' d, as a share of the mean of |d|: only signs that cancel bring it below."""
+"""Least mean of the sites' d, as a share of the mean of |d|; only opposite signs give less."""
 
 
 def mean_of_factors(
     updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]
 ) -> AdapterState:
-    """The mean of each factor; of DoRA's, the mean of d and of d * up in the place of the magnitude and ``up``.
+    """The mean of each factor; for DoRA forms, the mean of d and of d * up instead of magnitudes and ``up``.
 
-    Guarantees: those of ``mean``; exact where the sites differ in one factor only (for DoRA forms, in ``up`` and the
-    magnitude only). Only sums of what each site can compute from its own state, so secure aggregation can carry it.
-
-    Raises:
-        PayloadError: as ``mean``.
+    Guarantees and errors: those of ``mean``. The result is exact where the sites differ in one factor only (for DoRA
+    forms, in ``up`` and the magnitude only). Secure aggregation can carry the sums that it needs.
 
     Source: Zhang et al. 2023, arXiv 2305.05644 (FedIT); for magnitudes, here.
     """
@@ -73,15 +69,11 @@ def _mean_ratio(sites: list[WeightedState], ratios: list[Floats]) -> Floats:
 
 
 def project(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
-    """The mean of the sites' updates, brought back to the ranks of ``like``.
+    """The mean of the sites' updates, brought back to the ranks of ``like``; sites may have different ranks.
 
-    Guarantees: names, shapes and dtypes of ``like``; for LoRA-C and convLoRA the nearest kernels of that rank
-    (Eckart and Young), for the CP form kernels no farther than those of ``mean_of_factors``, from which its least
-    squares start; no term is zero in all factors, unless it is in ``like``, so all go on training; sites may have
-    different ranks. Costs: memory for all sites' factors.
-
-    Raises:
-        PayloadError: as ``mean``; ranks may differ from those of ``like``.
+    Guarantees: names, shapes and dtypes of ``like``; for LoRA-C and convLoRA the nearest kernels of that rank (Eckart
+    and Young), for the CP form kernels no farther than those of ``mean_of_factors``; no term becomes zero in all
+    factors, so all go on training. Errors as in ``mean``. It holds all sites' factors in memory.
 
     Source: Wang et al. 2024, arXiv 2409.05976 (FLoRA) for the exact mean as one adapter of all ranks; Bai et al. 2024,
     arXiv 2402.11505 (FlexLoRA) for its projection; Kolda and Bader 2009, section 3.4, for CP; for DoRA forms, here.
@@ -100,7 +92,10 @@ def project(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequen
 
 
 def _read(updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[FactoredLayer]) -> list[WeightedState]:
-    ordered, axes = in_order(updates), {name: axis for layer in layers for name, axis in layer.rank_axes.items()}
+    ordered, axes = (
+        in_order(updates),
+        {name: axis for layer in layers for name, axis in layer.form.rank_axes(layer).items()},
+    )
     for update in ordered:
         check_update(update, like=like, rank_axes=axes)
         for layer in layers:
@@ -113,8 +108,8 @@ def _read(updates: Sequence[SiteUpdate], like: AdapterState, layers: Sequence[Fa
 
 
 def _check_ranks(update: SiteUpdate, layer: FactoredLayer) -> None:
-    found = {update.state[name].shape[axis] for name, axis in layer.rank_axes.items()}
-    if len(found) > 1 or 0 in found or min(found) % layer.terms_per_rank:
+    found = {update.state[name].shape[axis] for name, axis in layer.form.rank_axes(layer).items()}
+    if len(found) > 1 or 0 in found or min(found) % layer.form.terms_per_rank(layer.shape):
         terms = ", ".join(map(str, sorted(found)))
         raise PayloadError(f"site {update.site!r}, {layer.up!r}: got factors of {terms} terms, expected one number")
 
@@ -145,10 +140,9 @@ def _stacked(layer: FactoredLayer, sites: list[WeightedState]) -> tuple[list[Flo
 def aggregation_error(
     updates: Sequence[SiteUpdate], result: AdapterState, *, like: AdapterState, layers: Sequence[FactoredLayer]
 ) -> float | None:
-    """How far the kernels of ``result`` are from the mean of the sites' kernels, as a share of the round's change.
+    """Distance of the kernels of ``result`` from the mean of the sites' kernels, as a share of the round's change.
 
-    Root of the summed squares of both, over all layers; None without adapted layers, where nothing changed, or where
-    the squares are too large for a number.
+    Both are Euclidean lengths over all layers; None if there is no change, or the squares are too large for a float.
     """
     sites = _read(updates, like, layers)
     difference = change = 0.0
@@ -160,3 +154,28 @@ def aggregation_error(
         difference += float(np.square(after - exact).sum())
         change += float(np.square(before - exact).sum())
     return float(np.sqrt(difference / change)) if change and np.isfinite([change, difference]).all() else None
+
+
+def at_rank_of(state: AdapterState, *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
+    """A global state at the ranks of ``like``, which is the start of a site that trains at another rank.
+
+    A higher rank adds the terms of ``like`` with an out-side factor of zeros, which training can move. The out-side
+    factor is multiplied by the ratio of the scales. A lower rank takes the result of ``project`` for this one state.
+
+    Guarantees: names, shapes and dtypes of ``like``; at a higher rank the same kernels, up to the rounding of the
+    out-side factor; at the same rank the same bits; tensors of no layer stay as they are.
+
+    Source: Cho et al. 2024, arXiv 2401.06432, section 3 (HetLoRA); nearest kernels instead of first terms, here.
+    """
+    if any(state[layer.up].shape[1] > like[layer.up].shape[1] for layer in layers):
+        return project([SiteUpdate("server", 1, state)], like=like, layers=layers)
+    found = dict(state)
+    for layer in layers:
+        n_terms, wanted = state[layer.up].shape[1], like[layer.up].shape[1]
+        ratio = layer.scale(n_terms) / layer.scale(wanted)
+        up = (ratio * state[layer.up].astype(np.float64)).astype(state[layer.up].dtype)
+        spare = {layer.up: np.zeros_like(like[layer.up])} | {name: like[name] for name in layer.inner}
+        for name, axis in layer.form.rank_axes(layer).items():
+            own = up if name == layer.up else state[name]
+            found[name] = np.concatenate([own, spare[name].take(range(n_terms, wanted), axis)], axis)
+    return found

@@ -11,16 +11,10 @@ from sahfl.aggregation.update import SiteUpdate, checked, in_order
 
 
 def mean(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
-    """Average the sites' tensors, weighted by their numbers of volumes.
+    """Average the sites' tensors (any shapes, those of ``like``), weighted by their numbers of volumes.
 
-    Guarantees: names, shapes and dtypes of the result are those of ``like``; the result is finite; sums run in
-    float64 in the order of the sites' names, so it does not depend on who replied first, to the last bit. For
-    adapters this is the mean of the factors, which is not the mean of the updates: mean(up) @ mean(down) differs from
-    mean(up @ down), unless the sites differ in one factor only (``alternate``).
-
-    Args:
-        updates: one per site.
-        like: the global state that was sent out; every update must match it.
+    Guarantees: names, shapes and dtypes of ``like``; finite; float64 sums in the order of the sites' names. Of
+    adapters it averages factors, not their products, unless the sites differ in one factor only (``alternate``).
 
     Raises:
         PayloadError: there are no updates, a site occurs twice, or one cannot be used (``check_update``).
@@ -32,9 +26,9 @@ def mean(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
 
 
 def mean_of_stream(updates: Iterable[SiteUpdate], *, like: AdapterState) -> AdapterState:
-    """As ``mean``, over updates that come in the order of the sites' names and are never held together.
+    """The same bits as ``mean``, from updates that come one by one in the order of the sites' names.
 
-    Guarantees: those of ``mean``, to the same bits; memory for one update and two states in float64.
+    It needs memory for one update and two states in float64, all of any shapes, those of ``like``.
     """
     total, size = 0, sum(reference.size for reference in like.values())
     sums, weighted = np.zeros(size), np.empty(size)

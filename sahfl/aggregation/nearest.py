@@ -11,11 +11,10 @@ SWEEPS = 4
 
 
 def nearest_matrix(terms: list[Floats], spare: Floats, *, size: float) -> list[Floats]:
-    """The nearest terms to U D^T, for U (a, n) and D (b, n), by singular values; no dense matrix is made.
+    """The product of factors (a, rank) and (b, rank) that is nearest to U D^T, for ``terms`` U (a, n) and D (b, n).
 
-    As many as ``spare`` (b, rank) has columns. The right factor has orthogonal columns of root mean square ``size``;
-    where there are fewer singular values than columns, those of ``spare`` stay: a factor pair that is zero on both
-    sides could never be trained again.
+    The right factor has orthogonal columns of root mean square ``size``. Columns without a singular value are those of
+    ``spare`` (b, rank), because training could not move a pair of columns that are both zero.
     """
     rank = spare.shape[1]
     left, right = (np.linalg.qr(factor) for factor in terms)
@@ -29,17 +28,16 @@ def nearest_matrix(terms: list[Floats], spare: Floats, *, size: float) -> list[F
 
 
 def _fix_signs(factor: Floats, by: Floats) -> Floats:
-    """Signs of singular vectors are free; fixed, the result is the same on every machine."""
+    """Fix the free signs of singular vectors, so that all machines give the same result."""
     largest = by[np.abs(by).argmax(axis=0), np.arange(by.shape[1])]
     return factor * np.where(largest < 0, -1.0, 1.0)
 
 
 def nearest_cp(terms: list[Floats], start: list[Floats]) -> list[Floats]:
-    """Terms near the sum of outer products ``terms``, one factor (size, n) per axis, from ``start`` (size, rank).
+    """Factors (size, rank) whose sum of outer products is near that of ``terms`` (size, n), one factor per axis.
 
-    Alternating least squares through Gram matrices: nothing of the size of the tensor is made. The in-side factors
-    keep the columns' lengths that they have in ``start``; the out-side factor, solved last, carries the rest. The
-    result is no farther from the sum than ``start`` is: where rounding makes it so, ``start`` is the result.
+    Alternating least squares through Gram matrices, from ``start`` (size, rank). The in-side factors keep the lengths
+    of their columns; the out-side factor is solved last. The result is never farther from the sum than ``start``.
     """
     factors = [factor.copy() for factor in start]
     lengths = [np.sqrt(np.square(factor).sum(axis=0)) for factor in start]
@@ -61,7 +59,7 @@ def nearest_cp(terms: list[Floats], start: list[Floats]) -> list[Floats]:
 
 
 def _misfit(factors: list[Floats], terms: list[Floats]) -> float:
-    """Squared distance of two sums of outer products, but for the square of ``terms``, which both sides share."""
+    """Squared distance of two sums of outer products, without the square of ``terms``."""
     own, shared = np.ones((factors[0].shape[1],) * 2), np.ones((terms[0].shape[1], factors[0].shape[1]))
     for factor, term in zip(factors, terms, strict=True):
         own *= factor.T @ factor

@@ -1,6 +1,6 @@
-"""What bounds the harm of one site: a share of the weight, a length of the update, and means that ignore extremes.
+"""Bounds on the harm of one site: its share of the weight, the length of its change, and means without extremes.
 
-Each costs something when nobody attacks; the docstrings say what, ``benchmarks/attacks.py`` measures it.
+``benchmarks/attacks.py`` measures what each costs when nobody attacks.
 """
 
 from __future__ import annotations
@@ -18,37 +18,33 @@ from sahfl.aggregation.update import SiteUpdate, check_update, in_order
 
 @dataclass(frozen=True)
 class Bounded:
-    """Updates within bounds, and what was done to get them there."""
+    """Updates within bounds, and how they were changed."""
 
     updates: tuple[SiteUpdate, ...]
     norms: dict[str, float]
-    """Length of each site's change, before; of a site with a rank of its own, with as many numbers as ``like`` has."""
+    """Length of each site's change before; at another rank, scaled to as many numbers as ``like`` has."""
     shortened: dict[str, float]
     """Factor by which a site's change was shortened."""
     lightened: dict[str, float]
-    """Share of the weight that a site had and lost."""
+    """Share of the weight that a site lost."""
 
 
 def bound(updates: Sequence[SiteUpdate], *, like: AdapterState, most_share: float, most_norm: float) -> Bounded:
     """Shorten changes that are far longer than the others', and cap the weight of a single site.
 
-    A site's change is its state minus ``like``. One that is longer than ``most_norm`` times the median of all sites is
-    scaled down to that length. A site with more than ``most_share`` of all volumes counts as if it had that share; with
-    fewer than 1 / most_share sites the cap rises to an equal share.
+    A site's change is its state minus ``like`` (any shapes). A change longer than ``most_norm`` times the median of all
+    sites is scaled down to that length. A site with more than ``most_share`` of all volumes counts as if it had that
+    share; with fewer than 1 / most_share sites the cap rises to an equal share.
 
-    Guarantees: afterwards no site moves the mean by more than most_share * most_norm * median length. Without a change
-    that long and a site that large the updates are returned as they were, bit for bit: no cost without an attacker.
-    With two sites the median is between both, and the longer one is shortened only beyond most_norm times that.
+    Guarantees, for sites of one rank: no site moves the mean by more than most_share * most_norm * median length.
+    Updates within the bounds stay as they are, bit for bit.
 
-    A site with a rank of its own changed what it was sent (``SiteUpdate.start``), in its own factors. What is compared
-    then is the length times the root of numbers in ``like`` per numbers of its own, that is the root mean square: an
-    optimiser moves every number about as far, so lengths grow with the root of the rank without anything being wrong,
-    while the update, multiplied by alpha / rank, does not grow with it. In its own factors, because in the kernels a
-    site could hide in-side factors of any size behind small out-side ones, and later rounds would explode. Its change
-    of the kernels is bounded with its factors; the guarantee above is for sites of one rank.
+    For a site with a rank of its own, the change is its state minus ``SiteUpdate.start``, and its length is multiplied
+    by the root of (numbers in ``like`` / numbers of its own). The factors count, not the kernels, in which small
+    out-side factors could hide in-side ones of any size.
 
     Raises:
-        PayloadError: as ``mean``, each update being compared with what its site was sent.
+        PayloadError: as ``mean``; each update is compared with what its site was sent.
 
     Source: Sun et al. 2019, arXiv 1911.07963, section 4 (norm bounding).
     """
@@ -71,7 +67,7 @@ def bound(updates: Sequence[SiteUpdate], *, like: AdapterState, most_share: floa
 
 
 def change_norm(state: AdapterState, like: AdapterState) -> float:
-    """Length of the change from ``like``, over all tensors, in float64."""
+    """Euclidean length of the change from ``like`` over all tensors (any shapes), in float64."""
     squares = sum(float(np.square(state[name].astype(np.float64) - like[name]).sum()) for name in like)
     return float(np.sqrt(squares))
 
@@ -94,7 +90,7 @@ def _shortened(update: SiteUpdate, like: AdapterState, factor: float) -> Adapter
 
 
 def _cap(ordered: Sequence[SiteUpdate], most_share: float) -> tuple[dict[str, int], dict[str, float]]:
-    """Volumes with which no site has more than ``most_share``: the largest ones are cut to a common number.
+    """Volumes with which no site has more than ``most_share``, and the share that each cut site lost.
 
     In fractions: with floats, 49 equal sites have more than a 49th each, and 70 of 100 volumes more than 0.7.
     """
@@ -116,11 +112,10 @@ def _cap(ordered: Sequence[SiteUpdate], most_share: float) -> tuple[dict[str, in
 
 
 def median(updates: Sequence[SiteUpdate], *, like: AdapterState) -> AdapterState:
-    """The middle value of every number over the sites; every site counts once, whatever its volumes.
+    """The median of every number over the sites, in the shapes of ``like``; every site counts once.
 
-    Guarantees: as long as fewer than half of the sites are hostile, every number lies between two honest ones. Costs,
-    without an attacker: volumes are ignored, and with few unlike sites it is a noisier estimate than the mean. For
-    adapters it mixes numbers of different sites within a factor.
+    Guarantees: if fewer than half of the sites are hostile, every number lies between two honest ones. Costs: volumes
+    are ignored; with few unlike sites it is noisier than the mean; for adapters it mixes sites within a factor.
 
     Source: Yin et al. 2018, arXiv 1803.01498, option I.
     """
@@ -128,12 +123,11 @@ def median(updates: Sequence[SiteUpdate], *, like: AdapterState) -> AdapterState
 
 
 def trimmed_mean(updates: Sequence[SiteUpdate], *, like: AdapterState, trim: float) -> AdapterState:
-    """The mean of every number over the sites without the ``trim`` largest and smallest share of them, unweighted.
+    """The unweighted mean of every number over the sites, without the largest and smallest share ``trim`` of them.
 
-    Guarantees: with at most that share of hostile sites every number lies between honest ones. At least one site is
-    left; with fewer than 1 / trim sites nothing is trimmed off but where three or more are there, when one is at each
-    end. Costs, without an attacker: volumes are ignored, and the sites that differ most, often those that would
-    teach most, are left out.
+    Shapes are those of ``like``. From three sites on, at least one value is left out at each end, and one remains.
+    Guarantees: with at most that share of hostile sites every number lies between honest ones. Costs: volumes are
+    ignored, and the sites that differ most are left out.
 
     Source: Yin et al. 2018, arXiv 1803.01498, option II.
     """

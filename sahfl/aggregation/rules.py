@@ -1,7 +1,4 @@
-"""The aggregation rules, one record each: how the sites' updates of a round become one state, and what a rule asks.
-
-A new rule is a file with its function, and one entry of ``RULES`` here.
-"""
+"""The aggregation rules, one record each; a new rule is a file with its function, and an entry of ``RULES`` here."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sahfl.adapters import AdapterState, FactoredLayer
-from sahfl.aggregation.alternate import names_of_turn
 from sahfl.aggregation.lowrank import mean_of_factors, project
 from sahfl.aggregation.robust import median, trimmed_mean
 from sahfl.aggregation.update import SiteUpdate
@@ -18,7 +14,7 @@ from sahfl.aggregation.update import SiteUpdate
 TRIM = 0.2
 """Share that the trimmed mean leaves out at each end."""
 USUAL = "mean"
-"""The rule of a method that names none; names of methods leave it out."""
+"""The rule of a method that names none; ids of methods leave it out."""
 
 
 class Combine(Protocol):
@@ -27,7 +23,7 @@ class Combine(Protocol):
     def __call__(
         self, updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]
     ) -> AdapterState:
-        """The next global state, with the names, shapes and dtypes of ``like``, whatever the order of the updates."""
+        """The next global state, with the names, shapes and dtypes of ``like``."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +34,35 @@ class Rule:
     """In study files, names of methods and results."""
     combine: Combine
     needs_layers: bool = False
-    """Whether it works on adapted layers, so that standard fine-tuning, which has none, cannot name it."""
+    """Whether it works on adapted layers, so that only adapter methods can name it."""
     own_ranks: bool = False
     """Whether sites may have adapters of another rank than the global one."""
     turn: Callable[[Sequence[FactoredLayer], Sequence[str], int], tuple[str, ...]] | None = None
-    """Which tensors train in a round; from the layers, the names of all tensors and the round, from 1. None: all do."""
+    """From the layers, all names and the round (from 1): names of the tensors that train in it. None: all train."""
 
     def names_of_turn(self, layers: Sequence[FactoredLayer], all_names: Sequence[str], round_: int) -> tuple[str, ...]:
-        """Names of the tensors that train in a round, from 1, in the order of ``all_names``."""
+        """Names of the tensors that train in a round (from 1), in the order of ``all_names``."""
         return tuple(all_names) if self.turn is None else self.turn(layers, all_names, round_)
 
 
-def _median(updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]) -> AdapterState:
-    return median(updates, like=like)
+def names_of_turn(layers: Sequence[FactoredLayer], all_names: Sequence[str], round_: int) -> tuple[str, ...]:
+    """Names of the tensors that train in a round of ``alternate`` (from 1), in the order of ``all_names``.
 
+    A kernel's update is linear in each factor. If the sites share all other factors, the mean of the factor gives the
+    mean of the updates. With DoRA's magnitudes that holds in odd rounds only; in even ones the lengths differ too.
 
-def _trimmed_mean(
-    updates: Sequence[SiteUpdate], *, like: AdapterState, layers: Sequence[FactoredLayer]
-) -> AdapterState:
-    return trimmed_mean(updates, like=like, trim=TRIM)
+    Odd rounds train the out-side factors and magnitudes, which start at zero and until then leave the others without a
+    gradient. Even rounds train the other factors, one after another. Tensors of no layer train in every round.
+
+    Source: Chen et al. 2024, arXiv 2409.02346 (RoLoRA) for two factors; any number of them, here.
+    """
+    factored, turn = {name for layer in layers for name in layer.names}, set()
+    for layer in layers:
+        if round_ % 2:
+            turn |= {layer.up} | ({layer.magnitude} if layer.magnitude else set())
+        else:
+            turn.add(layer.inner[(round_ // 2 - 1) % len(layer.inner)])
+    return tuple(name for name in all_names if name in turn or name not in factored)
 
 
 RULES = {
@@ -65,8 +71,8 @@ RULES = {
         Rule(USUAL, mean_of_factors),
         Rule("project", project, needs_layers=True, own_ranks=True),
         Rule("alternate", mean_of_factors, needs_layers=True, turn=names_of_turn),
-        Rule("median", _median),
-        Rule("trimmed_mean", _trimmed_mean),
+        Rule("median", lambda updates, like, layers: median(updates, like=like)),
+        Rule("trimmed_mean", lambda updates, like, layers: trimmed_mean(updates, like=like, trim=TRIM)),
     )
 }
 """By name."""

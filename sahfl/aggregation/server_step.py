@@ -1,4 +1,4 @@
-"""What the server does with the aggregate: takes it as it is, or as a direction of its own optimiser."""
+"""The server's own optimisers: they take a round's aggregate as a direction. Tensors of any shapes, pairwise equal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from sahfl.adapters import AdapterState
 
 Memory = dict[str, AdapterState]
-"""What a step keeps for the next round: moments by name."""
+"""What a step keeps for the next round: by the moment's name, tensors in the shapes of the state."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Momentum:
     learning_rate: float
 
     def step(self, like: AdapterState, aggregate: AdapterState, memory: Memory) -> tuple[AdapterState, Memory]:
-        """The next global state, and the memory for the round after it."""
+        """The next global state and the memory for the next step, in the shapes of ``like``."""
         change = _change(like, aggregate)
         before = memory.get("momentum") or _zeros(like)
         momentum = {name: (self.beta * before[name] + change[name]).astype(np.float32) for name in like}
@@ -32,7 +32,7 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Adam:
-    """FedAdam: as Adam with the change of a round in the place of the gradient.
+    """FedAdam: Adam with the change of a round as the gradient.
 
     Source: Reddi et al. 2021, arXiv 2003.00295, algorithm 2 (without bias correction, as there).
     """
@@ -44,7 +44,7 @@ class Adam:
     """tau of the paper: the larger, the less adaptive."""
 
     def step(self, like: AdapterState, aggregate: AdapterState, memory: Memory) -> tuple[AdapterState, Memory]:
-        """The next global state, and the memory for the round after it."""
+        """The next global state and the memory for the next step, in the shapes of ``like``."""
         change = _change(like, aggregate)
         first, second = memory.get("first") or _zeros(like), memory.get("second") or _zeros(like)
         first = {n: (self.beta_1 * first[n] + (1 - self.beta_1) * change[n]).astype(np.float32) for n in like}

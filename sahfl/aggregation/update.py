@@ -19,18 +19,14 @@ class SiteUpdate:
 
     site: str
     n_volumes: int
-    """CT volumes trained on; the averaging weight (volumes, not batches or slices)."""
+    """CT volumes that it trained on, the weight in averages."""
     state: AdapterState
     start: AdapterState | None = None
-    """What the site was sent, where that is not the global state but one of the site's own rank."""
+    """The state that the site was sent, if it has a rank of its own; None for the global state."""
 
 
 def in_order(updates: Iterable[SiteUpdate]) -> list[SiteUpdate]:
-    """The updates by the sites' names, so that no result depends on who replied first.
-
-    Raises:
-        PayloadError: there are none, or a site occurs twice.
-    """
+    """The updates in the order of the sites' names; PayloadError if there are none, or a site occurs twice."""
     ordered = sorted(updates, key=lambda update: update.site)
     if not ordered:
         raise PayloadError("no site updates to average")
@@ -41,7 +37,7 @@ def in_order(updates: Iterable[SiteUpdate]) -> list[SiteUpdate]:
 
 
 def checked(updates: Iterable[SiteUpdate], *, like: AdapterState) -> Iterator[SiteUpdate]:
-    """The updates one after another, each looked at before it is used; in a stream that is never held whole.
+    """Check a stream of updates one by one.
 
     Raises:
         PayloadError: an update does not fit (``check_update``), or the sites are not in the order of their names.
@@ -58,12 +54,10 @@ def checked(updates: Iterable[SiteUpdate], *, like: AdapterState) -> Iterator[Si
 
 
 def check_update(update: SiteUpdate, *, like: AdapterState, rank_axes: Mapping[str, int] | None = None) -> None:
-    """Raise PayloadError, naming site and tensor, if ``update`` does not fit ``like``.
+    """Check an update against the global state ``like``; ``rank_axes`` has the axes along which shapes may differ.
 
-    Args:
-        update: as received.
-        like: the global state.
-        rank_axes: axis of each tensor along which sites may differ (``lowrank``: sites with ranks of their own).
+    Raises:
+        PayloadError: names, shapes, dtypes or the number of volumes do not fit, or a number is not finite.
     """
     if type(update.n_volumes) is not int or not 1 <= update.n_volumes <= MOST_VOLUMES:
         found = repr(update.n_volumes)[:40]
@@ -76,7 +70,7 @@ def check_update(update: SiteUpdate, *, like: AdapterState, rank_axes: Mapping[s
             found, expected = f"{got.shape} {got.dtype}", f"{reference.shape} {reference.dtype}"
             raise PayloadError(f"site {update.site!r}, {name!r}: got {found}, expected {expected}")
     values = [update.state[name].ravel() for name in like]
-    if values and not np.isfinite(np.concatenate(values)).all():  # one look at all is ten times faster than at each
+    if values and not np.isfinite(np.concatenate(values)).all():  # one check of all is ten times faster
         first = next(name for name in like if not np.isfinite(update.state[name]).all())
         raise PayloadError(f"site {update.site!r}, {first!r}: contains NaN or inf")
 

@@ -1,7 +1,6 @@
 """Every YAML file that sahfl reads, as typed values.
 
-A study file is read once, checked as a whole and then frozen: code receives ``Study``, never a dict. All problems of a
-file are reported together (``ConfigError``), each with its key, the value found and what was expected.
+One ``ConfigError`` names all problems of a file: the key, the value found and the expected one.
 """
 
 from sahfl.config.consortium import Consortium, load_consortium

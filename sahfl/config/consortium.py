@@ -1,4 +1,4 @@
-"""The consortium file: who takes part, where the server is reached, and how long certificates last."""
+"""The consortium file: the sites, the server's address, and how long certificates last."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sahfl.section import Name, Section, parse, read_mapping
+from sahfl.section import Name, Section, load
 
 LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
 RESERVED = ("authority", "server")
-"""Words of the commands that no site may have as its name."""
+"""Names that no site may have, because commands use them."""
 
 
 def is_address(host: str) -> bool:
@@ -41,7 +41,7 @@ class ServerAddress(Section):
     """Where the sites reach the server."""
 
     host: Host
-    """Name or address that the sites connect to; the server's certificate is made out to it."""
+    """Name or address that the sites connect to; the server's certificate names it."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8443
     """TCP port that the sites connect to."""
     also: tuple[Host, ...] = ()
@@ -52,9 +52,9 @@ class ValidDays(Section):
     """How long certificates last, in days."""
 
     authority: Annotated[int, Field(ge=1, le=7300)] = 3650
-    """The consortium's own authority; when it ends, everybody needs a new kit."""
+    """The authority's certificate; when it expires, everybody needs a new kit."""
     certificates: Annotated[int, Field(ge=1, le=3650)] = 397
-    """The certificates of the server and the sites; each is renewed on its own."""
+    """The certificates of the server and the sites."""
 
     @model_validator(mode="after")
     def _authority_lasts_longest(self) -> ValidDays:
@@ -64,14 +64,14 @@ class ValidDays(Section):
 
 
 class Consortium(Section):
-    """A consortium: one server and its sites, who know each other by keys that one authority vouches for."""
+    """A consortium: one server and its sites, with certificates of one authority."""
 
     name: Name
     """The consortium's name, in every certificate."""
     server: ServerAddress
     """Where the sites reach the server."""
     sites: Annotated[tuple[Name, ...], Field(min_length=1)]
-    """The sites' names in studies; each gets a kit of its own."""
+    """The sites' names in studies; each site gets a kit."""
     valid_days: ValidDays = ValidDays()
     """How long certificates last."""
 
@@ -86,9 +86,5 @@ class Consortium(Section):
 
 
 def load_consortium(path: Path) -> Consortium:
-    """Read a consortium file.
-
-    Raises:
-        ConfigError: the file cannot be read, or has problems: every unknown key and bad value, in one message.
-    """
-    return parse(Consortium, read_mapping(path), where=str(path))
+    """Read a consortium file, as ``section.load``."""
+    return load(Consortium, path)

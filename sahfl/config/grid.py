@@ -1,4 +1,4 @@
-"""The grid of a study: entries whose lists are multiplied out to methods when the study file is read."""
+"""The grid of a study: each entry stands for every combination of its values, read as methods."""
 
 from __future__ import annotations
 
@@ -13,23 +13,19 @@ from pydantic import TypeAdapter, ValidationError
 from sahfl.config.methods import MOST_REPEATS, Method
 
 MOST_METHODS = 2000
-"""Methods that one entry may stand for; more is a typing error, not a study."""
+"""Most methods of one entry; more is taken for a typing error."""
 EACH = "each"
-"""Among an entry's ``trained_at``: every fine-tuning site by itself."""
+"""In ``trained_at``: every fine-tuning site by itself."""
 LISTS = {"layers", "also_train"}
-"""Settings that are lists themselves: a list of names is one value, a list of lists several."""
+"""Settings whose one value is a list; several values are a list of lists."""
 _method = TypeAdapter[Method](Method)
 
 
 def expand(grid: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> tuple[tuple[Method, ...], list[str]]:
-    """The methods that a grid stands for, and what is wrong with it.
+    """The methods of a grid in the order of the entries, each once, and a text for each wrong combination.
 
-    Each entry gives values or lists of values of a method's settings, and ``repeats``, how often it is trained;
-    every combination is a method. ``trained_at: each`` stands for every site of ``sites``.
-
-    Returns:
-        The methods in the order of the entries, each once, and one text for each combination that cannot be, with the
-        entry's number.
+    Each entry gives a value or a list of values for settings of a method; every combination is a method. ``repeats`` is
+    how often each is trained, and ``trained_at: each`` is every site of ``sites``.
     """
     methods: dict[str, Method] = {}
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""What is compared: the network as it is, standard fine-tuning of its own weights, and adapters."""
+"""The methods that a study compares: no fine-tuning, standard fine-tuning of the weights, and adapters."""
 
 from __future__ import annotations
 
@@ -27,20 +27,19 @@ Part = Literal[
     "decoder.1",
     "head",
 ]
-"""A part of the multi-view U-Net, by role and depth: 1 is at full resolution, the bottleneck at the lowest."""
+"""A part of the multi-view U-Net, by role and depth; depth 1 is at full resolution."""
 Weights = Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
-"""What standard fine-tuning trains: all weights, a part of the network, the last convolution, or norms and biases."""
+"""What standard fine-tuning trains: all weights, a part of the network, or norms and biases."""
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Rank = Annotated[int, Field(ge=1, le=512)]
 POOLED = "pooled"
-"""The place of training that only a simulation has: all fine-tuning sites' patients together."""
+"""``trained_at`` of a training on all fine-tuning sites' patients together, which only a simulation has."""
 MOST_REPEATS = 100
 Repeat = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
 
 
 def _suffix(trained_at: str | None, repeat: int) -> str:
-    """What a method's name says of place and repeat; nothing of a first training at all sites."""
     place = {None: "", POOLED: f"-{POOLED}"}.get(trained_at, f"-at-{trained_at}")
     return place + (f"-repeat{repeat}" if repeat > 1 else "")
 
@@ -61,7 +60,7 @@ class WeightTuning(Section):
     """Standard fine-tuning: some or all of the network's own weights are trained and travel."""
 
     method: Weights
-    """Which weights: all of them, a part of the network, the last convolution, or all norms and biases."""
+    """Weights that train: all, a part of the network, the last convolution, or all norms and biases."""
     learning_rate: LearningRate = 5e-4
     """Peak learning rate of AdamW."""
     aggregation: Annotated[str, one_of(lambda: [n for n, rule in RULES.items() if not rule.needs_layers])] = USUAL
@@ -124,7 +123,7 @@ class AdapterTuning(Section):
 
     @property
     def id(self) -> str:
-        """Name of the method in folders and results; its rank is the global one, whatever the sites' ranks."""
+        """Name of the method in folders and results, without ``site_ranks``."""
         parts = [self.method, f"r{self.rank}"]
         parts += ["joint"] if self.joint_kernel else []
         parts += list(self.layers) if self.layers != ("all",) else []
@@ -135,7 +134,7 @@ class AdapterTuning(Section):
 
     @property
     def scale(self) -> float:
-        """Factor of every update."""
+        """Factor of every update: alpha by the rank, or by its square root."""
         return self.alpha / (self.rank if self.scaling == "rank" else self.rank**0.5)
 
     @property
@@ -144,7 +143,7 @@ class AdapterTuning(Section):
         return ADAPTERS[self.method].has_magnitudes
 
     def at_rank(self, rank: int) -> AdapterTuning:
-        """The method as one site trains it, which is told nothing of the others' ranks."""
+        """The method as a site of this rank trains it, without the other sites' ranks."""
         return self.model_copy(update={"rank": rank, "site_ranks": {}})
 
     @model_validator(mode="after")
@@ -171,7 +170,7 @@ TrainedMethod = WeightTuning | AdapterTuning
 
 
 def _by_name(*more: tuple[str, type[Section]]) -> WrapValidator:
-    """Read a method as the kind that has its name; the names are those of the tables when it is read."""
+    """Choose the class of a method by its name, from the tables at the time of reading."""
 
     def read(value: Any, _: Any, info: ValidationInfo) -> Any:
         names = [(name, WeightTuning) for name in WEIGHTS] + [(name, AdapterTuning) for name in ADAPTERS]
@@ -194,10 +193,6 @@ TrainedMethodSetting = Annotated[TrainedMethod, _by_name()]
 
 
 def method_at_defaults(name: str) -> Method:
-    """The method of a name, all else as it is where a study says nothing.
-
-    Raises:
-        pydantic.ValidationError: no table holds the name.
-    """
+    """The method of this name with the default of every other setting; pydantic.ValidationError if it is unknown."""
     method: Method = TypeAdapter(Method).validate_python({"method": name})
     return method

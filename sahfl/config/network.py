@@ -1,4 +1,4 @@
-"""The table of networks, and what a study says of its network."""
+"""The table of networks, and a study's settings of its network."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class NetworkKind:
     description: str
     """For reports and exports."""
     load: Callable[[], type[Network]]
-    """Returns the class."""
+    """Imports and returns the class."""
 
 
 def _multi_view_unet() -> type[Network]:
-    from sahfl.model import MultiViewUNet  # imports torch, which a program that only reads settings does without
+    from sahfl.model import MultiViewUNet  # imports torch, which reading settings does not need
 
     return MultiViewUNet
 

@@ -13,7 +13,7 @@ from sahfl.data.manifest import Case
 from sahfl.data.sources.scans import SiteScans
 from sahfl.data.sources.table import AnySiteScans, one_of, site_sections
 from sahfl.errors import DataError
-from sahfl.section import Name, PathInFile, Section, parse, read_mapping
+from sahfl.section import Name, PathInFile, Section, load
 
 
 def _site_scans_or_pooled(value: Any, info: ValidationInfo) -> Any:
@@ -26,19 +26,19 @@ class SiteConfig(Section):
     name: Name
     """The site's name in the study."""
     folder: PathInFile
-    """The site's own folder (phantom scans, manifest, cache, base network, results per case); never leaves."""
+    """The site's own folder (phantom scans, manifest, cache, base network, results per case); nothing of it leaves."""
     data: Annotated[SerializeAsAny[SiteScans], BeforeValidator(_site_scans_or_pooled)]
     """Where the scans come from; ``pooled`` in a simulation alone."""
     max_refused_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the cases that may break an error rule of the data checks before the site refuses to train; 0: none."""
+    """Largest share of cases that break an error rule of the data checks; above it the site refuses to train."""
     kit: PathInFile | None = None
-    """The folder that ``sahfl provision`` made for this site: keys, certificates, and whose signature it obeys."""
+    """The folder that ``sahfl provision`` made for this site: keys, certificates, and the signer whom it obeys."""
     policy: SitePolicy = SitePolicy()
-    """What studies may ask, and what may leave; whatever is not said here is closed."""
+    """What studies may ask, and what may leave."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
-    """What computes: auto (a GPU if there is one), cpu, cuda, or one of several GPUs, as cuda:1."""
+    """Device that computes: auto (a GPU if there is one), cpu, cuda, or one of several GPUs, as cuda:1."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Processor threads that training may use; all cores if it is not said. Simulations use one."""
+    """Processor threads that training may use; null: all cores. Simulations use one."""
     log: Literal["text", "json"] = "text"
     """Form of the log lines of ``sahfl-client``: ``key=value`` or one JSON object a line."""
 
@@ -52,21 +52,17 @@ class SiteScansPooled(SiteScans):
     """The sites whose scans they are."""
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
-        """Refused: the members' scans stay theirs."""
+        """Refuse, because the scans belong to the members."""
         raise DataError(f"site {site}: has no scans of its own, those of its members are theirs")
 
 
 class SiteFile(SiteConfig):
-    """What a hospital's own file may say: its data are its own."""
+    """A hospital's own file, in which ``data`` cannot be ``pooled``."""
 
     data: AnySiteScans
     """Where the scans come from."""
 
 
 def load_site(path: Path) -> SiteFile:
-    """Read a site file; relative paths in it start at the file's folder.
-
-    Raises:
-        ConfigError: the file cannot be read, or has problems: every unknown key and bad value, in one message.
-    """
-    return parse(SiteFile, read_mapping(path), where=str(path), folder=path.parent)
+    """Read a site file, as ``section.load``."""
+    return load(SiteFile, path)

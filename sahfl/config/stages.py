@@ -26,12 +26,12 @@ class LocalTraining(Section):
     foreground_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the slices of a batch that are drawn among those with blood."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Numbers that the network computes in; ``bfloat16`` (autocast) is faster, and needs half the memory."""
+    """Number format of the network's computation; ``bfloat16`` (autocast) is faster and needs half the memory."""
     proximal: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """FedProx: mu of mu / 2 times the squared distance from where the round started, added to the loss (unitless)."""
+    """FedProx: the loss gets mu / 2 times the squared distance from the round's start; this is mu (unitless)."""
     local_norms: bool = False
-    """FedBN: where norms are trained, their weights stay at each site, which also evaluates with its own. The server's
-    stay as they were at the start."""
+    """FedBN: weights of norms that train stay at each site, which also evaluates with them. The server keeps those of
+    the start."""
 
 
 class PretrainConfig(Section):
@@ -48,7 +48,7 @@ class PretrainConfig(Section):
 
 
 class LoadedBase(Section):
-    """Stage 1 done before, perhaps in another study: a base network from a file. No site sends weights then."""
+    """A base network from a file in the place of stage 1; no site then sends weights."""
 
     path: PathInFile
     """``base/base.safetensors`` of a finished run."""
@@ -57,7 +57,7 @@ class LoadedBase(Section):
 
 
 class FinetuneConfig(Section):
-    """Stage 2 and 3: fine-tuning at the SAH sites, fold by fold, and evaluation on each fold's held-out patients."""
+    """Stages 2 and 3: fine-tuning at the SAH sites for each fold, and evaluation on the fold's held-out patients."""
 
     sites: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Sites that fine-tune and evaluate."""
@@ -68,8 +68,8 @@ class FinetuneConfig(Section):
     methods: tuple[Method, ...] = ()
     """What is compared."""
     grid: Annotated[tuple[dict[str, Any], ...], Field(exclude=True)] = ()
-    """More methods, multiplied out when the file is read: each entry gives settings of a method, any of them a list of
-    values, and ``repeats``, how often each is trained; ``trained_at: each`` is every site by itself."""
+    """More methods: each entry has settings of a method, and lists of values stand for every combination. ``repeats``
+    is how often each is trained; ``trained_at: each`` is every site by itself."""
     local: LocalTraining
     """What each site does in a round."""
 
@@ -113,18 +113,18 @@ class ServerMomentum(Section):
     """FedAvgM: each round's change is added to a decaying sum of the earlier ones."""
 
     optimiser: Literal["momentum"]
-    """Which step this is."""
+    """Name of this optimiser."""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """What is left of a change after a round."""
+    """Share of a change that remains after a round."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Factor of the sum."""
 
 
 class ServerAdam(Section):
-    """FedAdam: Adam, with each round's change in the place of the gradient."""
+    """FedAdam: Adam with each round's change as the gradient."""
 
     optimiser: Literal["adam"]
-    """Which step this is."""
+    """Name of this optimiser."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-2
     """Length of a step."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -136,7 +136,7 @@ class ServerAdam(Section):
 
 
 class RoundsConfig(Section):
-    """When a round counts."""
+    """When a round counts, what its messages hold, and how the server bounds and applies the average."""
 
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of a stage's sites whose usable replies commit a round (rounded up)."""
@@ -145,12 +145,12 @@ class RoundsConfig(Section):
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
     """How often a round below the quorum is tried before the run ends with exit code 3."""
     pause_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
-    """Seconds between these attempts, in which sites may come back."""
+    """Seconds between these attempts, so that sites can come back."""
     payload: Literal["float32", "float16", "int8"] = "float32"
-    """How sites write the numbers they send; what rounding leaves over stays at the site for its next round."""
+    """Number format of the sites' messages; each site adds what rounding leaves over in its next round."""
     most_share: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Largest share of the weight that one site has in an average; with two sites at least one half."""
     most_norm: Annotated[float, Field(ge=1)] = 3.0
     """A site's change is shortened to this many times the median length of all sites' changes."""
     server: Annotated[ServerMomentum | ServerAdam, Field(discriminator="optimiser")] | None = None
-    """An optimiser of the server on top of every average; without one, the average is the next state."""
+    """The server's optimiser, which takes each average as a direction; null: the average is the next state."""

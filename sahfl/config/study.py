@@ -20,9 +20,7 @@ from sahfl.errors import ConfigError
 from sahfl.section import Name, Section, parse, read_mapping
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
-"""What a hostile site of a simulation does; ``simulation.hostile`` says how."""
-
-
+"""What a hostile site of a simulation does; ``simulation.hostile`` defines each."""
 Edges = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=5)]
 
 
@@ -32,13 +30,13 @@ class EvaluationConfig(Section):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Fused probability above which a voxel is called blood."""
     tolerance_mm: Annotated[float, Field(gt=0, le=20)] = 2.0
-    """Distance in mm up to which surface Dice takes two surfaces for the same."""
+    """Distance in mm within which surface Dice counts two surfaces as the same."""
     volume_edges_ml: Edges = (10.0, 30.0)
     """Edges in mL between the strata of annotated hemorrhage volume, at most 5."""
     extent_edges_mm: Edges = (30.0, 60.0)
     """Edges in mm between the groups of craniocaudal extent of the annotated hemorrhage, at most 5."""
     replicates: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    """Bootstrap replicates behind every interval."""
+    """Bootstrap replicates for every interval."""
 
     @model_validator(mode="after")
     def _edges_increase(self) -> Self:
@@ -52,7 +50,7 @@ class Study(Section):
     """A whole study: data, network, pretraining, fine-tuning in folds, evaluation."""
 
     name: Name
-    """Names the run's folder and report."""
+    """Name of the study in its folder and report."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random number of the study derives from it."""
     data: AnyStudyScans
@@ -72,9 +70,9 @@ class Study(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     """Threshold, strata, intervals."""
     compare_sites: bool = False
-    """Ask every site for a salted key of each scan, and refuse the study if two sites hold the same scan."""
+    """Compare a salted key of each scan over all sites, and refuse the study if two sites hold the same scan."""
     hostile: dict[Name, HostileAct] = Field(default_factory=dict)
-    """What sites do against the others, by site: for trying defences in a simulation, never with hospitals."""
+    """Hostile acts by site, for trying defences in a simulation; never with hospitals."""
 
     @field_validator("hostile")
     @classmethod
@@ -115,29 +113,29 @@ class Study(Section):
         return any(self.training_sites(method) == (POOLED,) for method in self.finetune.methods)
 
     def training_sites(self, method: Method) -> tuple[str, ...]:
-        """Who trains a method: all fine-tuning sites, one of them, or ``pooled``; nobody where nothing is trained."""
+        """Who trains a method: all fine-tuning sites, one of them, or ``pooled``; nobody for ``zero_shot``."""
         if isinstance(method, ZeroShot):
             return ()
         return self.finetune.sites if method.trained_at is None else (method.trained_at,)
 
     def local_training(self, method: TrainedMethod) -> LocalTraining:
-        """What whoever trains a method does in a round: pooled, as many steps as the sites take together."""
+        """The local training of a method; a pooled one takes as many steps as all sites together."""
         local = self.finetune.local
         if method.trained_at != POOLED:
             return local
         return local.model_copy(update={"steps": local.steps * len(self.finetune.sites)})
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of everything that determines the result; where the data lie does not."""
+        """SHA-256 (hex) of everything that determines the result, so not of the place of the data."""
         settings = self.model_dump(mode="json")
         settings["data"] = self.data.identity()
         if self.base is None:
             del settings["base"]
         else:
             del settings["base"]["path"], settings["pretrain"]
-        if not self.hostile:  # a study without hostile sites is what it was before there were any
+        if not self.hostile:  # keeps the fingerprint of before this setting existed, as below
             del settings["hostile"]
-        for method in settings["finetune"]["methods"]:  # a method as it was before there was a choice
+        for method in settings["finetune"]["methods"]:
             for name, usual in (("trained_at", None), ("repeat", 1)):
                 if name in method and method[name] == usual:
                     del method[name]
@@ -145,11 +143,7 @@ class Study(Section):
 
 
 def kind_of(path: Path) -> Literal["study", "site", "server", "consortium"]:
-    """Whether a file is a study's, a site's, a server's or a consortium's, told by its keys.
-
-    Raises:
-        ConfigError: it cannot be read, or is neither.
-    """
+    """The kind of a settings file, by its keys; ConfigError if it cannot be read or has another content."""
     keys = read_mapping(path).keys()
     study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "policy", "kit"}
     consortium = keys & {"server", "sites", "valid_days"}
@@ -169,15 +163,7 @@ def kind_of(path: Path) -> Literal["study", "site", "server", "consortium"]:
 
 
 def load_study(path: Path, *, datalist: Path | None = None) -> Study:
-    """Read a study file.
-
-    Args:
-        path: YAML file.
-        datalist: takes the place of ``data.path``, so that a study file need not know where the scans lie.
-
-    Raises:
-        ConfigError: the file cannot be read, or has problems: every unknown key and bad value, in one message.
-    """
+    """Read a study file, as ``section.load``; ``datalist`` replaces ``data.path`` in it."""
     settings = read_mapping(path)
     data = settings.get("data")
     if datalist is not None:

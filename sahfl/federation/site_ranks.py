@@ -5,7 +5,7 @@ its result minus the state that it received. The aggregation (``project``) combi
 step, the saved adapter and the evaluation have the global rank. A site of a lower rank starts from the nearest kernels
 of its rank. The mean of the sites' kernels counts the rest as removed by this site, by its share of the volumes.
 
-Source: Cho et al. 2024, arXiv 2401.06432 (HetLoRA), section 3; the aggregation, see ``aggregation.ranks``.
+Source: Cho et al. 2024, arXiv 2401.06432 (HetLoRA), section 3; the aggregation, see ``aggregation.lowrank``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sahfl.adapters import AdapterState, FactoredLayer, exchanged
-from sahfl.aggregation import at_rank_of
+from sahfl.aggregation.lowrank import at_rank_of
 from sahfl.config import AdapterTuning, Study, TrainedMethod
 from sahfl.networks import fine_tuned_network
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sahfl.adapters import exchanged
-from sahfl.adapters.factored import factored_layers
+from sahfl.adapters.exchanged import factored_layers
 from sahfl.aggregation.rules import RULES
 from sahfl.config import AdapterTuning, Method
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.aggregation import Memory
+from sahfl.aggregation.server_step import Memory
 from sahfl.atomic import left_overs, write_atomic
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError, RunError, StorageError

@@ -3,9 +3,8 @@ import torch
 from torch import nn
 
 from sahfl.adapters import adapted
-from sahfl.adapters.adapted import AdaptedConv
+from sahfl.adapters.adapted import AdaptedConv, choose_path
 from sahfl.adapters.attach import attach
-from sahfl.adapters.paths import choose_path
 from sahfl.adapters.updates import few, geometry
 from sahfl.adapters.updates.geometry import Geometry
 from sahfl.config import AdapterTuning

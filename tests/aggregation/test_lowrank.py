@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from harness.site_updates import METHODS, base_kernels, distance, kernels, mean_kernels, start_of, trained, with_rank
 
-from sahfl.aggregation import SiteUpdate, aggregation_error, mean, mean_of_factors, project
+from sahfl.aggregation.lowrank import aggregation_error, mean_of_factors, project
+from sahfl.aggregation.mean import mean
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import AdapterTuning
 from sahfl.errors import PayloadError
 

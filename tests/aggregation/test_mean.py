@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sahfl.aggregation import SiteUpdate, mean, mean_of_stream
+from sahfl.aggregation.mean import mean, mean_of_stream
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.errors import PayloadError
 
 LIKE = {"down": np.zeros((2, 3), np.float32), "up": np.zeros((4, 2), np.float32)}

@@ -16,8 +16,9 @@ from harness.site_updates import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sahfl.aggregation import SiteUpdate, mean_of_factors, project
+from sahfl.aggregation.lowrank import mean_of_factors, project
 from sahfl.aggregation.nearest import nearest_cp, nearest_matrix
+from sahfl.aggregation.update import SiteUpdate
 
 MATRICES = [name for name in METHODS if not name.startswith("cp")]
 CP = [name for name in METHODS if name.startswith("cp")]

@@ -17,7 +17,9 @@ from harness.site_updates import (
     with_rank,
 )
 
-from sahfl.aggregation import SiteUpdate, at_rank_of, bound, change_norm, project
+from sahfl.aggregation.lowrank import at_rank_of, project
+from sahfl.aggregation.robust import bound, change_norm
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.errors import PayloadError
 
 CP = [name for name in METHODS if name.startswith("cp")]
@@ -58,7 +60,7 @@ def test_a_higher_rank_holds_the_same_kernels_and_can_train_all_its_terms(name, 
         assert new > 0
         assert not found[layer.up][:, -new:].any()
         for factor in layer.inner:
-            axis = layer.rank_axes[factor]
+            axis = layer.form.rank_axes(layer)[factor]
             own, fresh = np.moveaxis(found[factor], axis, 0), np.moveaxis(like[factor], axis, 0)
             assert (own[:-new] == np.moveaxis(state[factor], axis, 0)).all()
             assert (own[-new:] == fresh[-new:]).all()
@@ -102,7 +104,7 @@ def first_terms(state, layers, like):
     found = dict(state)
     for layer in layers:
         kept = like[layer.up].shape[1]
-        for name, axis in layer.rank_axes.items():
+        for name, axis in layer.form.rank_axes(layer).items():
             found[name] = found[name].take(range(kept), axis)
         found[layer.up] = found[layer.up] * np.float32(layer.scale(state[layer.up].shape[1]) / layer.scale(kept))
     return found

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sahfl.aggregation import SiteUpdate, bound, change_norm, mean, median, trimmed_mean
+from sahfl.aggregation.mean import mean
+from sahfl.aggregation.robust import bound, change_norm, median, trimmed_mean
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.errors import PayloadError
 
 LIKE = {"down": np.full((2, 3), 0.5, np.float32), "up": np.zeros((4, 2), np.float32)}

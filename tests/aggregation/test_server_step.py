@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sahfl.aggregation import Adam, Momentum
+from sahfl.aggregation.server_step import Adam, Momentum
 from sahfl.run.folder import Checkpoint, RunFolder
 
 LIKE = {"a.up": np.array([[1.0, -2.0]], np.float32), "b": np.array([0.5], np.float32)}

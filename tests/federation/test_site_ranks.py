@@ -8,10 +8,11 @@ from flwr.app import Array, ArrayRecord
 from harness.tiny_study import TINY, changed
 
 from sahfl.adapters import exchanged
-from sahfl.adapters.factored import factored_layers
+from sahfl.adapters.exchanged import factored_layers
 from sahfl.adapters.files import load_tensors
 from sahfl.adapters.folder import read_adapter
-from sahfl.aggregation import SiteUpdate, project
+from sahfl.aggregation.lowrank import project
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.federation.tensors import RAW, read_state
 from sahfl.networks import fine_tuned_network
 

@@ -6,8 +6,9 @@ from harness.site_updates import METHODS, base_kernels, distance, kernels, mean_
 
 from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach
-from sahfl.aggregation import SiteUpdate, aggregation_error, mean_of_factors
-from sahfl.aggregation.alternate import names_of_turn
+from sahfl.aggregation.lowrank import aggregation_error, mean_of_factors
+from sahfl.aggregation.rules import names_of_turn
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import AdapterTuning, WeightTuning
 from sahfl.federation.turns import take_turn
 from sahfl.model import MultiViewUNet

@@ -11,9 +11,9 @@ from torch import nn
 
 from sahfl.adapters import AdapterState, FactoredLayer, exchanged
 from sahfl.adapters.attach import attach, merge
-from sahfl.adapters.factored import factored_layers
+from sahfl.adapters.exchanged import factored_layers
 from sahfl.adapters.updates.geometry import kernel_of
-from sahfl.aggregation import SiteUpdate
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import AdapterTuning
 
 METHODS = {
@@ -107,7 +107,7 @@ def dead_terms(state, layers):
     found = 0
     for layer in layers:
         alive = None
-        for name, axis in layer.rank_axes.items():
+        for name, axis in layer.form.rank_axes(layer).items():
             moved = np.moveaxis(state[name], axis, 0).reshape(state[name].shape[axis], -1).any(axis=1)
             if name != layer.up:
                 alive = moved if alive is None else alive & moved

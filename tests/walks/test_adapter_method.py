@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from sahfl.adapters import digest, exchanged
 from sahfl.adapters.attach import attach
-from sahfl.adapters.factored import factored_layers
+from sahfl.adapters.exchanged import factored_layers
 from sahfl.adapters.files import load_tensors
 from sahfl.adapters.folder import put_adapter, read_adapter
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.peft import is_peft_form
-from sahfl.aggregation import SiteUpdate, aggregation_error, project
+from sahfl.aggregation.lowrank import aggregation_error, project
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.cell_names import cell_of
 from sahfl.config import AdapterTuning, SitePolicy, Study, parse
 from sahfl.errors import AdapterError, ConfigError

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from sahfl.adapters.folder import read_adapter
-from sahfl.aggregation import SiteUpdate
 from sahfl.aggregation.rules import RULES
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.cell_names import cell_of
 from sahfl.config import AdapterTuning, RoundsConfig, Study, WeightTuning, parse
 from sahfl.errors import ConfigError

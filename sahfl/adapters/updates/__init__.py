@@ -1,1 +1,1 @@
-"""The updates of a convolution's kernel, a class for each way to factorise it, and the convolutions that they need."""
+"""Low-rank updates of a convolution's kernel, one class for each factorisation, and the convolutions that they need."""

@@ -26,17 +26,17 @@ class ConvLoRA(nn.Module):
     def __init__(self, base: Convolution, *, rank: int, generator: Generator) -> None:
         super().__init__()
         self.rank = rank
-        self.full_rank = min(base.out_channels, base.in_channels * math.prod(base.kernel_size))
         voxels = math.prod(base.kernel_size)
+        self.full_rank = min(base.out_channels, base.in_channels * voxels)
         self.cost = rank * (3 * voxels * base.in_channels + 4.4 * base.out_channels + 30 * voxels)
         weight = base.weight
-        bound = 1 / math.sqrt(base.in_channels * math.prod(base.kernel_size))  # kaiming_uniform(a=sqrt 5)
+        bound = 1 / math.sqrt(base.in_channels * voxels)  # kaiming_uniform(a=sqrt 5)
         shape = (rank, base.in_channels, *base.kernel_size)
         self.down = nn.Parameter(weight.new_empty(shape).uniform_(-bound, bound, generator=generator))
         self.up = nn.Parameter(weight.new_zeros(base.out_channels, rank))
 
     def delta(self, up: Tensor) -> Tensor:
-        """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
+        """Update of the kernel, (out, in, *kernel), from the scaled ``up`` (out, rank)."""
         return torch.matmul(up, self.down.flatten(1)).view(-1, *self.down.shape[1:])
 
     def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
@@ -44,11 +44,11 @@ class ConvLoRA(nn.Module):
         return convolve(x, self.down, geometry)
 
     def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
-        """Gradient of ``outer`` with respect to ``up``."""
+        """Gradient of ``up``, (out, rank), from ``gradient`` (batch, out, *space') and ``u`` (batch, rank, *space')."""
         return pointwise_gradient(gradient, u)
 
     def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
-        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``."""
+        """Gradients of ``up`` (out, rank) and ``down`` (rank, in, *kernel)."""
         of_up = pointwise_gradient(gradient, convolve_to_few(x, self.down.to(x.dtype), geometry))
         of_u = pointwise(gradient, up.t())
         return of_up, few_kernel_gradient(of_u, x, self.down.shape, geometry)

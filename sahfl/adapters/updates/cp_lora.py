@@ -24,8 +24,8 @@ class CPLoRA(nn.Module):
     """The update sum_p out[:, p] x in[:, p] x height[:, p] x width[:, p] of a kernel (canonical polyadic form).
 
     rank * (out + in + height + width) numbers, and one more factor, ``depth``, in three dimensions. With
-    ``joint_kernel`` (CP3) one factor ``kernel`` (*kernel, rank) takes the place of those of the axes: the kernels of a
-    term are then not restricted to products. ``factor_out`` starts at zero.
+    ``joint_kernel`` (CP3) one factor ``kernel`` (*kernel, rank) replaces those of the axes, so that a term's kernel
+    need not be a product. ``factor_out`` starts at zero.
 
     Source: arXiv 2508.01772 (the idea); Lebedev et al. 2015, arXiv 1412.6553, section 3 (CP form of a kernel).
     """
@@ -44,21 +44,17 @@ class CPLoRA(nn.Module):
         bound = 1 / math.sqrt(base.in_channels)
         shape = (base.in_channels, rank)
         self.factor_in = nn.Parameter(weight.new_empty(shape).uniform_(-bound, bound, generator=generator))
-        names = AXES[len(base.kernel_size)]
-        shapes = (
-            {"kernel": base.kernel_size}
-            if joint_kernel
-            else {name: (size,) for name, size in zip(names, base.kernel_size, strict=True)}
-        )
-        for name, size in shapes.items():
+        names = ("kernel",) if joint_kernel else AXES[len(base.kernel_size)]
+        sizes = (base.kernel_size,) if joint_kernel else [(size,) for size in base.kernel_size]
+        for name, size in zip(names, sizes, strict=True):
             factor = weight.new_empty(*size, rank).normal_(0, 1 / math.sqrt(math.prod(size)), generator=generator)
             self.register_parameter(f"factor_{name}", nn.Parameter(factor))
-        self.inner_factors = ("factor_in", *(f"factor_{name}" for name in shapes))
+        self.inner_factors = ("factor_in", *(f"factor_{name}" for name in names))
         self.exchanged = ("factor_out", *self.inner_factors)
 
     @property
     def up(self) -> nn.Parameter:
-        """The side that starts at zero, (out, rank)."""
+        """The factor that starts at zero, (out, rank)."""
         return self.factor_out
 
     def space(self) -> Tensor:
@@ -66,7 +62,7 @@ class CPLoRA(nn.Module):
         return _product([self.get_parameter(name) for name in self.inner_factors[1:]])
 
     def delta(self, up: Tensor) -> Tensor:
-        """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
+        """Update of the kernel, (out, in, *kernel), from the scaled ``up`` (out, rank)."""
         space = self.space()
         right = self.factor_in[:, None] * space.flatten(0, -2)  # (in, voxels, rank)
         return torch.matmul(up, right.flatten(0, 1).t()).reshape(up.shape[0], -1, *space.shape[:-1])
@@ -79,11 +75,11 @@ class CPLoRA(nn.Module):
         return depthwise(pointwise(x, self.factor_in.t()), _kernels(space), geometry)
 
     def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
-        """Gradient of ``outer`` with respect to ``up``."""
+        """Gradient of ``up``, (out, rank), from ``gradient`` (batch, out, *space') and ``u`` (batch, rank, *space')."""
         return pointwise_gradient(gradient, u)
 
     def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
-        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``."""
+        """Gradients of ``up`` (out, rank), ``factor_in`` (in, rank) and the other factors (*sizes, rank)."""
         space = self.space()
         of_u = pointwise(gradient, up.t())
         if self._is_pointwise(space, geometry):

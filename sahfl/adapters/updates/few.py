@@ -1,7 +1,7 @@
-"""Convolutions to a few channels as matrix products: a product for all voxels of the kernel at once, then shifted sums.
+"""Convolutions to a few channels as one matrix product for all voxels of the kernel, and shifted sums.
 
-A processor's convolution to 4 channels takes as long as that to 16; the product does not. Only for the fused backward
-pass: nothing here is recorded for autograd.
+On a processor a convolution to 4 channels takes as long as one to 16, but the product takes less. Only for the fused
+backward pass, because autograd does not record it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def convolve_to_few(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
 
 
 def few_kernel_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
-    """Gradient of ``convolve_to_few`` with respect to its kernel of the given shape."""
+    """Gradient of the kernel of ``convolve_to_few``, of shape (few, in, *kernel), from that of its result, as there."""
     if not _is_worth_it(x, shape[0], geometry):
         return kernel_gradient(gradient, x, shape, geometry)
     few, sizes = shape[0], shape[2:]
@@ -74,7 +74,7 @@ def _overlaps(
 def _overlap(after: int, before: int, at: int, axis: int, geometry: Geometry) -> tuple[slice, slice]:
     stride, offset = geometry.stride[axis], at * geometry.dilation[axis] - geometry.padding[axis]
     steps, jumps = (before, after) if geometry.transposed else (after, before)
-    # Position ``stride * n + offset`` on the side that jumps belongs to n on the side that steps.
+    # Position n on the side that steps belongs to position ``stride * n + offset`` on the side that jumps.
     first = max(0, -(offset // stride))
     last = max(first, min(steps, (jumps - 1 - offset) // stride + 1))
     start = stride * first + offset

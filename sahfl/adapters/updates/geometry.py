@@ -1,7 +1,7 @@
 """Convolutions of two and three dimensions, plain and transposed, behind one function and one kernel layout.
 
-Kernels are (out, in, *kernel) everywhere in ``adapters``; PyTorch keeps those of transposed convolutions as
-(in, out, *kernel), and only this module knows.
+Kernels are (out, in, *kernel) everywhere in ``adapters``. PyTorch keeps those of transposed convolutions as
+(in, out, *kernel); only this module converts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 FEW = 16
-"""Channels to which convolution libraries for processors pad fewer; below, other ways to compute are faster."""
+"""Libraries for processors pad fewer channels than this; below it, other ways to convolve are faster."""
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -32,41 +32,36 @@ class Geometry:
     output_padding: tuple[int, ...]
 
     def along(self, axes: Sequence[bool]) -> Geometry:
-        """The same movement along some axes; one step at a time, without padding, along the others."""
+        """The same movement along the chosen axes; along the others, steps of one voxel without padding."""
 
         def pick(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
             return tuple(value if chosen else neutral for value, chosen in zip(values, axes, strict=True))
 
-        return Geometry(
-            self.transposed,
-            pick(self.stride, 1),
-            pick(self.padding, 0),
-            pick(self.dilation, 1),
-            pick(self.output_padding, 0),
-        )
+        stride, dilation = pick(self.stride, 1), pick(self.dilation, 1)
+        return Geometry(self.transposed, stride, pick(self.padding, 0), dilation, pick(self.output_padding, 0))
 
     @property
     def is_still(self) -> bool:
-        """A kernel of one voxel computes one output per input."""
+        """Whether a kernel of one voxel computes one output for each input voxel."""
         return set(self.stride) == {1} and set(self.padding) == set(self.output_padding) == {0}
 
     @property
     def is_reversible(self) -> bool:
-        """``reversed`` leads back to the size of the input."""
+        """Whether ``reversed`` restores the size of the input."""
         return set(self.stride) == {1} and set(self.output_padding) == {0}
 
     def reversed(self) -> Geometry:
-        """The movement of the convolution that computes this one's gradient of the input."""
+        """The movement of the convolution that computes the gradient of this one's input."""
         return replace(self, transposed=not self.transposed)
 
 
 def kernel_of(base: Convolution) -> Tensor:
-    """A layer's weight as (out, in, *kernel); a view."""
+    """A view of a layer's weight as (out, in, *kernel)."""
     return base.weight.transpose(0, 1) if base.transposed else base.weight
 
 
 def is_plain(module: Convolution) -> bool:
-    """Whether a layer computes the convolution with its weight and nothing else, whatever its class is called."""
+    """Whether a layer computes the convolution with its weight and nothing else."""
     kind = next(kind for kind in CONVOLUTIONS if isinstance(module, kind))
     own = any(getattr(type(module), name) is not getattr(kind, name) for name in ("forward", "__call__"))
     own |= not module.transposed and type(module)._conv_forward is not kind._conv_forward
@@ -75,7 +70,7 @@ def is_plain(module: Convolution) -> bool:
 
 
 def prepare(x: Tensor, base: Convolution) -> tuple[Tensor, Geometry]:
-    """The input, padded where zeros on both sides would not do, and the movement of the layer's kernel over it."""
+    """The input (batch, in, *space), padded where ``Geometry`` cannot hold the padding, and the kernel's movement."""
     nothing = (0,) * len(base.kernel_size)
     padding = base.padding
     if base.padding_mode != "zeros" or padding == "same":
@@ -99,29 +94,22 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, bias: Tensor | None 
         # Of a depthwise kernel (channels, 1, *kernel) both layouts are the same.
         weight = kernel if groups > 1 else kernel.transpose(0, 1)
         return transposed(
-            x,
-            weight,
-            bias,
-            geometry.stride,
-            geometry.padding,
-            geometry.output_padding,
-            groups,
-            geometry.dilation,
+            x, weight, bias, geometry.stride, geometry.padding, geometry.output_padding, groups, geometry.dilation
         )
     plain = functional.conv2d if flat else functional.conv3d
     return plain(x, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, groups)
 
 
 def input_gradient(gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    """Gradient of ``convolve`` with respect to its input x, of which only the shape matters.
+    """Gradient of the input of ``convolve``, (batch, in, *space), from that of the result, (batch, out, *space').
 
-    Pass the input itself where it is at hand: of a stand-in, torch makes a copy of that size first.
+    Only the shape of x matters; but torch copies an expanded stand-in, so pass the input where it is at hand.
     """
     return _backward(gradient, x, kernel, geometry, (True, False, False))[0]
 
 
 def kernel_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
-    """Gradient of ``convolve`` with respect to its kernel of the given shape; the kernel itself is not needed."""
+    """Gradient of the kernel of ``convolve``, of shape (out, in, *kernel), from that of the result and the input x."""
     of_kernel = _backward(gradient, x, gradient.new_empty(1).expand(shape), geometry, (False, True, False))[1]
     return of_kernel.transpose(0, 1) if geometry.transposed else of_kernel
 
@@ -130,33 +118,22 @@ def _backward(
     gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool], groups: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     weight = kernel.transpose(0, 1) if geometry.transposed and groups == 1 else kernel
-    return torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        None,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        geometry.transposed,
-        geometry.output_padding,
-        groups,
-        wanted,
-    )
+    moves = (geometry.stride, geometry.padding, geometry.dilation, geometry.transposed, geometry.output_padding)
+    return torch.ops.aten.convolution_backward(gradient, x, weight, None, *moves, groups, wanted)
 
 
 def pointwise(x: Tensor, matrix: Tensor) -> Tensor:
     """Mix the channels of every voxel: (batch, in, *space) by (out, in) -> (batch, out, *space).
 
-    A matrix product, because convolution libraries pad a few channels to sixteen. Not ``matmul``: that copies an x that
-    requires a gradient, to lay its voxels side by side.
+    A matrix product, because convolution libraries pad a few channels to sixteen. ``matmul`` would copy an x that
+    requires a gradient.
     """
     product = torch.bmm(matrix.expand(x.shape[0], -1, -1), x.flatten(2))
     return product.view(x.shape[0], matrix.shape[0], *x.shape[2:])
 
 
 def pointwise_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-    """Gradient of ``pointwise`` with respect to its matrix: (out, in)."""
+    """Gradient of the matrix of ``pointwise``: (batch, out, *space) and (batch, in, *space) -> (out, in)."""
     first, second = gradient.flatten(2), x.flatten(2)
     if first.shape[1] > second.shape[1]:  # the product is faster with its few rows first
         return torch.bmm(second, first.transpose(1, 2)).sum(0).t()
@@ -164,14 +141,14 @@ def pointwise_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """Each channel by its own kernel: (batch, channels, *space) by (channels, 1, *kernel)."""
+    """Each channel by its own kernel: (batch, n, *space) by (n, 1, *kernel) -> (batch, n, *space')."""
     folded, repeated = _fold(x, kernels)
     y = convolve(folded, repeated, geometry, groups=repeated.shape[0])
     return y.reshape(*x.shape[:2], *y.shape[2:])
 
 
 def depthwise_gradients(gradient: Tensor, x: Tensor, kernels: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Gradients of ``depthwise`` with respect to its input and its kernels."""
+    """Gradients of ``depthwise``'s input and kernels, in their shapes, from that of its result."""
     folded, repeated = _fold(x, kernels)
     groups = repeated.shape[0]
     of_y = gradient.reshape(folded.shape[0], groups, *gradient.shape[2:])
@@ -187,7 +164,7 @@ def _fold(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def per_channel(values: Tensor, n_axes: int, *, axis: int) -> Tensor:
-    """One number per channel, shaped to multiply a tensor of ``n_axes`` axes along ``axis``."""
+    """One number per channel, (channels,), shaped to multiply a tensor of ``n_axes`` axes along ``axis``."""
     shape = [1] * n_axes
     shape[axis] = -1
     return values.view(shape)

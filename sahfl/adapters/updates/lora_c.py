@@ -14,12 +14,11 @@ from sahfl.adapters.updates.geometry import Convolution, Geometry, convolve, inp
 class LoRAC(nn.Module):
     """The update B A of a kernel read as a matrix, B (out * height, rank * width), A (rank * width, in * width).
 
-    Kept as two kernels with the axes where they belong: ``up`` (out, rank * width, height, 1) and ``down``
-    (rank * width, in, 1, width). For k x k kernels that makes rank * k^2 * (in + out) numbers. In three dimensions
-    depth stays with height. ``up`` starts at zero, ``down`` like the kernel of a new layer.
+    The factors are kernels: ``up`` (out, rank * width, height, 1) and ``down`` (rank * width, in, 1, width), together
+    rank * k^2 * (in + out) numbers for k x k kernels. In three dimensions depth stays with height. ``up`` starts at
+    zero, ``down`` like the kernel of a new layer.
 
-    The published code reshapes B A with ``view``, which mixes the axes: an update of rank one then has full rank along
-    the input channels. The permuted form here is what the paper writes.
+    The published code reshapes B A with ``view``, which mixes the axes. This form permutes them, as the paper does.
 
     Source: Ding et al. 2024, arXiv 2410.16954, section 3.
     """
@@ -42,7 +41,7 @@ class LoRAC(nn.Module):
         self._last = (*(False for _ in others), True)
 
     def delta(self, up: Tensor) -> Tensor:
-        """Update of the kernel, (out, in, *kernel), with ``up`` scaled by the caller."""
+        """Update of the kernel, (out, in, *kernel), from the scaled ``up``."""
         kernel = torch.tensordot(up.squeeze(-1), self.down.flatten(2), dims=([1], [0]))  # (out, *others, in, width)
         return kernel.movedim(-2, 1)
 
@@ -51,14 +50,14 @@ class LoRAC(nn.Module):
         return convolve(x, self.down, geometry.along(self._last))
 
     def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
-        """Gradient of ``outer`` with respect to ``up``."""
+        """Gradient of ``up``, from ``gradient`` (batch, out, *space') and ``u``, the result of ``inner``."""
         return kernel_gradient(gradient, u, self.up.shape, self._outer(geometry))
 
     def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
-        """Gradients of ``outer(inner(x), up)`` with respect to ``up`` and ``inner_factors``."""
+        """Gradients of ``up`` and ``down``, in their shapes."""
         inner, outer = geometry.along(self._last), self._outer(geometry)
         u = convolve_to_few(x, self.down.to(x.dtype), inner)
-        if outer.is_reversible:  # from the side of the gradient, ``outer`` too is a convolution to a few channels
+        if outer.is_reversible:  # reversed, ``outer`` too is a convolution to a few channels
             back, flat = outer.reversed(), up.transpose(0, 1)
             of_u = convolve_to_few(gradient, flat, back)
             of_up = few_kernel_gradient(u, gradient, flat.shape, back).transpose(0, 1)

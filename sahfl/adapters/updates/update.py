@@ -1,4 +1,4 @@
-"""What an update of a kernel offers: the one interface between the methods and the adapted convolution."""
+"""The interface between the adapted convolution and a method's update of its kernel."""
 
 from __future__ import annotations
 
@@ -10,46 +10,38 @@ from sahfl.adapters.updates.geometry import Geometry
 
 
 class Update(Protocol):
-    """A low-rank update of a kernel: ``up`` after an inner map of few channels. A module; its factors are trainable."""
+    """A low-rank update of a kernel, as a module: an inner map to few channels, and the factor ``up`` after it."""
 
     exchanged: tuple[str, ...]
-    """Names of all its factors."""
+    """Names of all factors."""
     inner_factors: tuple[str, ...]
-    """Names of those that ``inner`` uses: all but ``up``."""
+    """Names of all factors but ``up``."""
     rank: int
     """Number of terms, as the method counts them."""
     full_rank: int
-    """Terms with which every kernel of this shape can be written; more are legal (over-parameterisation)."""
+    """Number of terms that suffice for any kernel of this shape; more are legal."""
     cost: float
-    """What ``gradients`` takes, in multiplications of a dense convolution, per voxel of the map; ``paths`` compares."""
+    """Cost of ``gradients`` per voxel of the map, in multiplications of a dense convolution, for ``choose_path``."""
 
     @property
     def up(self) -> nn.Parameter:
         """The factor on the output's side, (out, terms, ...); zero at the start."""
 
     def delta(self, up: Tensor) -> Tensor:
-        """Update of the kernel, (out, in, *kernel), with ``up`` (out, terms, ...) scaled by the caller."""
+        """Update of the kernel, (out, in, *kernel), from the scaled ``up`` (out, terms, ...)."""
 
     def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
         """(batch, in, *space) -> (batch, terms, *space')."""
 
     def up_gradient(self, gradient: Tensor, u: Tensor, geometry: Geometry) -> Tensor:
-        """Gradient with respect to ``up``, in its shape, of x convolved with ``delta(up)``.
-
-        Args:
-            gradient: that of the convolution's result, (batch, out, *space').
-            u: ``inner(x)``, (batch, terms, *space').
-            geometry: of the convolution.
+        """Gradient of ``up``, in its shape, from that of the result, (batch, out, *space''), and ``u``, the result of
+        ``inner``, (batch, terms, *space').
         """
 
     def gradients(self, gradient: Tensor, x: Tensor, up: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
-        """Gradients with respect to ``up`` and ``inner_factors``, each in its shape; not recorded for autograd.
+        """Gradients of ``up`` and ``inner_factors``, each in its shape, from that (batch, out, *space'') of the result.
 
-        Args:
-            gradient: that of x convolved with ``delta(up)``, (batch, out, *space'').
-            x: (batch, in, *space).
-            up: (out, terms, ...), scaled.
-            geometry: of the convolution.
+        ``x`` is the input, (batch, in, *space), and ``up`` is scaled. Autograd does not record the computation.
         """
 
     def get_parameter(self, target: str) -> nn.Parameter:

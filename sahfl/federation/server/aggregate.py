@@ -9,15 +9,11 @@ from typing import Any
 import numpy as np
 
 from sahfl.adapters import AdapterState, FactoredLayer
-from sahfl.aggregation import (
-    Adam,
-    Memory,
-    Momentum,
-    SiteUpdate,
-    aggregation_error,
-    bound,
-)
+from sahfl.aggregation.lowrank import aggregation_error
+from sahfl.aggregation.robust import bound
 from sahfl.aggregation.rules import RULES
+from sahfl.aggregation.server_step import Adam, Memory, Momentum
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import RoundsConfig, ServerAdam
 from sahfl.errors import PayloadError
 

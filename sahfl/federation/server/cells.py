@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from sahfl.adapters import AdapterState, exchanged
-from sahfl.adapters.factored import factored_layers
+from sahfl.adapters.exchanged import factored_layers
 from sahfl.adapters.folder import CARD, TENSORS, describe, save_adapter
 from sahfl.cell_names import cell_of
 from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot

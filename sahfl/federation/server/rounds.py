@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sahfl.adapters import AdapterState, FactoredLayer
-from sahfl.aggregation import SiteUpdate
 from sahfl.aggregation.rules import RULES, USUAL
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.events import CellResumed, Paused, RoundBegun, RoundCommitted, RoundFailed, SiteFailed, UpdateBounded, emit

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from harness.site_updates import METHODS, start_of, trained
 
-from sahfl.aggregation import SiteUpdate, mean_of_factors, median, project, trimmed_mean
+from sahfl.aggregation.lowrank import mean_of_factors, project
+from sahfl.aggregation.robust import median, trimmed_mean
 from sahfl.aggregation.rules import TRIM
+from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError
 from sahfl.federation.server.aggregate import aggregate
