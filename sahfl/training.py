@@ -1,4 +1,4 @@
-"""Local training: one round of training a network at a site. Pretraining and fine-tuning both use it."""
+"""Local training: one round of training a network at a site, in pretraining and fine-tuning."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.norms import normed_convolutions
 from sahfl.adapters.updates.geometry import CONVOLUTIONS, Convolution, is_plain
 from sahfl.config import AdapterTuning, Section, TrainedMethod, WeightTuning
+from sahfl.config.methods import TrainedMethodSetting
 from sahfl.errors import AdapterError
 from sahfl.seeds import derive_seed
 
@@ -24,6 +25,8 @@ Parts = Mapping[str, tuple[str, ...]]
 class Attached(Section):
     """What a method did to a network."""
 
+    method: TrainedMethodSetting
+    """The fine-tuning method with all its settings."""
     adapted: tuple[str, ...]
     """Paths of the convolutions with an adapter."""
     over_full_rank: tuple[str, ...]
@@ -64,13 +67,13 @@ def attach(
     else:
         _put_adapters(net, method, seed, parts, example)
     _make_trainable(net)
-    attached = inspect(net)
+    attached = inspect(net, method)
     _log(attached)
     return attached
 
 
-def inspect(net: nn.Module) -> Attached:
-    """What was attached to a network."""
+def inspect(net: nn.Module, method: TrainedMethod) -> Attached:
+    """What ``method`` did to a network."""
     layers = {path: module for path, module in net.named_modules() if isinstance(module, AdaptedConv)}
     factors = {
         f"{path}.{prefix}{name}"
@@ -80,6 +83,7 @@ def inspect(net: nn.Module) -> Attached:
     }
     decomposed = any(layer.magnitude is not None for layer in layers.values())
     return Attached(
+        method=method,
         adapted=tuple(layers),
         over_full_rank=tuple(path for path, layer in layers.items() if layer.update.rank > layer.update.full_rank),
         without_magnitude=tuple(path for path, layer in layers.items() if decomposed and layer.magnitude is None),
@@ -87,13 +91,14 @@ def inspect(net: nn.Module) -> Attached:
     )
 
 
-def restore(net: nn.Module, method: TrainedMethod, attached: Attached) -> None:
+def restore(net: nn.Module, attached: Attached) -> None:
     """Repeat on a network, in place, what ``attach`` did to another network of the same architecture.
 
     Raises:
         AdapterError: the network lacks a layer or tensor, or carries an adapter already.
     """
     exchanged.forget(net)
+    method = attached.method
     layers = {path: module for path, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
     if odd := [path for path in attached.adapted if path not in layers]:
         raise AdapterError(f"{type(net).__name__}: has no convolution {odd[0]!r}, the adapter is of another network")

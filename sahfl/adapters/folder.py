@@ -21,7 +21,6 @@ from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.adapters.peft import from_peft, is_peft_form, peft_settings, to_peft
 from sahfl.atomic import write_atomic
 from sahfl.config import AdapterTuning, TrainedMethod
-from sahfl.config.methods import TrainedMethodSetting
 from sahfl.errors import AdapterError
 
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
@@ -73,8 +72,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class AdapterNote(Attached):
     """What an adapter belongs to."""
 
-    method: TrainedMethodSetting
-    """The fine-tuning method with all its settings."""
     base_sha256: Sha256
     """Digest of the base network."""
     sha256: Sha256
@@ -107,8 +104,7 @@ def describe(net: nn.Module, method: TrainedMethod, base_sha256: str) -> Adapter
     """The note of a network's adapter, without the fields that only a study can fill."""
     tensors = exchanged.read(net)
     return AdapterNote(
-        method=method,
-        **vars(inspect(net)),
+        **vars(inspect(net, method)),
         base_sha256=base_sha256,
         sha256=digest(tensors),
         parameters=sum(value.size for value in tensors.values()),
@@ -165,7 +161,7 @@ def put_adapter(net: nn.Module, adapter: Adapter) -> None:
             f"{type(net).__name__}: base digest is {found[:12]}, the adapter belongs to {note.base_sha256[:12]} "
             "(other tensors or another architecture)"
         )
-    restore(net, note.method, note)
+    restore(net, note)
     exchanged.load(net, adapter.state)
 
 

@@ -157,7 +157,7 @@ def _cp_axes(layer: FactoredLayer) -> dict[str, int]:
 def _cp_nearest(
     layer: FactoredLayer, terms: list[Floats], sites: Sequence[WeightedState], like: AdapterState
 ) -> list[Floats]:
-    """From the mean of the factors, in which columns of ``like`` replace columns of zeros."""
+    """Least squares from the mean of the sites' factors, in which columns of ``like`` replace columns of zeros."""
     ready = []
     for site in sites:
         up = site.state[layer.up]

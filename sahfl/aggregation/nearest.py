@@ -11,7 +11,7 @@ SWEEPS = 4
 
 
 def nearest_matrix(terms: list[Floats], spare: Floats, *, size: float) -> list[Floats]:
-    """The product of factors (a, rank) and (b, rank) that is nearest to U D^T, for ``terms`` U (a, n) and D (b, n).
+    """Factors (a, rank) and (b, rank) whose product is nearest to U D^T, for ``terms`` U (a, n) and D (b, n).
 
     The right factor has orthogonal columns of root mean square ``size``. Columns without a singular value are those of
     ``spare`` (b, rank), because training could not move a pair of columns that are both zero.

@@ -1,4 +1,4 @@
-"""The server's own optimisers: they take a round's aggregate as a direction. Tensors of any shapes, pairwise equal."""
+"""The server's own optimisers, which take the change of a round as a direction; tensors of any shapes."""
 
 from __future__ import annotations
 
