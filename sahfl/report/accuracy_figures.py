@@ -9,52 +9,37 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 
-from sahfl.report.names import ZERO_SHOT, Look, dice_of, family_of, looks, measured, method_name, method_named
+from sahfl.report import theme
+from sahfl.report.names import ZERO_SHOT, Look, dice_of, family_of, looks, measured, method_name, with_dice
 from sahfl.report.summary import gain_over_zero_shot
-from sahfl.report.text import DASH, Results, interval, number, signed, stratum_name
-from sahfl.report.theme import (
-    INK,
-    PALE,
-    SOFT,
-    WIDE_IN,
-    WIDTH_IN,
-    Drawing,
-    keep_to_dice,
-    listed,
-    name_rows,
-    new_figure,
-    row_of_interval,
-)
+from sahfl.report.tables import KINDS
+from sahfl.report.text import DASH, Results, stratum_name
+from sahfl.report.theme import Drawing
 
 ROW_IN = 0.25
-KINDS = {"by_volume": "annotated volume", "by_extent": "extent of the hemorrhage"}
 
 
 def draw_methods(results: Results) -> Drawing | None:
     """Mean Dice of every method with its interval, beside the paired difference from zero-shot."""
-    methods = [method for method in measured(results) if dice_of(method)["mean"] is not None]
+    methods = with_dice(results)
     if not methods:
         return None
     gains = [gain_over_zero_shot(results, method["id"]) for method in methods]
     known = [gain for gain in gains if gain is not None and gain["difference"] is not None]
-    look, figure = looks(results["methods"]), new_figure(_height(len(methods), 1.0), WIDE_IN)
+    look, figure = looks(results["methods"]), theme.new_figure(_height(len(methods), 1.0), theme.WIDE_IN)
     every = figure.subplots(1, 2 if known else 1, sharey=True, squeeze=False)[0]
-    name_rows(every[0], [method_name(method) for method in methods], _breaks(methods))
+    theme.name_rows(every[0], [method_name(method) for method in methods], _breaks(methods))
     for place, method in enumerate(methods):
-        row_of_interval(every[0], place, dice_of(method), "mean", look[method["id"]])
+        theme.row_of_interval(every[0], place, dice_of(method), "mean", look[method["id"]])
     every[0].set_xlabel("Mean Dice, all cases with blood")
-    keep_to_dice(every[0].xaxis)
+    theme.keep_to_dice(every[0].xaxis)
     every[0].grid(axis="x")
     if known:
         _draw_gains(every[1], gains, [look[method["id"]] for method in methods])
-        _rule_off(every[1], _breaks(methods))
-    estimates = [(method_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in methods]
-    gained = [
-        (method_name(m), gain, signed(gain["difference"]), interval(gain, plus=True))
-        for m, gain in zip(methods, gains, strict=True)
-        if gain is not None
-    ]
-    alt = f"Mean Dice. {listed(estimates)}" + (f" Difference from zero-shot. {listed(gained)}" if gained else "")
+        theme.rule_off(every[1], _breaks(methods))
+    alt = f"Mean Dice. {theme.listed((method_name(m), dice_of(m)) for m in methods)}"
+    gained = [(method_name(m), gain) for m, gain in zip(methods, gains, strict=True) if gain is not None]
+    alt += f" Difference from zero-shot. {theme.listed(gained, 'difference')}" if gained else ""
     caption = (
         "Bars are 95 % intervals over patients; a mark without a bar has too few. Right: paired by patient; an "
         "interval that crosses the line means no clear change. Colour is the family, the mark its rank; hollow marks "
@@ -64,34 +49,25 @@ def draw_methods(results: Results) -> Drawing | None:
 
 
 def _draw_gains(axes: Axes, gains: Iterable[Results | None], look: Sequence[Look]) -> None:
-    axes.axvline(0, color=INK, linewidth=1)
+    axes.axvline(0, color=theme.INK, linewidth=1)
     for place, gain in enumerate(gains):
         if gain is not None:
-            row_of_interval(axes, place, gain, "difference", look[place])
+            theme.row_of_interval(axes, place, gain, "difference", look[place])
     axes.set_xlabel("Difference in Dice from zero-shot (right: better)")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
 
 
-def draw_volume_strata(results: Results) -> Drawing | None:
-    """Dice of every method by stratum of volume."""
-    return _draw_strata(results, "by_volume")
-
-
-def draw_extent_strata(results: Results) -> Drawing | None:
-    """Dice of every method by extent of the hemorrhage."""
-    return _draw_strata(results, "by_extent")
-
-
-def _draw_strata(results: Results, kind: str) -> Drawing | None:
+def draw_strata(results: Results, kind: str) -> Drawing | None:
+    """Dice of every method in every stratum of volume or extent (``by_volume``, ``by_extent``)."""
     methods = [method for method in measured(results) if method["metrics"]["dice"][kind]]
     groups = [method["metrics"]["dice"][kind] for method in methods]
     if not any(part["mean"] is not None for group in groups for part in group):
         return None
-    look, figure = looks(results["methods"]), new_figure(_height(len(methods), 1.25), WIDE_IN)
+    look, figure = looks(results["methods"]), theme.new_figure(_height(len(methods), 1.25), theme.WIDE_IN)
     every = figure.subplots(1, len(groups[0]), sharex=True, sharey=True, squeeze=False)[0]
-    name_rows(every[0], [method_name(method) for method in methods], _breaks(methods))
+    theme.name_rows(every[0], [method_name(method) for method in methods], _breaks(methods))
     for column, axes in enumerate(every):
         parts = [group[column] for group in groups]
         axes.set_title(f"{stratum_name(parts[0]['stratum'])}\n{_n_of(parts)}", fontsize=10.5, loc="left")
@@ -101,19 +77,19 @@ def _draw_strata(results: Results, kind: str) -> Drawing | None:
         if column:
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
-            _rule_off(axes, _breaks(methods))
+            theme.rule_off(axes, _breaks(methods))
         for place, (method, part) in enumerate(zip(methods, parts, strict=True)):
             if part["withheld"] and part["mean"] is None:
-                axes.text(0.02, place, "withheld", va="center", fontsize=8.5, color=SOFT, style="italic")
-            row_of_interval(axes, place, part, "mean", look[method["id"]])
+                axes.text(0.02, place, "withheld", va="center", fontsize=8.5, color=theme.SOFT, style="italic")
+            theme.row_of_interval(axes, place, part, "mean", look[method["id"]])
     figure.supxlabel("Mean Dice", fontsize=10.5)
     estimates = (
-        (f"{method_name(m)}, {part['stratum']}", part, number(part["mean"]), interval(part))
+        (f"{method_name(m)}, {part['stratum']}", part)
         for m, group in zip(methods, groups, strict=True)
         for part in group
     )
     caption = "Bars are 95 % intervals over patients. Withheld: a hospital sent no result of a group that is too small."
-    alt = f"Mean Dice by {KINDS[kind]}. {listed(estimates)}"
+    alt = f"Mean Dice by {KINDS[kind]}. {theme.listed(estimates)}"
     return Drawing(f"dice_{kind}", f"Dice by {KINDS[kind]}", caption, alt, figure)
 
 
@@ -122,11 +98,6 @@ def _n_of(parts: Sequence[Results]) -> str:
     if not found:
         return f"n = {DASH}"
     return f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
-
-
-def _rule_off(axes: Axes, breaks: Iterable[int]) -> None:
-    for place in breaks:
-        axes.axhline(place - 0.5, color=PALE, linewidth=1)
 
 
 def _breaks(methods: Sequence[Results]) -> list[int]:
@@ -142,34 +113,31 @@ def _height(rows: int, more: float) -> float:
 def draw_ranks(results: Results) -> Drawing | None:
     """Dice against rank: one line per family and aggregation rule of the federation."""
     lines: dict[tuple[str, str], list[Results]] = defaultdict(list)
-    for method in measured(results):
-        if method["rank"] is not None and method["trained_at"] is None and dice_of(method)["mean"] is not None:
+    for method in with_dice(results):
+        if method["rank"] is not None and method["trained_at"] is None:
             lines[family_of(method).name, method["aggregation"] or DASH].append(method)
     ranks = sorted({method["rank"] for line in lines.values() for method in line})
     if len(ranks) < 2:
         return None
     rules = list(dict.fromkeys(rule for _, rule in lines))
-    look, figure = looks(results["methods"]), new_figure(3.9)
+    look, figure = looks(results["methods"]), theme.new_figure(3.9)
     axes = figure.add_subplot()
     for i, ((family, rule), line) in enumerate(lines.items()):
         _draw_rank_line(
             axes, line, look, label=family if rule == rules[0] else f"{family}, {rule}", shift=i - (len(lines) - 1) / 2
         )
-    _draw_levels(axes, results)
+    for name in (ZERO_SHOT, "full"):
+        theme.draw_level(axes, results, name)
     axes.set_xticks([math.log2(rank) for rank in ranks], [str(rank) for rank in ranks])
     axes.set_xlabel("Rank (log axis)")
-    keep_to_dice(axes.yaxis)
+    theme.keep_to_dice(axes.yaxis)
     axes.set_ylabel("Mean Dice")
     axes.grid(axis="y")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    estimates = (
-        (method_name(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m)))
-        for line in lines.values()
-        for m in line
-    )
+    estimates = ((method_name(m), dice_of(m)) for line in lines.values() for m in line)
     caption = f"Federated methods only; aggregation is {rules[0]} unless stated. "
     caption += "Marks are moved sideways a little so that their 95 % intervals do not overlap."
-    return Drawing("ranks", "Dice against rank", caption, f"Mean Dice by rank. {listed(estimates)}", figure)
+    return Drawing("ranks", "Dice against rank", caption, f"Mean Dice by rank. {theme.listed(estimates)}", figure)
 
 
 def _draw_rank_line(axes: Axes, line: Sequence[Results], look: dict[str, Look], *, label: str, shift: float) -> None:
@@ -185,37 +153,28 @@ def _draw_rank_line(axes: Axes, line: Sequence[Results], look: dict[str, Look], 
             axes.plot([place] * 2, [within["low"], within["high"]], color=colour, linewidth=1, alpha=0.6)
 
 
-def _draw_levels(axes: Axes, results: Results) -> None:
-    """Horizontal lines for zero-shot and full fine-tuning, which have no rank."""
-    for name in (ZERO_SHOT, "full"):
-        method = method_named(results, name)
-        if method is not None and method["failed"] is None and dice_of(method)["mean"] is not None:
-            colour = family_of(method).colour
-            axes.axhline(dice_of(method)["mean"], color=colour, linewidth=1.2, dashes=(6, 3), label=method_name(method))
-
-
 def draw_places(results: Results) -> Drawing | None:
     """Pooled, federated and single-site training of the same method, one row each."""
-    methods = [method for method in measured(results) if dice_of(method)["mean"] is not None]
+    methods = with_dice(results)
     kinds = {_kind(m) for m in methods if m["trained_at"] is not None}
     shown = sorted((m for m in methods if _kind(m) in kinds), key=lambda m: (str(_kind(m)), _place(m)))
     if not shown:
         return None
-    look, figure = looks(results["methods"]), new_figure(_height(len(shown), 1.0), WIDTH_IN)
+    look, figure = looks(results["methods"]), theme.new_figure(_height(len(shown), 1.0), theme.WIDTH_IN)
     axes = figure.add_subplot()
     breaks = [i for i, (above, below) in enumerate(pairwise(shown), 1) if _kind(above) != _kind(below)]
-    name_rows(axes, [_name_with_place(method) for method in shown], breaks)
+    theme.name_rows(axes, [_name_with_place(method) for method in shown], breaks)
     for place, method in enumerate(shown):
-        row_of_interval(axes, place, dice_of(method), "mean", look[method["id"]])
+        theme.row_of_interval(axes, place, dice_of(method), "mean", look[method["id"]])
     axes.set_xlabel("Mean Dice over the patients of all sites")
-    keep_to_dice(axes.xaxis)
+    theme.keep_to_dice(axes.xaxis)
     axes.grid(axis="x")
-    estimates = ((_name_with_place(m), dice_of(m), number(dice_of(m)["mean"]), interval(dice_of(m))) for m in shown)
+    estimates = ((_name_with_place(m), dice_of(m)) for m in shown)
     caption = (
         "All are scored on the same held-out patients. Pooled: all sites' data in one place. Each site alone: every "
         "patient is segmented by the network that was fine-tuned at the patient's own hospital."
     )
-    alt = f"Mean Dice by place of training. {listed(estimates)}"
+    alt = f"Mean Dice by place of training. {theme.listed(estimates)}"
     return Drawing("places", "Pooled, federated, single-site", caption, alt, figure)
 
 

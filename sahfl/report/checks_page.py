@@ -65,11 +65,8 @@ def verdict_sentence(checks: Results) -> str:
     share = f"{refused} of {count(n, 'case')} cannot be used ({percent(refused, n)}; {allowed})"
     if not checks["may_train"]:
         return f"This site may not train: {share}."
-    return f"This site may train: {share}." if refused else f"This site may train: {_all(n)} can be used."
-
-
-def _all(n: int) -> str:
-    return "its only case" if n == 1 else f"all {n} cases"
+    whole = "its only case" if n == 1 else f"all {n} cases"
+    return f"This site may train: {share if refused else f'{whole} can be used'}."
 
 
 def _tiles(checks: Results) -> list[tuple[str, str, str]]:
@@ -97,14 +94,8 @@ def _case(case: Results, picture: ScanPicture | None) -> dict[str, Any]:
         }
     prefix = f"case {case['case']}: "
     findings = [dict(found, text=found["text"].removeprefix(prefix)) for found in case["findings"]]
-    facts = _facts(case)
-    return {
-        "id": case["case"],
-        "severity": severity,
-        "word": WORDS[severity],
-        "findings": findings,
-        "facts": facts,
-    } | shown
+    words = {"id": case["case"], "severity": severity, "word": WORDS[severity]}
+    return words | shown | {"findings": findings, "facts": _facts(case)}
 
 
 def _facts(case: Results) -> list[str]:

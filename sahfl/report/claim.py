@@ -15,54 +15,38 @@ from sahfl.report.tables import METRICS, Row, Table
 from sahfl.report.text import DASH, Results, count, whole
 
 AUTHORS = "to be filled in by the authors"
-ITEMS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Title and abstract", ("Names the study as one of AI, with the category of technology", "Structured summary")),
-    ("Introduction", ("Background and intended use", "Aims, objectives, hypotheses")),
-    ("Study design", ("Prospective or retrospective", "Study goal")),
-    (
-        "Data",
-        (
-            *("Data sources", "Inclusion and exclusion criteria", "Data preprocessing", "Selection of data subsets"),
-            *("De-identification", "Missing data", "Image acquisition protocol"),
-        ),
+ITEMS: dict[str, tuple[str, ...]] = {
+    "Title and abstract": ("Names the study as one of AI, with the category of technology", "Structured summary"),
+    "Introduction": ("Background and intended use", "Aims, objectives, hypotheses"),
+    "Study design": ("Prospective or retrospective", "Study goal"),
+    "Data": (
+        *("Data sources", "Inclusion and exclusion criteria", "Data preprocessing", "Selection of data subsets"),
+        *("De-identification", "Missing data", "Image acquisition protocol"),
     ),
-    (
-        "Reference standard",
-        (
-            *("Definition of the reference standard", "Rationale for choosing it", "Source of the annotations"),
-            *("Annotation of the test set", "Variability between and within annotators"),
-        ),
+    "Reference standard": (
+        *("Definition of the reference standard", "Rationale for choosing it", "Source of the annotations"),
+        *("Annotation of the test set", "Variability between and within annotators"),
     ),
-    ("Data partitions", ("How data were assigned to partitions", "Level at which partitions are disjoint")),
-    ("Testing data", ("Intended sample size",)),
-    ("Model", ("Description of the model", "Software and packages", "Initialisation of parameters")),
-    ("Training", ("Training approach", "Selection of the final model", "Ensembling")),
-    (
-        "Evaluation",
-        (
-            *(
-                "Metrics of performance",
-                "Measures of significance and uncertainty",
-                "Robustness or sensitivity analysis",
-            ),
-            *("Explainability", "Evaluation on internal data", "Testing on external data", "Trial registration"),
-        ),
+    "Data partitions": ("How data were assigned to partitions", "Level at which partitions are disjoint"),
+    "Testing data": ("Intended sample size",),
+    "Model": ("Description of the model", "Software and packages", "Initialisation of parameters"),
+    "Training": ("Training approach", "Selection of the final model", "Ensembling"),
+    "Evaluation": (
+        *("Metrics of performance", "Measures of significance and uncertainty", "Robustness or sensitivity analysis"),
+        *("Explainability", "Evaluation on internal data", "Testing on external data", "Trial registration"),
     ),
-    ("Results: data", ("Patients included and excluded", "Demographic and clinical characteristics by partition")),
-    (
-        "Results: model",
-        ("Performance with uncertainty", "Diagnostic performance, precision", "Failure analysis"),
-    ),
-    ("Discussion", ("Limitations", "Implications for practice")),
-    ("Other", ("Full protocol or technical details", "Availability of software, model, data", "Funding")),
-)
-"""Sections with their items; items are numbered across sections."""
+    "Results: data": ("Patients included and excluded", "Demographic and clinical characteristics by partition"),
+    "Results: model": ("Performance with uncertainty", "Diagnostic performance, precision", "Failure analysis"),
+    "Discussion": ("Limitations", "Implications for practice"),
+    "Other": ("Full protocol or technical details", "Availability of software, model, data", "Funding"),
+}
+"""Section -> its items, which are numbered across sections."""
 
 
 def claim_table(results: Results) -> Table:
     """Every item with this run's answer."""
     rows, item = [], 0
-    for section, titles in ITEMS:
+    for section, titles in ITEMS.items():
         rows.append(Row((section,), heading=True))
         for title in titles:
             item += 1
@@ -151,12 +135,8 @@ def _included(results: Results) -> str:
 
 
 def _cases_of_failure(results: Results) -> str:
-    shown = [overlay["case"] for overlay in results.get("overlays", [])]
-    return (
-        f"Overlays of the {', '.join(shown)} case; Dice by volume and extent."
-        if shown
-        else "Dice by volume and extent."
-    )
+    shown = ", ".join(overlay["case"] for overlay in results.get("overlays", []))
+    return f"{f'Overlays of the {shown} case; ' if shown else ''}Dice by volume and extent."
 
 
 ANSWERS: dict[int, Callable[[Results], str]] = {

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sahfl.report import theme
 from sahfl.report.names import (
     STANDARD,
     ZERO_SHOT,
@@ -18,25 +19,13 @@ from sahfl.report.names import (
     dice_of,
     family_of,
     looks,
-    measured,
     method_name,
-    method_named,
     names,
     row_of_training,
+    with_dice,
 )
-from sahfl.report.text import Results, interval, number, percent, short, short_size, size, whole
-from sahfl.report.theme import (
-    INK,
-    SOFT,
-    WIDE_IN,
-    Drawing,
-    keep_to_dice,
-    listed,
-    log_scale,
-    name_rows,
-    new_figure,
-    point,
-)
+from sahfl.report.text import Results, percent, short, short_size, size, whole
+from sahfl.report.theme import Drawing
 
 COSTS = (
     ("trainable", "Trainable parameters (log axis)", short),
@@ -46,34 +35,33 @@ COSTS = (
 
 def draw_costs(results: Results) -> Drawing | None:
     """Dice against trainable parameters and against bytes, each on a log axis; lines join the ranks of a family."""
-    methods = [m for m in measured(results) if m["trained_at"] is None and dice_of(m)["mean"] is not None]
+    methods = [m for m in with_dice(results) if m["trained_at"] is None]
     methods = [m for m in methods if m["trainable"] > 0 and m["bytes_up_per_round"] > 0]
     if not methods:
         return None
-    look, figure = looks(results["methods"]), new_figure(4.0, WIDE_IN)
+    look, figure = looks(results["methods"]), theme.new_figure(4.0, theme.WIDE_IN)
     every = figure.subplots(1, len(COSTS), sharey=True)
     for axes, (key, label, show) in zip(every, COSTS, strict=True):
         _draw_lines(axes, methods, key, look)
         for method in methods:
             _draw_mark(axes, method, key, look[method["id"]])
-        _draw_zero_shot(axes, results)
-        log_scale(axes.xaxis, show)
+        theme.draw_level(axes, results, ZERO_SHOT)
+        theme.log_scale(axes.xaxis, show)
         axes.set_xlabel(label)
         axes.grid()
     every[0].set_ylabel("Mean Dice")
-    keep_to_dice(every[0].yaxis)
+    theme.keep_to_dice(every[0].yaxis)
     _legend(figure, methods, look)
     estimates = (
         (f"{method_name(m)}, {whole(m['trainable'])} parameters, {size(m['bytes_up_per_round'])}", dice_of(m))
         for m in methods
     )
-    values = listed((what, dice, number(dice["mean"]), interval(dice)) for what, dice in estimates)
     caption = (
         "Federated methods; lines join the ranks of one family under one aggregation rule. Dashed: zero-shot, which "
-        "trains and sends nothing. Up and to the left is better. Intervals are in the "
-        "figure of every method."
+        "trains and sends nothing. Up and to the left is better. Intervals are in the figure of every method."
     )
-    return Drawing("costs", "Dice against parameters and bytes", caption, f"Mean Dice against cost. {values}", figure)
+    alt = f"Mean Dice against cost. {theme.listed(estimates)}"
+    return Drawing("costs", "Dice against parameters and bytes", caption, alt, figure)
 
 
 def _draw_lines(axes: Axes, methods: Sequence[Results], key: str, look: dict[str, Look]) -> None:
@@ -90,17 +78,11 @@ def _draw_lines(axes: Axes, methods: Sequence[Results], key: str, look: dict[str
 
 def _draw_mark(axes: Axes, method: Results, key: str, look: Look) -> None:
     place = method[key], dice_of(method)["mean"]
-    point(axes, *place, look, markersize=7)
+    theme.point(axes, *place, look, markersize=7)
     if method["method"] in STANDARD:
         text = method["method"].replace("_", " ")
         offset = (0, -13) if list(STANDARD).index(method["method"]) % 2 == 0 else (0, 7)
-        axes.annotate(text, place, offset, textcoords="offset points", ha="center", fontsize=8, color=SOFT)
-
-
-def _draw_zero_shot(axes: Axes, results: Results) -> None:
-    method = method_named(results, ZERO_SHOT)
-    if method is not None and method["failed"] is None and dice_of(method)["mean"] is not None:
-        axes.axhline(dice_of(method)["mean"], color=family_of(method).colour, linewidth=1.2, dashes=(6, 3))
+        axes.annotate(text, place, offset, textcoords="offset points", ha="center", fontsize=8, color=theme.SOFT)
 
 
 def _legend(figure: Figure, methods: Iterable[Results], look: dict[str, Look]) -> None:
@@ -109,7 +91,7 @@ def _legend(figure: Figure, methods: Iterable[Results], look: dict[str, Look]) -
     handles = [Line2D([], [], color=f.colour, marker="o", linestyle="", label=f.name) for f in families]
     marks = {m["rank"]: look[m["id"]].marker for m in methods if m["rank"] is not None}
     handles += [
-        Line2D([], [], color=SOFT, marker=mark, linestyle="", label=f"rank {rank}")
+        Line2D([], [], color=theme.SOFT, marker=mark, linestyle="", label=f"rank {rank}")
         for rank, mark in sorted(marks.items())
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
@@ -121,17 +103,17 @@ def draw_bytes(results: Results) -> Drawing | None:
     if not rows:
         return None
     look, titles, full = looks(results["methods"]), names(results), results["base"]["bytes"]
-    figure = new_figure(max(2.0, 1.0 + 0.25 * len(rows)), WIDE_IN)
+    figure = theme.new_figure(max(2.0, 1.0 + 0.25 * len(rows)), theme.WIDE_IN)
     axes = figure.add_subplot()
-    name_rows(axes, [titles.get(name, name) or "" for name, _ in rows], ())
+    theme.name_rows(axes, [titles.get(name, name) or "" for name, _ in rows], ())
     right = max([full, *(mean for _, mean in rows)])
     for place, (name, mean) in enumerate(rows):
-        colour = look[name].family.colour if name in look else SOFT
+        colour = look[name].family.colour if name in look else theme.SOFT
         axes.plot(mean, place, "o", color=colour, markersize=7)
         text = f"{size(mean)}, {percent(mean, full)}"
         axes.annotate(text, (1.01, place), xycoords=axes.get_yaxis_transform(), va="center", fontsize=9.5)
-    axes.axvline(full, color=INK, linewidth=1, linestyle="--")
-    log_scale(axes.xaxis, short_size)
+    axes.axvline(full, color=theme.INK, linewidth=1, linestyle="--")
+    theme.log_scale(axes.xaxis, short_size)
     axes.set_xlim(min([full, *(mean for _, mean in rows)]) / 2, right * 2)
     axes.grid(axis="x")
     axes.set_xlabel(f"Sent by one site in one round, log axis (dashed: full model, {size(full)})")

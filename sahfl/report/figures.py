@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from sahfl.report.accuracy_figures import draw_extent_strata, draw_methods, draw_places, draw_ranks, draw_volume_strata
+from collections.abc import Callable
+from functools import partial
+
+import matplotlib
+
+from sahfl.report.accuracy_figures import draw_methods, draw_places, draw_ranks, draw_strata
 from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.text import Results
-from sahfl.report.theme import Draw, Picture, draw_picture
+from sahfl.report.theme import STYLE, Drawing
 from sahfl.report.training_figures import draw_losses
 from sahfl.report.volume_figures import draw_bland_altman, draw_histograms
 
-DRAWINGS: tuple[Draw, ...] = (
+DRAWINGS: tuple[Callable[[Results], Drawing | None], ...] = (
     draw_methods,
-    draw_volume_strata,
-    draw_extent_strata,
+    partial(draw_strata, kind="by_volume"),
+    partial(draw_strata, kind="by_extent"),
     draw_ranks,
     draw_costs,
     draw_places,
@@ -23,7 +28,11 @@ DRAWINGS: tuple[Draw, ...] = (
 )
 
 
-def draw_figures(results: Results) -> tuple[Picture, ...]:
-    """Draw all figures; those without data are left out."""
-    pictures = [draw_picture(draw, results) for draw in DRAWINGS]
-    return tuple(picture for picture in pictures if picture is not None)
+def draw_figures(results: Results) -> tuple[Drawing, ...]:
+    """Draw all figures; those without data are left out.
+
+    Guarantees: matplotlib's global state is unchanged, and no window system is needed.
+    """
+    with matplotlib.rc_context(STYLE):
+        drawings = [draw(results) for draw in DRAWINGS]
+    return tuple(drawing for drawing in drawings if drawing is not None)

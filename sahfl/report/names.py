@@ -148,6 +148,16 @@ def method_named(results: Results, name: str) -> Results | None:
     return next((method for method in results["methods"] if method["id"] == name), None)
 
 
+def measured_method(results: Results, name: str) -> Results | None:
+    """The method with this id if it has a result, otherwise None."""
+    return next((method for method in measured(results) if method["id"] == name), None)
+
+
+def with_dice(results: Results) -> list[Results]:
+    """Methods that have a mean Dice, sorted by family."""
+    return [method for method in measured(results) if dice_of(method)["mean"] is not None]
+
+
 def dice_of(method: Results) -> Results:
     """The estimate of Dice over all cases with blood."""
     overall: Results = method["metrics"]["dice"]["overall"]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from sahfl.report.scan_pictures import WINDOW_HU
+from sahfl.report.scan_pictures import draw_contour, draw_slice
 
 ANNOTATED, PREDICTED = "#FFB000", "#4CC3FF"
 """Distinguishable with any of the usual colour blindnesses, and in grey."""
@@ -85,7 +85,11 @@ def draw_overlay(
         left = (width - columns * TILE_INCHES) / 2 + column * TILE_INCHES
         bottom = whole - bar - (row + 1) * tall
         box = (left / width, bottom / whole, TILE_INCHES / width, tall / whole)
-        _draw_slice(figure, box, image, index, contours)
+        axes = draw_slice(figure, box, image, index)
+        for contour in contours:
+            draw_contour(axes, contour.mask, index, contour.colour, 1.1)
+        axes.text(0.03, 0.03, f"slice {index + 1}", color=INK, fontsize=7, transform=axes.transAxes)
+        axes.text(0.03, 0.92, "R", color=INK, fontsize=8, transform=axes.transAxes)
     figure.text(0.5, 1 - bar / 2 / whole, title, color=INK, fontsize=10, ha="center", va="center")
     handles = [Line2D([], [], color=contour.colour, linewidth=1.6, label=contour.label) for contour in contours]
     figure.legend(
@@ -103,23 +107,3 @@ def draw_overlay(
     FigureCanvasAgg(figure)
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
-
-
-def _draw_slice(
-    figure: Figure,
-    box: tuple[float, float, float, float],
-    image: NDArray[np.float32],
-    index: int,
-    contours: Sequence[Contour],
-) -> None:
-    axes = figure.add_axes(box)
-    axes.set_axis_off()
-    low, high = WINDOW_HU
-    # In RAS+ x grows to the patient's right, which is on the left in radiology.
-    axes.imshow(image[::-1, :, index].T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect="auto")
-    for contour in contours:
-        plane = contour.mask[::-1, :, index].T
-        if plane.any():
-            axes.contour(plane.astype(np.float32), levels=[0.5], colors=contour.colour, linewidths=1.1)
-    axes.text(0.03, 0.03, f"slice {index + 1}", color=INK, fontsize=7, transform=axes.transAxes)
-    axes.text(0.03, 0.92, "R", color=INK, fontsize=8, transform=axes.transAxes)

@@ -20,7 +20,7 @@ from sahfl.report.paper import paper_table
 from sahfl.report.paper_files import write_paper_files
 from sahfl.report.summary import cells_sentence, headline, hostile_sentence, tiles
 from sahfl.report.text import DASH, Results, moment
-from sahfl.report.theme import Picture
+from sahfl.report.theme import Drawing
 
 SCHEMA = 2
 """The schema of results.json that this version reads."""
@@ -83,7 +83,7 @@ def _check(results: Results) -> None:
         raise DataError(f"results: {len(problems)} problem(s); {REMAKE}\n{listed}{more}")
 
 
-def render_page(results: Results, pictures: tuple[Picture, ...], folder: Path) -> str:
+def render_page(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> str:
     """Fill the template; ``folder`` is the run's, for overlays."""
     return make_environment().get_template("report.html.j2").render(_context(results, pictures, folder))
 
@@ -100,7 +100,7 @@ def make_environment() -> Environment:
     )
 
 
-def _context(results: Results, pictures: tuple[Picture, ...], folder: Path) -> dict[str, Any]:
+def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> dict[str, Any]:
     claim = claim_table(results)
     return {
         "results": results,

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sahfl.aggregation.rules import USUAL
-from sahfl.report.names import (
-    ZERO_SHOT,
-    dice_of,
-    families,
-    family_of,
-    measured,
-    method_named,
-)
+from sahfl.report.names import ZERO_SHOT, dice_of, families, family_of, measured, measured_method
 from sahfl.report.summary import n_folds
 from sahfl.report.tables import Row, Table, shown_estimate
 from sahfl.report.text import DASH, Results, count, number, stratum_name
@@ -52,9 +45,8 @@ def _cohort_rows(results: Results) -> Iterator[Row]:
 
 def _dice_rows(results: Results) -> Iterator[Row]:
     yield Row(("Mean Dice ± SD",), heading=True)
-    zero_shot = method_named(results, ZERO_SHOT)
-    known = zero_shot is not None and zero_shot["failed"] is None
-    here = _with_sd(dice_of(zero_shot)) if zero_shot is not None and known else DASH
+    zero_shot = measured_method(results, ZERO_SHOT)
+    here = DASH if zero_shot is None else _with_sd(dice_of(zero_shot))
     yield Row(("Zero-shot", "no fine-tuning", "0.410 ± 0.26", here), "zero_shot")
     for family in families():
         if family.key in ABSTRACT:
@@ -77,8 +69,8 @@ def _with_sd(overall: Results) -> str:
 
 def _other_rows(results: Results) -> Iterator[Row]:
     yield Row(("Beyond the mean",), heading=True)
-    zero_shot = method_named(results, ZERO_SHOT)
-    parts = zero_shot["metrics"]["dice"]["by_volume"] if zero_shot is not None and zero_shot["failed"] is None else []
+    zero_shot = measured_method(results, ZERO_SHOT)
+    parts = [] if zero_shot is None else zero_shot["metrics"]["dice"]["by_volume"]
     here = "; ".join(f"{stratum_name(part['stratum'])}: {shown_estimate(part)}" for part in parts)
     words = "all methods better on larger volumes"
     yield Row(("Dice by volume (zero-shot)", words, UNKNOWN, here or DASH))

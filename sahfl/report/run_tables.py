@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from operator import add
 from typing import Any
 
 from sahfl.report.names import POOLED, names
@@ -13,16 +14,10 @@ from sahfl.report.text import DASH, Results, count, duration, number, percent, s
 
 def traffic_table(results: Results) -> Table:
     """Bytes of every site in every stage, over all attempts, because uncommitted attempts were sent too."""
-    totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for entry in results["rounds"]:
-        for used in entry["used"]:
-            total = totals[used["site"], entry["method"]]
-            for i, value in enumerate((1, used["bytes_up"], used["bytes_down"])):
-                total[i] += value
     titles = names(results)
     rows = tuple(
         Row((_sender(site), titles.get(method, method) or "", whole(replies), size(up), size(down)))
-        for (site, method), (replies, up, down) in totals.items()
+        for (site, method), (replies, up, down) in _traffic(results).items()
     )
     columns = ("Hospital", "Stage", "Replies", "Sent", "Received")
     return Table("Bytes by hospital and stage, all rounds and folds together", columns, rows, n_text=2)
@@ -31,18 +26,25 @@ def traffic_table(results: Results) -> Table:
 def ledger_table(results: Results) -> Table:
     """Total bytes that each site sent and received, and what it would have sent with whole networks."""
     full, totals = results["base"]["bytes"], defaultdict[str, list[int]](lambda: [0, 0, 0])
+    for (site, _), counts in _traffic(results).items():
+        totals[_sender(site)] = list(map(add, totals[_sender(site)], counts))
+    whole_run = [sum(column) for column in zip(*totals.values(), strict=True)] or [0, 0, 0]
+    rows = tuple(
+        Row((name, whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full)))
+        for name, (replies, up, down) in (*totals.items(), ("All", whole_run))
+    )
+    columns = ("Hospital", "Replies", "Sent", "Received", "Whole networks instead", "Sent of that")
+    return Table("Bytes ledger of training", columns, rows)
+
+
+def _traffic(results: Results) -> dict[tuple[str, str | None], list[int]]:
+    """Site and stage -> replies, bytes sent, bytes received."""
+    totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0, 0])
     for entry in results["rounds"]:
         for used in entry["used"]:
-            for i, value in enumerate((1, used["bytes_up"], used["bytes_down"])):
-                totals[used["site"]][i] += value
-    rows = [
-        Row((_sender(site), whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full)))
-        for site, (replies, up, down) in totals.items()
-    ]
-    replies, up, down = (sum(column) for column in zip(*totals.values(), strict=True)) if totals else (0, 0, 0)
-    rows.append(Row(("All", whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full))))
-    columns = ("Hospital", "Replies", "Sent", "Received", "Whole networks instead", "Sent of that")
-    return Table("Bytes ledger of training", columns, tuple(rows))
+            place = used["site"], entry["method"]
+            totals[place] = list(map(add, totals[place], (1, used["bytes_up"], used["bytes_down"])))
+    return totals
 
 
 def _sender(site: str) -> str:

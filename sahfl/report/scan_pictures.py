@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -73,18 +73,29 @@ def histogram_place(hu: float, width: float) -> float:
     return width * (hu - low) / (high - low)
 
 
-def _strip(image: NDArray[Any], label: NDArray[np.bool_], chosen: tuple[int, ...], aspect: float) -> bytes:
+def draw_slice(figure: Figure, box: tuple[float, float, float, float], image: NDArray[np.float32], index: int) -> Axes:
+    """Draw an axial slice of an image (X, Y, Z) in a box of the figure; the patient's right is on the left."""
+    axes = figure.add_axes(box)
+    axes.set_axis_off()
+    low, high = WINDOW_HU
+    # In RAS+ x grows to the patient's right, which is on the left in radiology.
+    axes.imshow(image[::-1, :, index].T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect="auto")
+    return axes
+
+
+def draw_contour(axes: Axes, mask: NDArray[np.bool_], index: int, colour: str, width: float) -> None:
+    """Draw the outline of a mask (X, Y, Z) on its slice."""
+    plane = mask[::-1, :, index].T
+    if plane.any():
+        axes.contour(plane.astype(np.float32), levels=[0.5], colors=colour, linewidths=width)
+
+
+def _strip(image: NDArray[np.float32], label: NDArray[np.bool_], chosen: tuple[int, ...], aspect: float) -> bytes:
     tall = TILE_PX * aspect * image.shape[1] / image.shape[0]
     figure = Figure(figsize=(TILE_PX * len(chosen) / DPI, tall / DPI), dpi=DPI, facecolor="black")
     for place, index in enumerate(chosen):
-        axes = figure.add_axes((place / len(chosen), 0, 1 / len(chosen), 1))
-        axes.set_axis_off()
-        # In RAS+ x grows to the patient's right, which is on the left in radiology.
-        plane, mask = (volume[::-1, :, index].T for volume in (image, label))
-        low, high = WINDOW_HU
-        axes.imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower", aspect="auto")
-        if mask.any():
-            axes.contour(mask.astype(np.float32), levels=[0.5], colors=CONTOUR, linewidths=0.9)
+        axes = draw_slice(figure, (place / len(chosen), 0, 1 / len(chosen), 1), image, index)
+        draw_contour(axes, label, index, CONTOUR, 0.9)
         axes.text(0.03, 0.04, str(index + 1), color="#D0D4DA", fontsize=6.5, transform=axes.transAxes)
         if not place:
             axes.text(0.03, 0.9, "R", color="#D0D4DA", fontsize=7.5, transform=axes.transAxes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from sahfl.report.names import ZERO_SHOT, dice_of, method_name, method_named
+from sahfl.report.names import ZERO_SHOT, dice_of, measured_method, method_name
 from sahfl.report.text import DASH, Results, count, duration, interval, number, percent, signed, size
 
 MOST_SENTENCES = 3
@@ -34,12 +34,10 @@ class Tile:
 
 def gain_over_zero_shot(results: Results, name: str) -> Results | None:
     """The difference in Dice of a method from zero-shot; None if it was not compared or failed."""
-    method = method_named(results, name)
-    if method is None or method["failed"] is not None:
+    if measured_method(results, name) is None:
         return None
     found = (c for c in results["comparisons"] if c["method"] == name and c["reference"] == ZERO_SHOT)
-    comparison = next(found, None)
-    return None if comparison is None else comparison["metrics"]["dice"]["overall"]
+    return next((comparison["metrics"]["dice"]["overall"] for comparison in found), None)
 
 
 def verdict_of(comparison: Results | None) -> str:
@@ -118,9 +116,9 @@ def method_sentence(results: Results, method: Results) -> str:
 
 def _change(results: Results, method: Results, comparison: Results) -> str:
     """``raised Dice from 0.41 to 0.50: +0.09 (95 % interval +0.05 to +0.13)``, or another outcome."""
-    zero_shot = method_named(results, ZERO_SHOT)
-    before = _mean(zero_shot)
-    after, gap = _mean(method), comparison["difference"]
+    zero_shot = measured_method(results, ZERO_SHOT)
+    before = None if zero_shot is None else dice_of(zero_shot)["mean"]
+    after, gap = dice_of(method)["mean"], comparison["difference"]
     digits = _digits(before, after, comparison)
     change = f"{signed(gap, digits)} (95 % interval {interval(comparison, digits, plus=True)})"
     span = f"from {number(before, digits)} to {number(after, digits)}"
@@ -130,10 +128,6 @@ def _change(results: Results, method: Results, comparison: Results) -> str:
     if verdict == "unclear":
         return f"made no clear change to Dice, {span}: {change[:-1]}, which includes zero)"
     return f"{'raised' if verdict == 'gain' else 'lowered'} Dice {span}: {change}"
-
-
-def _mean(method: Results | None) -> float | None:
-    return None if method is None or method["failed"] is not None else dice_of(method)["mean"]
 
 
 def _digits(before: float | None, after: float | None, comparison: Results) -> int:
@@ -159,8 +153,8 @@ def _cost(results: Results, method: Results) -> str:
 
 
 def _zero_shot_sentence(results: Results) -> str:
-    zero_shot = method_named(results, ZERO_SHOT)
-    if zero_shot is None or _mean(zero_shot) is None:
+    zero_shot = measured_method(results, ZERO_SHOT)
+    if zero_shot is None or dice_of(zero_shot)["mean"] is None:
         return "No method was fine-tuned, and the pretrained network has no result."
     overall = dice_of(zero_shot)
     within = f" (95 % interval {interval(overall, 2)})" if overall["low"] is not None else ""
@@ -182,14 +176,14 @@ def unit(results: Results) -> str:
 def tiles(results: Results) -> tuple[Tile, ...]:
     """Key figures of the headline's method."""
     first = headline_method(results)
-    first = None if first is None or first["failed"] is not None else first
+    first = None if first is None else measured_method(results, first["id"])
     return (*_dice_tiles(results, first), *_cost_tiles(results, first), *_run_tiles(results))
 
 
 def _dice_tiles(results: Results, first: Results | None) -> list[Tile]:
     shown = []
-    for method in (method_named(results, ZERO_SHOT), first):
-        if method is not None and method["failed"] is None:
+    for method in (measured_method(results, ZERO_SHOT), first):
+        if method is not None:
             overall = dice_of(method)
             note = f"95 %: {interval(overall)}" if overall["low"] is not None else f"n = {overall['n']}"
             shown.append(Tile(f"Dice, {method_name(method)}", number(overall["mean"]), note))

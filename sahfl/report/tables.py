@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sahfl.report.names import ZERO_SHOT, by_family, dice_of, family_of, measured, method_name
+from sahfl.report.names import ZERO_SHOT, by_family, dice_of, families, family_of, method_name
 from sahfl.report.summary import gain_over_zero_shot
 from sahfl.report.text import (
     DASH,
@@ -65,32 +65,32 @@ class Table:
     n_text: int = 1
 
 
-def with_headings(rows: Iterable[Row], families: Iterable[str]) -> tuple[Row, ...]:
-    """Rows with a heading before each family if there are many; the rows are sorted by family."""
-    rows, families = tuple(rows), tuple(families)
-    if len(rows) < LONG:
-        return rows
+def with_headings(rows: Sequence[Row], headings: Iterable[str]) -> tuple[Row, ...]:
+    """Rows with a heading wherever the heading changes, if there are many rows."""
     found: list[Row] = []
-    for i, (row, family) in enumerate(zip(rows, families, strict=True)):
-        if i == 0 or families[i - 1] != family:
-            found.append(Row((family,), heading=True))
+    last = None
+    for row, heading in zip(rows, headings, strict=True):
+        if heading != last and len(rows) >= LONG:
+            found.append(Row((heading,), heading=True))
         found.append(row)
+        last = heading
     return tuple(found)
 
 
-def named_rows(results: Results) -> Iterator[tuple[Results, Row]]:
+def _by_family(rows: Sequence[Row]) -> tuple[Row, ...]:
+    names = {family.key: family.name for family in families()}
+    return with_headings(rows, [names[row.family or ""] for row in rows])
+
+
+def _named_rows(results: Results) -> Iterator[tuple[Results, Row]]:
     """Each method, sorted by family, with the start of its row; for a failed one, with the reason."""
     for method in by_family(results["methods"]):
-        failed = method["failed"]
-        yield (
-            method,
-            Row((method_name(method),), family_of(method).key, None if failed is None else f"Failed: {failed}"),
-        )
+        reason = None if method["failed"] is None else f"Failed: {method['failed']}"
+        yield method, Row((method_name(method),), family_of(method).key, reason)
 
 
-def _families(results: Results, *, failed: bool) -> list[str]:
-    shown = by_family(results["methods"]) if failed else measured(results)
-    return [family_of(method).name for method in shown]
+def _measured_rows(results: Results) -> list[tuple[Results, Row]]:
+    return [(method, row) for method, row in _named_rows(results) if row.span is None]
 
 
 def method_table(results: Results) -> Table:
@@ -100,13 +100,13 @@ def method_table(results: Results) -> Table:
         *("Difference from zero-shot", "95 % interval", "p (Holm)", "Repeats"),
         *("Trainable parameters", "Sent per site and round", "Of the full model"),
     )
-    rows = with_headings(_method_rows(results), _families(results, failed=True))
+    rows = _by_family(list(_method_rows(results)))
     return Table("Methods compared on the same held-out scans with blood", columns, rows)
 
 
 def _method_rows(results: Results) -> Iterator[Row]:
     base = results["base"]
-    for method, row in named_rows(results):
+    for method, row in _named_rows(results):
         if row.span is not None:
             yield row
             continue
@@ -144,38 +144,33 @@ def metric_table(results: Results) -> Table:
             (*row.cells, *(shown_estimate(m["metrics"][key]["overall"], d) for key, (_, d) in METRICS.items())),
             row.family,
         )
-        for m, row in named_rows(results)
-        if row.span is None
+        for m, row in _measured_rows(results)
     ]
     columns = ("Method", *(f"{name}, mean (95 % interval)" for name, _ in METRICS.values()))
-    return Table(
-        "All metrics over all cases with blood", columns, with_headings(rows, _families(results, failed=False))
-    )
+    return Table("All metrics over all cases with blood", columns, _by_family(rows))
 
 
 def stratum_table(results: Results, kind: str) -> Table:
     """Dice of every method in every stratum of volume or extent."""
-    working = [(m, row) for m, row in named_rows(results) if row.span is None]
+    working = _measured_rows(results)
     labels = [stratum_name(s["stratum"]) for s in working[0][0]["metrics"]["dice"][kind]] if working else []
     rows = [
         Row((*row.cells, *(f"{shown_estimate(s)}, n = {cases(s)}" for s in m["metrics"]["dice"][kind])), row.family)
         for m, row in working
     ]
     title = f"Mean Dice (95 % interval) by {KINDS[kind]}"
-    shown = with_headings(rows, _families(results, failed=False)) if labels else ()
-    return Table(title, ("Method", *labels), shown)
+    return Table(title, ("Method", *labels), _by_family(rows) if labels else ())
 
 
 def site_dice_table(results: Results) -> Table:
     """Dice of every method at every site that evaluated."""
-    working = [(m, row) for m, row in named_rows(results) if row.span is None]
+    working = _measured_rows(results)
     sites = sorted({part["site"] for m, _ in working for part in m["by_site"]})
     rows = []
     for method, row in working:
         at = {part["site"]: f"{number(part['dice'])}, n = {part['n']}" for part in method["by_site"]}
         rows.append(Row((*row.cells, *(at.get(site, DASH) for site in sites)), row.family))
-    shown = with_headings(rows, _families(results, failed=False))
-    return Table("Mean Dice by hospital", ("Method", *sites), shown)
+    return Table("Mean Dice by hospital", ("Method", *sites), _by_family(rows))
 
 
 def volume_table(results: Results) -> Table:
@@ -185,7 +180,7 @@ def volume_table(results: Results) -> Table:
         *("Scans without blood", "of those, false positive"),
     )
     rows = []
-    for method, row in named_rows(results):
+    for method, row in _named_rows(results):
         if row.span is None:
             volume, empty = method["volume"], method["no_blood"]
             limits = {"low": volume["loa_low_ml"], "high": volume["loa_high_ml"]}
@@ -193,8 +188,7 @@ def volume_table(results: Results) -> Table:
             counts = interval(limits, 1, plus=True), cases(empty), _count_of(empty["n_false_positive"])
             row = Row((*row.cells, cases(volume), *agreement, *counts), row.family)
         rows.append(row)
-    shown = with_headings(rows, _families(results, failed=True))
-    return Table("Volume: predicted minus annotated", columns, shown)
+    return Table("Volume: predicted minus annotated", columns, _by_family(rows))
 
 
 def _count_of(value: float | None) -> str:
@@ -228,7 +222,7 @@ def withheld_table(results: Results) -> Table:
     """Results that hospitals withheld because their groups are small."""
     rows = tuple(
         Row((*row.cells, part["site"], *(f"{part[what]} of {part['n_folds']}" for what in WITHHELD)), row.family)
-        for method, row in named_rows(results)
+        for method, row in _named_rows(results)
         for part in method["withheld"]
     )
     n = len({row.cells[1] for row in rows})
@@ -245,7 +239,7 @@ def not_evaluated_table(results: Results) -> Table:
     """Table of folds that a site did not evaluate; their patients are missing from the method's numbers."""
     rows = tuple(
         Row((*row.cells, _fold_of(lost), lost["site"], lost["reason"]), row.family)
-        for method, row in named_rows(results)
+        for method, row in _named_rows(results)
         for lost in method["not_evaluated"]
     )
     return Table("Folds that a site did not evaluate", ("Method", "Fold", "Hospital", "Reason"), rows, n_text=4)

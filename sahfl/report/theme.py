@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import matplotlib
@@ -19,12 +20,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sahfl.report.names import Look
-from sahfl.report.text import DASH, Results
+from sahfl.report.names import Look, dice_of, family_of, measured_method, method_name
+from sahfl.report.text import DASH, Results, interval, number, signed
 
 WIDTH_IN, WIDE_IN, DPI = 7.2, 9.6, 150
-
-
 FACE, INK, SOFT, EDGE, PALE = "#FFFFFF", "#24292F", "#4A5058", "#8A8F98", "#E4E7EB"
 COUNTS = LinearSegmentedColormap.from_list("counts", ("#D6E6F2", "#00578A"))
 """Colours from few to many cases."""
@@ -59,36 +58,18 @@ class Drawing:
     """The numbers of the figure as text."""
     figure: Figure
 
+    @property
+    def wide(self) -> bool:
+        """Whether it is only readable at full width."""
+        return self.figure.get_figwidth() > WIDTH_IN
 
-@dataclass(frozen=True)
-class Picture:
-    """One finished figure."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    png: bytes
-    wide: bool
-    """Whether it is only readable at full width."""
-
-
-Draw = Callable[[Results], Drawing | None]
-
-
-def draw_picture(draw: Draw, results: Results) -> Picture | None:
-    """Draw one figure; None if the results have no data for it.
-
-    Guarantees: matplotlib's global state is unchanged, and no window system is needed.
-    """
-    with matplotlib.rc_context(STYLE):
-        drawing = draw(results)
-        if drawing is None:
-            return None
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as PNG."""
         stream = io.BytesIO()
-        drawing.figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    wide = drawing.figure.get_figwidth() > WIDTH_IN
-    return Picture(drawing.name, drawing.title, drawing.caption, drawing.alt, stream.getvalue(), wide)
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+        return stream.getvalue()
 
 
 def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
@@ -135,14 +116,30 @@ def name_rows(axes: Axes, labels: Sequence[str], breaks: Iterable[int]) -> None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+    rule_off(axes, breaks)
+
+
+def rule_off(axes: Axes, breaks: Iterable[int]) -> None:
+    """Draw a line before each row in ``breaks``."""
     for place in breaks:
         axes.axhline(place - 0.5, color=PALE, linewidth=1)
 
 
-def listed(estimates: Iterable[tuple[str, Results, str, str]]) -> str:
+def draw_level(axes: Axes, results: Results, name: str) -> None:
+    """A dashed line at the mean Dice of a method without a rank; nothing if the method has no result."""
+    method = measured_method(results, name)
+    if method is not None and dice_of(method)["mean"] is not None:
+        colour = family_of(method).colour
+        axes.axhline(dice_of(method)["mean"], color=colour, linewidth=1.2, dashes=(6, 3), label=method_name(method))
+
+
+def listed(estimates: Iterable[tuple[str, Results]], key: str = "mean") -> str:
     """Join estimates into one text: ``CP-LoRA (rank 8), < 10 mL: 0.31 (0.22 to 0.40), n = 7; ...``."""
     parts = []
-    for what, of, value, within in estimates:
+    for what, of in estimates:
+        value, within = number(of[key]), interval(of)
+        if key == "difference":
+            value, within = signed(of[key]), interval(of, plus=True)
         n = DASH if of["n"] is None else of["n"]
         parts.append(f"{what}: {value} ({'no interval' if within == DASH else within}), n = {n}")
     return f"{'; '.join(parts)}."

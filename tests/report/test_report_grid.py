@@ -13,7 +13,7 @@ from test_report_page import Page, without_figures
 from test_report_sample import sample
 
 from sahfl.report import write_report
-from sahfl.report.accuracy_figures import draw_places, draw_ranks, draw_volume_strata
+from sahfl.report.accuracy_figures import draw_places, draw_ranks, draw_strata
 from sahfl.report.claim import AUTHORS, claim_table, n_filled
 from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.form import form_problems
@@ -172,7 +172,7 @@ def test_a_run_without_overlays_says_that_no_image_left(page, tmp_path):
 
 
 def test_the_strata_figure_says_withheld_where_it_is():
-    drawing = draw_volume_strata(grid())
+    drawing = draw_strata(grid(), "by_volume")
     first, *_ = drawing.figure.axes
     assert [text.get_text() for text in first.texts] == ["withheld"] * 2
     assert first.get_title(loc="left") == "< 10 mL\nn = 7"
