@@ -17,7 +17,7 @@ from sahfl.config import View, ViewsConfig
 from sahfl.data.ct import HEAD_HU, Scan
 from sahfl.data.views import CaseViews, fuse, slab, windows
 from sahfl.model import device_of, for_inference
-from sahfl.statistics import CaseResult
+from sahfl.statistics.cases import CaseResult
 
 BATCH_SLICES = 8
 """Slices that all threads together process at a time; it limits the memory for activations."""

@@ -36,7 +36,7 @@ from sahfl.federation.protocol import evaluation_reply, n_bytes, train_reply
 from sahfl.networks import fine_tuned_network, whole_network
 from sahfl.payload import Header
 from sahfl.results.findings import CLAIMS, MARGIN
-from sahfl.statistics import EvaluationSums
+from sahfl.statistics.sums import EvaluationSums
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -55,11 +55,7 @@ def examine_connection(
 ) -> list[Finding]:
     """Check the connection to the server step by step; after a failure the remaining steps are reported as skipped.
 
-    Args:
-        host: the server's name or address.
-        port: its port.
-        tls: the site's context, with its certificate and its only authority.
-        clock: this machine's.
+    ``tls`` is the site's context, with its certificate and its only authority.
     """
     found = [examine_name(host)]
     if found[-1].verdict == "ok":
@@ -119,9 +115,11 @@ def examine_tls(
         version = connection.sock.version()
         answer = _ask(connection, clock)
     except ssl.SSLCertVerificationError as error:
-        return _distrusted(host, error, clock()), None
+        found, remedy = _distrusted(host, error, clock())
+        return Finding.fail("tls", found, remedy=remedy), None
     except (OSError, http.client.HTTPException) as error:
-        return _refused(host, port, _alert(host, port, tls) or error, agreed=version is not None), None
+        found, remedy = _refused(host, port, _alert(host, port, tls) or error, agreed=version is not None)
+        return Finding.fail("tls", found, remedy=remedy), None
     finally:
         connection.close()
     return Finding.ok("tls", f"{version}, both certificates accepted"), answer
@@ -154,43 +152,38 @@ def _ask(connection: http.client.HTTPSConnection, clock: Callable[[], datetime])
     return Answer(reply.status, date, local)
 
 
-def _distrusted(host: str, error: ssl.SSLCertVerificationError, now: datetime) -> Finding:
-    """This site did not accept the server's certificate."""
+def _distrusted(host: str, error: ssl.SSLCertVerificationError, now: datetime) -> tuple[str, str]:
+    """Why this site did not accept the server's certificate, and the remedy."""
     if error.verify_code in (HOST_MISMATCH, ADDRESS_MISMATCH):
         remedy = "have the centre issue the server's certificate for this name (host in consortium.yaml)"
-        return Finding.fail("tls", f"the server's certificate is not for {host}", remedy=remedy)
+        return f"the server's certificate is not for {host}", remedy
     if error.verify_code in (EXPIRED, NOT_YET_VALID):
         state = "has expired" if error.verify_code == EXPIRED else "is not valid yet"
         found = f"the server's certificate {state}, by this machine's clock ({now:%Y-%m-%d %H:%M} UTC)"
-        return Finding.fail("tls", found, remedy="if that clock is right, have the centre renew it: sahfl renew")
+        return found, "if that clock is right, have the centre renew it: sahfl renew"
     found = f"the server's certificate is not from this consortium's authority ({error.verify_message})"
     remedy = f"have {host} exempted from the firewall's TLS inspection, and compare the CA fingerprint by telephone"
-    return Finding.fail("tls", found, remedy=remedy)
+    return found, remedy
 
 
-def _refused(host: str, port: int, error: Exception, *, agreed: bool) -> Finding:
-    """The server, or another program in its place, refused this site or uses another protocol."""
+def _refused(host: str, port: int, error: Exception, *, agreed: bool) -> tuple[str, str]:
+    """How the server, or another program in its place, refused this site, and the remedy."""
     reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
-    for alert, (found, remedy) in REFUSALS.items():
+    for alert, refusal in REFUSALS.items():
         if alert in reason:
-            return Finding.fail("tls", found, remedy=remedy)
+            return refusal
+    where = f"{host} port {port}"
     if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
-        remedy = f"ask the centre what listens on port {port}"
-        return Finding.fail("tls", f"{host} port {port} speaks TLS but not HTTP", remedy=remedy)
+        return f"{where} speaks TLS but not HTTP", f"ask the centre what listens on port {port}"
     if "ALERT" in reason:
         remedy = "ask the centre which Python and OpenSSL its server runs on; TLS 1.3 is needed"
-        return Finding.fail("tls", f"no common TLS settings ({reason})", remedy=remedy)
-    if reason and "EOF" not in reason:
-        return _no_tls(host, port)
-    found, remedy = DISMISSED if agreed else CUT
-    return Finding.fail("tls", found, remedy=remedy)
-
-
-def _no_tls(host: str, port: int) -> Finding:
+        return f"no common TLS settings ({reason})", remedy
+    if not reason or "EOF" in reason:
+        return DISMISSED if agreed else CUT
     if _answers_plain_http(host, port):
         remedy = "have the centre start sahfl-server there, or end what stands in front of it and takes TLS away"
-        return Finding.fail("tls", f"{host} port {port} answers plain HTTP, not TLS", remedy=remedy)
-    return Finding.fail("tls", f"{host} port {port} does not speak TLS", remedy="check host and port in kit.json")
+        return f"{where} answers plain HTTP, not TLS", remedy
+    return f"{where} does not speak TLS", "check host and port in kit.json"
 
 
 def _answers_plain_http(host: str, port: int) -> bool:

@@ -29,11 +29,7 @@ CLOCK_UNSYNCHRONISED = 5
 
 
 def examine_versions(requirements: Sequence[str] | None = None) -> Finding:
-    """Check the installed versions against those required by this release.
-
-    Args:
-        requirements: by default those of the installed sahfl, without extras.
-    """
+    """Check the installed versions against ``requirements``, by default those of the installed sahfl without extras."""
     wanted = metadata.requires("sahfl") or [] if requirements is None else requirements
     odd = [problem for text in wanted if (problem := _problem_of(Requirement(text)))]
     if sys.version_info < OLDEST_PYTHON:

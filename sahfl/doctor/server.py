@@ -32,12 +32,7 @@ EVERYWHERE = {"0.0.0.0", "::", ""}
 
 
 def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = now) -> list[Finding]:
-    """Run all checks of a server, in the order in which it would fail.
-
-    Args:
-        config: the server's file.
-        clock: this machine's.
-    """
+    """Run all checks of a server, in the order in which it would fail."""
     found = [examine_user(), examine_versions()]
     try:
         kit = ServerKit.load(config.kit, now=clock())
@@ -76,10 +71,7 @@ def names_of(kit: ServerKit) -> tuple[str, ...]:
     """
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = kit.tls().wrap_bio(to_server, to_client, server_side=True)
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.load_verify_locations(kit.folder / "ca.crt")
-    trusting.check_hostname = False
-    client = trusting.wrap_bio(to_client, to_server)
+    client = _trusting(kit).wrap_bio(to_client, to_server)
     for end in (client, server, client):
         try:
             end.do_handshake()
@@ -87,6 +79,14 @@ def names_of(kit: ServerKit) -> tuple[str, ...]:
             continue
     names = (client.getpeercert() or {}).get("subjectAltName", ())
     return tuple(str(entry[1]) for entry in names)
+
+
+def _trusting(kit: ServerKit) -> ssl.SSLContext:
+    """TLS that accepts any certificate of the kit's authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(kit.folder / "ca.crt")
+    context.check_hostname = False
+    return context
 
 
 def examine_names(names: tuple[str, ...]) -> Finding:
@@ -101,8 +101,7 @@ def examine_names(names: tuple[str, ...]) -> Finding:
 
 def _is_here(address: str) -> bool:
     """Test for an address of this machine; no other address can be bound."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
+    with socket.socket(_family(address), socket.SOCK_STREAM) as trial:
         try:
             trial.bind((address, 0))
         except OSError:
@@ -110,13 +109,15 @@ def _is_here(address: str) -> bool:
     return True
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def examine_listener(config: ServerConfig, kit: ServerKit) -> Finding:
     """Check that the port is free, or used by this server."""
     where = f"{config.host} port {config.port}"
     try:
-        socket.create_server(
-            (config.host, config.port), family=socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        ).close()
+        socket.create_server((config.host, config.port), family=_family(config.host)).close()
         return Finding.ok("port", f"{where} is free")
     except OSError as error:
         if error.errno == errno.EACCES:
@@ -133,14 +134,11 @@ def examine_listener(config: ServerConfig, kit: ServerKit) -> Finding:
 
 def _is_ours(config: ServerConfig, kit: ServerKit) -> bool:
     """Test whether the listening program shows a certificate of our authority."""
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.load_verify_locations(kit.folder / "ca.crt")
-    trusting.check_hostname = False
     host = "localhost" if config.host in EVERYWHERE else config.host
     try:
         with (
             socket.create_connection((host, config.port), timeout=PATIENCE_S) as raw,
-            trusting.wrap_socket(raw) as connection,
+            _trusting(kit).wrap_socket(raw) as connection,
         ):
             return connection.getpeercert() is not None
     except OSError:

@@ -34,12 +34,7 @@ KEPT_BYTES = 1e9
 
 
 def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = now) -> list[Finding]:
-    """Run all checks of a site, in the order in which it would fail.
-
-    Args:
-        config: the site's file.
-        clock: this machine's.
-    """
+    """Run all checks of a site, in the order in which it would fail."""
     found = [examine_user(), examine_versions(), *_examine_trust(config, clock)]
     data, n_cases = examine_data(config)
     found += [examine_policy(config), examine_folder(config.folder), _examine_room(config, n_cases)]
@@ -103,7 +98,6 @@ def examine_policy(config: SiteConfig) -> Finding:
 
 def examine_data(config: SiteFile) -> tuple[Finding, int]:
     """Check quickly that all files of the scans exist and may be read, and count the cases."""
-    full = "sahfl check reads and checks them"
     if n_cases := config.data.n_made:
         return Finding.ok("data", f"{n_cases} simulated patients, made when they are needed"), n_cases
     try:
@@ -113,10 +107,10 @@ def examine_data(config: SiteFile) -> tuple[Finding, int]:
     absent = [case for case in cases if not all(os.access(path, os.R_OK) for path in (case.image, case.label))]
     if absent:
         found = f"{len(absent)} of {len(cases)} cases cannot be read, the first is {absent[0].id}"
-        return Finding.fail("data", found, remedy="let the service's user read them: sahfl check names each"), len(
-            cases
-        )
-    return Finding.ok("data", f"{len(cases)} cases, all files are there; {full}"), len(cases)
+        remedy = "let the service's user read them: sahfl check names each"
+        return Finding.fail("data", found, remedy=remedy), len(cases)
+    found = f"{len(cases)} cases, all files are there; sahfl check reads and checks them"
+    return Finding.ok("data", found), len(cases)
 
 
 def _examine_room(config: SiteConfig, n_cases: int) -> Finding:
@@ -128,8 +122,7 @@ def _examine_room(config: SiteConfig, n_cases: int) -> Finding:
 def case_bytes(spacing_mm: float | None = None) -> float:
     """Bytes of one preprocessed case: two per voxel for HU and one for the annotation.
 
-    Args:
-        spacing_mm: pixel size; by default the default of a study.
+    ``spacing_mm`` is the size of a pixel, by default a study's default.
     """
     usual = ViewsConfig()
     finer = 1.0 if spacing_mm is None else usual.spacing_mm / spacing_mm

@@ -21,21 +21,18 @@ from sahfl.atomic import write_atomic
 from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
 from sahfl.export.parity import Computes
-from sahfl.export.weights import write_weights
 from sahfl.model import Network
-from sahfl.prediction.exported import WEIGHTS, ExportNote
+from sahfl.prediction.exported import WEIGHTS, ExportNote, write_exported
 
 INFERENCE, METADATA, MODELS = Path("configs") / "inference.json", Path("configs") / "metadata.json", "models"
 
 
-def write_bundle(folder: Path, net: Network, note: ExportNote) -> list[Path]:
+def write_bundle(folder: Path, net: Network, note: ExportNote) -> None:
     """Write a bundle; ``sahfl predict`` can read its folder ``models/``."""
-    written = write_weights(folder / MODELS, net, note)
+    write_exported(folder / MODELS, net, note)
     for path, content in ((INFERENCE, _inference(type(net), note)), (METADATA, _metadata(note))):
         write_atomic(folder / path, json.dumps(content, indent=2) + "\n")
-        written.append(folder / path)
     write_atomic(folder / "docs" / "README.md", _readme(note))
-    return [*written, folder / "docs" / "README.md"]
 
 
 def read_bundle(folder: Path) -> Computes:
@@ -67,35 +64,18 @@ def _inference(kind: type[Network], note: ExportNote) -> dict[str, Any]:
         },
         "weights": f"$load_file(@bundle_root + '/{MODELS}/{WEIGHTS}')",
         "network": "$(@network_def.load_state_dict(@weights), @network_def.eval())[1]",
-        "run": [
-            f"$predict_file(Path(@bundle_root) / '{MODELS}', Path(@scan), Path(@output_dir))",
-        ],
+        "run": [f"$predict_file(Path(@bundle_root) / '{MODELS}', Path(@scan), Path(@output_dir))"],
     }
 
 
 def _metadata(note: ExportNote) -> dict[str, Any]:
     views, kind = note.views, NETWORKS[note.model.size].description
-    inputs = {
-        "type": "image",
-        "format": "hounsfield",
-        "modality": "CT",
-        "num_channels": n_channels(views),
-        "spatial_shape": ["16*n", "16*n"],
-        "dtype": "float32",
-        "value_range": [0, 1],
-        "is_patch_data": False,
-        "channel_def": {str(index): text for index, text in enumerate(_channel_names(note))},
-    }
-    outputs = {
-        "type": "image",
-        "format": "segmentation",
-        "num_channels": 1,
-        "spatial_shape": ["16*n", "16*n"],
-        "dtype": "float32",
-        "value_range": [],
-        "is_patch_data": False,
-        "channel_def": {"0": "logit of intracranial hemorrhage"},
-    }
+    image = {"type": "image", "spatial_shape": ["16*n", "16*n"], "dtype": "float32", "is_patch_data": False}
+    channels = {str(index): text for index, text in enumerate(_channel_names(note))}
+    inputs = {"format": "hounsfield", "modality": "CT", "num_channels": n_channels(views), "value_range": [0, 1]}
+    outputs = {"format": "segmentation", "num_channels": 1, "value_range": []}
+    inputs |= image | {"channel_def": channels}
+    outputs |= image | {"channel_def": {"0": "logit of intracranial hemorrhage"}}
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
         "meta_schema_20240725.json",
@@ -106,8 +86,7 @@ def _metadata(note: ExportNote) -> dict[str, Any]:
         "numpy_version": version("numpy"),
         "required_packages_version": {
             "sahfl": __version__,
-            "safetensors": version("safetensors"),
-            "nibabel": version("nibabel"),
+            **{name: version(name) for name in ("safetensors", "nibabel")},
         },
         "name": f"sahfl {note.study} {note.method}",
         "task": "Segmentation of intracranial hemorrhage on non-contrast head CT",

@@ -18,10 +18,9 @@ from sahfl.errors import RunError
 from sahfl.export.bundle import read_bundle, write_bundle
 from sahfl.export.onnx_file import read_onnx, write_onnx
 from sahfl.export.parity import Computes, compare
-from sahfl.export.weights import read_weights, weights_of, write_weights
 from sahfl.model import Network
 from sahfl.networks import base_network
-from sahfl.prediction.exported import ExportNote
+from sahfl.prediction.exported import ExportNote, read_exported, weights_of, write_exported
 from sahfl.prediction.networks import (
     adapted_network,
     adapter_folder,
@@ -69,15 +68,15 @@ def export(run: Path, to: Path, forms: Sequence[Form], *, method: str, fold: int
     folds = choose_folds(run, study, chosen, fold) or (None,)
     if isinstance(chosen, ZeroShot) and "adapter" in forms:
         raise RunError(f"{run}: zero_shot is the base network, which has no adapter; name other formats")
-    places = [(number, form, _place(to, number, form)) for number in folds for form in forms]
+    places = [
+        (number, form, to / ("base" if number is None else f"fold-{number}") / form)
+        for number in folds
+        for form in forms
+    ]
     if there := [place for _, _, place in places if place.exists()]:
         raise RunError(f"{there[0]}: is there already; name another folder with --to, or remove it")
     for number, form, place in places:
         yield _write(run, study, chosen, number, form, place)
-
-
-def _place(to: Path, fold: int | None, form: Form) -> Path:
-    return to / ("base" if fold is None else f"fold-{fold}") / form
 
 
 def _write(run: Path, study: Study, method: Method, fold: int | None, form: Form, place: Path) -> Written:
@@ -126,8 +125,8 @@ def _write_merged(folder: Path, plain: Network, note: ExportNote, form: Form) ->
             write_atomic(folder / "config.json", note.model_dump_json(indent=1) + "\n")
             return read_onnx(folder, note)
         case _:
-            write_weights(folder, plain, note)
-            return read_weights(folder)
+            write_exported(folder, plain, note)
+            return read_exported(folder).nets[0]
 
 
 def _copy_adapter(run: Path, study: Study, method: Method, fold: int, folder: Path) -> Computes:

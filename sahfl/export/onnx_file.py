@@ -42,7 +42,7 @@ def file_names(note: ExportNote) -> dict[View, str]:
     return {view: f"{view if own else 'network'}.onnx" for view in note.views.weights}
 
 
-def write_onnx(folder: Path, net: Network, note: ExportNote) -> list[Path]:
+def write_onnx(folder: Path, net: Network, note: ExportNote) -> None:
     """Write the network for any batch size, and any height and width in multiples of 16.
 
     Raises:
@@ -51,7 +51,6 @@ def write_onnx(folder: Path, net: Network, note: ExportNote) -> list[Path]:
     names = {name: view for view, name in reversed(file_names(note).items())}
     for name, view in names.items():
         write_atomic(folder / name, _encode(OneView(net, view).eval(), channels=n_channels(note.views)))
-    return [folder / name for name in names]
 
 
 def read_onnx(folder: Path, note: ExportNote) -> Computes:

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 
 from sahfl.adapters import AdapterState, digest
-from sahfl.adapters.files import load_tensors
+from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.atomic import write_atomic
 from sahfl.config import ModelConfig, Section, ViewsConfig, parse
 from sahfl.errors import AdapterError, RunError
 from sahfl.model import Network
@@ -48,6 +49,17 @@ class ExportNote(Section):
     """Whether the study's sites kept their own norm layers, which these weights do not contain."""
     intended_use: str
     """Intended use, and its limits."""
+
+
+def write_exported(folder: Path, net: Network, note: ExportNote) -> None:
+    """Write the weights of a merged network, then the note with their hash."""
+    save_tensors(folder / WEIGHTS, weights_of(net))
+    write_atomic(folder / CONFIG, note.model_dump_json(indent=1) + "\n")
+
+
+def weights_of(net: Network) -> AdapterState:
+    """Every tensor of a merged network by its name, float32."""
+    return {name: value.detach().cpu().float().numpy() for name, value in sorted(net.state_dict().items())}
 
 
 def exported_network(note: ExportNote, weights: AdapterState) -> Network:

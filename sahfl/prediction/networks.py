@@ -55,21 +55,18 @@ def read_trained(run: Path, *, method: str | None = None, fold: int | None = Non
     study = read_study(run)
     chosen = choose_method(study, method, run)
     folds = choose_folds(run, study, chosen, fold)
-    nets, hashes = [], []
-    for number in folds or (-1,):
-        net, sha256 = adapted_network(run, study, chosen, number)
+    nets, hashes = zip(*(adapted_network(run, study, chosen, number) for number in folds or (-1,)), strict=True)
+    for net in nets:
         merge(net)
-        nets.append(net)
-        hashes.append(sha256)
     return Trained(
-        nets=tuple(nets),
+        nets=nets,
         views=study.views,
         threshold=study.evaluation.threshold,
         study=study.name,
         fingerprint=study.fingerprint(),
         method=chosen.id,
         folds=folds,
-        hashes=tuple(hashes),
+        hashes=hashes,
         local_norms=study.finetune.local.local_norms,
     )
 
@@ -107,11 +104,6 @@ def read_base(run: Path) -> AdapterState:
     if digest(base) != note.get("sha256"):
         raise AdapterError(f"{path}: content does not match its hash")
     return base
-
-
-def read_base_hash(run: Path) -> str:
-    """SHA-256 of a run's base network."""
-    return digest(read_base(run))
 
 
 def adapter_folder(run: Path, method: Method, fold: int) -> Path:

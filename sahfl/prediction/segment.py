@@ -26,6 +26,7 @@ from sahfl.report.overlays import PREDICTED, Contour, draw_overlay, fullest_slic
 NOTICE = "For research use only; not a medical device. No diagnosis or treatment may rest on this result."
 MASK, PROBABILITY, OVERLAY = "mask.nii.gz", "probability.nii.gz", "overlay.png"
 NOTE, DICOM = "prediction.json", "segmentation.dcm"
+FILES = (MASK, PROBABILITY, OVERLAY, NOTE, DICOM)
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,7 @@ def segment(
 ) -> Segmented:
     """Segment a scan: the mean probability of the networks, over the study's views.
 
-    Args:
-        new: the scan.
-        trained: the networks.
-        threshold: replaces the study's.
-        on_slice: called with (slices done, slices to do).
+    ``threshold`` replaces the study's; ``on_slice`` is called with (slices done, slices to do).
 
     Raises:
         DataError: the scan has too few slices for the study's views.
@@ -117,7 +114,7 @@ def check_output(out: Path, new: NewScan, wanted: Wanted) -> None:
         require_highdicom()
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is no folder; name another with --out")
-    there = [name for name in (MASK, PROBABILITY, OVERLAY, NOTE, DICOM) if (out / name).exists()]
+    there = [name for name in FILES if (out / name).exists()]
     if there and not wanted.replace:
         raise RunError(f"{out}: holds {', '.join(there)} already; name another folder with --out, or add --replace")
 
@@ -138,7 +135,7 @@ def write_prediction(out: Path, new: NewScan, trained: Trained, found: Segmented
         label = np.asarray(new.on_source(found.mask.astype(np.uint8)).dataobj) > 0
         write_segmentation(out / DICOM, label, new.series, algorithm=f"sahfl {trained.study} {trained.method}")
         segmented.append(out / DICOM)
-    for path in {out / name for name in (MASK, PROBABILITY, OVERLAY, NOTE, DICOM)}.difference(segmented):
+    for path in {out / name for name in FILES}.difference(segmented):
         path.unlink(missing_ok=True)  # a file of an earlier call may belong to another scan
     write_atomic(out / MASK, _nifti(new, found.mask.astype(np.uint8)))
     written = [out / MASK]

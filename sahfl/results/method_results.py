@@ -12,18 +12,11 @@ import numpy as np
 from sahfl.cell_names import cell_of
 from sahfl.config import EvaluationConfig, Method, Study
 from sahfl.run.folder import Record, RunFolder
-from sahfl.statistics import (
-    METRICS,
-    VOLUME_EDGES_ML,
-    EvaluationSums,
-    GroupSums,
-    Withheld,
-    difference,
-    estimate,
-    extent_labels,
-    holm,
-    stratum_labels,
-)
+from sahfl.statistics.cases import extent_labels, stratum_labels
+from sahfl.statistics.estimates import difference, estimate, holm
+from sahfl.statistics.groups import GroupSums
+from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML
+from sahfl.statistics.sums import EvaluationSums, Withheld
 
 Key = tuple[int, str]
 """Fold and site; methods are compared on the keys that both have."""

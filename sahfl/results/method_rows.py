@@ -14,7 +14,8 @@ from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
 from sahfl.results.method_results import Key, Sums, compare, correct, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
-from sahfl.statistics import EvaluationSums, average, estimate
+from sahfl.statistics.estimates import estimate
+from sahfl.statistics.sums import EvaluationSums, average
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sahfl.adapters import digest
 from sahfl.adapters.attach import merge
 from sahfl.atomic import write_atomic
 from sahfl.cell_names import cell_of
@@ -28,7 +29,7 @@ from sahfl.events import Warned, emit
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.local_norms import put_own
 from sahfl.federation.site.site import Site
-from sahfl.prediction.networks import adapted_network, read_base_hash
+from sahfl.prediction.networks import adapted_network, read_base
 from sahfl.report.overlays import ANNOTATED, PREDICTED, Contour, draw_overlay, neighbouring_slices
 from sahfl.run.folder import RunFolder
 
@@ -140,7 +141,7 @@ def _segment(
     """Read a scan and segment it as the site did: with the fold's network, and the site's norms if it has any."""
     net, _ = adapted_network(folder.path, study, method, scored.fold)
     stage, fold = study.finetune, scored.fold
-    requests = Requests(study, study.fingerprint(), read_base_hash(folder.path))
+    requests = Requests(study, study.fingerprint(), digest(read_base(folder.path)))
     task, header = requests.evaluation(method, fold), requests.header("finetune", method.id, fold)
     put_own(net, task, config.folder, header, after_round=stage.rounds)
     merge(net)

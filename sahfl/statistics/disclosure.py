@@ -128,7 +128,7 @@ def withhold(sums: EvaluationSums, groups: Groups, *, smallest_group: int, small
         sums, splits = _without_replicates(sums), groups.splits(smallest_group)
     if splits is None:
         return replace(_withhold_blood(sums), withheld=kept + Withheld(blood=1))
-    return replace(_rounded(_unsplit(sums, splits)), withheld=kept + splits)
+    return replace(_each_group(_unsplit(sums, splits), _round_group), withheld=kept + splits)
 
 
 def describe_withheld(sums: EvaluationSums) -> str:
@@ -149,32 +149,26 @@ def _each_group(sums: EvaluationSums, change: Callable[[GroupSums], GroupSums]) 
     return replace(sums, overall=change(sums.overall), by_volume=by_volume, by_extent=by_extent)
 
 
-def _none(groups: tuple[GroupSums, ...]) -> tuple[GroupSums, ...]:
-    return tuple(GroupSums.zero(group.weights.size) for group in groups)
+def _none(group: GroupSums) -> GroupSums:
+    return GroupSums.zero(group.weights.size)
 
 
 def _withhold_blood(sums: EvaluationSums) -> EvaluationSums:
     """Set all sums of cases with blood to zero."""
-    sums = _each_group(sums, lambda group: GroupSums.zero(group.weights.size))
-    return replace(sums, volume=VolumeSums.zero(), volume_counts=np.zeros_like(sums.volume_counts))
+    return replace(_each_group(sums, _none), volume=VolumeSums.zero(), volume_counts=np.zeros_like(sums.volume_counts))
 
 
 def _unsplit(sums: EvaluationSums, splits: Withheld) -> EvaluationSums:
-    by_volume = _none(sums.by_volume) if splits.strata else sums.by_volume
-    by_extent = _none(sums.by_extent) if splits.extents else sums.by_extent
+    by_volume = tuple(map(_none, sums.by_volume)) if splits.strata else sums.by_volume
+    by_extent = tuple(map(_none, sums.by_extent)) if splits.extents else sums.by_extent
     return replace(sums, by_volume=by_volume, by_extent=by_extent)
 
 
 def _without_replicates(sums: EvaluationSums) -> EvaluationSums:
     def bare(group: GroupSums) -> GroupSums:
-        nothing = GroupSums.zero(group.weights.size)
-        return replace(nothing, n=group.n, totals=group.totals, squares=group.squares, bare=group.n)
+        return replace(_none(group), n=group.n, totals=group.totals, squares=group.squares, bare=group.n)
 
     return replace(_each_group(sums, bare), volume_counts=np.zeros_like(sums.volume_counts))
-
-
-def _rounded(sums: EvaluationSums) -> EvaluationSums:
-    return _each_group(sums, _round_group)
 
 
 def _round_group(sums: GroupSums) -> GroupSums:

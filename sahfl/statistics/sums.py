@@ -148,12 +148,10 @@ class EvaluationSums:
         names = ["all", *(f"stratum {i}" for i in range(n_strata)), *(f"extent {i}" for i in range(n_extents))]
         overall, *groups = (GroupSums.from_row(row, name, bare=bare) for row, name in zip(rows, names, strict=True))
         by_volume, by_extent = tuple(groups[:n_strata]), tuple(groups[n_strata:])
-        for name, parts, hidden in (
-            ("strata", by_volume, withheld.strata),
-            ("extents", by_extent, withheld.extents),
-        ):
-            if not hidden:
-                _check_split(name, overall, parts)
+        if not withheld.strata:
+            _check_split("strata", overall, by_volume)
+        if not withheld.extents:
+            _check_split("extents", overall, by_extent)
         n_no_blood, n_false_positive = read_count(head[0], "n_no_blood"), read_count(head[1], "n_false_positive")
         check(n_false_positive <= n_no_blood, "n_false_positive", n_false_positive, f"<= n_no_blood={n_no_blood}")
         volume = VolumeSums.from_array(head[2:8], n=overall.n)
@@ -181,11 +179,8 @@ def average(repeats: Sequence[EvaluationSums]) -> EvaluationSums:
     if not others:
         return first
     for other in others:
-        same = (other.overall.n, other.n_no_blood, other.withheld) == (
-            first.overall.n,
-            first.n_no_blood,
-            first.withheld,
-        )
+        n, n_no_blood = first.overall.n, first.n_no_blood
+        same = (other.overall.n, other.n_no_blood, other.withheld) == (n, n_no_blood, first.withheld)
         if not same or not np.array_equal(other.overall.weights, first.overall.weights):
             got = f"{first.overall.n} and {other.overall.n} cases"
             raise ValueError(f"average of repeats: got {got}, expected the same cases in all")
@@ -250,9 +245,8 @@ def _check_volumes(whole: GroupSums, volume: VolumeSums, counts: Floats) -> None
     index = NAMES.index("volume_error_ml")
     total, squares, slack = float(whole.totals[index]), float(whole.squares[index]), 2 * float(STEPS[index])
     expected, scale = volume.xx + volume.yy - 2 * volume.xy, 1e-9 * (volume.xx + volume.yy)
-    check(
-        abs(squares - expected) <= slack + scale, "volume_error_ml, squares", squares, f"{expected:g}, of the volumes"
-    )
+    fits = abs(squares - expected) <= slack + scale
+    check(fits, "volume_error_ml, squares", squares, f"{expected:g}, of the volumes")
     low, high = abs(volume.y - volume.x), volume.x + volume.y
     fits = low * (1 - 1e-9) - slack <= total <= high * (1 + 1e-9) + slack
     check(fits, "volume_error_ml, total", total, f"in [{low:g}, {high:g}], of the volumes")

@@ -20,17 +20,8 @@ from sahfl.trust.keys import load_ec_key
 
 CLOCK_SLACK = timedelta(minutes=5)
 """Certificates become valid this long before they are made, for machines whose clock is behind."""
-USAGES = [
-    "digital_signature",
-    "content_commitment",
-    "key_encipherment",
-    "data_encipherment",
-    "key_agreement",
-    "key_cert_sign",
-    "crl_sign",
-    "encipher_only",
-    "decipher_only",
-]
+USAGES = ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"]
+USAGES += ["key_cert_sign", "crl_sign", "encipher_only", "decipher_only"]
 
 
 @dataclass(frozen=True)
@@ -86,16 +77,11 @@ class Authority:
         return self.key.sign(document, ec.ECDSA(hashes.SHA384()))
 
     def revocation_list(self, serials: Iterable[int], *, now: datetime, after: datetime | None = None) -> bytes:
-        """The list of revoked certificates, as PEM.
+        """The list of revoked certificates, as PEM; ``after`` is the date of the previous list.
 
         It is valid until the authority expires. An earlier end would protect nobody, because the server gets a new list
-        with every revocation. It would lock out every site if someone forgot to renew the list.
-
-        Args:
-            serials: serial numbers of the certificates.
-            now: the moment at which it is made.
-            after: date of the previous list. OpenSSL uses the list with the later date, so two revocations within one
-                second need different dates.
+        with every revocation. It would lock out every site if someone forgot to renew the list. OpenSSL uses the list
+        with the later date, so two revocations within one second need different dates.
         """
         since = now - CLOCK_SLACK if after is None else max(now - CLOCK_SLACK, after + timedelta(seconds=1))
         builder = (
@@ -150,9 +136,8 @@ def _builder(
 
 
 def _name(holder: str, consortium: str) -> x509.Name:
-    return x509.Name(
-        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, consortium), x509.NameAttribute(NameOID.COMMON_NAME, holder)]
-    )
+    parts = {NameOID.ORGANIZATION_NAME: consortium, NameOID.COMMON_NAME: holder}
+    return x509.Name([x509.NameAttribute(kind, text) for kind, text in parts.items()])
 
 
 def _usage(*allowed: str) -> x509.KeyUsage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -91,7 +92,7 @@ def load_ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
     Raises:
         TrustError: it is missing, readable by others, or not an EC key in PEM.
     """
-    return _an_ec_key(path, ssh=False)
+    return _ec_key(path, load_pem_private_key)
 
 
 def load_node_key(path: Path) -> NodeKey:
@@ -100,16 +101,12 @@ def load_node_key(path: Path) -> NodeKey:
     Raises:
         TrustError: it is missing, readable by others, or not an EC key in OpenSSH format.
     """
-    return _an_ec_key(path, ssh=True)
+    return _ec_key(path, load_ssh_private_key)
 
 
-def _an_ec_key(path: Path, *, ssh: bool) -> ec.EllipticCurvePrivateKey:
-    content = read_private(path)
-    try:
-        key = load_ssh_private_key(content, None) if ssh else load_pem_private_key(content, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):  # outside of the try: its error could quote the key
+def _ec_key(path: Path, read: Callable[[bytes, None], object]) -> ec.EllipticCurvePrivateKey:
+    key = _read_key(path, read)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TrustError(f"{path}: is damaged, or not an EC private key without a password; put the kit's file back")
     return key
 
@@ -120,14 +117,19 @@ def load_ed25519_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         TrustError: it is missing, readable by others, or not an Ed25519 key in PEM.
     """
-    content = read_private(path)
-    try:
-        key = load_pem_private_key(content, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
+    key = _read_key(path, load_pem_private_key)
     if not isinstance(key, Ed25519PrivateKey):
         raise TrustError(f"{path}: is damaged, or not an Ed25519 private key without a password; put the file back")
     return key
+
+
+def _read_key(path: Path, read: Callable[[bytes, None], object]) -> object:
+    """The key in a file, or None; the error of ``read`` could quote the key and must not be shown."""
+    content = read_private(path)
+    try:
+        return read(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
 
 
 def public_pem(line: str, *, where: str) -> bytes:

@@ -26,6 +26,7 @@ from sahfl.trust.records import KitNote, SiteEntry, SiteList, parse_note, read_n
 from sahfl.trust.signing import Signer
 
 AUTHORITY_ENDS = "the coordinating centre has to provision the consortium anew"
+RENEW = "run `sahfl renew server`"
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,8 @@ class SiteKit:
         own = _own_certificate(folder / "client.crt", authority, purpose="site", now=moment, remedy=remedy)
         if holder(own) != note.site:
             raise TrustError(f"{folder / 'client.crt'}: is made out to {holder(own)!r}, expected {note.site!r}")
-        return cls(
-            folder,
-            note.consortium,
-            note.site,
-            note.host,
-            note.port,
-            note.signer,
-            node_key,
-            own.not_valid_after_utc,
-            authority.not_valid_after_utc,
-        )
+        ends = own.not_valid_after_utc, authority.not_valid_after_utc
+        return cls(folder, note.consortium, note.site, note.host, note.port, note.signer, node_key, *ends)
 
     def tls(self) -> ssl.SSLContext:
         """TLS 1.3 that connects only to this consortium's server, and shows it this site's certificate.
@@ -116,17 +108,10 @@ class ServerKit:
         """
         now = now or process.now()
         authority = load_certificate(folder / "ca.crt")
-        own = _own_certificate(
-            folder / "server.crt", authority, purpose="server", now=now, remedy="run `sahfl renew server`"
-        )
+        own = _own_certificate(folder / "server.crt", authority, purpose="server", now=now, remedy=RENEW)
         load_revoked(folder / "revoked.crl", authority=authority, now=now)
-        kit = cls(
-            folder,
-            read_note(SiteList, folder / "sites.json").consortium,
-            Signer.load(folder / "signing.key"),
-            own.not_valid_after_utc,
-            authority.not_valid_after_utc,
-        )
+        consortium, signer = read_note(SiteList, folder / "sites.json").consortium, Signer.load(folder / "signing.key")
+        kit = cls(folder, consortium, signer, own.not_valid_after_utc, authority.not_valid_after_utc)
         kit.sites()
         return kit
 
@@ -183,9 +168,7 @@ class ServerKit:
 
     def warnings(self, now: datetime) -> list[str]:
         """What expires within 30 days or has expired, each with its remedy."""
-        found = warn_of_end(
-            "the server's certificate", self.certificate_expires, now=now, remedy="run `sahfl renew server`"
-        )
+        found = warn_of_end("the server's certificate", self.certificate_expires, now=now, remedy=RENEW)
         for site, entry in self.entries().items():
             if entry.state == "active":
                 remedy = f"run `sahfl renew {site}` and hand over the new kit"

@@ -45,10 +45,9 @@ def server_files(
     authority: Authority, settings: Consortium, signing_key: Ed25519PrivateKey, *, now: datetime
 ) -> tuple[x509.Certificate, dict[str, bytes | str]]:
     """Make a new certificate of the server and the files of its folder, except its lists of sites."""
-    key, hosts = ec.generate_private_key(ec.SECP256R1()), (settings.server.host, *settings.server.also)
-    certificate = authority.server_certificate(
-        key.public_key(), list(dict.fromkeys(hosts)), now=now, days=settings.valid_days.certificates
-    )
+    key, days = ec.generate_private_key(ec.SECP256R1()), settings.valid_days.certificates
+    hosts = list(dict.fromkeys((settings.server.host, *settings.server.also)))
+    certificate = authority.server_certificate(key.public_key(), hosts, now=now, days=days)
     return certificate, {
         "ca.crt": pem(authority.certificate),
         "server.crt": pem(certificate),

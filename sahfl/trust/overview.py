@@ -27,14 +27,7 @@ class Line:
 
 
 def overview(record: Record, authority: x509.Certificate, *, now: datetime, made: Iterable[str] = ()) -> list[Line]:
-    """One line for the authority, the server and each site.
-
-    Args:
-        record: what was issued.
-        authority: the authority's certificate.
-        now: the moment from which days are counted.
-        made: holders that just got a new certificate.
-    """
+    """One line for the authority, the server and each site; ``made`` are the holders that just got a certificate."""
     lines = [_line("authority", serial(authority), authority.not_valid_after_utc, now, "")]
     for name, holder in record.holders.items():
         state = "new" if name in made else ""

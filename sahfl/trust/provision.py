@@ -83,7 +83,7 @@ def revoke(folder: Path, site: str, *, now: datetime | None = None) -> list[Line
                 "certificate, and if its key is known to others, provision a new consortium in a new folder"
             )
         office.revoke(site)
-    return overview(office.record, office.authority.certificate, now=office.now, made=[])
+    return overview(office.record, office.authority.certificate, now=office.now)
 
 
 @dataclass
@@ -123,12 +123,8 @@ class _Office:
     def issue(self, name: str) -> None:
         """Issue a new certificate to the server or a site, with a kit around it."""
         authority = self.folder / "authority"
-        check_period(
-            self.authority.certificate,
-            where=authority / "ca.crt",
-            now=self.now,
-            remedy="provision a new consortium in a new folder",
-        )
+        remedy = "provision a new consortium in a new folder"
+        check_period(self.authority.certificate, where=authority / "ca.crt", now=self.now, remedy=remedy)
         place, settings, old = self.place(name), self.record.settings, self.record.holders.get(name)
         signing_key = load_ed25519_key(authority / "signing.key")
         if name == "server":
@@ -146,13 +142,9 @@ class _Office:
             )
         folders.make_aside(place, files)
         issued = Issued(serial=serial(certificate), issued=self.now, expires=certificate.not_valid_after_utc)
-        earlier = old.certificates if old else ()
-        self._keep(
-            self.record.put(
-                name,
-                Holder(node_key=node_key, address=address_of(settings, name), certificates=(*earlier, issued)),
-            )
-        )
+        certificates = (*(old.certificates if old else ()), issued)
+        holder = Holder(node_key=node_key, address=address_of(settings, name), certificates=certificates)
+        self._keep(self.record.put(name, holder))
         self.settle(name)
 
     def revoke(self, site: str) -> None:

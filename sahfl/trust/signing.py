@@ -40,15 +40,10 @@ class Signer:
 
 
 def verify(public: str, document: bytes, signature: bytes) -> None:
-    """Check that the holder of a key signed exactly these bytes.
-
-    Args:
-        public: the public key, 64 hex digits.
-        document: what was signed.
-        signature: the result of ``Signer.sign``; any other bytes, of any length, are refused.
+    """Check that the holder of a key signed exactly these bytes; a signature of any other length is refused.
 
     Raises:
-        TrustError: ``public`` is not a key, or the signature does not match the document.
+        TrustError: ``public`` is not a key in 64 hex digits, or the signature does not match the document.
     """
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))

@@ -20,7 +20,7 @@ from sahfl.federation.site.app import SiteFailure, answering
 from sahfl.federation.site.audit import FILE, AuditLog, read_lines, verify
 from sahfl.federation.site.guard import guarded
 from sahfl.federation.site.site import Site
-from sahfl.statistics import EvaluationSums
+from sahfl.statistics.sums import EvaluationSums
 from sahfl.trust.signing import Signer
 
 TRAIN, EVALUATE = protocol.TRAIN, protocol.EVALUATE

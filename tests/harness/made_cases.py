@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sahfl.statistics import CaseResult
+from sahfl.statistics.cases import CaseResult
 
 
 @dataclass(frozen=True)

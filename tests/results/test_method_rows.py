@@ -11,7 +11,8 @@ from sahfl.cell_names import cell_of
 from sahfl.config import Study, parse
 from sahfl.results.method_rows import compare_rows, describe_row, find_rows
 from sahfl.run.folder import RunFolder
-from sahfl.statistics import CaseResult, EvaluationSums
+from sahfl.statistics.cases import CaseResult
+from sahfl.statistics.sums import EvaluationSums
 
 SITES = ("sah_a", "sah_b", "sah_c")
 LORA = {"method": "cp_lora", "rank": 2}

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sahfl.errors import PayloadError
-from sahfl.statistics import METRICS, EvaluationSums, Withheld, difference, estimate, normal_weights
 from sahfl.statistics.disclosure import Groups, describe_withheld, smallest_cut, withhold
-from sahfl.statistics.groups import STEPS, row_length
-from sahfl.statistics.metrics import histogram_of
-from sahfl.statistics.sums import HEAD, N_VOLUME_BINS
+from sahfl.statistics.estimates import difference, estimate
+from sahfl.statistics.groups import STEPS, normal_weights, row_length
+from sahfl.statistics.metrics import METRICS, histogram_of
+from sahfl.statistics.sums import HEAD, N_VOLUME_BINS, EvaluationSums, Withheld
 
 SPLIT = Split(50)
 SMALL, MIDDLE, LARGE = 5.0, 20.0, 50.0

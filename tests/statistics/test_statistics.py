@@ -14,22 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sahfl.errors import PayloadError
-from sahfl.statistics import (
-    METRICS,
-    CaseResult,
-    EvaluationSums,
-    GroupSums,
-    average,
-    difference,
-    estimate,
-    extent_labels,
-    holm,
-    normal_weights,
-    stratum_labels,
-)
-from sahfl.statistics.groups import FURTHEST, GRAIN, row_length
-from sahfl.statistics.metrics import VOLUME_EDGES_ML, count_volumes
-from sahfl.statistics.sums import HEAD, N_VOLUME_BINS, array_length
+from sahfl.statistics.cases import CaseResult, extent_labels, stratum_labels
+from sahfl.statistics.estimates import difference, estimate, holm
+from sahfl.statistics.groups import FURTHEST, GRAIN, GroupSums, normal_weights, row_length
+from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML, count_volumes
+from sahfl.statistics.sums import HEAD, N_VOLUME_BINS, EvaluationSums, array_length, average
 
 SPLIT = Split()
 REPLICATES = SPLIT.replicates

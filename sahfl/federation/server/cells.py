@@ -23,7 +23,7 @@ from sahfl.federation.site_ranks import site_ranks
 from sahfl.networks import fine_tuned_network, staying
 from sahfl.payload import Header
 from sahfl.results.collect import fold_metrics
-from sahfl.statistics import EvaluationSums
+from sahfl.statistics.sums import EvaluationSums
 
 
 class StudyCells:

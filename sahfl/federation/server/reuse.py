@@ -20,7 +20,7 @@ from sahfl.federation.requests import Requests
 from sahfl.run.cell_store import CellStore, Entry, Identity, Record
 from sahfl.run.folder import Checkpoint, RunFolder
 from sahfl.run.software import software
-from sahfl.statistics import EvaluationSums
+from sahfl.statistics.sums import EvaluationSums
 from sahfl.task import Descriptions
 
 

@@ -21,7 +21,7 @@ from sahfl.federation.site.policy import check_outgoing, check_request
 from sahfl.networks import exchanged_shapes, fine_tuned_network, whole_network
 from sahfl.run.software import software_hash
 from sahfl.simulation.simulate import open_policy
-from sahfl.statistics import EvaluationSums
+from sahfl.statistics.sums import EvaluationSums
 from sahfl.task import SiteDescription
 
 TRAIN, EVALUATE, DESCRIBE = protocol.TRAIN, protocol.EVALUATE, protocol.DESCRIBE

@@ -21,7 +21,7 @@ from sahfl.federation.site.site import Site
 from sahfl.networks import whole_network
 from sahfl.payload import Header
 from sahfl.simulation.simulate import open_policy, site_configs
-from sahfl.statistics import EvaluationSums
+from sahfl.statistics.sums import EvaluationSums
 from sahfl.task import Task
 
 STUDY = parse(Study, TINY, where="test")

@@ -24,10 +24,9 @@ from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.model import Network
 from sahfl.payload import Header
-from sahfl.statistics import CaseResult, EvaluationSums
-from sahfl.statistics.cases import n_groups
+from sahfl.statistics.cases import CaseResult, n_groups
 from sahfl.statistics.disclosure import Groups, describe_withheld, withhold
-from sahfl.statistics.sums import array_length
+from sahfl.statistics.sums import EvaluationSums, array_length
 from sahfl.task import Task
 
 # ------------------------------------------------------------------------------------------------------- the work
