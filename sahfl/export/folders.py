@@ -54,7 +54,7 @@ def export(run: Path, to: Path, forms: Sequence[Form], *, method: str, fold: int
         run: folder of a run.
         to: folder of the export; ``fold-<k>/<form>/`` is made in it, ``base/<form>/`` for the base network alone.
         forms: the formats.
-        method: its id.
+        method: id of the method.
         fold: one fold; by default all.
 
     Raises:

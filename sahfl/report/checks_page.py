@@ -20,14 +20,11 @@ WORDS = {"error": "refused", "warning": "look", "note": "note", "fine": "fine"}
 
 
 def write_checks_page(checks: Results, pictures: Mapping[str, ScanPicture], folder: Path) -> Path:
-    """Write ``checks.html`` into a folder and return its path.
+    """Write ``checks.html`` from the content of ``checks.json`` into a site's folder and return its path.
+
+    ``pictures`` are by case id; a case without one is listed without a picture.
 
     Guarantees: the page loads nothing from the network and runs no script; text is escaped; it is complete or absent.
-
-    Args:
-        checks: the content of ``checks.json``.
-        pictures: by case id; a case without one is listed without a picture.
-        folder: the site's.
     """
     path = folder / "checks.html"
     write_atomic(path, render_checks(checks, pictures))

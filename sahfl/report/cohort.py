@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from sahfl.atomic import write_atomic
 from sahfl.data.phantom import LABELS, CohortSpec, PhantomCase, read_cases
-from sahfl.report.theme import PALE, STYLE
+from sahfl.report.scan_pictures import WINDOW_HU
+from sahfl.report.theme import PALE, STYLE, encode
 
 KIND_COLOURS: Mapping[str, str] = {
     "EDH": "#E69F00",
@@ -29,7 +29,6 @@ KIND_COLOURS: Mapping[str, str] = {
 """Distinguishable for colour-blind readers, and visible on grey."""
 PUBLISHED_MEDIAN_ML = {"IPH": (6.3, "525 real masks"), "SAH, aneurysm": (30.6, "Boers 2014")}
 """Median volumes; that of SAH is the median of a log-normal with the published 39.7 +- 32.8 mL."""
-BRAIN_WINDOW_HU = (0.0, 80.0)
 SHOWN_CASES, AXIAL_SLICES = 4, 6
 AXIAL_MM = (-38.0, 58.0)
 """Range of heights of the axial slices shown (mm above the origin of the affine)."""
@@ -39,16 +38,9 @@ TICKS_ML = (0.1, 1, 10, 100)
 
 
 def draw_cohort(folder: Path, specs: Sequence[CohortSpec]) -> tuple[Path, ...]:
-    """Draw a montage per site and the histogram of volumes, as PNG files in ``folder``.
+    """Draw ``montage-<site>.png`` for each site of a cohort's folder, then ``volumes.png``; return their paths.
 
     Guarantees: matplotlib's global state is unchanged, and no window system is needed.
-
-    Args:
-        folder: as written by ``data.phantom.write_sites``.
-        specs: the sites in it.
-
-    Returns:
-        The pictures: ``montage-<site>.png`` in the order of ``specs``, then ``volumes.png``.
     """
     pictures: list[Path] = []
     volumes: dict[str, list[dict[str, float]]] = {}
@@ -118,7 +110,7 @@ def _draw_slice(axes: Axes, case: PhantomCase, *, axis: int, index: int) -> None
     up = 1 if axis == 2 else 2
     sizes = [case.image.shape[i] * abs(case.affine[i, i]) for i in (0, up)]
     box = (0.0, sizes[0], 0.0, sizes[1])
-    low, high = BRAIN_WINDOW_HU
+    low, high = WINDOW_HU
     axes.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=box, interpolation="bilinear")
     for kind, value in LABELS.items():
         if (label == value).any():
@@ -128,17 +120,14 @@ def _draw_slice(axes: Axes, case: PhantomCase, *, axis: int, index: int) -> None
     axes.set_xlim(sizes[0], 0)
     axes.set_axis_off()
     place = case.affine[axis, 3] + index * case.affine[axis, axis]
-    axes.text(
-        0.03, 0.97, f"{'yz'[axis - 1]} {place:+.0f}", color="#B8BDC5", fontsize=7, va="top", transform=axes.transAxes
-    )
+    text = f"{'yz'[axis - 1]} {place:+.0f}"
+    axes.text(0.03, 0.97, text, color="#B8BDC5", fontsize=7, va="top", transform=axes.transAxes)
 
 
 def draw_volumes(specs: Sequence[CohortSpec], volumes: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Histograms of annotated volume on a log axis: one row per kind over all sites, one row per site over all kinds.
 
-    Args:
-        specs: the sites.
-        volumes: site -> volume (mL) by kind, for each case.
+    ``volumes`` is site -> volume (mL) by kind, for each case.
     """
     kinds = _by_kind(specs, volumes)
     sites = {spec.site: np.array([sum(case.values()) for case in volumes[spec.site]]) for spec in specs}
@@ -156,9 +145,8 @@ def draw_volumes(specs: Sequence[CohortSpec], volumes: Mapping[str, Sequence[Map
             axes.set_axis_off()
         every[len(shown) - 1].tick_params(labelbottom=True)
         every[len(shown) - 1].set_xlabel("annotated volume (mL)")
-    figure.supxlabel(
-        "Solid line: median of this cohort. Dashed line: published median, where there is one.", fontsize=9
-    )
+    label = "Solid line: median of this cohort. Dashed line: published median, where there is one."
+    figure.supxlabel(label, fontsize=9)
     return figure
 
 
@@ -201,7 +189,5 @@ def _draw_histogram(
 
 
 def _write(path: Path, figure: Figure) -> Path:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, facecolor=figure.get_facecolor(), metadata={"Software": None})
-    write_atomic(path, stream.getvalue())
+    write_atomic(path, encode(figure, dpi=DPI, facecolor=figure.get_facecolor()))
     return path

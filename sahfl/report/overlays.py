@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sahfl.report.scan_pictures import draw_contour, draw_slice
+from sahfl.report.theme import encode
 
 ANNOTATED, PREDICTED = "#FFB000", "#4CC3FF"
 """Distinguishable with any of the usual colour blindnesses, and in grey."""
@@ -61,7 +61,7 @@ def draw_overlay(
     title: str,
     notice: str = "",
 ) -> bytes:
-    """Draw axial slices from foot to head with contours; the patient's right is on the left.
+    """Axial slices from foot to head with contours, as PNG; the patient's right is on the left.
 
     Args:
         image: (X, Y, Z), HU, RAS+.
@@ -70,9 +70,6 @@ def draw_overlay(
         pixel_aspect: size of a pixel along y over its size along x.
         title: above the slices; must not identify the patient.
         notice: below them.
-
-    Returns:
-        PNG.
     """
     columns = min(COLUMNS, len(slices))
     rows = -(-len(slices) // columns)
@@ -92,18 +89,10 @@ def draw_overlay(
         axes.text(0.03, 0.92, "R", color=INK, fontsize=8, transform=axes.transAxes)
     figure.text(0.5, 1 - bar / 2 / whole, title, color=INK, fontsize=10, ha="center", va="center")
     handles = [Line2D([], [], color=contour.colour, linewidth=1.6, label=contour.label) for contour in contours]
-    figure.legend(
-        handles=handles,
-        loc="center",
-        ncols=len(handles),
-        bbox_to_anchor=(0.5, (whole - bar * 1.5 - height) / whole),
-        frameon=False,
-        labelcolor=INK,
-        fontsize=8,
-    )
+    below = 0.5, (whole - bar * 1.5 - height) / whole
+    style = {"ncols": len(handles), "frameon": False, "labelcolor": INK, "fontsize": 8}
+    figure.legend(handles=handles, loc="center", bbox_to_anchor=below, **style)
     if notice:
         figure.text(0.5, bar / 2 / whole, notice, color=QUIET, fontsize=5.5, ha="center", va="center", wrap=True)
-    stream = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    return encode(figure)

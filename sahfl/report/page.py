@@ -47,14 +47,10 @@ MOST_PROBLEMS = 20
 
 
 def write_report(results: Results, folder: Path) -> Path:
-    """Write ``report.html``, ``figures/*.png`` and ``tables/*`` (CSV and LaTeX) into a folder.
+    """Write ``report.html``, ``figures/*.png`` and ``tables/*`` (CSV and LaTeX) into a run's folder.
 
     Guarantees: the page loads nothing from the network and runs no script; text from the results is escaped; each file
     is complete or absent; an unknown value is a dash.
-
-    Args:
-        results: the content of ``results.json``, schema 2.
-        folder: the run's, which also contains the overlays that the results name.
 
     Returns:
         Path of the page.
@@ -127,11 +123,9 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
 
 def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
     """Anchor and title of each section on the page."""
-    absent = {"findings"} if not results["findings"] else set()
-    absent |= {"cases"} if not results.get("overlays") else set()
-    absent |= {"places"} if "places" not in pictures else set()
-    absent |= {"cost"} if not {"ranks", "costs"} & pictures else set()
-    return [(anchor, title) for anchor, title in CONTENTS if anchor not in absent]
+    there = {"findings": results["findings"], "cases": results.get("overlays"), "places": "places" in pictures}
+    there["cost"] = {"ranks", "costs"} & pictures
+    return [(anchor, title) for anchor, title in CONTENTS if there.get(anchor, True)]
 
 
 def _tables(results: Results) -> dict[str, tables.Table]:

@@ -66,10 +66,15 @@ class Drawing:
     @cached_property
     def png(self) -> bytes:
         """The figure as PNG."""
-        stream = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            self.figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-        return stream.getvalue()
+            return encode(self.figure, dpi=DPI)
+
+
+def encode(figure: Figure, **options: Any) -> bytes:
+    """A figure as PNG without metadata."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None}, **options)
+    return stream.getvalue()
 
 
 def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -118,18 +119,11 @@ def _draw_counts(axes: Axes, method: Results) -> None:
 
 
 def _write_counts(axes: Axes, counts: NDArray[np.float64]) -> None:
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8 if len(counts) <= 10 else 6}
     for (row, column), value in np.ndenumerate(counts):
         if value:
             colour = FACE if value > 0.5 * counts.max() else INK
-            axes.text(
-                column + 0.5,
-                row + 0.5,
-                f"{value:g}",
-                ha="center",
-                va="center",
-                fontsize=8 if len(counts) <= 10 else 6,
-                color=colour,
-            )
+            axes.text(column + 0.5, row + 0.5, f"{value:g}", color=colour, **style)
 
 
 def _draw_agreement(axes: Axes, method: Results) -> None:

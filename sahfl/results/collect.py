@@ -93,15 +93,9 @@ def _rounds(journal: list[Record], study: Study) -> list[Record]:
     A round that was repeated after a damaged checkpoint counts once, with its last attempt.
     """
     order = {method.id: index for index, method in enumerate(study.finetune.methods)}
-    committed = {}
-    failed = []
-    for line in journal:
-        if line["event"] != "round":
-            continue
-        if line["committed"]:
-            committed[line["stage"], line["method"], line["fold"], line["round"]] = line
-        else:
-            failed.append(line)
+    rounds = [line for line in journal if line["event"] == "round"]
+    failed = [line for line in rounds if not line["committed"]]
+    committed = {(r["stage"], r["method"], r["fold"], r["round"]): r for r in rounds if r["committed"]}
 
     def place(line: Record) -> tuple[int, int, int]:
         return order.get(line["method"], -1), line["fold"] or 0, line["round"]
@@ -110,8 +104,7 @@ def _rounds(journal: list[Record], study: Study) -> list[Record]:
 
 
 def _last(journal: list[Record], event: str) -> str | None:
-    times = [line["at"] for line in journal if line["event"] == event]
-    return times[-1] if times else None
+    return next((line["at"] for line in reversed(journal) if line["event"] == event), None)
 
 
 def _seconds(journal: list[Record]) -> float:

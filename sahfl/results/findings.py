@@ -22,11 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.aggregation.rules import USUAL
 from sahfl.config import POOLED
+from sahfl.config.grid import EACH
 
 MARGIN = 0.02
 """Dice difference up to which a method that is worse still counts as equal."""
@@ -71,12 +73,7 @@ class Pair:
 
 
 class Evidence:
-    """Access to the rows of ``results.json`` by their properties.
-
-    Args:
-        methods: rows of the methods, repeats averaged.
-        comparisons: paired differences between them.
-    """
+    """Access to the rows of ``results.json`` by their properties: methods, and paired differences between them."""
 
     def __init__(self, methods: Sequence[Row], comparisons: Iterable[Row]) -> None:
         self.methods = methods
@@ -111,15 +108,9 @@ class Evidence:
 
 
 def judge(methods: Sequence[Row], comparisons: Iterable[Row]) -> list[dict[str, Any]]:
-    """The findings, as written to ``results.json``.
+    """The findings, as written to ``results.json``, from its methods and comparisons.
 
-    Args:
-        methods: rows of the methods in the results.
-        comparisons: paired differences between them.
-
-    Returns:
-        One dict per claim: id, claim, verdict, text, and difference, low, high and n of the pair with the weakest
-        support.
+    Each has id, claim, verdict, text, and difference, low, high and n of the pair with the weakest support.
     """
     evidence = Evidence(methods, list(comparisons))
     return [_finding(id_, claim, pairs(evidence)) for id_, claim, pairs in CLAIMS]
@@ -211,24 +202,16 @@ def _rank_does_not_hurt(evidence: Evidence) -> list[Pair]:
     return [pair for ids in pairs for pair in evidence.pair(*ids, floor=-MARGIN)]
 
 
-def _near_pooled(evidence: Evidence) -> list[Pair]:
+def _above_place(evidence: Evidence, *, place: str, floor: float) -> list[Pair]:
     rows = [row["id"] for row in evidence.federated()]
-    found = (evidence.pair(f"{id_}-{POOLED}", id_, floor=-MARGIN, sign=-1) for id_ in rows)
-    return [pair for pairs in found for pair in pairs]
+    return [pair for id_ in rows for pair in evidence.pair(f"{id_}-{place}", id_, floor=floor, sign=-1)]
 
 
-def _above_single_site(evidence: Evidence) -> list[Pair]:
-    rows = [row["id"] for row in evidence.federated()]
-    return [pair for id_ in rows for pair in evidence.pair(f"{id_}-each", id_, floor=0.0, sign=-1)]
-
-
+_near_pooled = partial(_above_place, place=POOLED, floor=-MARGIN)
+_above_single_site = partial(_above_place, place=EACH, floor=0.0)
 CLAIMS: tuple[tuple[str, str, Callable[[Evidence], list[Pair]]], ...] = (
     ("fine_tuning", "Fine-tuning beats zero-shot.", _beats_zero_shot),
-    (
-        "adapters",
-        f"The LoRA family at least equals full fine-tuning (Dice no more than {MARGIN} below).",
-        _equals_full,
-    ),
+    ("adapters", f"The LoRA family at least equals full fine-tuning (Dice no more than {MARGIN} below).", _equals_full),
     ("volume", "Dice grows with the volume of the hemorrhage.", _grows_with_volume),
     (
         "cp_lora",

@@ -170,7 +170,8 @@ class RunFolder:
                 emit(Warned(f"{cell}: {path.name} is damaged; the run goes on from the checkpoint before"))
                 path.unlink()
                 continue
-            self._reconcile(record)
+            if record not in self.journal():
+                self.note(record)
             state, memory = _parted(tensors)
             return Checkpoint(record["round"], state, record, memory)
         return None
@@ -190,10 +191,6 @@ class RunFolder:
         if digest(tensors) != record.get("sha256") or self._checkpoint(cell, record["round"]) != path:
             raise AdapterError(f"{path}: content does not match its hash")
         return tensors, record
-
-    def _reconcile(self, record: Record) -> None:
-        if record not in self.journal():
-            self.note(record)
 
     def _checkpoint(self, cell: str, round_: int) -> Path:
         return self.path / "state" / cell / f"round-{round_:05d}.safetensors"

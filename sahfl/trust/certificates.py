@@ -65,13 +65,15 @@ def check_period(certificate: x509.Certificate, *, where: Path, now: datetime, r
     Raises:
         TrustError: it has expired (the message ends with ``remedy``), or is not valid yet.
     """
-    if now < certificate.not_valid_before_utc:
-        raise TrustError(
-            f"{where}: is valid from {day(certificate.not_valid_before_utc)}, but the clock of this machine shows "
-            f"{day(now)}; set the clock right"
-        )
+    _check_begun(certificate.not_valid_before_utc, where=where, now=now)
     if now > certificate.not_valid_after_utc:
         raise TrustError(f"{where}: expired on {day(certificate.not_valid_after_utc)} (now {day(now)}); {remedy}")
+
+
+def _check_begun(begins: datetime, *, where: Path, now: datetime) -> None:
+    if now < begins:
+        clock = f"the clock of this machine shows {day(now)}; set the clock right"
+        raise TrustError(f"{where}: is valid from {day(begins)}, but {clock}")
 
 
 def check_issued(
@@ -134,11 +136,7 @@ def load_revoked(path: Path, *, authority: x509.Certificate, now: datetime) -> R
         raise TrustError(f"{path}: was not made by the authority in ca.crt; use all files of one folder")
     if listed.next_update_utc is None or now > listed.next_update_utc:
         raise TrustError(f"{path}: has ended with its authority; provision the consortium anew")
-    if now < listed.last_update_utc:
-        raise TrustError(
-            f"{path}: is valid from {day(listed.last_update_utc)}, but the clock of this machine shows {day(now)}; set "
-            "the clock right"
-        )
+    _check_begun(listed.last_update_utc, where=path, now=now)
     return Revoked(frozenset(entry.serial_number for entry in listed), listed.last_update_utc)
 
 
