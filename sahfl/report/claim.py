@@ -6,8 +6,6 @@ Radiol. Artif. Intell. 6:e240300. Items are shortened here; the papers contain t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sahfl.config.network import NETWORKS
 from sahfl.report.names import measured
 from sahfl.report.summary import n_folds
@@ -45,12 +43,12 @@ ITEMS: dict[str, tuple[str, ...]] = {
 
 def claim_table(results: Results) -> Table:
     """Every item with this run's answer."""
-    rows, item = [], 0
+    rows, item, answers = [], 0, _answers(results)
     for section, titles in ITEMS.items():
         rows.append(Row((section,), heading=True))
         for title in titles:
             item += 1
-            rows.append(Row((str(item), title, ANSWERS[item](results) if item in ANSWERS else AUTHORS)))
+            rows.append(Row((str(item), title, answers.get(item, AUTHORS))))
     columns = ("Item", "Requirement", "This study")
     return Table("CLAIM checklist, numbered as in the 2024 update", columns, tuple(rows), n_text=3)
 
@@ -89,11 +87,6 @@ def _missing(results: Results) -> str:
     return f"{count(lost, 'fold')} of a method and site not evaluated; {away}; differences need both methods."
 
 
-def _partitions(results: Results) -> str:
-    folds = n_folds(results)
-    return f"{folds}-fold cross-validation at each site, by seed {_settings(results, 'seed')}." if folds else AUTHORS
-
-
 def _model(results: Results) -> str:
     size = _settings(results, "model", "size")
     kind = NETWORKS[size].description if isinstance(size, str) and size in NETWORKS else "2-D network"
@@ -101,28 +94,6 @@ def _model(results: Results) -> str:
         f"{kind} on several planes, {whole(results['base']['parameters'])} parameters; methods of fine-tuning with "
         "their trainable parameters: see the table of methods."
     )
-
-
-def _software(results: Results) -> str:
-    packages = ", ".join(f"{name} {version}" for name, version in results["environment"].items())
-    return f"sahfl {results['sahfl']}; {packages}."
-
-
-def _training(results: Results) -> str:
-    committed = sum(entry["committed"] for entry in results["rounds"])
-    return f"Federated, {count(committed, 'committed round')}; rounds, steps, optimiser: see Settings."
-
-
-def _metrics(results: Results) -> str:
-    tolerance = results["evaluation"].get("tolerance_mm")
-    at = "" if tolerance is None else f" (tolerance {tolerance} mm)"
-    listed = ", ".join(name for name, _ in METRICS.values())
-    return f"{listed}{at}; Pearson, ICC and Bland-Altman of volume. A missed hemorrhage counts as Dice 0."
-
-
-def _uncertainty(results: Results) -> str:
-    n = results["evaluation"]["replicates"]
-    return f"95 % intervals from {n} bootstrap replicates over patients; paired differences, Holm's correction."
 
 
 def _included(results: Results) -> str:
@@ -134,34 +105,39 @@ def _included(results: Results) -> str:
     return "; ".join(parts) + "."
 
 
-def _cases_of_failure(results: Results) -> str:
+def _answers(results: Results) -> dict[int, str]:
+    """Number of an item -> its answer from the results."""
+    base, folds, evaluation = results["base"], n_folds(results), results["evaluation"]
+    partitions = f"{folds}-fold cross-validation at each site, by seed {_settings(results, 'seed')}."
+    packages = ", ".join(f"{name} {version}" for name, version in results["environment"].items())
+    rounds = count(sum(entry["committed"] for entry in results["rounds"]), "committed round")
+    metrics = ", ".join(name for name, _ in METRICS.values())
+    tolerance = evaluation.get("tolerance_mm")
+    metrics += "" if tolerance is None else f" (tolerance {tolerance} mm)"
     shown = ", ".join(overlay["case"] for overlay in results.get("overlays", []))
-    return f"{f'Overlays of the {shown} case; ' if shown else ''}Dice by volume and extent."
-
-
-ANSWERS: dict[int, Callable[[Results], str]] = {
-    1: lambda _: "Deep learning: federated low-rank fine-tuning of a segmentation network.",
-    7: _sources,
-    9: _preprocessing,
-    11: lambda _: "Only weights, sums and counts left the hospitals; of DICOM headers the patient id is read, hashed.",
-    12: _missing,
-    19: _partitions,
-    20: lambda _: "Patient: all scans of a patient are in one fold of one site.",
-    22: _model,
-    23: _software,
-    24: lambda r: f"Base network: {r['base']['mode']}, SHA-256 {r['base']['sha256'][:12]}; adapters start at 0.",
-    25: _training,
-    26: lambda _: "The network after the last round; none was chosen by its test result.",
-    27: lambda _: "The probabilities of the views are averaged; folds are not combined.",
-    28: _metrics,
-    29: _uncertainty,
-    30: lambda r: f"{count(len(measured(r)), 'method')} on the same patients; by volume, extent, site and fold.",
-    32: lambda _: "Every patient once, by a network that was not fine-tuned on that patient.",
-    33: lambda _: "Not done: cross-validation within the participating hospitals.",
-    35: _included,
-    37: lambda _: "See Segmentation accuracy.",
-    39: _cases_of_failure,
-    40: lambda _: "See Limits; clinical limitations: " + AUTHORS + ".",
-    42: lambda r: f"Study fingerprint {r['fingerprint'][:12]}; every setting under Settings.",
-}
-"""Number of an item -> its answer from the results."""
+    return {
+        1: "Deep learning: federated low-rank fine-tuning of a segmentation network.",
+        7: _sources(results),
+        9: _preprocessing(results),
+        11: "Only weights, sums and counts left the hospitals; of DICOM headers the patient id is read, hashed.",
+        12: _missing(results),
+        19: partitions if folds else AUTHORS,
+        20: "Patient: all scans of a patient are in one fold of one site.",
+        22: _model(results),
+        23: f"sahfl {results['sahfl']}; {packages}.",
+        24: f"Base network: {base['mode']}, SHA-256 {base['sha256'][:12]}; adapters start at 0.",
+        25: f"Federated, {rounds}; rounds, steps, optimiser: see Settings.",
+        26: "The network after the last round; none was chosen by its test result.",
+        27: "The probabilities of the views are averaged; folds are not combined.",
+        28: f"{metrics}; Pearson, ICC and Bland-Altman of volume. A missed hemorrhage counts as Dice 0.",
+        29: f"95 % intervals from {evaluation['replicates']} bootstrap replicates over patients; paired differences, "
+        "Holm's correction.",
+        30: f"{count(len(measured(results)), 'method')} on the same patients; by volume, extent, site and fold.",
+        32: "Every patient once, by a network that was not fine-tuned on that patient.",
+        33: "Not done: cross-validation within the participating hospitals.",
+        35: _included(results),
+        37: "See Segmentation accuracy.",
+        39: f"{f'Overlays of the {shown} case; ' if shown else ''}Dice by volume and extent.",
+        40: f"See Limits; clinical limitations: {AUTHORS}.",
+        42: f"Study fingerprint {results['fingerprint'][:12]}; every setting under Settings.",
+    }

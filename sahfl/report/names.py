@@ -97,15 +97,9 @@ def method_name(method: Results) -> str:
     own = method["id"] if at is None else method["id"].removesuffix(f"-at-{at}").removesuffix(f"-{at}")
     # The rest of the id contains the settings in which two methods of the same kind differ.
     rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
-    details = ", ".join(filter(None, [rank and f"rank {rank}", rest, place_name(at)]))
+    place = {None: "", POOLED: "pooled", EACH: "each site alone"}.get(at, f"{at} alone")
+    details = ", ".join(filter(None, [rank and f"rank {rank}", rest, place]))
     return f"{name} ({details})" if details else name
-
-
-def place_name(trained_at: str | None) -> str:
-    """Place of training in words; empty for the federation."""
-    if trained_at is None:
-        return ""
-    return {POOLED: "pooled", EACH: "each site alone"}.get(trained_at, f"{trained_at} alone")
 
 
 def names(results: Results) -> dict[str | None, str]:

@@ -116,12 +116,8 @@ def latex_table(table: Table, label: str) -> str:
     """A table in LaTeX; family headings span its columns."""
     n = len(table.columns)
     lines = [PREAMBLE, r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.caption)}}}"]
-    lines += [
-        rf"\label{{{label}}}",
-        r"\scriptsize",
-        rf"\begin{{tabular}}{{{'l' * table.n_text}{'r' * (n - table.n_text)}}}",
-        r"\toprule",
-    ]
+    columns = "l" * table.n_text + "r" * (n - table.n_text)
+    lines += [rf"\label{{{label}}}", r"\scriptsize", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines += [_latex_row(table.columns), r"\midrule"]
     for row in table.rows:
         if row.heading:

@@ -177,7 +177,11 @@ def tiles(results: Results) -> tuple[Tile, ...]:
     """Key figures of the headline's method."""
     first = headline_method(results)
     first = None if first is None else measured_method(results, first["id"])
-    return (*_dice_tiles(results, first), *_cost_tiles(results, first), *_run_tiles(results))
+    shown = [*_dice_tiles(results, first)]
+    if first is not None:
+        sent, base = first["bytes_up_per_round"], results["base"]
+        shown.append(Tile("Sent per site and round", size(sent), f"{percent(sent, base['bytes'])} of the full model"))
+    return (*shown, *_run_tiles(results))
 
 
 def _dice_tiles(results: Results, first: Results | None) -> list[Tile]:
@@ -192,13 +196,6 @@ def _dice_tiles(results: Results, first: Results | None) -> list[Tile]:
         note = f"95 %: {interval(gain, plus=True)}" if gain["low"] is not None else "too few for an interval"
         shown.append(Tile("Change in Dice", signed(gain["difference"]), note))
     return shown
-
-
-def _cost_tiles(results: Results, first: Results | None) -> list[Tile]:
-    if first is None:
-        return []
-    sent, base = first["bytes_up_per_round"], results["base"]
-    return [Tile("Sent per site and round", size(sent), f"{percent(sent, base['bytes'])} of the full model")]
 
 
 def _run_tiles(results: Results) -> list[Tile]:

@@ -28,6 +28,7 @@ def collect(
     journal = folder.journal()
     started, finished = (_last(journal, event) for event in ("started", "finished"))
     rounds = _rounds(journal, study)
+    n_cells = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None)
     rows = find_rows(folder, study)
     methods, comparisons = [describe_row(folder, study, row, rounds) for row in rows], compare_rows(study, rows)
     return {
@@ -53,7 +54,7 @@ def collect(
         "methods": methods,
         "comparisons": comparisons,
         "findings": judge(methods, comparisons),
-        "cells": _cells(folder, study),
+        "cells": {"total": n_cells, "reused": len(folder.reused())},
         "overlays": [],
         "rounds": rounds,
         "interruptions": sum(line["event"] == "resumed" for line in journal),
@@ -79,12 +80,6 @@ def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal
     if role == "pretrain":
         described["fold_sizes"] = []
     return described | {"role": role, "out": None}
-
-
-def _cells(folder: RunFolder, study: Study) -> dict[str, int]:
-    """Number of cells (pretraining, and each method on each fold), and how many of them came from an earlier run."""
-    total = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None)
-    return {"total": total, "reused": len(folder.reused())}
 
 
 def _rounds(journal: list[Record], study: Study) -> list[Record]:

@@ -22,6 +22,8 @@ Key = tuple[int, str]
 """Fold and site; methods are compared on the keys that both have."""
 Sums = Mapping[Key, EvaluationSums]
 ALL = "all with blood"
+ALL_WITHHELD = "every case with blood lies in a group that its site withholds for being small"
+NONE_EVALUATED = "no case with blood was evaluated"
 
 
 def read_fold(
@@ -46,7 +48,7 @@ def measured(study: Study, sums: Sums) -> dict[str, Any]:
         "by_fold": [by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
         "by_site": [_by_site(site, sums, study) for site in study.finetune.sites],
         "withheld": [found for site in study.finetune.sites if (found := _withheld(site, sums))],
-        "failed": None if total.overall.n else _reason_without_result(total),
+        "failed": None if total.overall.n else ALL_WITHHELD if total.withheld.blood else NONE_EVALUATED,
     }
 
 
@@ -137,12 +139,6 @@ def _withheld(site: str, sums: Sums) -> dict[str, Any]:
     counts = vars(reduce(add, (part.withheld for part in parts), Withheld()))
     counts |= {"replicates": sum(part.overall.bare > 0 for part in parts)}
     return {"site": site, "n_folds": len(parts), **counts} if any(counts.values()) else {}
-
-
-def _reason_without_result(total: EvaluationSums) -> str:
-    if total.withheld.blood:
-        return "every case with blood lies in a group that its site withholds for being small"
-    return "no case with blood was evaluated"
 
 
 def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
