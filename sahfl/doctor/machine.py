@@ -73,13 +73,9 @@ def examine_folder(folder: Path) -> Finding:
 
 
 def examine_disk(folder: Path, *, least_bytes: float, easy_bytes: float, what: str) -> Finding:
-    """Check the free space on a folder's disk.
+    """Check the free space on the disk of a folder, existing or not.
 
-    Args:
-        folder: existing or not.
-        least_bytes: with less than this, it will not work.
-        easy_bytes: with less than this, it may not.
-        what: what needs the space, with the base of the estimate.
+    Less than ``least_bytes`` is a failure, less than ``easy_bytes`` a warning; ``what`` needs the space.
     """
     at = _nearest(folder)
     free = shutil.disk_usage(at).free

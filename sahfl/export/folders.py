@@ -46,16 +46,11 @@ class Written:
 
 
 def export(run: Path, to: Path, forms: Sequence[Form], *, method: str, fold: int | None = None) -> Iterator[Written]:
-    """Write the networks of a run in formats for other programs, one after the other.
+    """Write the networks of a run's method in formats for other programs, for one fold or by default for all.
+
+    They are written to ``fold-<k>/<form>/`` in ``to``, and to ``base/<form>/`` for the base network alone.
 
     Guarantees: a format's folder gets its name only after it was read back and compared; nothing is overwritten.
-
-    Args:
-        run: folder of a run.
-        to: folder of the export; ``fold-<k>/<form>/`` is made in it, ``base/<form>/`` for the base network alone.
-        forms: the formats.
-        method: id of the method.
-        fold: one fold; by default all.
 
     Raises:
         RunError: the run has no such method or fold, or a format's folder exists.

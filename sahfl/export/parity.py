@@ -18,13 +18,9 @@ Computes = Callable[[Tensor, View], Tensor]
 
 @torch.no_grad()
 def compare(what: str, found: Computes, net: nn.Module, views: ViewsConfig) -> float:
-    """Largest absolute difference of logits between an export and the network it was made from.
+    """Largest absolute difference of logits between an export, read back from its file, and the run's own network.
 
-    Args:
-        what: name of the export in the error.
-        found: the export, read back from its file.
-        net: the run's network, its adapter not merged.
-        views: the views; each is compared at its own size and at 64 x 48 pixels.
+    Each view is compared at its own size and at 64 x 48 pixels. The adapter of ``net`` is not merged.
 
     Raises:
         ExportDiffers: the difference is above ``MOST_DIFFERENCE``, or not a number.

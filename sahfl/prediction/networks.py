@@ -40,12 +40,7 @@ class Trained:
 
 
 def read_trained(run: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
-    """The networks of a run.
-
-    Args:
-        run: folder of a run.
-        method: its id; by default the first adapter of the study, or its first method if it has no adapter.
-        fold: one fold's network; by default those of all folds.
+    """The networks of a run: of the method as ``choose_method`` chooses it, in one fold or by default in all.
 
     Raises:
         RunError: the folder is no run, it has no such method or fold, or that fold is not finished; the message lists

@@ -79,9 +79,9 @@ def site_table(results: Results) -> Table:
     rows = tuple(
         Row(
             (
-                *(site["site"], roles.get(site["role"], site["role"])),
-                *(site["source"] or DASH, f"out: {site['out']}" if site["out"] else _findings(site["findings"])),
-                *(str(site["n_patients"]), str(site["n_volumes"]), str(site["n_positive"])),
+                *(site["site"], roles.get(site["role"], site["role"]), site["source"] or DASH),
+                f"out: {site['out']}" if site["out"] else _findings(site["findings"]),
+                *(str(site[key]) for key in ("n_patients", "n_volumes", "n_positive")),
                 *(number(site["volume_ml"], 1), " + ".join(map(str, site["fold_sizes"])) or DASH),
                 str(site["n_refused"]),
             )

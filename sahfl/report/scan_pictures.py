@@ -34,12 +34,9 @@ class ScanPicture:
 
 
 def draw_scan(image: NDArray[np.float32], label: NDArray[np.bool_], pixel_aspect: float) -> ScanPicture:
-    """Draw a scan and its histogram.
+    """Draw a scan (X, Y, Z; HU, RAS+) with the outline of its label (X, Y, Z), and its histogram.
 
-    Args:
-        image: (X, Y, Z), HU, RAS+.
-        label: (X, Y, Z).
-        pixel_aspect: size of a pixel along y over its size along x.
+    ``pixel_aspect`` is the size of a pixel along y over its size along x.
     """
     chosen = choose_slices(label)
     counts, _ = np.histogram(image, BINS, HISTOGRAM_HU)

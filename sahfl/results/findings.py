@@ -20,6 +20,7 @@ were fixed before any result.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -121,15 +122,9 @@ def _finding(id_: str, claim: str, pairs: Sequence[Pair]) -> dict[str, Any]:
     if not pairs:
         nothing = {"difference": None, "low": None, "high": None, "n": None}
         return found | {"verdict": "not tested", "text": "The study has no methods for this claim."} | nothing
-    verdicts = [pair.verdict for pair in pairs]
-    verdict = "undecided"
-    if "not reproduced" in verdicts:
-        verdict = "not reproduced"
-    elif set(verdicts) == {"reproduced"}:
-        verdict = "reproduced"
     least = min(pairs, key=_support)
     numbers = {"difference": least.difference, "low": least.low, "high": least.high, "n": least.n}
-    return found | {"verdict": verdict, "text": _text(pairs, least)} | numbers
+    return found | {"verdict": least.verdict, "text": _text(pairs, least)} | numbers
 
 
 def _support(pair: Pair) -> tuple[int, bool, float]:
@@ -139,11 +134,10 @@ def _support(pair: Pair) -> tuple[int, bool, float]:
 
 
 def _text(pairs: Sequence[Pair], least: Pair) -> str:
-    counts = {word: sum(pair.verdict == word for pair in pairs) for word in ("reproduced", "not reproduced")}
-    open_ = len(pairs) - sum(counts.values())
     if len(pairs) == 1:
         return f"Difference of Dice: {least}."
-    verdicts = f"For it {counts['reproduced']}, against it {counts['not reproduced']}, undecided {open_}"
+    n = Counter(pair.verdict for pair in pairs)
+    verdicts = f"For it {n['reproduced']}, against it {n['not reproduced']}, undecided {n['undecided']}"
     against = [str(pair) for pair in pairs if pair.verdict == "not reproduced" and pair is not least]
     rest = f" Also against it: {'; '.join(against)}." if against else ""
     return f"{verdicts} of {len(pairs)} pairs. Weakest support, difference of Dice: {least}.{rest}"

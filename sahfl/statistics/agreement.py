@@ -58,13 +58,10 @@ class VolumeSums:
 
     @classmethod
     def from_array(cls, array: Floats, *, n: int) -> VolumeSums:
-        """Read the six sums that a site sent.
+        """Read the six sums that a site sent: n, x, y, xx, yy, xy; float64, shape (6,), finite.
 
-        Guarantees: means lie in [0, MOST_ML], and squares and products are possible for such volumes.
-
-        Args:
-            array: n, x, y, xx, yy, xy; float64, shape (6,), finite.
-            n: the number of cases in the site's other sums.
+        Guarantees: n is that of the site's other sums, means lie in [0, MOST_ML], and squares and products are possible
+        for such volumes.
 
         Raises:
             PayloadError: a sum is impossible; the message names it.

@@ -96,15 +96,9 @@ class _Office:
     now: datetime
 
     def place(self, name: str) -> Path:
-        """Folder of the server or a site."""
         return self.folder / "server" if name == "server" else self.folder / "sites" / name
 
     def holder(self, name: str) -> Holder:
-        """Everything issued to the server or a site.
-
-        Raises:
-            TrustError: nothing was issued to it.
-        """
         if name not in self.record.holders:
             names = ", ".join(self.record.holders) or "nobody yet"
             raise TrustError(f"{self.folder}: has no {name!r}, expected one of: {names}")
@@ -121,7 +115,6 @@ class _Office:
             self._keep(self.record.model_copy(update={"settings": settings}))
 
     def issue(self, name: str) -> None:
-        """Issue a new certificate to the server or a site, with a kit around it."""
         authority = self.folder / "authority"
         remedy = "provision a new consortium in a new folder"
         check_period(self.authority.certificate, where=authority / "ca.crt", now=self.now, remedy=remedy)
@@ -148,7 +141,6 @@ class _Office:
         self.settle(name)
 
     def revoke(self, site: str) -> None:
-        """Revoke everything issued to a site."""
         holder = self.holder(site)
         if holder.state == "active":
             self._keep(self.record.put(site, holder.revoke(self.now)))
