@@ -12,7 +12,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor. Made by ``ok``, ``warn``, ``fail`` and ``skip``, so that only a problem has a remedy."""
+    """One line of the doctor. Made by ``ok``, ``warn`` and ``fail``, so that only a problem has a remedy."""
 
     check: str
     """Name of the check."""
@@ -46,11 +46,6 @@ class Finding:
         """Make a warning from a text that contains a remedy after a semicolon."""
         return cls(check, "warn", *_split(text, "ask the coordinating centre"))
 
-    @classmethod
-    def skip(cls, check: str, *, needs: str) -> Self:
-        """Make a finding for a check that was not possible because an earlier one failed."""
-        return cls(check, "skip", f"not looked at: needs {needs}")
-
 
 def _split(text: str, remedy: str) -> tuple[str, str]:
     found, _, advice = " ".join(text.split()).rpartition("; ")
@@ -59,7 +54,7 @@ def _split(text: str, remedy: str) -> tuple[str, str]:
 
 def skip_all(checks: Iterable[str], *, needs: str) -> list[Finding]:
     """The checks that a failed one makes impossible, as skipped."""
-    return [Finding.skip(check, needs=needs) for check in checks]
+    return [Finding(check, "skip", f"not looked at: needs {needs}") for check in checks]
 
 
 def healthy(findings: Iterable[Finding]) -> bool:

@@ -11,17 +11,9 @@ from pathlib import Path
 
 from sahfl.config import ServerConfig, load_study
 from sahfl.data.sources.scans import StudyScansAtSites
+from sahfl.doctor import machine
 from sahfl.doctor.connection import PATIENCE_S
 from sahfl.doctor.findings import Finding, skip_all
-from sahfl.doctor.machine import (
-    addresses_of,
-    examine_disk,
-    examine_folder,
-    examine_memory,
-    examine_synchronisation,
-    examine_user,
-    examine_versions,
-)
 from sahfl.errors import SahflError
 from sahfl.process import now
 from sahfl.trust.kit import ServerKit
@@ -33,7 +25,7 @@ EVERYWHERE = {"0.0.0.0", "::", ""}
 
 def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = now) -> list[Finding]:
     """Run all checks of a server, in the order in which it would fail."""
-    found = [examine_user(), examine_versions()]
+    found = [machine.examine_user(), machine.examine_versions()]
     try:
         kit = ServerKit.load(config.kit, now=clock())
         names, sites = names_of(kit), set(kit.sites())
@@ -44,9 +36,9 @@ def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = now)
         found.append(Finding.ok("kit", f"{kit.consortium}, {len(sites)} active sites: {', '.join(sorted(sites))}"))
         found += [examine_certificates(kit, clock()), examine_names(names), examine_listener(config, kit)]
         found.append(examine_queue(config.folder / "queue", sites))
-    found += [examine_synchronisation(), examine_folder(config.folder)]
-    found.append(examine_disk(config.folder, least_bytes=RUN_BYTES, easy_bytes=EASY_RUN_BYTES, what="a run"))
-    return [*found, examine_memory()]
+    found += [machine.examine_synchronisation(), machine.examine_folder(config.folder)]
+    found.append(machine.examine_disk(config.folder, least_bytes=RUN_BYTES, easy_bytes=EASY_RUN_BYTES, what="a run"))
+    return [*found, machine.examine_memory()]
 
 
 def examine_certificates(kit: ServerKit, now: datetime) -> Finding:
@@ -91,7 +83,7 @@ def _trusting(kit: ServerKit) -> ssl.SSLContext:
 
 def examine_names(names: tuple[str, ...]) -> Finding:
     """Check that a name in the certificate leads to this machine; behind a router with NAT it need not."""
-    leading = {name: addresses_of(name) for name in names}
+    leading = {name: machine.addresses_of(name) for name in names}
     if here := [name for name, found in leading.items() if any(map(_is_here, found))]:
         return Finding.ok("names", f"{here[0]} leads to this machine")
     listed = ", ".join(f"{name} is {' '.join(sorted(found)) or 'not known'}" for name, found in leading.items())

@@ -8,17 +8,9 @@ from datetime import datetime
 
 from sahfl.config import SiteConfig, SiteFile, ViewsConfig
 from sahfl.data.cache import KEPT_SETTINGS
+from sahfl.doctor import machine
 from sahfl.doctor.connection import STEPS, examine_connection
 from sahfl.doctor.findings import Finding, skip_all
-from sahfl.doctor.machine import (
-    examine_device,
-    examine_disk,
-    examine_folder,
-    examine_memory,
-    examine_synchronisation,
-    examine_user,
-    examine_versions,
-)
 from sahfl.errors import NotConnected, SahflError
 from sahfl.federation.flower.probe import ask_admission
 from sahfl.federation.site.audit import AuditLog, verify
@@ -35,10 +27,10 @@ KEPT_BYTES = 1e9
 
 def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = now) -> list[Finding]:
     """Run all checks of a site, in the order in which it would fail."""
-    found = [examine_user(), examine_versions(), *_examine_trust(config, clock)]
+    found = [machine.examine_user(), machine.examine_versions(), *_examine_trust(config, clock)]
     data, n_cases = examine_data(config)
-    found += [examine_policy(config), examine_folder(config.folder), _examine_room(config, n_cases)]
-    found += [examine_memory(), examine_device(config.device), data, examine_audit(config)]
+    found += [examine_policy(config), machine.examine_folder(config.folder), _examine_room(config, n_cases)]
+    found += [machine.examine_memory(), machine.examine_device(config.device), data, examine_audit(config)]
     return found
 
 
@@ -46,11 +38,11 @@ def _examine_trust(config: SiteConfig, clock: Callable[[], datetime]) -> list[Fi
     kit, found = examine_kit(config, clock())
     if kit is None:
         skipped = skip_all(["certificates", *STEPS, "admission"], needs="kit")
-        return [*found, *skipped, examine_synchronisation()]
+        return [*found, *skipped, machine.examine_synchronisation()]
     steps = examine_connection(kit.host, kit.port, kit.tls(), clock=clock)
     reached = next(step for step in steps if step.check == "health").verdict == "ok"
-    admission = examine_admission(kit) if reached else Finding.skip("admission", needs="health")
-    return [*found, examine_certificates(kit, clock()), *steps, admission, examine_synchronisation()]
+    admission = [examine_admission(kit)] if reached else skip_all(["admission"], needs="health")
+    return [*found, examine_certificates(kit, clock()), *steps, *admission, machine.examine_synchronisation()]
 
 
 def examine_kit(config: SiteConfig, now: datetime) -> tuple[SiteKit | None, list[Finding]]:
@@ -116,7 +108,7 @@ def examine_data(config: SiteFile) -> tuple[Finding, int]:
 def _examine_room(config: SiteConfig, n_cases: int) -> Finding:
     slices = f"a cache of {n_cases} cases" if n_cases else "a site without its cases"
     usual, finest = (KEPT_BYTES + KEPT_SETTINGS * n_cases * case_bytes(mm) for mm in (None, FINEST_MM))
-    return examine_disk(config.folder, least_bytes=usual, easy_bytes=finest, what=slices)
+    return machine.examine_disk(config.folder, least_bytes=usual, easy_bytes=finest, what=slices)
 
 
 def case_bytes(spacing_mm: float | None = None) -> float:

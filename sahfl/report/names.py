@@ -64,12 +64,8 @@ def families() -> tuple[Family, ...]:
 
 def family_of(method: Results) -> Family:
     """The family of a method."""
-    kind = method["method"]
-    if kind == ZERO_SHOT:
-        return UNTRAINED
-    if kind in STANDARD:
-        return WHOLE_WEIGHTS
-    return Family(kind, ADAPTERS[kind].label, ADAPTERS[kind].colour)
+    key = WHOLE_WEIGHTS.key if method["method"] in STANDARD else method["method"]
+    return next(family for family in families() if family.key == key)
 
 
 def looks(methods: Iterable[Results]) -> dict[str, Look]:

@@ -1,26 +1,32 @@
-"""The report page: the data for ``report.html.j2``, and writing it."""
+"""The report page: its figures, the data for ``report.html.j2``, and writing it."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sahfl.atomic import write_atomic
 from sahfl.errors import DataError
 from sahfl.report import run_tables, tables
+from sahfl.report.accuracy_figures import draw_methods, draw_places, draw_ranks, draw_strata
 from sahfl.report.case_pictures import read_overlays
 from sahfl.report.claim import claim_table, n_filled
-from sahfl.report.figures import draw_figures
+from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.form import form_problems
 from sahfl.report.names import families, name_methods
 from sahfl.report.paper import paper_table
 from sahfl.report.paper_files import write_paper_files
 from sahfl.report.summary import cells_sentence, headline, hostile_sentence, tiles
 from sahfl.report.text import DASH, Results, moment
-from sahfl.report.theme import Drawing
+from sahfl.report.theme import STYLE, Drawing
+from sahfl.report.training_figures import draw_losses
+from sahfl.report.volume_figures import draw_bland_altman, draw_histograms
 
 SCHEMA = 2
 """The schema of results.json that this version reads."""
@@ -42,6 +48,19 @@ CONTENTS = (
     ("limits", "Limits"),
     ("reproduce", "Reproduce"),
 )
+DRAWINGS: tuple[Callable[[Results], Drawing | None], ...] = (
+    draw_methods,
+    partial(draw_strata, kind="by_volume"),
+    partial(draw_strata, kind="by_extent"),
+    draw_ranks,
+    draw_costs,
+    draw_places,
+    draw_histograms,
+    draw_bland_altman,
+    draw_bytes,
+    draw_losses,
+)
+"""All figures, in the order of the page."""
 MOST_PROBLEMS = 20
 """Further problems are only counted."""
 
@@ -77,6 +96,16 @@ def _check(results: Results) -> None:
         listed = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
         more = f"\n  and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
         raise DataError(f"results: {len(problems)} problem(s); {REMAKE}\n{listed}{more}")
+
+
+def draw_figures(results: Results) -> tuple[Drawing, ...]:
+    """Draw all figures; those without data are left out.
+
+    Guarantees: matplotlib's global state is unchanged, and no window system is needed.
+    """
+    with matplotlib.rc_context(STYLE):
+        drawings = [draw(results) for draw in DRAWINGS]
+    return tuple(drawing for drawing in drawings if drawing is not None)
 
 
 def render_page(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> str:

@@ -27,9 +27,7 @@ def draw_histograms(results: Results) -> Drawing | None:
     methods = _shown(results)
     if not methods:
         return None
-    figure = _panels(methods, _draw_counts, row_in=3.0)
-    figure.supxlabel("Annotated volume (mL)", fontsize=10.5)
-    figure.supylabel("Predicted volume (mL)", fontsize=10.5)
+    figure = _panels(methods, _draw_counts, 3.0, ("Annotated volume (mL)", "Predicted volume (mL)"))
     caption = (
         "Number of cases in each pair of bins; cases on the outlined diagonal are segmented at about their annotated "
         f"volume. {_choice(results, methods)}"
@@ -43,9 +41,8 @@ def draw_bland_altman(results: Results) -> Drawing | None:
     methods = [method for method in _shown(results) if method["volume"]["bias_ml"] is not None]
     if not methods:
         return None
-    figure = _panels(methods, _draw_agreement, row_in=2.7)
-    figure.supxlabel("Mean of annotated and predicted volume (mL, log axis)", fontsize=10.5)
-    figure.supylabel("Predicted minus annotated (mL)", fontsize=10.5)
+    labels = "Mean of annotated and predicted volume (mL, log axis)", "Predicted minus annotated (mL)"
+    figure = _panels(methods, _draw_agreement, 2.7, labels)
     caption = (
         "Hospitals send counts per bin, not cases: a circle is a pair of bins, its area the number of cases, its place "
         "their middles. Solid: bias; dashed: 95 % limits of agreement; both are from the exact sums."
@@ -54,7 +51,9 @@ def draw_bland_altman(results: Results) -> Drawing | None:
     return Drawing("bland_altman", "Bland-Altman", caption, alt, figure)
 
 
-def _panels(methods: Sequence[Results], draw: Callable[[Axes, Results], None], *, row_in: float) -> Figure:
+def _panels(
+    methods: Sequence[Results], draw: Callable[[Axes, Results], None], row_in: float, labels: tuple[str, str]
+) -> Figure:
     """A panel for each method, drawn by ``draw``; each row is ``row_in`` inches high."""
     rows = -(-len(methods) // COLUMNS)
     figure = new_figure(0.5 + row_in * rows, WIDE_IN)
@@ -63,6 +62,8 @@ def _panels(methods: Sequence[Results], draw: Callable[[Axes, Results], None], *
         draw(axes, method)
     for axes in every[len(methods) :]:
         axes.set_axis_off()
+    figure.supxlabel(labels[0], fontsize=10.5)
+    figure.supylabel(labels[1], fontsize=10.5)
     return figure
 
 

@@ -13,9 +13,8 @@ from test_report_sample import DIED, VARIANTS, failed, gain, refusals, unclear
 
 from sahfl.errors import DataError
 from sahfl.report import write_report
-from sahfl.report.figures import draw_figures
 from sahfl.report.form import form_problems
-from sahfl.report.page import render_page
+from sahfl.report.page import draw_figures, render_page
 from sahfl.report.summary import headline
 
 
