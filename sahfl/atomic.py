@@ -10,15 +10,14 @@ from pathlib import Path
 def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
-    The content goes to ``<name>.<process>.tmp`` beside the file, is flushed to the disk, and is renamed. The folder is
-    flushed too, so that the rename survives a power cut. Missing parent folders are made. Several processes of a
-    machine may write the same file: the last one wins. The next write of the file removes what a crash left.
+    The content goes to ``<name>.<process>.tmp`` beside the file, is flushed to the disk, and is renamed; the folder is
+    flushed too, so that the rename survives a power cut. Missing folders are made. If several processes write the file,
+    the last one wins. The next write of the file removes what a crash left.
 
     Args:
         path: the file.
         content: text is written as UTF-8.
-        mode: permissions of the file, whatever the umask, set before the first byte is written: at no moment can more
-            people read it. By default the umask decides.
+        mode: permissions of the file, set before the first byte is written; by default the umask decides.
 
     Raises:
         OSError: the disk is full or the folder is not writable; the old file is unchanged.

@@ -4,7 +4,7 @@ from sahfl.process import stoppable
 
 
 def main() -> None:
-    """Entry point; from here on, also while the command is loaded, Ctrl-C and SIGTERM end the process."""
+    """Entry point; Ctrl-C and SIGTERM end the process, even while the command is loaded."""
     with stoppable():
         from sahfl.commands.app import app
         from sahfl.commands.program import run

@@ -1,4 +1,4 @@
-"""What a running simulation looks like: a live table in a terminal, one line per event elsewhere."""
+"""Display of a running simulation: a live table in a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sahfl.trust.overview import Line
 
 LINES_EVERY_S = 15.0
-"""A plain log repeats a site's state no more often than this."""
+"""Shortest time between two lines of a plain log on the steps of one site."""
 
 
 def verdict_table(checks: Mapping[str, Any]) -> Table:
@@ -33,10 +33,8 @@ def verdict_table(checks: Mapping[str, Any]) -> Table:
     used = f"{checks['n_usable']} of {checks['n_cases']} cases usable, up to {checks['max_refused_share']:.0%} may fail"
     title = Text.assemble(f"site {checks['site']}: ", verdict, f" ({used})")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="")
-    table.add_column("rule", no_wrap=True)
-    table.add_column("severity", no_wrap=True)
-    table.add_column("cases", justify="right")
-    table.add_column("meaning")
+    for name in ("rule", "severity", "cases", "meaning"):
+        table.add_column(name, no_wrap=name in ("rule", "severity"), justify="right" if name == "cases" else "left")
     for rule in checks["rules"]:
         severity = Text(rule["severity"], colours[rule["severity"]])
         table.add_row(rule["rule"], severity, str(rule["n"]), rule["meaning"])
@@ -63,10 +61,8 @@ def showing(study: Study, console: Console) -> Iterator[None]:
         with listening(_plain(progress, console)):
             yield
         return
-    with (
-        Live(console=console, get_renderable=lambda: _picture(progress), refresh_per_second=4),
-        listening(progress.update),
-    ):
+    live = Live(console=console, get_renderable=lambda: _picture(progress), refresh_per_second=4)
+    with live, listening(progress.update):
         yield
 
 
@@ -92,9 +88,7 @@ def _picture(progress: RunProgress) -> RenderableType:
         (progress.study.name, "bold"), "  ", (printable(progress.stage), "cyan"), "  ", progress.round, "\n",
         f"elapsed {clock(time.monotonic() - progress.began)}   {progress.time_left()}   {progress.count()}",
     )  # fmt: skip
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("site", "state", "", "done", "loss"):
-        table.add_column(title)
+    table = Table("site", "state", "", "done", "loss", box=None, pad_edge=False, header_style="dim")
     for name, site in list(progress.sites.items()):  # the display draws in a thread of its own
         bar = ProgressBar(total=site.total or 1, completed=site.done, width=24)
         count = f"{site.done:.0f} / {site.total:.0f}" if site.total else ""
@@ -112,7 +106,7 @@ def _picture(progress: RunProgress) -> RenderableType:
 
 
 def _plain(progress: RunProgress, console: Console) -> Callable[[Event], None]:
-    """One line per event that matters; steps are thinned out."""
+    """A listener that prints one line per event; of a site's steps it prints some."""
     last: dict[str, float] = {}
 
     def show(event: Event) -> None:
@@ -134,8 +128,8 @@ def _line(event: Event, progress: RunProgress) -> str:
         case events.StageBegun() | events.CellStageBegun():
             return event.text
         case events.RoundCommitted():
-            done = f"{event.cell}, round {event.round} of {event.rounds} committed{loss_text(event.loss)}"
-            return f"{done}; {progress.time_left()}"
+            which = f"{event.cell}, round {event.round} of {event.rounds}"
+            return f"{which} committed{loss_text(event.loss)}; {progress.time_left()}"
         case events.CellResumed():
             return f"{event.cell}: resumed after round {event.round} of {event.rounds}"
         case events.CellEvaluated():
@@ -143,8 +137,7 @@ def _line(event: Event, progress: RunProgress) -> str:
         case events.CellReused():
             return f"{event.cell}: taken from an earlier run"
         case events.SiteStep():
-            doing = f"{doing_text(event.work)} {event.done} of {event.total}{loss_text(event.loss)}"
-            return f"{event.site}: {doing}"
+            return f"{event.site}: {doing_text(event.work)} {event.done} of {event.total}{loss_text(event.loss)}"
         case events.SiteFailed():
             return f"warning: {event.site}: {event.reason}"
         case events.RoundFailed():
@@ -160,5 +153,5 @@ def _line(event: Event, progress: RunProgress) -> str:
 
 
 def printable(text: str) -> str:
-    """Text of a peer with every control character replaced, so that it can neither steer a terminal nor fake a line."""
+    """Replace control characters in a peer's text, so that it can neither steer a terminal nor fake a line."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

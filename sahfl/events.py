@@ -1,7 +1,7 @@
-"""What is going on right now, for whoever shows it: the simulation's display, a daemon's status, a log.
+"""Events of a run, for what shows it: the simulation's display, a daemon's status, a log.
 
-Each thing that can happen is a small class. Who shows events handles every class, or names those that it leaves out:
-``assert_never`` behind the last case lets the type checker find a new class that is missing.
+Each kind of event is a small class. Code that shows events handles every class, or names the classes that it leaves
+out: with ``assert_never`` behind the last case, the type checker finds a new class that is missing.
 """
 
 from __future__ import annotations
@@ -14,24 +14,17 @@ from typing import Literal
 Stage = Literal["preparing and checking the sites' data", "pretraining", "writing the report"]
 CellStage = Literal["fine-tuning", "evaluating"]
 
-# ------------------------------------------------------------------------------------------------------- the study
-
 
 @dataclass(frozen=True)
 class StageBegun:
     """A stage of the whole study begins."""
 
-    stage: Stage
-
-    @property
-    def text(self) -> str:
-        """The stage, as it is shown."""
-        return self.stage
+    text: Stage
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Some sites' replies are awaited."""
+    """The server waits for the replies of some sites."""
 
     sites: tuple[str, ...]
     waited_s: float
@@ -49,9 +42,6 @@ class Warned:
     text: str
 
 
-# -------------------------------------------------------------------------------------------------------- a cell
-
-
 @dataclass(frozen=True)
 class CellStageBegun:
     """The fine-tuning or the evaluation of a cell begins."""
@@ -66,7 +56,7 @@ class CellStageBegun:
 
     @property
     def text(self) -> str:
-        """The stage, as it is shown; folds count from 1 there."""
+        """The stage, as it is shown; folds count from 1."""
         return f"{self.stage}, {self.method}, fold {self.fold + 1} of {self.folds}"
 
 
@@ -93,9 +83,9 @@ class CellEvaluated:
 
     cell: str
     asked: int = 0
-    """Sites that evaluated it now; none where an earlier session did so, or where nothing could be trained."""
+    """Sites that were asked to evaluate it now; 0 if an earlier session did so, or if nothing could be trained."""
     sites: int = 0
-    """Sites that were to evaluate it, where some were asked."""
+    """All sites that evaluate it, if some were asked."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +148,6 @@ class UpdateBounded:
         return f"{self.cell}, round {self.round}: a change shortened to {self.factor:.2g} of its length"
 
 
-# -------------------------------------------------------------------------------------------------------- a site
-
-
 @dataclass(frozen=True)
 class SiteStarted:
     """A site begins to work on a message."""
@@ -172,15 +159,13 @@ class SiteStarted:
 
 @dataclass(frozen=True)
 class SiteStep:
-    """A site has done a step of its work: a case prepared or evaluated, or a training step."""
+    """A site has prepared or evaluated a case, or done a training step."""
 
     site: str
     work: str
-    """The message's type."""
     done: int
     total: int
     loss: float | None = None
-    """Of a training step."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +174,6 @@ class SiteFinished:
 
     site: str
     work: str
-    """The message's type."""
 
 
 @dataclass(frozen=True)
@@ -201,11 +185,8 @@ class SiteFailed:
 
 
 CellEvent = RoundBegun | RoundCommitted | CellResumed | CellReused | CellEvaluated
-"""How far a cell is."""
 SiteEvent = SiteStarted | SiteStep | SiteFinished | SiteFailed
 Event = StageBegun | Waiting | Warned | CellStageBegun | CellEvent | RoundFailed | Paused | UpdateBounded | SiteEvent
-
-# ----------------------------------------------------------------------------------------------------- listeners
 
 _listeners: list[Callable[[Event], None]] = []
 

@@ -18,7 +18,7 @@ class JsonLines(logging.Formatter):
     """A line as a JSON object: time, level, logger, message, and every ``key=value`` of the message as a field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message holds."""
+        """Return one line, whatever the message holds."""
         message = record.getMessage()
         fields = {key: _plain(value) for key, value in PAIR.findall(message)}
         line = fields | {
@@ -36,7 +36,7 @@ class TextLines(logging.Formatter):
     """A line as text: time in UTC, level, message; what could steer a terminal is escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; a bug's traceback follows it."""
+        """Return the line; a bug's traceback follows it."""
         at = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
         line = f"{at} {record.levelname.lower()} {message}"
@@ -45,7 +45,7 @@ class TextLines(logging.Formatter):
 
 class _StandardError(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr  # as it is now: the one of the start may have been replaced and closed
+        self.stream = sys.stderr  # of now: the stream of the start may have been replaced and closed
         super().emit(record)
 
 
@@ -57,11 +57,11 @@ def write_log_lines(form: Literal["text", "json"]) -> None:
     logging.captureWarnings(True)
     for name in ("alembic", "httpx", "httpcore", "matplotlib", "py.warnings", "sahfl.adapters"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # broken connections; the gate says what matters
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # broken connections; the gate logs what matters
 
 
 def log_on_stderr() -> None:
-    """Print what sahfl logs, in a process of stock Flower, which shows the log of its own packages only."""
+    """Print sahfl's log in a process of stock Flower, which shows the log of its own packages only."""
     logger = logging.getLogger("sahfl")
     if not logger.hasHandlers():
         handler = logging.StreamHandler()

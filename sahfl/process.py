@@ -1,4 +1,4 @@
-"""What a process takes from its system, the same in every program: its end by a signal, locks on files, the time."""
+"""What each program needs from its operating system: its end by a signal, locks on files, the time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 RAISE_AGAIN_S = 0.1
-"""After this, an interrupt that Python dropped is raised once more."""
-
-
-# -------------------------------------------------------------------------------------------------------------- the end
+"""Time after which an interrupt that Python dropped is raised once more."""
 
 
 @contextmanager
@@ -28,9 +25,9 @@ def stoppable() -> Iterator[None]:
 
     The first signal raises KeyboardInterrupt, with the signal's name, in the main thread, which must run the block.
 
-    Guarantees: no signal is lost. A shell that starts a program in the background lets it ignore SIGINT; here it counts
-    all the same. During an import one signal ends the process at once: a library may catch what is raised in it, or
-    turn it into an error of its own. An interrupt that Python drops (raised in ``__del__``, for example) comes again.
+    Guarantees: no signal is lost. SIGINT counts even if a shell started the program in the background, to ignore it.
+    During an import one signal ends the process at once, because a library may catch KeyboardInterrupt or turn it into
+    an error of its own. An interrupt that Python drops (raised in ``__del__``, for example) comes again.
     """
     asked: int | None = None
 
@@ -77,12 +74,9 @@ def interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# ---------------------------------------------------------------------------------------------------------------- locks
-
-
 @contextmanager
 def locked(path: Path, *, busy: Exception | None = None) -> Iterator[None]:
-    """Hold the lock of a file or folder; the system frees it when the process ends, however it ends.
+    """Hold the lock of a file or folder while the block runs; the system frees it when the process ends.
 
     Args:
         path: a folder, or a file, which is made with its folder if it is absent.
@@ -117,14 +111,11 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------------------------------------- the time
-
-
 def now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
 
 
 def now_text(timespec: str = "seconds") -> str:
-    """The time as every file and log of a run writes it: ISO 8601, in UTC, to ``timespec``."""
+    """The time as files and logs of a run hold it: ISO 8601, in UTC, to ``timespec``."""
     return now().isoformat(timespec=timespec)

@@ -1,4 +1,4 @@
-"""How far a study is, from its events: cells, sites, and the time that is left."""
+"""Progress of a study, computed from its events: cells, sites, and the time that is left."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sahfl.config import Method, Study, ZeroShot
 from sahfl.events import CellEvent, Event, SiteEvent
 
 PREPARE_STEPS, EVALUATE_STEPS = 30, 25
-"""Work of preparing a site's data, and of evaluating a fold at a site, counted in training steps."""
+"""Work of preparing a site's data, and of evaluating a fold at a site, in training steps."""
 
 
 @dataclass
 class SiteProgress:
-    """How far one site is with what it does right now."""
+    """Progress of one site in its present work."""
 
     doing: str = "waiting"
     done: float = 0
@@ -36,7 +36,7 @@ class RunProgress:
     committed: str = ""
     warning: str = ""
     waiting: str = ""
-    """Why nothing goes on right now."""
+    """Whom the run waits for."""
     sites: dict[str, SiteProgress] = field(default_factory=dict)
     done: float = 0
     """Work done, in training steps, in this session."""
@@ -45,9 +45,9 @@ class RunProgress:
     cells: set[str] = field(default_factory=set)
     """Cells that are done: pretraining, and each method on each fold."""
     reused: set[str] = field(default_factory=set)
-    """Those of them that an earlier run had finished."""
+    """Done cells that an earlier run had finished."""
     lanes: dict[str, str] = field(default_factory=dict)
-    """What goes on in each cell that is worked on."""
+    """Progress of each cell that is worked on."""
     tuning: tuple[float, float] | None = None
     """When the first cell of fine-tuning began, and the work done until then."""
 
@@ -56,7 +56,7 @@ class RunProgress:
         self.sites = {name: SiteProgress() for name in self.study.sites}
         cells = [(method, fold) for method in finetune.methods for fold in range(finetune.folds)]
         self._steps = {cell_of(method, fold): self._steps_of(method) for method, fold in cells}
-        """Training steps of each cell of fine-tuning in a round."""
+        """Training steps of each cell of fine-tuning in a round, at all its sites."""
 
     @property
     def total(self) -> float:
@@ -67,18 +67,14 @@ class RunProgress:
         evaluations = EVALUATE_STEPS * len(finetune.sites) * len(self._steps)
         return steps + evaluations + PREPARE_STEPS * len(self.study.sites)
 
-    @property
-    def n_cells(self) -> int:
-        """All cells of the study."""
-        return len(self._steps) + (self.study.pretrain is not None)
-
     def count(self) -> str:
         """How many cells are done."""
         reused = f" ({len(self.reused)} from earlier runs)" if self.reused else ""
-        return f"{len(self.cells)} of {self.n_cells} cells done{reused}"
+        n_cells = len(self._steps) + (self.study.pretrain is not None)
+        return f"{len(self.cells)} of {n_cells} cells done{reused}"
 
     def update(self, event: Event) -> None:
-        """Take in an event."""
+        """Follow an event of the run."""
         match event:
             case events.SiteStarted() | events.SiteStep() | events.SiteFinished() | events.SiteFailed():
                 self._update_site(event)
@@ -104,9 +100,9 @@ class RunProgress:
                 assert_never(event)
 
     def time_left(self) -> str:
-        """Estimated time to the end, from this session's pace: that of fine-tuning, once a cell of it has ended."""
+        """Estimated time to the end, from this session's pace; from that of fine-tuning once one of its cells ended."""
         now, left = time.monotonic(), self.total - self.done - self.skipped
-        running = sum(self._running(site) for site in self.sites.values())
+        running = sum(site.done for site in self.sites.values() if site.doing in ("training", "done"))
         began, before = self.began, 0.0
         if self.tuning is not None and self.cells - self.reused - {PRETRAIN}:
             began, before = self.tuning
@@ -128,11 +124,13 @@ class RunProgress:
                 self._end_round(event)
                 self.committed = f"{cell}, round {event.round}{loss_text(event.loss)}"
                 self.done += self._round_steps(cell)
-                self._rest()
+                for name, site in list(self.sites.items()):
+                    if site.doing == "done":  # it waits again; its loss stays
+                        self.sites[name] = SiteProgress(loss=site.loss)
             case events.CellResumed():
                 self._end_round(event)
                 self.skipped += self._round_steps(cell) * event.round
-            case events.CellEvaluated():  # who was not asked now was evaluated by an earlier session, or is out
+            case events.CellEvaluated():  # an earlier session asked the other sites, or they are out
                 self._end_cell(cell)
                 self.done += EVALUATE_STEPS * event.asked
                 self.skipped += max(0, evaluation - EVALUATE_STEPS * event.asked)
@@ -160,12 +158,6 @@ class RunProgress:
             case _:
                 assert_never(event)
 
-    def _rest(self) -> None:
-        """Sites that are done wait again; their loss stays."""
-        for name, site in list(self.sites.items()):
-            if site.doing == "done":
-                self.sites[name] = SiteProgress(loss=site.loss)
-
     def _end_round(self, event: events.RoundCommitted | events.CellResumed) -> None:
         if event.round >= event.rounds:
             self.lanes[event.cell] = "evaluating"
@@ -176,16 +168,12 @@ class RunProgress:
         self.cells.add(cell)
         self.lanes.pop(cell, None)
 
-    def _running(self, site: SiteProgress) -> float:
-        return site.done if site.doing in ("training", "done") else 0.0
-
     def _round_steps(self, cell: str) -> int:
         if cell == PRETRAIN and self.study.pretrain:
             return self.study.pretrain.local.steps * len(self.study.pretrain.sites)
         return self._steps.get(cell, 0)
 
     def _steps_of(self, method: Method) -> int:
-        """Training steps of a method in a round, at all who train it."""
         if isinstance(method, ZeroShot):
             return 0
         return self.study.local_training(method).steps * len(self.study.training_sites(method))
@@ -211,7 +199,7 @@ def loss_text(loss: float | None) -> str:
 
 def doing_text(work: str) -> str:
     """What a site does, from the type of its message."""
-    from sahfl.federation.site.kinds.table import find_kind  # late: the table holds all of a site's work
+    from sahfl.federation.site.kinds.table import find_kind  # late: the table imports all of a site's work
 
     return find_kind(work).doing
 

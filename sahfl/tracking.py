@@ -1,13 +1,12 @@
 """Export of a run's results to trackers: TensorBoard's event files, and MLflow.
 
-Both are optional (``pip install 'sahfl[tensorboard]'``, ``'sahfl[mlflow]'``) and use only ``results.json``: settings,
-learning curves, and the metrics of each method. They contain no data of patients beyond those in the report.
+Both are optional (``pip install 'sahfl[tensorboard]'``, ``'sahfl[mlflow]'``). They get settings, learning curves and
+the metrics of each method from ``results.json``, and no data of patients beyond those in the report.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,14 @@ class Point:
     """One value of a curve."""
 
     training: str
-    """Id of the method as in the rounds, or ``pretrain``."""
+    """Id of the method, or ``pretrain``."""
     curve: str
     round: int
     value: float
 
 
 def learning_curves(results: Results) -> Iterator[Point]:
-    """Loss (mean over sites, weighted by their scans) and bytes sent up in every committed round, fold by fold."""
+    """Mean loss of the sites, weighted by their scans, and bytes sent up in each committed round of each fold."""
     for entry in results["rounds"]:
         if not entry["committed"]:
             continue
@@ -67,16 +66,12 @@ def export_tensorboard(results: Results, folder: Path) -> Path:
     target = folder / f"{results['name']}-{results['fingerprint'][:8]}"
     if target.exists():
         raise RunError(f"{target}: holds this study already; delete it to write it again")
-    methods, points = {method["id"]: method for method in results["methods"]}, _by_training(results)
-    for training in dict.fromkeys([*points, *methods]):
+    for training, method, points in _trainings(results):
         writer = writer_of(str(target / training))
-        for point in points.get(training, []):
+        if method is not None:
+            writer.add_text("settings", "\n".join(f"- {key}: {value}" for key, value in _settings(method).items()))
+        for point in points:
             writer.add_scalar(point.curve, point.value, point.round)
-        if training in methods:
-            settings = {key: _plain(methods[training][key]) for key in SETTINGS}
-            writer.add_text("settings", "\n".join(f"- {key}: {value}" for key, value in settings.items()))
-            for name, value in method_metrics(methods[training]).items():
-                writer.add_scalar(name, value, 0)
         writer.close()
     return target
 
@@ -110,30 +105,29 @@ def _log_to_mlflow(mlflow: Any, results: Results, uri: str) -> None:
     experiment = client.create_experiment(results["name"]) if known is None else known.experiment_id
     if client.search_runs([experiment], f"tags.fingerprint = '{fingerprint}'", max_results=1):
         raise RunError(f"mlflow at {uri}: experiment {results['name']!r} holds this study already; delete its runs")
-    methods, points = {method["id"]: method for method in results["methods"]}, _by_training(results)
     tags, entities = {"fingerprint": fingerprint, "sahfl": results["sahfl"]}, mlflow.entities
-    for training in dict.fromkeys([*points, *methods]):
+    for training, method, points in _trainings(results):
         run = client.create_run(experiment, run_name=training, tags=tags).info.run_id
-        method = methods.get(training)
-        logged = [(point.curve, point.value, point.round) for point in points.get(training, [])]
-        logged += [(name, value, 0) for name, value in (method_metrics(method) if method else {}).items()]
-        params = [entities.Param(key, str(_plain(method[key]))) for key in SETTINGS] if method else []
-        client.log_batch(run, params=params)
-        for start in range(0, len(logged), MOST_AT_ONCE):
-            part = logged[start : start + MOST_AT_ONCE]
-            client.log_batch(run, [entities.Metric(name, value, 0, step) for name, value, step in part])
+        settings = _settings(method) if method else {}
+        client.log_batch(run, params=[entities.Param(key, str(value)) for key, value in settings.items()])
+        metrics = [entities.Metric(point.curve, point.value, 0, point.round) for point in points]
+        for start in range(0, len(metrics), MOST_AT_ONCE):
+            client.log_batch(run, metrics[start : start + MOST_AT_ONCE])
         client.set_terminated(run, "FAILED" if method and method["failed"] else "FINISHED")
 
 
-def _by_training(results: Results) -> dict[str, list[Point]]:
-    points: dict[str, list[Point]] = defaultdict(list)
-    for point in learning_curves(results):
-        points[point.training].append(point)
-    return dict(points)
+def _trainings(results: Results) -> Iterator[tuple[str, Results | None, list[Point]]]:
+    """Each training with its method (None for pretraining), and its curves and metrics, the metrics at round 0."""
+    methods, curves = {method["id"]: method for method in results["methods"]}, list(learning_curves(results))
+    for training in dict.fromkeys([*(point.training for point in curves), *methods]):
+        method = methods.get(training)
+        metrics = method_metrics(method) if method else {}
+        points = [point for point in curves if point.training == training]
+        yield training, method, points + [Point(training, name, 0, value) for name, value in metrics.items()]
 
 
-def _plain(value: Any) -> Any:
-    return "none" if value is None else value
+def _settings(method: Results) -> dict[str, Any]:
+    return {key: "none" if method[key] is None else method[key] for key in SETTINGS}
 
 
 def _optional(module: str, extra: str) -> Any:

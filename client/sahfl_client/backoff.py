@@ -9,14 +9,13 @@ from collections.abc import Callable
 FIRST_S, FACTOR = 0.5, 1.6
 EARLY_CAP_S, LATE_CAP_S = 5.0, 20.0
 EARLY_S = 60.0
-"""For so long after the first failure a cause is taken for a short one."""
 
 
 class Backoff:
-    """Pauses that grow by ``FACTOR`` up to a cap, each drawn between nothing and its ceiling.
+    """Pauses drawn between nothing and a ceiling, which grows by ``FACTOR`` up to a cap.
 
-    The cap is 5 s in the first minute and 20 s after it, or at once for a cause that does not go away by itself: a link
-    that is back is found within 20 s, and many sites that lost one server do not come back in step.
+    The cap is 5 s in the first minute of failures and 20 s after it; for a lasting cause it is 20 s at once. So a site
+    finds a repaired link within 20 s, and many sites that lost one server do not return all at the same moment.
     """
 
     def __init__(
@@ -27,11 +26,11 @@ class Backoff:
         self._ceiling_s = FIRST_S
 
     def reset(self) -> None:
-        """It worked: the next failure is a first one."""
+        """Start again with short pauses, after a success."""
         self._began, self._ceiling_s = None, FIRST_S
 
     def next_s(self, *, lasting: bool = False) -> float:
-        """Seconds to wait after one more failure; at least a tenth of a second, so that no loop spins."""
+        """Seconds to wait after one more failure; at least 0.1, so that no loop spins."""
         now = self._clock()
         self._began = now if self._began is None else self._began
         cap_s = LATE_CAP_S if lasting or now - self._began > EARLY_S else EARLY_CAP_S

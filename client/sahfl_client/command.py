@@ -30,8 +30,8 @@ def serve(
 ) -> None:
     """Take part in studies as a site, until SIGTERM or Ctrl-C.
 
-    One connection goes out, to the server that the kit names; no port is opened. The log is on standard error, that
-    of the work on scans in FOLDER/logs, and what is going on in FOLDER/status.json.
+    The program connects to the server that the kit names; it opens no port. Its log goes to standard error, the log of
+    the work on scans to FOLDER/logs, and its present state to FOLDER/status.json.
 
     Example: sahfl-client site.yaml
 

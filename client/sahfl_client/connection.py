@@ -1,4 +1,4 @@
-"""The site's connection: kept, found again after it was lost, and asked for work."""
+"""The site's connection to the server: it is kept, made anew after a loss, and asked for work."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost
 from sahfl.process import now, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.backoff import Backoff
-from sahfl_client.log import say, warn
+from sahfl_client.log import log_event, warn
 from sahfl_client.status import Status
 
 BEAT_S = 10.0
-"""Pause between two signs of life."""
+"""Pause between two heartbeats."""
 
 
 class Connection:
-    """Asks the server for work until it is told to stop, whatever happens in between.
+    """Asks the server for work until ``stop`` is set.
 
-    Guarantees: each change between connected and not connected is one log line, and in the status, with its cause; the
-    kit is read anew for each new session, so that a renewed certificate counts without a restart; no error of the
-    server or the network ends it.
+    Guarantees: each change between connected and not connected is one log line, and stands in the status with its
+    cause; each new session reads the kit again, so that a renewed certificate needs no restart; no error of the server
+    or the network ends it.
 
     Args:
         kit: folder of the site's kit.
-        status: told about every change.
-        stop: set when it is over.
-        on_offer: called with everything that the server asks.
-        on_new_session: called when the server does not know anything any more of what it asked before.
+        status: shows every change.
+        stop: set when the daemon ends.
+        on_offer: called with each request of the server.
+        on_new_session: called when the server has lost its earlier requests.
     """
 
     def __init__(
         self,
         kit: Path,
-        *,
         status: Status,
         stop: threading.Event,
+        *,
         on_offer: Callable[[FleetLink, Offer], None],
         on_new_session: Callable[[], None],
     ) -> None:
@@ -55,7 +55,7 @@ class Connection:
         self._backoff = Backoff()
 
     def run(self) -> None:
-        """Ask for work until it is time to stop."""
+        """Ask for work until ``stop`` is set."""
         while not self._stop.is_set():
             try:
                 link = self._link or self._connect()
@@ -67,7 +67,7 @@ class Connection:
                 self._link = None
                 self._stop.wait(self._backoff.next_s())
             except RunOver:
-                say("abandoned", reason="the server does not want it any more")
+                log_event("abandoned", reason="the server does not want it any more")
             except (NotConnected, TrustError, PayloadError) as error:
                 lasting = not isinstance(error, NotConnected) or error.lasting
                 if lasting:
@@ -76,7 +76,7 @@ class Connection:
                 self._stop.wait(pause_s)
 
     def beat(self) -> None:
-        """Give signs of life until it is time to stop; what goes wrong is seen by ``run``, which asks all the time."""
+        """Send heartbeats until ``stop`` is set; ``run`` handles what goes wrong."""
         while not self._stop.wait(BEAT_S):
             if (link := self._link) is not None:
                 try:
@@ -88,9 +88,9 @@ class Connection:
         """Send an answer, in one try.
 
         Raises:
-            NotConnected: it did not arrive, or not all of it.
+            NotConnected: it did not arrive whole.
             RunOver: nobody waits for it any more.
-            PayloadError: the server does not take it.
+            PayloadError: the server refuses it.
         """
         link = self._link
         if link is None:
@@ -101,7 +101,7 @@ class Connection:
             raise NotConnected("the server does not know this connection") from error
 
     def close(self) -> None:
-        """Say goodbye."""
+        """End the session at the server."""
         if (link := self._link) is not None:
             link.deactivate()
 
@@ -117,19 +117,17 @@ class Connection:
         return link
 
     def _warn(self, kit: SiteKit) -> None:
-        warnings = kit.warnings(now())
-        for text in warnings:
-            if text not in self._warned:
+        before, self._warned = self._warned, kit.warnings(now())
+        for text in self._warned:
+            if text not in before:
                 warn("certificate", text=text)
-        self._warned = warnings
-        days = (kit.certificate_expires - now()).days
-        self._status.set(certificate_days=days, warnings=warnings)
+        self._status.set(certificate_days=(kit.certificate_expires - now()).days, warnings=self._warned)
 
     def _connected(self) -> None:
         self._backoff.reset()
         if self._state != "connected":
             self._state = "connected"
-            say("connected")
+            log_event("connected")
             self._status.set(connected=True, since=now_text(), reason=None)
 
     def _lost(self, reason: str, pause_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The site's service: a connection, a child process that does the work, and the way of its answers."""
+"""The site's service: its connection, the child process that does the work, and its answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sahfl.federation.flower.supernode import FleetLink
 from sahfl.process import locked, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Connection
-from sahfl_client.log import say, warn
+from sahfl_client.log import log_event, warn
 from sahfl_client.outbox import Answer, Outbox
 from sahfl_client.status import Status
 from sahfl_client.trainer import Trainer
@@ -30,14 +30,10 @@ TICK_S = 1.0
 
 
 class Daemon:
-    """Takes requests, has them worked on, and sends the answers, until SIGTERM or Ctrl-C.
+    """Takes requests, passes them to a child process, and sends the answers, until SIGTERM or Ctrl-C.
 
-    This process holds the connection and the keys, and never touches a scan; its child touches scans, and never the
-    network. What a run names as its code is not fetched: the child runs the installed app and nothing else.
-
-    Args:
-        site: the site's configuration.
-        kit: where its keys are.
+    This process holds the connection and the keys, and reads no scan; its child reads scans, and never uses the
+    network. No code of a run is fetched: the child runs the installed app only.
     """
 
     def __init__(self, site: SiteConfig, kit: SiteKit) -> None:
@@ -48,13 +44,9 @@ class Daemon:
         self._status = Status(site.folder, site=site.name, server=f"{kit.host}:{kit.port}")
         self._trainer = Trainer(site, on_reply=self._answer, on_step=self._show)
         self._connection = Connection(
-            kit.folder,
-            status=self._status,
-            stop=self._stop,
-            on_offer=self._take,
-            on_new_session=self._forget,
+            kit.folder, self._status, self._stop, on_offer=self._take, on_new_session=self._drop_work
         )
-        self._outbox = Outbox(self._connection.push, status=self._status, stop=self._stop)
+        self._outbox = Outbox(self._connection.push, self._status, self._stop)
 
     def run(self) -> None:
         """Serve until an interrupt.
@@ -64,15 +56,13 @@ class Daemon:
         """
         why = None
         try:
-            say("started", version=__version__, pid=os.getpid())
+            log_event("started", version=__version__, pid=os.getpid())
             self._start(self._begin_work)
             while not self._failed.wait(TICK_S):  # a wait without an end can miss a signal that comes just before it
                 pass
         except KeyboardInterrupt as interrupt:
             why = str(interrupt)
         self._end(why)
-        if self._failure is not None:
-            raise self._failure
 
     def _begin_work(self) -> None:
         self._trainer.wait_until_ready()
@@ -83,7 +73,7 @@ class Daemon:
             threading.Thread(target=self._watched, args=(work,), daemon=True).start()
 
     def _watched(self, work: Callable[[], None]) -> None:
-        """Run a thread's work; where it fails, the daemon ends with its error."""
+        """Run a thread's work; an error in it ends the daemon."""
         try:
             work()
         except Exception as error:
@@ -96,18 +86,18 @@ class Daemon:
         self._connection.close()
         reason = "failed" if self._failure is not None else "stopped"
         self._status.set(connected=False, since=now_text(), reason=reason, doing=None, pid=None)
-        say(reason, signal=why if self._failure is None else None)
-
-    # ------------------------------------------------------------------------------------------- requests
+        log_event(reason, signal=why if self._failure is None else None)
+        if self._failure is not None:
+            raise self._failure
 
     def _take(self, link: FleetLink, offer: Offer) -> None:
-        """Begin with what the server asks; whatever is still being done for an earlier request ends."""
+        """Begin with a request of the server, and end the work on an earlier one."""
         if self._trainer.working_on(offer.id) or self._outbox.holds(offer.id):
             link.confirm(offer)
             return
         flower.enter_run(offer.run_id, offer.node_id)
         if code := link.code_of(offer.run_id):
-            say("code_refused", level=logging.ERROR, what=offer.kind, code=code[:12])
+            log_event("code_refused", level=logging.ERROR, what=offer.kind, code=code[:12])
             self._begin(link, offer, None, "PolicyRefused")
             return
         try:
@@ -119,15 +109,15 @@ class Daemon:
         self._begin(link, offer, message)
 
     def _begin(self, link: FleetLink, offer: Offer, message: Message | None, refusal: str = "") -> None:
-        say("received", what=offer.kind)
-        self._outbox.drop()
+        log_event("received", what=offer.kind)
+        self._outbox.put(None)
         self._status.set(last_request={"at": now_text(), "what": offer.kind}, doing={"what": offer.kind})
         if message is None:
             self._trainer.abandon()
             self._answer(offer.head, flower.error_reply(offer.head, refusal))
         else:
             self._trainer.work(message)
-        # Last of all: what was confirmed is never offered again, so it has to be in somebody's hands by now.
+        # Last of all: the server never offers a confirmed request again.
         link.confirm(offer)
 
     def _answer(self, message: Message, reply: Message) -> None:
@@ -141,16 +131,16 @@ class Daemon:
         if isinstance(event, SiteStep):
             self._status.progress({"what": event.work, "done": event.done, "total": event.total})
 
-    def _forget(self) -> None:
-        """The server was started anew: nobody waits for what it asked before."""
-        self._outbox.drop()
+    def _drop_work(self) -> None:
+        """Drop all work, after a restart of the server: nobody waits for it."""
+        self._outbox.put(None)
         self._trainer.abandon()
         self._status.set(doing=None)
 
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold a site's folder for this process; also a process that is killed lets it go.
+    """Hold a site's folder for this process, until it ends in whatever way.
 
     Raises:
         ConfigError: another process works in this folder.
@@ -167,14 +157,14 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def load_kit(site: SiteConfig) -> SiteKit:
-    """The kit that a site's file names, also one that has expired or is not valid yet.
+    """Read the kit that a site's file names, even if it has expired or is not valid yet.
 
-    The connection says that of a kit, and tries on: a service that is started with an old kit, or before the clock of
-    its machine is right, needs no command once that is mended.
+    The connection reports such a kit and tries again, so that the service needs no restart once the kit is renewed or
+    the machine's clock is right.
 
     Raises:
-        ConfigError: it names none, or that of another site.
-        TrustError: the kit cannot be used, whatever the time is.
+        ConfigError: the file names no kit, or another site's.
+        TrustError: the kit cannot be used at any time.
     """
     if site.kit is None:
         raise ConfigError(f"site {site.name}: kit is missing; expected the folder that the coordinating centre sent")

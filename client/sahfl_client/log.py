@@ -1,7 +1,7 @@
-"""The daemon's own log: one line per event on standard error.
+"""The daemon's log: one line per event on standard error.
 
-It names the site, the server, what is asked and what became of it; never a patient, a case or a file. What goes on
-inside the site's app, which may name files, stays in ``FOLDER/logs/<site>.log``.
+It names the site, the server, each request and its outcome; never a patient, a case or a file. The log of the site's
+app may name files; it stays in ``FOLDER/logs/<site>.log``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 logger = logging.getLogger("sahfl_client")
 
 
-def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Log one event with its fields; those that are None are left out."""
     parts = [f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None]
     logger.log(level, "%s", " ".join([f"event={event}", *parts]))
@@ -20,7 +20,7 @@ def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
 
 def warn(event: str, **fields: Any) -> None:
     """Log an event that somebody should look at."""
-    say(event, level=logging.WARNING, **fields)
+    log_event(event, level=logging.WARNING, **fields)
 
 
 def _quoted(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""``status.json`` in the site's folder: what the daemon is doing, for ``sahfl doctor`` and for whoever watches."""
+"""``status.json`` in the site's folder: what the daemon is doing, for ``sahfl doctor`` and for monitoring."""
 
 from __future__ import annotations
 
@@ -17,19 +17,13 @@ from sahfl_client.log import warn
 SCHEMA = 1
 NAME = "status.json"
 PROGRESS_EVERY_S = 1.0
-"""Steps of a training are written no more often than this; everything else at once."""
 
 
 class Status:
     """The content of the file; every change writes it.
 
-    Guarantees: a reader finds the whole file of before or of now; a disk that is full stops nothing, and is said once.
+    Guarantees: a reader finds the whole old file or the whole new one; a full disk stops nothing, and is logged once.
     Changes may come from several threads.
-
-    Args:
-        folder: the site's folder.
-        site: the site's name.
-        server: ``host:port``.
     """
 
     def __init__(self, folder: Path, *, site: str, server: str) -> None:
@@ -54,13 +48,13 @@ class Status:
         self.set()
 
     def set(self, **fields: Any) -> None:
-        """Change fields."""
+        """Change fields, and write the file."""
         with self._lock:
             self._content |= fields
             self._write()
 
     def progress(self, doing: dict[str, Any]) -> None:
-        """Say how far the work is; skipped while the last change is less than a second old."""
+        """Set how far the work is; the file is written if its last change is at least a second old."""
         with self._lock:
             self._content["doing"] = doing
             if time.monotonic() - self._written_s >= PROGRESS_EVERY_S:

@@ -1,4 +1,4 @@
-"""A hospital's commands for its audit log: what was asked, refused and sent, and whether the log is whole."""
+"""A hospital's commands for its audit log: ``show`` prints it, ``verify`` checks that it is whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sahfl.commands.program import Command, new_app
 
 app = new_app("audit", "A site's audit log: everything that was asked, refused and sent.")
 Log = Annotated[Path, typer.Argument(help="Site file (YAML), or the log itself (audit.jsonl).")]
-COLOURS = {"refused": "red", "failed": "red", "torn": "yellow", "study": "cyan", "answered": ""}
+COLOURS = {"refused": "red", "failed": "red", "torn": "yellow", "study": "cyan"}
 
 
 @app.command(cls=Command)
@@ -43,8 +43,8 @@ def show(
             print(json.dumps(line))
             continue
         reason = f" {line['details']['reason']}" if "reason" in line["details"] else ""
-        said = Text(line["words"] + reason)
-        table.add_row(str(line["n"]), line["at"][:19], Text(line["event"], COLOURS.get(line["event"], "")), said)
+        colour = COLOURS.get(line["event"], "")
+        table.add_row(str(line["n"]), line["at"][:19], Text(line["event"], colour), Text(line["words"] + reason))
     if not details:
         Console().print(table)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sahfl.commands.options import Datalist
+from sahfl.commands.program import Datalist
 from sahfl.errors import ConfigError
 
 
@@ -21,8 +21,9 @@ def check(
 ) -> None:
     """Check a study, server or consortium file, or the data of a site.
 
-    Other files than a site's are printed with every default filled in. For a site file, every scan is checked against
-    the data rules; checks.json and checks.html go into the site's folder; exit code 2 if the site may not train.
+    A study, server or consortium file is printed with every default filled in. For a site file, every scan is checked
+    against the data rules, and checks.json and checks.html are written into the site's folder; the exit code is 2 if
+    the site may not train.
 
     Example: sahfl check configs/demo.yaml
 

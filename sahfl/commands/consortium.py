@@ -23,7 +23,7 @@ def provision(
 ) -> None:
     """Make the keys of a consortium: its authority, the server's folder, and a startup kit for each site.
 
-    Call it again after adding sites to the file: what exists is not touched. Everything in the folder is secret:
+    Call it again after adding sites to the file: it changes no key that exists. Everything in the folder is secret:
     authority/ stays with the coordinating centre, server/ goes to the server, sites/NAME to NAME over a safe channel.
 
     Example: sahfl provision configs/consortium.example.yaml
@@ -39,9 +39,9 @@ def provision(
     _show(lines)
     for line in lines:
         if line.state == "new":
-            _say(f"next: {_handing_over(folder, line.who)}")
+            _print_next(_handing_over(folder, line.who))
     if any(line.state == "new" and line.who != "server" for line in lines):
-        _say(f"next: the server lets new sites in once it has {folder / 'server' / 'sites.json'}")
+        _print_next(f"the server lets new sites in once it has {folder / 'server' / 'sites.json'}")
 
 
 def renew(
@@ -60,9 +60,9 @@ def renew(
     from sahfl.trust.provision import renew as make
 
     _show(make(folder, name))
-    _say(f"next: {_handing_over(folder, name)}")
+    _print_next(_handing_over(folder, name))
     if name != "server":
-        _say(f"next: copy {folder / 'server' / 'sites.json'} to the server")
+        _print_next(f"copy {folder / 'server' / 'sites.json'} to the server")
 
 
 def revoke(
@@ -78,7 +78,7 @@ def revoke(
 
     _show(take_back(folder, site))
     lists = " and ".join(str(folder / "server" / name) for name in ("sites.json", "revoked.crl"))
-    _say(f"next: copy {lists} to the server; it refuses {site} from then on")
+    _print_next(f"copy {lists} to the server; it refuses {site} from then on")
 
 
 def _handing_over(folder: Path, name: str) -> str:
@@ -98,5 +98,5 @@ def _show(lines: list[Line]) -> None:
         print(f"{line.who:<20} {line.certificate:<40} {line.expires:%Y-%m-%d} {line.days_left:>5} days  {line.state}")
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+def _print_next(text: str) -> None:
+    print(f"next: {text}", file=sys.stderr)

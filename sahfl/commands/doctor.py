@@ -17,9 +17,9 @@ def doctor(
 ) -> None:
     """Look at everything that a site or a server needs, one line each, with one remedy for each problem.
 
-    Keys and certificates, the way to the server, both clocks, versions, disk, memory, GPU, data, policy, audit log; at
-    a server also its port, its names and its queue. Nothing is changed, and nothing but the kit's server is contacted.
-    Exit code 2 if something failed. Run it as the user of the service, since root may read what the service may not.
+    It looks at keys and certificates, the way to the server, both clocks, versions, disk, memory, GPU, data, policy and
+    audit log; at a server also at its port, its names and its queue. It changes nothing, and contacts the kit's server
+    only. Exit code 2 if something failed. Run it as the user of the service: root may read what the service may not.
 
     Example: sahfl doctor site.yaml
 

@@ -28,7 +28,7 @@ def export(
 
     Example: sahfl export runs/a --method cp_lora-r8 --fold 0 --to export --format onnx
     """
-    from sahfl.commands.options import read_fold
+    from sahfl.commands.program import read_fold
     from sahfl.export.folders import FORMS
     from sahfl.export.folders import export as write
     from sahfl.export.parity import MOST_DIFFERENCE

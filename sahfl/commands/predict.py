@@ -29,17 +29,17 @@ def predict(
 ) -> None:
     """Segment one scan with what a run trained. For research use only; not a medical device.
 
-    The scan passes the checks of the training data, without an annotation; exit code 2 if it is no head CT in HU.
-    Written are mask.nii.gz on the scan's own grid, overlay.png and prediction.json; the volume is printed.
+    The scan has to pass the checks of the training data, but needs no annotation; exit code 2 if it is no head CT in
+    HU. The command writes mask.nii.gz on the scan's own grid, overlay.png and prediction.json, and prints the volume.
 
     Example: sahfl predict runs/a scan.nii.gz
 
     Example: sahfl predict runs/a dicom-folder --method cp_lora-r8 --fold 0 --out result --dicom-seg
     """
-    # Read when torch is loaded. Threads that wait in a loop take the processor from those that have work: beside other
-    # programs a scan would take ten times as long.
+    # torch reads it at its import. Otherwise waiting threads take the processor from those that have work: beside other
+    # programs a scan takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from sahfl.commands.options import read_fold
+    from sahfl.commands.program import read_fold
     from sahfl.console import counting
     from sahfl.data.new_scan import read_new_scan
     from sahfl.prediction.segment import NOTICE, Wanted, check_output, read_networks, segment, write_prediction

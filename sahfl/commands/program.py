@@ -1,11 +1,12 @@
-"""What the programs of sahfl have in common: the form of their commands, and how they end."""
+"""What the programs of sahfl have in common: the form of their commands, shared options, and how they end."""
 
 from __future__ import annotations
 
 import errno
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperArgument, TyperCommand
@@ -14,16 +15,21 @@ from typer.utils import get_params_from_function
 from sahfl.errors import ConfigError, RunFailed, SahflError
 
 INTERRUPTED = 130
+Datalist = Annotated[
+    Path | None, typer.Option(help="Datalist of NIfTI scans; takes the place of data.path in the study file.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes; by default one per site, two per core at most.")
+]
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
-"""What the operating system says of a path that was named and cannot be read or written."""
+"""Errors of the operating system about a named path that cannot be read or written."""
 
 
 class Command(TyperCommand):
-    """A command whose arguments keep their help texts.
+    """A command whose arguments keep their help texts, which typer < 0.21 loses with click 8.5.
 
-    typer < 0.21 sets an argument's help and then calls click's constructor, which since click 8.5 sets it to None where
-    it is not passed on. Goes when flwr allows typer 0.21.
+    This class goes when flwr allows typer 0.21.
     """
 
     def __init__(self, name: str | None, *, callback: Callable[..., Any], **settings: Any) -> None:
@@ -47,7 +53,7 @@ def new_app(name: str, help: str) -> typer.Typer:
 
 
 def run(app: typer.Typer, *, no_place: int = ConfigError.exit_code) -> None:
-    """Entry point: turn deliberate errors, and those of the disk, into one clear message and an exit code.
+    """Run a program, and turn deliberate errors and those of the disk into one message and an exit code.
 
     Args:
         app: the program.
@@ -65,6 +71,19 @@ def run(app: typer.Typer, *, no_place: int = ConfigError.exit_code) -> None:
         if error.errno not in NO_ROOM:
             raise
         _end(f"{error.strerror}; make room, then go on", RunFailed.exit_code)
+
+
+def read_fold(text: str) -> int | None:
+    """Read the option ``--fold``: a fold counted from 0, or None for all.
+
+    Raises:
+        ConfigError: the text is neither a number nor ``all``.
+    """
+    if text == "all":
+        return None
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise ConfigError(f"--fold: got {text!r}, expected a number from 0, or all")
 
 
 def _end(message: str, exit_code: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""``sahfl status``: what a server is doing, from the file that it keeps."""
+"""``sahfl status``: what a server is doing, from its status file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def status(
 ) -> None:
     """Show what the server is doing: study, round, quorum, each site, and what is missing.
 
-    Exit code 0; 3 if the server does not run, or its study waits for sites, which are named.
+    Exit code 0; 3 if the server does not run, or if its study waits for sites, which are named.
 
     Example: sahfl status server.yaml
 
@@ -40,7 +40,8 @@ def status(
         print(json.dumps(found, indent=1))
     else:
         _show(found)
-    missing = missing_sites(found)
+    study = found["study"] or {"sites": []}
+    missing = [site for site in study["sites"] if found["sites"].get(site, {}).get("state") != "connected"]
     if not found["running"]:
         print(f"the server does not run; start it: sahfl-server {server}", file=sys.stderr)
     elif missing:
@@ -50,7 +51,7 @@ def status(
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The status that a server wrote last.
+    """Read the status that a server wrote last.
 
     Raises:
         RunError: there is none, or it is damaged.
@@ -72,36 +73,30 @@ def is_running(folder: Path) -> bool:
     return is_locked(folder / "server.lock")
 
 
-def missing_sites(found: dict[str, Any]) -> list[str]:
-    """Sites of the present study that are not connected."""
-    study = found["study"] or {"sites": []}
-    return [site for site in study["sites"] if found["sites"].get(site, {}).get("state") != "connected"]
-
-
 def _show(found: dict[str, Any]) -> None:
     console, server, study = Console(), found["server"], found["study"]
     running = f"listening on {server['listening']}" if found["running"] else "not running"
-    _say(console, f"sahfl {server['version']}, {running}; status of {found['at']}")
+    _print_line(console, f"sahfl {server['version']}, {running}; status of {found['at']}")
     if study is None:
-        _say(console, f"no study runs; {len(found['queue'])} in the queue")
+        _print_line(console, f"no study runs; {len(found['queue'])} in the queue")
     else:
-        _say(console, f"study {study['name']}: {study['stage']}")
+        _print_line(console, f"study {study['name']}: {study['stage']}")
         for cell, at in study["cells"].items():
-            _say(console, f"  {cell_text(cell, at)}{_waiting(at, '; ')}")
+            _print_line(console, f"  {cell_text(cell, at)}{_waiting(at, '; ')}")
         if study["cells"]:
-            _say(console, f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}")
+            _print_line(console, f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}")
         if study["waiting_for"]:
-            _say(console, _waiting(study))
+            _print_line(console, _waiting(study))
     if found["last"]:
         last = found["last"]
-        _say(console, f"last study: {last['study']}, {last['ended']}{last['reason'] and ': ' + last['reason']}")
+        _print_line(console, f"last study: {last['study']}, {last['ended']}{last['reason'] and ': ' + last['reason']}")
     console.print(_table(found["sites"]))
     for warning in found["warnings"]:
-        _say(console, f"warning: {warning}")
+        _print_line(console, f"warning: {warning}")
 
 
 def cell_text(cell: str, at: dict[str, Any]) -> str:
-    """What a cell of the study is at; folds count from 1 here."""
+    """What a cell of the study is doing; folds count from 1 here."""
     method, fold = method_and_fold(cell)
     named = method if fold is None else f"{method}, fold {fold + 1}"
     if at["doing"] != "training" or not at["round"]:
@@ -129,7 +124,7 @@ def _table(sites: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _say(console: Console, text: str) -> None:
+def _print_line(console: Console, text: str) -> None:
     from sahfl.console import printable
 
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``sahfl study``: the whole experiment of a study file, here or on a consortium's server, as often as it takes."""
+"""``sahfl study``: the whole experiment of a study file, on this machine or on a consortium's server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from sahfl.commands.options import Datalist
+from sahfl.commands.program import INTERRUPTED, Datalist, Workers
+from sahfl.commands.simulate import run_here
 from sahfl.commands.status import cell_text, is_running, read_status
-from sahfl.errors import ConfigError, RunError, RunFailed, StorageError
+from sahfl.errors import ConfigError, RunError, RunFailed
 
 if TYPE_CHECKING:
     from sahfl.config import Study
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sahfl.run.folder import RunFolder
 
 LOOK_S = 1.0
-"""How often the server's status is read while it is watched."""
+"""Pause between two looks at the server's status."""
 
 
 def study(
@@ -35,9 +36,7 @@ def study(
     cells: Annotated[Path, typer.Option(help="Folder of finished cells, which all studies share.")] = Path(
         "runs/cells"
     ),
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; by default one per site, two per core at most.")
-    ] = None,
+    workers: Workers = None,
     lanes: Annotated[
         int | None, typer.Option(min=1, help="Cells worked on at a time; by default one more than workers.")
     ] = None,
@@ -80,27 +79,13 @@ def study(
         print(_run_here(settings, out, cells, workers, lanes))
 
 
-# ---------------------------------------------------------------------------------------------------- on this machine
-
-
 def _run_here(settings: Study, out: Path | None, cells: Path, workers: int | None, lanes: int | None) -> Path:
-    from sahfl.console import showing
-    from sahfl.simulation.simulate import simulate
-
     folder = _open(out or Path("runs") / f"{settings.name}-{settings.fingerprint()[:8]}", settings)
     report = folder.path / "report.html"
     if (folder.path / "results.json").exists() and report.exists():
         print("finished already; nothing is left to do", file=sys.stderr)
         return report
-    try:
-        with showing(settings, Console(stderr=True)):
-            return simulate(folder, workers=workers, lanes=lanes, cells=cells)
-    except KeyboardInterrupt:
-        print(f"interrupted; go on with: {_same_command()}", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except (RunFailed, StorageError, OSError):
-        print(f"the run can go on: {_same_command()}", file=sys.stderr)
-        raise
+    return run_here(folder, _same_command(), workers=workers, lanes=lanes, cells=cells)
 
 
 def _same_command() -> str:
@@ -109,7 +94,7 @@ def _same_command() -> str:
 
 
 def _open(path: Path, settings: Study) -> RunFolder:
-    """The run of a study, started if it is not there."""
+    """Open the run of a study; start one if there is none."""
     from sahfl.run.folder import RunFolder
 
     if not (path / "study.json").exists():
@@ -120,11 +105,8 @@ def _open(path: Path, settings: Study) -> RunFolder:
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------ on a server
-
-
 def _run_there(file: Path, server: Path) -> Path:
-    """Put a study into a server's queue, unless it is there, and watch it to its end."""
+    """Put a study into a server's queue if it is not there yet, and watch it to its end."""
     from sahfl.federation.server.studies import Studies, read_deployed
 
     studies, name = Studies(server), file.stem
@@ -141,7 +123,7 @@ def _run_there(file: Path, server: Path) -> Path:
         _watch(waiting, server)
     except KeyboardInterrupt:
         print(f"no longer watching; the study goes on at the server. Watch again: {_same_command()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     reason = server / "failed" / f"{name}.txt"
     if reason.exists():
         raise RunFailed(f"{name}: {reason.read_text(encoding='utf-8').strip()}")
@@ -149,11 +131,11 @@ def _run_there(file: Path, server: Path) -> Path:
 
 
 def _watch(waiting: Path, server: Path) -> None:
-    """Say what a server does with a study until it has left the queue."""
-    said, console = "", Console(stderr=True)
+    """Print what a server does with a study until the study has left the queue."""
+    last, console = "", Console(stderr=True)
     while waiting.exists():
-        if (line := _doing(waiting.stem, server)) != said:
-            said = line
+        if (line := _doing(waiting.stem, server)) != last:
+            last = line
             console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False, markup=False, soft_wrap=True)
         time.sleep(LOOK_S)
 
@@ -176,9 +158,6 @@ def _doing(name: str, server: Path) -> str:
     return printable("; ".join(filter(None, (found["stage"], *cells, waiting))))
 
 
-# ------------------------------------------------------------------------------------------------------------- plan
-
-
 def _show_plan(settings: Study, rows: list[Planned]) -> None:
     right = {"justify": "right"}
     columns = [Column(name, **right) for name in ("cells", "parameters", "kB a round", "sites' time")]  # type: ignore[arg-type]
@@ -191,25 +170,17 @@ def _show_plan(settings: Study, rows: list[Planned]) -> None:
     n_cells, known = sum(row.n_cells for row in rows), [row.seconds for row in rows if row.seconds is not None]
     n_sites, deployed = len(settings.finetune.sites), settings.data.source == "sites"
     at_once, what = (n_sites, "site(s)") if deployed else (min(os.cpu_count() or 1, n_sites), "core(s)")
-    text = f"{n_cells} cells"
-    if len(known) == len(rows):
-        text += (
-            f"; about {_clock(sum(known) / at_once)} on {at_once} {what}, from cells of this kind that were run here"
-        )
-    elif known:
-        text += f"; of {len(rows) - len(known)} training(s) no cell was run here yet, so their time is unknown"
-    else:
-        text += "; no cell of this kind was run here yet, so the time is unknown"
-    console.print(text, highlight=False, soft_wrap=True)
+    time_text = f"about {_clock(sum(known) / at_once)} on {at_once} {what}, from cells of this kind that were run here"
+    if not known:
+        time_text = "no cell of this kind was run here yet, so the time is unknown"
+    elif len(known) < len(rows):
+        time_text = f"of {len(rows) - len(known)} training(s) no cell was run here yet, so their time is unknown"
+    console.print(f"{n_cells} cells; {time_text}", highlight=False, soft_wrap=True)
 
 
 def _clock(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""The command ``sahfl-server``: parse, one call, exit code.
+"""The command ``sahfl-server``: the server of a consortium.
 
 Exit codes: 0 stopped by a signal or done, 1 a bug (with a traceback), 2 wrong settings, keys or a port that is taken,
 3 a study failed (with --until-done) or the disk is full.
@@ -30,8 +30,8 @@ def serve(
 ) -> None:
     """Serve the sites of a consortium, and run the studies in the queue.
 
-    An interrupted study goes on at its last committed round, without a command. SIGTERM or Ctrl-C ends the server
-    cleanly, the second one at once. `sahfl status SERVER.yaml` shows what it waits for.
+    After a restart, an interrupted study goes on at its last committed round. SIGTERM or Ctrl-C ends the server
+    cleanly, the second one at once. `sahfl status SERVER.yaml` shows what the server waits for.
 
     Example: sahfl-server server.yaml
 

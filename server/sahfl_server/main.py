@@ -5,7 +5,7 @@ from sahfl.process import stoppable
 
 
 def main() -> None:
-    """Entry point; where a path cannot be used, the exit code is one after which systemd tries again."""
+    """Entry point; if a path cannot be used, the exit code lets systemd try again."""
     with stoppable():
         start_quickly()
         from sahfl.commands.program import run

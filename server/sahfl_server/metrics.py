@@ -1,4 +1,4 @@
-"""The status as Prometheus text, on this machine's loopback only."""
+"""The status as Prometheus text, served to this machine only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 
 
 def prometheus(status: dict[str, Any]) -> str:
-    """Gauges of a status, in Prometheus' text format; one that has no value now is left out."""
+    """Gauges of a status, in Prometheus' text format; a gauge without a value is left out."""
     study = status["study"] or {}
     cells: dict[str, Any] = study.get("cells", {})
     awaited = {site for part in (study, *cells.values()) for site in part.get("waiting_for", [])}
@@ -32,18 +32,17 @@ def prometheus(status: dict[str, Any]) -> str:
         ("sahfl_site_connected", "1 if the site is connected", f'{{site="{site}"}}', float(of["state"] == "connected"))
         for site, of in status["sites"].items()
     ]
-    lines, said = [], set()
+    lines = dict[str, None]()  # in order, each header once
     for name, meaning, labels, value in values:
         if value is not None:
-            lines += [] if name in said else [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
-            lines.append(f"{name}{labels} {float(value):g}")
-            said.add(name)
+            header = (f"# HELP {name} {meaning}", f"# TYPE {name} gauge")
+            lines |= dict.fromkeys((*header, f"{name}{labels} {float(value):g}"))
     return "\n".join(lines) + "\n"
 
 
 @contextmanager
 def showing_metrics(port: int | None, content: Callable[[], dict[str, Any]]) -> Iterator[int | None]:
-    """Serve ``/metrics`` while the block runs, and yield the port; nothing without one.
+    """Serve ``/metrics`` while the block runs, and yield the port; without a port, serve nothing.
 
     Raises:
         RunError: the port is taken.
@@ -62,7 +61,7 @@ def showing_metrics(port: int | None, content: Callable[[], dict[str, Any]]) -> 
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing of each look at the page."""
+            """Log no request for the page."""
 
     try:
         server = ThreadingHTTPServer((HOST, port), Page)

@@ -1,4 +1,4 @@
-"""Runs one study of the queue: waits for its sites, then Flower's ServerApp on the embedded SuperLink."""
+"""Runs one study of the queue: waits for its sites, then calls Flower's ServerApp on the embedded SuperLink."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from sahfl.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
-SAY_EVERY_S = 60.0
-"""How often it is said which sites a study waits for, while that does not change."""
+LOG_EVERY_S = 60.0
+"""Pause between two log lines on the same missing sites."""
 RETRY_S = 30.0
 """Pause after a full disk, before the study goes on."""
 
 
 class Runner:
-    """Runs studies one after the other; torch and the rest of the machinery load with the first one."""
+    """Runs studies one after the other; torch is loaded with the first one."""
 
     def __init__(
         self, config: ServerConfig, link: Link, fleet: Fleet, gate: Gate, status: Status, studies: Studies
@@ -39,17 +39,14 @@ class Runner:
         self._status, self._studies = status, studies
         self._grid: StateGrid | None = None
         self.last: dict[str, str] | None = None
-        """The study that ended last, and how."""
+        """The study that ended last, with its outcome."""
 
     def doing(self) -> dict[str, str]:
         """What each site works on."""
         return {} if self._grid is None else self._grid.doing()
 
     def run(self, file: Path) -> bool:
-        """Run a study of the queue to its end, and move its file to where it belongs.
-
-        Returns:
-            Whether it came to its result.
+        """Run a study of the queue to its end, move its file out of the queue, and return whether it succeeded.
 
         Raises:
             KeyboardInterrupt: a signal; the file stays in the queue.
@@ -60,7 +57,7 @@ class Runner:
             self._studies.check_run(name, study)
             self._status.begin(name, study)
             self._run(name, study)
-        except StorageError as error:  # nothing is lost, and there may be room again
+        except StorageError as error:  # nothing is lost, and there may be room later
             log.error("event=study_waits study=%s reason=%r retry_s=%.0f", name, str(error), RETRY_S)
             self.last = {"study": name, "ended": "waits for room", "reason": str(error)}
             self._sleep(RETRY_S)
@@ -119,22 +116,20 @@ class Runner:
         }
         app(grid, Context(self._link.run_id, 1, {}, RecordDict(), settings))
 
-    # ------------------------------------------------------------------------------------------- sites
-
     def _await_sites(self, name: str, study: Study, *, fresh: bool) -> None:
         """Wait until the study's sites are connected.
 
         Raises:
-            RunFailed: too few were, for as long as the settings allow; it names the missing ones.
+            RunFailed: too few sites connected in the time that the settings allow; the missing ones are named.
         """
-        config, began, said = self._config, time.monotonic(), (0.0, [""])
+        config, began, logged = self._config, time.monotonic(), (0.0, [""])
         names = list(study.sites)
         patience_s = config.wait_for_sites_s if fresh else config.resume_wait_s
         while missing := self._fleet.missing(names):
             waited = time.monotonic() - began
             self._status.wait_for(missing, deadline_s=max(0.0, config.wait_for_sites_s - waited))
-            if missing != said[1] or waited - said[0] > SAY_EVERY_S:
-                said = (waited, missing)
+            if missing != logged[1] or waited - logged[0] > LOG_EVERY_S:
+                logged = (waited, missing)
                 log.info("event=waiting study=%s missing=%s waited_s=%.0f", name, ",".join(missing), waited)
             if waited > patience_s and (not fresh or config.start_with == "quorum") and _enough(study, missing):
                 log.warning("event=starts_without study=%s missing=%s", name, ",".join(missing))
@@ -165,7 +160,6 @@ def _enough(study: Study, missing: list[str]) -> bool:
 
 
 def _log_event(event: Event) -> None:
-    """A run's events as log lines; steps of a site do not come this far."""
     line = event_line(event)
     where = f"site={line.site} " if line.site else f"cell={line.cell} " if line.cell else ""
     level = logging.WARNING if isinstance(event, SiteFailed | RoundFailed | Warned | Paused) else logging.INFO

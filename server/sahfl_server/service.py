@@ -1,10 +1,9 @@
-"""The server's process: port, registered sites, queue, one study after the other, and a clean end."""
+"""The server's process: its port, its registered sites, its queue of studies, and a clean end."""
 
 from __future__ import annotations
 
 import logging
 import os
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,15 +25,14 @@ from sahfl_server.status import Status
 
 log = logging.getLogger(__name__)
 TICK_S = 1.0
-"""How often registered sites, connections and the status are looked at."""
+"""Pause between two checks of registered sites, connections and status."""
 
 
 class Service:
     """One server: everything between the settings and the exit code.
 
-    Guarantees: one process, one port (and a loopback port for metrics, if set); no other process is started; the run
-    folders are all that has to survive. A site that is revoked in ``sites.json`` is out within two seconds, and before
-    the next round in any case.
+    Guarantees: one process, one port (and a loopback port for metrics, if set); a restart needs the run folders only. A
+    site that is revoked in ``sites.json`` is out within two seconds, and always before the next round.
 
     Raises:
         TrustError: the kit cannot be used.
@@ -44,7 +42,7 @@ class Service:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self._kit = ServerKit.load(config.kit)
-        self._tls: ssl.SSLContext = self._kit.tls()
+        self._tls = self._kit.tls()
         self._fleet, self._link = Fleet(), Link()
         self._gate = Gate(self._link, self._fleet)
         self._status = Status(config.folder / "status.json", self._fleet, pid=os.getpid(), about=self._about)
@@ -55,10 +53,10 @@ class Service:
         self._there: set[str] = set()
 
     def run(self, *, until_done: bool) -> int:
-        """Serve and run studies; with ``until_done`` until the queue is empty, else until a signal says stop.
+        """Serve until a signal, or with ``until_done`` until the queue is empty.
 
         Returns:
-            Exit code: 0, or 3 if a study failed and the queue is done.
+            Exit code: 0, or 3 if a study failed and the queue is empty.
         """
         config = self._config
         busy = RunError(f"{config.folder}: another server works here; stop it, or give this one another folder")
@@ -71,7 +69,8 @@ class Service:
             self._status.listening(listener.address)
             n_sites = len(self._fleet.seats())
             log.info("event=listening address=%s sites=%d metrics=%s", listener.address, n_sites, metrics)
-            self._say_warnings()
+            for warning in self._kit.warnings(now()):
+                log.warning("event=certificate_ends what=%r", warning)
             stack.enter_context(self._ticking())
             stack.enter_context(listening(self._follow))
             try:
@@ -80,21 +79,18 @@ class Service:
                 log.info("event=stopping reason=signal")
                 return 0
             finally:
-                self._status.stopped()
+                self._status.listening(None)
                 self._status.write(force=True)
 
     def _serve(self, until_done: bool) -> int:
         failed = 0
         while True:
-            waiting = self._studies.waiting()
-            if waiting:
+            if waiting := self._studies.waiting():
                 failed += not self._runner.run(waiting[0])
-                continue
-            if until_done:
+            elif until_done:
                 return 3 if failed else 0
-            self._fleet.bell.wait(TICK_S)
-
-    # ------------------------------------------------------------------------------------------- watching
+            else:
+                self._fleet.bell.wait(TICK_S)
 
     def _follow(self, event: Event) -> None:
         if isinstance(event, RoundBegun):
@@ -102,7 +98,7 @@ class Service:
         self._status.update(event)
 
     def _refresh(self) -> None:
-        """Take in the registered sites again, if their files changed; what cannot be read leaves them as they were."""
+        """Read the registered sites again if their files changed; after an unreadable file they stay as they are."""
         with self._refreshing:
             files = [self._config.kit / name for name in ("sites.json", "revoked.crl")]
             found = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
@@ -130,7 +126,7 @@ class Service:
         def tick() -> None:
             while not stop.wait(TICK_S):
                 self._refresh()
-                self._say_changes()
+                self._log_changes()
                 self._status.write()
 
         thread = threading.Thread(target=tick, name="ticker", daemon=True)
@@ -141,7 +137,7 @@ class Service:
             stop.set()
             thread.join(2 * TICK_S)
 
-    def _say_changes(self) -> None:
+    def _log_changes(self) -> None:
         there = {seat.site for seat in self._fleet.seats() if self._fleet.connected(seat)}
         for site in sorted(self._there - there):
             log.warning("event=disconnected site=%s", site)
@@ -149,18 +145,13 @@ class Service:
             self._there = there
             self._fleet.bell.ring()
 
-    def _say_warnings(self) -> None:
-        for warning in self._kit.warnings(now()):
-            log.warning("event=certificate_ends what=%r", warning)
-
     def _about(self) -> dict[str, Any]:
-        """What the status says besides the study and the sites."""
+        """Fields of the status besides the study and the sites."""
         certificates = {"server": self._kit.certificate_expires, "authority": self._kit.authority_expires}
+        warnings: list[str] = []
         with suppress(TrustError):
             entries = self._kit.entries().items()
             certificates |= {site: entry.expires for site, entry in entries if entry.state == "active"}
-        warnings: list[str] = []
-        with suppress(TrustError):
             warnings = self._kit.warnings(now())
         return {
             "doing": self._runner.doing(),

@@ -1,4 +1,4 @@
-"""What a server is doing, as one JSON file: for ``sahfl status``, for Prometheus, and for whoever watches it."""
+"""What a server is doing, as one JSON file, for ``sahfl status`` and for monitoring."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sahfl.process import now, now_text
 log = logging.getLogger(__name__)
 SCHEMA = 2
 EVERY_S = 1.0
-"""The file is written this often at most, and after each event."""
+"""Shortest time between two writings of the file."""
 BEGUN: dict[str, Any] = {
     "doing": "training",
     "round": 0,
@@ -31,9 +31,8 @@ BEGUN: dict[str, Any] = {
     "waiting_for": [],
     "deadline": None,
 }
-"""What is said of a cell that has just begun."""
+"""The status of a cell that has just begun."""
 DOING: dict[CellStage, str] = {"fine-tuning": "training", "evaluating": "evaluating"}
-"""What a cell does in each of its stages."""
 
 
 class Status:
@@ -42,7 +41,8 @@ class Status:
     Args:
         path: the file.
         fleet: the registered sites.
-        about: what is asked when it is written: more fields of the whole.
+        pid: id of the process.
+        about: called for each writing; returns ``doing``, the work of each site, and more fields of the file.
     """
 
     def __init__(self, path: Path, fleet: Fleet, *, pid: int, about: Callable[[], dict[str, Any]]) -> None:
@@ -54,16 +54,12 @@ class Status:
         self._study: dict[str, Any] | None = None
         self._reasons: dict[str, str] = {}
 
-    def listening(self, address: str) -> None:
-        """The port is open."""
+    def listening(self, address: str | None) -> None:
+        """Set the address of the open port; None once the server ends."""
         self._server["listening"] = address
 
-    def stopped(self) -> None:
-        """The server ends."""
-        self._server["listening"] = None
-
     def begin(self, name: str, study: Study) -> None:
-        """A study begins."""
+        """Begin with a study."""
         sites = list(study.sites)
         self._study = {
             **{"name": name, "stage": "waiting for sites", "cells": {}, "quorum": study.rounds.quorum},
@@ -72,11 +68,11 @@ class Status:
         self._reasons = {}
 
     def end(self) -> None:
-        """No study runs."""
+        """Leave the study, which has ended."""
         self._study = None
 
     def wait_for(self, sites: list[str], *, deadline_s: float | None = None, cell: str = "") -> None:
-        """The study waits for these sites, or a cell of it does."""
+        """Set the sites that the study waits for, or a cell of it."""
         if self._study is not None:
             end = None if deadline_s is None else now() + timedelta(seconds=deadline_s)
             waits = {"waiting_for": sites, "deadline": end and end.isoformat(timespec="seconds")}
@@ -86,13 +82,13 @@ class Status:
                 self._study |= waits
 
     def update(self, event: Event) -> None:
-        """Take in an event of the run."""
+        """Follow an event of the run."""
         study = self._study
         if study is None:
             return
         match event:
             case events.StageBegun():
-                study.update(stage=event.stage, cells={}, waiting_for=[], deadline=None)
+                study.update(stage=event.text, cells={}, waiting_for=[], deadline=None)
             case events.CellStageBegun():
                 study.update(stage="fine-tuning and evaluation", waiting_for=[], deadline=None)
                 self._work(event.cell, doing=DOING[event.stage], waiting_for=[], deadline=None)
@@ -114,9 +110,13 @@ class Status:
                 self._reasons.pop(event.site, None)
             case events.SiteFailed():
                 self._reasons[event.site] = event.reason
-            case events.CellReused() | events.UpdateBounded() | events.SiteStarted() | events.SiteStep():
-                pass
-            case events.Warned():
+            case (
+                events.CellReused()
+                | events.UpdateBounded()
+                | events.SiteStarted()
+                | events.SiteStep()
+                | events.Warned()
+            ):
                 pass
             case _:
                 assert_never(event)
@@ -128,13 +128,13 @@ class Status:
             study["cells"] = {}
 
     def _work(self, cell: str, **what: Any) -> None:
-        """Say more of a cell; the mapping is a new one, as other threads may be reading the old one."""
+        """Change fields of a cell, in a new mapping: other threads may be reading the old one."""
         if self._study is not None:
             known = self._study["cells"]
             self._study["cells"] = known | {cell: known.get(cell, BEGUN) | what}
 
     def sites(self, doing: dict[str, str]) -> dict[str, Any]:
-        """Each site: whether it is there, since when not, what it does."""
+        """State of each site: connected or not, last seen, at work on what."""
         found: dict[str, Any] = {site: {"state": "revoked"} for site in self._fleet.revoked()}
         for seat in self._fleet.seats():
             there = self._fleet.connected(seat)
@@ -155,7 +155,7 @@ class Status:
         return {"schema": SCHEMA, "at": now_text(), "server": self._server, "study": study, "sites": sites} | about
 
     def write(self, *, force: bool = False) -> None:
-        """Write the file, if the last time is long enough ago; a full disk is said once and stops nothing."""
+        """Write the file, if the last writing is long enough ago; a full disk stops nothing, and is logged once."""
         with self._lock:
             if not force and time.monotonic() - self._written < EVERY_S:
                 return

@@ -4,7 +4,7 @@ import json
 import os
 import stat
 
-from sahfl_client.log import say, warn
+from sahfl_client.log import log_event, warn
 from sahfl_client.status import Status
 
 from sahfl import __version__
@@ -13,7 +13,7 @@ from sahfl.log_lines import write_log_lines
 
 def test_a_text_line_has_time_level_event_and_fields_and_leaves_out_what_is_none(capsys):
     write_log_lines("text")
-    say("answered", what="train", bytes=12, missing=None)
+    log_event("answered", what="train", bytes=12, missing=None)
     warn("not_connected", reason="DNS says 'no'", next_try_s=0.4)
     first, second = capsys.readouterr().err.splitlines()
     assert first.split(" ", 1)[1] == "info event=answered what=train bytes=12"
