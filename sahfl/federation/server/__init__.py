@@ -1,1 +1,1 @@
-"""The coordinating centre's side: who takes part, rounds, the run on disk, results, and the port that sites reach."""
+"""The coordinating centre's side of a study: sites, requests, rounds, cells, and the queue of studies."""

@@ -1,4 +1,4 @@
-"""A round's updates become the next global state: bounds, the method's rule, the server's own step."""
+"""Makes the next global state from a round's updates: bounds, the method's rule, the server's own step."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sahfl.errors import PayloadError
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The next global state, what the server's step keeps, and what the journal says of it."""
+    """The next global state, the memory of the server's step, and notes for the journal."""
 
     state: AdapterState
     memory: Memory
     notes: dict[str, Any]
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused by name
+@np.errstate(over="ignore", invalid="ignore")  # ``_finite`` refuses what overflows
 def aggregate(
     updates: Sequence[SiteUpdate],
     *,
@@ -42,11 +42,11 @@ def aggregate(
     Guarantees: a pure function; the result does not depend on the order of the updates, to the last bit.
 
     Args:
-        updates: one per site, each whole: where one factor trains, the others are those of ``like``.
+        updates: one per site, each with all tensors: factors that did not train are those of ``like``.
         like: the global state that was sent out.
-        memory: what the step before kept.
-        rule: name of the one that makes them one.
-        layers: the adapted layers; none where whole weights train.
+        memory: memory of the server's step before.
+        rule: name of the aggregation rule.
+        layers: the adapted layers; empty where whole weights train.
         config: bounds and the server's step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The server's app: what Flower starts, in a simulation as in a deployment."""
+"""The server's app, which Flower starts in a simulation and in a deployment."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study of a run folder, from wherever it stands.
+    """Run the study of a run folder, from its last committed state.
 
-    The run's settings are ``run-folder``, a path, and ``nodes``, JSON ``{node id: site name}``: who is who is known to
-    the one who starts the run, and never taken from what a node says of itself. ``signing-key``, the path of the key
-    that signs requests, is left out or "" where no site asks for signatures. ``lanes`` cells are worked on at a time,
-    one if it is not said; ``cells`` is the folder of finished cells that runs share, or "" for none; ``report`` is
-    false where whoever starts the run has more to put into its report. Under stock Flower this app is alone in a
-    process, and the run's settings hold ``study`` too, the study file's path or "": it then opens the folder itself.
+    The run's settings are ``run-folder``, a path, and ``nodes``, JSON ``{node id: site name}``: the caller names the
+    sites, no node names itself. ``signing-key`` is the path of the key that signs requests; it is left out or "" where
+    no site asks for signatures. ``lanes`` cells are worked on at a time (default 1); ``cells`` is the folder of cells
+    that runs share, or "" for none; ``report`` is false if the caller writes the report. Under stock Flower this app is
+    alone in a process; the settings then hold ``study``, the study file's path or "", and the app opens the folder.
 
     Raises:
-        SahflError: the settings or the run folder cannot be used, or the run failed; Flower's run has then failed too.
+        SahflError: the settings or the run folder cannot be used, or the run failed; Flower's run then fails too.
     """
     settings = context.run_config
     nodes, key = _nodes(settings["nodes"]), str(settings.get("signing-key", ""))
@@ -60,7 +59,6 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _nodes(text: Any) -> dict[int, str]:
-    """Site name of each node."""
     try:
         nodes = {int(node): str(site) for node, site in json.loads(str(text)).items()}
     except (ValueError, AttributeError) as error:
@@ -71,7 +69,7 @@ def _nodes(text: Any) -> dict[int, str]:
 
 
 def _open(path: str, study: str) -> RunFolder:
-    """The run of a folder, started from a study file if the folder holds none."""
+    """Open the run of a folder; start one from the study file if the folder holds none."""
     if not path:
         raise ConfigError("run-folder: is empty; name the run's folder, a path at the server")
     if not (Path(path) / "study.json").is_file():

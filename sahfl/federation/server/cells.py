@@ -27,11 +27,11 @@ from sahfl.statistics.sums import EvaluationSums
 
 
 class StudyCells:
-    """Every method on every fold of a study.
+    """Every method on every fold of a study; committed work of the run is not done again.
 
     Args:
-        run: what the cells share; what is committed in its folder is not done again.
-        requests: the study, and what is asked.
+        run: what the cells share.
+        requests: the study, and its requests.
         base: the base network.
         nodes: node of each site that could take part.
         reuse: cells of earlier runs.
@@ -54,13 +54,12 @@ class StudyCells:
         ]
 
     def _run_cell(self, method: Method, fold: int) -> Steps[None]:
-        trained = not isinstance(method, ZeroShot)
         if (known := self._reuse.take(method, fold, self._run.descriptions())) is not None:
             if not isinstance(method, ZeroShot):
                 self._save_adapter(method, fold, known)
             return
         if self._is_done(method, fold):
-            rounds = self._study.finetune.rounds if trained else 0
+            rounds = 0 if isinstance(method, ZeroShot) else self._study.finetune.rounds
             emit(CellResumed(cell_of(method, fold), rounds, rounds))
             emit(CellEvaluated(cell_of(method, fold)))
             return
@@ -75,14 +74,12 @@ class StudyCells:
         self._reuse.keep(method, fold, final, self._run.descriptions(), seconds)
 
     def _is_done(self, method: Method, fold: int) -> bool:
-        """Whether an earlier session left nothing of a cell to do: its adapter is there, and the card, written last."""
+        """Whether an earlier session finished a cell; the adapter's card is written last."""
         cell = cell_of(method, fold)
         known, adapter = self._folder.evaluation(cell)["sums"], self._folder.adapter(cell)
         evaluated = all(site in known for site in self._study.finetune.sites)
         saved = all((adapter / name).exists() for name in (TENSORS, CARD))
         return evaluated and (isinstance(method, ZeroShot) or saved)
-
-    # ------------------------------------------------------------------------------------------- training
 
     def _fine_tune(self, method: TrainedMethod, fold: int) -> Steps[AdapterState | None]:
         study, folder, key = self._study, self._folder, cell_of(method, fold)
@@ -113,7 +110,7 @@ class StudyCells:
         return cell_sites(self._study, method, fold, self._run.descriptions())
 
     def _leave_untrained(self, method: TrainedMethod, fold: int) -> None:
-        """A training at one site that is not there, or has nobody to train on, is told; the others go on."""
+        """Note that a training at one site is left out, because the site is absent or has no patients for it."""
         reason = why_untrained(method, self._run.descriptions())
         self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
         emit(Warned(f"{method.id}, fold {fold + 1}: {reason}"))
@@ -137,10 +134,8 @@ class StudyCells:
         )
         save_adapter(self._folder.adapter(cell_of(method, fold)), net, note)
 
-    # ------------------------------------------------------------------------------------------- evaluation
-
     def _evaluate(self, method: Method, fold: int, final: AdapterState) -> Steps[float]:
-        """Have every site that has not done so evaluate its patients of a fold; the sites' seconds come back."""
+        """Ask the sites that have not evaluated a fold to do so; returns the seconds that they took together."""
         cell, stage = cell_of(method, fold), self._study.finetune
         known = self._folder.evaluation(cell)
         sites = [site for site in stage.sites if site in self._roster and site not in known["sums"]]
@@ -150,7 +145,7 @@ class StudyCells:
         nodes = {site: self._roster[site].node_id for site in sites}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
         answers: Answers = yield Ask(dict.fromkeys(sites, content), protocol.EVALUATE, nodes, deadline_s, cell=cell)
-        answers.write_oddities(self._folder.note, protocol.EVALUATE)
+        answers.note_oddities(self._folder.note, protocol.EVALUATE)
         for site in sites:
             try:
                 known["sums"][site] = self._read_sums(answers, site, header)

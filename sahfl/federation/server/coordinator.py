@@ -1,6 +1,6 @@
 """The coordinator of a study: describe the sites, pretrain, fine-tune fold by fold, evaluate, report.
 
-Every step asks the run folder first what is done already, so that starting again is resuming.
+Every step first looks up in the run folder what is done already, so that a new start resumes the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sahfl.federation.server.roster import (
     require_quorum,
 )
 from sahfl.federation.server.rounds import Cell, Run, run_cell
-from sahfl.federation.server.schedule import Job, run_alone, run_jobs
+from sahfl.federation.server.schedule import run_alone, run_jobs
 from sahfl.networks import read_base, staying, whole_network
 from sahfl.process import now_text
 from sahfl.report import write_report
@@ -48,13 +48,13 @@ class Coordinator:
     """One run of one study.
 
     Args:
-        grid: how messages reach the sites.
+        grid: transports messages to the sites.
         folder: the run on disk.
         nodes: site name of each node.
-        signer: signs what sites are asked.
+        signer: signs requests.
         lanes: how many cells are worked on at a time; the result does not depend on it.
-        cells: folder of finished cells that runs share; without one, this run does everything itself.
-        report: whether to write the report too; whoever has more to put into it writes it later.
+        cells: folder of finished cells that runs share; None if this run trains all cells itself.
+        report: whether to write the report too.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Coordinator:
         self._base: AdapterState = {}
 
     def run(self) -> None:
-        """Do all stages; each continues at what is committed.
+        """Run all stages, each from its last committed state.
 
         Raises:
             RunFailed: a stage stayed below its quorum of sites.
-            StorageError: the disk is full; what was committed is whole.
+            StorageError: the disk is full; committed work is whole.
         """
         with storing(self._folder.path):
             self._run_stages()
@@ -101,15 +101,15 @@ class Coordinator:
         self._requests = replace(self._requests, base_hash=base_hash)
         save_tensors(self._folder.path / BASE_FILE, self._base, {"sha256": base_hash})
         self._install_base()
-        run_jobs(self._jobs(), self._mail, lanes=self._lanes)
+        reuse = Reuse(self._cells, self._requests, self._folder)
+        cells = StudyCells(self._run, self._requests, self._base, nodes=self._node_of, reuse=reuse)
+        run_jobs(cells.jobs(), self._mail, lanes=self._lanes)
         self._folder.note({"event": "finished", "at": now_text()})
         results = collect(self._folder, self._study, self._run.descriptions(), self._base)
         self._folder.write_json("results.json", results)
         if self._report:
             emit(StageBegun("writing the report"))
             write_report(results, self._folder.path)
-
-    # ------------------------------------------------------------------------------------------- sites
 
     def _describe_sites(self) -> None:
         emit(StageBegun("preparing and checking the sites' data"))
@@ -138,11 +138,11 @@ class Coordinator:
 
     def _enter(self, site: str, description: SiteDescription) -> None:
         self._run.roster[site] = Member(self._node_of[site], description)
-        told = {"data": description.data, "software": description.software}
-        self._folder.note({"event": "described", "site": site} | told)
+        described = {"data": description.data, "software": description.software}
+        self._folder.note({"event": "described", "site": site} | described)
 
     def _invite(self, sites: tuple[str, ...]) -> None:
-        """Let in those of a cell's sites that were not there before; nobody waits for them."""
+        """Admit sites of a cell that came late, without waiting for others."""
         if not self._late.awaited:
             return
         base = self._base_request() if self._base else None
@@ -151,7 +151,7 @@ class Coordinator:
             emit(Warned(f"{site}: takes part from now on"))
 
     def _compare_sites(self) -> None:
-        """Drop sites that do not show their scan keys; refuse the study if two sites hold the same scan."""
+        """Drop sites that send no scan keys; refuse the study if two sites hold the same scan."""
         header = self._requests.header("finetune", "scan_keys")
         content = protocol.request(question(self._requests), header, {})
         keys, deadline_s = dict[str, frozenset[str]](), self._study.rounds.deadline_s
@@ -177,10 +177,8 @@ class Coordinator:
     def _ask(self, contents: Mapping[str, RecordDict], message_type: str) -> dict[str, Message | None]:
         nodes = {site: self._node_of[site] for site in contents}
         answers = self._mail.exchange(Ask(contents, message_type, nodes, self._study.rounds.deadline_s))
-        answers.write_oddities(self._folder.note, message_type)
+        answers.note_oddities(self._folder.note, message_type)
         return {site: answers.replies.get(site) for site in contents}
-
-    # ------------------------------------------------------------------------------------------- stages
 
     def _pretrained(self) -> AdapterState:
         emit(StageBegun("pretraining"))
@@ -197,10 +195,9 @@ class Coordinator:
         return base
 
     def _install_base(self) -> None:
-        content = self._base_request()
         sites = [site for site in self._study.finetune.sites if site in self._run.roster]
         sites += [POOLED] if self._study.pools else []
-        for site, reply in self._ask(dict.fromkeys(sites, content), protocol.INSTALL_BASE).items():
+        for site, reply in self._ask(dict.fromkeys(sites, self._base_request()), protocol.INSTALL_BASE).items():
             if reason := reason_of(reply, self._study.rounds.deadline_s):
                 self._folder.note({"event": "base_not_installed", "site": site, "reason": reason})
             if did_not_answer(reply) and site != POOLED:
@@ -209,7 +206,3 @@ class Coordinator:
 
     def _base_request(self) -> RecordDict:
         return protocol.request(question(self._requests), self._requests.header("finetune", "base"), self._base)
-
-    def _jobs(self) -> list[Job]:
-        reuse = Reuse(self._cells, self._requests, self._folder)
-        return StudyCells(self._run, self._requests, self._base, nodes=self._node_of, reuse=reuse).jobs()

@@ -1,4 +1,4 @@
-"""Requests to the sites and what comes back: in time, late, twice, or after the site's process died."""
+"""Requests to the sites and their replies: in time, late, twice, or after the site's process died."""
 
 from __future__ import annotations
 
@@ -17,57 +17,56 @@ from sahfl.federation.signatures import sign
 from sahfl.trust.signing import Signer
 
 POLL_S = (0.01, 0.5)
-"""Shortest and longest pause between looks for replies, for grids that do not wait themselves (``waits``)."""
+"""Shortest and longest pause between looks for replies, for grids that do not wait (no ``waits``)."""
 POLL_SHARE = 0.02
 """The pause between looks, as a share of the time waited: a look at a stock SuperLink is a request over HTTP."""
 NOT_ACCEPTED = (
     "the SuperLink did not accept its message: its node is unknown or not in the federation, or all is too large"
 )
 WAITING_EVERY_S = 15.0
-"""How often it is said whose replies are still awaited; every quarter of the deadline if that is shorter."""
+"""Time between two events ``Waiting``; a quarter of the deadline if that is shorter."""
 MOST_REMEMBERED = 1000
-"""Requests of the past whose late or second replies are still recognised by site."""
+"""Past requests whose late or second replies are still recognised."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What some sites are to be asked, and until when their answers are awaited."""
+    """Requests to some sites, with the deadline of their replies."""
 
     contents: Mapping[str, RecordDict]
-    """What is asked, by site."""
+    """The request to each site."""
     message_type: str
-    """Which of the site's answers is wanted."""
     nodes: Mapping[str, int]
     """Node of each site."""
     deadline_s: float
-    """Seconds from the sending of a site's request until it is left out, if it has not come."""
+    """Seconds from the sending of a request until its site is left out."""
     what: str = ""
-    """Name of this exchange, for a reply that comes later."""
+    """Name of these requests, for the report of a late reply."""
     cell: str = ""
-    """The cell that it belongs to, if it does."""
+    """The cell that needs the replies, if one does."""
 
 
 @dataclass
 class Answers:
-    """What became of one set of requests."""
+    """The outcome of one set of requests."""
 
     replies: dict[str, Message] = field(default_factory=dict)
     """The first reply of each site that answered in time; an error is a reply too."""
     stale: list[dict[str, str]] = field(default_factory=list)
-    """Replies to earlier requests, which came after their deadline: by site and reason, never used."""
+    """Late replies to earlier requests, by site and reason; never used."""
     duplicate: list[dict[str, str]] = field(default_factory=list)
-    """Second replies to a request: by site and reason, never used."""
+    """Second replies to a request, by site and reason; never used."""
     retried: dict[str, str] = field(default_factory=dict)
-    """Sites that were asked once more, because their process died; with the cause."""
+    """Sites that were asked again because their process died, with the cause."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """From a site's request to its reply."""
+    """Time from each site's request to its reply."""
 
     def oddities(self) -> dict[str, list[dict[str, str]]]:
-        """What a journal line says besides the replies."""
+        """Fields of a journal line on replies that were not used, and on sites that were asked again."""
         retried = [{"site": site, "reason": reason} for site, reason in sorted(self.retried.items())]
         return {"stale": self.stale, "duplicate": self.duplicate, "retried": retried}
 
-    def write_oddities(self, note: Callable[[dict[str, Any]], None], what: str) -> None:
+    def note_oddities(self, note: Callable[[dict[str, Any]], None], what: str) -> None:
         """Write the oddities to a journal, if there are any."""
         if any((oddities := self.oddities()).values()):
             note({"event": "replies", "what": what} | oddities)
@@ -75,21 +74,22 @@ class Answers:
 
 @dataclass
 class Exchange:
-    """Requests that are on their way, or wait until another exchange is done with their site."""
+    """Open requests: some are sent, some wait until their site has answered another exchange."""
 
     ask: Ask
     answers: Answers = field(default_factory=Answers)
     unsent: list[str] = field(default_factory=list)
-    """Sites that are still busy with another exchange."""
+    """Sites that are busy with another exchange."""
     waiting: dict[str, str] = field(default_factory=dict)
     """Site of each request that has no reply yet."""
     sent: dict[str, float] = field(default_factory=dict)
     """When each site was asked (monotonic clock)."""
-    said: float = 0.0
+    reported: float = 0.0
+    """When an event ``Waiting`` was last emitted (monotonic clock)."""
 
     @property
     def done(self) -> bool:
-        """Whether every site has answered, or was left out."""
+        """Whether every site has answered or was left out."""
         return not self.unsent and not self.waiting
 
     @property
@@ -99,17 +99,18 @@ class Exchange:
 
 
 class Mailbox:
-    """Sends requests and knows which request every reply answers.
+    """Sends requests, and matches each reply to its request.
 
-    Any number of exchanges may be open at once. A site is asked for one thing at a time: what another exchange wants of
-    it waits, and its deadline begins when it is sent, so that nobody is late for having worked for somebody else.
+    Any number of exchanges may be open at once. A site gets one request at a time: the next one waits, and its deadline
+    begins when it is sent, so that no site is late because it worked for another exchange.
 
-    Guarantees: replies are matched by the id of the request, never by what a reply says of its sender; a reply counts
-    once, before the deadline, or not at all; every other reply is named; a site whose process died is asked once more.
+    Guarantees: replies are matched by the id of the request, never by the sender that a reply names; a reply counts
+    once, before the deadline, or not at all; every other reply is reported; a site whose process died is asked once
+    more.
 
     Args:
-        grid: how messages reach the sites.
-        signer: signs every request; without one, only sites that ask for no signature obey.
+        grid: transports messages to the sites.
+        signer: signs every request; without one, sites that require signatures refuse.
     """
 
     def __init__(self, grid: Grid, signer: Signer | None = None) -> None:
@@ -123,24 +124,24 @@ class Mailbox:
         self._duplicate: list[dict[str, str]] = []
 
     def exchange(self, ask: Ask) -> Answers:
-        """Send each site its content and collect the replies that come before the deadline."""
+        """Send each site its request, and collect the replies that come before the deadline."""
         opened = self.open(ask)
         while not opened.done:
             self.step()
         return opened.answers
 
     def open(self, ask: Ask) -> Exchange:
-        """Begin an exchange; ``step`` brings it on until it is done."""
+        """Begin an exchange; call ``step`` until it is done."""
         for content in {id(content): content for content in ask.contents.values()}.values():
             self._sign(ask.message_type, content)
-        opened = Exchange(ask, unsent=list(ask.contents), said=time.monotonic())
+        opened = Exchange(ask, unsent=list(ask.contents), reported=time.monotonic())
         self._exchanges.append(opened)
         self._send_unsent()
         self._close_done()
         return opened
 
     def step(self) -> None:
-        """Wait a moment for replies, end what is overdue, and ask the sites that have become free."""
+        """Wait a moment for replies, end overdue requests, and ask the sites that have become free."""
         self._collect(
             [id_ for exchange in self._exchanges for id_ in exchange.waiting] + [*self._overdue, *self._invited],
             waited_s=max((exchange.waited_s for exchange in self._exchanges), default=0.0),
@@ -152,14 +153,14 @@ class Mailbox:
         self._close_done()
 
     def pause(self, seconds: float) -> None:
-        """Wait; what comes late meanwhile is named in the next exchange's answers."""
+        """Wait; the next exchange's answers name the late replies that come meanwhile."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._collect([*self._overdue, *self._invited])
             time.sleep(min(0.2, left))
 
     def invite(self, site: str, content: RecordDict, message_type: str, node: int) -> None:
-        """Ask a site something that nobody waits for; ``arrivals`` has its reply one day."""
+        """Send a site a request that nobody waits for; ``arrivals`` returns its reply."""
         self._sign(message_type, content)
         (id_,) = self._grid.push_messages([Message(content, node, message_type)])
         self._invited[id_] = site
@@ -170,14 +171,12 @@ class Mailbox:
         arrived, self._arrived = self._arrived, {}
         return arrived
 
-    # ------------------------------------------------------------------------------------------- sending
-
     def _sign(self, message_type: str, content: RecordDict) -> None:
         if self._signer is not None:
             sign(message_type, content, self._signer)
 
     def _send_unsent(self) -> None:
-        """Ask every site that no exchange waits for, the exchange first that was opened first."""
+        """Ask every site that no exchange waits for; the exchange that was opened first goes first."""
         for exchange in self._exchanges:
             busy = {site for other in self._exchanges for site in other.waiting.values()}
             if free := [site for site in exchange.unsent if site not in busy]:
@@ -191,7 +190,7 @@ class Mailbox:
         messages = {site: Message(ask.contents[site], ask.nodes[site], ask.message_type) for site in sites}
         ids = list(self._grid.push_messages(list(messages.values())))
         exchange.sent = dict.fromkeys(sites, time.monotonic()) | exchange.sent
-        # A stock SuperLink gives an empty id for a node that it does not know, and no ids at all if all is too large.
+        # A stock SuperLink returns an empty id for an unknown node, and no ids at all if the messages are too large.
         for site, id_ in zip(messages, ids or [""] * len(messages), strict=True):
             if id_:
                 exchange.waiting[id_] = site
@@ -209,16 +208,14 @@ class Mailbox:
                 del known[old]
 
     def _close_done(self) -> None:
-        """What came late or twice is named in the answers of the exchange that is done next."""
+        """Remove finished exchanges; the first one takes the late and second replies into its answers."""
         for exchange in [exchange for exchange in self._exchanges if exchange.done]:
             self._exchanges.remove(exchange)
             exchange.answers.stale, self._stale = self._stale, []
             exchange.answers.duplicate, self._duplicate = self._duplicate, []
 
-    # ------------------------------------------------------------------------------------------- replies
-
     def _collect(self, asked: list[str], waited_s: float = 0.0) -> None:
-        """Take in what has arrived for some requests."""
+        """Handle the replies that have arrived for some requests."""
         if not asked:
             return
         arrived = list(self._grid.pull_messages(asked))
@@ -236,9 +233,8 @@ class Mailbox:
             self._take_answer(exchange, exchange.waiting.pop(id_), reply)
         elif late := self._overdue.pop(id_, None):
             self._answered[id_] = late
-            site, what = late
-            said = f" ({error_text(reply)})" if reply.has_error() else ""
-            self._drop("stale", site, f"answers {what}, after its deadline{said}")
+            error = f" ({error_text(reply)})" if reply.has_error() else ""
+            self._drop("stale", late[0], f"answers {late[1]}, after its deadline{error}")
         elif id_ in self._answered:
             self._drop("duplicate", self._answered[id_][0], "a second reply to one request")
         else:
@@ -262,22 +258,22 @@ class Mailbox:
 
 
 def _emit_waiting(exchange: Exchange) -> None:
-    """Report now and then whose replies are awaited; not at once where nobody has answered yet."""
+    """Report from time to time which sites are awaited; while no site has answered, only after half the deadline."""
     now, deadline_s = time.monotonic(), exchange.ask.deadline_s
     waited_s = now - max((exchange.sent[site] for site in exchange.waiting.values()), default=now)
-    soon = now - exchange.said < min(WAITING_EVERY_S, deadline_s / 4)
+    soon = now - exchange.reported < min(WAITING_EVERY_S, deadline_s / 4)
     if exchange.waiting and not soon and (exchange.answers.replies or waited_s > deadline_s / 2):
-        exchange.said = now
+        exchange.reported = now
         emit(Waiting(tuple(sorted(exchange.waiting.values())), waited_s, deadline_s, exchange.ask.cell))
 
 
 def error_text(reply: Message) -> str:
-    """What an error reply says, cut to a line."""
+    """Reason of an error reply, cut to 120 characters."""
     return flower.reason(reply)[:120]
 
 
 def reason_of(reply: Message | None, deadline_s: float) -> str | None:
-    """Why a site has no usable reply; None where it has one."""
+    """Why a site has no usable reply; None if it has one."""
     if reply is None:
         return f"no reply within {deadline_s:g} s"
     if not reply.has_error():
@@ -288,10 +284,10 @@ def reason_of(reply: Message | None, deadline_s: float) -> str | None:
 
 
 def content_of(reply: Message | None, deadline_s: float) -> RecordDict:
-    """What a site answered.
+    """Content of a site's reply.
 
     Raises:
-        PayloadError: why it has no usable reply.
+        PayloadError: the site has no usable reply; the message gives the reason.
     """
     if reason := reason_of(reply, deadline_s):
         raise PayloadError(reason)

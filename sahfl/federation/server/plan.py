@@ -1,4 +1,4 @@
-"""What a study will do before it does it: its trainings, what each sends, and the time that earlier cells took."""
+"""The work of a study, before it begins: its trainings, what each sends, and the time that earlier cells took."""
 
 from __future__ import annotations
 
@@ -20,22 +20,16 @@ class Planned:
     id: str
     n_cells: int
     trained_at: str
-    """Who trains it."""
     parameters: int
-    """Numbers that are trained and sent."""
+    """How many numbers are trained and sent."""
     bytes_per_round: int
     """What a site sends in a round, without headers."""
     seconds: float | None
-    """What sites will work for all its cells together; None where no such cell was ever run."""
+    """Expected work of the sites for all its cells; None if no such cell was ever run."""
 
 
 def plan(study: Study, cells: Path) -> list[Planned]:
-    """The work of a study, pretraining first.
-
-    Args:
-        study: its settings.
-        cells: folder of finished cells, for the times.
-    """
+    """The trainings of a study, pretraining first; ``cells`` is the folder of finished cells, for the times."""
     store, found = CellStore(cells), []
     if study.pretrain is not None:
         found.append(_planned("pretrain", study, None, f"{len(study.pretrain.sites)} sites", 1, store))

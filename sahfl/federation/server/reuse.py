@@ -1,8 +1,7 @@
-"""A cell that an earlier run has finished is not run again: its result is written into the run as if it had been.
+"""Cells of earlier runs: a run takes the result of a finished cell from the store instead of running it again.
 
-Only a cell whose every round used every site, and which every site evaluated, is kept: what became of one in which a
-site was missing depends on more than its settings. Of a run whose software changed between two sessions, at the server
-or at a site, none is.
+A cell is kept only if every site took part in every round and in the evaluation: otherwise its result depends on more
+than its settings. No cell is kept of a run whose software changed between sessions, at the server or at a site.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from sahfl.task import Descriptions
 
 
 class Reuse:
-    """Takes cells from a store into a run, and keeps those that the run finishes.
+    """Takes cells from a store into a run, and keeps the cells that the run finishes.
 
     Args:
-        cells: folder of the store; None for a run that does without.
+        cells: folder of the store; None for a run without one.
         requests: the study, with the base's hash once there is one.
         folder: the run.
     """
@@ -38,18 +37,17 @@ class Reuse:
         self._requests, self._study, self._folder = requests, requests.study, folder
 
     def take(self, method: Method | None, fold: int, sites: Descriptions) -> AdapterState | None:
-        """Write what an earlier run found into this one, unless this one has begun the cell itself.
+        """Write an earlier run's result of a cell into this run, unless this run has begun the cell itself.
 
         Args:
-            method: none for pretraining.
+            method: None for pretraining.
             fold: the held-out fold; -1 in pretraining.
-            sites: who takes part, with what they have.
+            sites: the sites that take part, with their descriptions.
 
         Returns:
-            The state after the cell's last round; None where there is nothing to take.
+            The state after the cell's last round; None if the store has no such cell.
         """
-        identity = self._identity(method, fold, sites)
-        key = _key(method, fold)
+        identity, key = self._identity(method, fold, sites), _key(method, fold)
         begun = self._folder.has_begun(key, trained=not isinstance(method, ZeroShot))
         if self._store is None or identity is None or begun:
             return None
@@ -70,25 +68,18 @@ class Reuse:
     def keep(
         self, method: Method | None, fold: int, final: AdapterState, sites: Descriptions, seconds: float = 0.0
     ) -> None:
-        """Keep a cell that this run has finished, if it is whole.
+        """Keep a cell that this run has finished, if no site was missing in it.
 
-        Args:
-            method: as for ``take``, like the others.
-            fold: the held-out fold.
-            final: the state after the last round.
-            sites: who takes part.
-            seconds: what the sites worked for its evaluation.
+        ``method``, ``fold`` and ``sites`` are those of ``take``, ``final`` is the state after the last round, and
+        ``seconds`` the sites' work for the evaluation.
         """
         identity, key = self._identity(method, fold, sites), _key(method, fold)
         if self._store is None or identity is None or key in self._folder.reused():
             return
-        journal, evaluation = self._folder.journal(), None
-        if not _is_of_one_software(journal):
-            return
+        journal = self._folder.journal()
         rounds = _rounds(journal, method, fold)
-        if method is not None:
-            evaluation = self._folder.evaluation(key)
-        if not self._is_whole(method, fold, sites, rounds, evaluation):
+        evaluation = None if method is None else self._folder.evaluation(key)
+        if not _is_of_one_software(journal) or not self._is_whole(method, fold, sites, rounds, evaluation):
             return
         work = sum(site["seconds"] for line in rounds for site in line["used"])
         try:
@@ -97,7 +88,7 @@ class Reuse:
             emit(Warned(f"{key}: is not kept for later runs ({error.strerror})"))
 
     def _adopt(self, key: str, entry: Entry, name: str) -> None:
-        """What ``has_begun`` looks for comes last: without it, what comes before is written again."""
+        """Write a cell into the run; the file that ``has_begun`` looks for comes last, so that a crash repeats all."""
         self._folder.note({"event": "reused", "cell": key, "entry": name})
         if entry.evaluation is not None:
             self._folder.write_evaluation(key, entry.evaluation)
@@ -109,19 +100,16 @@ class Reuse:
         emit(CellReused(key, len(entry.rounds)))
 
     def _check(self, entry: Entry) -> None:
-        """Whether evaluation sums are of this version: their length says so.
+        """Check by their length that evaluation sums are of this version.
 
         Raises:
             PayloadError: they are not.
         """
         for values in (entry.evaluation or {"sums": {}})["sums"].values():
-            array = np.asarray(values, np.float64)
-            EvaluationSums.from_array(array, self._study.evaluation)
-
-    # ------------------------------------------------------------------------------------------- what a cell is
+            EvaluationSums.from_array(np.asarray(values, np.float64), self._study.evaluation)
 
     def _identity(self, method: Method | None, fold: int, sites: Descriptions) -> Identity | None:
-        """What determines a cell's result; None where a site is not there."""
+        """Everything that determines a cell's result; None if a site is absent."""
         study = self._study
         wanted = study.finetune.sites
         if method is None:
@@ -154,7 +142,7 @@ class Reuse:
 
 
 def work_of(study: Study, method: Method | None) -> Record:
-    """The settings of a cell that say how much work it is; method None is pretraining."""
+    """The settings that determine the work of a cell; method None is pretraining."""
     parts = {"views": study.views, "model": study.model}
     found: Record = {name: part.model_dump(mode="json") for name, part in parts.items()}
     rules = study.rounds.model_dump(mode="json", include={"payload", "most_share", "most_norm", "server"})
@@ -170,7 +158,7 @@ def work_of(study: Study, method: Method | None) -> Record:
 
 
 def _rounds(journal: list[Record], method: Method | None, fold: int) -> list[Record]:
-    """The committed rounds of a cell, as they were at last."""
+    """The committed rounds of a cell, each as it was committed last."""
     wanted = ("pretrain", None, None) if method is None else ("finetune", method.id, fold)
     found = {
         line["round"]: line
@@ -183,8 +171,8 @@ def _rounds(journal: list[Record], method: Method | None, fold: int) -> list[Rec
 
 def _is_of_one_software(journal: list[Record]) -> bool:
     """Whether the server and each site had the same software in every session of a run."""
-    told = [line for line in journal if line["event"] in ("started", "resumed", "described")]
-    found = {(line.get("site"), line.get("software")) for line in told}
+    lines = [line for line in journal if line["event"] in ("started", "resumed", "described")]
+    found = {(line.get("site"), line.get("software")) for line in lines}
     return len(found) == len({site for site, _ in found})
 
 

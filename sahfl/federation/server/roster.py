@@ -1,4 +1,4 @@
-"""Who takes part in a study: what a site must say of itself, who trains what, how many are needed, who comes late."""
+"""The sites of a study: checks of their descriptions, who trains what, the quorum, and sites that come late."""
 
 from __future__ import annotations
 
@@ -28,14 +28,11 @@ class Member:
     description: SiteDescription
 
 
-# ----------------------------------------------------------------------------------------------- attendance
-
-
 def check_description(description: SiteDescription, site: str, *, folds: int, journal: Iterable[Record]) -> None:
-    """Compare what a site tells of its data with the study, and with what it told before.
+    """Compare a site's description with the study and with the site's earlier descriptions.
 
     Raises:
-        PayloadError: it is another site's, of another number of folds, or of data that changed since the run began.
+        PayloadError: it is another site's, has another number of folds, or the data changed since the run began.
     """
     found = {len(description.fold_sizes), len(description.fold_positive)}
     if description.site != site or found != {folds}:
@@ -49,7 +46,7 @@ def require_quorum(config: RoundsConfig, stage: str, sites: tuple[str, ...], pre
     """Refuse a stage that has too few sites.
 
     Raises:
-        RunFailed: it names the sites that are out.
+        RunFailed: too few sites are present; the absent ones are named.
     """
     absent = [site for site in sites if site not in present]
     quorum, n_present = needed(config, len(sites)), len(sites) - len(absent)
@@ -59,12 +56,12 @@ def require_quorum(config: RoundsConfig, stage: str, sites: tuple[str, ...], pre
 
 
 def needed(config: RoundsConfig, n_sites: int) -> int:
-    """Usable replies that commit a round."""
+    """How many usable replies commit a round."""
     return max(1, math.ceil(config.quorum * n_sites - 1e-9))
 
 
 def refuse_shared_scans(keys: Mapping[str, frozenset[str]], folder: RunFolder) -> None:
-    """Compare the sites' scan keys, and write what they share to the journal.
+    """Compare the sites' scan keys, and write shared ones to the journal.
 
     Raises:
         DataShared: two sites hold the same scan.
@@ -77,34 +74,31 @@ def refuse_shared_scans(keys: Mapping[str, frozenset[str]], folder: RunFolder) -
         raise DataShared(f"the same scan lies at two sites ({named}); see scan_keys.json in each site's folder")
 
 
-# ----------------------------------------------------------------------------------------------- places of training
-
-
 def cell_sites(study: Study, method: TrainedMethod, fold: int, sites: Descriptions) -> tuple[str, ...]:
-    """Who is asked to train a method with a fold held out; the quorum counts these.
+    """Sites that are asked to train a method with a fold held out; the quorum counts these.
 
-    A site with nobody outside the fold sits out. Of a federation, absent sites are counted; one that trains alone has
-    to be there.
+    A site without patients outside the fold is left out. Absent sites of a federation are counted; a site that trains
+    alone must be present.
     """
     chosen = [site for site in study.training_sites(method) if site not in sites or not sites[site].sits_out(fold)]
     return tuple(site for site in chosen if method.trained_at is None or site in sites)
 
 
 def contributors(study: Study, method: TrainedMethod, sites: Descriptions) -> tuple[str, ...]:
-    """Sites whose patients a method is trained on, of those that take part."""
+    """Present sites on whose patients a method is trained."""
     wanted = study.finetune.sites if method.trained_at == POOLED else study.training_sites(method)
     return tuple(site for site in wanted if site in sites)
 
 
 def why_untrained(method: TrainedMethod, sites: Descriptions) -> str:
-    """Why a method that is trained in one place has nobody to train it."""
+    """Why a method that one site trains is not trained."""
     if method.trained_at not in sites:
         return f"not trained: {method.trained_at} does not take part"
     return f"not trained: {method.trained_at} has no patient outside the fold"
 
 
 def describe_pool(study: Study, sites: Descriptions) -> SiteDescription | None:
-    """The pseudo-site ``pooled`` of a simulation: its members' counts added up; None if no member takes part."""
+    """Description of the pseudo-site ``pooled`` of a simulation, with summed counts; None if no member takes part."""
     members = [sites[site] for site in study.finetune.sites if site in sites]
     if not members:
         return None
@@ -125,25 +119,22 @@ def describe_pool(study: Study, sites: Descriptions) -> SiteDescription | None:
     )
 
 
-# ----------------------------------------------------------------------------------------------- latecomers
-
-
 def did_not_answer(reply: Message | None) -> bool:
     """Whether a site gave no answer of its own: it is not connected, or its process died. An error is an answer."""
     return reply is None or flower.is_unreachable(reply) or flower.is_crash(reply)
 
 
 class Latecomers:
-    """The sites that are awaited, and how far each has come: it describes its data, then it installs the base.
+    """The sites that may still come: each describes its data, then installs the base, then takes part.
 
-    Guarantees: nobody waits for them; a site that is not connected costs nothing; one that answers with an error of its
-    own is not asked again in this session. With every site there from the start, nothing is sent.
+    Guarantees: the run does not wait for them; it sends nothing to a site that is not connected; a site that answers
+    with an error is not asked again in this session.
 
     Args:
-        mail: how they are asked.
-        grid: who is connected.
+        mail: sends the requests.
+        grid: lists the connected nodes.
         node_of: node of each site.
-        read: checks a site's description.
+        read: reads and checks a site's description.
     """
 
     def __init__(
@@ -164,15 +155,15 @@ class Latecomers:
     def welcome(
         self, sites: Iterable[str], describe: RecordDict, base: RecordDict | None
     ) -> dict[str, SiteDescription]:
-        """Take in what has arrived, and ask who is connected and was not asked yet.
+        """Handle the replies that have arrived, and ask the connected sites that were not asked yet.
 
         Args:
-            sites: those that are wanted now.
+            sites: the sites that are wanted now.
             describe: the request to describe the data.
-            base: the request to install the base; None where it is not needed.
+            base: the request to install the base; None if there is no base yet.
 
         Returns:
-            Sites that take part from now on, with what they have.
+            Descriptions of the sites that take part from now on.
         """
         ready: dict[str, SiteDescription] = {}
         for site, reply in self._mail.arrivals().items():

@@ -1,4 +1,4 @@
-"""Rounds: ask the sites, use what is usable, name what is not, commit, go on; or stop below the quorum."""
+"""Rounds of a cell: ask the sites, aggregate the usable replies, commit; or stop below the quorum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sahfl.events import CellResumed, Paused, RoundBegun, RoundCommitted, RoundF
 from sahfl.federation import protocol
 from sahfl.federation.protocol import TrainReply
 from sahfl.federation.requests import in_round
-from sahfl.federation.server.aggregate import Aggregate, aggregate
+from sahfl.federation.server.aggregate import aggregate
 from sahfl.federation.server.mailbox import Answers, Ask, reason_of
 from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
@@ -31,22 +31,22 @@ Sent = Mapping[str, AdapterState]
 
 @dataclass(frozen=True)
 class Cell:
-    """A training to run: pretraining, or one method on one fold."""
+    """A training: pretraining, or one method on one fold."""
 
     key: str
     """Folder of its checkpoints, ``pretrain`` or ``cp_lora-r8/fold-0``."""
     task: Task
-    """What sites are asked, without the round."""
+    """The sites' task, without the round."""
     header: Header
     """What replies must repeat, without the round."""
     sites: tuple[str, ...]
-    """Sites of this stage; the quorum counts these."""
+    """Sites that are asked; the quorum counts these."""
     rule: str = USUAL
-    """Name of the rule by which the sites' updates become one."""
+    """Name of the aggregation rule."""
     layers: tuple[FactoredLayer, ...] = ()
-    """The adapted layers; none where whole weights train."""
+    """The adapted layers; empty where whole weights train."""
     staying: tuple[str, ...] = ()
-    """Names of the tensors that sites keep to themselves; the state holds them as they were at the start."""
+    """Names of the tensors that stay at the sites; the global state keeps their first values."""
     ranks: SiteRanks = field(default_factory=SiteRanks)
     """Sites whose adapter has another rank than the global state."""
 
@@ -56,28 +56,26 @@ class Run:
     """What all cells of a run share."""
 
     folder: RunFolder
-    """The run on disk."""
     config: RoundsConfig
-    """When a round counts."""
     roster: dict[str, Member]
     """Sites that take part; it may grow while cells run."""
     invite: Callable[[tuple[str, ...]], None] = lambda sites: None
-    """Called with the sites that are wanted, to let in those that came late."""
+    """Called with the sites that are wanted, to admit those that came late."""
 
     def descriptions(self) -> dict[str, SiteDescription]:
-        """What each site of the roster has."""
+        """Description of each site of the roster."""
         return {site: member.description for site, member in self.roster.items()}
 
 
 @dataclass
 class Outcome:
-    """What became of the requests of a round; every site asked is in exactly one of the three."""
+    """Outcome of a round's requests; each site is in exactly one of ``used``, ``refused`` and ``missing``."""
 
-    used: dict[str, Any] = field(default_factory=dict)
+    used: dict[str, TrainReply] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     oddities: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-    """Replies to earlier requests, second replies, and sites that were asked once more."""
+    """Late replies, second replies, and sites that were asked again."""
 
     def reasons(self) -> list[dict[str, str]]:
         """Sites without a usable reply, each with its reason."""
@@ -85,14 +83,15 @@ class Outcome:
 
 
 def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
-    """Run the rounds of a cell from its last committed one, and return the final state; ``schedule`` does the asking.
+    """Run the rounds of a cell from its last committed one, and return the final state.
 
-    Guarantees: a round is committed or leaves no trace but a journal line; the result does not depend on interruptions.
+    Guarantees: a round is committed or leaves only a journal line; the result does not depend on interruptions. Before
+    each attempt at a round, sites that came late are invited.
 
     Args:
         cell: the training.
         start: state before its first round.
-        run: the run that the cell belongs to; its latecomers are invited before each attempt.
+        run: the run that the cell belongs to.
 
     Raises:
         RunFailed: a round stayed below the quorum in every attempt.
@@ -111,7 +110,8 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
         ]
         found = aggregate(updates, like=state, memory=memory, rule=cell.rule, layers=cell.layers, config=run.config)
         state, memory, record = found.state, found.memory, record | found.notes
-        _emit_bounds(cell, round_, found)
+        for site, factor in found.notes["shortened"].items():
+            emit(UpdateBounded(cell.key, round_, site, factor))
         run.folder.commit(cell.key, Checkpoint(round_, state, record, memory))
         losses = [site["loss"] * site["n_volumes"] for site in record["used"]]
         loss = sum(losses) / sum(site["n_volumes"] for site in record["used"])
@@ -175,20 +175,14 @@ def _ask(cell: Cell, sent: Sent, round_: int, run: Run) -> Steps[tuple[Outcome, 
 
 
 def _asked_for(cell: Cell, sent: AdapterState, round_: int) -> AdapterState:
-    """Of what a site was sent, the tensors that its reply of this round holds."""
+    """The sent tensors that the site's reply of this round must hold."""
     names = RULES[cell.rule].names_of_turn(cell.layers, tuple(sent), round_)
     return {name: sent[name] for name in names if name not in cell.staying}
-
-
-def _emit_bounds(cell: Cell, round_: int, found: Aggregate) -> None:
-    for site, factor in found.notes["shortened"].items():
-        emit(UpdateBounded(cell.key, round_, site, factor))
 
 
 def _record(
     cell: Cell, round_: int, attempt: int, outcome: Outcome, n_bytes_down: Mapping[str, int], seconds: float
 ) -> dict[str, Any]:
-    used: dict[str, TrainReply] = outcome.used
     return {
         "event": "round",
         "stage": cell.task.stage,
@@ -206,7 +200,7 @@ def _record(
                 "bytes_down": n_bytes_down[site],
                 "seconds": round(reply.seconds, 3),
             }
-            for site, reply in sorted(used.items())
+            for site, reply in sorted(outcome.used.items())
         ],
         "refused": [{"site": site, "reason": reason} for site, reason in sorted(outcome.refused.items())],
         "missing": [{"site": site, "reason": reason} for site, reason in sorted(outcome.missing.items())],

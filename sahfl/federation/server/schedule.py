@@ -1,7 +1,7 @@
-"""Which cell goes on when: several at once where sites would wait for each other, all in one thread.
+"""The order of the cells' steps: several cells go on at once, so that no site waits, all in one thread.
 
-A cell is a generator: it yields what it wants to ask and is given the answers. Nothing runs at the same time in this
-process, so that journal, checkpoints and roster need no locks, and Ctrl-C ends all cells between two of their steps.
+A cell is a generator: it yields what it wants to ask and receives the answers. No two steps run at the same time, so
+that journal, checkpoints and roster need no locks, and Ctrl-C ends all cells between two of their steps.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import TypeVar
 from sahfl.federation.server.mailbox import Answers, Ask, Exchange, Mailbox
 
 LOOK_S = 0.2
-"""How often cells that pause are looked at while nobody is asked anything."""
+"""Pause between two looks at cells that pause, while no request is open."""
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Pause:
-    """A wait that a cell wants; the others go on meanwhile. Its answers are empty."""
+    """A pause of one cell; the others go on meanwhile. Its answers are empty."""
 
     seconds: float
 
 
 Steps = Generator[Ask | Pause, Answers, Result]
-"""Work that is done step by step between answers, and its result."""
+"""Work that is done step by step between answers; it returns a result."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,8 @@ class Job:
     """One cell that can run beside others."""
 
     sites: tuple[str, ...]
-    """Who does most of its work."""
+    """The sites that do most of its work."""
     start: Callable[[], Steps[None]]
-    """Begins it."""
 
 
 @dataclass(eq=False)
@@ -51,11 +50,10 @@ class _Lane:
     wake_at: float = 0.0
 
     def is_due(self) -> bool:
-        """Whether what it waited for is there."""
         return self.exchange.done if self.exchange else time.monotonic() >= self.wake_at
 
     def go_on(self, mail: Mailbox) -> bool:
-        """Do the next step; False where that was the last one."""
+        """Do the next step; returns False after the last one."""
         answers = self.exchange.answers if self.exchange else Answers()
         try:
             wanted = self.steps.send(answers) if self.begun else next(self.steps)
@@ -69,30 +67,25 @@ class _Lane:
 
 def run_alone(steps: Steps[Result], mail: Mailbox) -> Result:
     """Run one cell to its end, and return its result."""
-    answers: Answers | None = None
-    try:
-        while True:
-            wanted = next(steps) if answers is None else steps.send(answers)
-            if isinstance(wanted, Ask):
-                answers = mail.exchange(wanted)
-            else:
-                mail.pause(wanted.seconds)
-                answers = Answers()
-    except StopIteration as end:
-        result: Result = end.value
-        return result
+    results: list[Result] = []
+
+    def keep_result() -> Steps[None]:
+        results.append((yield from steps))
+
+    run_jobs([Job((), keep_result)], mail)
+    return results[0]
 
 
 def run_jobs(jobs: Iterable[Job], mail: Mailbox, *, lanes: int = 1) -> None:
-    """Run jobs, several at once: a site that has done its part of one works for another meanwhile.
+    """Run jobs, several at once: a site that has done its part of one job works for another meanwhile.
 
-    Guarantees: a job's steps are those that it would take alone, so that its result does not depend on the others;
-    with one lane, jobs run one after the other in their order. An error in one ends all, each at what it committed.
+    Guarantees: a job takes the same steps as alone, so that its result does not depend on the others; with one lane,
+    jobs run one after the other in their order. An error in one job ends all; what they committed stays.
 
     Args:
-        jobs: in the order in which they begin, as far as that keeps different sites at work.
-        mail: how sites are asked.
-        lanes: how many jobs may have begun at a time.
+        jobs: in the order in which they begin, except where another order keeps more sites at work.
+        mail: sends the requests.
+        lanes: how many jobs may run at a time.
     """
     waiting, running = list(jobs), list[_Lane]()
     try:
@@ -111,7 +104,7 @@ def run_jobs(jobs: Iterable[Job], mail: Mailbox, *, lanes: int = 1) -> None:
 
 
 def _next_job(waiting: list[Job], running: list[_Lane]) -> int:
-    """The first of those jobs whose busiest site has least to do."""
+    """Index of the first job whose busiest site has the least to do."""
     load = Counter(site for lane in running for site in lane.sites)
     return min(range(len(waiting)), key=lambda index: max((load[site] for site in waiting[index].sites), default=0))
 

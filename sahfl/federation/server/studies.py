@@ -1,4 +1,4 @@
-"""The queue of studies in the server's folder: files that wait, and what became of them."""
+"""The queue of studies in the server's folder: the files that wait, and those that ended."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 class Studies:
     """Study files below a server's folder; a file's name without ``.yaml`` names its run.
 
-    ``queue/`` wait, in the order of their names; ``runs/<name>`` the run folder of each; ``done/`` and ``failed/`` the
-    files of studies that ended, a failed one with its reason in ``<name>.txt``; ``cells/`` the cells that studies have
-    finished (``CellStore``), from which later ones take what they share.
+    ``queue/`` holds the files that wait, in the order of their names; ``runs/<name>`` is the run folder of each;
+    ``done/`` and ``failed/`` hold the files of studies that ended, a failed one with its reason in ``<name>.txt``;
+    ``cells/`` holds the finished cells (``CellStore``), which later studies share.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,10 +25,10 @@ class Studies:
         self._unusable: set[Path] = set()
 
     def submit(self, file: Path) -> Path:
-        """Check a study file and put it into the queue; what ``failed/`` holds of an earlier attempt goes.
+        """Check a study file and put it into the queue; its files of an earlier attempt leave ``failed/``.
 
         Raises:
-            ConfigError: it has problems, does not leave the data to the sites, or has a name that cannot be a folder's.
+            ConfigError: the file has problems, names the sites' data, or has a name that no folder may have.
             RunError: a study of this name waits already, or ran with other settings.
         """
         study = read_deployed(file)
@@ -38,7 +38,7 @@ class Studies:
         if target.exists():
             raise RunError(f"{target}: waits already; take it out of the queue, or rename the new file")
         self.check_run(file.stem, study)
-        for ending in ("yaml", "txt"):  # of an earlier attempt: whoever watches this one must not take it for its own
+        for ending in ("yaml", "txt"):  # who watches this attempt must not see the outcome of an earlier one
             (self.folder / "failed" / f"{file.stem}.{ending}").unlink(missing_ok=True)
         write_atomic(target, study.model_dump_json(indent=1) + "\n")  # JSON is YAML; paths in it are absolute
         return target
@@ -47,7 +47,7 @@ class Studies:
         """Compare a study with an earlier run of its name.
 
         Raises:
-            RunError: it ran with other settings.
+            RunError: that run had other settings.
         """
         from sahfl.run.folder import RunFolder
 
@@ -56,13 +56,13 @@ class Studies:
             raise RunError(f"{path}: ran with other settings; give the changed study another file name")
 
     def waiting(self) -> list[Path]:
-        """Files of the queue: one that was interrupted comes first, then in the order of their names."""
-        files = sorted(path for path in (self.folder / "queue").glob("*.yaml") if path not in self._unusable)
-        return sorted(files, key=lambda path: not (self.run_of(path.stem) / "journal.jsonl").exists())
+        """Files of the queue: interrupted studies first, then in the order of their names."""
+        files = [path for path in (self.folder / "queue").glob("*.yaml") if path not in self._unusable]
+        return sorted(files, key=lambda path: (not (self.run_of(path.stem) / "journal.jsonl").exists(), path))
 
     @property
     def cells(self) -> Path:
-        """Folder of the cells that studies have finished."""
+        """Folder of the finished cells."""
         return self.folder / "cells"
 
     def run_of(self, name: str) -> Path:
@@ -77,7 +77,7 @@ class Studies:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             file.replace(target)
-        except FileNotFoundError:  # somebody took it out of the queue meanwhile
+        except FileNotFoundError:  # the file was taken out of the queue meanwhile
             self._unusable.add(file)
 
 
@@ -85,8 +85,7 @@ def read_deployed(file: Path) -> Study:
     """Read the file of a study that a server can run.
 
     Raises:
-        ConfigError: it has problems, says where the sites' scans lie, or has hostile sites or pooled
-            training.
+        ConfigError: it has problems, names the sites' data, or has hostile sites or pooled training.
     """
     study = load_study(file)
     if study.data.source != "sites":

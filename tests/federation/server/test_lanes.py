@@ -129,7 +129,7 @@ def test_what_is_awaited_counts_from_when_the_last_site_was_asked_and_names_the_
     began = time.monotonic()
     wanted = Ask({site: RecordDict() for site in NODES}, "train", NODES, 60.0, cell="cp_lora-r2/fold-0")
     exchange = Exchange(wanted, waiting={"1": "bern", "2": "graz"}, sent={"bern": began - 55, "graz": began - 35})
-    exchange.said = began - 30
+    exchange.reported = began - 30
     heard = []
     with listening(heard.append):
         _emit_waiting(exchange)
