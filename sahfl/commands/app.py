@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
-from sahfl.commands import audit, check, consortium, doctor, export, phantom, predict, report, simulate, status, study
+from sahfl.commands import audit, checks, consortium, outputs, phantom, simulate, status, study
 from sahfl.commands.program import Command, new_app
 
 app = new_app(
@@ -15,16 +15,16 @@ app = new_app(
 for command in (
     simulate.simulate,
     phantom.phantom,
-    check.check,
-    report.report,
+    checks.check,
+    outputs.report,
     study.study,
-    predict.predict,
-    export.export,
+    outputs.predict,
+    outputs.export,
     consortium.provision,
     consortium.renew,
     consortium.revoke,
     status.status,
-    doctor.doctor,
+    checks.doctor,
 ):
     app.command(cls=Command)(command)
 app.add_typer(audit.app)

@@ -85,8 +85,8 @@ class Runner:
                 f"{', '.join(known) or 'none'}); provision them, or take them out of the study"
             )
         began = time.monotonic()
+        from sahfl.federation.server.plan import payload_bytes
         from sahfl.run.folder import RunFolder
-        from sahfl_server.sizes import payload_bytes
 
         path = self._studies.run_of(name)
         fresh = not (path / "journal.jsonl").exists()

@@ -6,7 +6,6 @@ import pytest
 import yaml
 from harness.tiny_study import TINY, changed
 from sahfl_server.metrics import prometheus, showing_metrics
-from sahfl_server.sizes import payload_bytes
 from sahfl_server.status import Status
 from typer.testing import CliRunner
 
@@ -27,6 +26,7 @@ from sahfl.events import (
     Waiting,
 )
 from sahfl.federation.flower.fleet import Fleet
+from sahfl.federation.server.plan import payload_bytes
 
 STUDY = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
 ABOUT = {"queue": ["next"], "certificates": {}, "warnings": ["ends soon"], "held": {"messages": 1}, "last": None}

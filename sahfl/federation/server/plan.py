@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from sahfl.adapters import AdapterState, exchanged
 from sahfl.config import Method, Study, ZeroShot
 from sahfl.federation.server.reuse import work_of
-from sahfl.networks import exchanged_shapes
+from sahfl.networks import exchanged_shapes, fine_tuned_network, whole_network
 from sahfl.payload import DTYPES
 from sahfl.run.cell_store import CellStore
+from sahfl.statistics.sums import array_length
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,20 @@ def plan(study: Study, cells: Path) -> list[Planned]:
         where = f"{len(sites)} sites" if len(sites) > 1 else "".join(sites) or "nowhere"
         found.append(_planned(method.id, study, method, where, study.finetune.folds, store))
     return found
+
+
+def payload_bytes(study: Study) -> int:
+    """Bytes of the largest state or sums that a site of a study sends."""
+    base = exchanged.read(whole_network(study.views, study.model, study.seed))
+    sizes = [8 * array_length(study.evaluation), _size(base)]
+    for method in study.finetune.methods:
+        if not isinstance(method, ZeroShot):
+            sizes.append(_size(exchanged.read(fine_tuned_network(study.views, study.model, base, method, study.seed))))
+    return max(sizes)
+
+
+def _size(state: AdapterState) -> int:
+    return sum(tensor.nbytes for tensor in state.values())
 
 
 def _planned(id_: str, study: Study, method: Method | None, where: str, n_cells: int, store: CellStore) -> Planned:

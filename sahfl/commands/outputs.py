@@ -1,4 +1,4 @@
-"""``sahfl predict``: a mask, a volume and a picture of one scan, from what a run trained."""
+"""``sahfl report``, ``sahfl export`` and ``sahfl predict``: what a finished run gives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,73 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from sahfl.commands.program import read_fold
+from sahfl.errors import ConfigError, RunError
+
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+
+
+def report(
+    run_dir: Run,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also write event files into this folder; needs sahfl\\[tensorboard].")
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Also log to this tracking URI, or into this folder; needs sahfl\\[mlflow].")
+    ] = None,
+) -> None:
+    """Write the report of a finished run again, from its results.json: page, figures, CSV and LaTeX tables.
+
+    Example: sahfl report runs/demo-20261122-140000
+
+    Example: sahfl report runs/demo-20261122-140000 --tensorboard events --mlflow tracking
+    """
+    from sahfl.report import write_report
+    from sahfl.run.folder import RunFolder
+    from sahfl.tracking import export_mlflow, export_tensorboard
+
+    results = RunFolder(run_dir).read_json("results.json")
+    if results is None:
+        how = f"sahfl simulate --resume {run_dir}, or the same sahfl study; a server goes on by itself"
+        raise RunError(f"{run_dir}: has no results.json; the run is not finished ({how})")
+    if not isinstance(results, dict):
+        raise RunError(f"{run_dir}: results.json is not a mapping; delete it to have it made again")
+    print(write_report(results, run_dir))
+    if tensorboard is not None:
+        print(export_tensorboard(results, tensorboard))
+    if mlflow is not None:
+        print(export_mlflow(results, mlflow))
+
+
+def export(
+    run: Run,
+    method: Annotated[str, typer.Option(help="Id of the method, as in the report.")],
+    to: Annotated[Path, typer.Option(help="Folder of the export.")],
+    fold: Annotated[str, typer.Option(help="One fold's network, or each.", metavar="K|all")] = "all",
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="safetensors, bundle (MONAI), onnx or adapter; several times for several."),
+    ] = None,
+) -> None:
+    """Write a run's networks, merged, in other programs' forms; each is read back and compared.
+
+    The largest difference of logits is printed; exit code 3 if it is above 0.001.
+
+    Example: sahfl export runs/a --method cp_lora-r8 --to export --format safetensors --format bundle
+
+    Example: sahfl export runs/a --method cp_lora-r8 --fold 0 --to export --format onnx
+    """
+    from sahfl.export.folders import FORMS
+    from sahfl.export.folders import export as write
+    from sahfl.export.parity import MOST_DIFFERENCE
+
+    wanted = form or ["safetensors"]
+    if odd := [name for name in wanted if name not in FORMS]:
+        raise ConfigError(f"--format: got {odd[0]!r}, expected {', '.join(FORMS)}")
+    forms = [name for name in FORMS if name in wanted]
+    for written in write(run, to, forms, method=method, fold=read_fold(fold)):
+        print(f"{written.folder}: largest difference of logits {written.difference:.2g} (at most {MOST_DIFFERENCE:g})")
 
 
 def predict(
@@ -39,7 +106,6 @@ def predict(
     # torch reads it at its import. Otherwise waiting threads take the processor from those that have work: beside other
     # programs a scan takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from sahfl.commands.program import read_fold
     from sahfl.console import counting
     from sahfl.data.new_scan import read_new_scan
     from sahfl.prediction.segment import NOTICE, Wanted, check_output, read_networks, segment, write_prediction
