@@ -1,25 +1,8 @@
 """Every error that sahfl raises on purpose.
 
-    SahflError              caught once, in the command line: one clear line, no traceback
-    ├── ConfigError         a study or site file is wrong                        exit code 2
-    ├── DataError           a scan, mask or datalist cannot be used              exit code 2
-    │   ├── ScanProblem     one scan breaks one rule (a finding of the site's checks)
-    │   ├── DataRefused     more cases are refused than the site's policy allows exit code 2
-    │   ├── DataChanged     files changed after they were checked                exit code 2
-    │   └── DataShared      one scan lies at two sites                           exit code 2
-    ├── PolicyRefused       a site's policy does not allow a request             exit code 2
-    ├── AdapterError        an adapter does not fit the network or the study     exit code 2
-    ├── PayloadError        a site's reply is refused (dropped for the round)
-    ├── TrustError          a key, certificate or signature is missing, wrong or expired  exit code 2
-    ├── RunError            a run cannot start or resume from what is on disk    exit code 2
-    ├── StorageError        the disk is full, read-only or failing               exit code 3
-    ├── AuditBroken         an audit log was changed after it was written        exit code 3
-    ├── ExportDiffers       an export computes something else than its network   exit code 3
-    ├── NotConnected        a site has no connection to its server               exit code 3
-    └── RunFailed           a run ended without its result                       exit code 3
-
-Messages read *who or where: got X, expected Y* and give a remedy. They may name cases and files, so they stay on
-the machine that raised them: a peer receives only the class name (``federation.site.app``).
+The command line catches ``SahflError`` once and prints one clear line, without a traceback. The exit code is 2, or the
+one of the class. Messages read *who or where: got X, expected Y* and give a remedy. They may name cases and files, so
+they stay on the machine that raised them: a peer receives only the class name (``federation.site.app``).
 """
 
 
@@ -66,7 +49,7 @@ class AdapterError(SahflError):
 
 
 class PayloadError(SahflError):
-    """A message from a peer does not fit the request."""
+    """A message from a peer does not fit the request; a site's reply is then left out of the round."""
 
 
 class TrustError(SahflError):

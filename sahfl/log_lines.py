@@ -1,4 +1,4 @@
-"""The form of a daemon's log lines: text with ``key=value``, or one JSON object a line."""
+"""Log lines: their form, text with ``key=value`` or one JSON object a line, and the parts of the line of an event."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import logging
 import re
 import sys
 from ast import literal_eval
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from typing import Literal, TextIO, assert_never
+
+from sahfl import events
+from sahfl.events import Event
 
 PAIR = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*)")
 """A value with spaces is written as Python writes a string (``%r``)."""
@@ -72,3 +76,61 @@ def log_on_stderr() -> None:
 
 def _plain(value: str) -> str:
     return str(literal_eval(value)) if value[:1] in ("'", '"') else value
+
+
+@dataclass(frozen=True)
+class EventLine:
+    """The parts of a line; those that an event lacks are empty."""
+
+    name: str
+    what: str
+    site: str = ""
+    cell: str = ""
+    """The cell, where ``what`` is something else."""
+    numbers: str = ""
+    """How far it is, and the loss: `` done=2 total=5 loss=0.4312``."""
+
+
+def event_line(event: Event) -> EventLine:
+    """The line of an event."""
+    match event:
+        case events.StageBegun():
+            return EventLine("stage", event.text)
+        case events.CellStageBegun():
+            return EventLine("stage", event.text, cell=event.cell)
+        case events.RoundBegun():
+            return EventLine("round", event.cell, numbers=_numbers(event.round, event.rounds))
+        case events.RoundCommitted():
+            return EventLine("committed", event.cell, numbers=_numbers(event.round, event.rounds, event.loss))
+        case events.CellResumed():
+            return EventLine("resumed", event.cell, numbers=_numbers(event.round, event.rounds))
+        case events.CellEvaluated():
+            return EventLine("evaluated", event.cell, numbers=_numbers(event.asked, event.sites))
+        case events.CellReused():
+            return EventLine("reused", event.cell, numbers=_numbers(0, event.rounds))
+        case events.RoundFailed():
+            return EventLine("failed_round", event.reason, cell=event.cell)
+        case events.Waiting():
+            numbers = _numbers(event.waited_s, event.deadline_s)
+            return EventLine("waiting", ", ".join(event.sites), cell=event.cell, numbers=numbers)
+        case events.Paused():
+            return EventLine("paused", event.text, cell=event.cell, numbers=_numbers(0, event.seconds))
+        case events.UpdateBounded():
+            return EventLine("bounded", event.text, event.site)
+        case events.SiteStarted():
+            return EventLine("started", event.work, event.site)
+        case events.SiteStep():
+            return EventLine("step", event.work, event.site, numbers=_numbers(event.done, event.total, event.loss))
+        case events.SiteFinished():
+            return EventLine("finished", event.work, event.site)
+        case events.SiteFailed():
+            return EventLine("failed", event.reason, event.site)
+        case events.Warned():
+            return EventLine("warning", event.text)
+        case _:
+            assert_never(event)
+
+
+def _numbers(done: float, total: float, loss: float | None = None) -> str:
+    progress = f" done={done:g} total={total:g}" if total else ""
+    return progress if loss is None else f"{progress} loss={loss:.4f}"

@@ -32,7 +32,7 @@ FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule",
 FEDERATION += [f"server.{name}" for name in ("studies", "roster", "rounds", "cells", "coordinator", "app")]
 ORDER = ["errors", "seeds", "atomic", "process", "payload", "aggregation", "adapters.updates", "adapters.methods"]
 ORDER += ["model", "section", "data", "config", "cell_names", "trust", "adapters", "training", "task", "networks"]
-ORDER += ["statistics", "evaluation", "events", "event_lines", "log_lines", "report", "tracking", "run", "results"]
+ORDER += ["statistics", "evaluation", "events", "log_lines", "report", "tracking", "run", "results"]
 ORDER += [f"federation.{name}" for name in FEDERATION]
 ORDER += ["prediction", "export", "doctor", "simulation", "progress", "console", "commands", "cli"]
 """Layers from left to right, by their names below ``sahfl``. A module belongs to the longest name that fits it, so that

@@ -96,19 +96,15 @@ class Daemon:
             link.confirm(offer)
             return
         flower.enter_run(offer.run_id, offer.node_id)
+        message, refusal = None, "PolicyRefused"
         if code := link.code_of(offer.run_id):
             log_event("code_refused", level=logging.ERROR, what=offer.kind, code=code[:12])
-            self._begin(link, offer, None, "PolicyRefused")
-            return
-        try:
-            message = link.fetch(offer)
-        except PayloadError as error:
-            warn("request_refused", what=offer.kind, reason=str(error))
-            self._begin(link, offer, None, type(error).__name__)
-            return
-        self._begin(link, offer, message)
-
-    def _begin(self, link: FleetLink, offer: Offer, message: Message | None, refusal: str = "") -> None:
+        else:
+            try:
+                message = link.fetch(offer)
+            except PayloadError as error:
+                refusal = type(error).__name__
+                warn("request_refused", what=offer.kind, reason=str(error))
         log_event("received", what=offer.kind)
         self._outbox.put(None)
         self._status.set(last_request={"at": now_text(), "what": offer.kind}, doing={"what": offer.kind})

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
-from sahfl.commands import audit, checks, consortium, outputs, phantom, simulate, status, study
+from sahfl.commands import audit, checks, consortium, outputs, phantom, status, study
 from sahfl.commands.program import Command, new_app
 
 app = new_app(
@@ -13,7 +13,7 @@ app = new_app(
 )
 
 for command in (
-    simulate.simulate,
+    study.simulate,
     phantom.phantom,
     checks.check,
     outputs.report,

@@ -1,4 +1,4 @@
-"""``sahfl study``: the whole experiment of a study file, on this machine or on a consortium's server."""
+"""``sahfl simulate`` and ``sahfl study``: run a study on this machine or on a consortium's server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sahfl.commands.program import INTERRUPTED, Datalist, Workers
-from sahfl.commands.simulate import run_here
 from sahfl.commands.status import cell_text, is_running, read_status
-from sahfl.errors import ConfigError, RunError, RunFailed
+from sahfl.errors import ConfigError, RunError, RunFailed, StorageError
 
 if TYPE_CHECKING:
     from sahfl.config import Study
@@ -25,6 +25,37 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """Pause between two looks at the server's status."""
+
+
+def simulate(
+    study: Annotated[Path | None, typer.Argument(help="Study file (YAML); not with --resume.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>-<time>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of an interrupted run to go on with.")] = None,
+    workers: Workers = None,
+    datalist: Datalist = None,
+) -> None:
+    """Run a study as a simulated federation on this machine, to a report.
+
+    Example: sahfl simulate configs/demo.yaml
+
+    Example: sahfl simulate --resume runs/demo-20261122-140000
+    """
+    from sahfl.config import load_study
+    from sahfl.run.folder import RunFolder
+
+    if (study is None) == (resume is None):
+        raise ConfigError("simulate: expected either a study file or --resume RUN_DIR; see sahfl simulate -h")
+    if resume is not None:
+        if out is not None or datalist is not None:
+            raise ConfigError(
+                "simulate: --resume goes on with the run's own folder and data; leave out the other options"
+            )
+        folder = RunFolder.reopen(resume)
+    else:
+        assert study is not None
+        settings = load_study(study, datalist=datalist)
+        folder = RunFolder.create(out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}", settings)
+    print(_run_shown(folder, f"sahfl simulate --resume {shlex.quote(str(folder.path))}", workers=workers))
 
 
 def study(
@@ -85,7 +116,25 @@ def _run_here(settings: Study, out: Path | None, cells: Path, workers: int | Non
     if (folder.path / "results.json").exists() and report.exists():
         print("finished already; nothing is left to do", file=sys.stderr)
         return report
-    return run_here(folder, _same_command(), workers=workers, lanes=lanes, cells=cells)
+    return _run_shown(folder, _same_command(), workers=workers, lanes=lanes, cells=cells)
+
+
+def _run_shown(
+    folder: RunFolder, again: str, *, workers: int | None, lanes: int | None = None, cells: Path | None = None
+) -> Path:
+    """Run a study on this machine and show its progress; if it stops early, print ``again``, the command to go on."""
+    from sahfl.console import showing
+    from sahfl.simulation.simulate import simulate as run_study
+
+    try:
+        with showing(folder.study(), Console(stderr=True)):
+            return run_study(folder, workers=workers, lanes=lanes, cells=cells)
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with: {again}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except (RunFailed, StorageError, OSError):
+        print(f"the run can go on: {again}", file=sys.stderr)
+        raise
 
 
 def _same_command() -> str:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from sahfl.config import ServerConfig, Study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
-from sahfl.event_lines import event_line
 from sahfl.events import Event, Paused, RoundFailed, SiteFailed, Warned, listening
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.superlink import StateGrid
 from sahfl.federation.server.studies import Studies, read_deployed
+from sahfl.log_lines import event_line
 from sahfl_server.status import Status
 
 if TYPE_CHECKING:
@@ -94,19 +94,17 @@ class Runner:
         self._gate.payload_bytes = payload_bytes(study)
         log.info("event=study study=%s run=%s loaded_s=%.1f", name, path, time.monotonic() - began)
         self._await_sites(name, study, fresh=fresh)
-        self._grid = StateGrid(self._link, self._fleet, wake=self._gate.wake, give_up_s=self._config.give_up_s)
+        self._grid = grid = StateGrid(self._link, self._fleet, wake=self._gate.wake, give_up_s=self._config.give_up_s)
         from sahfl.run.session import session
 
         with session(folder), listening(_log_event):
-            self._start(folder, {str(known[site]): site for site in names})
+            self._start(grid, folder, {str(known[site]): site for site in names})
 
-    def _start(self, folder: RunFolder, nodes: dict[str, str]) -> None:
+    def _start(self, grid: StateGrid, folder: RunFolder, nodes: dict[str, str]) -> None:
         from flwr.app import Context, RecordDict, UserConfig
 
         from sahfl.federation.server.app import app
 
-        grid = self._grid
-        assert grid is not None
         settings: UserConfig = {
             "run-folder": str(folder.path.resolve()),
             "nodes": json.dumps(nodes),

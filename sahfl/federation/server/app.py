@@ -12,10 +12,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from sahfl.config import load_study
 from sahfl.errors import ConfigError, RunError
-from sahfl.event_lines import event_line
 from sahfl.events import Event, listening
 from sahfl.federation.server.coordinator import Coordinator
-from sahfl.log_lines import log_on_stderr
+from sahfl.log_lines import event_line, log_on_stderr
 from sahfl.run.folder import RunFolder
 from sahfl.run.session import session
 from sahfl.trust.signing import Signer

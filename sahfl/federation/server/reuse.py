@@ -53,8 +53,9 @@ class Reuse:
             return None
         try:
             entry = self._store.find(identity)
-            if entry is not None:
-                self._check(entry)
+            sums = entry.evaluation["sums"] if entry and entry.evaluation else {}
+            for values in sums.values():  # of another version, they have another length
+                EvaluationSums.from_array(np.asarray(values, np.float64), self._study.evaluation)
         except (AdapterError, PayloadError, KeyError, TypeError, ValueError) as error:
             emit(Warned(f"{key}: the cell of an earlier run is damaged ({error}); it is run again"))
             self._folder.note({"event": "damaged_cell", "cell": key, "entry": identity.key})
@@ -98,15 +99,6 @@ class Reuse:
             last = entry.rounds[-1]
             self._folder.commit(key, Checkpoint(last["round"], entry.state, last | {"reused": True}))
         emit(CellReused(key, len(entry.rounds)))
-
-    def _check(self, entry: Entry) -> None:
-        """Check by their length that evaluation sums are of this version.
-
-        Raises:
-            PayloadError: they are not.
-        """
-        for values in (entry.evaluation or {"sums": {}})["sums"].values():
-            EvaluationSums.from_array(np.asarray(values, np.float64), self._study.evaluation)
 
     def _identity(self, method: Method | None, fold: int, sites: Descriptions) -> Identity | None:
         """Everything that determines a cell's result; None if a site is absent."""

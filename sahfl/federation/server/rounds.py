@@ -133,15 +133,11 @@ def _run_round(cell: Cell, sent: Sent, round_: int, run: Run) -> Steps[tuple[Out
         run.folder.note(record)
         emit(RoundFailed(cell.key, _shortage(cell, round_, attempt, outcome, quorum)))
         if attempt < config.attempts and config.pause_s:
-            yield _pause(cell, round_, outcome, run)
+            sites, pause = outcome.reasons(), {"cell": cell.key, "round": round_, "seconds": config.pause_s}
+            run.folder.note({"event": "paused", **pause, "sites": sites})
+            emit(Paused(cell.key, round_, tuple(item["site"] for item in sites), config.pause_s))
+            yield Pause(config.pause_s)
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
-
-
-def _pause(cell: Cell, round_: int, outcome: Outcome, run: Run) -> Pause:
-    sites, seconds = outcome.reasons(), run.config.pause_s
-    run.folder.note({"event": "paused", "cell": cell.key, "round": round_, "seconds": seconds, "sites": sites})
-    emit(Paused(cell.key, round_, tuple(item["site"] for item in sites), seconds))
-    return Pause(seconds)
 
 
 def _ask(cell: Cell, sent: Sent, round_: int, run: Run) -> Steps[tuple[Outcome, dict[str, int]]]:
