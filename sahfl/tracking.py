@@ -79,9 +79,7 @@ def export_tensorboard(results: Results, folder: Path) -> Path:
 def export_mlflow(results: Results, store: str) -> str:
     """Log one MLflow run per training under an experiment with the study's name, and return the tracking URI.
 
-    Args:
-        results: the content of ``results.json``.
-        store: a tracking URI, or a folder for the SQLite store ``mlflow.db``.
+    ``store`` is a tracking URI, or a folder for the SQLite store ``mlflow.db``.
 
     Raises:
         RunError: mlflow-skinny is not installed, or the experiment holds this study already.

@@ -20,9 +20,8 @@ from sahfl.federation.flower.parcels import Offer, prepare
 from sahfl.federation.flower.supernode import FleetLink
 from sahfl.process import locked, now_text
 from sahfl.trust.kit import SiteKit
-from sahfl_client.connection import Connection
+from sahfl_client.connection import Answer, Connection, Outbox
 from sahfl_client.log import log_event, warn
-from sahfl_client.outbox import Answer, Outbox
 from sahfl_client.status import Status
 from sahfl_client.trainer import Trainer
 

@@ -55,9 +55,7 @@ def new_app(name: str, help: str) -> typer.Typer:
 def run(app: typer.Typer, *, no_place: int = ConfigError.exit_code) -> None:
     """Run a program, and turn deliberate errors and those of the disk into one message and an exit code.
 
-    Args:
-        app: the program.
-        no_place: exit code where a path cannot be read or written.
+    ``no_place`` is the exit code if a named path cannot be read or written.
     """
     try:
         app()

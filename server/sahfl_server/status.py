@@ -36,14 +36,7 @@ DOING: dict[CellStage, str] = {"fine-tuning": "training", "evaluating": "evaluat
 
 
 class Status:
-    """The status of one server process.
-
-    Args:
-        path: the file.
-        fleet: the registered sites.
-        pid: id of the process.
-        about: called for each writing; returns ``doing``, the work of each site, and more fields of the file.
-    """
+    """The status of one server process; ``about`` returns ``doing``, the work of each site, and more fields."""
 
     def __init__(self, path: Path, fleet: Fleet, *, pid: int, about: Callable[[], dict[str, Any]]) -> None:
         self._path, self._fleet, self._about = path, fleet, about
@@ -133,8 +126,7 @@ class Status:
             known = self._study["cells"]
             self._study["cells"] = known | {cell: known.get(cell, BEGUN) | what}
 
-    def sites(self, doing: dict[str, str]) -> dict[str, Any]:
-        """State of each site: connected or not, last seen, at work on what."""
+    def _sites(self, doing: dict[str, str]) -> dict[str, Any]:
         found: dict[str, Any] = {site: {"state": "revoked"} for site in self._fleet.revoked()}
         for seat in self._fleet.seats():
             there = self._fleet.connected(seat)
@@ -150,7 +142,7 @@ class Status:
     def content(self) -> dict[str, Any]:
         """The whole status."""
         about = self._about()
-        sites = self.sites(about.pop("doing"))
+        sites = self._sites(about.pop("doing"))
         study = None if self._study is None else dict(self._study)
         return {"schema": SCHEMA, "at": now_text(), "server": self._server, "study": study, "sites": sites} | about
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 from harness.live_site import wait_until
 from sahfl_client import backoff
-from sahfl_client.outbox import Answer, Outbox
+from sahfl_client.connection import Answer, Outbox
 from sahfl_client.status import Status
 
 from sahfl.errors import NotConnected, PayloadError

@@ -27,15 +27,7 @@ from sahfl.statistics.sums import EvaluationSums
 
 
 class StudyCells:
-    """Every method on every fold of a study; committed work of the run is not done again.
-
-    Args:
-        run: what the cells share.
-        requests: the study, and its requests.
-        base: the base network.
-        nodes: node of each site that could take part.
-        reuse: cells of earlier runs.
-    """
+    """Every method on every fold of a study; committed work of the run is not done again."""
 
     def __init__(
         self, run: Run, requests: Requests, base: AdapterState, *, nodes: Mapping[str, int], reuse: Reuse

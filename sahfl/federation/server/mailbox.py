@@ -106,11 +106,7 @@ class Mailbox:
 
     Guarantees: replies are matched by the id of the request, never by the sender that a reply names; a reply counts
     once, before the deadline, or not at all; every other reply is reported; a site whose process died is asked once
-    more.
-
-    Args:
-        grid: transports messages to the sites.
-        signer: signs every request; without one, sites that require signatures refuse.
+    more. Without a ``signer``, sites that require signatures refuse.
     """
 
     def __init__(self, grid: Grid, signer: Signer | None = None) -> None:

@@ -24,12 +24,9 @@ from sahfl.task import Descriptions
 
 
 class Reuse:
-    """Takes cells from a store into a run, and keeps the cells that the run finishes.
+    """Takes cells from the store in the folder ``cells`` into a run, and keeps the cells that the run finishes.
 
-    Args:
-        cells: folder of the store; None for a run without one.
-        requests: the study, with the base's hash once there is one.
-        folder: the run.
+    Without ``cells`` it does neither. ``requests`` must hold the base's hash once there is a base.
     """
 
     def __init__(self, cells: Path | None, requests: Requests, folder: RunFolder) -> None:

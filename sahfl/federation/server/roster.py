@@ -128,13 +128,7 @@ class Latecomers:
     """The sites that may still come: each describes its data, then installs the base, then takes part.
 
     Guarantees: the run does not wait for them; it sends nothing to a site that is not connected; a site that answers
-    with an error is not asked again in this session.
-
-    Args:
-        mail: sends the requests.
-        grid: lists the connected nodes.
-        node_of: node of each site.
-        read: reads and checks a site's description.
+    with an error is not asked again in this session. ``read`` reads and checks a site's description.
     """
 
     def __init__(

@@ -32,10 +32,9 @@ Steps = Generator[Ask | Pause, Answers, Result]
 
 @dataclass(frozen=True)
 class Job:
-    """One cell that can run beside others."""
+    """One cell that can run beside others; ``sites`` do most of its work."""
 
     sites: tuple[str, ...]
-    """The sites that do most of its work."""
     start: Callable[[], Steps[None]]
 
 
@@ -81,11 +80,7 @@ def run_jobs(jobs: Iterable[Job], mail: Mailbox, *, lanes: int = 1) -> None:
 
     Guarantees: a job takes the same steps as alone, so that its result does not depend on the others; with one lane,
     jobs run one after the other in their order. An error in one job ends all; what they committed stays.
-
-    Args:
-        jobs: in the order in which they begin, except where another order keeps more sites at work.
-        mail: sends the requests.
-        lanes: how many jobs may run at a time.
+    At most ``lanes`` jobs run at a time; they begin in their order, except where another keeps more sites at work.
     """
     waiting, running = list(jobs), list[_Lane]()
     try:
