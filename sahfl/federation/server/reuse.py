@@ -100,15 +100,13 @@ class Reuse:
     def _identity(self, method: Method | None, fold: int, sites: Descriptions) -> Identity | None:
         """Everything that determines a cell's result; None if a site is absent."""
         study = self._study
-        wanted = study.finetune.sites
-        if method is None:
-            assert study.pretrain is not None
-            wanted = study.pretrain.sites
-        if any(site not in sites for site in wanted):
+        stage = study.pretrain if method is None else study.finetune
+        assert stage is not None
+        if any(site not in sites for site in stage.sites):
             return None
         content: Record = software() | {"seed": study.seed} | work_of(study, method) | {"hostile": study.hostile}
-        content |= {"data": {site: sites[site].data for site in sorted(wanted)}}
-        content |= {"software": {site: sites[site].software for site in sorted(wanted)}}
+        content |= {"data": {site: sites[site].data for site in sorted(stage.sites)}}
+        content |= {"software": {site: sites[site].software for site in sorted(stage.sites)}}
         if method is not None:
             content |= {"name": method.id, "fold": fold, "base": self._requests.base_hash}
             content |= {"evaluation": study.evaluation.model_dump(mode="json")}
@@ -117,12 +115,12 @@ class Reuse:
     def _is_whole(
         self, method: Method | None, fold: int, sites: Descriptions, rounds: list[Record], evaluation: Record | None
     ) -> bool:
-        study, stage = self._study, self._study.finetune
-        if method is None:
-            assert study.pretrain is not None
-            trainers, n_rounds = study.pretrain.sites, study.pretrain.rounds
-        else:
-            trainers, n_rounds = study.training_sites(method), 0 if isinstance(method, ZeroShot) else stage.rounds
+        study = self._study
+        stage = study.pretrain if method is None else study.finetune
+        assert stage is not None
+        trainers, n_rounds = stage.sites, 0 if isinstance(method, ZeroShot) else stage.rounds
+        if method is not None:
+            trainers = study.training_sites(method)
             trainers = tuple(site for site in trainers if site == POOLED or not sites[site].sits_out(fold))
             if evaluation is None or set(evaluation["sums"]) != set(stage.sites):
                 return False

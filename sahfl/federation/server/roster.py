@@ -143,7 +143,7 @@ class Latecomers:
         self._asked: set[str] = set()
 
     def expect(self, site: str) -> None:
-        """Ask a site again as soon as it is connected."""
+        """Ask a site as soon as it is connected."""
         self.awaited[site] = None
 
     def welcome(

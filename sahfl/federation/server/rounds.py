@@ -25,9 +25,6 @@ from sahfl.payload import Header
 from sahfl.run.folder import Checkpoint, RunFolder
 from sahfl.task import SiteDescription, Task
 
-Sent = Mapping[str, AdapterState]
-"""What each site of a cell is sent in a round."""
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -119,7 +116,9 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
     return state
 
 
-def _run_round(cell: Cell, sent: Sent, round_: int, run: Run) -> Steps[tuple[Outcome, dict[str, Any]]]:
+def _run_round(
+    cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run
+) -> Steps[tuple[Outcome, dict[str, Any]]]:
     config = run.config
     quorum = needed(config, len(cell.sites))
     for attempt in range(1, config.attempts + 1):
@@ -140,7 +139,7 @@ def _run_round(cell: Cell, sent: Sent, round_: int, run: Run) -> Steps[tuple[Out
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
 
 
-def _ask(cell: Cell, sent: Sent, round_: int, run: Run) -> Steps[tuple[Outcome, dict[str, int]]]:
+def _ask(cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run) -> Steps[tuple[Outcome, dict[str, int]]]:
     roster, deadline_s = run.roster, run.config.deadline_s
     header = Header(**{**cell.header.as_dict(), "round": round_})
     members = {site: roster[site] for site in cell.sites if site in roster}
