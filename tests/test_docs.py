@@ -122,7 +122,7 @@ def test_each_link_of_a_runbook_leads_to_a_file_and_a_heading(name):
             assert heading in {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-DAEMON_LOG = re.compile(r"(?:\bsay|\bwarn|logger\.\w+)\(\s*\"(\w+)\"|event=([a-z_]+) ")
+DAEMON_LOG = re.compile(r"(?:\blog_event|\bwarn|logger\.\w+)\(\s*\"(\w+)\"|event=([a-z_]+) ")
 
 
 def events_of(*folders):
