@@ -14,10 +14,8 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -
     flushed too, so that the rename survives a power cut. Missing folders are made. If several processes write the file,
     the last one wins. The next write of the file removes what a crash left.
 
-    Args:
-        path: the file.
-        content: text is written as UTF-8.
-        mode: permissions of the file, set before the first byte is written; by default the umask decides.
+    Text is written as UTF-8. The permissions ``mode`` are set before the first byte is written; by default the umask
+    decides.
 
     Raises:
         OSError: the disk is full or the folder is not writable; the old file is unchanged.

@@ -14,7 +14,6 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 RAISE_AGAIN_S = 0.1
 """Time after which an interrupt that Python dropped is raised once more."""
 
@@ -48,7 +47,7 @@ def stoppable() -> Iterator[None]:
         threading.Timer(RAISE_AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, number)).start()
 
     report_before, sys.unraisablehook = sys.unraisablehook, report
-    before = {number: signal.signal(number, stop) for number in STOPPING}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

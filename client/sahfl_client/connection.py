@@ -28,14 +28,8 @@ class Connection:
 
     Guarantees: each change between connected and not connected is one log line, and stands in the status with its
     cause; each new session reads the kit again, so that a renewed certificate needs no restart; no error of the server
-    or the network ends it.
-
-    Args:
-        kit: folder of the site's kit.
-        status: shows every change.
-        stop: set when the daemon ends.
-        on_offer: called with each request of the server.
-        on_new_session: called when the server has lost its earlier requests.
+    or the network ends it. ``on_offer`` is called with each request of the server, and ``on_new_session`` when the
+    server has lost its earlier requests.
     """
 
     def __init__(
@@ -154,12 +148,7 @@ class Outbox:
     """Sends one answer at a time; a newer one takes its place.
 
     Guarantees: an answer has one id and the same bytes in each try, so that the server counts it once, however often
-    the link is cut.
-
-    Args:
-        push: sends an answer, in one try.
-        status: shows what was sent.
-        stop: set when the daemon ends.
+    the link is cut. ``push`` sends an answer in one try.
     """
 
     def __init__(self, push: Callable[[Upload], None], status: Status, stop: threading.Event) -> None:

@@ -143,7 +143,6 @@ def _same_command() -> str:
 
 
 def _open(path: Path, settings: Study) -> RunFolder:
-    """Open the run of a study; start one if there is none."""
     from sahfl.run.folder import RunFolder
 
     if not (path / "study.json").exists():
@@ -180,7 +179,6 @@ def _run_there(file: Path, server: Path) -> Path:
 
 
 def _watch(waiting: Path, server: Path) -> None:
-    """Print what a server does with a study until the study has left the queue."""
     last, console = "", Console(stderr=True)
     while waiting.exists():
         if (line := _doing(waiting.stem, server)) != last:

@@ -150,11 +150,8 @@ class Runner:
 def _enough(study: Study, missing: list[str]) -> bool:
     from sahfl.federation.server.roster import needed
 
-    stages = [study.pretrain.sites] if study.pretrain else []
-    return all(
-        sum(site not in missing for site in sites) >= needed(study.rounds, len(sites))
-        for sites in [*stages, study.finetune.sites]
-    )
+    stages = [stage.sites for stage in (study.pretrain, study.finetune) if stage]
+    return all(sum(site not in missing for site in sites) >= needed(study.rounds, len(sites)) for sites in stages)
 
 
 def _log_event(event: Event) -> None:

@@ -68,7 +68,6 @@ def _nodes(text: Any) -> dict[int, str]:
 
 
 def _open(path: str, study: str) -> RunFolder:
-    """Open the run of a folder; start one from the study file if the folder holds none."""
     if not path:
         raise ConfigError("run-folder: is empty; name the run's folder, a path at the server")
     if not (Path(path) / "study.json").is_file():

@@ -21,7 +21,6 @@ from sahfl.federation.server.rounds import Cell, Run, run_cell
 from sahfl.federation.server.schedule import Job, Steps
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.networks import fine_tuned_network, staying
-from sahfl.payload import Header
 from sahfl.results.collect import fold_metrics
 from sahfl.statistics.sums import EvaluationSums
 
@@ -133,26 +132,21 @@ class StudyCells:
         sites = [site for site in stage.sites if site in self._roster and site not in known["sums"]]
         emit(CellStageBegun("evaluating", cell, method.id, fold, stage.folds))
         header = self._requests.header("finetune", method.id, fold)
-        content = protocol.request(self._requests.evaluation(method, fold), header, final)
+        request = protocol.request(self._requests.evaluation(method, fold), header, final)
         nodes = {site: self._roster[site].node_id for site in sites}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
-        answers: Answers = yield Ask(dict.fromkeys(sites, content), protocol.EVALUATE, nodes, deadline_s, cell=cell)
+        answers: Answers = yield Ask(dict.fromkeys(sites, request), protocol.EVALUATE, nodes, deadline_s, cell=cell)
         answers.note_oddities(self._folder.note, protocol.EVALUATE)
         for site in sites:
             try:
-                known["sums"][site] = self._read_sums(answers, site, header)
+                content = content_of(answers.replies.get(site), deadline_s)
+                array = protocol.read_evaluation_reply(content, header=header)
+                EvaluationSums.from_array(array, self._study.evaluation)
+                known["sums"][site] = [float(value) for value in array]
             except PayloadError as error:
                 missing[site] = str(error)
-        for site, reason in missing.items():
-            self._folder.note(
-                {"event": "not_evaluated", "method": method.id, "fold": fold, "site": site, "reason": reason}
-            )
+                lacking = {"method": method.id, "fold": fold, "site": site, "reason": str(error)}
+                self._folder.note({"event": "not_evaluated"} | lacking)
         self._folder.write_evaluation(cell, {"sums": known["sums"], "missing": missing})
         emit(CellEvaluated(cell, len(sites), len(stage.sites)))
         return sum(answers.seconds.values())
-
-    def _read_sums(self, answers: Answers, site: str, header: Header) -> list[float]:
-        content = content_of(answers.replies.get(site), self._study.rounds.deadline_s)
-        array = protocol.read_evaluation_reply(content, header=header)
-        EvaluationSums.from_array(array, self._study.evaluation)
-        return [float(value) for value in array]

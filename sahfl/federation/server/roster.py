@@ -149,15 +149,10 @@ class Latecomers:
     def welcome(
         self, sites: Iterable[str], describe: RecordDict, base: RecordDict | None
     ) -> dict[str, SiteDescription]:
-        """Handle the replies that have arrived, and ask the connected sites that were not asked yet.
+        """Handle the replies that have arrived, and ask those of ``sites`` that are connected and were not asked yet.
 
-        Args:
-            sites: the sites that are wanted now.
-            describe: the request to describe the data.
-            base: the request to install the base; None if there is no base yet.
-
-        Returns:
-            Descriptions of the sites that take part from now on.
+        ``describe`` and ``base`` are the requests to describe the data and to install the base, if there is one yet.
+        Returns the descriptions of the sites that take part from now on.
         """
         ready: dict[str, SiteDescription] = {}
         for site, reply in self._mail.arrivals().items():

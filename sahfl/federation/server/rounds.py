@@ -82,13 +82,9 @@ class Outcome:
 def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
     """Run the rounds of a cell from its last committed one, and return the final state.
 
-    Guarantees: a round is committed or leaves only a journal line; the result does not depend on interruptions. Before
-    each attempt at a round, sites that came late are invited.
+    The state before the first round is ``start``. Before each attempt at a round, sites that came late are invited.
 
-    Args:
-        cell: the training.
-        start: state before its first round.
-        run: the run that the cell belongs to.
+    Guarantees: a round is committed or leaves only a journal line; the result does not depend on interruptions.
 
     Raises:
         RunFailed: a round stayed below the quorum in every attempt.
@@ -155,11 +151,12 @@ def _ask(cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run) ->
         if reason := reason_of(replies.get(site), deadline_s):
             outcome.missing[site] = reason
             continue
+        names = RULES[cell.rule].names_of_turn(cell.layers, tuple(sent[site]), round_)
         try:
             outcome.used[site] = protocol.read_train_reply(
                 replies[site].content,
                 header=header,
-                like=_asked_for(cell, sent[site], round_),
+                like={name: sent[site][name] for name in names if name not in cell.staying},
                 most_volumes=member.description.n_volumes,
                 encoding=cell.task.payload,
             )
@@ -167,12 +164,6 @@ def _ask(cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run) ->
             outcome.refused[site] = str(error)
             emit(SiteFailed(site, f"refused: {error}"))
     return outcome, {site: protocol.n_bytes(content) for site, content in contents.items()}
-
-
-def _asked_for(cell: Cell, sent: AdapterState, round_: int) -> AdapterState:
-    """The sent tensors that the site's reply of this round must hold."""
-    names = RULES[cell.rule].names_of_turn(cell.layers, tuple(sent), round_)
-    return {name: sent[name] for name in names if name not in cell.staying}
 
 
 def _record(
