@@ -3,10 +3,10 @@
 from sahfl.process import stoppable
 
 
+@stoppable()
 def main() -> None:
     """Entry point; Ctrl-C and SIGTERM end the process, even while the command is loaded."""
-    with stoppable():
-        from sahfl.commands.app import app
-        from sahfl.commands.program import run
+    from sahfl.commands.app import app
+    from sahfl.commands.program import run
 
-        run(app)
+    run(app)

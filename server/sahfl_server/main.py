@@ -4,12 +4,12 @@ from sahfl.federation import start_quickly
 from sahfl.process import stoppable
 
 
+@stoppable()
 def main() -> None:
     """Entry point; if a path cannot be used, the exit code lets systemd try again."""
-    with stoppable():
-        start_quickly()
-        from sahfl.commands.program import run
-        from sahfl.errors import RunFailed
-        from sahfl_server.command import app
+    start_quickly()
+    from sahfl.commands.program import run
+    from sahfl.errors import RunFailed
+    from sahfl_server.command import app
 
-        run(app, no_place=RunFailed.exit_code)
+    run(app, no_place=RunFailed.exit_code)
