@@ -74,25 +74,27 @@ def is_running(folder: Path) -> bool:
 
 
 def _show(found: dict[str, Any]) -> None:
-    console, server, study = Console(), found["server"], found["study"]
+    from sahfl.console import printable
+
+    server, study = found["server"], found["study"]
     running = f"listening on {server['listening']}" if found["running"] else "not running"
-    _print_line(console, f"sahfl {server['version']}, {running}; status of {found['at']}")
+    print(printable(f"sahfl {server['version']}, {running}; status of {found['at']}"))
     if study is None:
-        _print_line(console, f"no study runs; {len(found['queue'])} in the queue")
+        print(printable(f"no study runs; {len(found['queue'])} in the queue"))
     else:
-        _print_line(console, f"study {study['name']}: {study['stage']}")
+        print(printable(f"study {study['name']}: {study['stage']}"))
         for cell, at in study["cells"].items():
-            _print_line(console, f"  {cell_text(cell, at)}{_waiting(at, '; ')}")
+            print(printable(f"  {cell_text(cell, at)}{_waiting(at, '; ')}"))
         if study["cells"]:
-            _print_line(console, f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}")
+            print(printable(f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}"))
         if study["waiting_for"]:
-            _print_line(console, _waiting(study))
+            print(printable(_waiting(study)))
     if found["last"]:
         last = found["last"]
-        _print_line(console, f"last study: {last['study']}, {last['ended']}{last['reason'] and ': ' + last['reason']}")
-    console.print(_table(found["sites"]))
+        print(printable(f"last study: {last['study']}, {last['ended']}{last['reason'] and ': ' + last['reason']}"))
+    Console().print(_table(found["sites"]))
     for warning in found["warnings"]:
-        _print_line(console, f"warning: {warning}")
+        print(printable(f"warning: {warning}"))
 
 
 def cell_text(cell: str, at: dict[str, Any]) -> str:
@@ -122,9 +124,3 @@ def _table(sites: dict[str, dict[str, Any]]) -> Table:
         state = Text(of["state"], COLOURS.get(of["state"], ""))
         table.add_row(Text(printable(site)), state, *(Text(printable(cell)) for cell in cells))
     return table
-
-
-def _print_line(console: Console, text: str) -> None:
-    from sahfl.console import printable
-
-    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)

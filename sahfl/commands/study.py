@@ -179,11 +179,11 @@ def _run_there(file: Path, server: Path) -> Path:
 
 
 def _watch(waiting: Path, server: Path) -> None:
-    last, console = "", Console(stderr=True)
+    last = ""
     while waiting.exists():
         if (line := _doing(waiting.stem, server)) != last:
             last = line
-            console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False, markup=False, soft_wrap=True)
+            print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr)
         time.sleep(LOOK_S)
 
 
@@ -212,8 +212,7 @@ def _show_plan(settings: Study, rows: list[Planned]) -> None:
     for row in rows:
         size = (f"{row.parameters:,}", f"{row.bytes_per_round / 1000:,.1f}") if row.parameters else ("", "")
         table.add_row(row.id, row.trained_at, str(row.n_cells), *size, _clock(row.seconds))
-    console = Console()
-    console.print(table)
+    Console().print(table)
     n_cells, known = sum(row.n_cells for row in rows), [row.seconds for row in rows if row.seconds is not None]
     n_sites, deployed = len(settings.finetune.sites), settings.data.source == "sites"
     at_once, what = (n_sites, "site(s)") if deployed else (min(os.cpu_count() or 1, n_sites), "core(s)")
@@ -222,7 +221,7 @@ def _show_plan(settings: Study, rows: list[Planned]) -> None:
         time_text = "no cell of this kind was run here yet, so the time is unknown"
     elif len(known) < len(rows):
         time_text = f"of {len(rows) - len(known)} training(s) no cell was run here yet, so their time is unknown"
-    console.print(f"{n_cells} cells; {time_text}", highlight=False, soft_wrap=True)
+    print(f"{n_cells} cells; {time_text}")
 
 
 def _clock(seconds: float | None) -> str:
