@@ -1,4 +1,4 @@
-"""The child process that reads scans: its messages, its replies, and the cause of its death."""
+"""The child process that reads scans: its messages, its outputs, and the cause of its death."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sahfl.errors import RunFailed
 from sahfl.events import Event
 from sahfl.federation import flower
 from sahfl.federation.site.device import resolve
-from sahfl.federation.workers.worker_process import LOST, Heard, Worker
+from sahfl.federation.workers.worker_process import LOST, Worker, WorkerOutputs
 from sahfl_client.backoff import Backoff
 from sahfl_client.log import warn
 
@@ -24,15 +24,15 @@ START_S = 300.0
 
 
 class Trainer:
-    """Lets a child process work on one message at a time; the child stays between messages.
+    """Works on one message at a time in a child process, which stays between messages.
 
-    Guarantees: a crash, a kill for memory or a failed GPU gives an error reply with its cause, and a new child; a newer
-    message ends the work on the older one, which gets no reply; a child that cannot start is started again after
+    Guarantees: a crash, a kill for memory or a failed GPU is an error reply that says so, and a new child; a newer
+    message ends the work on the older one, which gets no reply; a child that cannot start again is tried again, with
     growing pauses. Methods may be called from several threads.
 
     Args:
-        site: configuration of the site.
-        on_reply: called with (message, reply), from the thread of ``run``.
+        site: the site's configuration, which the child works as.
+        on_reply: called with (message, reply), from a thread of this class.
         on_step: called with each event of the child's progress.
     """
 
@@ -40,7 +40,7 @@ class Trainer:
         self, site: SiteConfig, *, on_reply: Callable[[Message, Message], None], on_step: Callable[[Event], None]
     ) -> None:
         self._site, self._on_reply, self._on_step = site, on_reply, on_step
-        self._heard: Heard = SimpleQueue()
+        self._outputs: WorkerOutputs = SimpleQueue()
         self._lock = threading.RLock()
         self._waiting: Message | None = None
         self._backoff = Backoff()
@@ -54,37 +54,37 @@ class Trainer:
             RunFailed: it does not start.
             ConfigError: the device that the site's file names is not there.
         """
-        worker, heard = self._heard.get(timeout=START_S)
-        if heard is None:
+        worker, output = self._outputs.get(timeout=START_S)
+        if output is None:
             cause = worker.cause_of_death()
             raise RunFailed(f"the worker process could not start ({cause}); its messages are on standard error")
-        resolve(self._site.device, n_gpus=int(heard[1]))
+        resolve(self._site.device, n_gpus=int(output[1]))
         worker.ready = True
 
     def run(self) -> None:
-        """Handle what the child sends, until ``close``."""
+        """Process the outputs of the child until ``close``."""
         while not self._closing.is_set():
-            worker, heard = self._heard.get()
+            worker, output = self._outputs.get()
             with self._lock:
                 known = worker is self._worker and not self._closing.is_set()
-                outcome = self._take(worker, heard) if known else None
+                outcome = self._process(worker, output) if known else None
             if outcome is not None:
                 self._on_reply(*outcome)
-            if known and heard is None:
+            if known and output is None:
                 self._closing.wait(0.0 if worker.ready else self._backoff.next_s())
                 with self._lock:
                     if worker is self._worker and not self._closing.is_set():
                         self._replace()
 
     def work(self, message: Message) -> None:
-        """Work on a message, in place of an earlier one."""
+        """Work on a message, and on nothing else."""
         with self._lock:
             self.abandon()
             self._waiting = message
             self._dispatch()
 
     def abandon(self) -> None:
-        """End the present work, without a reply."""
+        """End what is being worked on, without a reply."""
         with self._lock:
             self._waiting = None
             if self._worker.take() is not None:
@@ -104,7 +104,7 @@ class Trainer:
     def _spawn(self) -> Worker:
         logs = self._site.folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        return Worker(self._heard, logs=logs, threads=self._site.threads or len(os.sched_getaffinity(0)))
+        return Worker(self._outputs, logs=logs, threads=self._site.threads or len(os.sched_getaffinity(0)))
 
     def _replace(self) -> None:
         self._worker.kill()
@@ -117,11 +117,11 @@ class Trainer:
             run_id, node_id = message.metadata.run_id, message.metadata.dst_node_id
             self._worker.give(message, site=self._site, run_id=run_id, node_id=node_id)
 
-    def _take(self, worker: Worker, heard: tuple[str, Any] | None) -> tuple[Message, Message] | None:
-        """Handle one item of the child (None: it died); returns a message and its reply, where there is one."""
-        if heard is None:
+    def _process(self, worker: Worker, output: tuple[str, Any] | None) -> tuple[Message, Message] | None:
+        """Process one output of the child; returns a message and its reply if the output ends the message's work."""
+        if output is None:
             return self._bury(worker)
-        kind, content = heard
+        kind, content = output
         if kind == "ready":
             worker.ready = True
             self._backoff.reset()

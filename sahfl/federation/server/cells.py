@@ -136,7 +136,7 @@ class StudyCells:
         nodes = {site: self._roster[site].node_id for site in sites}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
         answers: Answers = yield Ask(dict.fromkeys(sites, request), protocol.EVALUATE, nodes, deadline_s, cell=cell)
-        answers.note_oddities(self._folder.note, protocol.EVALUATE)
+        answers.write_oddities(self._folder.note, protocol.EVALUATE)
         for site in sites:
             try:
                 content = content_of(answers.replies.get(site), deadline_s)

@@ -177,7 +177,7 @@ class Coordinator:
     def _ask(self, contents: Mapping[str, RecordDict], message_type: str) -> dict[str, Message | None]:
         nodes = {site: self._node_of[site] for site in contents}
         answers = self._mail.exchange(Ask(contents, message_type, nodes, self._study.rounds.deadline_s))
-        answers.note_oddities(self._folder.note, message_type)
+        answers.write_oddities(self._folder.note, message_type)
         return {site: answers.replies.get(site) for site in contents}
 
     def _pretrained(self) -> AdapterState:

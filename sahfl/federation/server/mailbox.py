@@ -66,7 +66,7 @@ class Answers:
         retried = [{"site": site, "reason": reason} for site, reason in sorted(self.retried.items())]
         return {"stale": self.stale, "duplicate": self.duplicate, "retried": retried}
 
-    def note_oddities(self, note: Callable[[dict[str, Any]], None], what: str) -> None:
+    def write_oddities(self, note: Callable[[dict[str, Any]], None], what: str) -> None:
         """Write the oddities to a journal, if there are any."""
         if any((oddities := self.oddities()).values()):
             note({"event": "replies", "what": what} | oddities)
