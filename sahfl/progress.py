@@ -75,17 +75,11 @@ class RunProgress:
 
     def update(self, event: Event) -> None:
         """Follow an event of the run."""
+        if isinstance(event, SiteEvent):
+            return self._update_site(event)
+        if isinstance(event, CellEvent):
+            return self._update_cell(event)
         match event:
-            case events.SiteStarted() | events.SiteStep() | events.SiteFinished() | events.SiteFailed():
-                self._update_site(event)
-            case (
-                events.RoundBegun()
-                | events.RoundCommitted()
-                | events.CellResumed()
-                | events.CellReused()
-                | events.CellEvaluated()
-            ):
-                self._update_cell(event)
             case events.StageBegun() | events.CellStageBegun():
                 self.stage, self.round, self.waiting = event.text, "", ""
             case events.Waiting() | events.Paused():
@@ -181,15 +175,11 @@ class RunProgress:
 
 def waiting_text(event: events.Waiting | events.Paused) -> str:
     """Whom a run waits for."""
-    match event:
-        case events.Paused():
-            return f"paused for {clock(event.seconds)}, {event.text}"
-        case events.Waiting():
-            whose = f"{event.cell}: " if event.cell else ""
-            left = clock(event.deadline_s - event.waited_s)
-            return f"{whose}waiting for {', '.join(event.sites)}: {left} left until the deadline"
-        case _:
-            assert_never(event)
+    if isinstance(event, events.Paused):
+        return f"paused for {clock(event.seconds)}, {event.text}"
+    whose = f"{event.cell}: " if event.cell else ""
+    left = clock(event.deadline_s - event.waited_s)
+    return f"{whose}waiting for {', '.join(event.sites)}: {left} left until the deadline"
 
 
 def loss_text(loss: float | None) -> str:

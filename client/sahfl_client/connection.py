@@ -16,8 +16,7 @@ from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost
 from sahfl.process import now, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.backoff import Backoff
-from sahfl_client.log import log_event, warn
-from sahfl_client.status import Status
+from sahfl_client.status import Status, log_event, warn
 
 BEAT_S = 10.0
 """Pause between two heartbeats."""

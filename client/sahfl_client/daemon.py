@@ -21,8 +21,7 @@ from sahfl.federation.flower.supernode import FleetLink
 from sahfl.process import locked, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Answer, Connection, Outbox
-from sahfl_client.log import log_event, warn
-from sahfl_client.status import Status
+from sahfl_client.status import Status, log_event, warn
 from sahfl_client.trainer import Trainer
 
 TICK_S = 1.0

@@ -1,8 +1,13 @@
-"""``status.json`` in the site's folder: what the daemon is doing, for ``sahfl doctor`` and for monitoring."""
+"""What the daemon shows of itself: log lines on standard error, and ``status.json`` in the site's folder.
+
+Both name the site, the server, each request and its outcome; never a patient, a case or a file. The log of the site's
+app may name files; it stays in ``FOLDER/logs/<site>.log``.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -12,11 +17,27 @@ from typing import Any
 from sahfl import __version__
 from sahfl.atomic import write_atomic
 from sahfl.process import now_text
-from sahfl_client.log import warn
 
+logger = logging.getLogger("sahfl_client")
 SCHEMA = 1
 NAME = "status.json"
 PROGRESS_EVERY_S = 1.0
+
+
+def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Log one event with its fields; those that are None are left out."""
+    parts = [f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None]
+    logger.log(level, "%s", " ".join([f"event={event}", *parts]))
+
+
+def warn(event: str, **fields: Any) -> None:
+    """Log an event that somebody should look at."""
+    log_event(event, level=logging.WARNING, **fields)
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return repr(text) if not text.isprintable() or set(text) & set(" '\"=\\") or not text else text
 
 
 class Status:

@@ -17,7 +17,7 @@ from sahfl.federation import flower
 from sahfl.federation.site.device import resolve
 from sahfl.federation.workers.worker_process import LOST, Worker, WorkerOutputs
 from sahfl_client.backoff import Backoff
-from sahfl_client.log import warn
+from sahfl_client.status import warn
 
 START_S = 300.0
 """Longest time for the child to start: it loads PyTorch, perhaps from a slow disk."""

@@ -43,18 +43,17 @@ def simulate(
     from sahfl.config import load_study
     from sahfl.run.folder import RunFolder
 
-    if (study is None) == (resume is None):
-        raise ConfigError("simulate: expected either a study file or --resume RUN_DIR; see sahfl simulate -h")
-    if resume is not None:
+    if study is not None and resume is None:
+        settings = load_study(study, datalist=datalist)
+        folder = RunFolder.create(out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}", settings)
+    elif resume is not None and study is None:
         if out is not None or datalist is not None:
             raise ConfigError(
                 "simulate: --resume goes on with the run's own folder and data; leave out the other options"
             )
         folder = RunFolder.reopen(resume)
     else:
-        assert study is not None
-        settings = load_study(study, datalist=datalist)
-        folder = RunFolder.create(out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}", settings)
+        raise ConfigError("simulate: expected either a study file or --resume RUN_DIR; see sahfl simulate -h")
     print(_run_shown(folder, f"sahfl simulate --resume {shlex.quote(str(folder.path))}", workers=workers))
 
 

@@ -4,8 +4,7 @@ import json
 import os
 import stat
 
-from sahfl_client.log import log_event, warn
-from sahfl_client.status import Status
+from sahfl_client.status import Status, log_event, warn
 
 from sahfl import __version__
 from sahfl.log_lines import write_log_lines

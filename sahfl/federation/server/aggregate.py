@@ -65,7 +65,9 @@ def aggregate(
     }
     if config.server is None:
         return Aggregate(result, {}, notes)
-    state, memory = _optimiser(config).step(like, result, memory)
+    settings = config.server.model_dump(exclude={"optimiser"})
+    optimiser = Adam(**settings) if isinstance(config.server, ServerAdam) else Momentum(**settings)
+    state, memory = optimiser.step(like, result, memory)
     return Aggregate(_finite(state), {moment: _finite(part) for moment, part in memory.items()}, notes)
 
 
@@ -74,9 +76,3 @@ def _finite(state: AdapterState) -> AdapterState:
         if not np.isfinite(value).all():
             raise PayloadError(f"the aggregate of {name!r} contains NaN or inf; the sites' numbers are too large")
     return state
-
-
-def _optimiser(config: RoundsConfig) -> Momentum | Adam:
-    assert config.server is not None
-    settings = config.server.model_dump(exclude={"optimiser"})
-    return Adam(**settings) if isinstance(config.server, ServerAdam) else Momentum(**settings)
