@@ -294,7 +294,7 @@ def test_ci_runs_the_check_and_the_tests():
 def test_the_constraints_pin_what_the_project_pins():
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     assert pins["torch"] == "2.13.0"
-    assert pins["flwr"] == "1.41.0"
+    assert pins["flwr"] == "1.42.0"
     assert yaml.__version__ == pins["PyYAML"]
 
 

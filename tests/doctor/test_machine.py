@@ -69,14 +69,14 @@ def test_an_error_becomes_one_line_with_one_remedy(error, found, remedy):
 def test_the_installed_versions_are_those_of_this_release():
     found = examine_versions()
     assert found.verdict == "ok", found.found
-    assert "flwr 1.41.0" in found.found
+    assert "flwr 1.42.0" in found.found
     assert f"torch {torch.__version__}" in found.found
 
 
 def test_A16_another_version_of_a_library_is_named_with_both_versions():
     found = examine_versions(["flwr==1.99.0", "numpy>=1", "no-such-library>=2", 'pytest>=999; extra == "dev"'])
     assert found.verdict == "FAIL"
-    assert found.found == "flwr 1.41.0, expected ==1.99.0; no-such-library is not installed"
+    assert found.found == "flwr 1.42.0, expected ==1.99.0; no-such-library is not installed"
     assert "constraints.txt" in found.remedy
 
 

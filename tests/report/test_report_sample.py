@@ -147,7 +147,7 @@ def sample():
         "schema": 2, "sahfl": "0.1.0", "name": "demo", "fingerprint": "c0ffee" * 10 + "1234",
         "study": {"name": "demo", "seed": 0, "data": {"source": "phantom", "sites": {"tbi_a": {"n_cases": 8}}},
                   "finetune": {"methods": [{"method": "zero_shot"}, {"method": "cp_lora", "rank": 8}], "path": None}},
-        "environment": {"python": "3.11.7", "torch": "2.13.0", "flwr": "1.41.0", "platform": "Linux-6.1-x86_64"},
+        "environment": {"python": "3.11.7", "torch": "2.13.0", "flwr": "1.42.0", "platform": "Linux-6.1-x86_64"},
         "started": "2026-11-22T14:00:00+00:00", "finished": "2026-11-22T14:05:01+00:00", "seconds": 301.2,
         "sites": [site("tbi_a", "pretrain", 8), site("tbi_b", "pretrain", 12),
                   site("sah_a", "finetune", 15), site("sah_b", "finetune", 15)],

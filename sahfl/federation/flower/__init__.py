@@ -1,4 +1,4 @@
-"""The only package that uses private parts of flwr 1.41; ``tests/federation/flower/test_flower.py`` is its contract.
+"""The only package that uses private parts of flwr 1.42; ``tests/federation/flower/test_flower.py`` is its contract.
 
 Outside a Flower runtime, Flower's public ``Message`` reads the identity of the running task from a private class, and
 the SuperLink gives it its id. Our own grids have to set both.

@@ -12,7 +12,7 @@ from sahfl.federation import flower
 
 
 def test_flwr_is_the_pinned_version():
-    assert version("flwr") == "1.41.0"
+    assert version("flwr") == "1.42.0"
 
 
 def test_a_message_outside_flower_s_runtimes_needs_the_identity_that_enter_run_gives():

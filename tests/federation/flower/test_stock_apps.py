@@ -56,7 +56,7 @@ def start(grid, settings):
 # --- the bundle -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr 1.41 asks pathspec for it by name
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr 1.42 asks pathspec for it by name
 def test_the_bundle_holds_settings_and_the_readme_and_no_code():
     names = zipfile.ZipFile(BytesIO(build_fab_from_disk(PROJECT))).namelist()
     assert sorted(names) == [".info/CONTENT", "README.md", "pyproject.toml"]
