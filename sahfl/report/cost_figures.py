@@ -131,5 +131,5 @@ def _mean_bytes(results: Results) -> list[tuple[str | None, float]]:
         name = entry["method"] if row is None else row["id"]
         sent[name].extend(used["bytes_up"] for used in entry["used"])
     known: list[str | None] = [None, *(method["id"] for method in by_family(results["methods"]))]
-    ordered = [*known, *(name for name in sent if name not in known)]
+    ordered = dict.fromkeys([*known, *sent])
     return [(name, float(np.mean(sent[name]))) for name in ordered if sent.get(name) and sum(sent[name])]

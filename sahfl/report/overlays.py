@@ -46,10 +46,10 @@ def fullest_slices(mask: NDArray[np.bool_], most: int = MOST_SLICES) -> tuple[in
     return tuple(sorted(chosen))
 
 
-def neighbouring_slices(mask: NDArray[np.bool_], around: int = 1) -> tuple[int, ...]:
-    """The slice with most of a mask (X, Y, Z), and up to ``around`` more on each side."""
+def neighbouring_slices(mask: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The slice with most of a mask (X, Y, Z), and its neighbours."""
     fullest = int(mask.sum(axis=(0, 1)).argmax())
-    return tuple(range(max(0, fullest - around), min(mask.shape[2], fullest + around + 1)))
+    return tuple(range(max(0, fullest - 1), min(mask.shape[2], fullest + 2)))
 
 
 def draw_overlay(

@@ -139,13 +139,10 @@ def shown_estimate(part: Results, digits: int = 3) -> str:
 
 def metric_table(results: Results) -> Table:
     """Table of all metrics of every method, over all cases with blood."""
-    rows = [
-        Row(
-            (*row.cells, *(shown_estimate(m["metrics"][key]["overall"], d) for key, (_, d) in METRICS.items())),
-            row.family,
-        )
-        for m, row in _measured_rows(results)
-    ]
+    rows = []
+    for method, row in _measured_rows(results):
+        of = (shown_estimate(method["metrics"][key]["overall"], digits) for key, (_, digits) in METRICS.items())
+        rows.append(Row((*row.cells, *of), row.family))
     columns = ("Method", *(f"{name}, mean (95 % interval)" for name, _ in METRICS.values()))
     return Table("All metrics over all cases with blood", columns, _by_family(rows))
 

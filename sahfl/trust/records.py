@@ -126,10 +126,6 @@ class Record(_Note):
         """A copy of the record with a holder added or replaced."""
         return self.model_copy(update={"holders": self.holders | {name: holder}})
 
-    def sites(self) -> dict[str, Holder]:
-        """The sites, without the server."""
-        return {name: holder for name, holder in self.holders.items() if name != "server"}
-
     def site_list(self) -> SiteList:
         """The server's list of sites."""
         entries = {
@@ -139,7 +135,8 @@ class Record(_Note):
                 expires=site.newest.expires,
                 state=site.state,
             )
-            for name, site in self.sites().items()
+            for name, site in self.holders.items()
+            if name != "server"
         }
         return SiteList(consortium=self.consortium, sites=entries)
 
