@@ -25,9 +25,9 @@ BLOOD_PRIOR_LOGIT = -4.0
 
 
 class Network(nn.Module, ABC):
-    """A network that segments slices; another one is a class of this kind and an entry in ``config.network.NETWORKS``.
+    """Base class of networks that segment slices; ``config.network.NETWORKS`` lists its subclasses.
 
-    In such a class the same seed gives the same weights. It has no buffers, because running statistics would carry one
+    A subclass draws its weights from ``seed`` alone. It has no buffers, because running statistics would carry one
     site's scanner to the others. It raises ``ConfigError`` for a setting that it does not support.
 
     Args:
@@ -54,7 +54,7 @@ class Network(nn.Module, ABC):
 
         Args:
             slices: (batch, in_channels, height, width) in 0..1; height and width are multiples of 16.
-            view: which one. Without it every layer runs once, for code that knows no views.
+            view: name of the view. Without it every layer runs once, for code without views.
 
         Returns:
             (batch, 1, height, width). In training with deep supervision a list: that, at half, and at quarter size.

@@ -1,4 +1,4 @@
-"""Adapter states as messages: one flat array, its layout, and a header that identifies the request.
+"""The bytes of a state on the wire, packed and checked with numpy alone, and the header that names the request.
 
 One array, because hundreds of small ones cost a federated engine more than their bytes. ``check_header`` and ``unpack``
 compare everything from a peer with the request before its use. Only numpy, so that a hospital can audit the module.

@@ -93,7 +93,7 @@ class Connection:
         try:
             link.push(upload)
         except SessionLost as error:
-            raise NotConnected("the server does not know this connection") from error
+            raise NotConnected("the server has no such session") from error
 
     def close(self) -> None:
         """End the session at the server."""

@@ -1,4 +1,4 @@
-"""Adapters: small trainable updates of a frozen network, and the one definition of what of them is exchanged."""
+"""Adapters of a frozen network: the types that training and aggregation share, and the digest of a state."""
 
 from __future__ import annotations
 

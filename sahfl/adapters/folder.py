@@ -54,7 +54,7 @@ put_adapter(net, adapter)  # net: the base network; refused if its digest is ano
 
 Trained and measured on the patients of the sites above, with fold {fold} held out; other scanners, ages and diseases \
 may differ. Averaged factors can, in principle,
-reveal something of the training data: treat the folder as the study's agreement says.
+reveal something of the training data: treat the folder as the study's agreement requires.
 """
 PEFT = """
 Hugging Face PEFT loads the folder too:

@@ -1,4 +1,4 @@
-"""The command ``sahfl`` with all its commands. Results go to stdout, progress and errors on stderr.
+"""The command ``sahfl`` with all its commands. Results go to stdout, progress and errors to stderr.
 
 Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed, 130 interrupted.
 """

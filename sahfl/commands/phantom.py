@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder for the cohort; an interrupted one is continued.")],
     study: Annotated[
-        Path | None, typer.Option(help="Study file whose data section says which sites; by default those of the demo.")
+        Path | None, typer.Option(help="Study file whose data section lists the sites; by default those of the demo.")
     ] = None,
 ) -> None:
     """Write a cohort of synthetic head CTs as NIfTI with a datalist, and pictures of it.

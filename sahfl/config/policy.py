@@ -57,5 +57,5 @@ class SitePolicy(Section):
     def _groups_fit(self) -> Self:
         if self.smallest_bootstrap < self.smallest_group:
             found = f"smallest_bootstrap {self.smallest_bootstrap} is below smallest_group {self.smallest_group}"
-            raise ValueError(f"{found}; bootstrap sums say more than sums")
+            raise ValueError(f"{found}; bootstrap sums reveal more than sums")
         return self

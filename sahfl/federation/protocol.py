@@ -40,7 +40,7 @@ class TrainReply:
 
 
 def request(task: Task, header: Header, state: AdapterState) -> RecordDict:
-    """Make the content of a train, evaluate or install_base message."""
+    """Make the content of a request of any kind."""
     return RecordDict({"task": ConfigRecord({"json": task.model_dump_json()}), **state_records(header, state)})
 
 
@@ -120,7 +120,7 @@ def evaluation_reply(header: Header, sums: NDArray[np.float64]) -> RecordDict:
 
 
 def read_evaluation_reply(content: RecordDict, *, header: Header) -> NDArray[np.float64]:
-    """Read the sums of an answer; ``statistics.EvaluationSums.from_array`` checks the numbers.
+    """Read the sums of an answer; ``statistics.sums.EvaluationSums.from_array`` checks the numbers.
 
     Raises:
         PayloadError: the header differs from the request's, or there is no float64 array.

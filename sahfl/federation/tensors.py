@@ -1,4 +1,4 @@
-"""Tensors in a message: written as one flat array with its layout, and read with strict checks."""
+"""Flower's records of a state: written as one flat array with its layout, and read with strict checks."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
 
 
 def claim_table(results: Results) -> Table:
-    """Every item with this run's answer."""
+    """Make the table of all CLAIM items, each with this run's answer or a note for the authors."""
     rows, item, answers = [], 0, _answers(results)
     for section, titles in ITEMS.items():
         rows.append(Row((section,), heading=True))

@@ -131,7 +131,7 @@ def cases(of: Results) -> str:
 
 
 def shown_estimate(part: Results, digits: int = 3) -> str:
-    """Mean and interval, or "withheld"; a dagger marks estimates without the sites that withhold this group."""
+    """Format the mean with its interval, or "withheld"; a dagger marks a mean that lacks the sites that withheld."""
     if part["withheld"] and part["mean"] is None:
         return "withheld"
     return estimate(part["mean"], part, digits) + (" †" if part["withheld"] else "")

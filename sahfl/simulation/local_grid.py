@@ -91,7 +91,7 @@ class LocalGrid(Grid):
 
     @property
     def run(self) -> Run:
-        """The run that messages belong to."""
+        """The Flower run of this grid's messages."""
         return self._run
 
     def create_message(

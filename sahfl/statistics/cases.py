@@ -120,5 +120,5 @@ def extent_of(case: CaseResult, settings: Settings) -> int:
 
 
 def n_groups(settings: Settings) -> tuple[int, int]:
-    """Number of volume strata, and number of extent groups."""
+    """Count the groups that the settings define: (volume strata, extent groups)."""
     return len(stratum_labels(settings.volume_edges_ml)), len(extent_labels(settings.extent_edges_mm))

@@ -102,7 +102,7 @@ def histogram_of(index: int, counts: Floats) -> Floats:
 
 
 def count_volumes(pairs: Sequence[tuple[float, float]]) -> Floats:
-    """Histogram of pairs of annotated and predicted volume in mL, shape (bins, bins)."""
+    """Count pairs of (annotated, predicted) volume in mL, (bins, bins); larger volumes count in the last bin."""
     edges = np.asarray(VOLUME_EDGES_ML)
     inside = np.minimum(np.asarray(pairs, np.float64).reshape(-1, 2), edges[-1])
     return np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]

@@ -1,1 +1,1 @@
-"""Keys, certificates and signatures: the identities in a consortium, and what a site accepts."""
+"""Keys, certificates and signatures of a consortium: who a peer is, and which requests a site may trust."""

@@ -50,7 +50,7 @@ def test_C07_a_node_key_that_the_server_does_not_have_is_named(site, consortium)
     old.write_text(json.dumps(known))
     with Server(consortium):
         found = found_by(site)["admission"]
-    assert (found.verdict, found.found) == ("FAIL", "the server does not know this site's key")
+    assert (found.verdict, found.found) == ("FAIL", "the server's list lacks this site's key")
     assert found.remedy == "have the centre copy its newest server/sites.json and server/revoked.crl to the server"
 
 

@@ -236,7 +236,7 @@ def test_C04_a_base_or_start_that_was_changed_after_it_was_signed_is_refused(sig
 
 
 def test_C04_a_site_without_a_kit_or_with_another_s_refuses_everything(signed, signer, consortium):
-    for kit, reason in ((None, "no kit says whose"), (consortium.sites["sah_b"], "is the kit of site sah_b")):
+    for kit, reason in ((None, "no kit names the signer"), (consortium.sites["sah_b"], "is the kit of site sah_b")):
         signed.config = signed.config.model_copy(update={"kit": kit})
         error, line = signed.refuses(protocol.DESCRIBE, signed.request(task_of()), signer)
         assert error == "TrustError"

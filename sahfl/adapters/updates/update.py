@@ -10,7 +10,10 @@ from sahfl.adapters.updates.geometry import Geometry
 
 
 class Update(Protocol):
-    """A low-rank update of a kernel, as a module: an inner map to few channels, and the factor ``up`` after it."""
+    """A low-rank update of a kernel, as a module: an inner map to few channels, and the factor ``up`` after it.
+
+    ``AdapterMethod.update`` gives the arguments of its constructor.
+    """
 
     exchanged: tuple[str, ...]
     """Names of all factors."""

@@ -29,7 +29,7 @@ _PLAN = "phantom.json"
 
 @dataclass(frozen=True)
 class CohortSpec:
-    """Everything that determines the bytes of a cohort."""
+    """The settings of a cohort; equal settings give byte-identical files."""
 
     site: str
     """Name of the site; goes into the seeds and the patient names."""

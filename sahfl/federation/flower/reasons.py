@@ -37,7 +37,7 @@ def of_failure(error: Exception) -> NotConnected:
         if isinstance(cause, socket.gaierror):
             return NotConnected(f"the server's name cannot be looked up: {cause.strerror}")
         if isinstance(cause, ConnectionRefusedError):
-            return NotConnected("connection refused: no server listens there, or a firewall says no")
+            return NotConnected("connection refused: no server listens there, or a firewall blocks it")
     if isinstance(error, httpx.ConnectTimeout):
         return NotConnected("no answer to the connection: the network or a firewall drops it")
     if isinstance(error, httpx.TimeoutException):
@@ -49,7 +49,7 @@ def of_failure(error: Exception) -> NotConnected:
 
 CUT = "the connection was cut"
 KEYS = {
-    "unknown key": "the server does not know this site's key",
+    "unknown key": "the server's list lacks this site's key",
     "revoked": "the server refuses this site: its key was revoked",
     "signature": "the server refuses this site's signature",
     "connected twice": "another process is connected as this site; stop one of them",

@@ -23,7 +23,7 @@ MOST_OPEN = 8
 
 @dataclass
 class Request:
-    """A message without a reply so far; the link stores its content."""
+    """A message that its site has not answered yet; ``Link`` stores the content."""
 
     message: Message
     seat: Seat

@@ -8,7 +8,7 @@ from sahfl.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that the site file names.
+    """Choose the device for the setting ``device`` of the site file.
 
     Raises:
         ConfigError: this machine has no such GPU.

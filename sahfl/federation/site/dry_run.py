@@ -33,7 +33,9 @@ def dry_run(config: SiteConfig, study: Study | None = None) -> str:
             _role(config.name, requests.study),
         ]
     if policy.require_signature and config.kit is None:
-        lines += ["As it is, nothing leaves: signatures are required, and no kit says whose (kit in the site file)."]
+        lines += [
+            "As it is, nothing leaves: signatures are required, and no kit names the signer (kit in the site file)."
+        ]
     lines += [""]
     for message_type, kind in KINDS.items():
         found = [

@@ -61,7 +61,7 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
 def _admit(config: SiteConfig, kind: str, request: RecordDict, audit: AuditLog) -> tuple[Task, Header]:
     if config.policy.require_signature:
         if config.kit is None:
-            text = "policy.require_signature is true and no kit says whose; name the kit's folder under 'kit'"
+            text = "policy.require_signature is true and no kit names the signer; name the kit's folder under 'kit'"
             raise TrustError(f"site {config.name}: {text}")
         kit = SiteKit.load(config.kit)
         if kit.site != config.name:

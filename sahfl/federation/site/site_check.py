@@ -1,4 +1,4 @@
-"""The command ``sahfl check SITE.yaml``: checks a site's data, and writes ``checks.json`` and ``checks.html``."""
+"""Checks a site's data for ``sahfl check``, and writes ``checks.json`` and ``checks.html``."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def test_A17_a_name_that_is_not_in_dns(consortium):
 
 def test_A17_a_port_where_nobody_listens(consortium):
     refused = reason(consortium, port=free_port())
-    assert str(refused) == "connection refused: no server listens there, or a firewall says no"
+    assert str(refused) == "connection refused: no server listens there, or a firewall blocks it"
     assert not refused.lasting
 
 
@@ -311,7 +311,7 @@ def test_A15_C07_a_site_whose_certificate_was_revoked(tmp_path):
 @pytest.mark.parametrize(
     ("status", "body", "text"),
     [
-        (401, {"error": "unknown key"}, "the server does not know this site's key"),
+        (401, {"error": "unknown key"}, "the server's list lacks this site's key"),
         (401, {"error": "revoked"}, "the server refuses this site: its key was revoked"),
         (401, {"error": "clock"}, "this machine's clock is not at the server's; set it right"),
         (

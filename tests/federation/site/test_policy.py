@@ -340,7 +340,7 @@ def test_a_dry_run_says_what_the_messages_then_hold():
     assert f"{len(STATE)} tensors, {numbers:,} numbers, {4 * numbers:,} bytes as float32" in said
     assert f"fingerprint {STUDY.fingerprint()}" in said
     assert f"{sums_reply(20)['sums']['flat'].shape[0]:,} numbers" in said
-    assert "withheld: what tells of fewer than 5 patients, also by subtraction" in said
+    assert "withheld: results of fewer than 5 patients, also by subtraction" in said
     assert "asks this site for fine-tuning and evaluation" in said
     assert "pretraining" not in said  # sah_a does not pretrain
     assert max(map(len, said.splitlines())) <= 160
@@ -350,7 +350,7 @@ def test_a_dry_run_says_what_is_refused_and_why():
     said = dry_run(site(most_rounds=1, evaluation=False), STUDY)
     assert "training cp_lora-r2: refused, nothing leaves\n  policy.most_rounds: got 2, expected at most 1" in said
     assert "evaluation: refused, nothing leaves\n  policy.evaluation: got a request" in said
-    assert "no kit says whose" in dry_run(site(policy=SitePolicy()), STUDY)
+    assert "no kit names the signer" in dry_run(site(policy=SitePolicy()), STUDY)
 
 
 def test_a_dry_run_without_a_study_goes_through_all_that_the_policy_allows():

@@ -136,7 +136,7 @@ def _lines(policy: SitePolicy, task: Task, which: str) -> Iterator[str]:
     yield "    sums of volumes and of their products, a histogram of predicted against annotated volume;"
     yield "    numbers of scans without blood, and of those in which blood was predicted"
     few, least = policy.smallest_group, policy.smallest_bootstrap
-    yield f"  withheld: what tells of fewer than {few} patients, also by subtraction; bootstrap sums and histograms"
+    yield f"  withheld: results of fewer than {few} patients, also by subtraction; bootstrap sums and histograms"
     yield f"    of fewer than {least}; then a split or both are left out, or nothing leaves but that fact"
 
 
