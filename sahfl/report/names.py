@@ -65,7 +65,7 @@ def families() -> tuple[Family, ...]:
 def family_of(method: Results) -> Family:
     """The family of a method."""
     key = WHOLE_WEIGHTS.key if method["method"] in STANDARD else method["method"]
-    return next(family for family in families() if family.key == key)
+    return {family.key: family for family in families()}[key]
 
 
 def looks(methods: Iterable[Results]) -> dict[str, Look]:

@@ -109,7 +109,7 @@ def test_on_a_full_disk_nothing_is_half_written(log, monkeypatch):
 
 def test_a_site_whose_last_line_was_damaged_stops(log):
     log.path.write_bytes(log.path.read_bytes() + b"{}\n")
-    with pytest.raises(StorageError, match="its last line is damaged; move it away"):
+    with pytest.raises(StorageError, match="its last line is damaged; move the file away"):
         log.append("answered", "Sent.")
 
 
