@@ -132,7 +132,7 @@ VERSIONS = {"server": {"sahfl": "9.9.9"}, "client": {"sahfl": "0.1.0"}}
 LATE = {"server": "2026-01-01T00:00:00+00:00", "client": "2026-01-01T00:10:00+00:00"}
 REFUSED = {
     "A16 versions": (426, {"error": "version", **VERSIONS}, "the server has sahfl 9.9.9", "install the same"),
-    "C07 unknown": (401, {"error": "unknown key"}, "does not know this site's key", "have the centre copy its newest"),
+    "C07 unknown": (401, {"error": "unknown key"}, "lacks this site's key", "have the centre copy its newest"),
     "C07 revoked": (401, {"error": "revoked"}, "its key was revoked", "have the centre copy its newest"),
     "clock": (401, {"error": "clock", **LATE}, "clock is 600 s ahead of the server's", "set it right"),
     "let in": (200, {}, "what answers there is not a sahfl server", "have the centre copy its newest"),
