@@ -1,4 +1,4 @@
-"""The open port of a server: uvicorn in a thread, and a log line for each failed TLS handshake."""
+"""The open port of a server: uvicorn in a thread, and one line for each connection that TLS turns away."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from sahfl.errors import RunError
 
 log = logging.getLogger(__name__)
 START_S, STOP_S = 30.0, 5.0
-"""Longest time for the server to start listening, and for open requests to end when it stops."""
+"""Longest time for the server to listen, and for open requests to end when it stops."""
 KEEP_ALIVE_S = 75
-"""Seconds after which an idle connection is closed; longer than the pause between two requests of a site."""
+"""Idle time of a connection; longer than the pause between two requests of a site."""
 REPEAT_S = 60.0
-"""Seconds between two log lines with the same reason from the same address."""
+"""The same reason from the same address is logged this often at most."""
+MOST_REMEMBERED = 1000
+"""Refusals that are remembered at a time; further ones are not logged."""
 REASONS = {
     "HTTP_REQUEST": "it speaks plain HTTP; this port takes TLS 1.3 only",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
@@ -33,57 +35,70 @@ REASONS = {
     "UNSUPPORTED_PROTOCOL": "it speaks a TLS version before 1.3",
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
 }
-"""Reason of a failed handshake for each of OpenSSL's names."""
-_peer: ContextVar[str] = ContextVar("peer", default="unknown")
-_logged: dict[tuple[str, str], float] = {}
+"""What OpenSSL's names of a failed handshake mean here."""
+
+
+class Refusals:
+    """Refused handshakes of one port: a line for each, the same reason from one address once in ``REPEAT_S``."""
+
+    def __init__(self) -> None:
+        self._logged: dict[tuple[str, str], float] = {}
+
+    def log(self, peer: str, reason: str) -> None:
+        """Log a refusal, unless the same one was logged a moment ago."""
+        now = time.monotonic()
+        self._logged = {key: when for key, when in self._logged.items() if now - when < REPEAT_S}
+        if (peer, reason) not in self._logged and len(self._logged) < MOST_REMEMBERED:
+            self._logged[peer, reason] = now
+            log.warning("event=tls_refused peer=%s reason=%r", peer, reason)
+
+
+_connection: ContextVar[tuple[str, Refusals]] = ContextVar("connection")
+"""Address and port's refusals of the connection that the current context belongs to."""
 
 
 class Doorway(socket.socket):
-    """A listening socket that stores the address of each accepted connection in a context variable.
+    """A listening socket whose connections, and everything that happens in their name, know the address they come from.
 
-    asyncio copies the context then, and ``Handshake`` reads the address; asyncio itself reports no failed handshake.
+    asyncio copies the context when it accepts a connection, and tells nobody about a TLS handshake that failed.
     """
 
+    def __init__(self, family: int, kind: int, protocol: int) -> None:
+        super().__init__(family, kind, protocol)
+        self.refusals = Refusals()
+
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, and store its address."""
+        """Accept a connection."""
         connection, address = super().accept()
-        _peer.set(str(address[0]))
+        _connection.set((str(address[0]), self.refusals))
         return connection, address
 
 
 class Handshake(ssl.SSLObject):
-    """A TLS connection that logs why its handshake failed, in one line."""
+    """A TLS connection that says why its handshake failed, in one line."""
 
     def do_handshake(self) -> None:
         """Do the handshake, or a part of it.
 
         Raises:
-            SSLError: the handshake failed, or needs more bytes.
+            SSLError: it failed, or waits for more bytes.
         """
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            _log_refusal(_peer.get(), reason_of(error))
+            peer, refusals = _connection.get()
+            refusals.log(peer, reason_of(error))
             raise
 
 
 def reason_of(error: ssl.SSLError) -> str:
-    """The reason of a failed handshake in words."""
+    """Why a handshake failed, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     name = str(error.reason or error)
     return REASONS.get(name, name.lower().replace("_", " "))
-
-
-def _log_refusal(peer: str, reason: str) -> None:
-    now = time.monotonic()
-    for key in [key for key, when in _logged.items() if now - when >= REPEAT_S]:
-        del _logged[key]
-    if (peer, reason) not in _logged and len(_logged) < 1000:
-        _logged[peer, reason] = now
-        log.warning("event=tls_refused peer=%s reason=%r", peer, reason)
 
 
 def open_port(host: str, port: int) -> Doorway:
@@ -114,10 +129,10 @@ class Listener:
     """Serves an ASGI app on a port while the block runs.
 
     Args:
-        app: the ASGI app.
-        doorway: the open port, from ``open_port``.
-        tls: TLS context with the server's certificate; None serves plain HTTP, for tests.
-        closing: called when the block ends, before the wait for open requests.
+        app: what is served.
+        doorway: the port, from ``open_port``.
+        tls: context of the server's certificate; None serves plain HTTP, for tests.
+        closing: called when the block ends, before open requests are waited for.
     """
 
     def __init__(self, app: Any, doorway: Doorway, *, tls: ssl.SSLContext | None, closing: Callable[[], None]) -> None:
@@ -142,7 +157,7 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """Host and number of the open port."""
+        """Host and port that it listens on."""
         host, port = self._doorway.getsockname()[:2]
         return f"{host}:{port}"
 

@@ -22,7 +22,7 @@ from harness.fleet_server import answer, replies, serving
 from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
-from sahfl.federation.flower import handshake
+from sahfl.federation.flower import handshake, listener
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit
@@ -254,8 +254,7 @@ def test_a_site_cannot_send_in_the_name_of_another_one_or_of_the_server(side, so
     assert side.grid.pull_messages([id_]) == []
 
 
-def test_A15_each_failed_handshake_is_one_line_with_its_cause(side, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(listener, "REPEAT_S", 0.0)  # other tests knock at this port too
+def test_A15_each_failed_handshake_is_one_line_with_its_cause(side, tmp_path, caplog):
     other = make_consortium(tmp_path / "other", sites=("bern",))
     caplog.set_level(logging.WARNING)
     with socket.create_connection(("127.0.0.1", side.port)) as plain:
@@ -294,3 +293,15 @@ def old_tls(side):
     context = ssl.create_default_context(cafile=str(side.paths.sites["bern"] / "ca.crt"))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def test_each_port_logs_a_refusal_of_its_own_and_repeats_it_only_after_a_while(caplog, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(listener.time, "monotonic", lambda: now[0])
+    one, other = listener.Refusals(), listener.Refusals()
+    for refusals in (one, one, other):
+        refusals.log("127.0.0.1", "it shows no certificate")
+    assert caplog.text.count("event=tls_refused") == 2
+    now[0] += listener.REPEAT_S
+    one.log("127.0.0.1", "it shows no certificate")
+    assert caplog.text.count("event=tls_refused") == 3
