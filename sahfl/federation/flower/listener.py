@@ -1,4 +1,4 @@
-"""The open port of a server: uvicorn in a thread, and one line for each connection that TLS turns away."""
+"""The open port of a server: uvicorn in a thread, and a log line for each failed TLS handshake."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sahfl.errors import RunError
 
 log = logging.getLogger(__name__)
 START_S, STOP_S = 30.0, 5.0
-"""Longest time for the server to listen, and for open requests to end when it stops."""
+"""Longest time for the server to start listening, and for open requests to end when it stops."""
 KEEP_ALIVE_S = 75
-"""Idle time of a connection; longer than the pause between two requests of a site."""
+"""Seconds after which an idle connection is closed; longer than the pause between two requests of a site."""
 REPEAT_S = 60.0
-"""The same reason from the same address is logged this often at most."""
+"""Seconds between two log lines with the same reason from the same address."""
 MOST_REMEMBERED = 1000
 """Refusals that are remembered at a time; further ones are not logged."""
 REASONS = {
@@ -35,7 +35,7 @@ REASONS = {
     "UNSUPPORTED_PROTOCOL": "it speaks a TLS version before 1.3",
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
 }
-"""What OpenSSL's names of a failed handshake mean here."""
+"""Reason of a failed handshake for each of OpenSSL's names."""
 
 
 class Refusals:
@@ -54,13 +54,13 @@ class Refusals:
 
 
 _connection: ContextVar[tuple[str, Refusals]] = ContextVar("connection")
-"""Address and port's refusals of the connection that the current context belongs to."""
+"""Address of the connection that the current context belongs to, and the refusals of its port."""
 
 
 class Doorway(socket.socket):
-    """A listening socket whose connections, and everything that happens in their name, know the address they come from.
+    """A listening socket that stores the address of each accepted connection in a context variable.
 
-    asyncio copies the context when it accepts a connection, and tells nobody about a TLS handshake that failed.
+    asyncio copies the context then, and ``Handshake`` reads the address; asyncio itself reports no failed handshake.
     """
 
     def __init__(self, family: int, kind: int, protocol: int) -> None:
@@ -68,20 +68,20 @@ class Doorway(socket.socket):
         self.refusals = Refusals()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection."""
+        """Accept a connection, and store its address."""
         connection, address = super().accept()
         _connection.set((str(address[0]), self.refusals))
         return connection, address
 
 
 class Handshake(ssl.SSLObject):
-    """A TLS connection that says why its handshake failed, in one line."""
+    """A TLS connection that logs why its handshake failed, in one line."""
 
     def do_handshake(self) -> None:
         """Do the handshake, or a part of it.
 
         Raises:
-            SSLError: it failed, or waits for more bytes.
+            SSLError: the handshake failed, or needs more bytes.
         """
         try:
             super().do_handshake()
@@ -94,7 +94,7 @@ class Handshake(ssl.SSLObject):
 
 
 def reason_of(error: ssl.SSLError) -> str:
-    """Why a handshake failed, in words."""
+    """The reason of a failed handshake in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     name = str(error.reason or error)
