@@ -136,6 +136,8 @@ class RunProgress:
                 assert_never(event)
 
     def _update_site(self, event: SiteEvent) -> None:
+        from sahfl.federation.protocol import DESCRIBE, TRAIN  # late: it loads flwr
+
         before = self.sites.get(event.site)
         match event:
             case events.SiteStarted():
@@ -143,8 +145,8 @@ class RunProgress:
             case events.SiteStep():
                 self.sites[event.site] = SiteProgress(doing_text(event.work), event.done, event.total, event.loss)
             case events.SiteFinished():
-                self.done += PREPARE_STEPS if event.work == "query.describe" else 0
-                trained = before is not None and event.work == "train"
+                self.done += PREPARE_STEPS if event.work == DESCRIBE else 0
+                trained = before is not None and event.work == TRAIN
                 self.sites[event.site] = replace(before, doing="done") if before and trained else SiteProgress()
             case events.SiteFailed():
                 self.warning = f"{event.site}: {event.reason}"
