@@ -15,7 +15,7 @@ from flwr.app import RecordDict
 from sahfl.config import SiteConfig, SitePolicy
 from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
-from sahfl.federation.site.kinds.table import KINDS, find_kind
+from sahfl.federation.site.kinds.table import KINDS, find_kind, unknown_kind
 from sahfl.payload import Header
 from sahfl.task import Task
 
@@ -33,7 +33,7 @@ def check_request(config: SiteConfig, message_type: str, task: Task, header: Hea
 
 def _problems(policy: SitePolicy, message_type: str, task: Task, header: Header) -> Iterator[str]:
     if message_type not in KINDS:
-        yield f"requests: got {message_type[:40]!r}, expected one of {', '.join(KINDS)}"
+        yield unknown_kind(message_type)
     if policy.studies is not None and header.study not in policy.studies:
         yield f"studies: got {header.study[:64]}, expected one of {len(policy.studies)} listed"
     if message_type in KINDS:

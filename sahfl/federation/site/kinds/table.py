@@ -14,6 +14,11 @@ KINDS: dict[str, Kind] = {kind.type: kind for kind in (DESCRIBE, SCAN_KEYS, INST
 """Every kind by its message type, in the order in which a study sends them."""
 
 
+def unknown_kind(message_type: str) -> str:
+    """Describe a message type that the table lacks, with those that it has."""
+    return f"requests: got {message_type[:40]!r}, expected one of {', '.join(KINDS)}"
+
+
 def find_kind(message_type: str) -> Kind:
     """Look up the kind of a message type.
 
@@ -21,5 +26,5 @@ def find_kind(message_type: str) -> Kind:
         PolicyRefused: the table does not contain the message type.
     """
     if message_type not in KINDS:
-        raise PolicyRefused(f"requests: got {message_type[:40]!r}, expected one of {', '.join(KINDS)}")
+        raise PolicyRefused(unknown_kind(message_type))
     return KINDS[message_type]
