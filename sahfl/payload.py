@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -60,6 +60,12 @@ class Header:
         """Name of this round's training in file names; a hash, so that nothing received becomes a path."""
         text = f"{self.study} {self.stage} {self.method} {self.fold}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def payload_size(shapes: Iterable[tuple[int, ...]], encoding: Encoding) -> tuple[int, int]:
+    """Count the numbers in tensors of these shapes, and their bytes in an encoding, without headers."""
+    numbers = sum(map(math.prod, shapes))
+    return numbers, numbers * np.dtype(DTYPES[encoding]).itemsize
 
 
 def check_header(got: dict[str, Any], expected: Header) -> None:

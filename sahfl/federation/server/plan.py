@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from sahfl.adapters import AdapterState, exchanged
 from sahfl.config import Method, Study, ZeroShot
 from sahfl.federation.server.reuse import work_of
 from sahfl.networks import exchanged_shapes, fine_tuned_network, whole_network
-from sahfl.payload import DTYPES
+from sahfl.payload import payload_size
 from sahfl.run.cell_store import CellStore
 from sahfl.statistics.sums import array_length
 
@@ -57,9 +56,7 @@ def _size(state: AdapterState) -> int:
 
 
 def _planned(id_: str, study: Study, method: Method | None, where: str, n_cells: int, store: CellStore) -> Planned:
-    parameters = 0
-    if not isinstance(method, ZeroShot):
-        parameters = sum(math.prod(shape) for shape in exchanged_shapes(study.views, study.model, method).values())
-    n_bytes = parameters * int(DTYPES[study.rounds.payload][-1])
+    shapes = {} if isinstance(method, ZeroShot) else exchanged_shapes(study.views, study.model, method)
+    parameters, n_bytes = payload_size(shapes.values(), study.rounds.payload)
     each = store.seconds(work_of(study, method))
     return Planned(id_, n_cells, where, parameters, n_bytes, None if each is None else each * n_cells)

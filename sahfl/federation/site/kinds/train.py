@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +28,7 @@ from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import config_record, read_state
 from sahfl.federation.turns import take_turn
 from sahfl.networks import staying
-from sahfl.payload import DTYPES
+from sahfl.payload import payload_size
 from sahfl.seeds import derive_seed
 from sahfl.task import Task
 from sahfl.training import Schedule, train
@@ -117,7 +116,7 @@ def _tensor_problems(policy: SitePolicy, task: Task) -> Iterator[str]:
     tensors = declared(task)
     if policy.norms_stay and len(tensors) > len(declared(task, local_norms=True)):
         yield "norms_stay: got training whose weights of norms would leave, expected local_norms: true"
-    n_bytes = int(DTYPES[task.payload][-1]) * sum(math.prod(shape) for shape in tensors.values())
+    _, n_bytes = payload_size(tensors.values(), task.payload)
     yield from above(policy, "most_bytes", n_bytes)
 
 
@@ -163,8 +162,7 @@ def _lines(name: str, task: Task) -> Iterator[str]:
     method = task.own_method
     trained = None if method is None or isinstance(method, ZeroShot) else method
     shapes = declared(task)
-    numbers = sum(map(math.prod, shapes.values()))
-    n_bytes = numbers * int(DTYPES[task.payload][-1])
+    numbers, n_bytes = payload_size(shapes.values(), task.payload)
     yield f"{name}, each round:"
     yield f"  leaves: {_what(trained)}: {len(shapes)} tensors, {numbers:,} numbers, {n_bytes:,} bytes as {task.payload}"
     names = list(shapes)
