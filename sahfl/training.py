@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from monai.losses import DiceCELoss
@@ -49,6 +49,7 @@ def train(
     schedule: Schedule,
     *,
     precision: Literal["float32", "bfloat16"] = "float32",
+    rate_of: Callable[[str], float] = lambda name: 1.0,
     on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> float:
     """Train the trainable parameters of a network for one round, in place.
@@ -62,6 +63,8 @@ def train(
         sampler: batches of the site's own training cases.
         schedule: steps and learning rates.
         precision: number format of the network's own computation; bfloat16 is autocast.
+        rate_of: from the full name of a trainable parameter to the factor of its learning rate, 0 or more; its weight
+            decay, which AdamW multiplies by the learning rate, changes by the same factor.
         on_step: called after each step with (steps done, steps in all, mean loss so far).
 
     Returns:
@@ -73,7 +76,7 @@ def train(
     devices = {parameter.device.index for parameter in net.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed("training", sampler.seed, schedule.round))
-        return _train(net, sampler, schedule, precision, on_step)
+        return _train(net, sampler, schedule, precision, rate_of, on_step)
 
 
 def _train(
@@ -81,17 +84,19 @@ def _train(
     sampler: SliceSampler,
     schedule: Schedule,
     precision: Literal["float32", "bfloat16"],
+    rate_of: Callable[[str], float],
     on_step: Callable[[int, int, float], None],
 ) -> float:
     net.train()
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    groups = _groups(net, rate_of)
+    optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     received = [parameter.detach().clone() for parameter in trainable] if schedule.proximal else []
     device = device_of(net)
     total = 0.0
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
-            group["lr"] = schedule.rate(step)
+            group["lr"] = schedule.rate(step) * group["factor"]
         image, label, view = sampler.batch()
         image, label = image.to(device), label.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -108,6 +113,15 @@ def _train(
         optimiser.step()
         on_step(step + 1, schedule.steps, total / (step + 1))
     return total / schedule.steps
+
+
+def _groups(net: nn.Module, rate_of: Callable[[str], float]) -> list[dict[str, Any]]:
+    """The optimiser's groups of the trainable parameters: one for each distinct factor of the learning rate."""
+    by_factor: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            by_factor.setdefault(rate_of(name), []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()]
 
 
 def pull_back(parameters: Sequence[nn.Parameter], received: Sequence[Tensor], proximal: float) -> None:

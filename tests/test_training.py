@@ -79,6 +79,33 @@ def test_a_step_has_the_size_that_the_schedule_says():
     assert moved.median().item() == pytest.approx(schedule.rate(0), rel=0.01)
 
 
+def test_a_factor_of_the_learning_rate_scales_the_step_of_its_parameters_alone():
+    nets, schedule = (a_net(), a_net(), a_net()), a_schedule(steps=1, weight_decay=0.0, round=2)
+    factors = {"net.head.1.weight": 0.5, "net.head.1.bias": 0.0}
+    train(nets[1], a_sampler(), schedule)
+    train(nets[2], a_sampler(), schedule, rate_of=lambda name: factors.get(name, 1.0))
+    start, usual, scaled = (dict(net.named_parameters()) for net in nets)
+    torch.testing.assert_close(
+        scaled["net.head.1.weight"] - start["net.head.1.weight"],
+        0.5 * (usual["net.head.1.weight"] - start["net.head.1.weight"]),
+        rtol=1e-3,
+        atol=1e-8,
+    )
+    assert torch.equal(scaled["net.head.1.bias"], start["net.head.1.bias"])
+    assert not torch.equal(usual["net.head.1.bias"], start["net.head.1.bias"])
+    assert all(torch.equal(scaled[name], usual[name]) for name in usual.keys() - factors.keys())
+
+
+def test_groups_of_one_factor_and_of_several_give_the_same_bits_where_the_rates_are_the_same():
+    """Twice the factor of half the learning rate is the same rate; both are powers of two, so exact."""
+    nets = a_net(), a_net()
+    train(nets[0], a_sampler(), a_schedule(learning_rate=2**-8, proximal=0.1))
+    rate_of = {"net.head.1.weight": 2.0}.get
+    train(nets[1], a_sampler(), a_schedule(learning_rate=2**-9, proximal=0.1), rate_of=lambda name: rate_of(name, 2))
+    first, second = (net.state_dict() for net in nets)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 # --- training -------------------------------------------------------------------------------------------------------
 
 
