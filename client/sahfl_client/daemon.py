@@ -14,7 +14,7 @@ from flwr.app import Message
 from sahfl import __version__
 from sahfl.config import SiteConfig
 from sahfl.errors import ConfigError, PayloadError, StorageError
-from sahfl.events import Event, SiteStep
+from sahfl.events import Event, SiteStep, Warned
 from sahfl.federation import flower
 from sahfl.federation.flower.parcels import Offer, prepare
 from sahfl.federation.flower.supernode import FleetLink
@@ -124,6 +124,8 @@ class Daemon:
     def _show(self, event: Event) -> None:
         if isinstance(event, SiteStep):
             self._status.progress({"what": event.work, "done": event.done, "total": event.total})
+        elif isinstance(event, Warned):
+            warn("warning", what=event.text)
 
     def _drop_work(self) -> None:
         """Drop all work, after a restart of the server: nobody waits for it."""

@@ -33,6 +33,8 @@ class Case:
     patient: str
     fold: int | None = None
     """The fold that the datalist assigns to this case, if any."""
+    patient_from_name: bool = False
+    """Whether nothing but the whole name of the case stands for the patient, so that a second scan would be missed."""
 
     def files(self) -> tuple[Path, ...]:
         """All files that the case is read from, the image first, each once.
@@ -77,15 +79,16 @@ def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
         DataError: the file cannot be read, has no such site, or an entry lacks a key; the message names the entry.
     """
     content = read_json(path, f"datalist {path}")
-    sites = content.get("sites") if isinstance(content, dict) else None
+    sites, monai = content.get("sites") if isinstance(content, dict) else None, False
     if sites is None and isinstance(content, dict) and "training" in content:
-        sites = {site: _with_patients(content["training"])}
+        sites, monai = {site: content["training"]}, True
     if not isinstance(sites, dict) or site not in sites:
         known = ", ".join(sorted(sites)) if isinstance(sites, dict) else "no 'sites' mapping"
         raise DataError(f"datalist {path}: has no site {site!r} (it has: {known})")
     if not isinstance(sites[site], list) or not sites[site]:
         raise DataError(f"datalist {path}, site {site!r}: expected a list with at least one case")
-    return tuple(_case(entry, path, site, index) for index, entry in enumerate(sites[site]))
+    entries = [_with_patient(entry) if monai else (entry, False) for entry in sites[site]]
+    return tuple(_case(entry, path, site, index, by_name) for index, (entry, by_name) in enumerate(entries))
 
 
 def datalist_sites(path: Path) -> tuple[str, ...]:
@@ -102,16 +105,12 @@ def datalist_sites(path: Path) -> tuple[str, ...]:
         raise DataError(f"datalist {path}: expected JSON with a 'sites' mapping") from error
 
 
-def _with_patients(training: Any) -> Any:
-    """MONAI entries with a patient added; ``_case`` reports faulty entries later."""
-    if not isinstance(training, list):
-        return training
-    return [
-        {"patient": patient_of(case_name(Path(entry["image"])))} | entry
-        if isinstance(entry, dict) and isinstance(entry.get("image"), str)
-        else entry
-        for entry in training
-    ]
+def _with_patient(entry: Any) -> tuple[Any, bool]:
+    """A MONAI entry with a patient, and whether that is the image's whole name; ``_case`` reports a faulty entry."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or "patient" in entry:
+        return entry, False
+    patient, from_name = patient_of(case_name(Path(entry["image"])))
+    return entry | {"patient": patient}, from_name
 
 
 def case_name(path: Path) -> str:
@@ -119,31 +118,30 @@ def case_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def patient_of(name: str) -> str:
-    """The patient of a case of which only the name is known.
+def patient_of(name: str) -> tuple[str, bool]:
+    """The patient of a case of which only the name is known, and whether it is the whole name.
 
     A BIDS name contains the patient (``sub-012_ses-2`` is patient ``sub-012``). Any other name counts as a patient of
-    its own: a wrong guess that two names mean different patients would leak between folds unnoticed. If a patient has
-    several scans, use a datalist that names the patients.
+    its own. If a patient has several scans, these may be in different folds: ``repeat_scans`` finds likely ones.
     """
     match = re.match(r"sub-[A-Za-z0-9]+(?=_|$)", name)
-    return match[0] if match else name
+    return (match[0], False) if match else (name, True)
 
 
-def _case(entry: Any, path: Path, site: str, index: int) -> Case:
+def _case(entry: Any, path: Path, site: str, index: int, from_name: bool) -> Case:
     where = f"datalist {path}, site {site!r}, case {index}"
     if not isinstance(entry, dict):
         raise DataError(f"{where}: got {type(entry).__name__}, expected a mapping with image, label and patient")
-    if missing := [key for key in ("image", "label", "patient") if not _is_text(entry.get(key))]:
+    if missing := [key for key in ("image", "label", "patient") if not is_text(entry.get(key))]:
         raise DataError(f"{where}: expected text under {', '.join(missing)}")
     fold = entry.get("fold")
     if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
         raise DataError(f"{where}: fold must be a whole number, got {fold!r}")
     image, label = path.parent / entry["image"], path.parent / entry["label"]
-    return Case(f"{site}-{index:04d}", image, label, entry["patient"], fold)
+    return Case(f"{site}-{index:04d}", image, label, entry["patient"], fold, from_name)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     """Test for text that is not blank and can be a file name: without NUL and surrogates."""
     return isinstance(value, str) and bool(value.strip()) and not re.search("[\0\ud800-\udfff]", value)
 

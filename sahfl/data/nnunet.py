@@ -5,6 +5,7 @@
     labelsTr/CASE.nii.gz
     splits_final.json         optional: [{"train": [CASE, ...], "val": [CASE, ...]}, ...]; a case's fold is the split
                               that holds it in ``val``
+    patients.json             optional, of sahfl alone: {CASE: patient}, for every case
 
 Source: nnU-Net, documentation/dataset_format.md (version 2); splits as nnU-Net keeps them in ``nnUNet_preprocessed``.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sahfl.data.labels import is_blood
-from sahfl.data.manifest import Case, patient_of, read_json
+from sahfl.data.manifest import Case, is_text, patient_of, read_json
 from sahfl.errors import DataError
 
 CHANNEL = "_0000"
@@ -26,11 +27,12 @@ CHANNEL = "_0000"
 def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
     """The cases of a raw folder, in the order of their names.
 
-    The patient is taken from the case's name (``manifest.patient_of``). A case without an image or without a label is
-    included: its check reports what is missing.
+    The patient is that of ``patients.json``, or without this file taken from the case's name
+    (``manifest.patient_of``). A case without an image or without a label is included: its check reports what is
+    missing.
 
     Raises:
-        DataError: dataset.json, the folders or the splits have problems; the message lists all of them.
+        DataError: dataset.json, the folders, the splits or the patients have problems; the message lists all of them.
     """
     settings = _read_json(folder / "dataset.json", dict)
     problems = list(_problems(settings))
@@ -43,13 +45,19 @@ def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
     if (folder / "splits_final.json").exists():
         folds, odd = _folds(_read_json(folder / "splits_final.json", list), names)
         problems += odd
+    patients = {name: patient_of(name) for name in names}
+    if (folder / "patients.json").exists():
+        listed_patients = _read_json(folder / "patients.json", dict)
+        problems += _patient_problems(listed_patients, names)
+        patients = {name: (patient, False) for name, patient in listed_patients.items()}
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise DataError(f"nnU-Net folder {folder}: {len(problems)} problem(s)\n{listed}")
     cases = []
     for index, name in enumerate(names):
         image, label = folder / "imagesTr" / f"{name}{CHANNEL}{ending}", folder / "labelsTr" / f"{name}{ending}"
-        cases.append(Case(f"{site}-{index:04d}", image, label, patient_of(name), folds.get(name)))
+        patient, from_name = patients[name]
+        cases.append(Case(f"{site}-{index:04d}", image, label, patient, folds.get(name), from_name))
     return tuple(cases)
 
 
@@ -103,6 +111,15 @@ def _case_names(folder: Path, ending: str) -> tuple[tuple[str, ...], list[str]]:
     if not names and not problems:
         problems.append("imagesTr: holds no case")
     return tuple(sorted(names)), problems
+
+
+def _patient_problems(patients: dict[str, Any], names: tuple[str, ...]) -> Iterator[str]:
+    """All problems of patients.json."""
+    if odd := patients.keys() ^ set(names):
+        without, unknown = len(odd & set(names)), len(odd - set(names))
+        yield f"patients.json: {without} case(s) have no patient, {unknown} are not in the folder"
+    if n := sum(not is_text(patient) for patient in patients.values()):
+        yield f"patients.json: {n} case(s) have something else than a text as patient"
 
 
 def _folds(splits: list[Any], names: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:

@@ -166,6 +166,9 @@ warning near_duplicate
 warning patient_alike
     Two patient ids differ only in case, spaces, punctuation or leading zeros.
     If it is one person, use one id: otherwise two scans of a patient may land in two folds.
+warning repeat_scan
+    No file states the patients, and the names of some cases differ only in a last number, letter or date.
+    List the patients (`patients.json` of an nnU-Net folder, `patient` in a datalist), or rename to `sub-ID_ses-N`.
 # Privacy
 warning file_name
     The name of a file or folder holds what looks like a person's name or a date.

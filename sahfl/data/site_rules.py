@@ -1,4 +1,4 @@
-"""The rules across all cases of a site: copies of one scan, and two ids of one patient."""
+"""The rules across all cases of a site: copies of one scan, two ids of one patient, and likely repeat scans."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sahfl.data.manifest import Case, case_name
+from sahfl.data.repeat_scans import repeat_scans
 from sahfl.data.rules import Finding, finding
 
 ALIKE_HU = 10.0
@@ -32,8 +33,11 @@ class Trace:
     """A small volume of mean HU."""
 
 
-def judge_site(traces: Sequence[Trace], cases: Iterable[Case]) -> Iterator[tuple[Case, Finding]]:
-    """Findings across cases; the later of two cases gets the finding, and its text names the earlier one."""
+def judge_site(traces: Sequence[Trace], cases: Sequence[Case]) -> Iterator[tuple[Case, Finding]]:
+    """Findings across cases; the later of two cases gets the finding, and its text names the earlier one.
+
+    Of likely repeat scans of a patient, each case gets the finding.
+    """
     yield from _copies(traces)
     known: dict[str, Case] = {}
     for case in cases:
@@ -41,6 +45,11 @@ def judge_site(traces: Sequence[Trace], cases: Iterable[Case]) -> Iterator[tuple
         if first.patient != case.patient:
             text = f"case {case.id}: its patient id is almost that of case {first.id}"
             yield case, finding("patient_alike", text)
+    groups = repeat_scans(cases)
+    for number, group in enumerate(groups, start=1):
+        for case in group:
+            text = f"case {case.id}: by its name likely one of {len(group)} scans of a patient (group {number} of"
+            yield case, finding("repeat_scan", f"{text} {len(groups)})")
 
 
 def _copies(traces: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:

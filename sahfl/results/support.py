@@ -1,4 +1,4 @@
-"""Warnings before a study starts about small sites and folds without blood, and how the study treats them.
+"""Warnings before a study starts: small sites, folds without blood, likely repeat scans; and how the study treats them.
 
 The rules are fixed. A fold or a site without a scan with blood is trained and evaluated as usual; it adds nothing to
 mean Dice, and its false positives are counted. A site without a patient outside a fold skips that fold's training and
@@ -31,7 +31,7 @@ def fold_support(study: Study, sites: Descriptions) -> list[dict[str, int]]:
 
 
 def support_notes(study: Study, sites: Descriptions) -> list[dict[str, Any]]:
-    """One journal line for each small site or fold without blood, with the rule that applies."""
+    """One journal line for each small site, fold without blood and site with likely repeat scans, with the rule."""
     notes: list[dict[str, Any]] = []
     for part in fold_support(study, sites):
         if not part["n_positive"]:
@@ -44,6 +44,9 @@ def support_notes(study: Study, sites: Descriptions) -> list[dict[str, Any]]:
         if site.n_patients <= SMALL_SITE:
             text = "takes part; where its policy lets its sums out, they are the results of its patients"
             notes.append({"rule": "small_site", "site": name, "n_patients": site.n_patients, "policy": text})
+        if "repeat_scan" in site.findings:
+            text = "by their names, they look like repeat scans of patients, but each counts as a patient of its own"
+            notes.append({"rule": "repeat_scans", "site": name, "n": site.findings["repeat_scan"], "policy": text})
         for fold in range(study.finetune.folds):
             if site.sits_out(fold):
                 text = "has no patient outside the fold: sits its training out and does not count for the quorum"

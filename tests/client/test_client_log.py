@@ -4,9 +4,11 @@ import json
 import os
 import stat
 
+from sahfl_client.daemon import Daemon
 from sahfl_client.status import Status, log_event, warn
 
 from sahfl import __version__
+from sahfl.events import Warned
 from sahfl.log_lines import write_log_lines
 
 
@@ -25,6 +27,12 @@ def test_a_json_line_has_the_same_fields(capsys):
     line = json.loads(capsys.readouterr().err)
     assert (line["level"], line["event"], line["next_try_s"]) == ("warning", "not_connected", "0.4")
     assert line["reason"] == "a 'b'\nc"
+
+
+def test_a_warning_of_the_site_s_process_is_a_line_of_the_log(capsys):
+    write_log_lines("text")
+    Daemon._show(None, Warned("site bern: 2 cases look like repeat scans"))
+    assert "warning event=warning what='site bern: 2 cases look like repeat scans'" in capsys.readouterr().err
 
 
 def read(folder):

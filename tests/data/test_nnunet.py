@@ -50,6 +50,7 @@ def test_cases_come_in_the_order_of_their_names_with_their_files_and_patients(tm
         tmp_path / "raw" / "labelsTr" / "ICH_001.nii.gz",
         "ICH_001",
         None,
+        patient_from_name=True,
     )
     assert [case.patient for case in cases] == ["ICH_001", "ICH_002", "sub-07", "sub-07"]
     assert declared_folds(cases, n_folds=3) is None
@@ -158,18 +159,39 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "patient"),
+    [("sub-012_ses-2", "sub-012"), ("sub-012", "sub-012"), ("sub-012_run-1_ct", "sub-012")],
+)
+def test_a_bids_name_has_the_patient(name, patient):
+    assert patient_of(name) == (patient, False)
+
+
+@pytest.mark.parametrize("name", ["sub-0x.1_a", "subject-1_2", "ICH_012_2", "135014"])
+def test_any_other_name_is_a_patient_of_its_own(name):
+    assert patient_of(name) == (name, True)
+
+
+def test_patients_json_names_the_patient_of_each_case(tmp_path):
+    folder = raw_folder(tmp_path / "raw")
+    patients = {"ICH_001": "p1", "ICH_002": "p1", "sub-07_ses-1": "p2", "sub-07_ses-2": "p3"}
+    (folder / "patients.json").write_text(json.dumps(patients))
+    cases = read_nnunet(folder, "bern")
+    assert [(case.patient, case.patient_from_name) for case in cases] == [(name, False) for name in patients.values()]
+
+
+@pytest.mark.parametrize(
+    ("patients", "message"),
     [
-        ("sub-012_ses-2", "sub-012"),
-        ("sub-012", "sub-012"),
-        ("sub-012_run-1_ct", "sub-012"),
-        ("sub-0x.1_a", "sub-0x.1_a"),
-        ("subject-1_2", "subject-1_2"),
-        ("ICH_012_2", "ICH_012_2"),
-        ("135014", "135014"),
+        ({"ICH_001": "p1", "x": "p2"}, r"patients.json: 3 case\(s\) have no patient, 1 are not in the folder"),
+        (dict.fromkeys(NAMES, 7), r"patients.json: 4 case\(s\) have something else than a text as patient"),
+        (dict.fromkeys(NAMES, " "), r"patients.json: 4 case\(s\) have something else than a text as patient"),
+        ([], "patients.json: got list, expected dict"),
     ],
 )
-def test_a_bids_name_says_the_patient_and_any_other_name_is_one(name, patient):
-    assert patient_of(name) == patient
+def test_a_wrong_patients_json_is_refused_without_names(tmp_path, patients, message):
+    folder = raw_folder(tmp_path / "raw")
+    (folder / "patients.json").write_text(json.dumps(patients))
+    with pytest.raises(DataError, match=message):
+        read_nnunet(folder, "bern")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +222,9 @@ def test_a_monai_datalist_is_one_site_s_cases(tmp_path):
     ]
     path = datalist(tmp_path, training=entries, testing=["x.nii.gz"], name="ours")
     assert read_datalist(path, "bern") == (
-        Case("bern-0000", tmp_path / "imagesTr/a.nii.gz", tmp_path / "labelsTr/a.nii.gz", "a", 1),
+        Case(
+            "bern-0000", tmp_path / "imagesTr/a.nii.gz", tmp_path / "labelsTr/a.nii.gz", "a", 1, patient_from_name=True
+        ),
         Case("bern-0001", tmp_path / "b.nii", tmp_path / "b_mask.nii", "p7", 0),
         Case("bern-0002", tmp_path / "sub-3_ses-1.nii.gz", tmp_path / "c.nii.gz", "sub-3", 0),
     )

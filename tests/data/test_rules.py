@@ -17,6 +17,7 @@ from sahfl.data.file_rules import judge_files, looks_personal
 from sahfl.data.manifest import Case, read_datalist
 from sahfl.data.measures import measure
 from sahfl.data.phantom import PROFILES, make_case
+from sahfl.data.repeat_scans import repeat_scans, warn_of_repeat_scans
 from sahfl.data.rules import BY_ID, DICOM_RULES, RULES, rules_table
 from sahfl.data.scan_rules import judge_scan
 
@@ -135,7 +136,7 @@ SINGLE = {
     "header_text": changed(packed),
 }
 """One broken case for each rule of a single case."""
-ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike"}
+ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan"}
 PROTOCOL = {"contrast_agent", "sharp_kernel"}
 ELSEWHERE = {*ACROSS, *PROTOCOL, "permission", *(rule for rule, *_ in DICOM_RULES)}
 """Across cases: below; protocol: in test_protocol; permission: in tests/faults with a user who may not read; those of
@@ -283,6 +284,74 @@ def test_the_spacing_finding_says_in_which_way_it_is_unusual(tmp_path, spacing, 
 def test_patient_ids_that_are_almost_the_same_are_a_warning(tmp_path, first, second, alike):
     cases = [a_case(tmp_path, "a", patient=first), a_case(tmp_path, "b", head() + 50, patient=second)]
     assert (("bern-b", "patient_alike") in found_across(cases)) == alike
+
+
+def by_name(*names):
+    """Cases of which only the names are known."""
+    return [Case(f"bern-{i:04d}", Path(name), Path(name), name, None, True) for i, name in enumerate(names)]
+
+
+def groups_of(names):
+    return [{case.patient for case in group} for group in repeat_scans(by_name(*names))]
+
+
+SERIAL = [f"ICH_{i:03}" for i in range(1, 20)]
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        ([*SERIAL, "ICH_007_2"], [{"ICH_007", "ICH_007_2"}]),
+        ([*SERIAL, "ICH_007b", "ICH_007c"], [{"ICH_007", "ICH_007b", "ICH_007c"}]),
+        ([*SERIAL, "ICH_007_20240131"], [{"ICH_007", "ICH_007_20240131"}]),
+        ([*SERIAL, "ICH_009_31.1.2024", "ICH_009_2"], [{"ICH_009", "ICH_009_31.1.2024", "ICH_009_2"}]),
+        ([*SERIAL, "ICH_007_day2", "ICH_007_day2_1"], [{"ICH_007", "ICH_007_day2", "ICH_007_day2_1"}]),
+        ([*SERIAL, "ICH_007-t1", "ICH_007followup"], [{"ICH_007", "ICH_007-t1", "ICH_007followup"}]),
+        (["P1_scan1", "P1_scan2", "P2_scan1"], [{"P1_scan1", "P1_scan2"}]),
+        (["012_001", "012_002", "013_001"], [{"012_001", "012_002"}]),
+        (["P_1", "P_2", "P_3", "P_4", "P_2_1"], [{"P_2", "P_2_1"}]),
+        (["abc-1", "abc-2", "def-1", "ghi-1"], [{"abc-1", "abc-2"}]),
+    ],
+)  # fmt: skip
+def test_names_that_differ_in_a_last_number_letter_date_or_word_are_likely_repeat_scans(names, groups):
+    assert groups_of(names) == groups
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        SERIAL,
+        [f"ICH_{i}" for i in range(1, 30)],
+        [f"CQ500-CT-{i}" for i in range(30)],
+        [f"INSTANCE22_{i:03}" for i in range(30)],
+        [f"{part}_{i}" for part in ("tbi", "sah") for i in range(5)],
+        ["135014", "135015", "135016"],
+        ["9f31d2", "9f31d7", "a0c4e1"],
+    ],
+)
+def test_serial_numbers_are_no_repeat_scans(names):
+    assert groups_of(names) == []
+
+
+def test_cases_with_a_known_patient_are_never_likely_repeat_scans():
+    cases = [dataclasses.replace(case, patient_from_name=False) for case in by_name("P1_1", "P1_2", "P2_1")]
+    assert repeat_scans(cases) == []
+    assert warn_of_repeat_scans(cases) == ""
+
+
+def test_each_likely_repeat_scan_is_a_warning_that_names_no_file(tmp_path):
+    cases = [
+        dataclasses.replace(a_case(tmp_path, name, head() + 30 * i, patient=patient), patient_from_name=True)
+        for i, (name, patient) in enumerate([("a", "P1_1"), ("b", "P1_2"), ("c", "P2_1")])
+    ]
+    found = {item.case.id: item.findings for item in check_cases(cases)}
+    texts = {case: [f.text for f in findings if f.rule == "repeat_scan"] for case, findings in found.items()}
+    group = "by its name likely one of 2 scans of a patient (group 1 of 1)"
+    assert texts == {"bern-a": [f"case bern-a: {group}"], "bern-b": [f"case bern-b: {group}"], "bern-c": []}
+    warning = warn_of_repeat_scans(cases)
+    assert warning.startswith("by their names, 2 cases look like repeat scans of 1 patient(s)")
+    assert "patients.json" in warning
+    assert "P1" not in warning
 
 
 # --- no false alarms ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from harness.dicom_files import write_series
 from sahfl.config import SiteConfig, Study, load_study
 from sahfl.data.sources.folders import SiteScansFolder, read_cases, recognise
 from sahfl.errors import ConfigError, DataError
+from sahfl.events import listening
 from sahfl.federation.site.site import Site
 from sahfl.simulation.simulate import site_configs
 
@@ -76,6 +77,29 @@ def test_a_path_is_recognised_and_a_site_prepares_its_cases_alike(scans, tmp_pat
     assert described.n_patients == (1 if name == "dicom" else 3)  # the headers all have one patient id
     assert described.volume_ml == pytest.approx((2 * 4 * 2 * 2 + 4 * 2 * 3) * 0.02, abs=0.05)
     assert [round(item.volume_ml, 3) for item in site.cases()] == [0.32, 0.48, 0.32]
+
+
+REPEATS = {"p0": "P7_1", "p1": "P7_2", "p2": "P8"}
+
+
+def test_a_run_warns_of_likely_repeat_scans_of_an_nnunet_folder_without_their_names(scans, tmp_path):
+    for old, new in REPEATS.items():
+        for part, tail in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+            (scans / "raw" / part / f"{old}{tail}").rename(scans / "raw" / part / f"{new}{tail}")
+    site = Site(SiteConfig(name="graz", folder=tmp_path / "work", data=SiteScansFolder(path=scans / "raw")))
+    seen = []
+    with listening(seen.append):
+        site.prepare(lambda done, total: None)
+    (event,) = seen
+    assert event.text.startswith("site graz: by their names, 2 cases look like repeat scans of 1 patient(s)")
+    assert "P7" not in event.text
+    described = site.describe(n_folds=3, seed=1)
+    assert (described.n_patients, described.findings["repeat_scan"]) == (3, 2)
+    (scans / "raw" / "patients.json").write_text(json.dumps({"P7_1": "P7", "P7_2": "P7", "P8": "P8"}))
+    with listening(seen.append):
+        site.prepare(lambda done, total: None)
+    assert seen == [event]
+    assert site.describe(n_folds=3, seed=1).n_patients == 2
 
 
 WRONG = {

@@ -24,6 +24,7 @@ from sahfl.errors import DataChanged, DataError, DataRefused, DataShared, Payloa
 from sahfl.federation.protocol import read_scan_keys, scan_keys_reply
 from sahfl.federation.site.site import Site
 from sahfl.payload import Header
+from sahfl.report.run_tables import support_sentences
 from sahfl.results.support import fold_support, support_notes
 from sahfl.simulation.simulate import site_configs
 from sahfl.task import SiteDescription
@@ -396,6 +397,16 @@ def test_D04_the_support_is_counted_over_the_sites_that_fine_tune():
     ]
     assert [sites["sah_b"].sits_out(fold) for fold in (0, 1)] == [False, True]
     assert [note["rule"] for note in support_notes(study, sites)] == ["fold_without_blood", "small_site", "sits_out"]
+
+
+@pytest.mark.parametrize("n", [12, None])
+def test_D03_likely_repeat_scans_of_a_site_are_noted_in_the_journal_and_the_report(n):
+    study = parse(Study, TINY, where="test")
+    site = described("sah_a", (9, 9), (9, 9)).model_copy(update={"findings": {"repeat_scan": n}})
+    notes = support_notes(study, {"sah_a": site})
+    assert [(note["rule"], note["site"], note["n"]) for note in notes] == [("repeat_scans", "sah_a", n)]
+    (sentence,) = support_sentences({"support": {"notes": notes}})
+    assert sentence.startswith(f"sah_a ({'few' if n is None else n} scans): by their names, they look like repeat")
 
 
 # --- D05: data that change ------------------------------------------------------------------------------------------

@@ -26,8 +26,10 @@ from sahfl.data.checks import (
     verify_unchanged,
 )
 from sahfl.data.manifest import assign_folds, declared_folds
+from sahfl.data.repeat_scans import warn_of_repeat_scans
 from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError, PolicyRefused
+from sahfl.events import Warned, emit
 from sahfl.run.software import software_hash
 from sahfl.task import SiteDescription
 
@@ -43,12 +45,14 @@ class Site:
     # ------------------------------------------------------------------------------------------- cases
 
     def prepare(self, on_case: Callable[[int, int], None]) -> None:
-        """Check the data of the site.
+        """Check the data of the site, and warn of likely repeat scans of a patient.
 
         Raises:
             DataError: the datalist is wrong, no case is usable, or more are refused than the site's policy allows.
         """
-        self.check(on_case)
+        checked = self.check(on_case)
+        if warning := warn_of_repeat_scans(item.case for item in checked):
+            emit(Warned(f"site {self.config.name}: {warning}"))
         self._usable()
 
     def check(

@@ -15,6 +15,7 @@ from sahfl.config import SiteConfig
 from sahfl.data.checks import CheckedCase, count_findings, usable_cases
 from sahfl.data.ct import Scan
 from sahfl.data.measures import Measures
+from sahfl.data.repeat_scans import warn_of_repeat_scans
 from sahfl.data.rules import BY_ID
 from sahfl.errors import ConfigError, DataRefused
 from sahfl.federation.site.site import Site
@@ -35,6 +36,8 @@ class SiteVerdict:
     """The content of ``checks.json``."""
     page: Path
     """Path of ``checks.html``."""
+    warning: str
+    """Warning of likely repeat scans of a patient; empty if there are none."""
 
     @property
     def may_train(self) -> bool:
@@ -68,7 +71,8 @@ def check_site(config: SiteConfig, *, on_case: Callable[[int, int], None] = lamb
     checked = Site(config).check(on_case, look)
     checks = _as_json(config, checked, facts)
     write_atomic(config.folder / "checks.json", json.dumps(checks, indent=1, allow_nan=False) + "\n")
-    return SiteVerdict(checks, write_checks_page(checks, pictures, config.folder))
+    warning = warn_of_repeat_scans(item.case for item in checked)
+    return SiteVerdict(checks, write_checks_page(checks, pictures, config.folder), warning)
 
 
 def _make_folder(config: SiteConfig) -> None:

@@ -71,6 +71,20 @@ def test_a_site_within_its_threshold_has_exit_code_0(site_file):
     assert "site bern: may train (2 of 3 cases usable, up to 40% may fail)" in done.stdout
 
 
+def test_likely_repeat_scans_are_a_warning_with_their_number_and_what_to_do(site_file):
+    entries = json.loads((site_file.parent / "datalist.json").read_text())["sites"]["bern"]
+    for entry, name in zip(entries, ("Muster_1.nii.gz", "Muster_2.nii.gz", "other.nii.gz"), strict=True):
+        del entry["patient"]
+        entry["image"] = str((site_file.parent / entry["image"]).rename(site_file.parent / name))
+    (site_file.parent / "datalist.json").write_text(json.dumps({"training": entries}))
+    done = run(site_file)
+    text = "warning: by their names, 2 cases look like repeat scans of 1 patient(s), but each counts as another patient"
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(text)]
+    assert "patients.json" in line
+    assert re.search(r"^repeat_scan +warning +2 ", done.stdout, re.MULTILINE)
+    assert "Muster" not in done.stdout + done.stderr
+
+
 def test_no_name_of_a_patient_or_file_is_shown(refused):
     done, work = refused
     for text in (done.stdout, done.stderr, (work / "checks.json").read_text(), (work / "checks.html").read_text()):
