@@ -140,6 +140,34 @@ def test_the_in_side_starts_with_the_variance_of_a_kaiming_kernel(name, kind):
     assert layer.update.delta(up).var().item() == pytest.approx(expected, rel=0.25)
 
 
+@pytest.mark.parametrize("joint", [False, True], ids=["axes", "joint"])
+@pytest.mark.parametrize(
+    ("kind", "size", "n_in"),
+    [
+        (nn.Conv2d, (3, 3), 64),
+        (nn.Conv2d, (3, 3), 2),
+        (nn.Conv2d, (1, 1), 16),  # the output layer of a network
+        (nn.Conv2d, (1, 1), 1),
+        (nn.ConvTranspose2d, (2, 2), 32),
+        (nn.Conv3d, (3, 3, 3), 8),
+        (nn.Conv3d, (1, 3, 3), 8),
+    ],
+    ids=str,
+)
+def test_all_terms_of_cp_lora_start_with_the_same_length(kind, size, n_in, joint):
+    method = AdapterTuning(method="cp_lora", rank=512, joint_kernel=joint)
+    update = put_on(kind(n_in, 4, size), method).update
+    assert not update.up.any()
+    for name in update.inner_factors:
+        squares = update.get_parameter(name).detach().flatten(0, -2).square()
+        length = 1 / 3 if name == "factor_in" else 1.0
+        torch.testing.assert_close(squares.sum(dim=0), torch.full((512,), length))
+        share = squares.mean(dim=1) / length  # of each place of the factor: no direction is preferred
+        torch.testing.assert_close(share, torch.full_like(share, 1 / len(share)), rtol=0.3, atol=0)
+    terms = (update.factor_in[:, None] * update.space().flatten(0, -2)).flatten(0, 1)  # (in * voxels, rank)
+    torch.testing.assert_close(terms.norm(dim=0), torch.full((512,), 3**-0.5))
+
+
 @pytest.mark.parametrize("shape", [(5, 4, 3, 3), (1, 3, 3, 3), (7, 2, 3, 2), (4, 9, 1, 1), (2, 2, 1, 3)], ids=str)
 @pytest.mark.parametrize("name", [name for name in METHODS if "lora" in name and "cp" not in name])
 def test_at_full_rank_every_kernel_can_be_written_and_below_it_not(name, shape):

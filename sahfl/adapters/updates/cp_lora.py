@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import normalize
 
 from sahfl.adapters.updates.geometry import (
     Convolution,
@@ -25,7 +26,8 @@ class CPLoRA(nn.Module):
 
     rank * (out + in + height + width) numbers, and one more factor, ``depth``, in three dimensions. With
     ``joint_kernel`` (CP3) one factor ``kernel`` (*kernel, rank) replaces those of the axes, so that a term's kernel
-    need not be a product. ``factor_out`` starts at zero.
+    need not be a product. ``factor_out`` starts at zero, each other factor with columns of one length in random
+    directions. So all terms of a layer start with the same length, on kernels of any size.
 
     Source: arXiv 2508.01772 (the idea); Lebedev et al. 2015, arXiv 1412.6553, section 3 (CP form of a kernel).
     """
@@ -40,15 +42,13 @@ class CPLoRA(nn.Module):
         self.cost = rank * (4.4 * channels + 60 * math.prod(base.kernel_size))
         weight = base.weight
         self.factor_out = nn.Parameter(weight.new_zeros(base.out_channels, rank))
-        # All in-side factors together have the variance that kaiming_uniform(a=sqrt 5) gives a kernel: 1 / (3 fan_in).
-        bound = 1 / math.sqrt(base.in_channels)
-        shape = (base.in_channels, rank)
-        self.factor_in = nn.Parameter(weight.new_empty(shape).uniform_(-bound, bound, generator=generator))
+        # Every term gets the length that kaiming_uniform(a=sqrt 5) gives a kernel on average, 1 / sqrt 3.
+        start = _unit_columns(weight, (base.in_channels,), rank, generator) / math.sqrt(3)
+        self.factor_in = nn.Parameter(start)
         names = ("kernel",) if joint_kernel else AXES[len(base.kernel_size)]
         sizes = (base.kernel_size,) if joint_kernel else [(size,) for size in base.kernel_size]
         for name, size in zip(names, sizes, strict=True):
-            factor = weight.new_empty(*size, rank).normal_(0, 1 / math.sqrt(math.prod(size)), generator=generator)
-            self.register_parameter(f"factor_{name}", nn.Parameter(factor))
+            self.register_parameter(f"factor_{name}", nn.Parameter(_unit_columns(weight, size, rank, generator)))
         self.inner_factors = ("factor_in", *(f"factor_{name}" for name in names))
         self.exchanged = ("factor_out", *self.inner_factors)
 
@@ -102,6 +102,14 @@ class CPLoRA(nn.Module):
         with torch.enable_grad():
             space = _product(factors)
         return torch.autograd.grad(space, factors, of_space)
+
+
+def _unit_columns(like: Tensor, size: tuple[int, ...], rank: int, generator: Generator) -> Tensor:
+    """Columns of length one, (*size, rank), in random directions; ones if a column is a single number."""
+    if math.prod(size) == 1:
+        return like.new_ones(*size, rank)
+    columns = like.new_empty(math.prod(size), rank).normal_(generator=generator)
+    return normalize(columns, dim=0).view(*size, rank)
 
 
 def _product(factors: Sequence[Tensor]) -> Tensor:
