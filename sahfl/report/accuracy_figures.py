@@ -41,9 +41,9 @@ def draw_methods(results: Results) -> Drawing | None:
     gained = [(method_name(m), gain) for m, gain in zip(methods, gains, strict=True) if gain is not None]
     alt += f" Difference from zero-shot. {theme.listed(gained, 'difference')}" if gained else ""
     caption = (
-        "Bars are 95 % intervals over patients; a mark without a bar has too few. Right: paired by patient; an "
-        "interval that crosses the line means no clear change. Colour is the family, the mark its rank; hollow marks "
-        "were not trained by the federation."
+        "Bars are 95 % intervals (over patients only with one training); a mark without a bar has too few patients. "
+        "Right: paired by patient; an interval that crosses the line means no clear change. Colour is the family, the "
+        "mark its rank; hollow marks were not trained by the federation."
     )
     return Drawing("methods", "Dice of every method, and its difference from zero-shot", caption, alt, figure)
 
@@ -88,7 +88,7 @@ def draw_strata(results: Results, kind: str) -> Drawing | None:
         for m, group in zip(methods, groups, strict=True)
         for part in group
     )
-    caption = "Bars are 95 % intervals over patients. Withheld: a hospital sent no result of a group that is too small."
+    caption = "Bars are 95 % intervals. Withheld: a hospital sent no result of a group that is too small."
     alt = f"Mean Dice by {KINDS[kind]}. {theme.listed(estimates)}"
     return Drawing(f"dice_{kind}", f"Dice by {KINDS[kind]}", caption, alt, figure)
 

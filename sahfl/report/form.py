@@ -1,4 +1,4 @@
-"""The form of results.json, schema 2: the keys that the report reads, and their types."""
+"""The form of results.json, schema 3: the keys that the report reads, and their types."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ MOMENT = datetime
 
 _INTERVAL = {"n": WHOLE_OR_NONE, "low": NUMBER_OR_NONE, "high": NUMBER_OR_NONE}
 _ESTIMATE = {
-    **{"stratum": TEXT, **_INTERVAL, "withheld": FLAG},
+    **{"stratum": TEXT, **_INTERVAL, "trainings": WHOLE, "withheld": FLAG},
     **dict.fromkeys(("mean", "sd", "median"), NUMBER_OR_NONE),
 }
-_GAP = {"stratum": TEXT, **_INTERVAL, **dict.fromkeys(("difference", "p", "p_holm"), NUMBER_OR_NONE)}
+_GAP = {
+    **{"stratum": TEXT, **_INTERVAL, "trainings": WHOLE},
+    **dict.fromkeys(("difference", "p", "p_holm"), NUMBER_OR_NONE),
+}
 _LOST = {"site": TEXT, "reason": TEXT}
 _METHOD = {
     **{"id": TEXT, "method": TEXT, "rank": WHOLE_OR_NONE, "aggregation": TEXT_OR_NONE, "trained_at": TEXT_OR_NONE},

@@ -28,7 +28,7 @@ from sahfl.report.theme import STYLE, Drawing
 from sahfl.report.training_figures import draw_losses
 from sahfl.report.volume_figures import draw_bland_altman, draw_histograms
 
-SCHEMA = 2
+SCHEMA = 3
 """The schema of results.json that this version reads."""
 REMAKE = "delete results.json and go on with the run, which makes it again"
 CONTENTS = (

@@ -15,12 +15,13 @@ from sahfl.report.names import by_family, family_of, method_name
 from sahfl.report.tables import METRICS, Table
 from sahfl.report.text import DASH, Results
 
-ESTIMATE = ("n", "mean", "sd", "median", "low", "high")
-GAP = ("n", "difference", "low", "high", "p", "p_holm")
+ESTIMATE = ("n", "mean", "sd", "median", "low", "high", "trainings")
+GAP = ("n", "difference", "low", "high", "p", "p_holm", "trainings")
 LATEX = {
     **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
-    **{DASH: "--", "−": "$-$", "≥": r"$\geq$", "±": r"$\pm$", "†": r"$\dagger$", '"': r"\textquotedbl{}"},
+    **{DASH: "--", "−": "$-$", "≥": r"$\geq$", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$"},
+    '"': r"\textquotedbl{}",
 }
 """Characters with a meaning in LaTeX, or missing in some fonts."""
 PREAMBLE = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}. Written by sahfl from results.json."

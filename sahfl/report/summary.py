@@ -6,7 +6,18 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sahfl.report.names import ZERO_SHOT, dice_of, measured_method, method_name
-from sahfl.report.text import DASH, Results, count, duration, interval, number, percent, signed, size
+from sahfl.report.text import (
+    DASH,
+    Results,
+    count,
+    duration,
+    interval,
+    marked_interval,
+    number,
+    percent,
+    signed,
+    size,
+)
 
 MOST_SENTENCES = 3
 """Number of other methods with their own sentence; if there are more, all are counted by outcome."""
@@ -17,7 +28,7 @@ class Headline:
     """The first sentence of the report, and its verdict."""
 
     verdict: str
-    """gain, loss, unclear or none; determines the colour of the page's first box."""
+    """gain, loss, unclear, once or none; determines the colour of the page's first box."""
     sentence: str
     others: tuple[str, ...]
     """One sentence for each other method, or counts of their outcomes."""
@@ -41,9 +52,11 @@ def gain_over_zero_shot(results: Results, name: str) -> Results | None:
 
 
 def verdict_of(comparison: Results | None) -> str:
-    """``gain`` or ``loss`` only if the whole interval is on one side of zero."""
+    """``gain`` or ``loss`` only if the whole interval is on one side of zero; ``once`` if it is over patients only."""
     if comparison is None or comparison["low"] is None or comparison["high"] is None:
         return "none"
+    if comparison["trainings"] == 1:
+        return "once"
     if comparison["low"] > 0:
         return "gain"
     return "loss" if comparison["high"] < 0 else "unclear"
@@ -75,7 +88,8 @@ def headline(results: Results) -> Headline:
 def _count_outcomes(results: Results, methods: list[Results]) -> str:
     """For example: Of 23 other methods: 19 raised Dice over zero-shot, 3 made no clear change, 1 without a result."""
     words = {"gain": "raised Dice over zero-shot", "unclear": "made no clear change", "loss": "lowered Dice"}
-    words |= {"none": "could not be compared with an interval", "failed": "without a result"}
+    words |= {"once": "trained once, so without a verdict", "none": "could not be compared with an interval"}
+    words |= {"failed": "without a result"}
     outcomes = Counter(
         "failed" if method["failed"] is not None else verdict_of(gain_over_zero_shot(results, method["id"]))
         for method in methods
@@ -125,6 +139,9 @@ def _change(results: Results, method: Results, comparison: Results) -> str:
     verdict = verdict_of(comparison)
     if verdict == "none":
         return f"moved Dice {span}: {signed(gap, digits)}, with too few patients for an interval,"
+    if verdict == "once":
+        within = f"95 % interval over patients only, {interval(comparison, digits, plus=True)}"
+        return f"moved Dice {span}: {signed(gap, digits)} ({within}; trained once, so without a verdict)"
     if verdict == "unclear":
         return f"made no clear change to Dice, {span}: {change[:-1]}, which includes zero)"
     return f"{'raised' if verdict == 'gain' else 'lowered'} Dice {span}: {change}"
@@ -189,11 +206,11 @@ def _dice_tiles(results: Results, first: Results | None) -> list[Tile]:
     for method in (measured_method(results, ZERO_SHOT), first):
         if method is not None:
             overall = dice_of(method)
-            note = f"95 %: {interval(overall)}" if overall["low"] is not None else f"n = {overall['n']}"
+            note = f"95 %: {marked_interval(overall)}" if overall["low"] is not None else f"n = {overall['n']}"
             shown.append(Tile(f"Dice, {method_name(method)}", number(overall["mean"]), note))
     gain = gain_over_zero_shot(results, first["id"]) if first else None
     if gain is not None:
-        note = f"95 %: {interval(gain, plus=True)}" if gain["low"] is not None else "too few for an interval"
+        note = f"95 %: {marked_interval(gain, plus=True)}" if gain["low"] is not None else "too few for an interval"
         shown.append(Tile("Change in Dice", signed(gain["difference"]), note))
     return shown
 

@@ -13,6 +13,7 @@ from sahfl.report.text import (
     count,
     estimate,
     interval,
+    marked_interval,
     number,
     p_value,
     percent,
@@ -111,10 +112,10 @@ def _method_rows(results: Results) -> Iterator[Row]:
             yield row
             continue
         overall, gain = dice_of(method), gain_over_zero_shot(results, method["id"])
-        dice = number(overall["mean"]), number(overall["sd"]), number(overall["median"]), interval(overall)
+        dice = number(overall["mean"]), number(overall["sd"]), number(overall["median"]), marked_interval(overall)
         change = (DASH,) * 3
         if gain is not None:
-            change = signed(gain["difference"]), interval(gain, plus=True), p_value(gain["p_holm"])
+            change = signed(gain["difference"]), marked_interval(gain, plus=True), p_value(gain["p_holm"])
         sent = method["bytes_up_per_round"]
         cost = whole(method["trainable"]), size(sent), percent(sent, base["bytes"])
         yield Row((*row.cells, *dice, cases(overall), *change, _repeats(method), *cost), row.family)
@@ -211,7 +212,7 @@ def comparison_table(results: Results, *, with_zero_shot: bool) -> Table:
 
 def _gap(comparison: Results) -> tuple[str, ...]:
     gap = comparison["metrics"]["dice"]["overall"]
-    difference = cases(gap), signed(gap["difference"]), interval(gap, plus=True)
+    difference = cases(gap), signed(gap["difference"]), marked_interval(gap, plus=True)
     return (*difference, p_value(gap["p"]), p_value(gap["p_holm"]))
 
 

@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Any
 
 DASH = "–"
+ONCE = "‡"
+"""Marks an interval over patients only, because the method was trained once."""
 Results = Mapping[str, Any]
-"""results.json, schema 2, or a part of it."""
+"""results.json, schema 3, or a part of it."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -35,9 +37,15 @@ def interval(of: Results | None, digits: int = 3, *, plus: bool = False) -> str:
     return f"{show(of['low'], digits)} to {show(of['high'], digits)}"
 
 
+def marked_interval(of: Results | None, digits: int = 3, *, plus: bool = False) -> str:
+    """``interval`` of an estimate, with the mark ``ONCE`` if its method was trained once."""
+    within = interval(of, digits, plus=plus)
+    return f"{within} {ONCE}" if of is not None and within != DASH and of["trainings"] == 1 else within
+
+
 def estimate(value: float | None, of: Results, digits: int = 3) -> str:
     """A value with its interval in brackets, if known: ``0.412 (0.350 to 0.469)``."""
-    within = interval(of, digits)
+    within = marked_interval(of, digits)
     return number(value, digits) if within == DASH else f"{number(value, digits)} ({within})"
 
 

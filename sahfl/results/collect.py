@@ -18,7 +18,7 @@ from sahfl.results.support import fold_support, support_notes
 from sahfl.run.folder import Record, RunFolder
 from sahfl.task import SiteDescription
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def collect(

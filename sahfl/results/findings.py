@@ -6,6 +6,7 @@ difference lies above a floor: 0 for "better", -``MARGIN`` for "no more than ``M
 
 Verdict of a pair: *reproduced* if its whole interval lies above the floor, *not reproduced* if the whole interval lies
 below it, *undecided* if the interval contains the floor or is missing (too few patients, or withheld by their sites).
+*Undecided* too if a method was trained once, because such an interval is over patients only.
 *Undecided* too if both methods segment almost nothing (mean Dice of ``MARGIN`` or less).
 
 Verdict of a claim: *reproduced* if every pair is, *not reproduced* if any pair is not, *undecided* otherwise; *not
@@ -51,6 +52,8 @@ class Pair:
     floor: float
     against: str = ""
     """A reason against the claim that holds whatever the interval is."""
+    once: bool = False
+    """Whether a method was trained once, so that the interval is over patients only."""
     blank: bool = False
     """Whether both methods segment almost nothing, so that their difference is meaningless."""
 
@@ -59,7 +62,7 @@ class Pair:
         """Verdict of this pair alone."""
         if self.against:
             return "not reproduced"
-        if self.low is None or self.high is None or self.blank:
+        if self.low is None or self.high is None or self.once or self.blank:
             return "undecided"
         if self.low > self.floor:
             return "reproduced"
@@ -68,7 +71,8 @@ class Pair:
     def __str__(self) -> str:
         if self.difference is None or self.low is None or self.high is None:
             return f"{self.name}: no interval (n = {self.n}){self.against and '; ' + self.against}"
-        remark = "; ".join(filter(None, [self.against, "both segment next to nothing" if self.blank else ""]))
+        remarks = self.against, "one training" * self.once, "both segment next to nothing" * self.blank
+        remark = "; ".join(filter(None, remarks))
         interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}, n = {self.n}"
         return f"{self.name}: {self.difference:+.3f} ({interval}){remark and '; ' + remark}"
 
@@ -105,7 +109,7 @@ class Evidence:
         value, low, high = numbers if sign > 0 else (numbers[0], numbers[2], numbers[1])
         name = f"{method} against {reference}" if sign > 0 else f"{reference} against {method}"
         blank = floor < 0 and max(self._mean[method], self._mean[reference]) <= MARGIN
-        return [Pair(name, value, low, high, found["n"], floor, against, blank)]
+        return [Pair(name, value, low, high, found["n"], floor, against, found["trainings"] == 1, blank)]
 
 
 def judge(methods: Sequence[Row], comparisons: Iterable[Row]) -> list[dict[str, Any]]:
@@ -175,7 +179,7 @@ def _between_groups(row: Row) -> Pair:
     value = large["mean"] - small["mean"]
     down = ((large["mean"] - large["low"]) ** 2 + (small["high"] - small["mean"]) ** 2) ** 0.5
     up = ((large["high"] - large["mean"]) ** 2 + (small["mean"] - small["low"]) ** 2) ** 0.5
-    return Pair(name, value, value - down, value + up, n, 0.0)
+    return Pair(name, value, value - down, value + up, n, 0.0, once=small["trainings"] == 1)
 
 
 def _cp_equals_conv(evidence: Evidence) -> list[Pair]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -13,7 +14,7 @@ from sahfl.cell_names import cell_of
 from sahfl.config import EvaluationConfig, Method, Study
 from sahfl.run.folder import Record, RunFolder
 from sahfl.statistics.cases import extent_labels, stratum_labels
-from sahfl.statistics.estimates import difference, estimate, holm
+from sahfl.statistics.estimates import Sample, difference, estimate, holm
 from sahfl.statistics.groups import GroupSums
 from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML
 from sahfl.statistics.sums import EvaluationSums, Withheld
@@ -24,6 +25,28 @@ Sums = Mapping[Key, EvaluationSums]
 ALL = "all with blood"
 ALL_WITHHELD = "every case with blood lies in a group that its site withholds for being small"
 NONE_EVALUATED = "no case with blood was evaluated"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The sums of a method's evaluation, by fold and site."""
+
+    sums: Sums
+    """Averaged over the trainings; each patient counts once."""
+    trainings: Mapping[int, Sums]
+    """Of each training, by its number."""
+    trained: bool = True
+    """False for zero-shot."""
+
+    def shared(self) -> list[Key]:
+        """Folds and sites that every training was evaluated on, and of which the site withheld the same."""
+        known = [sums for sums in self.trainings.values() if sums]
+        first = known[0] if known else {}
+        return [
+            key
+            for key in sorted(first)
+            if all(key in sums and withheld_parts(sums[key]) == withheld_parts(first[key]) for sums in known)
+        ]
 
 
 def read_fold(
@@ -38,11 +61,13 @@ def read_fold(
     return sums, [{"fold": fold, "site": site, "reason": why} for site, why in known["missing"].items()]
 
 
-def measured(study: Study, sums: Sums) -> dict[str, Any]:
+def measured(study: Study, evaluated: Evaluated) -> dict[str, Any]:
     """The results in a method's row: metrics, volumes, folds, sites, and what sites withheld."""
+    sums = evaluated.sums
     total = _add(sums.values(), study.evaluation)
+    groups = _groups(study.evaluation, evaluated, list(sums), evaluated.shared())
     return {
-        "metrics": {metric.name: _metric(study.evaluation, total, metric.name) for metric in METRICS},
+        "metrics": {metric.name: _metric(groups, total.withheld, metric.name) for metric in METRICS},
         "no_blood": {"n": total.n_no_blood, "n_false_positive": total.n_false_positive},
         "volume": vars(total.volume.agreement()) | {"histogram": _histogram(total)},
         "by_fold": [by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
@@ -55,18 +80,20 @@ def measured(study: Study, sums: Sums) -> dict[str, Any]:
 def by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
     """Mean Dice on the held-out patients of one fold."""
     total = _add([part for (number, _), part in sums.items() if number == fold], study.evaluation)
-    found = estimate(total.overall, "dice")
+    found = estimate(Sample(total.overall), "dice")
     return {"fold": fold, "n": found.n, "dice": found.value, "n_no_blood": total.n_no_blood}
 
 
-def compare(study: Study, ours: Sums, theirs: Sums) -> dict[str, Any]:
+def compare(study: Study, ours: Evaluated, theirs: Evaluated) -> dict[str, Any]:
     """Differences on the patients that both methods were evaluated on, if their sites withheld the same of both."""
+    sums, others = ours.sums, theirs.sums
     common = [
-        key for key in sorted(ours.keys() & theirs.keys()) if withheld_parts(ours[key]) == withheld_parts(theirs[key])
+        key for key in sorted(sums.keys() & others.keys()) if withheld_parts(sums[key]) == withheld_parts(others[key])
     ]
-    first, second = (_add([sums[key] for key in common], study.evaluation) for sums in (ours, theirs))
-    groups, others = _groups(study.evaluation, first), _groups(study.evaluation, second)
-    return {"metrics": {metric.name: _differences(groups, others, metric.name) for metric in METRICS}}
+    of_all = [set(each.shared()) for each in (ours, theirs) if each.trained]
+    shared = [key for key in common if all(key in keys for keys in of_all)]
+    first, second = (_groups(study.evaluation, each, common, shared) for each in (ours, theirs))
+    return {"metrics": {metric.name: _differences(first, second, metric.name) for metric in METRICS}}
 
 
 def correct(comparisons: Sequence[dict[str, Any]]) -> None:
@@ -79,36 +106,56 @@ def correct(comparisons: Sequence[dict[str, Any]]) -> None:
                 part["p_holm"] = p
 
 
-Labelled = dict[str, tuple[Sequence[str], Sequence[GroupSums]]]
+Labelled = dict[str, tuple[Sequence[str], Sequence[Sample]]]
 """All cases (one group) and their two splits, with the labels of the groups."""
 
 
-def _groups(settings: EvaluationConfig, sums: EvaluationSums) -> Labelled:
+def _groups(settings: EvaluationConfig, evaluated: Evaluated, keys: Sequence[Key], shared: Sequence[Key]) -> Labelled:
+    """The groups over the folds and sites ``keys``; those of single trainings over ``shared``."""
+    labels = {
+        "overall": (ALL,),
+        "by_volume": stratum_labels(settings.volume_edges_ml),
+        "by_extent": extent_labels(settings.extent_edges_mm),
+    }
+    whole = _split(_add((evaluated.sums[key] for key in keys), settings))
+    each = {
+        number: _split(_add((sums[key] for key in shared), settings))
+        for number, sums in evaluated.trainings.items()
+        if sums and evaluated.trained
+    }
     return {
-        "overall": ((ALL,), (sums.overall,)),
-        "by_volume": (stratum_labels(settings.volume_edges_ml), sums.by_volume),
-        "by_extent": (extent_labels(settings.extent_edges_mm), sums.by_extent),
+        split: (
+            names,
+            [
+                Sample(group, {number: parts[split][place] for number, parts in each.items()}, evaluated.trained)
+                for place, group in enumerate(whole[split])
+            ],
+        )
+        for split, names in labels.items()
     }
 
 
-def _metric(settings: EvaluationConfig, total: EvaluationSums, metric: str) -> dict[str, Any]:
-    hidden = total.withheld.blood
-    withheld = {"overall": hidden, "by_volume": hidden + total.withheld.strata}
-    withheld["by_extent"] = hidden + total.withheld.extents
+def _split(sums: EvaluationSums) -> dict[str, tuple[GroupSums, ...]]:
+    return {"overall": (sums.overall,), "by_volume": sums.by_volume, "by_extent": sums.by_extent}
+
+
+def _metric(groups: Labelled, hidden: Withheld, metric: str) -> dict[str, Any]:
+    withheld = {"overall": hidden.blood, "by_volume": hidden.blood + hidden.strata}
+    withheld["by_extent"] = hidden.blood + hidden.extents
     found = {
         split: [
-            _estimate(label, group, metric) | {"withheld": withheld[split] > 0}
-            for label, group in zip(labels, groups, strict=True)
+            _estimate(label, sample, metric) | {"withheld": withheld[split] > 0}
+            for label, sample in zip(labels, samples, strict=True)
         ]
-        for split, (labels, groups) in _groups(settings, total).items()
+        for split, (labels, samples) in groups.items()
     }
     return found | {"overall": found["overall"][0]}
 
 
-def _estimate(label: str, group: GroupSums, metric: str) -> dict[str, Any]:
-    found = estimate(group, metric)
+def _estimate(label: str, sample: Sample, metric: str) -> dict[str, Any]:
+    found = estimate(sample, metric)
     numbers = {"mean": found.value, "sd": found.sd, "median": found.median, "low": found.low, "high": found.high}
-    return {"stratum": label, "n": found.n, **numbers}
+    return {"stratum": label, "n": found.n, **numbers, "trainings": found.trainings}
 
 
 def _differences(ours: Labelled, theirs: Labelled, metric: str) -> dict[str, Any]:
@@ -119,10 +166,10 @@ def _differences(ours: Labelled, theirs: Labelled, metric: str) -> dict[str, Any
     return found | {"overall": found["overall"][0]}
 
 
-def _difference(label: str, a: GroupSums, b: GroupSums, metric: str) -> dict[str, Any]:
+def _difference(label: str, a: Sample, b: Sample, metric: str) -> dict[str, Any]:
     found = difference(a, b, metric)
     numbers = {"difference": found.value, "low": found.low, "high": found.high, "p": found.p, "p_holm": None}
-    return {"stratum": label, "n": found.n, **numbers}
+    return {"stratum": label, "n": found.n, **numbers, "trainings": found.trainings}
 
 
 def _histogram(total: EvaluationSums) -> dict[str, Any] | None:
@@ -143,7 +190,7 @@ def _withheld(site: str, sums: Sums) -> dict[str, Any]:
 
 def _by_site(site: str, sums: Sums, study: Study) -> dict[str, Any]:
     parts = [part for (_, name), part in sums.items() if name == site]
-    found = estimate(_add(parts, study.evaluation).overall, "dice")
+    found = estimate(Sample(_add(parts, study.evaluation).overall), "dice")
     return {"site": site, "n": found.n, "dice": found.value}
 
 

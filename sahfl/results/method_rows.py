@@ -12,9 +12,9 @@ from sahfl.adapters.methods import ADAPTERS
 from sahfl.cell_names import cell_of
 from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
-from sahfl.results.method_results import Key, Sums, compare, correct, measured, read_fold, withheld_parts
+from sahfl.results.method_results import Evaluated, Key, Sums, compare, correct, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
-from sahfl.statistics.estimates import estimate
+from sahfl.statistics.estimates import Sample, estimate
 from sahfl.statistics.sums import EvaluationSums, average
 
 
@@ -34,6 +34,11 @@ class MethodRow:
     """Averaged over the repeats; each patient counts once."""
     missing: tuple[Record, ...]
     """Folds and sites that were not evaluated, each with repeat and reason."""
+
+    @property
+    def evaluated(self) -> Evaluated:
+        """The sums for estimates over patients and trainings."""
+        return Evaluated(self.sums, self.repeats, trained=not isinstance(self.method, ZeroShot))
 
 
 def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
@@ -104,7 +109,7 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
     """One entry of the list ``methods`` in results.json."""
     ids = {method.id for method in row.trainings}
     sent = [site["bytes_up"] for line in rounds if line["method"] in ids for site in line["used"]]
-    found = measured(study, row.sums)
+    found = measured(study, row.evaluated)
     if not row.sums and row.missing:
         found["failed"] = "; ".join(dict.fromkeys(line["reason"] for line in row.missing))
     means = {number: _mean_dice(study, sums) for number, sums in sorted(row.repeats.items())}
@@ -117,7 +122,7 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
         "trainable": max((_trainable(folder, study, method) for method in row.trainings), default=0),
         "bytes_up_per_round": max(sent, default=0),
         "repeats": [{"repeat": number, "dice": mean} for number, mean in means.items()],
-        "sd_repeats": _spread(study, list(row.repeats.values())),
+        "sd_repeats": _spread(study, row.evaluated),
         **found,
         "not_evaluated": list(row.missing),
     }
@@ -126,21 +131,16 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
 def _mean_dice(study: Study, sums: Sums) -> float | None:
     parts = [part.overall for part in sums.values()]
     n = sum(part.n for part in parts)
-    return estimate(sum(parts[1:], parts[0]), "dice").value if n else None
+    return estimate(Sample(sum(parts[1:], parts[0])), "dice").value if n else None
 
 
-def _spread(study: Study, repeats: Sequence[Sums]) -> float | None:
+def _spread(study: Study, evaluated: Evaluated) -> float | None:
     """SD of the repeats' mean Dice, on the patients that all of them were evaluated on.
 
     None if fewer than two repeats have a mean there.
     """
-    evaluated = [sums for sums in repeats if sums]
-    common = [
-        key
-        for key in (evaluated[0] if evaluated else {})
-        if all(key in sums and withheld_parts(sums[key]) == withheld_parts(evaluated[0][key]) for sums in evaluated)
-    ]
-    means = [_mean_dice(study, {key: sums[key] for key in common}) for sums in evaluated]
+    shared = evaluated.shared()
+    means = [_mean_dice(study, {key: sums[key] for key in shared}) for sums in evaluated.trainings.values() if sums]
     known = [mean for mean in means if mean is not None]
     return statistics.stdev(known) if len(known) > 1 else None
 
@@ -154,11 +154,11 @@ def _trainable(folder: RunFolder, study: Study, method: Method) -> int:
 
 def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
     """All comparisons whose two methods are in the study; p values are corrected by reference."""
-    sums = {row.id: row.sums for row in rows}
+    evaluated = {row.id: row.evaluated for row in rows}
     found = [
-        {"method": method, "reference": reference, **compare(study, sums[method], sums[reference])}
+        {"method": method, "reference": reference, **compare(study, evaluated[method], evaluated[reference])}
         for method, reference in dict.fromkeys(_pairs(rows))
-        if reference in sums
+        if reference in evaluated
     ]
     correct(found)
     return found

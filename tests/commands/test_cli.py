@@ -219,14 +219,14 @@ def test_report_of_an_unfinished_run_tells_how_to_go_on(sahfl, finished, tmp_pat
         ("{", "results.json: is damaged; delete it to have it made again"),
         ("[]", "results.json is not a mapping; delete it to have it made again"),
         (
-            '{"schema": 2, "name": "demo"}',
+            '{"schema": 3, "name": "demo"}',
             "results: 15 problem(s); delete results.json and go on with the run, which makes it again",
         ),
         (
-            '{"schema": 1}',
-            "results: got schema 1, expected 2; delete results.json and go on with the run, which makes it again",
+            '{"schema": 2}',
+            "results: got schema 2, expected 3; delete results.json and go on with the run, which makes it again",
         ),
-        ('{"schema": 3}', "results: got schema 3, expected 2; use the sahfl that wrote them"),
+        ('{"schema": 4}', "results: got schema 4, expected 3; use the sahfl that wrote them"),
     ],
 )
 def test_report_of_damaged_results_is_a_user_error(sahfl, finished, content, message):

@@ -109,7 +109,7 @@ def test_B07_a_damaged_nifti_header_ends_in_a_data_error(tmp_path):
 def test_B07_a_damaged_results_file_ends_in_a_run_error_or_a_data_error(tmp_path):
     path, content = (
         tmp_path / "results.json",
-        {"schema": 2, "study": {"name": "x", "folds": 3}, "methods": [{"dice": 0.5}]},
+        {"schema": 3, "study": {"name": "x", "folds": 3}, "methods": [{"dice": 0.5}]},
     )
 
     def report():

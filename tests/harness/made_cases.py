@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sahfl.statistics.cases import CaseResult
+from sahfl.statistics.estimates import Sample, difference, estimate
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,13 @@ def made_cases(site="bern", n=20, seed=0):
         CaseResult(f"{site}-{i}", **dict(zip(names, map(float, row), strict=True)))
         for i, row in enumerate(zip(*columns, strict=True))
     ]
+
+
+def mean_of(sums, metric):
+    """The estimate of a mean over patients alone, as of a method without training."""
+    return estimate(Sample(sums, trained=False), metric)
+
+
+def gap_of(ours, theirs, metric):
+    """The estimate of a difference over patients alone, as of two methods without training."""
+    return difference(Sample(ours, trained=False), Sample(theirs, trained=False), metric)

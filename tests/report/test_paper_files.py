@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from harness.grid_results import grid
-from test_report_sample import failed, sample
+from test_report_sample import failed, once, sample
 
 from sahfl.report.paper_files import escape_latex, latex_table, write_paper_files
 from sahfl.report.tables import Row, Table
@@ -59,6 +59,14 @@ def test_comparisons_hold_every_metric_and_group(written):
     }
 
 
+def test_an_interval_over_patients_only_is_marked(tmp_path):
+    write_paper_files(once(), tmp_path)
+    assert {row["dice_trainings"] for row in rows(tmp_path / "methods.csv")} == {"1", "3"}
+    assert {row["trainings"] for row in rows(tmp_path / "comparisons.csv")} == {"1"}
+    assert r"0.441 to 0.560 $\ddagger$ & 30 & +0.091" in (tmp_path / "methods.tex").read_text()
+    assert r"+0.050 to +0.132 $\ddagger$ & -- & --" in (tmp_path / "comparisons.tex").read_text()
+
+
 def test_a_withheld_group_is_marked_in_the_strata(written):
     found = rows(written / "strata.csv")
     (row,) = [
@@ -97,7 +105,7 @@ def test_every_row_of_a_latex_table_fills_its_columns(written, name):
             spanned = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line))
             assert len(cells) + spanned == len(columns), line
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    assert not re.search("[−≥±†–]", text)
+    assert not re.search("[−≥±†‡–]", text)
 
 
 def test_the_latex_tables_hold_the_numbers_of_the_page(written):

@@ -24,6 +24,11 @@ SENTENCES = {
         f"{TUNED} made no clear change to Dice, from 0.41 to 0.43: +0.02 (95 % interval −0.02 to +0.06, "
         f"which includes zero) over 30 patients in 3 folds, {COST}",
     ),
+    "once": (
+        "once",
+        f"{TUNED} moved Dice from 0.41 to 0.50: +0.09 (95 % interval over patients only, +0.05 to +0.13; trained once, "
+        f"so without a verdict) over 30 patients in 3 folds, {COST}",
+    ),
     "failed": ("none", f"{TUNED} has no result: fold 2, round 3: 1 of 2 sites replied, quorum is 2."),
     "nothing_tuned": (
         "none",
@@ -71,6 +76,15 @@ def test_among_many_methods_the_others_are_counted_by_outcome():
     full, counted = found.others
     assert full.startswith("Full fine-tuning raised Dice")
     assert counted == "Of 26 other methods: 21 raised Dice over zero-shot, 4 made no clear change, 1 without a result."
+
+
+def test_methods_that_were_trained_once_are_counted_apart():
+    results = grid()
+    for compared in results["comparisons"]:
+        if "conv_" in compared["method"]:
+            compared["metrics"]["dice"]["overall"]["trainings"] = 1
+    (_, counted) = headline(results).others
+    assert "4 trained once, so without a verdict" in counted
 
 
 def test_a_network_that_the_federation_did_not_train_never_makes_the_headline():

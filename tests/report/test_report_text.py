@@ -64,7 +64,10 @@ LATER = [
     (text.short_size(100), "100 B"),
     (text.short_size(1e4), "10 kB"),
     (text.short_size(1e7), "10 MB"),
-    (text.estimate(12.34, {"low": 10.0, "high": 15.0}, 1), "12.3 (10.0 to 15.0)"),
+    (text.estimate(12.34, {"low": 10.0, "high": 15.0, "trainings": 3}, 1), "12.3 (10.0 to 15.0)"),
+    (text.estimate(12.34, {"low": 10.0, "high": 15.0, "trainings": 1}, 1), "12.3 (10.0 to 15.0 ‡)"),
+    (text.estimate(12.34, {"low": None, "high": None, "trainings": 1}, 1), "12.3"),
+    (text.marked_interval({"low": -1.0, "high": 15.0, "trainings": 0}, 1, plus=True), "−1.0 to +15.0"),
 ]
 
 

@@ -8,8 +8,9 @@ NAMES = [id_ for id_, _, _ in CLAIMS]
 WIDE = (-0.1, 0.1)
 
 
-def estimate(stratum, mean, low=None, high=None, n=10):
-    return {"stratum": stratum, "n": n, "mean": mean, "sd": 0.1, "median": mean, "low": low, "high": high}
+def estimate(stratum, mean, low=None, high=None, n=10, trainings=3):
+    numbers = {"n": n, "mean": mean, "sd": 0.1, "median": mean, "low": low, "high": high}
+    return {"stratum": stratum, **numbers, "trainings": trainings}
 
 
 GROWING = (
@@ -31,9 +32,10 @@ def row(id_, *, rank=None, aggregation="mean", trained_at=None, trainable=100, b
     }
 
 
-def against(method, reference, low, high, n=30):
+def against(method, reference, low, high, n=30, trainings=3):
     value = None if low is None or high is None else (low + high) / 2
     overall = {"stratum": "all with blood", "n": n, "difference": value, "low": low, "high": high}
+    overall["trainings"] = trainings
     return {"method": method, "reference": reference, "metrics": {"dice": {"overall": overall}}}
 
 
@@ -88,6 +90,14 @@ def test_cp_lora_is_near_conv_lora(interval, expected):
 def test_higher_ranks_do_not_hurt(interval, expected):
     methods = [row("cp_lora-r1", rank=1), row("cp_lora-r64", rank=64)]
     assert verdict("ranks", methods, against("cp_lora-r64", "cp_lora-r1", *interval)) == expected
+
+
+def test_a_method_that_was_trained_once_decides_nothing():
+    found = finding("fine_tuning", [ZERO, CP], [against("cp_lora-r8", "zero_shot", 0.1, 0.2, trainings=1)])
+    assert found["verdict"] == "undecided"
+    assert found["text"].endswith("(95 % interval +0.100 to +0.200, n = 30); one training.")
+    groups = [estimate(name, *found, trainings=1) for name, found in (("<", (0.3, 0.2, 0.4)), (">", (0.7, 0.6, 0.8)))]
+    assert verdict("volume", [row("cp_lora-r8", rank=8, by_volume=groups)]) == "undecided"
 
 
 def turned(interval):

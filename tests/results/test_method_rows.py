@@ -69,25 +69,62 @@ def test_repeats_are_one_row_whose_mean_is_that_of_their_means_and_patients_coun
     )
 
 
-def test_the_interval_of_repeats_is_that_of_the_mean_of_each_patient_s_results(make_run):
-    random = np.random.default_rng(5)
-    draws = {(id_, site, fold): random.uniform(0.2, 0.8, 2) for id_ in ("a", "b") for site in SITES for fold in (0, 1)}
-    of = {"cp_lora-r2": "a", "cp_lora-r2-repeat2": "b"}
+def two_trainings(shift, seed=5):
+    """Dice of every patient in two trainings whose means differ by ``shift``, and of zero-shot: the patient's mean."""
+    random = np.random.default_rng(seed)
+    noise = {(site, fold): random.uniform(-0.05, 0.05, 2) for site in SITES for fold in (0, 1)}
+    centre = np.mean(list(noise.values()))
+    ease = {key: random.uniform(0.3, 0.7, 2) for key in noise}
 
     def dice(id_, site, fold):
-        if id_ == "zero_shot":  # here: what each patient gets on average over the two repeats
-            return list((draws["a", site, fold] + draws["b", site, fold]) / 2)
-        return list(draws[of[id_], site, fold])
+        sign = {"cp_lora-r2": -1, "cp_lora-r2-repeat2": 1}.get(id_, 0)
+        return list(ease[site, fold] + sign * (noise[site, fold] - centre + shift / 2))
 
-    folder, study = make_run([LORA | {"repeats": 2}], dice)
+    return dice
+
+
+def overall(found):
+    return found["metrics"]["dice"]["overall"]
+
+
+def test_repeats_with_one_mean_have_the_interval_of_each_patient_s_mean(make_run):
+    folder, study = make_run([LORA | {"repeats": 2}], two_trainings(0.0))
     found = rows(folder, study)
-    ours, expected = (found[id_]["metrics"]["dice"]["overall"] for id_ in ("cp_lora-r2", "zero_shot"))
+    ours, expected = overall(found["cp_lora-r2"]), overall(found["zero_shot"])
     assert [ours[key] for key in ("mean", "low", "high")] == pytest.approx(
         [expected[key] for key in ("mean", "low", "high")]
     )
+    assert (ours["trainings"], expected["trainings"]) == (2, 0)
     (comparison,) = compare_rows(study, find_rows(folder, study))
-    overall = comparison["metrics"]["dice"]["overall"]
-    assert [overall[key] for key in ("difference", "low", "high")] == pytest.approx([0, 0, 0], abs=1e-12)
+    gap = overall(comparison)
+    assert [gap[key] for key in ("difference", "low", "high")] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert (gap["trainings"], gap["p"]) == (2, 1.0)
+
+
+def test_the_spread_of_repeats_widens_the_interval_of_a_mean_and_of_a_difference(make_run):
+    folder, study = make_run([LORA | {"repeats": 2}], two_trainings(0.1))
+    found = rows(folder, study)
+    ours, expected = overall(found["cp_lora-r2"]), overall(found["zero_shot"])
+    assert ours["high"] - ours["low"] > 1.2 * (expected["high"] - expected["low"])
+    (comparison,) = compare_rows(study, find_rows(folder, study))
+    # The two means are 0.1 apart: a standard error of 0.05, one degree of freedom, and hardly a spread over patients.
+    assert overall(comparison)["high"] == pytest.approx(0.05 * 12.7, rel=0.1)
+
+
+def test_a_method_that_was_trained_once_has_an_interval_but_no_p(make_run):
+    grid = [LORA, {"method": "full", "repeats": 2}, {"method": "cp_lora", "rank": 4, "repeats": 2}]
+    random = np.random.default_rng(1)
+    folder, study = make_run(grid, lambda id_, site, fold: random.uniform(0.3, 0.7, 2))
+    found = rows(folder, study)
+    assert {id_: overall(row)["trainings"] for id_, row in found.items()} == {
+        "zero_shot": 0, "cp_lora-r2": 1, "full": 2, "cp_lora-r4": 2,
+    }  # fmt: skip
+    assert overall(found["cp_lora-r2"])["low"] is not None
+    for comparison in compare_rows(study, find_rows(folder, study)):
+        gap = overall(comparison)
+        once = "cp_lora-r2" in (comparison["method"], comparison["reference"])
+        assert (gap["trainings"], gap["p"] is None, gap["p_holm"] is None) == (1 if once else 2, once, once)
+        assert gap["low"] is not None
 
 
 def test_each_is_every_site_s_patients_by_the_network_of_that_site(make_run):

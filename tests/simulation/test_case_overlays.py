@@ -66,7 +66,7 @@ def finished(tmp_path):
                 numbers = {"volume_ml": item.volume_ml, "predicted_ml": 1.0, "dice": dice}
                 rows.append({"method": "cp_lora-r2", "fold": fold, "case": item.case.id} | numbers)
         site.keep_results(rows)
-    folder.write_json("results.json", {"schema": 2, "overlays": []})
+    folder.write_json("results.json", {"schema": 3, "overlays": []})
     return folder, study, sites
 
 
@@ -75,7 +75,7 @@ def test_pictures_and_their_numbers_come_into_the_results(finished):
     threads = torch.get_num_threads()
     results = add_overlays(folder, study, sites)
     assert folder.read_json("results.json") == results
-    assert results["schema"] == 2
+    assert results["schema"] == 3
     rows = results["overlays"]
     assert [row["case"] for row in rows] == ["best", "median", "worst"]
     assert [row["dice"] for row in rows] == sorted((row["dice"] for row in rows), reverse=True)

@@ -8,13 +8,12 @@ from operator import add
 
 import numpy as np
 import pytest
-from harness.made_cases import Split, a_case
+from harness.made_cases import Split, a_case, gap_of, mean_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sahfl.errors import PayloadError
 from sahfl.statistics.disclosure import Groups, describe_withheld, smallest_cut, withhold
-from sahfl.statistics.estimates import difference, estimate
 from sahfl.statistics.groups import STEPS, normal_weights, row_length
 from sahfl.statistics.metrics import METRICS, histogram_of
 from sahfl.statistics.sums import HEAD, N_VOLUME_BINS, EvaluationSums, Withheld
@@ -66,7 +65,7 @@ def test_groups_of_enough_patients_leave_with_replicates_and_histograms():
     assert (sizes(got.by_volume), sizes(got.by_extent)) == ([20, 0, 25], [20, 0, 25])
     assert (got.withheld, got.overall.bare, got.volume_counts.sum()) == (Withheld(), 0, 45)
     for name in NAMES:
-        assert None not in (estimate(got.overall, name).low, estimate(got.by_extent[0], name).median)
+        assert None not in (mean_of(got.overall, name).low, mean_of(got.by_extent[0], name).median)
     assert describe_withheld(got) == ""
 
 
@@ -78,7 +77,7 @@ def test_one_patient_between_two_splits_is_not_found_by_subtraction():
     assert (sizes(got.by_volume), sizes(got.by_extent)) == ([25, 0, 26], [0, 0, 0])
     assert (got.withheld, got.overall.n) == (Withheld(extents=1), 51)
     assert describe_withheld(got) == "the split by extent"
-    assert estimate(got.overall, "hd95_mm").low is not None
+    assert mean_of(got.overall, "hd95_mm").low is not None
 
 
 def test_the_split_by_extent_leaves_where_the_one_by_volume_may_not():
@@ -91,7 +90,7 @@ def test_one_small_group_in_each_split_leaves_the_whole_alone():
     got = told([*patients(1, SMALL, LOW), *patients(25, LARGE)])
     assert sizes([*got.by_volume, *got.by_extent]) == [0] * 6
     assert (got.overall.n, got.withheld, got.volume.n) == (26, Withheld(strata=1, extents=1), 26)
-    assert estimate(got.overall, "dice").low is not None
+    assert mean_of(got.overall, "dice").low is not None
     assert describe_withheld(got) == "the split by volume, the split by extent"
 
 
@@ -100,9 +99,9 @@ def test_groups_too_small_for_the_bootstrap_leave_their_sums_without_it_and_with
     got = told(cases)
     assert sizes(got.by_volume) == sizes(got.by_extent) == [6, 0, 5]
     for name in NAMES:
-        found = estimate(got.overall, name)
+        found = mean_of(got.overall, name)
         assert (found.n, found.low, found.high, found.median) == (11, None, None, None)
-        assert found.value == pytest.approx(estimate(sums_of(cases).overall, name).value, abs=1 / 16)
+        assert found.value == pytest.approx(mean_of(sums_of(cases).overall, name).value, abs=1 / 16)
     rows = got.to_array()[HEAD + N_VOLUME_BINS**2 :].reshape(7, -1)
     assert not rows[:, 11:].any()
     assert not got.volume_counts.any()
@@ -149,11 +148,11 @@ def test_sums_leave_in_whole_steps_and_are_still_sums_that_cases_can_have():
 def test_methods_stay_comparable_because_the_same_is_withheld_of_both():
     cases = patients(25, LARGE)
     better = [dataclasses.replace(case, dice=case.dice + 0.1) for case in cases]
-    gain = difference(told(better).overall, told(cases).overall, "dice")
+    gain = gap_of(told(better).overall, told(cases).overall, "dice")
     assert gain.value == pytest.approx(0.1, abs=1e-3)
     assert None not in (gain.low, gain.p)
     few = patients(6, LARGE)
-    found = difference(told(few).overall, told(few).overall, "dice")
+    found = gap_of(told(few).overall, told(few).overall, "dice")
     assert (found.low, found.p) == (None, None)
 
 
@@ -167,8 +166,8 @@ def test_sites_that_withhold_add_up_with_sites_that_do_not():
     total = reduce(add, [told(cases) for cases in sites])
     assert (total.overall.n, total.overall.bare, total.volume.n) == (31, 6, 31)
     assert total.withheld == Withheld(blood=2)
-    assert estimate(total.by_volume[2], "dice").low is not None
-    assert (estimate(total.overall, "dice").low, estimate(total.overall, "dice").median) == (None, None)
+    assert mean_of(total.by_volume[2], "dice").low is not None
+    assert (mean_of(total.overall, "dice").low, mean_of(total.overall, "dice").median) == (None, None)
     with pytest.raises(ValueError, match="hold several sites that withheld different parts, expected one site"):
         total.to_array()
 

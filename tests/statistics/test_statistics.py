@@ -8,14 +8,14 @@ from operator import add
 
 import numpy as np
 import pytest
-from harness.made_cases import Split, a_case, made_cases
+from harness.made_cases import Split, a_case, gap_of, made_cases, mean_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from sahfl.errors import PayloadError
 from sahfl.statistics.cases import CaseResult, extent_labels, stratum_labels
-from sahfl.statistics.estimates import difference, estimate, holm
+from sahfl.statistics.estimates import holm
 from sahfl.statistics.groups import FURTHEST, GRAIN, GroupSums, normal_weights, row_length
 from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML, count_volumes
 from sahfl.statistics.sums import HEAD, N_VOLUME_BINS, EvaluationSums, array_length, average
@@ -69,7 +69,7 @@ def interval_of(values, weights):
 @every_metric
 def test_mean_sd_and_interval_of_every_group_equal_those_of_the_pooled_cases(metric):
     for group, chosen in in_groups(metric):
-        found, values = estimate(group, metric.name), values_of(metric)[chosen]
+        found, values = mean_of(group, metric.name), values_of(metric)[chosen]
         assert found.n == len(values)
         assert found.value == pytest.approx(values.mean(), abs=1e-10)
         assert found.sd == pytest.approx(values.std(ddof=1), abs=1e-8)
@@ -87,7 +87,7 @@ def test_the_median_is_that_of_the_binned_cases_and_off_by_less_than_a_bin(metri
         binned = [
             edges[b] + (edges[b + 1] - edges[b]) * r / np.sum(bins == b) for b, r in zip(bins, ranks, strict=True)
         ]
-        found = estimate(group, metric.name).median
+        found = mean_of(group, metric.name).median
         assert found == pytest.approx(np.median(binned), abs=1e-9)
         middle = bins[(len(bins) - 1) // 2 : len(bins) // 2 + 1]
         assert abs(found - np.median(values)) < np.diff(edges)[middle].max()
@@ -129,7 +129,7 @@ def test_cases_are_counted_by_annotated_and_predicted_volume():
 
 @every_metric
 def test_the_interval_is_that_of_student_s_t_but_for_the_chance_in_replicates(metric):
-    values, found = values_of(metric), estimate(group_sums(POOLED, 4000), metric.name)
+    values, found = values_of(metric), mean_of(group_sums(POOLED, 4000), metric.name)
     low, high = stats.ttest_1samp(values, 0).confidence_interval()
     assert (found.high - found.low) / (high - low) == pytest.approx(1, abs=0.04)  # 4000 replicates: SD 0.011
     assert (found.low + found.high) / 2 == pytest.approx(values.mean())
@@ -139,7 +139,7 @@ def test_the_interval_is_close_to_the_percentile_bootstrap_of_scipy():
     reference = stats.bootstrap(
         (DICE,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
     ).confidence_interval
-    found = estimate(group_sums(POOLED, 4000), "dice")
+    found = mean_of(group_sums(POOLED, 4000), "dice")
     # Both intervals are about 0.11 wide; two runs of scipy differ by up to 0.004.
     assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.012)
 
@@ -147,7 +147,7 @@ def test_the_interval_is_close_to_the_percentile_bootstrap_of_scipy():
 def test_the_interval_covers_the_true_mean_in_about_95_of_100_cohorts():
     for n, cohorts in ((8, 400), (40, 200)):
         all_sums = (GroupSums.of(made_cases(f"s{i}", n, i), replicates=300, seed=i) for i in range(cohorts))
-        found = [estimate(one, "dice") for one in all_sums]
+        found = [mean_of(one, "dice") for one in all_sums]
         assert 0.91 <= np.mean([one.low <= 0.5 <= one.high for one in found]) <= 0.99
 
 
@@ -162,7 +162,7 @@ def changed(cases, metric, change):
 def test_a_paired_difference_equals_that_of_the_pooled_cases_with_its_p(metric):
     others = [changed(site, metric.name, lambda value: 0.8 * value) for site in SITES]
     ours, theirs = (reduce(add, map(sums, sites)) for sites in (others, SITES))
-    found = difference(ours.overall, theirs.overall, metric.name)
+    found = gap_of(ours.overall, theirs.overall, metric.name)
     gaps = -0.2 * values_of(metric)
     assert found.value == pytest.approx(gaps.mean(), abs=1e-10)
     assert (found.low, found.high, found.p) == pytest.approx(interval_of(gaps, WEIGHTS_OF), abs=1e-9)
@@ -176,7 +176,7 @@ def test_p_of_no_difference_is_even_over_cohorts_and_agrees_with_the_interval():
     ps = []
     for seed in range(200):
         random, cases = np.random.default_rng(seed), made_cases(f"s{seed}", 40, seed)
-        found = difference(group_sums(noisy(cases, random)), group_sums(noisy(cases, random)), "dice")
+        found = gap_of(group_sums(noisy(cases, random)), group_sums(noisy(cases, random)), "dice")
         assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
         ps.append(found.p)
     assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.11
@@ -187,7 +187,7 @@ def test_p_is_that_of_the_paired_t_test_also_where_it_is_tiny():
     random = np.random.default_rng(0)
     for shift in (0.0, 0.03, 0.1):
         other = noisy(changed(POOLED, "dice", lambda value, shift=shift: value * (1 - shift)), random)
-        found = difference(group_sums(other, 20_000), group_sums(POOLED, 20_000), "dice")
+        found = gap_of(group_sums(other, 20_000), group_sums(POOLED, 20_000), "dice")
         reference = stats.ttest_rel([case.dice for case in other], DICE).pvalue
         assert math.log(found.p) == pytest.approx(math.log(reference), rel=0.05, abs=0.02)
 
@@ -211,7 +211,7 @@ def test_holm_stands_between_no_correction_and_bonferroni_and_keeps_the_order(ps
 def test_a_paired_difference_is_narrower_than_an_unpaired_one():
     better = [dataclasses.replace(case, dice=min(1.0, case.dice + 0.05)) for case in POOLED]
     elsewhere = [dataclasses.replace(case, key="other-" + case.key) for case in POOLED]
-    paired = difference(group_sums(better, 1000), group_sums(POOLED, 1000), "dice")
+    paired = gap_of(group_sums(better, 1000), group_sums(POOLED, 1000), "dice")
     replicates = group_sums(better, 1000).replicate_means("dice") - group_sums(elsewhere, 1000).replicate_means("dice")
     unpaired = 4 * replicates.std()
     assert paired.value == pytest.approx(DICE.clip(max=0.95).mean() + 0.05 - DICE.mean(), abs=1e-12)
@@ -219,8 +219,8 @@ def test_a_paired_difference_is_narrower_than_an_unpaired_one():
 
 
 def test_a_method_compared_with_itself_differs_by_nothing():
-    found = difference(group_sums(POOLED), group_sums(POOLED), "dice")
-    assert dataclasses.astuple(found) == (0.0, 0.0, 0.0, 60, None, None, 1.0)
+    found = gap_of(group_sums(POOLED), group_sums(POOLED), "dice")
+    assert dataclasses.astuple(found) == (0.0, 0.0, 0.0, 60, 0, None, None, 1.0)
 
 
 OTHER_CASES = {"fewer": SITES[0][:-1], "others": made_cases("wien", 20, 1)}
@@ -229,7 +229,7 @@ OTHER_CASES = {"fewer": SITES[0][:-1], "others": made_cases("wien", 20, 1)}
 @pytest.mark.parametrize("other", OTHER_CASES.values(), ids=OTHER_CASES.keys())
 def test_a_difference_over_other_cases_is_refused(other):
     with pytest.raises(ValueError, match="expected the same cases in both"):
-        difference(group_sums(SITES[0]), group_sums(other), "dice")
+        gap_of(group_sums(SITES[0]), group_sums(other), "dice")
 
 
 def test_the_order_of_cases_and_of_two_sites_does_not_change_a_bit():
@@ -267,8 +267,8 @@ def test_a_volume_on_an_edge_belongs_to_the_larger_stratum():
 def test_cases_without_blood_are_counted_apart():
     evaluation = sums([a_case("a", 0, 0, None), a_case("b", 0, 3.0, 0.0), a_case("c", 5.0, 0.0, 0.0)])
     assert (evaluation.n_no_blood, evaluation.n_false_positive, evaluation.volume.n) == (2, 1, 1)
-    assert {name: estimate(evaluation.overall, name).n for name in NAMES} == dict.fromkeys(NAMES, 1)
-    assert estimate(evaluation.overall, "dice").value == 0.0
+    assert {name: mean_of(evaluation.overall, name).n for name in NAMES} == dict.fromkeys(NAMES, 1)
+    assert mean_of(evaluation.overall, "dice").value == 0.0
 
 
 LABELS = {
@@ -296,25 +296,25 @@ def test_no_case_gives_none_and_never_nan():
     nothing = sums([])
     for group in (nothing.overall, *nothing.by_volume, *nothing.by_extent):
         for name in NAMES:
-            assert estimate(group, name) == difference(group, group, name)
-            assert dataclasses.astuple(estimate(group, name)) == (None, None, None, 0, None, None, None)
+            assert mean_of(group, name) == gap_of(group, group, name)
+            assert dataclasses.astuple(mean_of(group, name)) == (None, None, None, 0, 0, None, None, None)
     assert dataclasses.astuple(nothing.volume.agreement()) == (0, None, None, None, None, None)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_few_cases_have_a_mean_but_no_interval_and_no_p(n):
-    found = estimate(group_sums(POOLED[:n]), "dice")
+    found = mean_of(group_sums(POOLED[:n]), "dice")
     assert found.value == pytest.approx(DICE[:n].mean())
     assert (found.low, found.high) == (None, None)
     assert (found.sd is None) == (n == 1)
-    assert difference(group_sums(POOLED[:n]), group_sums(POOLED[:n]), "dice").p is None
+    assert gap_of(group_sums(POOLED[:n]), group_sums(POOLED[:n]), "dice").p is None
 
 
 @pytest.mark.parametrize(("patients", "told"), [(1, False), (2, False), (3, True), (6, True)])
 def test_many_scans_of_one_or_two_patients_have_no_interval_and_no_p(patients, told):
     scans = [dataclasses.replace(case, key=f"patient {i % patients}") for i, case in enumerate(POOLED[:6])]
     ours, theirs = group_sums(scans), group_sums(changed(scans, "dice", lambda value: 0.9 * value))
-    found, gain = estimate(ours, "dice"), difference(ours, theirs, "dice")
+    found, gain = mean_of(ours, "dice"), gap_of(ours, theirs, "dice")
     assert found.value == pytest.approx(DICE[:6].mean())
     assert [number is not None for number in (found.low, found.high, gain.low, gain.high, gain.p)] == [told] * 5
 
@@ -322,31 +322,31 @@ def test_many_scans_of_one_or_two_patients_have_no_interval_and_no_p(patients, t
 def test_five_cases_have_an_interval_although_the_weights_of_some_replicates_add_up_to_less_than_nothing():
     five = group_sums(POOLED[:5], 2000)
     assert (five.weights < 0).any()
-    found = estimate(five, "dice")
+    found = mean_of(five, "dice")
     assert 0 <= found.low < found.value < found.high <= 1
 
 
 def test_an_interval_of_a_mean_ends_where_the_metric_does():
-    found = estimate(group_sums([a_case(str(i), 9.0, 9.0, dice) for i, dice in enumerate((1, 1, 1, 1, 0.2))]), "dice")
+    found = mean_of(group_sums([a_case(str(i), 9.0, 9.0, dice) for i, dice in enumerate((1, 1, 1, 1, 0.2))]), "dice")
     assert (found.value, found.high) == (pytest.approx(0.84), 1.0)
     assert 0 < found.low < 0.5
 
 
 def test_no_replicates_leave_the_mean_without_an_interval():
-    assert dataclasses.astuple(estimate(group_sums(POOLED, 0), "dice"))[1:4] == (None, None, 60)
+    assert dataclasses.astuple(mean_of(group_sums(POOLED, 0), "dice"))[1:4] == (None, None, 60)
 
 
 def test_the_average_of_repeats_is_the_mean_over_repeats_with_one_repeat_s_n():
     better = [changed(site, "hd95_mm", lambda value: 0.5 * value) for site in SITES]
     one, two = (reduce(add, map(sums, sites)) for sites in (SITES, better))
     both, values = average([one, two]), values_of(METRICS[2])
-    found = estimate(both.overall, "hd95_mm")
+    found = mean_of(both.overall, "hd95_mm")
     assert (found.n, both.volume.n, both.n_no_blood) == (60, 60, 0)
     assert found.value == pytest.approx(0.75 * values.mean())
     stacked = np.concatenate([values, 0.5 * values])
     assert found.sd == pytest.approx(stacked.std() * math.sqrt(60 / 59))
     assert abs(found.median - np.median(stacked)) < 2  # bins of 1 and 2 mm
-    gain = difference(both.overall, one.overall, "hd95_mm")
+    gain = gap_of(both.overall, one.overall, "hd95_mm")
     assert gain.value == pytest.approx(-0.25 * values.mean())
     assert both.volume.agreement() == one.volume.agreement()
     assert average([one]) is one
@@ -360,7 +360,7 @@ def test_repeats_on_other_cases_are_refused():
 def test_sums_of_sites_that_ran_different_methods_are_compared_with_one_method_at_all_of_them():
     alone = [changed(site, "dice", lambda value: 0.9 * value) for site in SITES]
     each, federated = (reduce(add, map(sums, sites)) for sites in (alone, SITES))
-    assert difference(each.overall, federated.overall, "dice").value == pytest.approx(-0.1 * DICE.mean())
+    assert gap_of(each.overall, federated.overall, "dice").value == pytest.approx(-0.1 * DICE.mean())
 
 
 FINE = {"key": "a", "volume_ml": 5.0, "predicted_ml": 4.0, "dice": 0.5, "surface_dice": 0.5, "hd95_mm": 3.0}
@@ -394,7 +394,7 @@ def test_the_array_comes_back_bit_for_bit_and_has_the_stated_length():
     assert (array.dtype, array.shape) == (np.float64, (array_length(SPLIT),))
     back = EvaluationSums.from_array(array, SPLIT)
     assert np.array_equal(back.to_array(), array)
-    assert estimate(back.overall, "hd95_mm") == estimate(sums(POOLED).overall, "hd95_mm")
+    assert mean_of(back.overall, "hd95_mm") == mean_of(sums(POOLED).overall, "hd95_mm")
     assert isinstance(back.n_no_blood, int)
     assert back.volume_counts.base is None  # nothing else of the array is kept
 
@@ -421,7 +421,7 @@ def test_whatever_the_cases_sites_add_up_travel_and_never_give_nan(sites):
     pooled = EvaluationSums.of([c for site in sites for c in site], split, seed=0)
     np.testing.assert_allclose(total.to_array(), pooled.to_array(), rtol=1e-12, atol=1e-9)
     groups = (total.overall, *total.by_volume, *total.by_extent)
-    found = [estimate(group, name) for group in groups for name in NAMES] + [total.volume.agreement()]
+    found = [mean_of(group, name) for group in groups for name in NAMES] + [total.volume.agreement()]
     numbers = [n for e in found for n in dataclasses.astuple(e) if n is not None]
     assert all(map(math.isfinite, numbers))
 

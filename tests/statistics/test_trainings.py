@@ -1,0 +1,151 @@
+"""Intervals over patients and trainings: the variances against an analysis of variance, and how often they cover."""
+
+import importlib
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness.made_cases import a_case
+from scipy import stats
+
+from sahfl.statistics.estimates import Sample, difference, estimate
+from sahfl.statistics.groups import GroupSums
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+MANY = 20_000
+"""Replicates: their randomness is 0.5 % of a standard error."""
+
+
+def sums_of(dice, replicates=MANY):
+    cases = [a_case(f"p{i}", 20.0, 18.0, float(value)) for i, value in enumerate(dice)]
+    return GroupSums.of(cases, replicates=replicates, seed=1)
+
+
+def sample(dice, replicates=MANY, *, first=1):
+    """The sample of a method whose patients (rows) have these Dice in its trainings (columns)."""
+    each = {number: sums_of(column, replicates) for number, column in enumerate(np.asarray(dice).T, start=first)}
+    return Sample(sums_of(np.mean(dice, 1), replicates), each)
+
+
+def untrained(dice, replicates=MANY):
+    return Sample(sums_of(dice, replicates), trained=False)
+
+
+def made(patients=12, trainings=3, *, sd=(0.05, 0.05, 0.03), seed=0):
+    random = np.random.default_rng(seed)
+    values = 0.5 + random.normal(0, sd[0], (patients, 1)) + random.normal(0, sd[1], trainings)
+    return values + random.normal(0, sd[2], (patients, trainings))
+
+
+def by_analysis_of_variance(values):
+    """Half-width of the interval of a crossed layout, and p of a mean of 0, from its mean squares."""
+    patients, trainings = values.shape
+    of_patient, of_training = values.mean(1, keepdims=True), values.mean(0, keepdims=True)
+    rest = values - of_patient - of_training + values.mean()
+    between_patients = trainings * of_patient.var(ddof=1)
+    between_trainings = patients * of_training.var(ddof=1)
+    both = (rest**2).sum() / ((patients - 1) * (trainings - 1))
+    variance = (between_patients + between_trainings - both) / values.size
+    squares = between_patients**2 / (patients - 1) + between_trainings**2 / (trainings - 1)
+    squares += both**2 / ((patients - 1) * (trainings - 1))
+    freedom = max((between_patients + between_trainings - both) ** 2 / squares, min(patients, trainings) - 1)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+    return half, 2 * stats.t.sf(abs(values.mean()) / math.sqrt(variance), freedom)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_of_a_mean_is_that_of_a_crossed_analysis_of_variance(seed):
+    values = made(seed=seed)
+    found, (half, _) = estimate(sample(values), "dice"), by_analysis_of_variance(values)
+    assert (found.value, found.trainings) == (pytest.approx(values.mean()), 3)
+    assert (found.high - found.low) / (2 * half) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_difference_from_an_untrained_method_has_the_variance_of_the_trained_one(seed):
+    values, reference = made(seed=seed), made(12, 1, seed=100 + seed)[:, 0] - 0.1
+    found = difference(sample(values), untrained(reference), "dice")
+    half, p = by_analysis_of_variance(values - reference[:, None])
+    assert ((found.high - found.low) / (2 * half), found.p) == (pytest.approx(1, abs=0.02), pytest.approx(p, rel=0.1))
+    assert found.trainings == 3
+
+
+def test_trainings_of_equal_numbers_are_paired():
+    """Random numbers that two methods share cancel out: the second method is the first one, 0.02 better."""
+    values = made(sd=(0.05, 0.08, 0.001))
+    other = values + made(sd=(0.004, 0.002, 0.001), seed=9) - 0.48
+    paired = difference(sample(other), sample(values), "dice")
+    half, p = by_analysis_of_variance(other - values)
+    assert (paired.low, paired.high) == pytest.approx((paired.value - half, paired.value + half), abs=1e-4)
+    assert paired.p == pytest.approx(p, rel=0.1)
+    apart = difference(sample(other, first=4), sample(values), "dice")
+    assert apart.high - apart.low > 20 * (paired.high - paired.low)
+
+
+def test_the_variances_of_trainings_that_are_no_pairs_are_added():
+    ours, theirs = made(trainings=3, seed=1), made(trainings=4, seed=2)
+    found = difference(sample(ours), sample(theirs), "dice")
+    parts = [(values.mean(0).var(ddof=1) / values.shape[1], values.shape[1] - 1) for values in (ours, theirs)]
+    gaps = ours.mean(1) - theirs.mean(1)
+    shared = []
+    for values in (ours, theirs):
+        rest = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+        shared.append((rest**2).sum() / 11 / (values.shape[1] - 1) / values.size)
+    variance = gaps.var(ddof=1) / 12 + sum(v for v, _ in parts) - sum(shared)
+    squares = (gaps.var(ddof=1) / 12) ** 2 / 11 + sum(v**2 / n for v, n in parts)
+    squares += sum(v**2 / (11 * n) for v, (_, n) in zip(shared, parts, strict=True))
+    half = stats.t.ppf(0.975, variance**2 / squares) * math.sqrt(variance)
+    assert (found.high - found.low) / (2 * half) == pytest.approx(1, abs=0.02)
+    assert found.trainings == 3
+
+
+def test_one_training_gives_an_interval_over_patients_and_no_p():
+    values = made()
+    once, never = sample(values[:, :1]), untrained(values[:, 0])
+    assert estimate(once, "dice").trainings == 1
+    ends = [(found.low, found.high) for found in (estimate(once, "dice"), estimate(never, "dice"))]
+    assert ends[0] == ends[1]
+    reference = untrained(values[:, 1])
+    found, known = difference(once, reference, "dice"), difference(never, reference, "dice")
+    assert (found.low, found.high, found.trainings, found.p) == (known.low, known.high, 1, None)
+    assert (known.trainings, known.p is None) == (0, False)
+    assert difference(sample(values), once, "dice").trainings == 1
+
+
+def test_trainings_that_differ_no_more_than_their_patients_do_add_nothing():
+    """The mean of each training is the same, so that the spread over patients is all there is."""
+    values = made(sd=(0.05, 0.0, 0.03))
+    values -= values.mean(0) - 0.5
+    found, alone = estimate(sample(values), "dice"), estimate(untrained(values.mean(1)), "dice")
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+    assert found.trainings == 3
+
+
+def test_few_patients_have_no_interval_however_many_trainings_there_are():
+    found = estimate(sample(made(patients=4, trainings=5)), "dice")
+    assert (found.low, found.high, found.trainings) == (None, None, 5)
+    assert estimate(sample(made(), replicates=0), "dice").low is None
+
+
+@pytest.fixture(scope="module")
+def intervals():
+    sys.path.insert(0, str(FOLDER))
+    yield importlib.import_module("intervals")
+    sys.path.remove(str(FOLDER))
+    for name in ("intervals", "machine"):
+        del sys.modules[name]
+
+
+def test_intervals_over_patients_and_trainings_cover_the_truth_and_those_over_patients_only_do_not(intervals):
+    for spread, few in (((0.05, 0.03, 0.05), 0.86), ((0.02, 0.03, 0.02), 0.65)):
+        found = intervals.trainings(15, 3, spread, cohorts=200)
+        assert found.patients_only < few
+        assert 0.89 <= found.patients_and_trainings <= 0.99
+
+
+def test_intervals_do_not_count_what_patients_and_trainings_share_twice(intervals):
+    """Without a spread between trainings, adding both variances would cover 98 of 100."""
+    found = intervals.trainings(15, 3, (0.05, 0.0, 0.1), cohorts=300)
+    assert 0.92 <= found.patients_and_trainings <= 0.985
