@@ -14,7 +14,8 @@ from torch import nn
 from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import attach, attach_everything, norm_tensors
 from sahfl.adapters.files import load_tensors
-from sahfl.config import ModelConfig, Study, TrainedMethod, ViewsConfig
+from sahfl.adapters.methods import ADAPTERS
+from sahfl.config import AdapterTuning, ModelConfig, Study, TrainedMethod, ViewsConfig
 from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
 from sahfl.errors import AdapterError
@@ -103,5 +104,16 @@ def fine_tuned_network(
     """The base with a fine-tuning method on it, at the start of training; ``seed`` is the study's."""
     net = base_network(views, model, base)
     example = torch.zeros(1, n_channels(views), 32, 32)
-    attach(net, method, seed=derive_seed(seed, "adapter", method.id), parts=net.parts, example=example)
+    attach(net, method, seed=_adapter_seed(method, seed), parts=net.parts, example=example)
     return net
+
+
+def _adapter_seed(method: TrainedMethod, seed: int) -> int:
+    """Seed of an adapter's start: methods of one form, rank and repeat begin with the same numbers.
+
+    Rows that differ in aggregation, magnitudes or place of training then do not differ by their starts.
+    """
+    if not isinstance(method, AdapterTuning):
+        return seed  # nothing is drawn
+    form = ADAPTERS[method.method].update().__name__
+    return derive_seed(seed, "adapter", form, method.rank, method.repeat)

@@ -38,6 +38,8 @@ class Task(Section):
     """Rounds in all."""
     learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Peak learning rate."""
+    common_random_numbers: bool = False
+    """Whether the batches depend on the repeat alone, not on the method; only in a simulation."""
     local: LocalTraining | None = None
     """Steps and batches; none in tasks without training, except evaluations with local norms."""
     payload: Encoding = "float32"

@@ -32,6 +32,9 @@ class SitePolicy(Section):
     """Weights of the network itself that an adapter method may train, and send, beside its factors."""
     norms_stay: bool = False
     """Refuse training in which weights of norms would leave; a study then needs ``local_norms: true`` to train them."""
+    common_random_numbers: bool = False
+    """Whether all methods of a study may train on the same batches; the server then sees several views of one batch. A
+    study at hospitals never asks for it."""
     evaluation: bool = True
     """Whether to segment the held-out patients with the trained network and send sums over them."""
     share_scan_keys: bool = False

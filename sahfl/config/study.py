@@ -71,6 +71,10 @@ class Study(Section):
     """Threshold, strata, intervals."""
     compare_sites: bool = False
     """Compare a salted key of each scan over all sites, and refuse the study if two sites hold the same scan."""
+    common_random_numbers: bool | None = None
+    """Whether all methods train on the same batches: a site's batches then depend on fold, round and repeat, not on the
+    method, so that two rows differ by their settings and not by luck. True by default in a simulation. Not possible
+    with hospitals, because several methods on one batch show the server several views of this batch."""
     hostile: dict[Name, HostileAct] = Field(default_factory=dict)
     """Hostile acts by site, for trying defences in a simulation; never with hospitals."""
 
@@ -107,6 +111,22 @@ class Study(Section):
             raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {', '.join(sorted(named))}")
         return self
 
+    @model_validator(mode="after")
+    def _batches_of_hospitals_are_not_shared(self) -> Self:
+        if self.common_random_numbers and self.data.source == "sites":
+            found = "common_random_numbers: true with data.source: sites"
+            raise ValueError(f"{found}; methods share batches in a simulation only, take the setting out")
+        return self
+
+    @property
+    def shares_batches(self) -> bool:
+        """Whether all methods train on the same batches."""
+        return self._usually_shares_batches if self.common_random_numbers is None else self.common_random_numbers
+
+    @property
+    def _usually_shares_batches(self) -> bool:
+        return self.data.source != "sites"
+
     @property
     def pools(self) -> bool:
         """Whether a method is trained on all sites' patients in one place."""
@@ -135,6 +155,8 @@ class Study(Section):
             del settings["base"]["path"], settings["pretrain"]
         if not self.hostile:  # keeps the fingerprint of before this setting existed, as below
             del settings["hostile"]
+        if self.shares_batches == self._usually_shares_batches:
+            del settings["common_random_numbers"]
         for method in settings["finetune"]["methods"]:
             for name, usual in (("trained_at", None), ("repeat", 1)):
                 if name in method and method[name] == usual:

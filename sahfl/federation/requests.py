@@ -43,7 +43,8 @@ class Requests:
         study = self.study
         rounds = {"rounds": study.finetune.rounds, "learning_rate": method.learning_rate}
         more = {"local": study.local_training(method), "payload": study.rounds.payload}
-        return self.task("finetune", method, fold).model_copy(update=rounds | more)
+        shared = {"common_random_numbers": study.shares_batches}
+        return self.task("finetune", method, fold).model_copy(update=rounds | more | shared)
 
     def evaluation(self, method: Method, fold: int) -> Task:
         """The task of evaluating a method on a held-out fold."""

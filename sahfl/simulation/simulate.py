@@ -28,6 +28,7 @@ def open_policy() -> SitePolicy:
         stages=("pretrain", "finetune"),
         methods=(*ADAPTERS, *WEIGHTS),
         also_train=("norm", "bias", *get_args(Part)),
+        common_random_numbers=True,
         share_scan_keys=True,
         most_rounds=10_000,
         most_steps=100_000,

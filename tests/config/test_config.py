@@ -326,6 +326,23 @@ def test_a_study_survives_the_way_through_json_unchanged(tmp_path):
     assert again.fingerprint() == study.fingerprint()
 
 
+def test_a_simulation_shares_batches_unless_the_study_file_excludes_it(tmp_path):
+    usual = load_study(study_file(tmp_path))
+    shared = load_study(study_file(tmp_path, STUDY + "common_random_numbers: true\n"))
+    own = load_study(study_file(tmp_path, STUDY + "common_random_numbers: false\n"))
+    assert [study.shares_batches for study in (usual, shared, own)] == [True, True, False]
+    assert usual.fingerprint() == shared.fingerprint() != own.fingerprint()
+
+
+def test_hospitals_never_share_batches(tmp_path):
+    text = STUDY[: STUDY.index("data:")] + "data: {source: sites}\n" + STUDY[STUDY.index("pretrain:") :]
+    usual, own = (load_study(study_file(tmp_path, text + more)) for more in ("", "common_random_numbers: false\n"))
+    assert (usual.shares_batches, own.shares_batches) == (False, False)
+    assert usual.fingerprint() == own.fingerprint()
+    with pytest.raises(ConfigError, match=r"common_random_numbers: true with data\.source: sites; methods"):
+        load_study(study_file(tmp_path, text + "common_random_numbers: true\n"))
+
+
 def test_a_key_given_twice_is_an_error_not_the_last_one_s_win(tmp_path):
     path = study_file(tmp_path, STUDY + "\nseed: 1\nseed: 2\n")
     with pytest.raises(ConfigError, match=r"study.yaml, line \d+: is not YAML: key 'seed' is given twice"):

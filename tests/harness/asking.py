@@ -21,7 +21,7 @@ from sahfl.payload import Header
 from sahfl.simulation.simulate import site_configs
 from sahfl.task import Task
 
-STUDY = parse(Study, TINY, where="test")
+STUDY = parse(Study, TINY | {"common_random_numbers": False}, where="test")
 CLOSED = SitePolicy(require_signature=False)
 """The defaults of a hospital, but for the signature."""
 METHOD = AdapterTuning(method="cp_lora", rank=2)

@@ -32,7 +32,8 @@ def cells_in_turn(run):
 
 
 def test_a_server_of_two_lanes_ends_in_the_adapters_and_results_of_a_simulation_of_one_bit_for_bit(tmp_path):
-    simulated = RunFolder.create(tmp_path / "simulated", parse(Study, THREE, where="test"))
+    settings = THREE | {"common_random_numbers": False}  # as with hospitals, where each method has its own batches
+    simulated = RunFolder.create(tmp_path / "simulated", parse(Study, settings, where="test"))
     simulate(simulated, workers=2, lanes=1)
     with Deployment(tmp_path / "deployed", sites=SITES, study=THREE) as deployment:
         run = deployment.submit()

@@ -141,7 +141,7 @@ def work_of(study: Study, method: Method | None) -> Record:
     if isinstance(method, ZeroShot):
         return found
     training = {"rounds": study.finetune.rounds, "local": study.local_training(method).model_dump(mode="json")}
-    return found | training | {"rules": rules}
+    return found | training | {"rules": rules, "shares_batches": study.shares_batches}
 
 
 def _rounds(journal: list[Record], method: Method | None, fold: int) -> list[Record]:

@@ -44,7 +44,7 @@ def test_every_default_is_the_closed_one():
     assert policy.require_signature
     assert policy.stages == ("finetune",)
     assert not {"full", "encoder", "norm_bias"} & set(policy.methods)
-    assert (policy.also_train, policy.share_scan_keys) == ((), False)
+    assert (policy.also_train, policy.share_scan_keys, policy.common_random_numbers) == ((), False, False)
     assert (policy.smallest_group, policy.smallest_bootstrap) == (5, 20)
 
 
@@ -77,6 +77,11 @@ REFUSED = {
         training(method=AdapterTuning(method="cp_lora", also_train=("norm", "head"))),
         {"also_train": ("norm",)},
         r"also_train: got head, expected norm",
+    ),
+    "shared batches": (
+        training(common_random_numbers=True),
+        {},
+        "common_random_numbers: got batches that methods share, expected batches of each method's own",
     ),
     "bytes": (training(), {"most_bytes": 1000}, r"most_bytes: got \d+, expected at most 1000"),
     "studies": (training(), {"studies": ("b" * 64,)}, r"policy.studies: got a{64}, expected one of 1 listed"),
@@ -138,7 +143,10 @@ def test_an_unknown_kind_of_request_is_refused():
 def test_a_simulation_allows_everything_that_a_study_can_say():
     config = site(policy=open_policy())
     widest = AdapterTuning(method="cp_lora", rank=512, also_train=("norm", "bias", "encoder"))
-    for task in (training(method=widest, rounds=10_000, learning_rate=1.0), training(stage="pretrain", method=None)):
+    for task in (
+        training(method=widest, rounds=10_000, learning_rate=1.0, common_random_numbers=True),
+        training(stage="pretrain", method=None),
+    ):
         check_request(config, TRAIN, task, header_of(task))
     task = evaluating(evaluation=EvaluationConfig(replicates=100_000))
     check_request(config, EVALUATE, task, header_of(task))

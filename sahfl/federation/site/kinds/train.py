@@ -28,7 +28,7 @@ from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import config_record, read_state
 from sahfl.federation.turns import take_turn
 from sahfl.networks import staying
-from sahfl.payload import payload_size
+from sahfl.payload import Header, payload_size
 from sahfl.seeds import derive_seed
 from sahfl.task import Task
 from sahfl.training import Schedule, train
@@ -61,7 +61,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         task.views,
         batch_size=task.local.batch_size,
         foreground_share=task.local.foreground_share,
-        seed=derive_seed(task.seed, task.stage, header.method, task.fold, task.round, site.config.name),
+        seed=derive_seed(task.seed, task.stage, _batches_of(task, header), task.fold, task.round, site.config.name),
     )
     local = task.local
     schedule = Schedule(
@@ -88,11 +88,20 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     return protocol.train_reply(header, sent, n_volumes=len(cases), loss=loss, seconds=seconds, encoding=task.payload)
 
 
+def _batches_of(task: Task, header: Header) -> str:
+    """What the batches of a round depend on beside fold, round and site: the method, or its repeat alone."""
+    if task.common_random_numbers and task.method is not None and not isinstance(task.method, ZeroShot):
+        return f"repeat {task.method.repeat}"
+    return header.method
+
+
 # ----------------------------------------------------------------------------------------------------- the policy
 
 
 def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
     yield from outside_stages(policy, task)
+    if task.common_random_numbers and not policy.common_random_numbers:
+        yield "common_random_numbers: got batches that methods share, expected batches of each method's own"
     method = task.own_method
     if task.stage == "finetune" and (method is None or method.method not in policy.methods):
         name = "no method" if method is None else method.method
