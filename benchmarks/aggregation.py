@@ -28,9 +28,8 @@ from small_study import SITES, Federation, read_base
 
 from sahfl.adapters import AdapterState
 from sahfl.aggregation.rules import names_of_turn
-from sahfl.aggregation.server_step import Memory
 from sahfl.aggregation.update import SiteUpdate
-from sahfl.config import AdapterTuning, RoundsConfig, ServerAdam, ServerMomentum
+from sahfl.config import AdapterTuning, RoundsConfig
 from sahfl.errors import RunFailed
 from sahfl.federation.server.aggregate import aggregate
 from sahfl.federation.site.feedback import with_feedback
@@ -50,7 +49,6 @@ class Setting:
 
     rule: str = "mean"
     payload: Encoding = "float32"
-    server: ServerMomentum | ServerAdam | None = None
     rounds_of: str = "mean"
     """The rule whose number of rounds at equal bytes it gets."""
 
@@ -62,8 +60,6 @@ SETTINGS = {
     "mean, more rounds": Setting(rounds_of="alternate"),
     "median": Setting("median"),
     "trimmed_mean": Setting("trimmed_mean"),
-    "mean, server momentum": Setting(server=ServerMomentum(optimiser="momentum")),
-    "mean, server adam": Setting(server=ServerAdam(optimiser="adam")),
     "mean, float16": Setting(payload="float16"),
     "mean, int8": Setting(payload="int8"),
 }
@@ -89,8 +85,8 @@ Runs = dict[str, list[Run]]
 def run(federation: Federation, setting: Setting, folder: Path) -> Run:
     """All rounds of a setting; a run whose loss is no longer a number has Dice 0."""
     rounds = n_rounds(federation, setting.rounds_of)
-    config = RoundsConfig(payload=setting.payload, server=setting.server)
-    global_state, memory, errors, n_bytes = federation.start, Memory(), [], 0
+    config = RoundsConfig(payload=setting.payload)
+    global_state, errors, n_bytes = federation.start, [], 0
     for round_ in range(1, rounds + 1):
         updates, sent = [], 0
         try:
@@ -102,10 +98,8 @@ def run(federation: Federation, setting: Setting, folder: Path) -> Run:
                 updates.append(SiteUpdate(name, site.n_training, global_state | arrived))
         except RunFailed as error:
             return Run(0.0, tuple(errors), n_bytes, rounds, str(error))
-        found = aggregate(
-            updates, like=global_state, memory=memory, rule=setting.rule, layers=federation.layers, config=config
-        )
-        global_state, memory, n_bytes = found.state, found.memory, n_bytes + sent
+        found = aggregate(updates, like=global_state, rule=setting.rule, layers=federation.layers, config=config)
+        global_state, n_bytes = found.state, n_bytes + sent
         errors.append(found.notes["aggregation_error"])
     return Run(federation.dice(global_state), tuple(errors), n_bytes, rounds)
 

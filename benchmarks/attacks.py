@@ -85,7 +85,7 @@ def run(federation: Federation, attack: str, defence: str, *, seed: int) -> Run:
                     refused += 1
                     continue
                 updates.append(SiteUpdate(name, site.n_training, arrived))
-            found = aggregate(updates, like=global_state, memory={}, rule=rule, layers=federation.layers, config=config)
+            found = aggregate(updates, like=global_state, rule=rule, layers=federation.layers, config=config)
         except (RunFailed, PayloadError) as error:  # the loss or the aggregate is not finite
             return Run(0.0, refused, shortened, str(error))
         global_state, shortened = found.state, shortened + (HOSTILE in found.notes["shortened"])

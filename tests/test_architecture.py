@@ -159,7 +159,6 @@ def test_importing_the_audited_modules_loads_no_deep_learning_library():
         [
             "sahfl.payload",
             "sahfl.aggregation.rules",
-            "sahfl.aggregation.server_step",
             "sahfl.statistics",
             "sahfl.report",
         ]

@@ -15,8 +15,6 @@ from sahfl.config.stages import (
     LocalTraining,
     PretrainConfig,
     RoundsConfig,
-    ServerAdam,
-    ServerMomentum,
 )
 from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
 from sahfl.data.view_settings import View, ViewsConfig
@@ -37,9 +35,7 @@ __all__ = [
     "PretrainConfig",
     "RoundsConfig",
     "Section",
-    "ServerAdam",
     "ServerConfig",
-    "ServerMomentum",
     "SiteConfig",
     "SiteFile",
     "SitePolicy",

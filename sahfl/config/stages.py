@@ -109,34 +109,8 @@ class FinetuneConfig(Section):
         return self
 
 
-class ServerMomentum(Section):
-    """FedAvgM: each round's change is added to a decaying sum of the earlier ones."""
-
-    optimiser: Literal["momentum"]
-    """Name of this optimiser."""
-    beta: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Share of a change that remains after a round."""
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Factor of the sum."""
-
-
-class ServerAdam(Section):
-    """FedAdam: Adam with each round's change as the gradient."""
-
-    optimiser: Literal["adam"]
-    """Name of this optimiser."""
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-2
-    """Length of a step."""
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the mean change."""
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay of the mean square."""
-    floor: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    """Added to the root of the mean square; the larger, the less adaptive."""
-
-
 class RoundsConfig(Section):
-    """When a round counts, what its messages hold, and how the server bounds and applies the average."""
+    """When a round counts, what its messages hold, and how the server bounds the updates."""
 
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of a stage's sites whose usable replies commit a round (rounded up)."""
@@ -152,5 +126,3 @@ class RoundsConfig(Section):
     """Largest share of the weight that one site has in an average; with two sites at least one half."""
     most_norm: Annotated[float, Field(ge=1)] = 3.0
     """A site's change is shortened to this many times the median length of all sites' changes."""
-    server: Annotated[ServerMomentum | ServerAdam, Field(discriminator="optimiser")] | None = None
-    """The server's optimiser, which takes each average as a direction; null: the average is the next state."""

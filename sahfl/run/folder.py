@@ -8,13 +8,12 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.aggregation.server_step import Memory
 from sahfl.atomic import left_overs, write_atomic
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError, RunError, StorageError
@@ -37,8 +36,6 @@ class Checkpoint:
     round: int
     state: AdapterState
     record: Record
-    memory: Memory = field(default_factory=dict)
-    """State of the server's optimiser for the next round."""
 
 
 class RunFolder:
@@ -151,11 +148,10 @@ class RunFolder:
         Raises:
             StorageError: the disk is full; the previous checkpoints are unchanged.
         """
-        tensors = _joined(checkpoint.state, checkpoint.memory)
-        record = checkpoint.record | {"sha256": digest(tensors)}
+        record = checkpoint.record | {"sha256": digest(checkpoint.state)}
         path = self._checkpoint(cell, checkpoint.round)
         with storing(path):
-            save_tensors(path, tensors, {"cell": cell, "record": record, "seal": _seal(cell, record)})
+            save_tensors(path, checkpoint.state, {"cell": cell, "record": record, "seal": _seal(cell, record)})
         self.note(record)
         for old in self._checkpoints(cell)[:-KEPT_CHECKPOINTS]:
             old.unlink()
@@ -164,7 +160,7 @@ class RunFolder:
         """The newest intact checkpoint of a cell; damaged ones are skipped, with a warning and a journal line."""
         for path in reversed(self._checkpoints(cell)):
             try:
-                tensors, record = self._load(cell, path)
+                state, record = self._load(cell, path)
             except AdapterError:
                 self.note({"event": "damaged_checkpoint", "cell": cell, "file": path.name})
                 emit(Warned(f"{cell}: {path.name} is damaged; the run goes on from the checkpoint before"))
@@ -172,8 +168,7 @@ class RunFolder:
                 continue
             if record not in self.journal():
                 self.note(record)
-            state, memory = _parted(tensors)
-            return Checkpoint(record["round"], state, record, memory)
+            return Checkpoint(record["round"], state, record)
         return None
 
     def has_begun(self, cell: str, *, trained: bool) -> bool:
@@ -264,20 +259,3 @@ def _evaluation(cell: str) -> str:
 def _seal(cell: str, record: Record) -> str:
     """Hash of a checkpoint's cell and record; it covers the tensors too, because the record contains their hash."""
     return hashlib.sha256(json.dumps([cell, record], sort_keys=True).encode()).hexdigest()
-
-
-def _joined(state: AdapterState, memory: Memory) -> AdapterState:
-    """All tensors of a checkpoint; those of the memory are named ``:moment:name``, unlike any parameter."""
-    return state | {f":{moment}:{name}": value for moment, part in memory.items() for name, value in part.items()}
-
-
-def _parted(tensors: AdapterState) -> tuple[AdapterState, Memory]:
-    state: AdapterState = {}
-    memory: Memory = {}
-    for name, value in tensors.items():
-        if name.startswith(":"):
-            _, moment, own = name.split(":", 2)
-            memory.setdefault(moment, {})[own] = value
-        else:
-            state[name] = value
-    return state, memory

@@ -146,8 +146,8 @@ class Stop(Exception):
     """Stands for a crash of the server's process."""
 
 
-INT8 = {"rounds__payload": "int8", "rounds__server": {"optimiser": "momentum", "beta": 0.5}}
-FLOAT16 = {"rounds__payload": "float16", "rounds__server": {"optimiser": "adam"}}
+INT8 = {"rounds__payload": "int8"}
+FLOAT16 = {"rounds__payload": "float16"}
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_the_server_and_the_sites_refuse_a_rule_that_the_table_does_not_hold():
     like = {"up": np.zeros((2, 1), np.float32)}
     updates = [SiteUpdate("bern", 1, like)]
     with pytest.raises(KeyError, match="midrange"):
-        aggregate(updates, like=like, memory={}, rule="midrange", layers=(), config=RoundsConfig())
+        aggregate(updates, like=like, rule="midrange", layers=(), config=RoundsConfig())
     assert midrange(updates, like=like, layers=())["up"].shape == (2, 1)
     unknown = AdapterTuning(method="cp_lora").model_copy(update={"aggregation": "midrange"})
     with pytest.raises(KeyError, match="midrange"):

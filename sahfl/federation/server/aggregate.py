@@ -1,4 +1,4 @@
-"""Makes the next global state from a round's updates: bounds, the method's rule, the server's own step."""
+"""Makes the next global state from a round's updates: bounds, then the method's rule."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.lowrank import aggregation_error
 from sahfl.aggregation.robust import bound
 from sahfl.aggregation.rules import RULES
-from sahfl.aggregation.server_step import Adam, Memory, Momentum
 from sahfl.aggregation.update import SiteUpdate
-from sahfl.config import RoundsConfig, ServerAdam
+from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The next global state, the memory of the server's step, and notes for the journal."""
+    """The next global state, and notes for the journal."""
 
     state: AdapterState
-    memory: Memory
     notes: dict[str, Any]
 
 
@@ -32,22 +30,20 @@ def aggregate(
     updates: Sequence[SiteUpdate],
     *,
     like: AdapterState,
-    memory: Memory,
     rule: str,
     layers: Sequence[FactoredLayer],
     config: RoundsConfig,
 ) -> Aggregate:
-    """Bound the updates, aggregate them by the rule, and take the server's step.
+    """Bound the updates, and aggregate them by the rule.
 
     Guarantees: a pure function; the result does not depend on the order of the updates, to the last bit.
 
     Args:
         updates: one per site, each with all tensors: factors that did not train are those of ``like``.
         like: the global state that was sent out.
-        memory: memory of the server's step before.
         rule: name of the aggregation rule.
         layers: the adapted layers; empty where whole weights train.
-        config: bounds and the server's step.
+        config: bounds.
 
     Raises:
         PayloadError: an update does not fit, or the next state would hold a number that is not finite.
@@ -63,12 +59,7 @@ def aggregate(
         "lightened": {site: float(f"{share:.6g}") for site, share in bounded.lightened.items()},
         "aggregation_error": aggregation_error(bounded.updates, result, like=like, layers=layers),
     }
-    if config.server is None:
-        return Aggregate(result, {}, notes)
-    settings = config.server.model_dump(exclude={"optimiser"})
-    optimiser = Adam(**settings) if isinstance(config.server, ServerAdam) else Momentum(**settings)
-    state, memory = optimiser.step(like, result, memory)
-    return Aggregate(_finite(state), {moment: _finite(part) for moment, part in memory.items()}, notes)
+    return Aggregate(result, notes)
 
 
 def _finite(state: AdapterState) -> AdapterState:

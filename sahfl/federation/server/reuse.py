@@ -132,7 +132,7 @@ def work_of(study: Study, method: Method | None) -> Record:
     """The settings that determine the work of a cell; method None is pretraining."""
     parts = {"views": study.views, "model": study.model}
     found: Record = {name: part.model_dump(mode="json") for name, part in parts.items()}
-    rules = study.rounds.model_dump(mode="json", include={"payload", "most_share", "most_norm", "server"})
+    rules = study.rounds.model_dump(mode="json", include={"payload", "most_share", "most_norm"})
     if method is None:
         assert study.pretrain is not None
         return found | {"pretrain": study.pretrain.model_dump(mode="json"), "rules": rules}

@@ -90,7 +90,7 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
         RunFailed: a round stayed below the quorum in every attempt.
     """
     checkpoint = run.folder.last_checkpoint(cell.key)
-    state, memory, done = (checkpoint.state, checkpoint.memory, checkpoint.round) if checkpoint else (start, {}, 0)
+    state, done = (checkpoint.state, checkpoint.round) if checkpoint else (start, 0)
     if done:
         emit(CellResumed(cell.key, done, cell.task.rounds))
     for round_ in range(done + 1, cell.task.rounds + 1):
@@ -101,11 +101,11 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
             SiteUpdate(site, reply.n_volumes, sent[site] | reply.state, sent[site])
             for site, reply in outcome.used.items()
         ]
-        found = aggregate(updates, like=state, memory=memory, rule=cell.rule, layers=cell.layers, config=run.config)
-        state, memory, record = found.state, found.memory, record | found.notes
+        found = aggregate(updates, like=state, rule=cell.rule, layers=cell.layers, config=run.config)
+        state, record = found.state, record | found.notes
         for site, factor in found.notes["shortened"].items():
             emit(UpdateBounded(cell.key, round_, site, factor))
-        run.folder.commit(cell.key, Checkpoint(round_, state, record, memory))
+        run.folder.commit(cell.key, Checkpoint(round_, state, record))
         losses = [site["loss"] * site["n_volumes"] for site in record["used"]]
         loss = sum(losses) / sum(site["n_volumes"] for site in record["used"])
         emit(RoundCommitted(cell.key, round_, cell.task.rounds, loss))

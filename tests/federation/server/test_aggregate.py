@@ -1,6 +1,6 @@
-"""A round's aggregation as a whole: bounds, rule and server's step, whoever replied first; and never a NaN after it."""
+"""A round's aggregation as a whole: bounds and rule, whoever replied first; and never a NaN after it."""
 
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -17,11 +17,6 @@ from sahfl.federation.server.aggregate import aggregate
 RULES = ("mean", "alternate", "project", "median", "trimmed_mean")
 METHOD = METHODS["cp_dora"]
 KINDS = ("lora_c", "conv_dora", "cp_dora")
-SERVERS = {
-    "none": None,
-    "momentum": {"optimiser": "momentum", "beta": 0.5},
-    "adam": {"optimiser": "adam"},
-}
 
 
 def updates_of(n_sites=3, names=None, method=METHOD):
@@ -29,20 +24,19 @@ def updates_of(n_sites=3, names=None, method=METHOD):
     return [SiteUpdate(name, 3 + i, trained(method, i)) for i, name in enumerate(names)]
 
 
-def aggregated(updates, rule="mean", memory=None, server=None, method=METHOD):
+def aggregated(updates, rule="mean", method=METHOD):
     like, layers = start_of(method)
-    rounds = RoundsConfig.model_validate({"server": server})
-    return aggregate(updates, like=like, memory=memory or {}, rule=rule, layers=layers, config=rounds)
+    return aggregate(updates, like=like, rule=rule, layers=layers, config=RoundsConfig())
 
 
 def bits(found):
-    return b"".join(value.tobytes() for part in (found.state, *found.memory.values()) for value in part.values())
+    return b"".join(value.tobytes() for value in found.state.values())
 
 
-@pytest.mark.parametrize(("rule", "server"), list(product(RULES, SERVERS)), ids=str)
-def test_the_order_of_replies_does_not_change_a_bit(rule, server):
+@pytest.mark.parametrize("rule", RULES)
+def test_the_order_of_replies_does_not_change_a_bit(rule):
     updates = updates_of(names=["site10", "Site9", "\u00e4"])
-    found = [aggregated(order, rule, server=SERVERS[server]) for order in permutations(updates)]
+    found = [aggregated(order, rule) for order in permutations(updates)]
     assert len({bits(one) for one in found}) == 1
     assert all(one.notes == found[0].notes and list(one.notes["norms"]) == sorted(one.notes["norms"]) for one in found)
 
@@ -73,43 +67,31 @@ def test_the_journal_is_told_of_lengths_bounds_and_error():
     assert aggregated(updates).notes["shortened"] == aggregated(updates).notes["lightened"] == {}
 
 
-def test_the_server_s_step_starts_at_the_aggregate_and_keeps_its_memory():
-    like, _ = start_of(METHOD)
-    plain, stepped = aggregated(updates_of()), aggregated(updates_of(), server=SERVERS["momentum"])
-    assert plain.memory == {}
-    for name, value in stepped.memory["momentum"].items():
-        np.testing.assert_allclose(value, plain.state[name] - like[name], atol=1e-6)
-    again = aggregated(updates_of(), server=SERVERS["momentum"], memory=stepped.memory)
-    for name, value in again.memory["momentum"].items():
-        np.testing.assert_allclose(value, 1.5 * stepped.memory["momentum"][name], atol=1e-6)
-
-
 def test_without_adapted_layers_weights_are_averaged_and_no_error_is_told():
     like = {"w": np.zeros(2, np.float32)}
     updates = [SiteUpdate("a", 1, {"w": np.ones(2, np.float32)}), SiteUpdate("b", 3, {"w": np.full(2, 2, np.float32)})]
-    found = aggregate(updates, like=like, memory={}, rule="mean", layers=(), config=RoundsConfig(most_share=1.0))
+    found = aggregate(updates, like=like, rule="mean", layers=(), config=RoundsConfig(most_share=1.0))
     assert found.state["w"].tolist() == [1.75, 1.75]
     assert found.notes["aggregation_error"] is None
 
 
-@pytest.mark.parametrize(("rule", "server"), list(product(RULES, SERVERS)), ids=str)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("size", [1e9, 1e37])
 @pytest.mark.parametrize("method", KINDS)
-def test_B01_absurd_numbers_end_in_a_finite_state_or_a_refusal_by_name(rule, server, size, method):
+def test_B01_absurd_numbers_end_in_a_finite_state_or_a_refusal_by_name(rule, size, method):
     """Two sites of which one is absurd: no median tells them apart."""
     method = METHODS[method]
     absurd = {name: np.float32(size) * value for name, value in trained(method, 1).items()}
     updates = [*updates_of(1, method=method), SiteUpdate("site1", 3, absurd)]
     refused = ""
     try:
-        found = aggregated(updates, rule, server=SERVERS[server], method=method)
+        found = aggregated(updates, rule, method=method)
     except PayloadError as error:
         refused = str(error)
     if refused:
         assert refused.endswith("the sites' numbers are too large")
         return
-    for part in (found.state, *found.memory.values()):
-        assert all(np.isfinite(value).all() for value in part.values())
+    assert all(np.isfinite(value).all() for value in found.state.values())
     error = found.notes["aggregation_error"]
     assert error is None or np.isfinite(error)
 
