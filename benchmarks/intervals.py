@@ -18,8 +18,9 @@ import numpy as np
 from machine import machine
 
 from sahfl.statistics.cases import CaseResult
-from sahfl.statistics.estimates import Sample, difference
+from sahfl.statistics.estimates import difference
 from sahfl.statistics.groups import GroupSums
+from sahfl.statistics.variances import Sample
 
 REPLICATES = 300
 SPREADS = ((0.10, 0.01, 0.05), (0.05, 0.01, 0.05), (0.05, 0.03, 0.05), (0.02, 0.03, 0.02), (0.05, 0.0, 0.05))

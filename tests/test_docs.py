@@ -35,7 +35,8 @@ from sahfl.data.sources.table import SOURCES
 from sahfl.federation.protocol import evaluation_reply, n_bytes, train_reply
 from sahfl.networks import fine_tuned_network, whole_network
 from sahfl.payload import Header
-from sahfl.results.findings import CLAIMS, MARGIN
+from sahfl.results.findings import CLAIMS, WEAKEST_FIRST
+from sahfl.results.verdicts import MARGIN
 from sahfl.statistics.sums import EvaluationSums
 
 ROOT = Path(__file__).parents[1]
@@ -265,9 +266,12 @@ def test_the_examples_of_a_grid_are_some(name):
 
 
 def test_the_findings_in_the_documents_are_those_that_are_judged():
-    text = (ROOT / "docs" / "comparisons.md").read_text().split("## Findings", 1)[1]
-    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [id_ for id_, _, _ in CLAIMS]
-    assert f"{MARGIN} Dice" in text
+    verdicts, text = (ROOT / "docs" / "comparisons.md").read_text().split("## Findings", 1)
+    found = re.findall(r"^\| `(\w+)` \| .+? \| ?(.*?) \|$", text, re.MULTILINE)
+    assert [id_ for id_, _ in found] == [claim.id for claim in CLAIMS]
+    assert [bool(paper) for _, paper in found] == [claim.paper is not None for claim in CLAIMS]
+    assert f"{MARGIN} or more below" in verdicts
+    assert {verdict for verdict in WEAKEST_FIRST if f"| {verdict} |" in verdicts} == set(WEAKEST_FIRST)
 
 
 def test_every_setting_says_what_it_means():

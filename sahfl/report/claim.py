@@ -131,7 +131,7 @@ def _answers(results: Results) -> dict[int, str]:
         27: "The probabilities of the views are averaged; folds are not combined.",
         28: f"{metrics}; Pearson, ICC and Bland-Altman of volume. A missed hemorrhage counts as Dice 0.",
         29: f"95 % intervals from {evaluation['replicates']} bootstrap replicates over patients and from repeated "
-        "trainings; paired differences, Holm's correction.",
+        f"trainings; paired differences, Holm's correction over {results['correction']['n']['dice']} of Dice.",
         30: f"{count(len(measured(results)), 'method')} on the same patients; by volume, extent, site and fold.",
         32: "Every patient once, by a network that was not fine-tuned on that patient.",
         33: "Not done: cross-validation within the participating hospitals.",

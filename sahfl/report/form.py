@@ -12,7 +12,9 @@ from sahfl.report.names import STANDARD, ZERO_SHOT
 from sahfl.report.tables import METRICS, WITHHELD
 
 TEXT, FLAG, WHOLE, NUMBER = (str,), (bool,), (int,), (int, float)
-TEXT_OR_NONE, WHOLE_OR_NONE, NUMBER_OR_NONE = ((*kinds, type(None)) for kinds in (TEXT, WHOLE, NUMBER))
+TEXT_OR_NONE, FLAG_OR_NONE, WHOLE_OR_NONE, NUMBER_OR_NONE = (
+    (*kinds, type(None)) for kinds in (TEXT, FLAG, WHOLE, NUMBER)
+)
 MAPPING = (dict,)
 HISTOGRAM = object()
 """Edges in mL and a square matrix of counts, or None."""
@@ -46,13 +48,16 @@ _MEASURED = {
 }
 """Additional keys of a method that did not fail."""
 _COMPARISON = {
-    **{"method": TEXT, "reference": TEXT},
+    **{"method": TEXT, "reference": TEXT, "verdict": TEXT, "p_margin_holm": NUMBER_OR_NONE},
     "metrics": {name: {"overall": _GAP, "by_volume": [_GAP], "by_extent": [_GAP]} for name in METRICS},
 }
+_PAIR = {
+    **{"name": TEXT, "verdict": TEXT, **_INTERVAL, "trainings": WHOLE},
+    **dict.fromkeys(("difference", "p_holm"), NUMBER_OR_NONE),
+}
 _FINDING = {
-    **dict.fromkeys(("id", "claim", "verdict", "text"), TEXT),
-    **dict.fromkeys(("difference", "low", "high"), NUMBER_OR_NONE),
-    "n": WHOLE_OR_NONE,
+    **{**dict.fromkeys(("id", "claim", "wanted", "verdict", "text"), TEXT), "paper": TEXT_OR_NONE},
+    **{"supported": FLAG_OR_NONE, "difference": NUMBER_OR_NONE, **_INTERVAL, "pairs": [_PAIR]},
 }
 _OVERLAY = {
     **{"case": TEXT, "method": TEXT, "site": TEXT, "fold": WHOLE, "png": TEXT},
@@ -76,6 +81,7 @@ FORM: dict[str, Any] = {
     "evaluation": {"threshold": NUMBER, "replicates": WHOLE},
     "methods": [_METHOD],
     "comparisons": [_COMPARISON],
+    "correction": {"n": {"dice": WHOLE}, "margin": NUMBER, "level": NUMBER},
     "findings": [_FINDING],
     "rounds": [_ROUND],
 }

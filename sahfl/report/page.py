@@ -137,7 +137,7 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
         "sources": {picture.name: base64.b64encode(picture.png).decode() for picture in pictures},
         "hostile": hostile_sentence(results),
         "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
-        "findings": [finding | {"text": name_methods(finding["text"], results)} for finding in results["findings"]],
+        "findings": [_finding(finding, results) for finding in results["findings"]],
         "overlays": read_overlays(results, folder),
         "cells": cells_sentence(results),
         "paper": paper_table(results),
@@ -148,6 +148,12 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
         "support": run_tables.support_sentences(results),
         **_tables(results),
     }
+
+
+def _finding(finding: Results, results: Results) -> dict[str, Any]:
+    outcome = {True: "supported", False: "contradicted"}.get(finding["supported"], "open")
+    shown = {"text": name_methods(finding["text"], results), "outcome": outcome}
+    return {**finding, **shown, "table": tables.finding_table(finding, results)}
 
 
 def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:

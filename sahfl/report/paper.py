@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from sahfl.aggregation.rules import USUAL
 from sahfl.report.names import ZERO_SHOT, dice_of, families, family_of, measured, measured_method
-from sahfl.report.summary import n_folds
-from sahfl.report.tables import Row, Table, shown_estimate
+from sahfl.report.summary import compared, n_folds
+from sahfl.report.tables import Row, Table, short_verdict, shown_estimate
 from sahfl.report.text import DASH, Results, count, number, stratum_name
 
 PAPER = "Minoccheri, Hodgman et al. 2025, arXiv:2508.01772"
@@ -25,10 +25,16 @@ ABSTRACT = {
 
 
 def paper_table(results: Results) -> Table:
-    """The quantities of the paper's tables, its numbers if they are known, and those of this run."""
+    """The quantities of the paper's tables, its numbers if they are known, and those of this run with verdicts."""
     rows = (*_cohort_rows(results), *_dice_rows(results), *_other_rows(results))
-    columns = ("Quantity", "In words, the paper", "The paper's number", "This run")
-    return Table(f"The paper ({PAPER}) and this run", columns, rows, n_text=4)
+    columns = (
+        "Quantity",
+        "In words, the paper",
+        "The paper's number",
+        "This run",
+        "Against full fine-tuning, this run",
+    )
+    return Table(f"The paper ({PAPER}) and this run", columns, rows, n_text=5)
 
 
 def _cohort_rows(results: Results) -> Iterator[Row]:
@@ -39,20 +45,23 @@ def _cohort_rows(results: Results) -> Iterator[Row]:
     ):
         sites = [site for site in results["sites"] if site["role"] == role]
         n = sum(site["n_patients"] for site in sites)
-        yield Row((title, words, known, f"{n:,} at {count(len(sites), 'site')}" if sites else DASH))
-    yield Row(("Folds", "cross-validation over patients", "3", str(n_folds(results) or DASH)))
+        yield Row((title, words, known, f"{n:,} at {count(len(sites), 'site')}" if sites else DASH, DASH))
+    yield Row(("Folds", "cross-validation over patients", "3", str(n_folds(results) or DASH), DASH))
 
 
 def _dice_rows(results: Results) -> Iterator[Row]:
     yield Row(("Mean Dice ± SD",), heading=True)
     zero_shot = measured_method(results, ZERO_SHOT)
     here = DASH if zero_shot is None else _with_sd(dice_of(zero_shot))
-    yield Row(("Zero-shot", "no fine-tuning", "0.410 ± 0.26", here), "zero_shot")
+    yield Row(("Zero-shot", "no fine-tuning", "0.410 ± 0.26", here, DASH), "zero_shot")
     for family in families():
         if family.key in ABSTRACT:
             methods = [m for m in measured(results) if family_of(m) == family and m["trained_at"] is None]
             here = "; ".join(f"{_short(m)}: {_with_sd(dice_of(m))}" for m in methods)
-            yield Row((family.name, ABSTRACT[family.key], UNKNOWN, here or "not in this run"), family.key)
+            gaps = [(_short(m), compared(results, m["id"], "full")) for m in methods]
+            verdicts = "; ".join(f"{name}: {short_verdict(gap['verdict'])}" for name, gap in gaps if gap is not None)
+            shown = here or "not in this run", verdicts or DASH
+            yield Row((family.name, ABSTRACT[family.key], UNKNOWN, *shown), family.key)
 
 
 def _short(method: Results) -> str:
@@ -73,6 +82,6 @@ def _other_rows(results: Results) -> Iterator[Row]:
     parts = [] if zero_shot is None else zero_shot["metrics"]["dice"]["by_volume"]
     here = "; ".join(f"{stratum_name(part['stratum'])}: {shown_estimate(part)}" for part in parts)
     words = "all methods better on larger volumes"
-    yield Row(("Dice by volume (zero-shot)", words, UNKNOWN, here or DASH))
-    yield Row(("Predicted against annotated volume", "reported", UNKNOWN, "see Hemorrhage volume"))
-    yield Row(("Federation", "none: one place", "none", "see Bytes and Pooled, federated, single-site"))
+    yield Row(("Dice by volume (zero-shot)", words, UNKNOWN, here or DASH, DASH))
+    yield Row(("Predicted against annotated volume", "reported", UNKNOWN, "see Hemorrhage volume", DASH))
+    yield Row(("Federation", "none: one place", "none", "see Bytes and Pooled, federated, single-site", DASH))

@@ -28,7 +28,7 @@ PREAMBLE = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}. Writte
 
 
 def write_paper_files(results: Results, folder: Path) -> None:
-    """Write ``methods.csv``, ``comparisons.csv``, ``strata.csv``, ``methods.tex`` and ``comparisons.tex``.
+    """Write four CSV files (methods, comparisons, strata, findings), ``methods.tex`` and ``comparisons.tex``.
 
     Guarantees: an unknown number is an empty cell in CSV and a dash in LaTeX; a text that a spreadsheet would read as a
     formula starts with an apostrophe.
@@ -37,6 +37,7 @@ def write_paper_files(results: Results, folder: Path) -> None:
         ("methods", _method_rows(results)),
         ("comparisons", _comparison_rows(results)),
         ("strata", _stratum_rows(results)),
+        ("findings", _finding_rows(results)),
     ):
         write_atomic(folder / f"{name}.csv", _csv(rows))
     write_atomic(folder / "methods.tex", latex_table(_narrow(tables.method_table(results)), "tab:methods"))
@@ -80,7 +81,17 @@ def _comparison_rows(results: Results) -> Iterator[dict[str, Any]]:
         for metric, part in comparison["metrics"].items():
             for kind, gap in _groups(part):
                 pair = {"method": comparison["method"], "reference": comparison["reference"], "metric": metric}
-                yield pair | {"group": kind, "stratum": gap["stratum"]} | {key: gap[key] for key in GAP}
+                row = pair | {"group": kind, "stratum": gap["stratum"]} | {key: gap[key] for key in GAP}
+                judged = (metric, kind) == ("dice", "overall")
+                yield row | {"verdict": comparison["verdict"] if judged else None}
+
+
+def _finding_rows(results: Results) -> Iterator[dict[str, Any]]:
+    for finding in results["findings"]:
+        claim = {key: finding[key] for key in ("id", "claim", "wanted", "paper", "supported")}
+        for pair in finding["pairs"] or ({"verdict": finding["verdict"]},):
+            keys = ("name", "verdict", "n", "difference", "low", "high", "p_holm", "trainings")
+            yield claim | {{"name": "comparison"}.get(key, key): pair.get(key) for key in keys}
 
 
 def _stratum_rows(results: Results) -> Iterator[dict[str, Any]]:

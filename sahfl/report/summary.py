@@ -1,4 +1,4 @@
-"""The start of the report: a headline worded according to its interval, and the key figures."""
+"""The start of the report: a headline worded according to its verdict, and the key figures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sahfl.report.text import (
     interval,
     marked_interval,
     number,
+    p_value,
     percent,
     signed,
     size,
@@ -43,23 +44,29 @@ class Tile:
     note: str
 
 
-def gain_over_zero_shot(results: Results, name: str) -> Results | None:
-    """The difference in Dice of a method from zero-shot; None if it was not compared or failed."""
+OUTCOMES = {"better": "gain", "worse": "loss", "one training: no verdict": "once"}
+"""Verdict of a comparison with zero-shot -> the headline's; any other verdict of an interval is ``unclear``."""
+
+
+def compared(results: Results, name: str, reference: str) -> Results | None:
+    """The comparison of a method with another one; None if they were not compared or the method failed."""
     if measured_method(results, name) is None:
         return None
-    found = (c for c in results["comparisons"] if c["method"] == name and c["reference"] == ZERO_SHOT)
-    return next((comparison["metrics"]["dice"]["overall"] for comparison in found), None)
+    return next((c for c in results["comparisons"] if (c["method"], c["reference"]) == (name, reference)), None)
 
 
-def verdict_of(comparison: Results | None) -> str:
-    """``gain`` or ``loss`` only if the whole interval is on one side of zero; ``once`` if it is over patients only."""
-    if comparison is None or comparison["low"] is None or comparison["high"] is None:
+def gain_over_zero_shot(results: Results, name: str) -> Results | None:
+    """The difference in Dice of a method from zero-shot; None if it was not compared or failed."""
+    comparison = compared(results, name, ZERO_SHOT)
+    return None if comparison is None else comparison["metrics"]["dice"]["overall"]
+
+
+def outcome(results: Results, name: str) -> str:
+    """The verdict of a method's comparison with zero-shot, for the headline."""
+    comparison = compared(results, name, ZERO_SHOT)
+    if comparison is None or comparison["metrics"]["dice"]["overall"]["low"] is None:
         return "none"
-    if comparison["trainings"] == 1:
-        return "once"
-    if comparison["low"] > 0:
-        return "gain"
-    return "loss" if comparison["high"] < 0 else "unclear"
+    return OUTCOMES.get(comparison["verdict"], "unclear")
 
 
 def headline_method(results: Results) -> Results | None:
@@ -81,8 +88,7 @@ def headline(results: Results) -> Headline:
     sentences = [method_sentence(results, m) for m in others if len(others) <= MOST_SENTENCES or m["id"] == "full"]
     if len(others) > MOST_SENTENCES:
         sentences.append(_count_outcomes(results, others))
-    verdict = verdict_of(gain_over_zero_shot(results, first["id"]))
-    return Headline(verdict, method_sentence(results, first), tuple(sentences))
+    return Headline(outcome(results, first["id"]), method_sentence(results, first), tuple(sentences))
 
 
 def _count_outcomes(results: Results, methods: list[Results]) -> str:
@@ -91,8 +97,7 @@ def _count_outcomes(results: Results, methods: list[Results]) -> str:
     words |= {"once": "trained once, so without a verdict", "none": "could not be compared with an interval"}
     words |= {"failed": "without a result"}
     outcomes = Counter(
-        "failed" if method["failed"] is not None else verdict_of(gain_over_zero_shot(results, method["id"]))
-        for method in methods
+        "failed" if method["failed"] is not None else outcome(results, method["id"]) for method in methods
     )
     parts = [f"{outcomes[key]} {text}" for key, text in words.items() if outcomes[key]]
     return f"Of {count(len(methods), 'other method')}: {', '.join(parts)}."
@@ -136,14 +141,14 @@ def _change(results: Results, method: Results, comparison: Results) -> str:
     digits = _digits(before, after, comparison)
     change = f"{signed(gap, digits)} (95 % interval {interval(comparison, digits, plus=True)})"
     span = f"from {number(before, digits)} to {number(after, digits)}"
-    verdict = verdict_of(comparison)
+    verdict = outcome(results, method["id"])
     if verdict == "none":
         return f"moved Dice {span}: {signed(gap, digits)}, with too few patients for an interval,"
     if verdict == "once":
         within = f"95 % interval over patients only, {interval(comparison, digits, plus=True)}"
         return f"moved Dice {span}: {signed(gap, digits)} ({within}; trained once, so without a verdict)"
     if verdict == "unclear":
-        return f"made no clear change to Dice, {span}: {change[:-1]}, which includes zero)"
+        return f"made no clear change to Dice, {span}: {change[:-1]}, p (Holm) {p_value(comparison['p_holm'])})"
     return f"{'raised' if verdict == 'gain' else 'lowered'} Dice {span}: {change}"
 
 

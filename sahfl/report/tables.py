@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sahfl.report.names import ZERO_SHOT, by_family, dice_of, families, family_of, method_name
+from sahfl.report.names import ZERO_SHOT, by_family, dice_of, families, family_of, method_name, name_methods
 from sahfl.report.summary import gain_over_zero_shot
 from sahfl.report.text import (
     DASH,
@@ -205,15 +205,40 @@ def comparison_table(results: Results, *, with_zero_shot: bool) -> Table:
         for c in shown
     ]
     headings = [f"Against {titles.get(c['reference'], c['reference'])}" for c in shown]
-    columns = ("Pair", "n", "Difference in Dice", "95 % interval", "p", "p (Holm)")
+    columns = ("Pair", "n", "Difference in Dice", "95 % interval", "p", "p (Holm)", "Verdict")
     title = "Each method against zero-shot" if with_zero_shot else "Methods against each other"
     return Table(f"{title}, paired by patient", columns, with_headings(rows, headings))
 
 
 def _gap(comparison: Results) -> tuple[str, ...]:
     gap = comparison["metrics"]["dice"]["overall"]
-    difference = cases(gap), signed(gap["difference"]), marked_interval(gap, plus=True)
-    return (*difference, p_value(gap["p"]), p_value(gap["p_holm"]))
+    return (*_difference(gap), p_value(gap["p"]), p_value(gap["p_holm"]), short_verdict(comparison["verdict"]))
+
+
+def _difference(gap: Results) -> tuple[str, ...]:
+    return cases(gap), signed(gap["difference"]), marked_interval(gap, plus=True)
+
+
+def short_verdict(verdict: str) -> str:
+    """``one training`` for ``one training: no verdict``."""
+    return verdict.partition(":")[0]
+
+
+def finding_table(finding: Results, results: Results) -> Table:
+    """All comparisons that test a claim."""
+    rows = [
+        Row(
+            (
+                name_methods(pair["name"], results),
+                *_difference(pair),
+                p_value(pair["p_holm"]),
+                short_verdict(pair["verdict"]),
+            )
+        )
+        for pair in finding["pairs"]
+    ]
+    columns = ("Comparison", "n", "Difference in Dice", "95 % interval", "p (Holm)", "Verdict")
+    return Table(f"Comparisons: {finding['claim']}", columns, tuple(rows))
 
 
 def withheld_table(results: Results) -> Table:

@@ -15,6 +15,7 @@ from sahfl.results.findings import judge
 from sahfl.results.method_results import by_fold, read_fold
 from sahfl.results.method_rows import compare_rows, describe_row, find_rows
 from sahfl.results.support import fold_support, support_notes
+from sahfl.results.verdicts import correct
 from sahfl.run.folder import Record, RunFolder
 from sahfl.task import SiteDescription
 
@@ -31,6 +32,7 @@ def collect(
     n_cells = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None)
     rows = find_rows(folder, study)
     methods, comparisons = [describe_row(folder, study, row, rounds) for row in rows], compare_rows(study, rows)
+    correction = correct(comparisons, methods)
     return {
         "schema": SCHEMA,
         "sahfl": __version__,
@@ -53,6 +55,7 @@ def collect(
         "evaluation": study.evaluation.model_dump(mode="json"),
         "methods": methods,
         "comparisons": comparisons,
+        "correction": correction,
         "findings": judge(methods, comparisons),
         "cells": {"total": n_cells, "reused": len(folder.reused())},
         "overlays": [],

@@ -12,12 +12,14 @@ import numpy as np
 
 from sahfl.cell_names import cell_of
 from sahfl.config import EvaluationConfig, Method, Study
+from sahfl.results.verdicts import MARGIN
 from sahfl.run.folder import Record, RunFolder
 from sahfl.statistics.cases import extent_labels, stratum_labels
-from sahfl.statistics.estimates import Sample, difference, estimate, holm
+from sahfl.statistics.estimates import Estimate, contrast, difference, estimate
 from sahfl.statistics.groups import GroupSums
 from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML
 from sahfl.statistics.sums import EvaluationSums, Withheld
+from sahfl.statistics.variances import Sample
 
 Key = tuple[int, str]
 """Fold and site; methods are compared on the keys that both have."""
@@ -68,6 +70,7 @@ def measured(study: Study, evaluated: Evaluated) -> dict[str, Any]:
     groups = _groups(study.evaluation, evaluated, list(sums), evaluated.shared())
     return {
         "metrics": {metric.name: _metric(groups, total.withheld, metric.name) for metric in METRICS},
+        "growth": _growth(groups),
         "no_blood": {"n": total.n_no_blood, "n_false_positive": total.n_false_positive},
         "volume": vars(total.volume.agreement()) | {"histogram": _histogram(total)},
         "by_fold": [by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
@@ -93,17 +96,9 @@ def compare(study: Study, ours: Evaluated, theirs: Evaluated) -> dict[str, Any]:
     of_all = [set(each.shared()) for each in (ours, theirs) if each.trained]
     shared = [key for key in common if all(key in keys for keys in of_all)]
     first, second = (_groups(study.evaluation, each, common, shared) for each in (ours, theirs))
-    return {"metrics": {metric.name: _differences(first, second, metric.name) for metric in METRICS}}
-
-
-def correct(comparisons: Sequence[dict[str, Any]]) -> None:
-    """Write ``p_holm`` into the overall differences; each metric and reference method has its own correction."""
-    for reference in dict.fromkeys(comparison["reference"] for comparison in comparisons):
-        family = [comparison for comparison in comparisons if comparison["reference"] == reference]
-        for metric in METRICS:
-            overall = [comparison["metrics"][metric.name]["overall"] for comparison in family]
-            for part, p in zip(overall, holm([part["p"] for part in overall]), strict=True):
-                part["p_holm"] = p
+    p_margin = difference(first["overall"][1][0], second["overall"][1][0], "dice", margin=MARGIN).p_margin
+    margin = {"p_margin": p_margin, "p_margin_holm": None}
+    return margin | {"metrics": {metric.name: _differences(first, second, metric.name) for metric in METRICS}}
 
 
 Labelled = dict[str, tuple[Sequence[str], Sequence[Sample]]]
@@ -167,9 +162,20 @@ def _differences(ours: Labelled, theirs: Labelled, metric: str) -> dict[str, Any
 
 
 def _difference(label: str, a: Sample, b: Sample, metric: str) -> dict[str, Any]:
-    found = difference(a, b, metric)
+    return {"stratum": label, **_gap(difference(a, b, metric))}
+
+
+def _growth(groups: Labelled) -> dict[str, Any] | None:
+    """Dice of the largest hemorrhages minus that of the smallest; None if the study does not split by volume."""
+    labels, samples = groups["by_volume"]
+    if len(labels) < 2:
+        return None
+    return {"stratum": labels[-1], "reference": labels[0], **_gap(contrast(samples[-1], samples[0], "dice"))}
+
+
+def _gap(found: Estimate) -> dict[str, Any]:
     numbers = {"difference": found.value, "low": found.low, "high": found.high, "p": found.p, "p_holm": None}
-    return {"stratum": label, "n": found.n, **numbers, "trainings": found.trainings}
+    return {"n": found.n, **numbers, "trainings": found.trainings}
 
 
 def _histogram(total: EvaluationSums) -> dict[str, Any] | None:

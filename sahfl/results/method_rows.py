@@ -12,10 +12,11 @@ from sahfl.adapters.methods import ADAPTERS
 from sahfl.cell_names import cell_of
 from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
-from sahfl.results.method_results import Evaluated, Key, Sums, compare, correct, measured, read_fold, withheld_parts
+from sahfl.results.method_results import Evaluated, Key, Sums, compare, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
-from sahfl.statistics.estimates import Sample, estimate
+from sahfl.statistics.estimates import estimate
 from sahfl.statistics.sums import EvaluationSums, average
+from sahfl.statistics.variances import Sample
 
 
 @dataclass(frozen=True)
@@ -153,35 +154,33 @@ def _trainable(folder: RunFolder, study: Study, method: Method) -> int:
 
 
 def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
-    """All comparisons whose two methods are in the study; p values are corrected by reference."""
+    """All comparisons whose two methods are in the study; their p values are not corrected yet."""
     evaluated = {row.id: row.evaluated for row in rows}
-    found = [
+    return [
         {"method": method, "reference": reference, **compare(study, evaluated[method], evaluated[reference])}
         for method, reference in dict.fromkeys(_pairs(rows))
-        if reference in evaluated
+        if method in evaluated and reference in evaluated
     ]
-    correct(found)
-    return found
 
 
 def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
     """Method and reference, in this order.
 
-    Every trained method with zero-shot; every federated adapter with full fine-tuning, and with the lowest rank of the
-    same settings; CP-LoRA with convLoRA of the same settings; training in one place with federated training.
+    Every trained method with zero-shot; every federated one with full fine-tuning, and adapters with the lowest rank of
+    the same settings; CP-LoRA with convLoRA of the same settings; federated training with training in one place.
     """
     trained = [row for row in rows if not isinstance(row.method, ZeroShot)]
     adapters = [row for row in trained if isinstance(row.method, AdapterTuning)]
     federated = [row for row in adapters if row.trained_at is None]
     yield from ((row.id, "zero_shot") for row in trained)
-    yield from ((row.id, "full") for row in federated)
+    yield from ((row.id, "full") for row in trained if row.trained_at is None and row.id != "full")
     yield from ((row.id, other) for row in adapters if (other := ADAPTERS[row.method.method].counterpart(row.id)))
     for row in federated:
         lowest = min((other for other in federated if _settings(other) == _settings(row)), key=_rank)
         if lowest is not row:
             yield row.id, lowest.id
     places = [row for row in trained if row.trained_at in (POOLED, EACH)]
-    yield from ((row.id, _plain(row.method, federated=True).id) for row in places)
+    yield from ((_plain(row.method, federated=True).id, row.id) for row in places)
 
 
 def _settings(row: MethodRow) -> Method:

@@ -1,66 +1,35 @@
 """Estimates from the sums that hospitals send: means, medians, intervals, paired differences, corrected p values.
 
-A method's mean depends on the patients and on the training, in which random numbers choose the adapter's start and the
-slices. Case i in training r has the value ``mean + a_i + b_r + e_ir``. The variance of the mean over I patients and R
-trainings is ``var(a) / I + var(b) / R + var(e) / (I R)``. It is estimated from three numbers:
-
-* *over patients*: the spread of the bootstrap replicates of the average over trainings. With one scan per patient it is
-  the variance of that average between patients, divided by I. It estimates ``var(a) / I + var(e) / (I R)``.
-* *between trainings*: the variance of the trainings' means, divided by R. It estimates ``var(b) / R + var(e) / (I R)``.
-* *both*: the share ``var(e) / (I R)``, which the two others contain twice, from the replicates of each training's
-  distance from the average. It is subtracted once, as far as the second number allows.
-
-A 95 % interval is the estimate plus and minus its standard error times a quantile of Student's t. The degrees of
-freedom follow from those of the three numbers (I - 1, R - 1, and their product), after Satterthwaite. The p value uses
-the same t. A method that was trained once has an interval over patients only and no p value, because nothing is known
-about other trainings. Zero-shot is not trained, so its intervals over patients are complete. All trainings of a study
-start from one base network, so no interval contains the randomness of pretraining.
+A 95 % interval is the estimate plus and minus its standard error over patients and trainings (``variances``) times a
+quantile of Student's t. The p value uses the same t. A method that was trained once has an interval over patients only
+and no p value, because nothing is known about other trainings. Zero-shot is not trained, so its intervals over patients
+are complete. All trainings of a study start from one base network, so no interval contains the randomness of
+pretraining.
 
 Replicates keep the pairing of methods: a site can report each method separately, without storing the results of the
 others. The randomness of replicates is 2 % of the standard error with 1000 replicates.
-
-Source: Satterthwaite 1946, Biometrics Bulletin 2:110; crossed random effects as in Searle, Casella & McCulloch 1992,
-Variance Components, 4.4. ``benchmarks/intervals.py`` measures how often the intervals contain the true value.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 from sahfl.statistics.agreement import deviation
-from sahfl.statistics.groups import GroupSums
-from sahfl.statistics.metrics import METRICS, NAMES, Floats, histogram_of
-
-SMALLEST_INTERVAL = 5
-"""No interval is given for fewer cases."""
-FEWEST_PATIENTS = 2.5
-"""No interval is given for fewer patients. ``_n_patients`` estimates their number, so the limit is between 2 and 3."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is known about one method over one group of cases."""
-
-    sums: GroupSums
-    """Averaged over the method's trainings."""
-    trainings: Mapping[int, GroupSums] = field(default_factory=dict)
-    """The sums of each training, by its number, over cases that all trainings share: those of ``sums`` or fewer."""
-    trained: bool = True
-    """False for zero-shot: a method without randomness of training."""
-
-    @property
-    def n_trainings(self) -> int:
-        """Trainings whose spread is known: 0 for a method without training, 1 if the spread is unknown."""
-        if not self.trained:
-            return 0
-        comparable = len(self.trainings) > 1 and all(sums.n for sums in self.trainings.values())
-        return len(self.trainings) if comparable else 1
+from sahfl.statistics.metrics import METRICS, NAMES, histogram_of
+from sahfl.statistics.variances import (
+    Sample,
+    Spread,
+    Variance,
+    between_both,
+    between_trainings,
+    over_patients,
+    satterthwaite,
+    spread,
+    with_trainings,
+)
 
 
 @dataclass(frozen=True)
@@ -79,16 +48,8 @@ class Estimate:
     """From the histogram, with an error below the width of a bin; None for a difference."""
     p: float | None = None
     """Two-sided p value of the hypothesis that a difference is zero; None for a mean, and with one training."""
-
-
-class Between(NamedTuple):
-    """Variance of a mean between trainings."""
-
-    variance: float
-    """Variance of the trainings' means, divided by their number."""
-    shared: float
-    """The part of ``variance`` that the variance over patients contains too."""
-    trainings: int
+    p_margin: float | None = None
+    """One-sided p value of the hypothesis that a difference is at or below minus a margin; None as ``p``."""
 
 
 def estimate(sample: Sample, metric: str) -> Estimate:
@@ -105,14 +66,15 @@ def estimate(sample: Sample, metric: str) -> Estimate:
     mean = total / sums.n if sums.n else None
     sd = deviation(sums.n, total, float(sums.squares[index]))
     median = None if sums.bare else METRICS[index].median(histogram_of(index, sums.counts))
-    between = [_between(list(sample.trainings.values()), [], metric)] if sample.n_trainings > 1 else []
-    low, high, _ = _interval(sums, mean, sums.replicate_means(metric), between)
-    if low is not None and high is not None:
-        low, high = max(low, 0.0), min(high, METRICS[index].most)
+    between = [between_trainings(list(sample.trainings.values()), [], metric)] if sample.n_trainings > 1 else []
+    found = spread(sums, sums.replicate_means(metric) - (mean or 0.0), between)
+    if mean is None or found is None:
+        return Estimate(mean, None, None, sums.n, sample.n_trainings, sd, median)
+    low, high = max(mean - found.half, 0.0), min(mean + found.half, METRICS[index].most)
     return Estimate(mean, low, high, sums.n, sample.n_trainings, sd, median)
 
 
-def difference(ours: Sample, theirs: Sample, metric: str) -> Estimate:
+def difference(ours: Sample, theirs: Sample, metric: str, *, margin: float = 0.0) -> Estimate:
     """Mean of a metric in ``ours`` minus that in ``theirs``, paired by case, with a two-sided p value.
 
     Each replicate gives a case the same weight in both methods, so the difficulty of a case cancels out. Trainings of
@@ -129,11 +91,41 @@ def difference(ours: Sample, theirs: Sample, metric: str) -> Estimate:
     # Sums of weights are exact, in any order of sites, so equal cases give equal sums.
     if (a.n, a.bare) != (b.n, b.bare) or not np.array_equal(a.weights, b.weights):
         raise ValueError(f"paired difference: got {a.n} and {b.n} cases, expected the same cases in both")
-    index, replicates = NAMES.index(metric), a.replicate_means(metric) - b.replicate_means(metric)
-    value = float(a.totals[index] - b.totals[index]) / a.n if a.n else None
     trainings = min((sample.n_trainings for sample in (ours, theirs) if sample.trained), default=0)
-    low, high, p = _interval(a, value, replicates, _between_both(ours, theirs, metric) if trainings > 1 else [])
-    return Estimate(value, low, high, a.n, trainings, p=None if trainings == 1 else p)
+    if not a.n:
+        return Estimate(None, None, None, 0, trainings)
+    index, replicates = NAMES.index(metric), a.replicate_means(metric) - b.replicate_means(metric)
+    value = float(a.totals[index] - b.totals[index]) / a.n
+    found = spread(a, replicates - value, between_both(ours, theirs, metric) if trainings > 1 else [])
+    return _tested(value, found, a.n, trainings, margin)
+
+
+def contrast(group: Sample, other: Sample, metric: str) -> Estimate:
+    """Mean of a metric in ``group`` minus that in ``other``: two groups of cases, segmented by the same trainings.
+
+    The variances over the patients of the two groups are added, less what patients with scans in both share; the
+    degrees of freedom are Satterthwaite's. Trainings are paired, because one training segments both groups.
+
+    Guarantees: never NaN; None as in ``difference``, if one of the groups has too few cases for an interval.
+
+    Raises:
+        ValueError: there is no such metric.
+    """
+    a, b = group.sums, other.sums
+    index, n, trainings = NAMES.index(metric), a.n + b.n, min(group.n_trainings, other.n_trainings)
+    if not a.n or not b.n:
+        return Estimate(None, None, None, n, trainings)
+    means = [float(sums.totals[index]) / sums.n for sums in (a, b)]
+    around = [sums.replicate_means(metric) - mean for sums, mean in zip((a, b), means, strict=True)]
+    parts = [over_patients(sums, apart) for sums, apart in zip((a, b), around, strict=True)]
+    found = None
+    if (first := parts[0]) is not None and (second := parts[1]) is not None:
+        alone = first.variance + second.variance
+        freedom = satterthwaite(alone, [(first.variance, first.freedom), (second.variance, second.freedom)])
+        both = max(0.0, alone - 2 * float((around[0] * around[1]).mean()))
+        between = between_both(group, other, metric) if trainings > 1 else []
+        found = with_trainings(Variance(both, freedom), between)
+    return _tested(means[0] - means[1], found, n, trainings, 0.0)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -153,68 +145,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _between_both(ours: Sample, theirs: Sample, metric: str) -> list[Between]:
-    """Variance of a difference between trainings: of the pairs of equal number, or of each method."""
-    if ours.trainings.keys() == theirs.trainings.keys():
-        pairs = [(ours.trainings[number], theirs.trainings[number]) for number in sorted(ours.trainings)]
-        return [_between([a for a, _ in pairs], [b for _, b in pairs], metric)]
-    return [_between(list(sample.trainings.values()), [], metric) for sample in (ours, theirs) if sample.trained]
-
-
-def _between(sums: Sequence[GroupSums], minus: Sequence[GroupSums], metric: str) -> Between:
-    """Variance of a mean between at least two trainings; with ``minus``, of the difference from its trainings."""
-    means = np.stack([_mean_and_replicates(part, metric) for part in sums])  # (trainings, 1 + replicates)
-    if minus:
-        means = means - np.stack([_mean_and_replicates(part, metric) for part in minus])
-    n, patients = len(means), _n_patients(sums[0])
-    apart = means - means.mean(0)  # of each training from the average of all
-    variance = float((apart[:, 0] ** 2).sum()) / (n - 1) / n
-    if patients < FEWEST_PATIENTS:
-        return Between(variance, 0.0, n)
-    over_patients = ((apart[:, 1:] - apart[:, :1]) ** 2).mean(1).sum() * patients / (patients - 1)
-    return Between(variance, float(over_patients) / (n - 1) / n, n)
-
-
-def _mean_and_replicates(sums: GroupSums, metric: str) -> Floats:
-    return np.append(sums.totals[NAMES.index(metric)] / sums.n, sums.replicate_means(metric))
-
-
-def _interval(
-    over: GroupSums, value: float | None, replicates: Floats, between: Sequence[Between]
-) -> tuple[float | None, float | None, float | None]:
-    """The 95 % interval around a value, and the p value of the hypothesis that it is 0."""
-    patients = _n_patients(over)
-    if value is None or over.n < SMALLEST_INTERVAL or over.bare or patients < FEWEST_PATIENTS:
-        return None, None, None
-    # The mean is estimated from the same values, which lowers the spread by one patient's share (as in ddof 1).
-    over_patients = float(((replicates - value) ** 2).mean()) * patients / (patients - 1)
-    variance, freedom = _combined(over_patients, patients - 1, between)
-    error = math.sqrt(variance)
-    half = float(stdtrit(freedom, 0.975)) * error
-    if error <= 1e-12 * abs(value):
-        return value - half, value + half, float(value == 0)
-    return value - half, value + half, float(2 * stdtr(freedom, -abs(value) / error))
-
-
-def _combined(over_patients: float, freedom: float, between: Sequence[Between]) -> tuple[float, float]:
-    """The variance of an estimate over patients and trainings, and its degrees of freedom.
-
-    A variance between trainings that is no larger than what it shares with the variance over patients adds nothing.
-    """
-    added = [part for part in between if part.variance > part.shared]
-    variance = over_patients + sum(part.variance - part.shared for part in added)
-    terms = [(over_patients, freedom)]
-    terms += [(part.variance, part.trainings - 1.0) for part in added]
-    terms += [(part.shared, (part.trainings - 1.0) * freedom) for part in added]
-    total = sum(value**2 / free for value, free in terms)
-    least = min(free for _, free in terms)
-    return variance, max(variance**2 / total, least) if total else freedom
-
-
-def _n_patients(over: GroupSums) -> float:
-    """Estimated number of patients, as if each had the same number of scans; 0 without replicates.
-
-    Scans of a patient share a weight, so the summed weights' variance is the sum of the squared scans per patient.
-    """
-    variance = float(((over.weights - over.n) ** 2).mean()) if over.weights.size else 0.0
-    return min(over.n**2 / variance, float(over.n)) if variance else 0.0
+def _tested(value: float, found: Spread | None, n: int, trainings: int, margin: float) -> Estimate:
+    if found is None:
+        return Estimate(value, None, None, n, trainings)
+    low, high = value - found.half, value + found.half
+    if trainings == 1:
+        return Estimate(value, low, high, n, trainings)
+    p, p_margin = 2 * found.p_below(abs(value)), found.p_below(value + margin)
+    return Estimate(value, low, high, n, trainings, p=p, p_margin=p_margin)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sahfl.statistics.cases import CaseResult
-from sahfl.statistics.estimates import Sample, difference, estimate
+from sahfl.statistics.estimates import difference, estimate
+from sahfl.statistics.variances import Sample
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from test_report_sample import failed, once, sample
 from sahfl.report.paper_files import escape_latex, latex_table, write_paper_files
 from sahfl.report.tables import Row, Table
 
-NAMES = ["comparisons.csv", "comparisons.tex", "methods.csv", "methods.tex", "strata.csv"]
+NAMES = ["comparisons.csv", "comparisons.tex", "findings.csv", "methods.csv", "methods.tex", "strata.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def rows(path):
         return list(csv.DictReader(stream))
 
 
-def test_there_are_three_csv_files_and_two_latex_files(written):
+def test_there_are_four_csv_files_and_two_latex_files(written):
     assert sorted(path.name for path in written.iterdir()) == NAMES
 
 
@@ -49,14 +49,23 @@ def test_the_methods_hold_every_number_in_full(written):
 def test_comparisons_hold_every_metric_and_group(written):
     found = rows(written / "comparisons.csv")
     assert len(found) == len(grid()["comparisons"]) * 5 * (1 + 3 + 3)
-    chosen = [row for row in found if (row["method"], row["reference"]) == ("cp_lora-r8-pooled", "cp_lora-r8")]
+    chosen = [row for row in found if (row["method"], row["reference"]) == ("cp_lora-r8", "cp_lora-r8-pooled")]
     (row,) = [row for row in chosen if (row["metric"], row["group"]) == ("dice", "overall")]
-    assert float(row["p_holm"]) == 0.0016
+    assert (float(row["p_holm"]), row["verdict"]) == (0.0016, "undecided")
+    assert {row["verdict"] for row in chosen if (row["metric"], row["group"]) != ("dice", "overall")} == {""}
     assert {row["stratum"] for row in chosen if row["group"] == "extent"} == {
         "one cistern",
         "several cisterns",
         "diffuse",
     }
+
+
+def test_findings_have_a_row_for_each_of_their_comparisons(written):
+    found = rows(written / "findings.csv")
+    assert [row["id"] for row in found] == ["fine_tuning", "adapters", "volume", "cp_lora", "ranks", "ranks", "pooled"]
+    assert [row["verdict"] for row in found[3:]] == ["worse", "better", "better", "not tested"]
+    assert (found[4]["comparison"], found[4]["supported"]) == ("cp_lora-r8 against cp_lora-r1", "True")
+    assert (found[-1]["paper"], found[-1]["supported"], found[-1]["difference"]) == ("", "", "")
 
 
 def test_an_interval_over_patients_only_is_marked(tmp_path):
@@ -110,7 +119,7 @@ def test_every_row_of_a_latex_table_fills_its_columns(written, name):
 
 def test_the_latex_tables_hold_the_numbers_of_the_page(written):
     assert r"CP-LoRA (rank 8) & 0.505 & 0.171 & 0.443 to 0.562 & 30 & +0.093" in (written / "methods.tex").read_text()
-    assert r"\multicolumn{6}{l}{\textbf{Against Full fine-tuning}}" in (written / "comparisons.tex").read_text()
+    assert r"\multicolumn{7}{l}{\textbf{Against Full fine-tuning}}" in (written / "comparisons.tex").read_text()
     assert r"$-$0.041 to +0.041" in (written / "comparisons.tex").read_text()
 
 

@@ -85,12 +85,15 @@ def test_the_page_stays_small_enough_to_be_sent_around(page):
 
 
 def test_findings_are_shown_with_verdict_and_interval(page):
-    assert "not reproduced CP-LoRA within 0.02 of convLoRA" in page.text
+    assert "worse CP-LoRA is not worse than convLoRA, with a third" in page.text
     assert (
         "CP-LoRA (rank 8) against convLoRA (rank 8), rank ≥ 8: −0.034 (95 % interval −0.064 to −0.004), n = 39."
         in page.text
     )
-    assert "not tested Federated within 0.02 of pooled" in page.text
+    assert "not tested Federated is not worse than pooled. The paper does not test this." in page.text
+    row = ["39", "+0.070", "+0.040 to +0.100", "0.002", "better"]
+    names = [f"CP-LoRA (rank {rank}) against CP-LoRA (rank 1)" for rank in (8, 64)]
+    assert [found for found in page.rows if found[1:] == row] == [[name, *row] for name in names]
 
 
 def row_of(page, *start):
@@ -114,12 +117,13 @@ def test_repeats_exclusions_and_reused_cells_are_told(page):
 
 def test_the_paper_s_numbers_are_only_those_that_are_known(page):
     rows = {row.cells[0]: row.cells for row in paper_table(grid()).rows if not row.heading}
-    assert rows["Zero-shot"][2:] == ("0.410 ± 0.26", "0.412 ± 0.17")
+    assert rows["Zero-shot"][2:] == ("0.410 ± 0.26", "0.412 ± 0.17", "–")
     assert rows["Patients, pretraining"][2] == "124"
-    assert rows["Patients, fine-tuning"][2:] == ("30", "39 at 3 sites")
+    assert rows["Patients, fine-tuning"][2:] == ("30", "39 at 3 sites", "–")
     assert {rows[family.name][2] for family in families()[1:-1]} == {UNKNOWN}
     assert rows["DoRA-C"][3] == "not in this run"
     assert rows["CP-LoRA"][3].startswith("rank 1: 0.461 ± 0.17; rank 8: ")
+    assert rows["CP-LoRA"][4].startswith("rank 1: worse; rank 8: undecided; ")
     assert "arXiv:2508.01772" in page.text
 
 

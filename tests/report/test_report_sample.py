@@ -106,7 +106,18 @@ def comparison(name, gap, half=0.041, reference="zero_shot"):
             for part, strata in (("by_volume", STRATA), ("by_extent", EXTENTS))
         }
         found[key] = {"overall": gap_of(ALL, 30, scale * signed, scale * half, 0.0016), **parts}
-    return {"method": name, "reference": reference, "metrics": found}
+    verdict = "undecided" if abs(gap) < half else "better" if gap > 0 else "worse"
+    return {"method": name, "reference": reference, "verdict": verdict, "p_margin_holm": 0.01, "metrics": found}
+
+
+def finding(id_, claim, verdict, text, gap=None, *, wanted="better", paper=None, names=()):
+    """A finding as a run writes it, with the same difference in each of its comparisons."""
+    ends = {"low": None, "high": None} if gap is None else {"low": gap - 0.03, "high": gap + 0.03}
+    numbers = {"difference": gap, **ends, "n": None if gap is None else 39}
+    pairs = [{"name": name, "verdict": verdict, **numbers, "trainings": 3, "p_holm": 0.002} for name in names]
+    supported = {"better": True, "worse": False, "not worse": True if wanted == "not worse" else None}.get(verdict)
+    about = {"id": id_, "claim": claim, "wanted": wanted, "paper": paper, "verdict": verdict, "supported": supported}
+    return about | {"text": text, "pairs": pairs} | numbers
 
 
 def site(name, role, n):
@@ -168,12 +179,11 @@ def sample():
         "rounds": rounds(adapter, full),
         "interruptions": 0, "hostile": {}, "cells": {"total": 9, "reused": 0}, "overlays": [],
         "findings": [
-            {"id": "beats_zero_shot", "claim": "Fine-tuning beats zero-shot", "verdict": "reproduced",
-             "text": "CP-LoRA (rank 8) against zero-shot: +0.091.", "difference": 0.091, "low": 0.05, "high": 0.132,
-             "n": 30},
-            {"id": "ranks", "claim": "Higher ranks do not hurt", "verdict": "not tested",
-             "text": "One rank alone was trained.", "difference": None, "low": None, "high": None, "n": None},
+            finding("fine_tuning", "Fine-tuning is better than zero-shot.", "better",
+                    "CP-LoRA (rank 8) against zero-shot: +0.091.", 0.091, names=["cp_lora-r8 against zero_shot"]),
+            finding("ranks", "Higher ranks are better.", "not tested", "One rank alone was trained."),
         ],
+        "correction": {"method": "Holm 1979", "n": {name: 2 for name in SCALES}, "level": 0.05, "margin": 0.02},
     }  # fmt: skip
 
 
@@ -204,6 +214,9 @@ def once():
         part["trainings"] = 1
         if "p" in part:
             part |= {"p": None, "p_holm": None}
+    for comparison in results["comparisons"]:
+        comparison |= {"verdict": "one training: no verdict", "p_margin_holm": None}
+    results["findings"][0] |= {"verdict": "one training: no verdict", "supported": None}
     return results
 
 
@@ -253,6 +266,7 @@ def few_patients():
     for c in results["comparisons"]:
         for part in c["metrics"].values():
             part["overall"] |= {"n": 4, "p": None, "p_holm": None, **unknown}
+            c["verdict"] = "undecided"
             part["by_volume"][0] |= {"n": 0, "difference": None, "p": None, **unknown}
     results["rounds"][0]["used"][0]["loss"] = None
     return results

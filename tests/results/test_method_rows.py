@@ -9,7 +9,9 @@ from harness.tiny_study import TINY, changed
 
 from sahfl.cell_names import cell_of
 from sahfl.config import Study, parse
+from sahfl.results.method_results import Evaluated, measured
 from sahfl.results.method_rows import compare_rows, describe_row, find_rows
+from sahfl.results.verdicts import correct
 from sahfl.run.folder import RunFolder
 from sahfl.statistics.cases import CaseResult
 from sahfl.statistics.sums import EvaluationSums
@@ -19,8 +21,11 @@ LORA = {"method": "cp_lora", "rank": 2}
 
 
 def cases(site, fold, dice):
-    """Two patients of a site and fold, whose Dice a method gets."""
-    return [CaseResult(f"{site}-{fold}-{n}", 20.0, 18.0, value, 0.5, 4.0, 0.5, 40.0) for n, value in enumerate(dice)]
+    """Two patients of a site and fold, with a small and a large hemorrhage, whose Dice a method gets."""
+    return [
+        CaseResult(f"{site}-{fold}-{n}", volume, 0.9 * volume, value, 0.5, 4.0, 0.5, 40.0)
+        for n, (volume, value) in enumerate(zip((5.0, 50.0), dice, strict=True))
+    ]
 
 
 @pytest.fixture
@@ -120,10 +125,14 @@ def test_a_method_that_was_trained_once_has_an_interval_but_no_p(make_run):
         "zero_shot": 0, "cp_lora-r2": 1, "full": 2, "cp_lora-r4": 2,
     }  # fmt: skip
     assert overall(found["cp_lora-r2"])["low"] is not None
-    for comparison in compare_rows(study, find_rows(folder, study)):
+    comparisons = compare_rows(study, find_rows(folder, study))
+    correct(comparisons, list(found.values()))
+    for comparison in comparisons:
         gap = overall(comparison)
         once = "cp_lora-r2" in (comparison["method"], comparison["reference"])
         assert (gap["trainings"], gap["p"] is None, gap["p_holm"] is None) == (1 if once else 2, once, once)
+        assert (comparison["p_margin"] is None, comparison["p_margin_holm"] is None) == (once, once)
+        assert (comparison["verdict"] == "one training: no verdict") == once
         assert gap["low"] is not None
 
 
@@ -157,6 +166,7 @@ def test_there_is_no_row_of_each_unless_every_site_trained_alone(make_run):
 def test_what_is_compared_with_what(make_run):
     grid = [
         {"method": "full", "repeats": 2},
+        {"method": "decoder"},
         {"method": ["cp_lora", "conv_lora"], "rank": [1, 4, 8]},
         {"method": "cp_lora", "rank": 8, "aggregation": "project"},
         {"method": "cp_lora", "rank": 8, "trained_at": ["each", "pooled"], "repeats": 2},
@@ -170,13 +180,14 @@ def test_what_is_compared_with_what(make_run):
     adapters = {f"{name}-r{rank}" for name in ("cp_lora", "conv_lora") for rank in (1, 4, 8)} | {"cp_lora-r8-project"}
     places = {"cp_lora-r8-each", "cp_lora-r8-pooled"}
     assert of == {
-        "zero_shot": adapters | places | {"full"} | {f"cp_lora-r8-at-{site}" for site in SITES},
-        "full": adapters,
+        "zero_shot": adapters | places | {"full", "decoder"} | {f"cp_lora-r8-at-{site}" for site in SITES},
+        "full": adapters | {"decoder"},
         "conv_lora-r1": {"cp_lora-r1", "conv_lora-r4", "conv_lora-r8"},
         "conv_lora-r4": {"cp_lora-r4"},
         "conv_lora-r8": {"cp_lora-r8"},
         "cp_lora-r1": {"cp_lora-r4", "cp_lora-r8"},
-        "cp_lora-r8": places,
+        "cp_lora-r8-each": {"cp_lora-r8"},
+        "cp_lora-r8-pooled": {"cp_lora-r8"},
     }
 
 
@@ -219,3 +230,29 @@ def test_a_method_that_was_evaluated_nowhere_has_failed_with_the_reason(make_run
     assert (row["failed"], row["repeats"]) == ("worn out", [{"repeat": 1, "dice": None}])
     (comparison,) = compare_rows(study, find_rows(folder, study))
     assert comparison["metrics"]["dice"]["overall"]["n"] == 0
+
+
+def test_the_growth_of_a_row_is_the_dice_of_the_largest_hemorrhages_minus_that_of_the_smallest(make_run):
+    random = np.random.default_rng(2)
+    gain = {"zero_shot": 0.1, "cp_lora-r2": 0.2, "cp_lora-r2-repeat2": 0.3}
+    folder, study = make_run(
+        [LORA | {"repeats": 2}], lambda id_, site, fold: random.uniform(0.3, 0.4, 2) + np.array([0, gain[id_]])
+    )
+    found = {id_: row["growth"] for id_, row in rows(folder, study).items()}
+    labels = [(growth["stratum"], growth["reference"]) for growth in found.values()]
+    assert labels == [(">= 30 mL", "< 10 mL")] * 2
+    assert [(growth["n"], growth["trainings"]) for growth in found.values()] == [(12, 0), (12, 2)]
+    for id_, expected in (("zero_shot", 0.1), ("cp_lora-r2", 0.25)):
+        assert found[id_]["difference"] == pytest.approx(expected, abs=0.05)
+        assert found[id_]["low"] < found[id_]["difference"] < found[id_]["high"]
+        assert found[id_]["p"] is not None
+
+
+def test_a_study_that_does_not_split_by_volume_has_no_growth(make_run):
+    folder, study = make_run([LORA], lambda id_, site, fold: (0.1, 0.2))
+    settings = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"volume_edges_ml": ()})})
+    evaluated = find_rows(folder, study)[0].evaluated
+    whole = {
+        key: EvaluationSums.of(cases(*reversed(key), (0.1, 0.2)), settings.evaluation, seed=0) for key in evaluated.sums
+    }
+    assert measured(settings, Evaluated(whole, {}))["growth"] is None

@@ -10,8 +10,9 @@ import pytest
 from harness.made_cases import a_case
 from scipy import stats
 
-from sahfl.statistics.estimates import Sample, difference, estimate
+from sahfl.statistics.estimates import contrast, difference, estimate
 from sahfl.statistics.groups import GroupSums
+from sahfl.statistics.variances import Sample
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 MANY = 20_000
@@ -121,6 +122,53 @@ def test_trainings_that_differ_no_more_than_their_patients_do_add_nothing():
     found, alone = estimate(sample(values), "dice"), estimate(untrained(values.mean(1)), "dice")
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
     assert found.trainings == 3
+
+
+def test_two_groups_of_patients_without_training_are_compared_as_by_welch():
+    values = made(20, 1, sd=(0.1, 0, 0))[:, 0]
+    small, large = values[:8], values[8:] * 0.5 + 0.4
+    of = {name: Sample(sums_of(dice), trained=False) for name, dice in (("small", small), ("large", large))}
+    of["large"] = Sample(others(large), trained=False)
+    found, reference = contrast(of["large"], of["small"], "dice"), stats.ttest_ind(large, small, equal_var=False)
+    low, high = reference.confidence_interval()
+    assert (found.value, found.n, found.trainings) == (pytest.approx(large.mean() - small.mean()), 20, 0)
+    assert (found.high - found.low) / (high - low) == pytest.approx(1, abs=0.02)
+    assert found.p == pytest.approx(reference.pvalue, rel=0.1)
+
+
+def others(dice):
+    """Sums of patients whom no other group has."""
+    return GroupSums.of([a_case(f"q{i}", 40.0, 36.0, float(d)) for i, d in enumerate(dice)], replicates=MANY, seed=1)
+
+
+def test_a_contrast_of_groups_takes_the_spread_of_its_own_value_over_trainings():
+    """Trainings are better or worse in both groups alike, so that their contrast hardly changes."""
+    small, large = made(8, 3, sd=(0.05, 0.1, 0.001)), made(12, 3, sd=(0.05, 0.1, 0.001), seed=1) + 0.1
+    large += small.mean(0) - large.mean(0) + 0.1
+    each = {number: others(column) for number, column in enumerate(large.T, start=1)}
+    found = contrast(Sample(others(large.mean(1)), each), sample(small), "dice")
+    low, high = stats.ttest_ind(large.mean(1), small.mean(1), equal_var=False).confidence_interval()
+    assert (found.trainings, found.value) == (3, pytest.approx(0.1))
+    assert (found.high - found.low) / (high - low) == pytest.approx(1, abs=0.02)
+    once = contrast(Sample(others(large[:, 0])), sample(small[:, :1]), "dice")
+    assert (once.trainings, once.p, once.low is None) == (1, None, False)
+
+
+def test_a_group_of_few_patients_has_no_interval_of_its_contrast():
+    few = contrast(untrained(made(4)[:, 0]), Sample(others(made()[:, 0]), trained=False), "dice")
+    assert (few.value is None, few.low, few.p) == (False, None, None)
+    nobody = contrast(untrained([]), untrained(made()[:, 0]), "dice")
+    assert (nobody.value, nobody.n) == (None, 12)
+
+
+def test_the_p_value_of_a_margin_is_that_of_the_one_sided_t_test():
+    values, reference = made(30, 1)[:, 0], made(30, 1, seed=1)[:, 0]
+    found = difference(untrained(values), untrained(reference), "dice", margin=0.02)
+    expected = stats.ttest_1samp(values - reference, -0.02, alternative="greater").pvalue
+    assert found.p_margin == pytest.approx(expected, rel=0.1)
+    assert (found.p_margin < 0.025) == (found.low > -0.02)
+    equal = difference(untrained(values), untrained(values), "dice", margin=0.02)
+    assert (equal.p, equal.p_margin) == (1.0, 0.0)
 
 
 def test_few_patients_have_no_interval_however_many_trainings_there_are():
