@@ -72,7 +72,11 @@ class SliceSampler:
 
 
 def _augmentation(*, mirror: bool, seed: int) -> Compose:
-    """Rotation, zoom, blur, contrast, calibration offset and noise in HU, at the rates that nnU-Net uses."""
+    """Mirroring, rotation, zoom, shift, blur, contrast, calibration offset and noise in HU.
+
+    nnU-Net also changes gamma and resolution, and uses other chances and mostly wider ranges (Isensee et al. 2021, doi
+    10.1038/s41592-020-01008-z, supplementary note 4).
+    """
     steps = [
         RandFlipd(["image", "label"], prob=0.5 if mirror else 0.0, spatial_axis=0),
         RandAffined(
