@@ -4,7 +4,16 @@ One ``ConfigError`` names all problems of a file: the key, the value found and t
 """
 
 from sahfl.config.consortium import Consortium, load_consortium
-from sahfl.config.methods import POOLED, AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
+from sahfl.config.methods import (
+    POOLED,
+    POOLED_STEPS,
+    POOLS,
+    AdapterTuning,
+    Method,
+    TrainedMethod,
+    WeightTuning,
+    ZeroShot,
+)
 from sahfl.config.network import ModelConfig
 from sahfl.config.policy import SitePolicy
 from sahfl.config.server import ServerConfig, load_server
@@ -22,6 +31,8 @@ from sahfl.section import Name, Section, parse
 
 __all__ = [
     "POOLED",
+    "POOLED_STEPS",
+    "POOLS",
     "AdapterTuning",
     "Consortium",
     "EvaluationConfig",

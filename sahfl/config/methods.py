@@ -33,14 +33,16 @@ Weights = Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "nor
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Rank = Annotated[int, Field(ge=1, le=512)]
-POOLED = "pooled"
-"""``trained_at`` of a training on all fine-tuning sites' patients together, which only a simulation has."""
+POOLED, POOLED_STEPS = "pooled", "pooled_steps"
+"""``trained_at`` of a training on all fine-tuning sites' patients together, which only a simulation has: in as many
+steps as all sites take together, or in as many as one site takes."""
+POOLS = (POOLED, POOLED_STEPS)
 MOST_REPEATS = 100
 Repeat = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
 
 
 def _suffix(trained_at: str | None, repeat: int) -> str:
-    place = {None: "", POOLED: f"-{POOLED}"}.get(trained_at, f"-at-{trained_at}")
+    place = "" if trained_at is None else f"-{trained_at}" if trained_at in POOLS else f"-at-{trained_at}"
     return place + (f"-repeat{repeat}" if repeat > 1 else "")
 
 
@@ -67,7 +69,8 @@ class WeightTuning(Section):
     """How the sites' weights become the next global ones."""
     trained_at: Name | None = None
     """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
-    name; or ``pooled``, all sites' patients in one place, which only a simulation can. It is evaluated at all sites."""
+    name; or ``pooled`` or ``pooled_steps``, all sites' patients in one place, which only a simulation can. It is
+    evaluated at all sites."""
     repeat: Repeat = 1
     """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
     label: Name | None = None
@@ -115,7 +118,8 @@ class AdapterTuning(Section):
     both; needs ``aggregation: project``. The adapters of the run have ``rank``, and every site evaluates those."""
     trained_at: Name | None = None
     """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
-    name; or ``pooled``, all sites' patients in one place, which only a simulation can. It is evaluated at all sites."""
+    name; or ``pooled`` or ``pooled_steps``, all sites' patients in one place, which only a simulation can. It is
+    evaluated at all sites."""
     repeat: Repeat = 1
     """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
     label: Name | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from sahfl.config.grid import EACH, expand
-from sahfl.config.methods import POOLED, AdapterTuning, Method, ZeroShot
+from sahfl.config.methods import POOLED, POOLS, AdapterTuning, Method, ZeroShot
 from sahfl.section import Name, PathInFile, Section
 
 MOST_STEPS = 100_000
@@ -94,8 +94,9 @@ class FinetuneConfig(Section):
         place = None if isinstance(method, ZeroShot) else method.trained_at
         if place == EACH:
             yield f"{method.id}: trained_at: {EACH} stands for one method per site, and so only in finetune.grid"
-        elif place not in (None, POOLED, *self.sites):
-            yield f"{method.id}: trained_at names {place}, expected {POOLED} or one of finetune.sites, {known}"
+        elif place not in (None, *POOLS, *self.sites):
+            expected = f"{', '.join(POOLS)} or one of finetune.sites, {known}"
+            yield f"{method.id}: trained_at names {place}, expected {expected}"
 
     @model_validator(mode="after")
     def _training_in_one_place_fits(self) -> Self:

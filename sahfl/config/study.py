@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.config.grid import EACH
-from sahfl.config.methods import POOLED, Method, TrainedMethod, ZeroShot
+from sahfl.config.methods import POOLED, POOLS, Method, TrainedMethod, ZeroShot
 from sahfl.config.network import ModelConfig
 from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, PretrainConfig, RoundsConfig
 from sahfl.data.sources.table import AnyStudyScans
@@ -104,7 +104,7 @@ class Study(Section):
         wanted = self.sites
         if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
-        if reserved := sorted({POOLED, EACH} & set(wanted)):
+        if reserved := sorted({*POOLS, EACH} & set(wanted)):
             raise ValueError(f"no site can have the name {', '.join(reserved)}, which has a meaning in trained_at")
         named = self.data.site_names()
         if named is not None and (unknown := sorted(set(wanted) - set(named))):
@@ -136,10 +136,12 @@ class Study(Section):
         """Who trains a method: all fine-tuning sites, one of them, or ``pooled``; nobody for ``zero_shot``."""
         if isinstance(method, ZeroShot):
             return ()
+        if method.trained_at in POOLS:
+            return (POOLED,)
         return self.finetune.sites if method.trained_at is None else (method.trained_at,)
 
     def local_training(self, method: TrainedMethod) -> LocalTraining:
-        """The local training of a method; a pooled one takes as many steps as all sites together."""
+        """The local training of a method; one that is ``pooled`` takes as many steps as all sites together."""
         local = self.finetune.local
         if method.trained_at != POOLED:
             return local

@@ -171,8 +171,9 @@ def draw_places(results: Results) -> Drawing | None:
     axes.grid(axis="x")
     estimates = ((_name_with_place(m), dice_of(m)) for m in shown)
     caption = (
-        "All are scored on the same held-out patients. Pooled: all sites' data in one place. Each site alone: every "
-        "patient is segmented by the network that was fine-tuned at the patient's own hospital."
+        "All are scored on the same held-out patients. Pooled: all sites' data in one place, in as many steps as all "
+        "sites take together, or as one site takes. Each site alone: every patient is segmented by the network that "
+        "was fine-tuned at the patient's own hospital."
     )
     alt = f"Mean Dice by place of training. {theme.listed(estimates)}"
     return Drawing("places", "Pooled, federated, single-site", caption, alt, figure)
@@ -184,7 +185,7 @@ def _kind(method: Results) -> tuple[str, int, str]:
 
 def _place(method: Results) -> tuple[int, str]:
     at = method["trained_at"]
-    return {"pooled": 0, None: 1, "each": 2}.get(at, 3), str(at)
+    return {"pooled": 0, "pooled_steps": 1, None: 2, "each": 3}.get(at, 4), str(at)
 
 
 def _name_with_place(method: Results) -> str:

@@ -19,7 +19,7 @@ STANDARD = {
     "norm_bias": "Fine-tuning of norms and biases",
 }
 REPEAT = "-repeat"
-EACH, POOLED = "each", "pooled"
+EACH, POOLED, POOLED_STEPS = "each", "pooled", "pooled_steps"
 """Values of ``trained_at`` that are not names of sites."""
 
 
@@ -93,7 +93,8 @@ def method_name(method: Results) -> str:
     own = method["id"] if at is None else method["id"].removesuffix(f"-at-{at}").removesuffix(f"-{at}")
     # The rest of the id contains the settings in which two methods of the same kind differ.
     rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
-    place = {None: "", POOLED: "pooled", EACH: "each site alone"}.get(at, f"{at} alone")
+    places = {None: "", POOLED: "pooled", POOLED_STEPS: "pooled, one site's steps", EACH: "each site alone"}
+    place = places.get(at, f"{at} alone")
     details = ", ".join(filter(None, [rank and f"rank {rank}", rest, place]))
     return f"{name} ({details})" if details else name
 

@@ -10,7 +10,7 @@ from typing import Any
 from sahfl.adapters.folder import CONFIG
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.cell_names import cell_of
-from sahfl.config import POOLED, AdapterTuning, Method, Study, ZeroShot
+from sahfl.config import POOLS, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
 from sahfl.results.method_results import Evaluated, Key, Sums, compare, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
@@ -179,7 +179,7 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
         lowest = min((other for other in federated if _settings(other) == _settings(row)), key=_rank)
         if lowest is not row:
             yield row.id, lowest.id
-    places = [row for row in trained if row.trained_at in (POOLED, EACH)]
+    places = [row for row in trained if row.trained_at in (*POOLS, EACH)]
     yield from ((_plain(row.method, federated=True).id, row.id) for row in places)
 
 

@@ -43,6 +43,7 @@ def problem(*grid, **settings):
     [
         ({"method": "full", "trained_at": "sah_a"}, "full-at-sah_a"),
         ({"method": "full", "trained_at": "pooled", "repeat": 3}, "full-pooled-repeat3"),
+        ({"method": "full", "trained_at": "pooled_steps", "repeat": 2}, "full-pooled_steps-repeat2"),
         ({"method": "decoder", "aggregation": "median", "label": "slow", "repeat": 2}, "decoder-median-slow-repeat2"),
         ({"method": "cp_lora", "trained_at": "sah_a", "repeat": 2}, "cp_lora-r8-at-sah_a-repeat2"),
         ({"method": "cp_dora", "aggregation": "project", "trained_at": "pooled"}, "cp_dora-r8-project-pooled"),
@@ -74,7 +75,10 @@ def test_a_wrong_place_or_repeat_is_refused(settings, message):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("oslo", "finetune: .*full-at-oslo: trained_at names oslo, expected pooled or one of .*, sah_a, sah_b, sah_c"),
+        (
+            "oslo",
+            "finetune: .*full-at-oslo: trained_at names oslo, expected pooled, pooled_steps or .*, sah_a, sah_b",
+        ),
         ("tbi_a", "finetune: .*full-at-tbi_a: trained_at names tbi_a"),
         ("each", "finetune: .*full-at-each: trained_at: each stands for one method per site, .* only in finetune.grid"),
     ],
@@ -83,9 +87,10 @@ def test_a_place_that_is_no_site_of_fine_tuning_is_named(place, message):
     assert re.search(message, problem(methods=[{"method": "full", "trained_at": place}]))
 
 
-def test_no_site_may_have_a_name_that_means_something_else():
-    sites = TINY["data"]["sites"] | {"pooled": {"kind": "sah", "n_cases": 2}}
-    assert "no site can have the name pooled" in problem(data__sites=sites, finetune__sites=["sah_a", "pooled"])
+@pytest.mark.parametrize("name", ["pooled", "pooled_steps", "each"])
+def test_no_site_may_have_a_name_that_means_something_else(name):
+    sites = TINY["data"]["sites"] | {name: {"kind": "sah", "n_cases": 2}}
+    assert f"no site can have the name {name}," in problem(data__sites=sites, finetune__sites=["sah_a", name])
 
 
 def test_norms_that_stay_at_a_site_and_training_in_one_place_exclude_each_other():
@@ -95,15 +100,16 @@ def test_norms_that_stay_at_a_site_and_training_in_one_place_exclude_each_other(
     assert study(methods=[{"method": "full"}], finetune__local=local)
 
 
-def test_a_pooled_training_takes_the_steps_of_all_sites_together():
-    found = study(methods=[{"method": "full", "trained_at": place} for place in (None, "sah_a", "pooled")])
-    assert [found.local_training(method).steps for method in found.finetune.methods] == [2, 2, 6]
+def test_a_pooled_training_takes_the_steps_of_all_sites_together_or_of_one():
+    places = (None, "sah_a", "pooled", "pooled_steps")
+    found = study(methods=[{"method": "full", "trained_at": place} for place in places])
+    assert [found.local_training(method).steps for method in found.finetune.methods] == [2, 2, 6, 2]
     text = problem(methods=[{"method": "full", "trained_at": "pooled"}], finetune__local={"steps": 50_000})
     assert "a pooled training takes steps x sites = 150000 steps a round, at most 100000" in text
 
 
 def test_only_pooled_training_makes_a_study_one_for_simulations():
-    places = {None: False, "sah_a": False, "pooled": True}
+    places = {None: False, "sah_a": False, "pooled": True, "pooled_steps": True}
     for place, only in places.items():
         found = study(methods=[{"method": "full", "trained_at": place}])
         assert found.pools == only

@@ -37,6 +37,7 @@ def grid_methods():
         )
     alone = dict(rank=8, trainable=8 * n, sent=16 * n)
     found.append(method("cp_lora-r8-pooled", "cp_lora", 0.515, **alone, at="pooled"))
+    found.append(method("cp_lora-r8-pooled_steps", "cp_lora", 0.507, **alone, at="pooled_steps"))
     found.append(method("cp_lora-r8-each", "cp_lora", 0.447, **alone, at="each"))
     found += [method(f"cp_lora-r8-at-{s}", "cp_lora", 0.43 + 0.01 * i, **alone, at=s) for i, s in enumerate(SITES)]
     found.append(method("full-pooled", "full", 0.53, trainable=FULL, sent=4 * FULL, at="pooled"))
@@ -71,7 +72,8 @@ def grid():
     dice = {m["id"]: m["metrics"]["dice"]["overall"]["mean"] for m in working} | {"zero_shot": 0.412}
     pairs = [(m["id"], "zero_shot") for m in working]
     pairs += [(m["id"], "full") for m in working if m["rank"] is not None and m["trained_at"] is None]
-    pairs += [("cp_lora-r8", "cp_lora-r8-pooled"), ("cp_lora-r8", "cp_lora-r8-each"), ("full", "full-pooled")]
+    pairs += [("cp_lora-r8", f"cp_lora-r8-{place}") for place in ("pooled", "pooled_steps", "each")]
+    pairs += [("full", "full-pooled")]
     pairs += [(f"cp_lora-r{r}", f"conv_lora-r{r}") for r in (1, 8, 64)]
     results["comparisons"] = [comparison(a, dice[a] - dice[b], reference=b) for a, b in pairs]
     results["rounds"] = rounds(*[m for m in working if m["trained_at"] != "each"])

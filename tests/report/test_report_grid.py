@@ -58,6 +58,7 @@ def test_a_name_says_rank_rule_and_place_and_no_two_are_the_same():
     names = {m["id"]: method_name(m) for m in grid()["methods"]}
     assert names["cp_lora-r8-project"] == "CP-LoRA (rank 8, project)"
     assert names["cp_lora-r8-pooled"] == "CP-LoRA (rank 8, pooled)"
+    assert names["cp_lora-r8-pooled_steps"] == "CP-LoRA (rank 8, pooled, one site's steps)"
     assert names["cp_lora-r8-each"] == "CP-LoRA (rank 8, each site alone)"
     assert names["cp_lora-r8-at-sah_b"] == "CP-LoRA (rank 8, sah_b alone)"
     assert names["full-pooled"] == "Full fine-tuning (pooled)"
@@ -204,8 +205,9 @@ def test_costs_lie_on_log_axes_at_their_place():
 def test_pooled_federated_and_single_site_stand_side_by_side():
     drawing = draw_places(grid())
     labels = [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()]
-    assert labels[:3] == [
+    assert labels[:4] == [
         "CP-LoRA (rank 8, pooled)",
+        "CP-LoRA (rank 8, pooled, one site's steps)",
         "CP-LoRA (rank 8): federated",
         "CP-LoRA (rank 8, each site alone)",
     ]

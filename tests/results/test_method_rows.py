@@ -169,7 +169,7 @@ def test_what_is_compared_with_what(make_run):
         {"method": "decoder"},
         {"method": ["cp_lora", "conv_lora"], "rank": [1, 4, 8]},
         {"method": "cp_lora", "rank": 8, "aggregation": "project"},
-        {"method": "cp_lora", "rank": 8, "trained_at": ["each", "pooled"], "repeats": 2},
+        {"method": "cp_lora", "rank": 8, "trained_at": ["each", "pooled", "pooled_steps"], "repeats": 2},
     ]
     folder, study = make_run(grid, lambda id_, site, fold: (0.1, 0.2))
     found = [(row["method"], row["reference"]) for row in compare_rows(study, find_rows(folder, study))]
@@ -178,7 +178,7 @@ def test_what_is_compared_with_what(make_run):
     for method, reference in found:
         of.setdefault(reference, set()).add(method)
     adapters = {f"{name}-r{rank}" for name in ("cp_lora", "conv_lora") for rank in (1, 4, 8)} | {"cp_lora-r8-project"}
-    places = {"cp_lora-r8-each", "cp_lora-r8-pooled"}
+    places = {"cp_lora-r8-each", "cp_lora-r8-pooled", "cp_lora-r8-pooled_steps"}
     assert of == {
         "zero_shot": adapters | places | {"full", "decoder"} | {f"cp_lora-r8-at-{site}" for site in SITES},
         "full": adapters | {"decoder"},
@@ -188,6 +188,7 @@ def test_what_is_compared_with_what(make_run):
         "cp_lora-r1": {"cp_lora-r4", "cp_lora-r8"},
         "cp_lora-r8-each": {"cp_lora-r8"},
         "cp_lora-r8-pooled": {"cp_lora-r8"},
+        "cp_lora-r8-pooled_steps": {"cp_lora-r8"},
     }
 
 

@@ -9,7 +9,7 @@ from sahfl.adapters import AdapterState, exchanged
 from sahfl.adapters.exchanged import factored_layers
 from sahfl.adapters.folder import CARD, TENSORS, describe, save_adapter
 from sahfl.cell_names import cell_of
-from sahfl.config import POOLED, Method, TrainedMethod, ZeroShot
+from sahfl.config import POOLED, POOLS, Method, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
 from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, Warned, emit
 from sahfl.federation import protocol
@@ -96,7 +96,7 @@ class StudyCells:
 
     def _trainers(self, method: TrainedMethod, fold: int) -> tuple[str, ...]:
         self._run.invite(self._study.training_sites(method))
-        if method.trained_at == POOLED and (pool := describe_pool(self._study, self._run.descriptions())):
+        if method.trained_at in POOLS and (pool := describe_pool(self._study, self._run.descriptions())):
             self._roster[POOLED] = Member(self._nodes[POOLED], pool)
         return cell_sites(self._study, method, fold, self._run.descriptions())
 

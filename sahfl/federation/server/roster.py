@@ -11,7 +11,7 @@ from itertools import combinations
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.config import POOLED, RoundsConfig, Study, TrainedMethod
+from sahfl.config import POOLED, POOLS, RoundsConfig, Study, TrainedMethod
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.events import SiteFailed, emit
 from sahfl.federation import flower, protocol
@@ -86,13 +86,13 @@ def cell_sites(study: Study, method: TrainedMethod, fold: int, sites: Descriptio
 
 def contributors(study: Study, method: TrainedMethod, sites: Descriptions) -> tuple[str, ...]:
     """Present sites on whose patients a method is trained."""
-    wanted = study.finetune.sites if method.trained_at == POOLED else study.training_sites(method)
+    wanted = study.finetune.sites if method.trained_at in POOLS else study.training_sites(method)
     return tuple(site for site in wanted if site in sites)
 
 
 def why_untrained(method: TrainedMethod, sites: Descriptions) -> str:
-    """Why a method that one site trains is not trained."""
-    if method.trained_at not in sites:
+    """Why a method that is trained in one place is not trained."""
+    if method.trained_at not in (*sites, *POOLS):
         return f"not trained: {method.trained_at} does not take part"
     return f"not trained: {method.trained_at} has no patient outside the fold"
 

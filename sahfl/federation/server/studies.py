@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from sahfl.atomic import write_atomic
-from sahfl.config import Study, load_study
+from sahfl.config import POOLS, Study, load_study
 from sahfl.errors import ConfigError, RunError
 
 STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -95,6 +95,6 @@ def read_deployed(file: Path) -> Study:
     if study.hostile:
         raise ConfigError(f"{file}: has hostile sites, which only a simulation has; take out the section 'hostile'")
     if study.pools:
-        text = "trains on all sites' patients in one place, which only a simulation can; take out trained_at: pooled"
-        raise ConfigError(f"{file}: {text}")
+        text = "trains on all sites' patients in one place, which only a simulation can; take out trained_at"
+        raise ConfigError(f"{file}: {text}: {', '.join(POOLS)}")
     return study

@@ -19,7 +19,7 @@ from sahfl.task import SiteDescription
 
 SITES = ("sah_a", "sah_b", "sah_c")
 LORA = {"method": "cp_lora", "rank": 2}
-PLACES = [LORA, LORA | {"trained_at": "sah_a"}, LORA | {"trained_at": "pooled"}, LORA | {"repeat": 2}]
+PLACES = [LORA, *(LORA | {"trained_at": place} for place in ("sah_a", "pooled", "pooled_steps")), LORA | {"repeat": 2}]
 STUDY = changed(TINY, finetune__methods=PLACES)
 
 
@@ -47,7 +47,7 @@ def test_each_method_is_trained_at_its_place_and_evaluated_at_all_sites_and_the_
     trained, evaluated = asked(grid, protocol.TRAIN), asked(grid, protocol.EVALUATE)
     places = {
         "cp_lora-r2": list(SITES), "cp_lora-r2-at-sah_a": ["sah_a"],
-        "cp_lora-r2-pooled": [POOLED], "cp_lora-r2-repeat2": list(SITES),
+        "cp_lora-r2-pooled": [POOLED], "cp_lora-r2-pooled_steps": [POOLED], "cp_lora-r2-repeat2": list(SITES),
     }  # fmt: skip
     assert {key: sites for key, (sites, _) in trained.items()} == {
         (method, fold): sites for method, sites in places.items() for fold in (0, 1)
@@ -61,7 +61,7 @@ def test_each_method_is_trained_at_its_place_and_evaluated_at_all_sites_and_the_
 
     alone, _ = federate(changed(TINY, finetune__methods=[LORA]), name="alone")
     ours, theirs = tensors(folder.path), tensors(alone.path)
-    assert len(ours) == 1 + 2 * 4
+    assert len(ours) == 1 + 2 * 5
     assert len(theirs) == 1 + 2
     assert {name: ours[name] for name in theirs} == theirs
     assert ours["adapters/cp_lora-r2-repeat2/fold-0/adapter_model.safetensors"] not in theirs.values()
@@ -71,7 +71,7 @@ def test_each_method_is_trained_at_its_place_and_evaluated_at_all_sites_and_the_
     }
     assert {method: tuple(note["sites"]) for method, note in notes.items()} == {
         "cp_lora-r2": SITES, "cp_lora-r2-at-sah_a": ("sah_a",),
-        "cp_lora-r2-pooled": SITES, "cp_lora-r2-repeat2": SITES,
+        "cp_lora-r2-pooled": SITES, "cp_lora-r2-pooled_steps": SITES, "cp_lora-r2-repeat2": SITES,
     }  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_the_counts_of_a_pool_are_the_sums_of_the_members_that_take_part():
 
 
 def test_who_trains_a_fold_where_a_site_is_absent_or_has_nobody_left():
-    federated, alone, pooled = LORA, LORA | {"trained_at": "sah_b"}, LORA | {"trained_at": "pooled"}
+    federated, alone, pooled = LORA, LORA | {"trained_at": "sah_b"}, LORA | {"trained_at": "pooled_steps"}
     study = study_of({"method": "zero_shot"}, federated, alone, pooled)
     assert [study.training_sites(method) for method in study.finetune.methods] == [(), SITES, ("sah_b",), (POOLED,)]
     found = FOUND | {POOLED: describe_pool(study, FOUND)}

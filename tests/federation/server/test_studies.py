@@ -44,7 +44,8 @@ def test_a_study_of_attacks_is_refused(tmp_path):
 
 
 def test_a_study_of_pooled_data_is_refused_and_one_of_single_sites_is_not(tmp_path):
-    places = {"pooled": "trains on all sites' patients in one place, .* take out trained_at: pooled", "sah_a": None}
+    message = "trains on all sites' patients in one place, .* take out trained_at: pooled"
+    places = {"pooled": message, "pooled_steps": message, "sah_a": None}
     for place, message in places.items():
         settings = changed(DEPLOYED, name=place, finetune__methods=[{"method": "full", "trained_at": place}])
         file = write(tmp_path / f"{place}.yaml", settings)
