@@ -17,6 +17,7 @@ for command in (
     phantom.phantom,
     checks.check,
     outputs.report,
+    outputs.compare,
     study.study,
     outputs.predict,
     outputs.export,

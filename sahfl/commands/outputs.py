@@ -1,7 +1,8 @@
-"""``sahfl report``, ``sahfl export`` and ``sahfl predict``: what a finished run gives."""
+"""``sahfl report``, ``sahfl compare``, ``sahfl export`` and ``sahfl predict``: what a finished run gives."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -47,6 +48,25 @@ def report(
         print(export_tensorboard(results, tensorboard))
     if mlflow is not None:
         print(export_mlflow(results, mlflow))
+
+
+def compare(
+    run: Run,
+    reference: Annotated[Path, typer.Argument(help="Folder of the finished run to compare with.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print every metric and group as JSON.")] = False,
+) -> None:
+    """Compare two finished runs on the same patients: a paired difference of Dice for each method that both have.
+
+    The runs may differ in views, network or pretraining. Exit code 2 if they differ in seed, folds, sites, evaluation
+    or scans of the fine-tuning sites.
+
+    Example: sahfl compare runs/paper-small runs/paper-small-axial
+    """
+    from sahfl.results.between_runs import compare_runs, comparison_table
+    from sahfl.run.folder import RunFolder
+
+    found = compare_runs(RunFolder.reopen(run), RunFolder.reopen(reference))
+    print(json.dumps(found, indent=1) if as_json else comparison_table(found), end="\n" if as_json else "")
 
 
 def export(
