@@ -50,8 +50,8 @@ def attach(
         method: the method with its settings.
         seed: seed of the adapters' random factors; a layer's own seed also depends on its name.
         parts: the paths of the modules in each part that the method may name; ``encoder`` is every ``encoder.*``.
-        example: an input of the network, (batch, channels, *space), to find the convolutions whose DoRA magnitude a
-            following norm cancels; without it every layer keeps its magnitude.
+        example: an input of the network, (batch, channels, *space), to find the convolutions whose scale a following
+            norm cancels; without it there are none, and every layer keeps its DoRA magnitude.
 
     Raises:
         AdapterError: a convolution cannot be adapted (the message names the layer), there is none, a part is unknown,
@@ -153,11 +153,14 @@ def detach(net: nn.Module) -> None:
 
 def _put_adapters(net: nn.Module, method: AdapterTuning, seed: int, parts: Parts, example: Tensor | None) -> None:
     trained = _within(net, [name for name in method.also_train if name not in ("norm", "bias")], parts)
-    wanted = net.modules() if "all" in method.layers else _within(net, method.layers, parts)
+    leaves_out = method.has_magnitudes and not method.all_magnitudes
+    asked = example is not None and (leaves_out or "unnormed" in method.layers)
+    normed = normed_convolutions(net, example) if asked else frozenset()  # type: ignore[arg-type]
+    wanted = [module for path, module in net.named_modules() if path not in normed or "all" in method.layers]
+    if not {"all", "unnormed"} & set(method.layers):
+        wanted = _within(net, method.layers, parts)
     layers = _adaptable(net, set(wanted) - set(trained))
-    cancelled: frozenset[str] = frozenset()
-    if method.has_magnitudes and not method.all_magnitudes and example is not None:
-        cancelled = normed_convolutions(net, example) & layers.keys()
+    cancelled = normed & layers.keys() if leaves_out else frozenset()
     _adapt_all(net, layers, method, cancelled=cancelled, seed=seed)
     _declare_all(trained, only_bias=False)
     if "norm" in method.also_train:

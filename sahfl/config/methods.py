@@ -102,8 +102,9 @@ class AdapterTuning(Section):
     """CP forms only: one factor for the whole kernel instead of one per axis (CP3)."""
     rank_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Chance that a term is left out of a training step."""
-    layers: Annotated[tuple[Literal["all"] | Part, ...], Field(min_length=1)] = ("all",)
-    """Parts of the network whose convolutions get an adapter."""
+    layers: Annotated[tuple[Literal["all", "unnormed"] | Part, ...], Field(min_length=1)] = ("all",)
+    """Parts of the network whose convolutions get an adapter. ``unnormed`` means the convolutions whose scale no norm
+    cancels, the only ones in which DoRA's magnitudes have an effect."""
     also_train: tuple[Literal["norm", "bias"] | Part, ...] = ()
     """Weights of the network itself that are trained and travel as well; a part named here gets no adapter."""
     all_magnitudes: bool = False
@@ -152,8 +153,8 @@ class AdapterTuning(Section):
 
     @model_validator(mode="after")
     def _options_fit_the_method(self) -> Self:
-        if "all" in self.layers and len(self.layers) > 1:
-            raise ValueError(f"layers names all and more: {', '.join(self.layers)}; all stands alone")
+        if len(self.layers) > 1 and (alone := [name for name in self.layers if name in ("all", "unnormed")]):
+            raise ValueError(f"layers names {alone[0]} and more: {', '.join(self.layers)}; {alone[0]} stands alone")
         for option, names in (("layers", self.layers), ("also_train", self.also_train)):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{option} names twice: {', '.join(twice)}")

@@ -121,6 +121,20 @@ def _method_rows(results: Results) -> Iterator[Row]:
         yield Row((*row.cells, *dice, cases(overall), *change, _repeats(method), *cost), row.family)
 
 
+def magnitude_sentences(results: Results) -> tuple[str, ...]:
+    """In how many layers the magnitudes of DoRA forms train, where a norm cancels the others."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for method in by_family(results["methods"]):
+        found = method["magnitudes"]
+        if found is not None and found["trained"] < found["layers"]:
+            groups.setdefault((found["trained"], found["layers"]), []).append(method_name(method))
+    return tuple(
+        f"{', '.join(names)}: magnitudes train in {trained} of {layers} layers; elsewhere a norm cancels them, so "
+        f"{'this row hardly tests' if len(names) == 1 else 'these rows hardly test'} DoRA."
+        for (trained, layers), names in groups.items()
+    )
+
+
 def _repeats(method: Results) -> str:
     n = len(method["repeats"])
     return f"{n}, SD {number(method['sd_repeats'])}" if method["sd_repeats"] is not None else str(n)

@@ -110,6 +110,7 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
     """One entry of the list ``methods`` in results.json."""
     ids = {method.id for method in row.trainings}
     sent = [site["bytes_up"] for line in rounds if line["method"] in ids for site in line["used"]]
+    notes = [_note(folder, study, method) for method in row.trainings]
     found = measured(study, row.evaluated)
     if not row.sums and row.missing:
         found["failed"] = "; ".join(dict.fromkeys(line["reason"] for line in row.missing))
@@ -120,7 +121,8 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
         "rank": row.method.rank if isinstance(row.method, AdapterTuning) else None,
         "aggregation": None if isinstance(row.method, ZeroShot) else row.method.aggregation,
         "trained_at": row.trained_at,
-        "trainable": max((_trainable(folder, study, method) for method in row.trainings), default=0),
+        "trainable": max((note.get("parameters", 0) for note in notes), default=0),
+        "magnitudes": _magnitudes(row.method, notes[0]),
         "bytes_up_per_round": max(sent, default=0),
         "repeats": [{"repeat": number, "dice": mean} for number, mean in means.items()],
         "sd_repeats": _spread(study, row.evaluated),
@@ -146,11 +148,18 @@ def _spread(study: Study, evaluated: Evaluated) -> float | None:
     return statistics.stdev(known) if len(known) > 1 else None
 
 
-def _trainable(folder: RunFolder, study: Study, method: Method) -> int:
-    """Number of trained parameters, from the method's saved adapters; 0 if no fold was trained."""
+def _note(folder: RunFolder, study: Study, method: Method) -> dict[str, Any]:
+    """What the first of a method's saved adapters is noted to be; empty if no fold was trained."""
     folders = (folder.adapter(cell_of(method, fold)) for fold in range(study.finetune.folds))
     saved = (folder.read_json(str((path / CONFIG).relative_to(folder.path))) for path in folders)
-    return next((int(config["sahfl"]["parameters"]) for config in saved if config), 0)
+    return next((config["sahfl"] for config in saved if config), {})
+
+
+def _magnitudes(method: Method, note: Mapping[str, Any]) -> dict[str, int] | None:
+    """Of a DoRA form the number of adapted layers, and of those in which magnitudes train."""
+    if not isinstance(method, AdapterTuning) or not method.has_magnitudes or not note:
+        return None
+    return {"layers": len(note["adapted"]), "trained": len(note["adapted"]) - len(note["without_magnitude"])}
 
 
 def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:

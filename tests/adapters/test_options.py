@@ -8,7 +8,7 @@ from harness.adapted_layers import METHODS, PATHS, an_input, compute_by, make_la
 from torch import nn
 
 from sahfl.adapters import exchanged
-from sahfl.adapters.attach import attach
+from sahfl.adapters.attach import attach, restore
 from sahfl.config import AdapterTuning, WeightTuning
 from sahfl.errors import AdapterError
 from sahfl.model import MultiViewUNet
@@ -159,6 +159,21 @@ def test_magnitudes_that_a_norm_cancels_are_left_out_and_logged_unless_wanted(ca
     assert not attach(
         wanted, AdapterTuning(method="cp_dora", all_magnitudes=True), seed=0, example=example
     ).without_magnitude
+
+
+@pytest.mark.parametrize("method", ["conv_lora", "cp_dora"])
+def test_adapters_on_unnormed_layers_go_where_no_norm_cancels_a_magnitude(method, net):
+    example, x = torch.zeros(1, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    before = net(x)
+    tuning = AdapterTuning(method=method, rank=2, layers=("unnormed",))
+    attached = attach(net, tuning, seed=0, parts=net.parts, example=example)
+    assert torch.equal(net(x), before)
+    assert set(attached.adapted) == {"net.head.1", *(f"net.decoder.{n}.up" for n in (4, 3, 2, 1))}
+    assert not attached.without_magnitude
+    assert sum(name.endswith(".magnitude") for name in trainable(net)) == (5 if method == "cp_dora" else 0)
+    again = MultiViewUNet(3, size="tiny", seed=0)
+    restore(again, attached)
+    assert trainable(again) == trainable(net)
 
 
 # --- scale and dropout ----------------------------------------------------------------------------------------------

@@ -81,6 +81,10 @@ REFUSED = {
     "no-layers": ({"method": "lora_c", "layers": ()}, "layers\n.*at least 1"),
     "unknown-layer": ({"method": "lora_c", "layers": ("enc",)}, "'encoder'"),
     "all-and-more": ({"method": "lora_c", "layers": ("all", "head")}, "all and more: all, head; all stands alone"),
+    "unnormed-and-more": (
+        {"method": "dora_c", "layers": ("head", "unnormed")},
+        "unnormed and more: head, unnormed; unnormed stands alone",
+    ),
     "layer-twice": ({"method": "lora_c", "layers": ("head", "head")}, "layers names twice: head"),
     "trained-twice": ({"method": "lora_c", "also_train": ("norm", "norm")}, "also_train names twice: norm"),
     "joint-lora": ({"method": "conv_lora", "joint_kernel": True}, "option of cp_lora and cp_dora, not of conv_lora"),

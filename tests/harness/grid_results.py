@@ -28,7 +28,8 @@ def grid_methods():
             for rank in (1, 8, 64) if not prefix else (8,):
                 dice = 0.47 + 0.012 * math.log2(rank) + chance.uniform(-0.01, 0.01)
                 n = base * rank + more
-                found.append(method(f"{kind}-r{rank}", kind, dice, rank=rank, trainable=n, sent=2 * n))
+                row = method(f"{kind}-r{rank}", kind, dice, rank=rank, trainable=n, sent=2 * n)
+                found.append(row | {"magnitudes": {"layers": 23, "trained": 5} if prefix else None})
     n = PER_RANK["cp_lora"]
     for rank in (1, 8, 64):
         name, dice = f"cp_lora-r{rank}-project", 0.475 + 0.011 * math.log2(rank)

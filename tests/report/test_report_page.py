@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import matplotlib
 import numpy as np
 import pytest
+from harness.grid_results import grid
 from matplotlib.image import imread
 from test_report_sample import DIED, VARIANTS, failed, gain, refusals, unclear
 
@@ -153,6 +154,23 @@ def test_a_failed_method_is_shown_with_its_reason(tmp_path):
     page = without_figures(failed(), tmp_path)
     reason = "Failed: fold 2, round 3: 1 of 2 sites replied, quorum is 2"
     assert [row for row in page.rows if row == ["CP-LoRA (rank 8)", reason]]
+
+
+def test_the_page_states_where_magnitudes_do_not_train_and_how_to_place_them(tmp_path):
+    results = grid()
+    dora = [row for row in results["methods"] if row["magnitudes"]]
+    page = without_figures(results, tmp_path)
+    names = "DoRA-C (rank 8), convDoRA (rank 8), CP-DoRA (rank 8)"
+    rest = "magnitudes train in 5 of 23 layers; elsewhere a norm cancels them, so these rows hardly test DoRA."
+    assert f"{names}: {rest} A study with layers: [unnormed] adapts only" in page.text
+    for row in dora[1:]:
+        row["magnitudes"]["trained"] = 23
+    page = without_figures(results, tmp_path)
+    assert (
+        "DoRA-C (rank 8): magnitudes train in 5 of 23 layers; elsewhere a norm cancels them, so this row" in page.text
+    )
+    dora[0]["magnitudes"] = None
+    assert "magnitudes train in" not in without_figures(results, tmp_path).text
 
 
 def test_failures_of_rounds_are_listed_or_none(tmp_path):

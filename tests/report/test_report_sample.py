@@ -62,6 +62,7 @@ def method(name, kind, dice, *, rank=None, trainable=0, sent=0, aggregation=None
         "aggregation": aggregation or (None if rank is None else "mean"),
         "trained_at": at,
         "trainable": trainable,
+        "magnitudes": None,
         "bytes_up_per_round": sent,
         "failed": None,
         "repeats": [{"repeat": 1, "dice": dice}],
