@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -97,28 +96,29 @@ def score(predicted: NDArray[np.bool_], scan: Scan, *, key: str, tolerance_mm: f
     """Compare a predicted mask with the annotation, both (X, Y, Z) on the scan's own voxels.
 
     Dice is 2 |A and B| / (|A| + |B|), and None if both are empty. All other metrics are for cases with blood: a missed
-    hemorrhage has surface Dice and lesion F1 0, and an HD95 equal to the diagonal of the scan. The extent (mm) is that
+    hemorrhage has surface Dice and lesion F1 0, and no HD95. The extent (mm) is that
     of the annotated slices along axis 2 (foot to head), from the lowest to the highest, gaps included.
     """
     annotated = scan.label
     size, n_predicted = int(annotated.sum()), int(predicted.sum())
     common = int((predicted & annotated).sum())
-    result = CaseResult(
+    surface_dice = lesion_f1 = 0.0 if size else None
+    hd95_mm: float | None = None
+    if size and n_predicted:
+        box = _box(predicted | annotated)
+        both = predicted[box], annotated[box]
+        surface_dice, hd95_mm = surface_metrics(*both, scan.spacing_mm, tolerance_mm=tolerance_mm)
+        lesion_f1 = score_lesions(*both)
+    return CaseResult(
         key=key,
         volume_ml=scan.volume_ml,
         predicted_ml=float(n_predicted) * scan.voxel_ml,
         dice=2 * common / (size + n_predicted) if size + n_predicted else None,
-        surface_dice=0.0 if size else None,
-        hd95_mm=diagonal_mm(scan) if size else None,
-        lesion_f1=0.0 if size else None,
+        surface_dice=surface_dice,
+        hd95_mm=hd95_mm,
+        lesion_f1=lesion_f1,
         extent_mm=_extent_mm(scan) if size else 0.0,
     )
-    if not size or not n_predicted:
-        return result
-    box = _box(predicted | annotated)
-    surface_dice, hd95_mm = surface_metrics(predicted[box], annotated[box], scan.spacing_mm, tolerance_mm=tolerance_mm)
-    lesion_f1 = score_lesions(predicted[box], annotated[box])
-    return replace(result, surface_dice=surface_dice, hd95_mm=hd95_mm, lesion_f1=lesion_f1)
 
 
 def surface_metrics(
@@ -156,11 +156,6 @@ def score_lesions(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) ->
     both = predicted & annotated
     found, true = np.unique(theirs[both]).size, np.unique(ours[both]).size
     return 2 * found / (2 * found + (n_ours - true) + (n_theirs - found))
-
-
-def diagonal_mm(scan: Scan) -> float:
-    """Distance between opposite corners of the scan, an upper limit of any distance in it."""
-    return float(np.linalg.norm(np.multiply(scan.label.shape, scan.spacing_mm)))
 
 
 def _extent_mm(scan: Scan) -> float:

@@ -129,7 +129,7 @@ def _answers(results: Results) -> dict[int, str]:
         25: f"Federated, {rounds}; rounds, steps, optimiser: see Settings.",
         26: "The network after the last round; none was chosen by its test result.",
         27: "The probabilities of the views are averaged; folds are not combined.",
-        28: f"{metrics}; Pearson, ICC and Bland-Altman of volume. A missed hemorrhage counts as Dice 0.",
+        28: f"{metrics}; Pearson, ICC and Bland-Altman of volume. A missed hemorrhage has Dice 0 and no HD95.",
         29: f"95 % intervals from {evaluation['replicates']} bootstrap replicates over patients and from repeated "
         f"trainings; paired differences, Holm's correction over {results['correction']['n']['dice']} of Dice.",
         30: f"{count(len(measured(results)), 'method')} on the same patients; by volume, extent, site and fold.",

@@ -27,6 +27,7 @@ METRICS = {
     "dice": ("Dice", 3),
     "surface_dice": ("Surface Dice", 3),
     "hd95_mm": ("HD95 (mm)", 1),
+    "missed": ("Miss rate", 3),
     "volume_error_ml": ("Volume error (mL)", 1),
     "lesion_f1": ("Lesion F1", 3),
 }
@@ -37,6 +38,7 @@ WITHHELD = {
     "blood": "All with blood",
     "no_blood": "Counts without blood",
     "replicates": "Intervals",
+    "misses": "Misses and HD95",
 }
 """Results of a fold that a site may withhold."""
 LONG = 12

@@ -18,12 +18,16 @@ from sahfl.statistics.cases import extent_labels, stratum_labels
 from sahfl.statistics.estimates import Estimate, contrast, difference, estimate
 from sahfl.statistics.groups import GroupSums
 from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML
+from sahfl.statistics.misses import miss_difference, miss_rate
 from sahfl.statistics.sums import EvaluationSums, Withheld
 from sahfl.statistics.variances import Sample
 
 Key = tuple[int, str]
 """Fold and site; methods are compared on the keys that both have."""
 Sums = Mapping[Key, EvaluationSums]
+MISSED = "missed"
+"""The miss rate, beside the metrics of a case."""
+MEASURES = (*(metric.name for metric in METRICS), MISSED)
 ALL = "all with blood"
 ALL_WITHHELD = "every case with blood lies in a group that its site withholds for being small"
 NONE_EVALUATED = "no case with blood was evaluated"
@@ -69,7 +73,7 @@ def measured(study: Study, evaluated: Evaluated) -> dict[str, Any]:
     total = _add(sums.values(), study.evaluation)
     groups = _groups(study.evaluation, evaluated, list(sums), evaluated.shared())
     return {
-        "metrics": {metric.name: _metric(groups, total.withheld, metric.name) for metric in METRICS},
+        "metrics": {name: _metric(groups, total.withheld, name) for name in MEASURES},
         "growth": _growth(groups),
         "no_blood": {"n": total.n_no_blood, "n_false_positive": total.n_false_positive},
         "volume": vars(total.volume.agreement()) | {"histogram": _histogram(total)},
@@ -98,7 +102,7 @@ def compare(study: Study, ours: Evaluated, theirs: Evaluated) -> dict[str, Any]:
     first, second = (_groups(study.evaluation, each, common, shared) for each in (ours, theirs))
     p_margin = difference(first["overall"][1][0], second["overall"][1][0], "dice", margin=MARGIN).p_margin
     margin = {"p_margin": p_margin, "p_margin_holm": None}
-    return margin | {"metrics": {metric.name: _differences(first, second, metric.name) for metric in METRICS}}
+    return margin | {"metrics": {name: _differences(first, second, name) for name in MEASURES}}
 
 
 Labelled = dict[str, tuple[Sequence[str], Sequence[Sample]]]
@@ -139,7 +143,7 @@ def _metric(groups: Labelled, hidden: Withheld, metric: str) -> dict[str, Any]:
     withheld["by_extent"] = hidden.blood + hidden.extents
     found = {
         split: [
-            _estimate(label, sample, metric) | {"withheld": withheld[split] > 0}
+            _estimate(label, sample, metric) | {"withheld": withheld[split] > 0 or _hidden(sample, metric)}
             for label, sample in zip(labels, samples, strict=True)
         ]
         for split, (labels, samples) in groups.items()
@@ -147,8 +151,13 @@ def _metric(groups: Labelled, hidden: Withheld, metric: str) -> dict[str, Any]:
     return found | {"overall": found["overall"][0]}
 
 
+def _hidden(sample: Sample, metric: str) -> bool:
+    """Whether a site withheld what a metric needs to know about misses."""
+    return metric in (MISSED, "hd95_mm") and sample.sums.hidden > 0
+
+
 def _estimate(label: str, sample: Sample, metric: str) -> dict[str, Any]:
-    found = estimate(sample, metric)
+    found = miss_rate(sample) if metric == MISSED else estimate(sample, metric)
     numbers = {"mean": found.value, "sd": found.sd, "median": found.median, "low": found.low, "high": found.high}
     return {"stratum": label, "n": found.n, **numbers, "trainings": found.trainings}
 
@@ -162,7 +171,7 @@ def _differences(ours: Labelled, theirs: Labelled, metric: str) -> dict[str, Any
 
 
 def _difference(label: str, a: Sample, b: Sample, metric: str) -> dict[str, Any]:
-    return {"stratum": label, **_gap(difference(a, b, metric))}
+    return {"stratum": label, **_gap(miss_difference(a, b) if metric == MISSED else difference(a, b, metric))}
 
 
 def _growth(groups: Labelled) -> dict[str, Any] | None:
@@ -191,6 +200,7 @@ def _withheld(site: str, sums: Sums) -> dict[str, Any]:
     parts = [part for (_, name), part in sums.items() if name == site]
     counts = vars(reduce(add, (part.withheld for part in parts), Withheld()))
     counts |= {"replicates": sum(part.overall.bare > 0 for part in parts)}
+    counts |= {"misses": sum(part.overall.hidden > 0 or part.hides_groups for part in parts)}
     return {"site": site, "n_folds": len(parts), **counts} if any(counts.values()) else {}
 
 

@@ -125,7 +125,7 @@ class VolumeSums:
         return (rows - rest) / (rows + rest + 2 * (columns - rest) / self.n)
 
 
-def deviation(n: int, total: float, squares: float) -> float | None:
+def deviation(n: float, total: float, squares: float) -> float | None:
     """Sample standard deviation (ddof 1) from sums; None below 2 values. A negative rounded variance is 0."""
     return math.sqrt(max(0.0, (squares - total * total / n) / (n - 1))) if n > 1 else None
 

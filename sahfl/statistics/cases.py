@@ -47,7 +47,7 @@ class CaseResult:
     surface_dice: float | None = None
     """Share of both surfaces that lies within the study's tolerance of the other; None without annotated blood."""
     hd95_mm: float | None = None
-    """95th percentile of the distances between the surfaces; None without annotated blood."""
+    """95th percentile of the distances between the surfaces; None without annotated blood, and for a missed case."""
     lesion_f1: float | None = None
     """F1 over connected components; None without annotated blood."""
     extent_mm: float = 0.0
@@ -62,10 +62,16 @@ class CaseResult:
         if not 0 <= self.extent_mm < math.inf or (self.extent_mm > 0) != (self.volume_ml > 0):
             raise ValueError(f"case result: got extent_mm={self.extent_mm}, expected a number > 0, or 0 without blood")
         for metric in METRICS[1:]:
-            value = getattr(self, metric.name)
-            if (value is None) != (self.volume_ml == 0) or not 0 <= (value or 0) <= metric.most:
+            value, without = getattr(self, metric.name), self.volume_ml == 0 or (metric.detected_only and self.missed)
+            if (value is None) != without or not 0 <= (value or 0) <= metric.most:
                 expected = f"[0, {metric.most:g}], or None without annotated blood"
+                expected += " or predicted blood" if metric.detected_only else ""
                 raise ValueError(f"case result: got {metric.name}={value}, expected {expected}")
+
+    @property
+    def missed(self) -> bool:
+        """Whether there is annotated blood and nothing was predicted."""
+        return self.volume_ml > 0 and self.predicted_ml == 0
 
     @property
     def volume_error_ml(self) -> float | None:
@@ -73,8 +79,8 @@ class CaseResult:
         return abs(self.predicted_ml - self.volume_ml) if self.volume_ml > 0 else None
 
     def values(self) -> tuple[float, ...]:
-        """All metrics of a case with blood, in the order of ``METRICS``."""
-        return tuple(float(getattr(self, metric.name)) for metric in METRICS)
+        """All metrics of a case with blood, in the order of ``METRICS``; 0 for a metric that a missed case lacks."""
+        return tuple(float(getattr(self, metric.name) or 0) for metric in METRICS)
 
     def row(self) -> dict[str, float | str | None]:
         """All numbers by name, for files that stay at the site."""

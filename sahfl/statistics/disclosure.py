@@ -22,6 +22,13 @@ Cases without blood are a separate group, whose counts are sent or withheld. The
 so all compared methods are withheld alike. Numbers of patients are always sent: every result needs its n, and a count
 reveals nothing about a single patient.
 
+Misses and HD95 depend on the method too. HD95 is summed over the detected cases of a group, which may be few although
+the group is large: if 19 of 20 patients are missed, the sum is one patient's HD95, and the number of misses shows that
+the sums of the other metrics are this patient's as well. A site therefore sends a group's misses and HD95 only if no
+number that can be derived from them covers fewer detected patients than the threshold, except none at all. Otherwise it
+sends those over all cases, or, if these are too few too, neither. There are no replicates of misses: their products
+with those of another metric would be the sums of that metric over the missed patients, of whom there may be one.
+
 What replicates reveal: all methods share their bootstrap weights, so the replicates of n / 5 or more methods are n
 patients mixed in as many channels. With weights that are not normal, such as Poisson's, independent component analysis
 can separate such a mixture into one row of values per patient. The distribution of normal weights does not change when
@@ -82,6 +89,12 @@ class Groups:
         whole = len(frozenset[str]().union(*strata))
         return cls(_fewest(strata), _fewest(extents), smallest_cut(frozen), whole, len(no_blood))
 
+    def fewest(self, splits: Withheld) -> int:
+        """The fewest patients with blood behind any number, if these splits are withheld."""
+        if not splits.strata and not splits.extents:
+            return self.both
+        return self.blood if splits.strata and splits.extents else self.extents if splits.strata else self.strata
+
     def splits(self, least: int) -> Withheld | None:
         """Which splits to withhold so that no number covers fewer than ``least`` patients; None: withhold all sums."""
         if self.blood < least:
@@ -110,25 +123,36 @@ def smallest_cut(cells: PatientTable) -> int:
     return min(found, default=0)
 
 
-def withhold(sums: EvaluationSums, groups: Groups, *, smallest_group: int, smallest_bootstrap: int) -> EvaluationSums:
-    """The sums that a site may send.
+def withhold(
+    sums: EvaluationSums,
+    cases: Sequence[CaseResult],
+    settings: Settings,
+    *,
+    smallest_group: int,
+    smallest_bootstrap: int,
+) -> EvaluationSums:
+    """The sums over a site's cases that the site may send.
 
     Guarantees: with both thresholds at 1 the sums are unchanged. No number over 1 to ``smallest_group`` - 1 patients is
-    sent or can be derived from what is sent. An empty group stays empty, and differs from a withheld group.
+    sent or can be derived from what is sent; of HD95, detected patients count. An empty group stays empty, and differs
+    from a withheld group.
     """
     if smallest_bootstrap == 1:
         return sums
+    groups = Groups.of(cases, settings)
     kept = Withheld(no_blood=int(0 < groups.no_blood < smallest_group))
     if kept.no_blood:
         sums = replace(sums, n_no_blood=0, n_false_positive=0)
     if groups.blood == 0:
         return replace(sums, withheld=kept)
-    splits = groups.splits(smallest_bootstrap)
+    least, splits = smallest_bootstrap, groups.splits(smallest_bootstrap)
     if splits is None:
-        sums, splits = _without_replicates(sums), groups.splits(smallest_group)
+        sums, least, splits = _without_replicates(sums), smallest_group, groups.splits(smallest_group)
     if splits is None:
         return replace(_withhold_blood(sums), withheld=kept + Withheld(blood=1))
-    return replace(_each_group(_unsplit(sums, splits), _round_group), withheld=kept + splits)
+    detected = Groups.of([case for case in cases if not case.missed], settings)
+    sums = _hide_misses(_unsplit(sums, splits), detected, splits, least)
+    return replace(_each_group(sums, _round_group), withheld=kept + splits)
 
 
 def describe_withheld(sums: EvaluationSums) -> str:
@@ -137,7 +161,21 @@ def describe_withheld(sums: EvaluationSums) -> str:
     parts = ["the split by volume"] * withheld.strata + ["the split by extent"] * withheld.extents
     parts += ["all results of patients with blood"] * withheld.blood
     parts += ["the bootstrap sums and histograms"] * bool(sums.overall.bare)
+    parts += ["misses and HD95" if sums.overall.hidden else "misses and HD95 of groups"] * _hides(sums)
     return ", ".join(parts + ["counts of patients without blood"] * withheld.no_blood)
+
+
+def _hides(sums: EvaluationSums) -> bool:
+    return bool(sums.overall.hidden) or sums.hides_groups
+
+
+def _hide_misses(sums: EvaluationSums, detected: Groups, splits: Withheld, least: int) -> EvaluationSums:
+    """Withhold misses and HD95 of groups, or of all cases too, in which too few patients were detected."""
+    if 0 < detected.blood < least:
+        return _each_group(sums, GroupSums.without_detection)
+    if 0 < detected.fewest(splits) < least:
+        return replace(_each_group(sums, GroupSums.without_detection), overall=sums.overall)
+    return sums
 
 
 def _fewest(groups: Sequence[frozenset[str]]) -> int:
@@ -145,8 +183,7 @@ def _fewest(groups: Sequence[frozenset[str]]) -> int:
 
 
 def _each_group(sums: EvaluationSums, change: Callable[[GroupSums], GroupSums]) -> EvaluationSums:
-    by_volume, by_extent = tuple(map(change, sums.by_volume)), tuple(map(change, sums.by_extent))
-    return replace(sums, overall=change(sums.overall), by_volume=by_volume, by_extent=by_extent)
+    return sums.with_groups(map(change, sums.groups))
 
 
 def _none(group: GroupSums) -> GroupSums:
@@ -166,7 +203,8 @@ def _unsplit(sums: EvaluationSums, splits: Withheld) -> EvaluationSums:
 
 def _without_replicates(sums: EvaluationSums) -> EvaluationSums:
     def bare(group: GroupSums) -> GroupSums:
-        return replace(_none(group), n=group.n, totals=group.totals, squares=group.squares, bare=group.n)
+        nothing = _none(group)
+        return replace(group, counts=nothing.counts, weights=nothing.weights, weighted=nothing.weighted, bare=group.n)
 
     return replace(_each_group(sums, bare), volume_counts=np.zeros_like(sums.volume_counts))
 

@@ -25,6 +25,8 @@ from sahfl.statistics.variances import (
     Variance,
     between_both,
     between_trainings,
+    between_values,
+    over_detected,
     over_patients,
     satterthwaite,
     spread,
@@ -55,6 +57,8 @@ class Estimate:
 def estimate(sample: Sample, metric: str) -> Estimate:
     """Mean of a metric with its SD between cases, median and interval; the interval is cut to the range of the metric.
 
+    A mean of HD95 is over detected cases, and so is its n.
+
     Guarantees: never NaN. A value is None if its data are missing: the mean needs 1 case and the SD 2; the interval
     needs 5 cases of at least 3 patients, and the replicates of all; the median needs the histograms of all.
 
@@ -62,6 +66,8 @@ def estimate(sample: Sample, metric: str) -> Estimate:
         ValueError: there is no such metric.
     """
     index, sums = NAMES.index(metric), sample.sums
+    if METRICS[index].detected_only and (sums.missed or sums.hidden):
+        return _over_detected(sample, index)
     total = float(sums.totals[index])
     mean = total / sums.n if sums.n else None
     sd = deviation(sums.n, total, float(sums.squares[index]))
@@ -70,8 +76,27 @@ def estimate(sample: Sample, metric: str) -> Estimate:
     found = spread(sums, sums.replicate_means(metric) - (mean or 0.0), between)
     if mean is None or found is None:
         return Estimate(mean, None, None, sums.n, sample.n_trainings, sd, median)
-    low, high = max(mean - found.half, 0.0), min(mean + found.half, METRICS[index].most)
-    return Estimate(mean, low, high, sums.n, sample.n_trainings, sd, median)
+    return Estimate(mean, *_cut(mean, found, index), sums.n, sample.n_trainings, sd, median)
+
+
+def _over_detected(sample: Sample, index: int) -> Estimate:
+    """The estimate of a metric that missed cases lack. Replicates do not show which cases were missed."""
+    sums = sample.sums
+    n, total = sums.detected, float(sums.totals[index])
+    mean, sd = total / n if n else None, deviation(n, total, float(sums.squares[index]))
+    median = None if sums.bare else METRICS[index].median(histogram_of(index, sums.counts))
+    each = [(float(part.totals[index]), part.detected) for part in sample.trainings.values()]
+    trainings = sample.n_trainings if all(detected for _, detected in each) else min(sample.n_trainings, 1)
+    alone = None if sd is None else over_detected(sums, sd)
+    if mean is None or alone is None:
+        return Estimate(mean, None, None, round(n), trainings, sd, median)
+    between = [between_values([part / detected for part, detected in each])] if trainings > 1 else []
+    found = with_trainings(alone, between)
+    return Estimate(mean, *_cut(mean, found, index), round(n), trainings, sd, median)
+
+
+def _cut(mean: float, found: Spread, index: int) -> tuple[float, float]:
+    return max(mean - found.half, 0.0), min(mean + found.half, METRICS[index].most)
 
 
 def difference(ours: Sample, theirs: Sample, metric: str, *, margin: float = 0.0) -> Estimate:
@@ -80,6 +105,9 @@ def difference(ours: Sample, theirs: Sample, metric: str, *, margin: float = 0.0
     Each replicate gives a case the same weight in both methods, so the difficulty of a case cancels out. Trainings of
     the same numbers are paired too, because they may share random numbers. If the numbers of the two methods differ,
     the two variances between trainings are added.
+
+    HD95 is paired only if no case was missed by either method. Otherwise the two means are over different cases, which
+    sums do not tell apart, and there is no difference (n = 0).
 
     Guarantees: never NaN; None as in ``estimate``. There is a p value whenever there is an interval over trainings, or
     no training, and it is below 0.05 exactly if the interval excludes 0.
@@ -92,7 +120,8 @@ def difference(ours: Sample, theirs: Sample, metric: str, *, margin: float = 0.0
     if (a.n, a.bare) != (b.n, b.bare) or not np.array_equal(a.weights, b.weights):
         raise ValueError(f"paired difference: got {a.n} and {b.n} cases, expected the same cases in both")
     trainings = min((sample.n_trainings for sample in (ours, theirs) if sample.trained), default=0)
-    if not a.n:
+    unpaired = METRICS[NAMES.index(metric)].detected_only and any((a.missed, a.hidden, b.missed, b.hidden))
+    if not a.n or unpaired:
         return Estimate(None, None, None, 0, trainings)
     index, replicates = NAMES.index(metric), a.replicate_means(metric) - b.replicate_means(metric)
     value = float(a.totals[index] - b.totals[index]) / a.n

@@ -1,8 +1,9 @@
 """The metrics of a case with blood, and the fixed histogram bins from which medians are computed.
 
-Every metric is defined for every case with annotated blood. A missed hemorrhage has Dice, surface Dice and lesion F1 of
-0, and an HD95 equal to the diagonal of the scan. All metrics of a group therefore share one n and one set of bootstrap
-weights.
+Every metric but HD95 is defined for every case with annotated blood. A missed hemorrhage has Dice, surface Dice and
+lesion F1 of 0. HD95 is defined for detected cases alone, those in which anything was predicted, because no distance
+describes a miss; the number of misses is given beside it (``detection``). All metrics of a group share one set of
+bootstrap weights.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Metric:
     """A site rounds sums to multiples of this number before it sends them (``disclosure``)."""
     open_end: bool = False
     """The last bin collects all larger values; a median in it is not given."""
+    detected_only: bool = False
+    """Missed cases have no value; they add 0 to the sums and nothing to the histogram."""
 
     @property
     def most(self) -> float:
@@ -86,7 +89,7 @@ VOLUME_EDGES_ML = (0.0, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150
 METRICS = (
     Metric("dice", SHARE_EDGES, step=2.0**-10),
     Metric("surface_dice", SHARE_EDGES, step=2.0**-10),
-    Metric("hd95_mm", MM_EDGES, step=2.0**-4, open_end=True),
+    Metric("hd95_mm", MM_EDGES, step=2.0**-4, open_end=True, detected_only=True),
     Metric("volume_error_ml", ML_EDGES, step=2.0**-4, open_end=True),
     Metric("lesion_f1", SHARE_EDGES, step=2.0**-10),
 )

@@ -11,7 +11,7 @@ site withholds of small groups; the sums record it, so that a withheld group can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import reduce
 from operator import add
@@ -24,7 +24,7 @@ from sahfl.statistics.cases import CaseResult, Settings, extent_of, n_groups, st
 from sahfl.statistics.groups import STEPS, GroupSums, row_length
 from sahfl.statistics.metrics import NAMES, VOLUME_EDGES_ML, Floats, count_volumes
 
-HEAD = 13
+HEAD = 15
 """How many numbers of a site's array precede the histogram of volumes and the groups."""
 N_VOLUME_BINS = len(VOLUME_EDGES_ML) - 1
 
@@ -112,20 +112,39 @@ class EvaluationSums:
     def to_array(self) -> Floats:
         """The flat array that a site sends, float64, shape (``array_length(settings)``,).
 
-        Its order: n_no_blood, n_false_positive, six volume sums; 1 or 0 for withheld strata, extents, blood, no_blood
-        and replicates; the histogram of volumes; then the groups: overall, by volume, by extent.
+        Its order: n_no_blood, n_false_positive, six volume sums; 1 or 0 for withheld strata, extents, blood, no_blood,
+        replicates, misses in all, and misses in the groups; the histogram of volumes; then the groups: overall, by
+        volume, by extent.
 
         Raises:
             ValueError: the sums add up sites that withheld different parts; such sums are never sent.
         """
         n = self.overall.n
-        for groups, hidden in ((self.by_volume, self.withheld.strata), (self.by_extent, self.withheld.extents)):
-            if sum(group.n for group in groups) != (0 if hidden else n) or self.overall.bare not in (0, n):
+        for groups, absent in ((self.by_volume, self.withheld.strata), (self.by_extent, self.withheld.extents)):
+            kept = sum(group.n for group in groups)
+            whole = {self.overall.bare, self.overall.hidden} <= {0, n} and sum(g.hidden for g in groups) in (0, kept)
+            if kept != (0 if absent else n) or not whole:
                 raise ValueError("evaluation sums: hold several sites that withheld different parts, expected one site")
-        flags = [*astuple(self.withheld), self.overall.bare > 0]
+        flags = [*astuple(self.withheld), self.overall.bare > 0, self.overall.hidden > 0, self.hides_groups]
         head = [self.n_no_blood, self.n_false_positive, *astuple(self.volume), *flags]
-        rows = [group.to_row() for group in (self.overall, *self.by_volume, *self.by_extent)]
+        rows = [group.to_row() for group in self.groups]
         return np.hstack([np.asarray(head, np.float64), self.volume_counts.ravel(), *rows])
+
+    @property
+    def groups(self) -> tuple[GroupSums, ...]:
+        """All groups, in the order of an array: overall, by volume, by extent."""
+        return self.overall, *self.by_volume, *self.by_extent
+
+    def with_groups(self, groups: Iterable[GroupSums]) -> EvaluationSums:
+        """The same sums with other groups, in the order of ``groups``."""
+        overall, *parts = groups
+        n = len(self.by_volume)
+        return replace(self, overall=overall, by_volume=tuple(parts[:n]), by_extent=tuple(parts[n:]))
+
+    @property
+    def hides_groups(self) -> bool:
+        """Whether misses and HD95 of the strata and extents are withheld, by one site or more."""
+        return any(group.hidden for group in self.groups[1:])
 
     @classmethod
     def from_array(cls, array: NDArray[np.generic], settings: Settings) -> EvaluationSums:
@@ -144,9 +163,12 @@ class EvaluationSums:
         n_strata, n_extents = n_groups(settings)
         head, volumes, body = np.split(array.astype(np.float64), np.cumsum([HEAD, N_VOLUME_BINS**2]))
         rows = body.reshape(1 + n_strata + n_extents, -1)
-        withheld, bare = _read_withheld(head, volumes, rows, n_strata)
+        withheld, bare, hidden = _read_withheld(head, volumes, rows, n_strata)
         names = ["all", *(f"stratum {i}" for i in range(n_strata)), *(f"extent {i}" for i in range(n_extents))]
-        overall, *groups = (GroupSums.from_row(row, name, bare=bare) for row, name in zip(rows, names, strict=True))
+        overall, *groups = (
+            GroupSums.from_row(row, name, bare=bare, hidden=hidden[name != "all"])
+            for row, name in zip(rows, names, strict=True)
+        )
         by_volume, by_extent = tuple(groups[:n_strata]), tuple(groups[n_strata:])
         if not withheld.strata:
             _check_split("strata", overall, by_volume)
@@ -184,46 +206,66 @@ def average(repeats: Sequence[EvaluationSums]) -> EvaluationSums:
         if not same or not np.array_equal(other.overall.weights, first.overall.weights):
             got = f"{first.overall.n} and {other.overall.n} cases"
             raise ValueError(f"average of repeats: got {got}, expected the same cases in all")
+    repeats = _equally_hidden(repeats)
     total, share = reduce(add, repeats), 1 / len(repeats)
     volume = VolumeSums(first.volume.n, *(share * value for value in astuple(total.volume)[1:]))
-    return replace(
+    averaged = replace(
         total,
-        overall=_share(total.overall, first.overall, share),
-        by_volume=tuple(_share(*pair, share) for pair in zip(total.by_volume, first.by_volume, strict=True)),
-        by_extent=tuple(_share(*pair, share) for pair in zip(total.by_extent, first.by_extent, strict=True)),
         n_no_blood=first.n_no_blood,
         n_false_positive=share * total.n_false_positive,
         volume=volume,
         volume_counts=share * total.volume_counts,
         withheld=first.withheld,
     )
+    return averaged.with_groups(_share(*pair, share) for pair in zip(total.groups, repeats[0].groups, strict=True))
 
 
 def _share(total: GroupSums, one: GroupSums, share: float) -> GroupSums:
-    sums = share * total.totals, share * total.squares, share * total.counts
-    return replace(one, totals=sums[0], squares=sums[1], counts=sums[2], weighted=share * total.weighted)
+    sums = {name: share * getattr(total, name) for name in ("totals", "squares", "counts", "weighted", "missed")}
+    return replace(one, **sums)
 
 
-def _read_withheld(head: Floats, volumes: Floats, rows: Floats, n_strata: int) -> tuple[Withheld, bool]:
-    """Read what a site withheld, and whether it withheld its replicates; every withheld part must be zero."""
+def _equally_hidden(repeats: Sequence[EvaluationSums]) -> list[EvaluationSums]:
+    """The repeats without misses and HD95 of every group of which one of them withholds these."""
+    hidden = [any(group.hidden for group in same) for same in zip(*(part.groups for part in repeats), strict=True)]
+    return [
+        part.with_groups(
+            group.without_detection() if hide else group for group, hide in zip(part.groups, hidden, strict=True)
+        )
+        for part in repeats
+    ]
+
+
+def _read_withheld(
+    head: Floats, volumes: Floats, rows: Floats, n_strata: int
+) -> tuple[Withheld, bool, tuple[bool, bool]]:
+    """Read what a site withheld, whether its replicates, and whether the misses of all and of the groups.
+
+    Every withheld part must be zero, except that ``GroupSums.from_row`` checks the sums of HD95.
+    """
     check(bool(np.isin(head[8:], (0, 1)).all()), "withheld", head[8:].tolist(), "0 or 1 each")
-    strata, extents, blood, no_blood, bare = map(int, head[8:])
+    strata, extents, blood, no_blood, bare, hidden, hides_groups = map(int, head[8:])
     check(not ((strata or extents) and blood), "withheld", "a split and all cases with blood", "one of them")
-    first = 1 + 2 * len(NAMES)
+    check(
+        not hidden or bool(hides_groups or (strata and extents)), "withheld", "misses in all, not in groups", "in both"
+    )
+    first = 2 + 2 * len(NAMES)
     parts = {"strata": (strata, rows[1 : 1 + n_strata]), "extents": (extents, rows[1 + n_strata :])}
     parts |= {"cases with blood": (blood, rows), "replicates and histograms": (bare, rows[:, first:])}
     parts |= {"volumes": (blood, head[2:8]), "histogram of volumes": (blood or bare, volumes)}
     parts |= {"cases without blood": (no_blood, head[:2])}
     for name, (missing, values) in parts.items():
         check(not (missing and values.any()), name, "numbers although withheld", "zeros")
-    return Withheld(strata, extents, blood, no_blood), bool(bare)
+    return Withheld(strata, extents, blood, no_blood), bool(bare), (bool(hidden), bool(hides_groups))
 
 
 def _check_split(name: str, whole: GroupSums, parts: Sequence[GroupSums]) -> None:
     """Check that the groups of a split add up to the whole: counts exactly, other sums except for rounding."""
     together = reduce(add, parts)
     exact = together.n == whole.n and np.array_equal(together.weights, whole.weights)
-    exact = exact and np.array_equal(together.counts, whole.counts)
+    if together.hidden:
+        whole = whole.without_detection()
+    exact = exact and np.array_equal(together.counts, whole.counts) and together.missed == whole.missed
     check(bool(exact), name, "other cases", "those of the whole")
     # A site rounds each sum down or up to a step before it sends it.
     slack = (2 + len(parts)) * STEPS

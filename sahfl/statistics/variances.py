@@ -32,7 +32,7 @@ from sahfl.statistics.metrics import NAMES, Floats
 SMALLEST_INTERVAL = 5
 """No interval is given for fewer cases."""
 FEWEST_PATIENTS = 2.5
-"""No interval is given for fewer patients. ``_n_patients`` estimates their number, so the limit is between 2 and 3."""
+"""No interval is given for fewer patients. ``n_patients`` estimates their number, so the limit is between 2 and 3."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def between_trainings(sums: Sequence[GroupSums], minus: Sequence[GroupSums], met
     means = np.stack([_mean_and_replicates(part, metric) for part in sums])  # (trainings, 1 + replicates)
     if minus:
         means = means - np.stack([_mean_and_replicates(part, metric) for part in minus])
-    n, patients = len(means), _n_patients(sums[0])
+    n, patients = len(means), n_patients(sums[0])
     apart = means - means.mean(0)  # of each training from the average of all
     variance = float((apart[:, 0] ** 2).sum()) / (n - 1) / n
     if patients < FEWEST_PATIENTS:
@@ -118,6 +118,14 @@ class Spread(NamedTuple):
         return float(stdtr(self.freedom, -value / self.error))
 
 
+def between_values(values: Sequence[float]) -> Between:
+    """Variance between trainings of an estimate without replicates, so that nothing is known about the shared part.
+
+    Nothing is subtracted then, and an interval is a little too wide.
+    """
+    return Between(float(np.var(values, ddof=1)) / len(values), 0.0, len(values))
+
+
 def spread(over: GroupSums, around: Floats, between: Sequence[Between]) -> Spread | None:
     """Standard error over the patients of ``over`` and over trainings; None if there are too few patients.
 
@@ -132,11 +140,31 @@ def spread(over: GroupSums, around: Floats, between: Sequence[Between]) -> Sprea
 
 def over_patients(over: GroupSums, around: Floats) -> Variance | None:
     """Variance over the patients of ``over``, from the replicates minus the estimate; None with too few patients."""
-    patients = _n_patients(over)
+    patients = n_patients(over)
     if over.n < SMALLEST_INTERVAL or over.bare or patients < FEWEST_PATIENTS:
         return None
     # The mean is estimated from the same values, which lowers the spread by one patient's share (as in ddof 1).
     return Variance(float((around**2).mean()) * patients / (patients - 1), patients - 1)
+
+
+def over_detected(over: GroupSums, sd: float) -> Variance | None:
+    """Variance of a mean over the detected cases of ``over``, from their SD; None with too few patients.
+
+    All scans of a patient count as one, and every patient is taken to have the same share of detected scans.
+    """
+    patients = n_patients(over) * over.detected / max(over.n, 1)
+    if over.detected < SMALLEST_INTERVAL or over.bare or patients < FEWEST_PATIENTS:
+        return None
+    return Variance(sd**2 / patients, patients - 1)
+
+
+def n_patients(over: GroupSums) -> float:
+    """Estimated number of patients, as if each had the same number of scans; 0 without replicates.
+
+    Scans of a patient share a weight, so the summed weights' variance is the sum of the squared scans per patient.
+    """
+    variance = float(((over.weights - over.n) ** 2).mean()) if over.weights.size else 0.0
+    return min(over.n**2 / variance, float(over.n)) if variance else 0.0
 
 
 def with_trainings(alone: Variance, between: Sequence[Between]) -> Spread:
@@ -154,12 +182,3 @@ def satterthwaite(variance: float, terms: Sequence[tuple[float, float]]) -> floa
     least = min(free for _, free in terms)
     total = sum(value**2 / free for value, free in terms)
     return max(variance**2 / total, least) if total else least
-
-
-def _n_patients(over: GroupSums) -> float:
-    """Estimated number of patients, as if each had the same number of scans; 0 without replicates.
-
-    Scans of a patient share a weight, so the summed weights' variance is the sum of the squared scans per patient.
-    """
-    variance = float(((over.weights - over.n) ** 2).mean()) if over.weights.size else 0.0
-    return min(over.n**2 / variance, float(over.n)) if variance else 0.0

@@ -219,7 +219,7 @@ def test_C04_an_unsigned_or_foreign_base_or_adapter_start_is_refused_and_not_kep
 def test_C04_a_base_or_start_that_was_changed_after_it_was_signed_is_refused(signed, signer):
     def spoil(content):
         array = content["state"]["flat"]
-        array.data = array.data[:-4] + b"\x00\x00\x80\x3f"
+        array.data = array.data[:-4] + b"\x00\x00\x00\x40"
 
     others = {name: value + 1 for name, value in signed.network.items()}
     content = signed.request(task_of(), others, base="0" * 64)

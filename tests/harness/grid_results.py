@@ -56,7 +56,9 @@ def grid():
     repeated["repeats"] = [{"repeat": i + 1, "dice": d} for i, d in enumerate((0.49, 0.51, 0.505))]
     repeated["sd_repeats"] = 0.0104
     for m in (by_id["conv_lora-r64"], by_id["cp_lora-r64"]):
-        m["withheld"] = [{"site": "sah_c", "n_folds": 3, "strata": 2, "blood": 0, "no_blood": 1, "replicates": 0}]
+        m["withheld"] = [
+            {"site": "sah_c", "n_folds": 3, "strata": 2, "blood": 0, "no_blood": 1, "replicates": 0, "misses": 2}
+        ]
         for part in m["metrics"].values():
             part["by_volume"][0] |= {
                 "mean": None,

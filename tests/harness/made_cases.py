@@ -21,10 +21,11 @@ class Split:
 
 
 def a_case(key, volume_ml, predicted_ml, dice, *, extent_mm=None, **more):
-    """A case whose other metrics are made of its Dice; without blood, if its volume is 0."""
+    """A case, its other metrics made of its Dice; without blood if its volume is 0, missed if none is predicted."""
     if not volume_ml:
         return CaseResult(key, volume_ml, predicted_ml, dice)
-    made = {"surface_dice": dice**0.5, "hd95_mm": 300 * (1 - dice) ** 2, "lesion_f1": dice**2} | more
+    made = {"surface_dice": dice**0.5, "hd95_mm": 300 * (1 - dice) ** 2 if predicted_ml else None}
+    made |= {"lesion_f1": dice**2} | more
     return CaseResult(key, volume_ml, predicted_ml, dice, **made, extent_mm=extent_mm or 15 * volume_ml ** (1 / 3))
 
 

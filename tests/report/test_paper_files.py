@@ -37,6 +37,7 @@ def test_the_methods_hold_every_number_in_full(written):
     assert list(by_id) != list(results)  # family by family
     assert set(by_id) == set(results)
     row, method = by_id["cp_lora-r8"], results["cp_lora-r8"]
+    assert float(row["missed_mean"]) == method["metrics"]["missed"]["overall"]["mean"]
     assert float(row["hd95_mm_median"]) == method["metrics"]["hd95_mm"]["overall"]["median"]
     assert float(row["dice_low"]) == method["metrics"]["dice"]["overall"]["low"]
     assert (row["rank"], row["aggregation"], row["repeats"], row["sd_repeats"]) == ("8", "mean", "3", "0.0104")
@@ -48,7 +49,7 @@ def test_the_methods_hold_every_number_in_full(written):
 
 def test_comparisons_hold_every_metric_and_group(written):
     found = rows(written / "comparisons.csv")
-    assert len(found) == len(grid()["comparisons"]) * 5 * (1 + 3 + 3)
+    assert len(found) == len(grid()["comparisons"]) * 6 * (1 + 3 + 3)
     chosen = [row for row in found if (row["method"], row["reference"]) == ("cp_lora-r8", "cp_lora-r8-pooled")]
     (row,) = [row for row in chosen if (row["metric"], row["group"]) == ("dice", "overall")]
     assert (float(row["p_holm"]), row["verdict"]) == (0.0016, "undecided")

@@ -10,9 +10,9 @@ STRATA = {"< 10 mL": 7, "10 to 30 mL": 11, ">= 30 mL": 12}
 EXTENTS = {"one cistern": 9, "several cisterns": 13, "diffuse": 8}
 ALL = "all with blood"
 EDGES_ML = [0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
-SCALES = {"dice": 1.0, "surface_dice": 1.1, "hd95_mm": 40.0, "volume_error_ml": 15.0, "lesion_f1": 0.9}
+SCALES = {"dice": 1.0, "surface_dice": 1.1, "hd95_mm": 40.0, "volume_error_ml": 15.0, "lesion_f1": 0.9, "missed": 0.3}
 """Metric -> its value where Dice is 1 (or 0, where less is better)."""
-LESS_IS_BETTER = {"hd95_mm", "volume_error_ml"}
+LESS_IS_BETTER = {"hd95_mm", "volume_error_ml", "missed"}
 
 
 def estimate(stratum, n, value, spread=0.06):

@@ -47,7 +47,7 @@ def sums_of(cases):
 
 def told(cases, *, group=5, bootstrap=20):
     """What arrives of some cases after the site withheld what it must."""
-    left = withhold(sums_of(cases), Groups.of(cases, SPLIT), smallest_group=group, smallest_bootstrap=bootstrap)
+    left = withhold(sums_of(cases), cases, SPLIT, smallest_group=group, smallest_bootstrap=bootstrap)
     return EvaluationSums.from_array(left.to_array(), SPLIT)
 
 
@@ -103,14 +103,14 @@ def test_groups_too_small_for_the_bootstrap_leave_their_sums_without_it_and_with
         assert (found.n, found.low, found.high, found.median) == (11, None, None, None)
         assert found.value == pytest.approx(mean_of(sums_of(cases).overall, name).value, abs=1 / 16)
     rows = got.to_array()[HEAD + N_VOLUME_BINS**2 :].reshape(7, -1)
-    assert not rows[:, 11:].any()
+    assert not rows[:, 12:].any()
     assert not got.volume_counts.any()
     assert describe_withheld(got) == "the bootstrap sums and histograms"
 
 
 def test_of_a_group_below_the_smallest_nothing_leaves_but_the_fact():
     cases = patients(4, LARGE)
-    left = withhold(sums_of(cases), Groups.of(cases, SPLIT), smallest_group=5, smallest_bootstrap=20)
+    left = withhold(sums_of(cases), cases, SPLIT, smallest_group=5, smallest_bootstrap=20)
     assert np.flatnonzero(left.to_array()).tolist() == [10]  # the flag for cases with blood
     assert told(cases).withheld == Withheld(blood=1)
 
@@ -273,7 +273,7 @@ def a_hospital(n, n_methods, random, *, alike=False):
             for i, (dice, surface, hd95, error, f1) in enumerate(zip(*(map(float, c) for c in columns), strict=True))
         ]
         sums = EvaluationSums.of(cases, split, seed=3)
-        left.append(withhold(sums, Groups.of(cases, split), smallest_group=5, smallest_bootstrap=min(n, 20)).overall)
+        left.append(withhold(sums, cases, split, smallest_group=5, smallest_bootstrap=min(n, 20)).overall)
         everything.append(columns)
     return np.array(everything), left
 

@@ -220,7 +220,7 @@ def test_a_paired_difference_is_narrower_than_an_unpaired_one():
 
 def test_a_method_compared_with_itself_differs_by_nothing():
     found = gap_of(group_sums(POOLED), group_sums(POOLED), "dice")
-    assert dataclasses.astuple(found) == (0.0, 0.0, 0.0, 60, 0, None, None, 1.0)
+    assert dataclasses.astuple(found) == (0.0, 0.0, 0.0, 60, 0, None, None, 1.0, 0.5)
 
 
 OTHER_CASES = {"fewer": SITES[0][:-1], "others": made_cases("wien", 20, 1)}
@@ -267,7 +267,7 @@ def test_a_volume_on_an_edge_belongs_to_the_larger_stratum():
 def test_cases_without_blood_are_counted_apart():
     evaluation = sums([a_case("a", 0, 0, None), a_case("b", 0, 3.0, 0.0), a_case("c", 5.0, 0.0, 0.0)])
     assert (evaluation.n_no_blood, evaluation.n_false_positive, evaluation.volume.n) == (2, 1, 1)
-    assert {name: mean_of(evaluation.overall, name).n for name in NAMES} == dict.fromkeys(NAMES, 1)
+    assert {name: mean_of(evaluation.overall, name).n for name in NAMES} == dict.fromkeys(NAMES, 1) | {"hd95_mm": 0}
     assert mean_of(evaluation.overall, "dice").value == 0.0
 
 
@@ -297,7 +297,7 @@ def test_no_case_gives_none_and_never_nan():
     for group in (nothing.overall, *nothing.by_volume, *nothing.by_extent):
         for name in NAMES:
             assert mean_of(group, name) == gap_of(group, group, name)
-            assert dataclasses.astuple(mean_of(group, name)) == (None, None, None, 0, 0, None, None, None)
+            assert dataclasses.astuple(mean_of(group, name)) == (None, None, None, 0, 0, None, None, None, None)
     assert dataclasses.astuple(nothing.volume.agreement()) == (0, None, None, None, None, None)
 
 
@@ -429,7 +429,7 @@ def test_whatever_the_cases_sites_add_up_travel_and_never_give_nan(sites):
 START = HEAD + N_VOLUME_BINS**2
 WIDTH = row_length(REPLICATES)
 BINS = sum(metric.n_bins for metric in METRICS)
-TOTALS, SQUARES, COUNTS = START + 1, START + 6, START + 11
+TOTALS, SQUARES, COUNTS = START + 2, START + 7, START + 12
 WEIGHTS = COUNTS + BINS
 WEIGHTED = WEIGHTS + REPLICATES
 REFUSED = {  # index into the array, value, what the message names

@@ -216,6 +216,6 @@ def test_a_site_missing_in_evaluation_is_named_and_left_out_of_the_comparison(fe
     folder, _ = federate(changed(TINY, rounds__deadline_s=0.2), change=drop)
     results = folder.read_json("results.json")
     zero, tuned = results["methods"]
-    found = [part["metrics"]["hd95_mm"]["overall"]["n"] for part in (zero, tuned, results["comparisons"][0])]
+    found = [part["metrics"]["lesion_f1"]["overall"]["n"] for part in (zero, tuned, results["comparisons"][0])]
     assert found == [7, 5, 5]
     assert [(item["fold"], item["site"]) for item in tuned["not_evaluated"]] == [(0, "sah_b"), (1, "sah_b")]

@@ -310,8 +310,9 @@ def test_a_description_that_is_not_coarse_is_kept_back():
         check_outgoing(site(), DESCRIBE, task, header_of(task), strange)
 
 
-def sums_reply(n, n_no_blood=0):
+def sums_reply(n, n_no_blood=0, n_missed=0):
     cases = [a_case(f"p{i}", 5.0, 5.0, 0.5) for i in range(n)] + [a_case("h", 0.0, 0.0, None)] * n_no_blood
+    cases += [a_case(f"x{i}", 5.0, 0.0, 0.0) for i in range(n_missed)]
     sums = EvaluationSums.of(cases, evaluating().evaluation, seed=0)
     return protocol.evaluation_reply(header_of(evaluating()), sums.to_array())
 
@@ -320,7 +321,9 @@ def test_sums_over_too_few_are_kept_back_whoever_made_them():
     leaves(sums_reply(20), EVALUATE, evaluating())
     for answer, message in (
         (sums_reply(4), r"got results over 4 scans, expected 5 \(policy.smallest_group\)"),
-        (sums_reply(19), r"got replicates over 19 scans, expected 20"),
+        (sums_reply(19), r"got replicates of results over 19 scans, expected 20"),
+        (sums_reply(4, n_missed=20), r"got HD95 over 4 scans, expected 5"),
+        (sums_reply(19, n_missed=5), r"got replicates of HD95 over 19 scans, expected 20"),
         (sums_reply(20, 2), r"got counts of 2 scans, expected 5"),
     ):
         with pytest.raises(PolicyRefused, match=message):
@@ -349,6 +352,7 @@ def test_a_dry_run_says_what_the_messages_then_hold():
     assert f"fingerprint {STUDY.fingerprint()}" in said
     assert f"{sums_reply(20)['sums']['flat'].shape[0]:,} numbers" in said
     assert "withheld: results of fewer than 5 patients, also by subtraction" in said
+    assert "the number of those in which nothing was predicted (misses)" in said
     assert "asks this site for fine-tuning and evaluation" in said
     assert "pretraining" not in said  # sah_a does not pretrain
     assert max(map(len, said.splitlines())) <= 160

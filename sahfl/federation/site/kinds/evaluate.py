@@ -25,7 +25,7 @@ from sahfl.federation.tensors import read_state
 from sahfl.model import Network
 from sahfl.payload import Header
 from sahfl.statistics.cases import CaseResult, n_groups
-from sahfl.statistics.disclosure import Groups, describe_withheld, withhold
+from sahfl.statistics.disclosure import describe_withheld, withhold
 from sahfl.statistics.sums import EvaluationSums, array_length
 from sahfl.task import Task
 
@@ -45,9 +45,9 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     results = _score_cases(site, task, net)
     site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | r.row() for case, r in results])
     cases, policy = [result for _, result in results], site.config.policy
-    sums, groups = EvaluationSums.of(cases, task.evaluation, seed=task.seed), Groups.of(cases, task.evaluation)
+    sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
     least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
-    return protocol.evaluation_reply(header, withhold(sums, groups, **least).to_array())
+    return protocol.evaluation_reply(header, withhold(sums, cases, task.evaluation, **least).to_array())
 
 
 def _score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseResult]]:
@@ -80,11 +80,13 @@ def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
         yield "got sums, expected none without settings of an evaluation"
         return
     sums = _sums(answer, task.evaluation)
-    for part in (sums.overall, *sums.by_volume, *sums.by_extent):
-        if 0 < part.n < policy.smallest_group:
-            yield f"got results over {part.n} scans, expected {policy.smallest_group} (policy.smallest_group)"
-        if 0 < part.n < policy.smallest_bootstrap and not part.bare:
-            yield f"got replicates over {part.n} scans, expected {policy.smallest_bootstrap} (smallest_bootstrap)"
+    for part in sums.groups:
+        for n, what in ((part.n, "results"), (part.detected, "HD95")):
+            if 0 < n < policy.smallest_group:
+                yield f"got {what} over {n:g} scans, expected {policy.smallest_group} (policy.smallest_group)"
+            if 0 < n < policy.smallest_bootstrap and not part.bare:
+                expected = f"{policy.smallest_bootstrap} (policy.smallest_bootstrap)"
+                yield f"got replicates of {what} over {n:g} scans, expected {expected}"
     if 0 < sums.n_no_blood < policy.smallest_group:
         yield f"got counts of {sums.n_no_blood} scans, expected {policy.smallest_group} (policy.smallest_group)"
 
@@ -107,7 +109,9 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
     what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold + 1})"
     kept = f", withholding {withheld}: groups too small" if withheld else ""
-    details = {"groups": n, "withheld": vars(sums.withheld) | {"replicates": sums.overall.bare > 0}}
+    withheld_parts = vars(sums.withheld) | {"replicates": sums.overall.bare > 0}
+    withheld_parts |= {"misses": sums.overall.hidden > 0, "misses_of_groups": sums.hides_groups}
+    details = {"groups": n, "withheld": withheld_parts}
     return what + kept, which_cell(task) | details
 
 
@@ -131,13 +135,15 @@ def _lines(policy: SitePolicy, task: Task, which: str) -> Iterator[str]:
     yield f"evaluation{which}, each fold:"
     yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes:"
     yield f"    for all cases with blood, for each of {n_strata} volume strata and of {n_extents} groups of extent"
-    yield "    the number of scans, and of each of five metrics (Dice, surface Dice, HD95, volume error, lesion F1)"
+    yield "    the number of scans, the number of those in which nothing was predicted (misses),"
+    yield "    and of each of five metrics (Dice, surface Dice, HD95 without misses, volume error, lesion F1)"
     yield f"    the sum, the sum of squares, a histogram and {settings.replicates} bootstrap sums with weights;"
     yield "    sums of volumes and of their products, a histogram of predicted against annotated volume;"
     yield "    numbers of scans without blood, and of those in which blood was predicted"
     few, least = policy.smallest_group, policy.smallest_bootstrap
     yield f"  withheld: results of fewer than {few} patients, also by subtraction; bootstrap sums and histograms"
-    yield f"    of fewer than {least}; then a split or both are left out, or nothing leaves but that fact"
+    yield f"    of fewer than {least}; then a split or both are left out, or nothing leaves but that fact; misses and"
+    yield "    HD95 also where so few were detected"
 
 
 EVALUATE = Kind(
