@@ -48,6 +48,10 @@ class AdapterError(SahflError):
     """An adapter does not fit the network, the base or the study."""
 
 
+class PrivatePartLost(SahflError):
+    """What stays at a site of a training is missing there or damaged; the site does not go on without it."""
+
+
 class PayloadError(SahflError):
     """A message from a peer does not fit the request; a site's reply is then left out of the round."""
 

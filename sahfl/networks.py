@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from torch import nn
 
 from sahfl.adapters import AdapterState, digest, exchanged
-from sahfl.adapters.attach import attach, attach_everything, norm_tensors
+from sahfl.adapters.adapted import AdaptedConv
+from sahfl.adapters.attach import attach, attach_everything, norm_tensors, staying
 from sahfl.adapters.files import load_tensors
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import AdapterTuning, ModelConfig, Study, TrainedMethod, ViewsConfig
@@ -21,36 +22,52 @@ from sahfl.data.views import n_channels
 from sahfl.errors import AdapterError
 from sahfl.model import Network
 from sahfl.seeds import derive_seed
-from sahfl.task import Task
+
+Shapes = dict[str, tuple[int, ...]]
+"""Names and shapes of tensors."""
 
 
-def exchanged_shapes(
-    views: ViewsConfig, model: ModelConfig, method: TrainedMethod | None, *, norms: bool = True
-) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that a training may send, from its settings; without norms, if they stay.
+@dataclass(frozen=True)
+class Trained:
+    """The tensors that a training trains, from its settings alone."""
 
-    ``method`` is as the site trains it; None in pretraining.
-    """
-    names = json.dumps([part and part.model_dump(mode="json") for part in (views, model, method)], sort_keys=True)
-    shapes, of_norms = _exchanged_shapes(names)
-    return {name: shape for name, shape in shapes if norms or name not in of_norms}
+    shared: Shapes
+    """Those that travel between the sites and the server."""
+    staying: Shapes
+    """Those that never leave a site during the rounds."""
+    norms: frozenset[str]
+    """Names, among all of them, of weights of norms."""
+    n_adapted: int = 0
+    """Number of layers with an adapter."""
+    n_magnitudes: int = 0
+    """Number of those in which DoRA's magnitudes train."""
+
+
+def trained_tensors(views: ViewsConfig, model: ModelConfig, method: TrainedMethod | None) -> Trained:
+    """The tensors that a training trains; ``method`` is as the site trains it, None in pretraining."""
+    return _trained_tensors(
+        json.dumps([part and part.model_dump(mode="json") for part in (views, model, method)], sort_keys=True)
+    )
 
 
 @lru_cache(maxsize=64)
-def _exchanged_shapes(settings: str) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], frozenset[str]]:
+def _trained_tensors(settings: str) -> Trained:
     views, model, method = json.loads(settings)
     views, model = ViewsConfig.model_validate_json(json.dumps(views)), ModelConfig.model_validate(model)
     net = whole_network(views, model, seed=0)
+    stays: tuple[str, ...] = ()
     if method is not None:
         trained: TrainedMethod = TypeAdapter(TrainedMethod).validate_json(json.dumps(method))
         net = fine_tuned_network(views, model, exchanged.read(net), trained, seed=0)
-    shapes = tuple((name, tuple(value.shape)) for name, value in exchanged.parameters(net).items())
-    return shapes, frozenset(norm_tensors(net))
-
-
-def staying(net: nn.Module, task: Task) -> tuple[str, ...]:
-    """Names of the exchanged tensors that stay at the site in a task; none without local norms."""
-    return norm_tensors(net) if task.local is not None and task.local.local_norms else ()
+        stays = staying(net, trained, net.parts)
+    shapes = {name: tuple(value.shape) for name, value in exchanged.parameters(net).items()}
+    return Trained(
+        {name: shape for name, shape in shapes.items() if name not in stays},
+        {name: shapes[name] for name in stays},
+        frozenset(norm_tensors(net)),
+        n_adapted=sum(isinstance(layer, AdaptedConv) for layer in net.modules()),
+        n_magnitudes=sum(isinstance(layer, AdaptedConv) and layer.magnitude is not None for layer in net.modules()),
+    )
 
 
 def whole_network(views: ViewsConfig, model: ModelConfig, seed: int) -> Network:

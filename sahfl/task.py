@@ -8,9 +8,33 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sahfl.aggregation.rules import RULES
-from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, Method, ModelConfig, Name, Section, ViewsConfig
+from sahfl.config import (
+    AdapterTuning,
+    EvaluationConfig,
+    LocalTraining,
+    Method,
+    ModelConfig,
+    Name,
+    Section,
+    TrainedMethod,
+    ViewsConfig,
+    ZeroShot,
+)
 from sahfl.config.methods import Rank
 from sahfl.payload import MOST_VOLUMES, Encoding
+
+Part = Literal["personal", "shared", "mean"]
+"""Of a method with a part at each site: each site's own network; what the sites share, without any such part; what they
+share with the mean of these parts."""
+
+
+def parts_of(method: Method) -> tuple[Part | None, ...]:
+    """What is evaluated of a method, each by itself; None is a method without a part at each site."""
+    if isinstance(method, ZeroShot) or not (method.is_personal or method.is_alone):
+        return (None,)
+    if method.is_alone:
+        return ("personal",)
+    return ("personal", "shared", "mean") if method.share_private_at_end else ("personal", "shared")
 
 
 class Task(Section):
@@ -41,7 +65,12 @@ class Task(Section):
     common_random_numbers: bool = False
     """Whether the batches depend on the repeat alone, not on the method; only in a simulation."""
     local: LocalTraining | None = None
-    """Steps and batches; none in tasks without training, except evaluations with local norms."""
+    """Steps and batches; none in tasks without training."""
+    own_round: Annotated[int, Field(ge=0)] = 0
+    """Last round of which the server used an answer of this site, the last phase at the site included: what stays at
+    the site must be there from that round on. 0: none."""
+    part: Part | None = None
+    """What an evaluation of a method with a part at each site covers; none for other methods."""
     payload: Encoding = "float32"
     """Number format of the site's reply."""
     evaluation: EvaluationConfig | None = None
@@ -53,6 +82,17 @@ class Task(Section):
         if self.rank is None or not isinstance(self.method, AdapterTuning):
             return self.method
         return self.method.at_rank(self.rank)
+
+    @property
+    def training(self) -> TrainedMethod | None:
+        """The method with this site's rank if it trains something; None in pretraining."""
+        method = self.own_method
+        return None if isinstance(method, ZeroShot) else method
+
+    @property
+    def is_last_round(self) -> bool:
+        """Whether this is the last round at all sites together."""
+        return self.round == self.rounds > 0
 
     @model_validator(mode="after")
     def _fold_and_rank_fit(self) -> Self:

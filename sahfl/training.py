@@ -32,14 +32,21 @@ class Schedule:
     steps: int
     """Optimiser steps in this round."""
     round: int
-    """1 to ``rounds``."""
+    """1 to ``rounds``, or ``rounds + 1`` for the last phase at the site."""
     rounds: int
     proximal: float = 0.0
     """mu of FedProx: strength of the pull of the parameters back to the start of the round; 0 means none."""
+    local_steps: int = 0
+    """Steps of the last phase at the site by itself, which is round ``rounds + 1``."""
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of this round, or of the last phase."""
+        return self.local_steps if self.round > self.rounds else self.steps
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step (0-based) of this round: cosine over all rounds, short warm-up within each."""
-        progress = (self.round - 1 + step / self.steps) / self.rounds
+        """Learning rate of a step (0-based) of this round: cosine over all steps, short warm-up within each round."""
+        progress = (self.round - 1 + step / self.steps) / (self.rounds + self.local_steps / self.steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress)) * min(1.0, (step + 1) / WARM_UP_STEPS)
 
 
@@ -94,7 +101,7 @@ def _train(
     received = [parameter.detach().clone() for parameter in trainable] if schedule.proximal else []
     device = device_of(net)
     total = 0.0
-    for step in range(schedule.steps):
+    for step in range(schedule.n_steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(step) * group["factor"]
         image, label, view = sampler.batch()
@@ -111,8 +118,8 @@ def _train(
             pull_back(trainable, received, schedule.proximal)
         nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
         optimiser.step()
-        on_step(step + 1, schedule.steps, total / (step + 1))
-    return total / schedule.steps
+        on_step(step + 1, schedule.n_steps, total / (step + 1))
+    return total / schedule.n_steps
 
 
 def _groups(net: nn.Module, rate_of: Callable[[str], float]) -> list[dict[str, Any]]:

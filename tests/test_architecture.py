@@ -24,7 +24,7 @@ from harness.import_graph import (
 
 FEDERATION = ["tensors", "protocol", "signatures", "turns", "site_ranks", "requests", "flower"]
 FEDERATION += [
-    f"site.{name}" for name in ("audit", "device", "kept", "feedback", "known_studies", "local_norms", "declared")
+    f"site.{name}" for name in ("audit", "device", "kept", "feedback", "known_studies", "private", "declared")
 ]
 FEDERATION += [f"site.{name}" for name in ("site", "site_check", "kinds", "policy", "guard", "dry_run", "app")]
 FEDERATION += ["workers"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sahfl.adapters.fused import FusedConvolution
 from sahfl.adapters.updates.geometry import FEW, Convolution, convolve, kernel_of, per_channel, prepare
+from sahfl.adapters.updates.joined import Joined
 from sahfl.adapters.updates.update import Update
 
 Path = Literal["dense", "fused"]
@@ -31,6 +32,7 @@ class AdaptedConv(nn.Module):
     Args:
         base: the layer, which is frozen here.
         update: the fresh update of the layer's kernel.
+        private: a second fresh update of the same form, whose terms stay at the site that trains them; D is the sum.
         scale: factor of the update (alpha / rank, or alpha / sqrt(rank)).
         magnitude: learn the length of each output channel's kernel apart from its direction.
         rank_dropout: chance that a training step leaves a term of the update out; the other terms are scaled up.
@@ -41,11 +43,19 @@ class AdaptedConv(nn.Module):
     """
 
     def __init__(
-        self, base: Convolution, update: nn.Module, *, scale: float, magnitude: bool, rank_dropout: float = 0.0
+        self,
+        base: Convolution,
+        update: nn.Module,
+        *,
+        scale: float,
+        magnitude: bool,
+        rank_dropout: float = 0.0,
+        private: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.update: Update = update  # type: ignore[assignment]
+        self.private: Update | None = private  # type: ignore[assignment]
         self.scale = scale
         self.rank_dropout = rank_dropout
         self.magnitude = nn.Parameter(lengths(kernel_of(base).detach())) if magnitude else None
@@ -56,17 +66,22 @@ class AdaptedConv(nn.Module):
         if x.ndim == len(self.base.kernel_size) + 1:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         x, geometry = prepare(x, self.base)
-        up, update, bias = self._scaled_up(), self.update, self.base.bias
+        up, update, bias = self._scaled_up(), self.whole, self.base.bias
         if choose_path(self.base, update, x) == "dense":
             return convolve(x, self.kernel(up)[0], geometry, bias)
         inner = [update.get_parameter(name) for name in update.inner_factors]
         return FusedConvolution.apply(x, self.kernel, update, geometry, up, self.magnitude, bias, *inner)  # type: ignore[no-untyped-call]
 
+    @property
+    def whole(self) -> Update:
+        """The update with its private terms, if there are any."""
+        return self.update if self.private is None else Joined(self.update, self.private)
+
     def direction(self, up: Tensor) -> Tensor:
         """V, (out, in, *kernel), from ``up`` (out, terms, ...); autocast does not change its precision."""
         kernel = kernel_of(self.base)
         with torch.autocast(kernel.device.type, enabled=False):
-            delta = self.update.delta(up)
+            delta = self.whole.delta(up)
         return kernel + delta if torch.is_grad_enabled() else delta.add_(kernel)
 
     def ratio(self, direction: Tensor) -> Tensor | None:
@@ -86,11 +101,11 @@ class AdaptedConv(nn.Module):
     def merged(self) -> Convolution:
         """A plain convolution that computes the same function; ``self`` is unchanged."""
         plain = copy.deepcopy(self.base)
-        kernel_of(plain).copy_(self.kernel(self.update.up * self.scale)[0])
+        kernel_of(plain).copy_(self.kernel(self.whole.up * self.scale)[0])
         return plain
 
     def _scaled_up(self) -> Tensor:
-        up = self.update.up * self.scale
+        up = self.whole.up * self.scale
         if self.training and self.rank_dropout:
             kept = torch.empty(up.shape[1], device=up.device, dtype=up.dtype).bernoulli_(1 - self.rank_dropout)
             up = up * per_channel(kept / (1 - self.rank_dropout), up.ndim, axis=1)

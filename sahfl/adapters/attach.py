@@ -66,6 +66,8 @@ def attach(
             _declare_all(net.modules(), only_bias=True)
     else:
         _put_adapters(net, method, seed, parts, example)
+    if "norm" in method.stays:
+        _declare_all((module for module in net.modules() if isinstance(module, NORMS)), only_bias=False)
     _make_trainable(net)
     attached = inspect(net, method)
     _log(attached)
@@ -78,7 +80,7 @@ def inspect(net: nn.Module, method: TrainedMethod) -> Attached:
     factors = {
         f"{path}.{prefix}{name}"
         for path, layer in layers.items()
-        for prefix, names in (("", layer.exchanged), ("update.", layer.update.exchanged))
+        for prefix, names in _factors(layer)
         for name in names
     }
     decomposed = any(layer.magnitude is not None for layer in layers.values())
@@ -89,6 +91,12 @@ def inspect(net: nn.Module, method: TrainedMethod) -> Attached:
         without_magnitude=tuple(path for path, layer in layers.items() if decomposed and layer.magnitude is None),
         weights=tuple(name for name in exchanged.parameters(net) if name not in factors),
     )
+
+
+def _factors(layer: AdaptedConv) -> list[tuple[str, tuple[str, ...]]]:
+    """The names of a layer's own tensors, each group with its prefix."""
+    private = [("private.", layer.private.exchanged)] if layer.private is not None else []
+    return [("", layer.exchanged), ("update.", layer.update.exchanged), *private]
 
 
 def restore(net: nn.Module, attached: Attached) -> None:
@@ -125,6 +133,45 @@ def norm_tensors(net: nn.Module) -> tuple[str, ...]:
     """Names of the exchanged tensors that belong to norms, in alphabetical order."""
     norms = {path for path, module in net.named_modules() if isinstance(module, NORMS)}
     return tuple(name for name in exchanged.parameters(net) if name.rpartition(".")[0] in norms)
+
+
+def staying(net: nn.Module, method: TrainedMethod, parts: Parts) -> tuple[str, ...]:
+    """Names of the exchanged tensors that stay at a site while a method trains, in alphabetical order.
+
+    All of them stay where one site trains alone, and none in a pooled training.
+
+    Raises:
+        AdapterError: the method names something that stays, but nothing of it trains.
+    """
+    names = tuple(exchanged.parameters(net))
+    if method.trained_at is not None:
+        return names if method.is_alone else ()
+    layers = {path: module for path, module in net.named_modules() if isinstance(module, AdaptedConv)}
+    found = {f"{path}.private.{name}" for path, one in layers.items() if one.private for name in one.private.exchanged}
+    for stay in method.stays:
+        if not (chosen := _staying(net, stay, layers, parts, names)):
+            raise AdapterError(f"stays: got {stay}, but {method.id} trains nothing there; name what it trains")
+        found |= chosen
+    return tuple(name for name in names if name in found)
+
+
+def _staying(
+    net: nn.Module, stay: str, layers: Mapping[str, AdaptedConv], parts: Parts, names: tuple[str, ...]
+) -> set[str]:
+    if stay == "norm":
+        return set(norm_tensors(net))
+    if stay in ("out", "inner"):
+        inner = {f"{path}.update.{name}" for path, layer in layers.items() for name in layer.update.inner_factors}
+        own = {
+            f"{path}.{prefix}{name}" for path, one in layers.items() for prefix, all_ in _factors(one) for name in all_
+        }
+        return inner if stay == "inner" else own - inner
+    inside = {id(module) for module in _within(net, [stay], parts)}
+    return {name for name in names if id(_owner(net, name)) in inside}
+
+
+def _owner(net: nn.Module, name: str) -> nn.Module:
+    return net.get_submodule(name.rpartition(".")[0])
 
 
 def attach_everything(net: nn.Module) -> None:
@@ -182,9 +229,19 @@ def _adapt_all(
 def _adapt(base: Convolution, method: AdapterTuning, *, magnitude: bool, seed: int) -> AdaptedConv:
     record = ADAPTERS[method.method]
     options = {name: getattr(method, name) for name in record.options}
-    update = record.update()(base, rank=method.rank, generator=Generator().manual_seed(seed), **options)
-    magnitude = magnitude and method.has_magnitudes
-    return AdaptedConv(base, update, scale=method.scale, magnitude=magnitude, rank_dropout=method.rank_dropout)
+
+    def update(rank: int, seed: int) -> nn.Module:
+        made: nn.Module = record.update()(base, rank=rank, generator=Generator().manual_seed(seed), **options)
+        return made
+
+    return AdaptedConv(
+        base,
+        update(method.rank, seed),
+        scale=method.scale,
+        magnitude=magnitude and method.has_magnitudes,
+        rank_dropout=method.rank_dropout,
+        private=update(method.private_rank, derive_seed(seed, "private")) if method.private_rank else None,
+    )
 
 
 def _adaptable(net: nn.Module, wanted: set[nn.Module]) -> dict[str, Convolution]:

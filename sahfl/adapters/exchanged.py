@@ -5,6 +5,9 @@ Each module of a network names its own exchanged parameters in its attribute ``e
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.updates.geometry import kernel_of
+from sahfl.adapters.updates.update import Update
 from sahfl.config import AdapterTuning, TrainedMethod
 from sahfl.errors import AdapterError
 
@@ -73,24 +77,48 @@ def load(net: nn.Module, state: AdapterState) -> None:
         parameter.copy_(torch.from_numpy(np.array(state[name], np.float32, order="C")))  # torch wants it writable
 
 
-def factored_layers(net: nn.Module, method: TrainedMethod) -> tuple[FactoredLayer, ...]:
-    """The adapted layers of a network as plain values for the aggregation; none for standard fine-tuning."""
+def factored_layers(
+    net: nn.Module, method: TrainedMethod, *, without: Collection[str] = ()
+) -> tuple[FactoredLayer, ...]:
+    """The adapted layers of a network as plain values for the aggregation; none for standard fine-tuning.
+
+    Layers with a tensor among ``without`` are left out.
+    """
     if not isinstance(method, AdapterTuning):
         return ()
+    layers = [_describe(path, layer, layer.update, "update", method) for path, layer in _adapted(net)]
+    return tuple(layer for layer in layers if not set(layer.names) & set(without))
+
+
+def private_layers(net: nn.Module, method: TrainedMethod) -> tuple[FactoredLayer, ...]:
+    """The private terms of the adapted layers, as ``factored_layers`` gives the others; none without private terms.
+
+    They have no magnitude, and the scale of the other terms.
+    """
+    if not isinstance(method, AdapterTuning):
+        return ()
+    n_terms = method.private_rank
+    alpha = method.scale * (n_terms if method.scaling == "rank" else n_terms**0.5)
     return tuple(
-        _describe(path, layer, method) for path, layer in net.named_modules() if isinstance(layer, AdaptedConv)
+        replace(_describe(path, layer, layer.private, "private", method), alpha=alpha, magnitude=None, kernel=None)
+        for path, layer in _adapted(net)
+        if layer.private is not None
     )
 
 
-def _describe(path: str, layer: AdaptedConv, method: AdapterTuning) -> FactoredLayer:
-    kernel, update = kernel_of(layer.base).detach(), layer.update
+def _adapted(net: nn.Module) -> list[tuple[str, AdaptedConv]]:
+    return [(path, layer) for path, layer in net.named_modules() if isinstance(layer, AdaptedConv)]
+
+
+def _describe(path: str, layer: AdaptedConv, update: Update, prefix: str, method: AdapterTuning) -> FactoredLayer:
+    kernel = kernel_of(layer.base).detach()
     (up,) = set(update.exchanged) - set(update.inner_factors)
     decomposed = layer.magnitude is not None
     return FactoredLayer(
         form=ADAPTERS[method.method].form,
         shape=tuple(kernel.shape),
-        up=f"{path}.update.{up}",
-        inner=tuple(f"{path}.update.{name}" for name in update.inner_factors),
+        up=f"{path}.{prefix}.{up}",
+        inner=tuple(f"{path}.{prefix}.{name}" for name in update.inner_factors),
         alpha=method.alpha,
         scaling=method.scaling,
         magnitude=f"{path}.magnitude" if decomposed else None,

@@ -16,11 +16,17 @@ from sahfl.atomic import write_atomic
 from sahfl.errors import AdapterError
 
 
-def save_tensors(path: Path, state: AdapterState, note: Mapping[str, Any] | None = None) -> None:
-    """Write tensors and a note of JSON values as safetensors, atomically; equal ones give the same bytes."""
+def save_tensors(
+    path: Path, state: AdapterState, note: Mapping[str, Any] | None = None, *, mode: int | None = None
+) -> None:
+    """Write tensors and a note of JSON values as safetensors, atomically; equal ones give the same bytes.
+
+    ``mode`` is the file's permissions; by default the umask decides.
+    """
     # One metadata key only, because safetensors writes several in random order.
     metadata = {"sahfl": json.dumps(note, sort_keys=True)} if note is not None else None
-    write_atomic(path, save({name: np.asarray(value, order="C") for name, value in state.items()}, metadata))
+    content = save({name: np.asarray(value, order="C") for name, value in state.items()}, metadata)
+    write_atomic(path, content, mode=mode)
 
 
 def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:

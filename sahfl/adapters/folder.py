@@ -78,6 +78,8 @@ class AdapterNote(Attached):
     """Digest of the adapter's tensors."""
     parameters: int
     """Trained numbers."""
+    trained_as: str = ""
+    """Id of the method in its study; what stays at the sites is not in the adapter, so its own id may be another."""
     study: str = ""
     """Name of the study."""
     fingerprint: str = ""

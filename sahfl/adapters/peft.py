@@ -27,7 +27,7 @@ def is_peft_form(net: nn.Module, method: AdapterTuning) -> bool:
         not layer.base.transposed and layer.base.padding_mode == "zeros" and set(layer.base.dilation) == {1}
         for layer in adapted
     )
-    return ADAPTERS[method.method].in_peft and bool(adapted) and plain and not method.also_train
+    return ADAPTERS[method.method].in_peft and bool(adapted) and plain and not (method.also_train or method.stays)
 
 
 def peft_settings(net: nn.Module, method: AdapterTuning, base: str) -> dict[str, Any]:
@@ -88,4 +88,4 @@ def _our_name(name: str) -> tuple[str, str]:
 
 @torch.no_grad()
 def _lengths(layer: AdaptedConv) -> np.ndarray[Any, Any]:
-    return lengths(layer.direction(layer.update.up * layer.scale)).cpu().float().numpy()
+    return lengths(layer.direction(layer.whole.up * layer.scale)).cpu().float().numpy()

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
-from sahfl.commands import audit, checks, consortium, outputs, phantom, status, study
+from sahfl.commands import audit, checks, consortium, outputs, phantom, private, status, study
 from sahfl.commands.program import Command, new_app
 
 app = new_app(
@@ -29,3 +29,4 @@ for command in (
 ):
     app.command(cls=Command)(command)
 app.add_typer(audit.app)
+app.add_typer(private.app)

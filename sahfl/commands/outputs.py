@@ -16,6 +16,7 @@ from sahfl.commands.program import read_fold
 from sahfl.errors import ConfigError, RunError
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+RunOrSite = Annotated[Path, typer.Argument(help="Folder of a finished run, or a site's own folder.")]
 
 
 def report(
@@ -70,7 +71,7 @@ def compare(
 
 
 def export(
-    run: Run,
+    run: RunOrSite,
     method: Annotated[str, typer.Option(help="Id of the method, as in the report.")],
     to: Annotated[Path, typer.Option(help="Folder of the export.")],
     fold: Annotated[str, typer.Option(help="One fold's network, or each.", metavar="K|all")] = "all",
@@ -78,14 +79,22 @@ def export(
         list[str] | None,
         typer.Option("--format", help="safetensors, bundle (MONAI), onnx or adapter; several times for several."),
     ] = None,
+    with_private: Annotated[
+        bool, typer.Option("--with-private", help="Export a site's own networks, trained on its patients.")
+    ] = False,
 ) -> None:
     """Write a run's networks, merged, in other programs' forms; each is read back and compared.
 
     The largest difference of logits is printed; exit code 3 if it is above 0.001.
 
+    A site's own folder has the networks that stay there. They were trained on this site's patients and may reveal
+    something of them, so that their export needs --with-private.
+
     Example: sahfl export runs/a --method cp_lora-r8 --to export --format safetensors --format bundle
 
     Example: sahfl export runs/a --method cp_lora-r8 --fold 0 --to export --format onnx
+
+    Example: sahfl export runs/a/sites/sah_a --method cp_lora-r8-private4 --to export --with-private
     """
     from sahfl.export.folders import FORMS
     from sahfl.export.folders import export as write
@@ -95,12 +104,12 @@ def export(
     if odd := [name for name in wanted if name not in FORMS]:
         raise ConfigError(f"--format: got {odd[0]!r}, expected {', '.join(FORMS)}")
     forms = [name for name in FORMS if name in wanted]
-    for written in write(run, to, forms, method=method, fold=read_fold(fold)):
+    for written in write(run, to, forms, method=method, fold=read_fold(fold), with_private=with_private):
         print(f"{written.folder}: largest difference of logits {written.difference:.2g} (at most {MOST_DIFFERENCE:g})")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or of sahfl export.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, of sahfl export, or a site's own folder.")],
     scan: Annotated[Path, typer.Argument(help="NIfTI file, folder of one DICOM series, or one of its files.")],
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("prediction"),
     method: Annotated[
@@ -137,8 +146,9 @@ def predict(
     check_output(out, new, wanted)
     for item in new.findings:
         print(f"{item.severity}: {item.text} ({item.rule})", file=sys.stderr)
-    if trained.local_norms:
-        print("warning: the study's sites kept norms of their own, which are not in these networks", file=sys.stderr)
+    if trained.part in ("shared", "mean"):
+        what = {"shared": "without any of it", "mean": "with its mean over the sites"}[trained.part]
+        print(f"warning: a part of this method stays at each site; these networks are {what}", file=sys.stderr)
     with counting(["segmented"], Console(stderr=True), unit="slices") as show:
         found = segment(new, trained, threshold=threshold, on_slice=lambda done, total: show("segmented", done, total))
     written = write_prediction(out, new, trained, found, wanted)

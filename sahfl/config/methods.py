@@ -31,6 +31,8 @@ Part = Literal[
 Weights = Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
 """What standard fine-tuning trains: all weights, a part of the network, or norms and biases."""
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+Stay = Literal["norm", "out", "inner"] | Part
+"""What stays at a site: the network's norms, the factors on one side of every adapter, or all that trains in a part."""
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Rank = Annotated[int, Field(ge=1, le=512)]
 POOLED, POOLED_STEPS = "pooled", "pooled_steps"
@@ -58,7 +60,70 @@ class ZeroShot(Section):
         return "zero_shot"
 
 
-class WeightTuning(Section):
+class Training(Section):
+    """The settings that standard fine-tuning and adapters share: where a method is trained, and what stays there."""
+
+    stays: tuple[Stay, ...] = ()
+    """What trains but never leaves a site, which trains and evaluates with its own: ``norm`` trains the network's norms
+    (FedBN, arXiv 2102.07623), ``out`` and ``inner`` are the factors on one side of every adapter (FedSA, arXiv
+    2410.01463, is ``out``), a part names all that the method trains in it. A pooled training keeps nothing back."""
+    private_learning_rate: LearningRate | None = None
+    """Peak learning rate of what stays; by default ``learning_rate``."""
+    local_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Steps of a last phase at each site by itself, after the rounds, in which all that the method trains goes on
+    training. Nothing of it leaves."""
+    share_private_at_end: bool = False
+    """Whether what stays is sent once, in the last round: its mean serves hospitals that have no part of their own. A
+    site must allow it (``policy.private_mean``)."""
+    trained_at: Name | None = None
+    """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
+    name, and then nothing leaves that site, which also evaluates it; or ``pooled`` or ``pooled_steps``, all sites'
+    patients in one place, which only a simulation can."""
+    repeat: Repeat = 1
+    """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
+    label: Name | None = None
+    """Appended to the method's name, to tell apart two that differ in their numbers only."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one site trains it by itself; all that it trains then stays at that site."""
+        return self.trained_at not in (None, *POOLS)
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether all sites train it together, and each has a part of its own."""
+        return self.trained_at is None and (self.something_stays or self.local_steps > 0)
+
+    @property
+    def something_stays(self) -> bool:
+        """Whether a part of what trains in the rounds stays at the sites."""
+        return bool(self.stays)
+
+    @model_validator(mode="after")
+    def _what_stays_fits(self) -> Self:
+        if twice := sorted({name for name in self.stays if self.stays.count(name) > 1}):
+            raise ValueError(f"stays names twice: {', '.join(twice)}")
+        if self.local_steps and self.trained_at in POOLS:
+            raise ValueError("local_steps is a phase at each site by itself, and a pooled training has no sites")
+        if self.share_private_at_end and not self.something_stays:
+            raise ValueError("share_private_at_end needs something that stays: name it with stays or private_rank")
+        if self.share_private_at_end and self.trained_at:
+            raise ValueError(f"share_private_at_end needs all sites, this one is trained at {self.trained_at}")
+        return self
+
+    def shared_alone(self) -> Self:
+        """The method without all that stays at the sites: it computes what they share."""
+        nothing = {"stays": (), "private_rank": 0, "private_learning_rate": None, "local_steps": 0}
+        nothing["share_private_at_end"] = False
+        return self.model_copy(update={name: value for name, value in nothing.items() if hasattr(self, name)})
+
+    def _ending(self) -> list[str]:
+        """The last parts of the method's id but for the place of training and the repeat."""
+        parts = ["stays", *self.stays] if self.stays else []
+        return parts + ([f"local{self.local_steps}"] if self.local_steps else [])
+
+
+class WeightTuning(Training):
     """Standard fine-tuning: some or all of the network's own weights are trained and travel."""
 
     method: Weights
@@ -67,23 +132,22 @@ class WeightTuning(Section):
     """Peak learning rate of AdamW."""
     aggregation: Annotated[str, one_of(lambda: [n for n, rule in RULES.items() if not rule.needs_layers])] = USUAL
     """How the sites' weights become the next global ones."""
-    trained_at: Name | None = None
-    """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
-    name; or ``pooled`` or ``pooled_steps``, all sites' patients in one place, which only a simulation can. It is
-    evaluated at all sites."""
-    repeat: Repeat = 1
-    """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
-    label: Name | None = None
-    """Appended to the method's name, to tell apart two that differ in their numbers only."""
 
     @property
     def id(self) -> str:
         """Name of the method in folders and results."""
         rule = None if self.aggregation == USUAL else self.aggregation
-        return "-".join([self.method, *filter(None, [rule, self.label])]) + _suffix(self.trained_at, self.repeat)
+        parts = [self.method, *self._ending(), *filter(None, [rule, self.label])]
+        return "-".join(parts).replace(".", "") + _suffix(self.trained_at, self.repeat)
+
+    @model_validator(mode="after")
+    def _stays_names_no_factors(self) -> Self:
+        if factors := [name for name in self.stays if name in ("out", "inner")]:
+            raise ValueError(f"stays names {factors[0]}, the factors of adapters, which {self.method} does not have")
+        return self
 
 
-class AdapterTuning(Section):
+class AdapterTuning(Training):
     """Low-rank adapters on the frozen network's convolutions: only their factors are trained and travel.
 
     LoRA-C (arXiv 2410.16954), convLoRA (arXiv 2402.04964), CP-LoRA (arXiv 2508.01772), and each of them with DoRA's
@@ -114,25 +178,21 @@ class AdapterTuning(Section):
     aggregation: Annotated[str, one_of(lambda: RULES)] = USUAL
     """How the sites' factors become the next global ones: ``project`` is the exact mean of the updates brought back to
     the rank, ``alternate`` trains one factor per round, so that the plain mean is exact."""
+    private_rank: Annotated[int, Field(ge=0, le=512)] = 0
+    """Number of private terms: further terms of the same update, which train with the others and never leave a site."""
     site_ranks: dict[Name, Rank] = Field(default_factory=dict)
     """Rank of a site where it differs from ``rank``, for a hospital with little memory or bandwidth, or with much of
     both; needs ``aggregation: project``. The adapters of the run have ``rank``, and every site evaluates those."""
-    trained_at: Name | None = None
-    """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
-    name; or ``pooled`` or ``pooled_steps``, all sites' patients in one place, which only a simulation can. It is
-    evaluated at all sites."""
-    repeat: Repeat = 1
-    """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
-    label: Name | None = None
-    """Appended to the method's name, to tell apart two that differ in their numbers only."""
 
     @property
     def id(self) -> str:
         """Name of the method in folders and results, without ``site_ranks``."""
         parts = [self.method, f"r{self.rank}"]
+        parts += [f"private{self.private_rank}"] if self.private_rank else []
         parts += ["joint"] if self.joint_kernel else []
         parts += list(self.layers) if self.layers != ("all",) else []
         parts += ["with", *self.also_train] if self.also_train else []
+        parts += self._ending()
         parts += [self.aggregation] if self.aggregation != USUAL else []
         name = "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
         return name + _suffix(self.trained_at, self.repeat)
@@ -141,6 +201,11 @@ class AdapterTuning(Section):
     def scale(self) -> float:
         """Factor of every update: alpha by the rank, or by its square root."""
         return self.alpha / (self.rank if self.scaling == "rank" else self.rank**0.5)
+
+    @property
+    def something_stays(self) -> bool:
+        """Whether a part of what trains in the rounds stays at the sites."""
+        return bool(self.stays or self.private_rank)
 
     @property
     def has_magnitudes(self) -> bool:
@@ -168,6 +233,13 @@ class AdapterTuning(Section):
             raise ValueError(f"site_ranks needs aggregation: {having}, {self.aggregation} needs one rank at all sites")
         if self.site_ranks and self.trained_at:
             raise ValueError(f"site_ranks is for a training at all sites, this one is trained at {self.trained_at}")
+        factors = [name for name in self.stays if name in ("out", "inner")]
+        if len(factors) > 1:
+            raise ValueError(
+                "stays names out and inner, so that nothing is shared; use trained_at: each in finetune.grid"
+            )
+        if factors and self.site_ranks:
+            raise ValueError(f"site_ranks needs whole terms at the server, but {factors[0]} stays at the sites")
         return self
 
 

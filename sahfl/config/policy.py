@@ -31,7 +31,10 @@ class SitePolicy(Section):
     also_train: tuple[Literal["norm", "bias"] | Part, ...] = ()
     """Weights of the network itself that an adapter method may train, and send, beside its factors."""
     norms_stay: bool = False
-    """Refuse training in which weights of norms would leave; a study then needs ``local_norms: true`` to train them."""
+    """Refuse training in which weights of norms would leave; a method then needs ``stays: [norm]`` to train them."""
+    private_mean: bool = False
+    """Whether what stays here during a training may leave once, in its last round, for a mean over the sites
+    (``share_private_at_end`` of a method)."""
     common_random_numbers: bool = False
     """Whether all methods of a study may train on the same batches; the server then sees several views of one batch. A
     study at hospitals never asks for it."""

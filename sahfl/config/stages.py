@@ -29,9 +29,6 @@ class LocalTraining(Section):
     """Number format of the network's computation; ``bfloat16`` (autocast) is faster and needs half the memory."""
     proximal: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """FedProx: the loss gets mu / 2 times the squared distance from the round's start; this is mu (unitless)."""
-    local_norms: bool = False
-    """FedBN: weights of norms that train stay at each site, which also evaluates with them. The server keeps those of
-    the start."""
 
 
 class PretrainConfig(Section):
@@ -101,10 +98,6 @@ class FinetuneConfig(Section):
     @model_validator(mode="after")
     def _training_in_one_place_fits(self) -> Self:
         pooled = any(not isinstance(method, ZeroShot) and method.trained_at == POOLED for method in self.methods)
-        alone = [method.id for method in self.methods if not isinstance(method, ZeroShot) and method.trained_at]
-        if alone and self.local.local_norms:
-            named = f"{alone[0]} is trained in one place and evaluated at all sites"
-            raise ValueError(f"local_norms keeps norms at the site that trained them, but {named}")
         if pooled and (steps := self.local.steps * len(self.sites)) > MOST_STEPS:
             raise ValueError(f"a pooled training takes steps x sites = {steps} steps a round, at most {MOST_STEPS}")
         return self

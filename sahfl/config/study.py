@@ -140,6 +140,11 @@ class Study(Section):
             return (POOLED,)
         return self.finetune.sites if method.trained_at is None else (method.trained_at,)
 
+    def evaluating_sites(self, method: Method) -> tuple[str, ...]:
+        """Who evaluates a method: all fine-tuning sites, or the one at which it was trained alone."""
+        alone = not isinstance(method, ZeroShot) and method.is_alone
+        return self.training_sites(method) if alone else self.finetune.sites
+
     def local_training(self, method: TrainedMethod) -> LocalTraining:
         """The local training of a method; one that is ``pooled`` takes as many steps as all sites together."""
         local = self.finetune.local

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,11 +14,12 @@ from sahfl.adapters import digest
 from sahfl.adapters.attach import merge
 from sahfl.adapters.folder import CARD, CONFIG, TENSORS, put_adapter, read_adapter
 from sahfl.atomic import write_atomic
-from sahfl.config import Method, Study, ZeroShot
+from sahfl.config import Method, Study, ViewsConfig
 from sahfl.errors import RunError
 from sahfl.export.bundle import read_bundle, write_bundle
 from sahfl.export.onnx_file import read_onnx, write_onnx
 from sahfl.export.parity import Computes, compare
+from sahfl.federation.site.private import Stored
 from sahfl.model import Network
 from sahfl.networks import base_network
 from sahfl.prediction.exported import ExportNote, read_exported, weights_of, write_exported
@@ -26,13 +28,18 @@ from sahfl.prediction.networks import (
     adapter_folder,
     choose_folds,
     choose_method,
+    part_of,
     read_base,
     read_study,
 )
 from sahfl.prediction.segment import NOTICE
+from sahfl.prediction.site_networks import SiteNetwork, choose, is_site, read_network
 
 Form = Literal["safetensors", "bundle", "onnx", "adapter"]
 FORMS: tuple[Form, ...] = get_args(Form)
+OF_SITE = (
+    "Trained on this site's patients: these weights may reveal something of them, and leave the site only by its will."
+)
 
 
 @dataclass(frozen=True)
@@ -45,48 +52,94 @@ class Written:
     """Largest absolute difference of its logits from those of the run's network."""
 
 
-def export(run: Path, to: Path, forms: Sequence[Form], *, method: str, fold: int | None = None) -> Iterator[Written]:
-    """Write the networks of a run's method in formats for other programs, for one fold or by default for all.
+def export(
+    run: Path, to: Path, forms: Sequence[Form], *, method: str, fold: int | None = None, with_private: bool = False
+) -> Iterator[Written]:
+    """Write networks of a run's method in formats for other programs, for one fold or by default for all.
 
-    They are written to ``fold-<k>/<form>/`` in ``to``, and to ``base/<form>/`` for the base network alone.
+    They are written to ``fold-<k>/<form>/`` in ``to``, and to ``base/<form>/`` for the base network alone. ``run`` may
+    also be a site's own folder: its networks were trained on the site's patients, so ``with_private`` must be given.
 
     Guarantees: a format's folder gets its name only after it was read back and compared; nothing is overwritten.
 
     Raises:
-        RunError: the run has no such method or fold, or a format's folder exists.
+        RunError: the run has no such method or fold, a format's folder exists, or ``with_private`` does not fit.
         AdapterError: a file of the run is damaged.
         ConfigError: packages for a format are not installed.
         ExportDiffers: the written network computes something else than the run's; its folder is removed.
     """
-    study = read_study(run)
-    chosen = choose_method(study, method, run)
-    folds = choose_folds(run, study, chosen, fold) or (None,)
-    if isinstance(chosen, ZeroShot) and "adapter" in forms:
-        raise RunError(f"{run}: zero_shot is the base network, which has no adapter; name other formats")
-    places = [
-        (number, form, to / ("base" if number is None else f"fold-{number}") / form)
-        for number in folds
-        for form in forms
-    ]
+    find = _of_site if is_site(run) else _of_run
+    sources = list(find(run, method, fold, with_private=with_private))
+    if "adapter" in forms and not all(source.adapter for source in sources):
+        what = "networks of a site have" if with_private else "zero_shot is the base network, which has"
+        raise RunError(f"{run}: {what} no adapter; name other formats")
+    places = [(source, form, to / source.name / form) for source in sources for form in forms]
     if there := [place for _, _, place in places if place.exists()]:
         raise RunError(f"{there[0]}: is there already; name another folder with --to, or remove it")
-    for number, form, place in places:
-        yield _write(run, study, chosen, number, form, place)
+    for source, form, place in places:
+        yield _write(source, form, place)
 
 
-def _write(run: Path, study: Study, method: Method, fold: int | None, form: Form, place: Path) -> Written:
-    net, sha256 = adapted_network(run, study, method, -1 if fold is None else fold)
+@dataclass(frozen=True)
+class _Source:
+    """One network to export."""
+
+    name: str
+    """Name of its folder in the export."""
+    read: Callable[[], tuple[Network, str]]
+    """Reads it, not merged, with the digest of what it trained."""
+    note: Callable[[Network, str], ExportNote]
+    """Makes its note, from the merged network and the digest."""
+    views: ViewsConfig
+    adapter: Callable[[Path], Network] | None
+    """Copies its adapter's folder, and returns the network that the copy gives; None without such a folder."""
+
+
+def _of_run(run: Path, method: str, fold: int | None, *, with_private: bool) -> Iterator[_Source]:
+    study = read_study(run)
+    chosen = choose_method(study, method, run)
+    if with_private:
+        raise RunError(f"{run}: a run holds what sites share, --with-private is for the folder of a site; leave it out")
+    for number in choose_folds(run, study, chosen, fold) or (None,):
+        place = -1 if number is None else number
+        yield _Source(
+            "base" if number is None else f"fold-{number}",
+            partial(adapted_network, run, study, chosen, place),
+            partial(note_of, study, chosen, number),
+            study.views,
+            None if number is None else partial(_copy_adapter, run, study, chosen, number),
+        )
+
+
+def _of_site(folder: Path, method: str, fold: int | None, *, with_private: bool) -> Iterator[_Source]:
+    if not with_private:
+        found = "holds networks that were trained on this site's patients and stay here"
+        raise RunError(f"{folder}: {found}; add --with-private to export one all the same")
+    for one in choose(folder, method=method, fold=fold):
+        item = read_network(folder, one)
+        yield _Source(
+            f"fold-{one.fold}", partial(_read_again, folder, one), partial(_note_of_site, item), item.task.views, None
+        )
+
+
+def _read_again(folder: Path, one: Stored) -> tuple[Network, str]:
+    item = read_network(folder, one)
+    return item.net, item.sha256
+
+
+def _write(source: _Source, form: Form, place: Path) -> Written:
+    net, sha256 = source.read()
     temporary = place.with_name(f"{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed call
     try:
         if form == "adapter":
-            assert fold is not None
-            found = _copy_adapter(run, study, method, fold, temporary)
+            assert source.adapter is not None
+            found: Computes = source.adapter(temporary)
         else:
             plain = copy.deepcopy(net)
             merge(plain)
-            found = _write_merged(temporary, plain, note_of(study, method, fold, plain, sha256), form)
-        difference = compare(str(place), found, net, study.views)
+            found = _write_merged(temporary, plain, source.note(plain, sha256), form)
+        difference = compare(str(place), found, net, source.views)
         temporary.rename(place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -105,8 +158,27 @@ def note_of(study: Study, method: Method, fold: int | None, plain: Network, sha2
         views=study.views,
         model=study.model,
         threshold=study.evaluation.threshold,
-        local_norms=study.finetune.local.local_norms,
+        part=part_of(method),
         intended_use=NOTICE,
+    )
+
+
+def _note_of_site(item: SiteNetwork, plain: Network, sha256: str) -> ExportNote:
+    task = item.task
+    assert task.method is not None
+    assert task.evaluation is not None
+    return ExportNote(
+        study=f"study {item.study[:12]}",
+        fingerprint=item.study,
+        method=task.method.id,
+        fold=task.fold,
+        adapter_sha256=sha256,
+        sha256=digest(weights_of(plain)),
+        views=task.views,
+        model=task.model,
+        threshold=task.evaluation.threshold,
+        part="site",
+        intended_use=f"{OF_SITE} {NOTICE}",
     )
 
 
@@ -124,7 +196,7 @@ def _write_merged(folder: Path, plain: Network, note: ExportNote, form: Form) ->
             return read_exported(folder).nets[0]
 
 
-def _copy_adapter(run: Path, study: Study, method: Method, fold: int, folder: Path) -> Computes:
+def _copy_adapter(run: Path, study: Study, method: Method, fold: int, folder: Path) -> Network:
     """Copy the run's adapter folder byte for byte, read it back and apply it to a fresh base."""
     folder.mkdir(parents=True)
     for name in (TENSORS, CONFIG, CARD):

@@ -24,8 +24,9 @@ from sahfl.payload import Encoding, Header, check_header, check_training
 from sahfl.task import SiteDescription, Task
 
 DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
-SCAN_KEYS = "query.scan_keys"
-KEY = re.compile(r"[0-9a-f]{16}")
+LOCAL_PHASE = "train.local_phase"
+SCAN_KEYS, PRIVATE_PART = "query.scan_keys", "query.private_part"
+KEY, FINGERPRINT = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,31 @@ def read_train_reply(
     """
     _expect_records(content, "header", "layout", "metrics", "state")
     check_header(read_header(content), header)
+    n_volumes, loss, seconds = _read_metrics(content, most_volumes=most_volumes)
+    state = read_state(content, like=like, encoding=encoding)
+    if encoding != "float32":
+        state = {name: value + state[name] for name, value in like.items()}
+    return TrainReply(state, n_volumes, loss, seconds, n_bytes(content))
+
+
+def local_phase_reply(header: Header, *, n_volumes: int, loss: float, seconds: float) -> RecordDict:
+    """Make the answer to a request for the last phase at a site, without any tensor."""
+    metrics = MetricRecord({"n_volumes": n_volumes, "loss": loss, "seconds": seconds})
+    return RecordDict({"header": ConfigRecord(header.as_dict()), "metrics": metrics})
+
+
+def read_local_phase_reply(content: RecordDict, *, header: Header, most_volumes: int) -> TrainReply:
+    """Read a site's answer to a request for its last phase, as ``read_train_reply``; its state is empty.
+
+    Raises:
+        PayloadError: names the first value that does not fit the request.
+    """
+    _expect_records(content, "header", "metrics")
+    check_header(read_header(content), header)
+    return TrainReply({}, *_read_metrics(content, most_volumes=most_volumes), n_bytes(content))
+
+
+def _read_metrics(content: RecordDict, *, most_volumes: int) -> tuple[int, float, float]:
     metrics = content.metric_records.get("metrics", MetricRecord({}))
     if unknown := sorted(metrics.keys() - {"n_volumes", "loss", "seconds"}):
         raise PayloadError(f"metrics: has unknown value {unknown[0][:40]!r}")
@@ -107,10 +133,7 @@ def read_train_reply(
     seconds = metrics.get("seconds")
     if type(seconds) is not float or not 0 <= seconds < math.inf:
         raise PayloadError("seconds: expected a number")
-    state = read_state(content, like=like, encoding=encoding)
-    if encoding != "float32":
-        state = {name: value + state[name] for name, value in like.items()}
-    return TrainReply(state, n_volumes, loss, seconds, n_bytes(content))
+    return n_volumes, loss, seconds
 
 
 def evaluation_reply(header: Header, sums: NDArray[np.float64]) -> RecordDict:
@@ -169,6 +192,47 @@ def read_scan_keys(content: RecordDict, *, header: Header, n_volumes: int) -> fr
     if not all(isinstance(key, str) and KEY.fullmatch(key) for key in keys):
         raise PayloadError("scan keys: expected 16 hex digits each")
     return frozenset(str(key) for key in keys)
+
+
+def with_earlier(content: RecordDict, *, study: str, mark: str) -> RecordDict:
+    """Add to a request the fingerprint of an earlier study, and the mark of a network of it at the site."""
+    return RecordDict({**content, "earlier": ConfigRecord({"study": study, "mark": mark})})
+
+
+def read_earlier(content: RecordDict) -> tuple[str, str]:
+    """Read the fingerprint of an earlier study and a mark from a request; both are empty if it names none.
+
+    Raises:
+        PayloadError: one of them is no hash.
+    """
+    if "earlier" not in content:
+        return "", ""
+    record = config_record(content, "earlier")
+    study, mark = str(record.get("study")), str(record.get("mark"))
+    if not FINGERPRINT.fullmatch(study) or not KEY.fullmatch(mark):
+        raise PayloadError("earlier: expected the fingerprint of a study and the mark of a network")
+    return study, mark
+
+
+def private_part_reply(header: Header, mark: str) -> RecordDict:
+    """Make the answer whether a site has a network: its mark, or nothing."""
+    return RecordDict({"header": ConfigRecord(header.as_dict()), "mark": ConfigRecord({"mark": mark})})
+
+
+def read_private_part(content: RecordDict, *, header: Header | None) -> str:
+    """Read the mark of a site's network, 16 hex digits; empty if the site has none.
+
+    Raises:
+        PayloadError: the header differs from the request's (None: it is not compared), or there is another record.
+    """
+    _expect_records(content, "header", "mark")
+    if header is not None:
+        check_header(read_header(content), header)
+    record = config_record(content, "mark")
+    mark = record.get("mark")
+    if set(record) != {"mark"} or not isinstance(mark, str) or (mark and not KEY.fullmatch(mark)):
+        raise PayloadError("mark: expected 16 hex digits, or nothing")
+    return mark
 
 
 def n_bytes(content: RecordDict) -> int:

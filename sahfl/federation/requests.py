@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sahfl.config import AdapterTuning, Method, ModelConfig, Study, TrainedMethod, ViewsConfig, ZeroShot
 from sahfl.federation.site_ranks import own_rank
 from sahfl.payload import Header
-from sahfl.task import Task
+from sahfl.task import Part, Task, parts_of
 
 
 @dataclass(frozen=True)
@@ -46,36 +46,69 @@ class Requests:
         shared = {"common_random_numbers": study.shares_batches}
         return self.task("finetune", method, fold).model_copy(update=rounds | more | shared)
 
-    def evaluation(self, method: Method, fold: int) -> Task:
-        """The task of evaluating a method on a held-out fold."""
-        stage = self.study.finetune
-        task = self.task("finetune", method, fold).model_copy(update={"evaluation": self.study.evaluation})
-        if stage.local.local_norms:  # a site then evaluates with its own norms of the last round
-            task = task.model_copy(update={"rounds": stage.rounds, "local": stage.local})
-        return task
+    def local_phase(self, method: TrainedMethod, fold: int) -> Task:
+        """The task of the last phase at each site, after the rounds; ``in_round`` adds what each site must have."""
+        task = self.fine_tuning(method, fold)
+        return in_round(task, task.rounds + 1, own_round=task.rounds)
+
+    def evaluation(self, method: Method, fold: int, part: Part | None = None) -> Task:
+        """The task of evaluating a method, or a part of it, on a held-out fold.
+
+        The server replaces ``own_round``, which is here that of a site whose answers were all used.
+        """
+        rounds = self.study.finetune.rounds
+        more = {"evaluation": self.study.evaluation, "part": part, "rounds": rounds}
+        if part == "personal":
+            assert not isinstance(method, ZeroShot)
+            more["own_round"] = rounds + (method.local_steps > 0)
+        return self.task("finetune", method, fold).model_copy(update=more)
 
     def trainings(self, site: str) -> Iterator[Task]:
         """Yield the first round's task of each training that a site takes part in; the first fold is held out."""
         study = self.study
         if study.pretrain and site in study.pretrain.sites:
             yield in_round(self.pretraining(), 1)
-        for method in study.finetune.methods:
-            if not isinstance(method, ZeroShot) and site in study.training_sites(method):
-                yield in_round(self.fine_tuning(method, 0), 1, own_rank(method, site))
+        for method in self._trained_at(site):
+            yield in_round(self.fine_tuning(method, 0), 1, own_rank(method, site))
+
+    def local_phases(self, site: str) -> Iterator[Task]:
+        """Yield the task of each last phase at a site; the first fold is held out."""
+        for method in self._trained_at(site):
+            if method.local_steps:
+                yield self.local_phase(method, 0)
 
     def evaluations(self, site: str) -> tuple[Task, ...]:
-        """The tasks of a site's evaluation of each method on the first fold."""
-        stage = self.study.finetune
-        return tuple(self.evaluation(method, 0) for method in stage.methods) if site in stage.sites else ()
+        """The tasks of a site's evaluations of each method on the first fold."""
+        methods = [method for method in self.study.finetune.methods if site in self.study.evaluating_sites(method)]
+        return tuple(self.evaluation(method, 0, part) for method in methods for part in parts_of(method))
+
+    def private_parts(self, site: str) -> Iterator[Task]:
+        """Yield the task for each method of which a part stays at a site, for the first fold."""
+        for method in self._trained_at(site):
+            if "personal" in parts_of(method):
+                yield self.task("finetune", method, 0)
+
+    def _trained_at(self, site: str) -> Iterator[TrainedMethod]:
+        study = self.study
+        for method in study.finetune.methods:
+            if not isinstance(method, ZeroShot) and site in study.training_sites(method):
+                yield method
 
     def header(self, stage: str, method: str, fold: int = -1) -> Header:
         """The header of a request that belongs to no round."""
         return Header(self.fingerprint, stage=stage, method=method, fold=fold, round=0, base=self.base_hash)
 
 
-def in_round(task: Task, round_: int, rank: int | None = None) -> Task:
-    """Set the round of a training task, and the rank of the site's adapter if it differs from the global one."""
-    return task.model_copy(update={"round": round_, "rank": rank})
+def in_round(task: Task, round_: int, rank: int | None = None, *, own_round: int = 0) -> Task:
+    """Set the round of a training task, and what differs between the sites.
+
+    Args:
+        task: the task without a round.
+        round_: the round, from 1.
+        rank: the rank of the site's adapter if it differs from the global one.
+        own_round: the last round of which the server used an answer of the site.
+    """
+    return task.model_copy(update={"round": round_, "rank": rank, "own_round": own_round})
 
 
 def plain_task(stage: str, method: Method | None = None, fold: int = -1) -> Task:

@@ -17,7 +17,7 @@ from sahfl.config import ModelConfig, Section, ViewsConfig, parse
 from sahfl.errors import AdapterError, RunError
 from sahfl.model import Network
 from sahfl.networks import plain_network
-from sahfl.prediction.networks import Trained
+from sahfl.prediction.networks import NetworkPart, Trained
 
 CONFIG, WEIGHTS, FORMAT_FOLDER = "config.json", "network.safetensors", "safetensors"
 
@@ -25,7 +25,7 @@ CONFIG, WEIGHTS, FORMAT_FOLDER = "config.json", "network.safetensors", "safetens
 class ExportNote(Section):
     """Origin of an export's weights, and the settings needed to use them."""
 
-    sahfl_export: Literal[1] = 1
+    sahfl_export: Literal[2] = 2
     """Version of this file."""
     study: str
     """Name of the study."""
@@ -45,8 +45,8 @@ class ExportNote(Section):
     """The network."""
     threshold: Annotated[float, Field(gt=0, lt=1)]
     """A voxel is blood if its probability reaches this value."""
-    local_norms: bool
-    """Whether the study's sites kept their own norm layers, which these weights do not contain."""
+    part: NetworkPart
+    """How much of what the method trained is in these weights; ``site``: trained on one site's patients alone, too."""
     intended_use: str
     """Intended use, and its limits."""
 
@@ -109,7 +109,7 @@ def _trained(notes: Sequence[ExportNote], nets: Sequence[Network]) -> Trained:
         method=first.method,
         folds=tuple(note.fold for note in notes if note.fold is not None),
         hashes=tuple(note.adapter_sha256 for note in notes),
-        local_norms=first.local_norms,
+        part=first.part,
     )
 
 

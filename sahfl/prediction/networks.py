@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -17,6 +18,10 @@ from sahfl.errors import AdapterError, RunError
 from sahfl.model import Network
 from sahfl.networks import base_network
 from sahfl.run.folder import BASE_FILE, RunFolder
+
+NetworkPart = Literal["whole", "shared", "mean", "site"]
+"""All that a method trains; what the sites share, without what stays at each; what they share with the mean of what
+stays; or what they share with what stays at one site, trained on its patients."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class Trained:
     """Empty for the base network alone."""
     hashes: tuple[str, ...]
     """SHA-256 of each adapter, or of the base network if there is none."""
-    local_norms: bool
-    """Whether the sites kept their own norm layers in training; these networks have the server's initial ones."""
+    part: NetworkPart
+    """How much of what a method trained is in these networks."""
 
 
 def read_trained(run: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
@@ -62,8 +67,15 @@ def read_trained(run: Path, *, method: str | None = None, fold: int | None = Non
         method=chosen.id,
         folds=folds,
         hashes=hashes,
-        local_norms=study.finetune.local.local_norms,
+        part=part_of(chosen),
     )
+
+
+def part_of(method: Method) -> NetworkPart:
+    """How much of what a method trains is in the networks of a run's folder."""
+    if isinstance(method, ZeroShot) or not method.is_personal:
+        return "whole"
+    return "mean" if method.share_private_at_end else "shared"
 
 
 def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple[Network, str]:
@@ -78,7 +90,7 @@ def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple
     if isinstance(method, ZeroShot):
         return net, digest(base)
     adapter = read_adapter(adapter_folder(run, method, fold))
-    if (named := (adapter.note.method.id, adapter.note.fold)) != (method.id, fold):
+    if (named := (adapter.note.trained_as, adapter.note.fold)) != (method.id, fold):
         found = f"{named[0]}, fold {named[1]}"
         raise AdapterError(f"{adapter_folder(run, method, fold)}: holds {found}, expected {method.id}, fold {fold}")
     put_adapter(net, adapter)
@@ -114,7 +126,8 @@ def choose_method(study: Study, wanted: str | None, run: Path) -> Method:
     """
     methods = study.finetune.methods
     if wanted is None:
-        return next((method for method in methods if isinstance(method, AdapterTuning)), methods[0])
+        shared = (one for one in methods if isinstance(one, AdapterTuning) and not one.is_alone)
+        return next(shared, methods[0])
     for method in methods:
         if method.id == wanted:
             return method
@@ -146,6 +159,9 @@ def choose_folds(run: Path, study: Study, method: Method, fold: int | None) -> t
     known = range(study.finetune.folds)
     if fold is not None and fold not in known:
         raise RunError(f"{run}: has no fold {fold} (it has: {', '.join(map(str, known))})")
+    if method.is_alone:
+        place = f"the folder of {method.trained_at}, if that site lets you"
+        raise RunError(f"{run}: has nothing of {method.id}, which stays at the site that trained it; name {place}")
     wanted = known if fold is None else (fold,)
     there = [number for number in known if (adapter_folder(run, method, number) / "adapter_config.json").is_file()]
     if missing := [number for number in wanted if number not in there]:

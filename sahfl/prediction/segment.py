@@ -21,6 +21,7 @@ from sahfl.errors import ConfigError, RunError
 from sahfl.evaluation import predict_mean
 from sahfl.prediction.exported import read_exported
 from sahfl.prediction.networks import Trained, read_trained
+from sahfl.prediction.site_networks import is_site, read_site
 from sahfl.report.overlays import PREDICTED, Contour, draw_overlay, fullest_slices
 
 NOTICE = "For research use only; not a medical device. No diagnosis or treatment may rest on this result."
@@ -60,14 +61,16 @@ class Wanted:
 
 
 def read_networks(run: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
-    """The networks of a run's folder, or of an export's folder.
+    """The networks of a run's folder, of an export's folder, or of a site's own folder.
 
     Raises:
-        RunError: it is neither, or has no such method or fold.
+        RunError: it is none of them, or has no such method or fold.
         AdapterError: a file is damaged.
     """
     if (run / "study.json").is_file():
         return read_trained(run, method=method, fold=fold)
+    if is_site(run):
+        return read_site(run, method=method, fold=fold)
     return read_exported(run, method=method, fold=fold)
 
 
@@ -163,7 +166,7 @@ def describe(new: NewScan, trained: Trained, found: Segmented) -> dict[str, Any]
         "method": trained.method,
         "folds": list(trained.folds),
         "sha256": list(trained.hashes),
-        "local_norms": trained.local_norms,
+        "part": trained.part,
         "sahfl": __version__,
     }
 

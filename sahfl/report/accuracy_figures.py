@@ -10,7 +10,19 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 
 from sahfl.report import theme
-from sahfl.report.names import ZERO_SHOT, Look, dice_of, family_of, looks, measured, method_name, with_dice
+from sahfl.report.names import (
+    EACH,
+    POOLED,
+    POOLED_STEPS,
+    ZERO_SHOT,
+    Look,
+    dice_of,
+    family_of,
+    looks,
+    measured,
+    method_name,
+    with_dice,
+)
 from sahfl.report.summary import gain_over_zero_shot
 from sahfl.report.tables import KINDS
 from sahfl.report.text import DASH, Results, stratum_name
@@ -114,7 +126,7 @@ def draw_ranks(results: Results) -> Drawing | None:
     """Dice against rank: one line per family and aggregation rule of the federation."""
     lines: dict[tuple[str, str], list[Results]] = defaultdict(list)
     for method in with_dice(results):
-        if method["rank"] is not None and method["trained_at"] is None:
+        if method["rank"] is not None and method["trained_at"] is None and method["part"] is None:
             lines[family_of(method).name, method["aggregation"] or DASH].append(method)
     ranks = sorted({method["rank"] for line in lines.values() for method in line})
     if len(ranks) < 2:
@@ -155,7 +167,7 @@ def _draw_rank_line(axes: Axes, line: Sequence[Results], look: dict[str, Look], 
 
 def draw_places(results: Results) -> Drawing | None:
     """Pooled, federated and single-site training of the same method, one row each."""
-    methods = with_dice(results)
+    methods = [m for m in with_dice(results) if m["trained_at"] in (None, POOLED, POOLED_STEPS, EACH)]  # these have all patients
     kinds = {_kind(m) for m in methods if m["trained_at"] is not None}
     shown = sorted((m for m in methods if _kind(m) in kinds), key=lambda m: (str(_kind(m)), _place(m)))
     if not shown:
@@ -184,8 +196,7 @@ def _kind(method: Results) -> tuple[str, int, str]:
 
 
 def _place(method: Results) -> tuple[int, str]:
-    at = method["trained_at"]
-    return {"pooled": 0, "pooled_steps": 1, None: 2, "each": 3}.get(at, 4), str(at)
+    return {POOLED: 0, POOLED_STEPS: 1, None: 2, EACH: 3}[method["trained_at"]], method["id"]
 
 
 def _name_with_place(method: Results) -> str:

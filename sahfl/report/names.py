@@ -22,6 +22,16 @@ REPEAT = "-repeat"
 EACH, POOLED, POOLED_STEPS = "each", "pooled", "pooled_steps"
 """Values of ``trained_at`` that are not names of sites."""
 
+PARTS = {
+    None: "",
+    "personal": "each site with its own part",
+    "shared": "what the sites share",
+    "mean": "shared, and the mean of the sites' parts",
+}
+"""Words for ``part`` of a method of which a part stays at each site."""
+OPTIONS = {r"private(\d+)": r"\1 private terms", r"local(\d+)": r"\1 local steps", "stays norm": "norms stay"}
+"""Words for options in the id of a method."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -92,8 +102,12 @@ def method_name(method: Results) -> str:
     plain = method["method"] if rank is None else f"{method['method']}-r{rank}"
     own = method["id"] if at is None else method["id"].removesuffix(f"-at-{at}").removesuffix(f"-{at}")
     # The rest of the id contains the settings in which two methods of the same kind differ.
+    own = own.removesuffix(f"-{method['part']}")
     rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
-    places = {None: "", POOLED: "pooled", POOLED_STEPS: "pooled, one site's steps", EACH: "each site alone"}
+    for form, words in OPTIONS.items():
+        rest = re.sub(rf"\b{form}\b", words, rest)
+    together = PARTS[method["part"]]
+    places = {None: together, POOLED: "pooled", POOLED_STEPS: "pooled, one site's steps", EACH: "each site alone"}
     place = places.get(at, f"{at} alone")
     details = ", ".join(filter(None, [rank and f"rank {rank}", rest, place]))
     return f"{name} ({details})" if details else name

@@ -17,7 +17,7 @@ from sahfl.results.method_rows import compare_rows, describe_row, find_rows
 from sahfl.results.support import fold_support, support_notes
 from sahfl.results.verdicts import correct
 from sahfl.run.folder import Record, RunFolder
-from sahfl.task import SiteDescription
+from sahfl.task import Part, SiteDescription
 
 SCHEMA = 3
 
@@ -65,9 +65,11 @@ def collect(
     }
 
 
-def fold_metrics(folder: RunFolder, study: Study, method: Method, fold: int) -> dict[str, float | None]:
-    """Mean Dice and numbers of cases on the held-out patients of one fold."""
-    sums, _ = read_fold(folder, study, method, fold)
+def fold_metrics(
+    folder: RunFolder, study: Study, method: Method, fold: int, part: Part | None = None
+) -> dict[str, float | None]:
+    """Mean Dice and numbers of cases on the held-out patients of one fold; ``part`` as in ``read_fold``."""
+    sums, _ = read_fold(folder, study, method, fold, part)
     found = by_fold(fold, sums, study)
     return {name: found[name] for name in ("dice", "n", "n_no_blood")}
 

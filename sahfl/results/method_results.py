@@ -21,6 +21,7 @@ from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML
 from sahfl.statistics.misses import miss_difference, miss_rate
 from sahfl.statistics.sums import EvaluationSums, Withheld
 from sahfl.statistics.variances import Sample
+from sahfl.task import Part
 
 Key = tuple[int, str]
 """Fold and site; methods are compared on the keys that both have."""
@@ -56,10 +57,13 @@ class Evaluated:
 
 
 def read_fold(
-    folder: RunFolder, study: Study, method: Method, fold: int
+    folder: RunFolder, study: Study, method: Method, fold: int, part: Part | None = None
 ) -> tuple[dict[Key, EvaluationSums], list[Record]]:
-    """The sums that every site sent for one method and fold; and the sites not evaluated, each with the reason."""
-    known = folder.evaluation(cell_of(method, fold))
+    """The sums that every site sent for one method and fold; and the sites not evaluated, each with the reason.
+
+    ``part`` is what was evaluated of a method with a part at each site.
+    """
+    known = folder.evaluation(cell_of(method, fold), part)
     sums = {
         (fold, site): EvaluationSums.from_array(np.asarray(values), study.evaluation)
         for site, values in sorted(known["sums"].items())

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sahfl.adapters.folder import CONFIG
 from sahfl.adapters.methods import ADAPTERS
-from sahfl.cell_names import cell_of
 from sahfl.config import POOLS, AdapterTuning, Method, Study, ZeroShot
 from sahfl.config.grid import EACH
+from sahfl.networks import trained_tensors
 from sahfl.results.method_results import Evaluated, Key, Sums, compare, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
 from sahfl.statistics.estimates import estimate
 from sahfl.statistics.sums import EvaluationSums, average
 from sahfl.statistics.variances import Sample
+from sahfl.task import Part, parts_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class MethodRow:
     method: Method
     """The first of its trainings."""
     trained_at: str | None
+    part: Part | None
+    """What of it was evaluated, if each site has a part of its own."""
     trainings: tuple[Method, ...]
     """All of them, as named in the run's folder."""
     repeats: Mapping[int, Sums]
@@ -45,8 +48,9 @@ class MethodRow:
 def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
     """The rows of a study, in the order of its methods.
 
-    Repeats share one row. A method that was trained at every site alone gets an additional row before those of the
-    sites: each site's patients, segmented by the network that was trained at that site.
+    Repeats share one row. A method with a part at each site has a row for each of ``task.Part``. A method that was
+    trained at every site alone gets an additional row before those of the sites: each site's patients, segmented by the
+    network that was trained at that site.
     """
     groups: dict[str, list[Method]] = {}
     for method in study.finetune.methods:
@@ -61,8 +65,10 @@ def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
             }
             if all(at_sites.values()):
                 each = f"{federated}-{EACH}"
-                rows.setdefault(each, _make_row(folder, study, each, EACH, at_sites))
-        rows[id_] = _make_row(folder, study, id_, place, {None: methods})
+                rows.setdefault(each, _make_row(folder, study, each, EACH, at_sites, "personal"))
+        for part in parts_of(methods[0]):
+            name = id_ if part in (None, "personal") else f"{id_}-{part}"
+            rows[name] = _make_row(folder, study, name, place, {None: methods}, part)
     return list(rows.values())
 
 
@@ -78,7 +84,12 @@ def _plain(method: Method, *, federated: bool = False) -> Method:
 
 
 def _make_row(
-    folder: RunFolder, study: Study, id_: str, place: str | None, wanted: Mapping[str | None, Sequence[Method]]
+    folder: RunFolder,
+    study: Study,
+    id_: str,
+    place: str | None,
+    wanted: Mapping[str | None, Sequence[Method]],
+    part: Part | None,
 ) -> MethodRow:
     """A row from trainings, each with the site whose patients it covers; None for those of all sites."""
     repeats: dict[int, dict[Key, EvaluationSums]] = {}
@@ -88,12 +99,12 @@ def _make_row(
             number = 1 if isinstance(method, ZeroShot) else method.repeat
             known = repeats.setdefault(number, {})
             for fold in range(study.finetune.folds):
-                found, lines = read_fold(folder, study, method, fold)
+                found, lines = read_fold(folder, study, method, fold, part)
                 known |= {key: sums for key, sums in found.items() if site in (None, key[1])}
                 missing += [line | {"repeat": number} for line in lines if site in (None, line["site"])]
     trainings = tuple(method for methods in wanted.values() for method in methods)
     together = _average([repeats[number] for number in sorted(repeats)])
-    return MethodRow(id_, trainings[0], place, trainings, repeats, together, tuple(missing))
+    return MethodRow(id_, trainings[0], place, part, trainings, repeats, together, tuple(missing))
 
 
 def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
@@ -110,7 +121,6 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
     """One entry of the list ``methods`` in results.json."""
     ids = {method.id for method in row.trainings}
     sent = [site["bytes_up"] for line in rounds if line["method"] in ids for site in line["used"]]
-    notes = [_note(folder, study, method) for method in row.trainings]
     found = measured(study, row.evaluated)
     if not row.sums and row.missing:
         found["failed"] = "; ".join(dict.fromkeys(line["reason"] for line in row.missing))
@@ -121,8 +131,9 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
         "rank": row.method.rank if isinstance(row.method, AdapterTuning) else None,
         "aggregation": None if isinstance(row.method, ZeroShot) else row.method.aggregation,
         "trained_at": row.trained_at,
-        "trainable": max((note.get("parameters", 0) for note in notes), default=0),
-        "magnitudes": _magnitudes(row.method, notes[0]),
+        "part": row.part,
+        "trainable": _trainable(study, row.method),
+        "magnitudes": _magnitudes(study, row.method),
         "bytes_up_per_round": max(sent, default=0),
         "repeats": [{"repeat": number, "dice": mean} for number, mean in means.items()],
         "sd_repeats": _spread(study, row.evaluated),
@@ -148,18 +159,20 @@ def _spread(study: Study, evaluated: Evaluated) -> float | None:
     return statistics.stdev(known) if len(known) > 1 else None
 
 
-def _note(folder: RunFolder, study: Study, method: Method) -> dict[str, Any]:
-    """What the first of a method's saved adapters is noted to be; empty if no fold was trained."""
-    folders = (folder.adapter(cell_of(method, fold)) for fold in range(study.finetune.folds))
-    saved = (folder.read_json(str((path / CONFIG).relative_to(folder.path))) for path in folders)
-    return next((config["sahfl"] for config in saved if config), {})
+def _trainable(study: Study, method: Method) -> int:
+    """Number of trained parameters, with those that stay at a site."""
+    if isinstance(method, ZeroShot):
+        return 0
+    trained = trained_tensors(study.views, study.model, method)
+    return sum(math.prod(shape) for shape in (trained.shared | trained.staying).values())
 
 
-def _magnitudes(method: Method, note: Mapping[str, Any]) -> dict[str, int] | None:
+def _magnitudes(study: Study, method: Method) -> dict[str, int] | None:
     """Of a DoRA form the number of adapted layers, and of those in which magnitudes train."""
-    if not isinstance(method, AdapterTuning) or not method.has_magnitudes or not note:
+    if not isinstance(method, AdapterTuning) or not method.has_magnitudes:
         return None
-    return {"layers": len(note["adapted"]), "trained": len(note["adapted"]) - len(note["without_magnitude"])}
+    trained = trained_tensors(study.views, study.model, method)
+    return {"layers": trained.n_adapted, "trained": trained.n_magnitudes}
 
 
 def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
@@ -176,11 +189,12 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
     """Method and reference, in this order.
 
     Every trained method with zero-shot; every federated one with full fine-tuning, and adapters with the lowest rank of
-    the same settings; CP-LoRA with convLoRA of the same settings; federated training with training in one place.
+    the same settings; CP-LoRA with convLoRA of the same settings; federated training with training in one place; a
+    method with a part at each site with the same method without it, federated, at each site alone and pooled.
     """
     trained = [row for row in rows if not isinstance(row.method, ZeroShot)]
     adapters = [row for row in trained if isinstance(row.method, AdapterTuning)]
-    federated = [row for row in adapters if row.trained_at is None]
+    federated = [row for row in adapters if row.trained_at is None and row.part in (None, "personal")]
     yield from ((row.id, "zero_shot") for row in trained)
     yield from ((row.id, "full") for row in trained if row.trained_at is None and row.id != "full")
     yield from ((row.id, other) for row in adapters if (other := ADAPTERS[row.method.method].counterpart(row.id)))
@@ -190,6 +204,13 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
             yield row.id, lowest.id
     places = [row for row in trained if row.trained_at in (*POOLS, EACH)]
     yield from ((_plain(row.method, federated=True).id, row.id) for row in places)
+    known = {row.id for row in rows}
+    for row in trained:
+        if row.part is None or isinstance(row.method, ZeroShot) or row.trained_at is not None:
+            continue
+        plain = _plain(row.method.shared_alone()).id  # what each site gains by a part of its own
+        others = [plain] if row.part != "personal" else [plain, *(f"{plain}-{place}" for place in (EACH, *POOLS))]
+        yield from ((row.id, other) for other in others if other in known)
 
 
 def _settings(row: MethodRow) -> Method:

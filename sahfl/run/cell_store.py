@@ -46,10 +46,12 @@ class Entry:
     """The state after the last round; empty if nothing is trained."""
     rounds: list[Record]
     """The journal's lines of its rounds, in order."""
-    evaluation: Record | None
-    """The evaluation file of the cell; none for pretraining."""
+    evaluations: dict[str, Record]
+    """The evaluation files of the cell, by the part that was evaluated, "" for a method without parts."""
     seconds: float
     """Working time of all sites together."""
+    stays: Record | None = None
+    """Fingerprint of the ``study``, and by site the ``marks`` of the networks that stay there; None if none does."""
 
 
 class CellStore:
@@ -77,7 +79,7 @@ class CellStore:
             raise AdapterError(f"{path}: its record does not match its hash")
         if body.get("identity") != identity.content or body.get("sha256") != digest(state):
             raise AdapterError(f"{path}: its content does not match its name")
-        return Entry(state, body["rounds"], body["evaluation"], body["seconds"])
+        return Entry(state, body["rounds"], body["evaluations"], body["seconds"], body["stays"])
 
     def save(self, identity: Identity, entry: Entry) -> None:
         """Save an entry.
@@ -86,7 +88,7 @@ class CellStore:
             OSError: the disk is full, or the folder cannot be written.
         """
         body = {"identity": identity.content, "sha256": digest(entry.state), "seconds": entry.seconds}
-        body |= {"rounds": entry.rounds, "evaluation": entry.evaluation}
+        body |= {"rounds": entry.rounds, "evaluations": entry.evaluations, "stays": entry.stays}
         save_tensors(self._path(identity), entry.state, {"body": body, "seal": hash_of(body)})
 
     def drop(self, identity: Identity) -> None:

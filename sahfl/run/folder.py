@@ -199,17 +199,22 @@ class RunFolder:
         """Folder of a cell's adapter."""
         return self.path / "adapters" / cell
 
-    def evaluation(self, cell: str) -> Record:
-        """Results of a cell's evaluation: ``sums`` and ``missing``, each by site; both empty before the evaluation."""
-        return self.read_json(_evaluation(cell)) or {"sums": {}, "missing": {}}
+    def evaluation(self, cell: str, part: str | None = None) -> Record:
+        """Results of a cell's evaluation: ``sums`` and ``missing``, each by site; both empty before the evaluation.
 
-    def write_evaluation(self, cell: str, evaluation: Record) -> None:
+        ``part`` names what was evaluated of a method with a part at each site (``task.Part``).
+        """
+        return self.read_json(_evaluation(cell, part)) or {"sums": {}, "missing": {}}
+
+    def write_evaluation(self, cell: str, evaluation: Record, part: str | None = None) -> None:
         """Write the results of a cell's evaluation on one line, because it has tens of thousands of numbers a site.
 
         Raises:
             StorageError: as in ``write_json``.
         """
-        self._write(_evaluation(cell), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":")))
+        self._write(
+            _evaluation(cell, part), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":"))
+        )
 
     def reused(self) -> set[str]:
         """Cells whose results came from an earlier run."""
@@ -252,8 +257,8 @@ def storing(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); {hint}") from error
 
 
-def _evaluation(cell: str) -> str:
-    return f"evaluation/{cell}.json"
+def _evaluation(cell: str, part: str | None = None) -> str:
+    return f"evaluation/{cell}.json" if part is None else f"evaluation/{cell}-{part}.json"
 
 
 def _seal(cell: str, record: Record) -> str:

@@ -27,11 +27,12 @@ from sahfl.errors import DataError, SahflError
 from sahfl.evaluation import predict
 from sahfl.events import Warned, emit
 from sahfl.federation.requests import Requests
-from sahfl.federation.site.local_norms import put_own
 from sahfl.federation.site.site import Site
 from sahfl.prediction.networks import adapted_network, read_base
+from sahfl.prediction.site_networks import network_of
 from sahfl.report.overlays import ANNOTATED, PREDICTED, Contour, draw_overlay, neighbouring_slices
 from sahfl.run.folder import RunFolder
+from sahfl.task import parts_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def read_scores(sites: Iterable[SiteConfig], method: str) -> list[Scored]:
     found: dict[tuple[str, str], Scored] = {}
     for site in sites:
         for row in _rows(site.folder / "cases.jsonl"):
-            if row.get("method") == method and row.get("volume_ml", 0) > 0 and row.get("dice") is not None:
+            mine = row.get("method") == method and row.get("part") in (None, "personal")
+            if mine and row.get("volume_ml", 0) > 0 and row.get("dice") is not None:
                 numbers = (float(row[name]) for name in ("dice", "volume_ml", "predicted_ml"))
                 found[site.name, row["case"]] = Scored(site.name, row["case"], int(row["fold"]), *numbers)
     return list(found.values())
@@ -138,12 +140,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _segment(
     folder: RunFolder, study: Study, method: AdapterTuning, config: SiteConfig, scored: Scored
 ) -> tuple[Scan, NDArray[np.bool_]]:
-    """Read a scan and segment it as the site did: with the fold's network, and the site's norms if it has any."""
-    net, _ = adapted_network(folder.path, study, method, scored.fold)
+    """Read a scan and segment it as the site did: with the fold's network, or with the one that stays at the site."""
     stage, fold = study.finetune, scored.fold
-    requests = Requests(study, study.fingerprint(), digest(read_base(folder.path)))
-    task, header = requests.evaluation(method, fold), requests.header("finetune", method.id, fold)
-    put_own(net, task, config.folder, header, after_round=stage.rounds)
+    if "personal" in parts_of(method):
+        requests = Requests(study, study.fingerprint(), digest(read_base(folder.path)))
+        net = network_of(config.folder, requests.header("finetune", method.id, fold))
+    else:
+        net, _ = adapted_network(folder.path, study, method, scored.fold)
     merge(net)
     site = Site(config)
     held_out = site.held_out_cases(fold=fold, n_folds=stage.folds, seed=study.seed)

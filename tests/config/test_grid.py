@@ -93,13 +93,6 @@ def test_no_site_may_have_a_name_that_means_something_else(name):
     assert f"no site can have the name {name}," in problem(data__sites=sites, finetune__sites=["sah_a", name])
 
 
-def test_norms_that_stay_at_a_site_and_training_in_one_place_exclude_each_other():
-    local = {"steps": 2, "local_norms": True}
-    text = problem(methods=[{"method": "full", "trained_at": "sah_a"}], finetune__local=local)
-    assert "local_norms keeps norms at the site that trained them, but full-at-sah_a is trained in one place" in text
-    assert study(methods=[{"method": "full"}], finetune__local=local)
-
-
 def test_a_pooled_training_takes_the_steps_of_all_sites_together_or_of_one():
     places = (None, "sah_a", "pooled", "pooled_steps")
     found = study(methods=[{"method": "full", "trained_at": place} for place in places])

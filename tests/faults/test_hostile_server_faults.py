@@ -13,7 +13,7 @@ from harness.canaries import CANARY, canary_hospitals
 from harness.tiny_study import TINY, changed
 from harness.trust_kits import make_consortium
 
-from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, WeightTuning
+from sahfl.config import AdapterTuning, EvaluationConfig, WeightTuning
 from sahfl.errors import AuditBroken
 from sahfl.federation import flower, protocol
 from sahfl.federation.site.app import SiteFailure, answering
@@ -89,10 +89,10 @@ def test_C03_weights_and_norms_are_refused(hospital, task):
     assert (error, line["event"]) == ("PolicyRefused", "refused")
 
 
-def test_C03_norms_that_must_stay_stay_when_the_server_switches_local_norms_off(hospital):
+def test_C03_norms_that_must_stay_stay_when_the_server_asks_for_them(hospital):
     method = AdapterTuning(method="cp_lora", rank=2, also_train=("norm",))
     hospital.allow(also_train=("norm",), norms_stay=True)
-    open_ = training(method=method, local=LocalTraining(steps=1, local_norms=False))
+    open_ = training(method=method)
     error, line = hospital.refuses(TRAIN, hospital.request(open_, hospital.start))
     assert error == "PolicyRefused"
     assert "norms_stay" in line["details"]["reason"]

@@ -27,15 +27,16 @@ def write_run(folder: Path, settings: dict[str, Any], *, folds: int | None = Non
     base = exchanged.read(whole_network(study.views, study.model, study.seed))
     save_tensors(folder / "base" / "base.safetensors", base, {"sha256": digest(base)})
     for method in study.finetune.methods:
-        if isinstance(method, ZeroShot):
+        if isinstance(method, ZeroShot) or method.is_alone:
             continue
+        saved = method if method.share_private_at_end else method.shared_alone()
         for fold in range(study.finetune.folds if folds is None else folds):
-            net = fine_tuned_network(study.views, study.model, base, method, study.seed)
+            net = fine_tuned_network(study.views, study.model, base, saved, study.seed)
             generator = torch.Generator().manual_seed(fold)
             for value in exchanged.parameters(net).values():
                 value.data += 0.2 * torch.randn(value.shape, generator=generator)
-            note = describe(net, method, digest(base)).model_copy(
-                update={"study": study.name, "fingerprint": study.fingerprint(), "fold": fold}
+            note = describe(net, saved, digest(base)).model_copy(
+                update={"trained_as": method.id, "study": study.name, "fingerprint": study.fingerprint(), "fold": fold}
             )
             save_adapter(folder / "adapters" / method.id / f"fold-{fold}", net, note)
     return study

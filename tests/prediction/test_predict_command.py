@@ -184,8 +184,8 @@ def test_the_base_network_alone_can_be_used(run):
     assert (trained.folds, len(trained.nets)) == ((), 1)
 
 
-def test_norms_that_stayed_at_the_sites_are_warned_of(sahfl, scan, tmp_path):
-    write_run(tmp_path / "run", changed(STUDY, finetune__methods=METHODS[2:3], finetune__local__local_norms=True))
+def test_a_part_that_stayed_at_the_sites_is_warned_of(sahfl, scan, tmp_path):
+    write_run(tmp_path / "run", changed(STUDY, finetune__methods=[METHODS[2] | {"stays": ["norm"]}]))
     code, _, err = sahfl("predict", tmp_path / "run", scan, "--fold", "0")
     assert code == 0
-    assert re.search("warning: the study's sites kept norms of their own", err)
+    assert re.search("warning: a part of this method stays at each site; these networks are without any of it", err)

@@ -61,6 +61,7 @@ def method(name, kind, dice, *, rank=None, trainable=0, sent=0, aggregation=None
         "rank": rank,
         "aggregation": aggregation or (None if rank is None else "mean"),
         "trained_at": at,
+        "part": None,
         "trainable": trainable,
         "magnitudes": None,
         "bytes_up_per_round": sent,

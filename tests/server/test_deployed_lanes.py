@@ -14,11 +14,11 @@ from sahfl.config import Study, parse
 from sahfl.run.folder import RunFolder
 from sahfl.simulation.simulate import simulate
 
-METHOD = {"method": "cp_lora", "rank": 2, "also_train": ["norm"]}
-LOCAL = {"steps": 12, "batch_size": 2, "local_norms": True}
+METHOD = {"method": "cp_lora", "rank": 2, "private_rank": 1, "stays": ["norm"], "local_steps": 3}
+LOCAL = {"steps": 12, "batch_size": 2}
 LONG = changed(THREE, finetune__methods=[METHOD], finetune__rounds=4, finetune__local=LOCAL, rounds__payload="int8")
 """With what a site keeps for each cell: its own norms, and what rounding has left over."""
-NAME = "cp_lora-r2-with-norm"
+NAME = "cp_lora-r2-private1-stays-norm-local3"
 CELLS = (f"{NAME}/fold-0", f"{NAME}/fold-1")
 
 

@@ -26,7 +26,7 @@ from sahfl.config import AdapterTuning, SitePolicy, Study, parse
 from sahfl.errors import AdapterError, ConfigError
 from sahfl.federation import protocol
 from sahfl.federation.site.dry_run import dry_run
-from sahfl.networks import base_network, exchanged_shapes
+from sahfl.networks import base_network, trained_tensors
 from sahfl.report import write_report
 from sahfl.report.names import family_of
 from sahfl.run.folder import BASE_FILE
@@ -46,7 +46,7 @@ def toy(monkeypatch):
 def test_a_study_with_a_new_method_runs_from_its_settings_to_the_report(toy, federate, tmp_path):
     study = parse(Study, SETTINGS, where="test")
     _, method = study.finetune.methods
-    shapes = exchanged_shapes(study.views, study.model, method)
+    shapes = trained_tensors(study.views, study.model, method).shared
     n_sent = sum(map(math.prod, shapes.values()))
     (site,) = [config for config in site_configs(study, tmp_path) if config.name == "sah_a"]
     assert f"training {ID}, each round:" in dry_run(site, study)

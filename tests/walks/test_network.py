@@ -15,7 +15,7 @@ from sahfl.errors import ConfigError
 from sahfl.export.folders import export
 from sahfl.federation import protocol
 from sahfl.federation.site.dry_run import dry_run
-from sahfl.networks import exchanged_shapes
+from sahfl.networks import trained_tensors
 from sahfl.prediction.segment import read_networks, segment
 from sahfl.simulation.simulate import site_configs
 
@@ -40,7 +40,7 @@ def test_a_network_that_the_table_does_not_name_is_refused_with_those_that_it_na
 def test_a_study_with_a_new_network_runs_from_its_settings_to_a_prediction(toy, federate, tmp_path):
     study = parse(Study, SETTINGS, where="test")
     (method,) = study.finetune.methods
-    shapes = exchanged_shapes(study.views, study.model, method)
+    shapes = trained_tensors(study.views, study.model, method).shared
     assert {name.partition(".")[0] for name in shapes} == {"look", "decide"}
     assert sum(map(math.prod, shapes.values())) == N_SENT
     (site,) = [config for config in site_configs(study, tmp_path) if config.name == "sah_a"]

@@ -27,7 +27,7 @@ class Update(Protocol):
     """Cost of ``gradients`` per voxel of the map, in multiplications of a dense convolution, for ``choose_path``."""
 
     @property
-    def up(self) -> nn.Parameter:
+    def up(self) -> Tensor:
         """The factor on the output's side, (out, terms, ...); zero at the start."""
 
     def delta(self, up: Tensor) -> Tensor:

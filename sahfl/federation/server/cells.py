@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
+from flwr.app import RecordDict
+
 from sahfl.adapters import AdapterState, exchanged
-from sahfl.adapters.exchanged import factored_layers
+from sahfl.adapters.attach import staying
+from sahfl.adapters.exchanged import factored_layers, private_layers
 from sahfl.adapters.folder import CARD, TENSORS, describe, save_adapter
 from sahfl.cell_names import cell_of
 from sahfl.config import POOLED, POOLS, Method, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
-from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, Warned, emit
+from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, SiteFailed, Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.mailbox import Answers, Ask, content_of
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import Member, cell_sites, contributors, describe_pool, why_untrained
-from sahfl.federation.server.rounds import Cell, Run, run_cell
+from sahfl.federation.server.rounds import Cell, Run, last_used, run_cell, run_local_phase
 from sahfl.federation.server.schedule import Job, Steps
 from sahfl.federation.site_ranks import site_ranks
-from sahfl.networks import fine_tuned_network, staying
+from sahfl.networks import fine_tuned_network
 from sahfl.results.collect import fold_metrics
+from sahfl.run.cell_store import Entry
+from sahfl.run.folder import Record
 from sahfl.statistics.sums import EvaluationSums
+from sahfl.task import Part, parts_of
 
 
 class StudyCells:
@@ -45,32 +51,70 @@ class StudyCells:
         ]
 
     def _run_cell(self, method: Method, fold: int) -> Steps[None]:
-        if (known := self._reuse.take(method, fold, self._run.descriptions())) is not None:
-            if not isinstance(method, ZeroShot):
-                self._save_adapter(method, fold, known)
+        known = yield from self._find_finished(method, fold)
+        if known is not None:
+            final = self._reuse.adopt(method, fold, self._run.descriptions(), known)
+            self._save_adapter(method, fold, final)
             return
         if self._is_done(method, fold):
             rounds = 0 if isinstance(method, ZeroShot) else self._study.finetune.rounds
             emit(CellResumed(cell_of(method, fold), rounds, rounds))
             emit(CellEvaluated(cell_of(method, fold)))
             return
-        final: AdapterState | None = {}
+        trained: AdapterState | None = {}
         if not isinstance(method, ZeroShot):
-            final = yield from self._fine_tune(method, fold)
-        if final is None:
+            trained = yield from self._fine_tune(method, fold)
+        if trained is None:
             return
-        seconds = yield from self._evaluate(method, fold, final)
-        if not isinstance(method, ZeroShot):
-            self._save_adapter(method, fold, final)
-        self._reuse.keep(method, fold, final, self._run.descriptions(), seconds)
+        seconds = 0.0
+        for part in parts_of(method):
+            seconds += yield from self._evaluate(method, fold, trained, part)
+        self._save_adapter(method, fold, trained)
+        marks = None
+        if "personal" in parts_of(method) and self._reuse.keeps(method, fold):
+            marks = yield from self._ask_for_marks(method, fold)
+        self._reuse.keep(method, fold, trained, self._run.descriptions(), seconds, marks)
+
+    def _find_finished(self, method: Method, fold: int) -> Steps[Entry | None]:
+        """The result of a cell in an earlier run, if what stayed at the sites is still there."""
+        entry = self._reuse.find(method, fold, self._run.descriptions())
+        if entry is None or entry.stays is None:
+            return entry
+        marks = yield from self._ask_for_marks(method, fold, entry.stays)
+        if lacking := sorted(site for site, mark in entry.stays["marks"].items() if marks.get(site) != mark):
+            named, cell = ", ".join(lacking), cell_of(method, fold)
+            self._folder.note({"event": "not_reused", "cell": cell, "sites": lacking})
+            emit(Warned(f"{cell}: the part that stayed at {named} is no longer there; the cell is run again"))
+            return None
+        return entry
+
+    def _ask_for_marks(self, method: Method, fold: int, earlier: Record | None = None) -> Steps[dict[str, str]]:
+        """The mark of the network that each site keeps of a cell; ``earlier`` names one that may count for it."""
+        task, header = self._requests.task("finetune", method, fold), self._requests.header("finetune", method.id, fold)
+        nodes = {
+            site: self._roster[site].node_id for site in self._study.evaluating_sites(method) if site in self._roster
+        }
+        contents = {site: protocol.request(task, header, {}) for site in nodes}
+        if earlier is not None:
+            for site, mark in earlier["marks"].items():
+                contents[site] = protocol.with_earlier(contents[site], study=earlier["study"], mark=mark)
+        deadline_s, found = self._study.rounds.deadline_s, dict[str, str]()
+        answers: Answers = yield Ask(contents, protocol.PRIVATE_PART, nodes, deadline_s, cell=cell_of(method, fold))
+        for site in nodes:
+            try:
+                content = content_of(answers.replies.get(site), deadline_s)
+                found[site] = protocol.read_private_part(content, header=header)
+            except PayloadError as error:
+                emit(SiteFailed(site, f"{cell_of(method, fold)}: {error}"))
+        return found
 
     def _is_done(self, method: Method, fold: int) -> bool:
         """Whether an earlier session finished a cell; the adapter's card is written last."""
-        cell = cell_of(method, fold)
-        known, adapter = self._folder.evaluation(cell)["sums"], self._folder.adapter(cell)
-        evaluated = all(site in known for site in self._study.finetune.sites)
-        saved = all((adapter / name).exists() for name in (TENSORS, CARD))
-        return evaluated and (isinstance(method, ZeroShot) or saved)
+        cell, sites = cell_of(method, fold), self._study.evaluating_sites(method)
+        known = [self._folder.evaluation(cell, part)["sums"] for part in parts_of(method)]
+        evaluated = all(site in sums for sums in known for site in sites)
+        saved = all((self._folder.adapter(cell) / name).exists() for name in (TENSORS, CARD))
+        return evaluated and (saved or not _leaves_an_adapter(method))
 
     def _fine_tune(self, method: TrainedMethod, fold: int) -> Steps[AdapterState | None]:
         study, folder, key = self._study, self._folder, cell_of(method, fold)
@@ -81,18 +125,22 @@ class StudyCells:
             self._leave_untrained(method, fold)
             return None
         net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
-        task = self._requests.fine_tuning(method, fold)
+        start, away = exchanged.read(net), staying(net, method, net.parts)
         cell = Cell(
             key,
-            task,
+            self._requests.fine_tuning(method, fold),
             self._requests.header("finetune", method.id, fold),
             sites,
             rule=method.aggregation,
-            layers=factored_layers(net, method),
-            staying=staying(net, task),
+            layers=factored_layers(net, method, without=away),
+            private={name: start[name] for name in away} if method.share_private_at_end else {},
+            private_layers=private_layers(net, method),
             ranks=site_ranks(study, self._base, method, sites),
         )
-        return (yield from run_cell(cell, exchanged.read(net), self._run))
+        final = yield from run_cell(cell, _without(start, away), self._run)
+        if method.local_steps:
+            yield from run_local_phase(cell, final, self._run)
+        return final
 
     def _trainers(self, method: TrainedMethod, fold: int) -> tuple[str, ...]:
         self._run.invite(self._study.training_sites(method))
@@ -105,37 +153,46 @@ class StudyCells:
         reason = why_untrained(method, self._run.descriptions())
         self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
         emit(Warned(f"{method.id}, fold {fold + 1}: {reason}"))
-        missing = dict.fromkeys(self._study.finetune.sites, reason)
-        self._folder.write_evaluation(cell_of(method, fold), {"sums": {}, "missing": missing})
+        missing = dict.fromkeys(self._study.evaluating_sites(method), reason)
+        for part in parts_of(method):
+            self._folder.write_evaluation(cell_of(method, fold), {"sums": {}, "missing": missing}, part)
         emit(CellEvaluated(cell_of(method, fold)))
 
-    def _save_adapter(self, method: TrainedMethod, fold: int, final: AdapterState) -> None:
+    def _save_adapter(self, method: Method, fold: int, final: AdapterState) -> None:
+        """Save what the sites share, with the mean of what stays if they sent it; nothing of a training at one site."""
+        if not _leaves_an_adapter(method):
+            return
+        assert not isinstance(method, ZeroShot)
         study, requests = self._study, self._requests
-        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
-        exchanged.load(net, final)
-        note = describe(net, method, requests.base_hash).model_copy(
+        saved = method if method.share_private_at_end else method.shared_alone()
+        net = fine_tuned_network(study.views, study.model, self._base, saved, study.seed)
+        whole = exchanged.read(net)
+        exchanged.load(net, {name: final.get(name, value) for name, value in whole.items()})
+        part: Part | None = None if not method.is_personal else "mean" if method.share_private_at_end else "shared"
+        note = describe(net, saved, requests.base_hash).model_copy(
             update={
+                "trained_as": method.id,
                 "study": study.name,
                 "fingerprint": requests.fingerprint,
                 "fold": fold,
                 "rounds": study.finetune.rounds,
                 "sites": contributors(study, method, self._run.descriptions()),
-                "metrics": fold_metrics(self._folder, study, method, fold),
+                "metrics": fold_metrics(self._folder, study, method, fold, part),
             }
         )
         save_adapter(self._folder.adapter(cell_of(method, fold)), net, note)
 
-    def _evaluate(self, method: Method, fold: int, final: AdapterState) -> Steps[float]:
+    def _evaluate(self, method: Method, fold: int, final: AdapterState, part: Part | None) -> Steps[float]:
         """Ask the sites that have not evaluated a fold to do so; returns the seconds that they took together."""
-        cell, stage = cell_of(method, fold), self._study.finetune
-        known = self._folder.evaluation(cell)
-        sites = [site for site in stage.sites if site in self._roster and site not in known["sums"]]
-        emit(CellStageBegun("evaluating", cell, method.id, fold, stage.folds))
+        cell, all_sites = cell_of(method, fold), self._study.evaluating_sites(method)
+        known = self._folder.evaluation(cell, part)
+        sites = [site for site in all_sites if site in self._roster and site not in known["sums"]]
+        emit(CellStageBegun("evaluating", cell, method.id, fold, self._study.finetune.folds))
         header = self._requests.header("finetune", method.id, fold)
-        request = protocol.request(self._requests.evaluation(method, fold), header, final)
+        contents = self._evaluation_requests(method, fold, final, part, sites)
         nodes = {site: self._roster[site].node_id for site in sites}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
-        answers: Answers = yield Ask(dict.fromkeys(sites, request), protocol.EVALUATE, nodes, deadline_s, cell=cell)
+        answers: Answers = yield Ask(contents, protocol.EVALUATE, nodes, deadline_s, cell=cell)
         answers.write_oddities(self._folder.note, protocol.EVALUATE)
         for site in sites:
             try:
@@ -145,8 +202,32 @@ class StudyCells:
                 known["sums"][site] = [float(value) for value in array]
             except PayloadError as error:
                 missing[site] = str(error)
-                lacking = {"method": method.id, "fold": fold, "site": site, "reason": str(error)}
+                lacking = {"method": method.id, "fold": fold, "part": part, "site": site, "reason": str(error)}
                 self._folder.note({"event": "not_evaluated"} | lacking)
-        self._folder.write_evaluation(cell, {"sums": known["sums"], "missing": missing})
-        emit(CellEvaluated(cell, len(sites), len(stage.sites)))
+        self._folder.write_evaluation(cell, {"sums": known["sums"], "missing": missing}, part)
+        emit(CellEvaluated(cell, len(sites), len(all_sites)))
         return sum(answers.seconds.values())
+
+    def _evaluation_requests(
+        self, method: Method, fold: int, final: AdapterState, part: Part | None, sites: Sequence[str]
+    ) -> dict[str, RecordDict]:
+        """The request to each site; what stays at the sites is sent only as its mean."""
+        study, header = self._study, self._requests.header("finetune", method.id, fold)
+        task = self._requests.evaluation(method, fold, part)
+        if part is None or isinstance(method, ZeroShot):
+            return dict.fromkeys(sites, protocol.request(task, header, final))
+        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
+        state = final if part == "mean" else _without(final, staying(net, method, net.parts))
+        own = last_used(self._folder.journal(), header, before=study.finetune.rounds + 2)
+        tasks = {site: task.model_copy(update={"own_round": own.get(site, 0)}) for site in sites}
+        return {site: protocol.request(tasks[site], header, state) for site in sites}
+
+
+def _leaves_an_adapter(method: Method) -> bool:
+    """Whether the server has something to save of a method: not of a training that one site keeps to itself."""
+    return not isinstance(method, ZeroShot) and not method.is_alone
+
+
+def _without(state: AdapterState, names: Iterable[str]) -> AdapterState:
+    left_out = set(names)
+    return {name: value for name, value in state.items() if name not in left_out}

@@ -33,7 +33,7 @@ from sahfl.federation.server.roster import (
 )
 from sahfl.federation.server.rounds import Cell, Run, run_cell
 from sahfl.federation.server.schedule import run_alone, run_jobs
-from sahfl.networks import read_base, staying, whole_network
+from sahfl.networks import read_base, whole_network
 from sahfl.process import now_text
 from sahfl.report import write_report
 from sahfl.results.collect import collect
@@ -185,11 +185,11 @@ class Coordinator:
         study, config = self._study, self._study.pretrain
         assert config is not None
         reuse, sites = Reuse(self._cells, self._requests, self._folder), self._run.descriptions()
-        if (known := reuse.take(None, -1, sites)) is not None:
-            return known
+        if (known := reuse.find(None, -1, sites)) is not None:
+            return reuse.adopt(None, -1, sites, known)
         net, task = whole_network(study.views, study.model, study.seed), self._requests.pretraining()
         header = self._requests.header("pretrain", "pretrain")
-        cell = Cell(PRETRAIN, task, header, config.sites, staying=staying(net, task))
+        cell = Cell(PRETRAIN, task, header, config.sites)
         base = run_alone(run_cell(cell, exchanged.read(net), self._run), self._mail)
         reuse.keep(None, -1, base, self._run.descriptions())
         return base

@@ -8,7 +8,7 @@ from pathlib import Path
 from sahfl.adapters import AdapterState, exchanged
 from sahfl.config import Method, Study, ZeroShot
 from sahfl.federation.server.reuse import work_of
-from sahfl.networks import exchanged_shapes, fine_tuned_network, whole_network
+from sahfl.networks import fine_tuned_network, trained_tensors, whole_network
 from sahfl.payload import payload_size
 from sahfl.run.cell_store import CellStore
 from sahfl.statistics.sums import array_length
@@ -56,7 +56,8 @@ def _size(state: AdapterState) -> int:
 
 
 def _planned(id_: str, study: Study, method: Method | None, where: str, n_cells: int, store: CellStore) -> Planned:
-    shapes = {} if isinstance(method, ZeroShot) else exchanged_shapes(study.views, study.model, method)
+    trained = None if isinstance(method, ZeroShot) else trained_tensors(study.views, study.model, method)
+    shapes = trained.shared if trained else {}
     parameters, n_bytes = payload_size(shapes.values(), study.rounds.payload)
     each = store.seconds(work_of(study, method))
     return Planned(id_, n_cells, where, parameters, n_bytes, None if each is None else each * n_cells)

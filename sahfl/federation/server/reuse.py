@@ -6,6 +6,7 @@ than its settings. No cell is kept of a run whose software changed between sessi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from sahfl.run.cell_store import CellStore, Entry, Identity, Record
 from sahfl.run.folder import Checkpoint, RunFolder
 from sahfl.run.software import software
 from sahfl.statistics.sums import EvaluationSums
-from sahfl.task import Descriptions
+from sahfl.task import Descriptions, parts_of
 
 
 class Reuse:
@@ -33,8 +34,8 @@ class Reuse:
         self._store = CellStore(cells) if cells is not None else None
         self._requests, self._study, self._folder = requests, requests.study, folder
 
-    def take(self, method: Method | None, fold: int, sites: Descriptions) -> AdapterState | None:
-        """Write an earlier run's result of a cell into this run, unless this run has begun the cell itself.
+    def find(self, method: Method | None, fold: int, sites: Descriptions) -> Entry | None:
+        """Find an earlier run's result of a cell, unless this run has begun the cell itself.
 
         Args:
             method: None for pretraining.
@@ -42,7 +43,7 @@ class Reuse:
             sites: the sites that take part, with their descriptions.
 
         Returns:
-            The state after the cell's last round; None if the store has no such cell.
+            The finished cell; None if the store has no such cell.
         """
         identity, key = self._identity(method, fold, sites), _key(method, fold)
         begun = self._folder.has_begun(key, trained=not isinstance(method, ZeroShot))
@@ -50,52 +51,72 @@ class Reuse:
             return None
         try:
             entry = self._store.find(identity)
-            sums = entry.evaluation["sums"] if entry and entry.evaluation else {}
-            for values in sums.values():  # of another version, they have another length
-                EvaluationSums.from_array(np.asarray(values, np.float64), self._study.evaluation)
+            for evaluation in entry.evaluations.values() if entry else ():
+                for values in evaluation["sums"].values():  # of another version, they have another length
+                    EvaluationSums.from_array(np.asarray(values, np.float64), self._study.evaluation)
         except (AdapterError, PayloadError, KeyError, TypeError, ValueError) as error:
             emit(Warned(f"{key}: the cell of an earlier run is damaged ({error}); it is run again"))
             self._folder.note({"event": "damaged_cell", "cell": key, "entry": identity.key})
             self._store.drop(identity)
             return None
-        if entry is None:
-            return None
-        self._adopt(key, entry, identity.key)
-        return entry.state
+        return entry
 
-    def keep(
-        self, method: Method | None, fold: int, final: AdapterState, sites: Descriptions, seconds: float = 0.0
-    ) -> None:
-        """Keep a cell that this run has finished, if no site was missing in it.
+    def adopt(self, method: Method | None, fold: int, sites: Descriptions, entry: Entry) -> AdapterState:
+        """Write a found cell into this run, and return the state after its last round.
 
-        ``method``, ``fold`` and ``sites`` are those of ``take``, ``final`` is the state after the last round, and
-        ``seconds`` the sites' work for the evaluation.
+        The file that ``has_begun`` looks for comes last, so that a crash repeats all.
         """
         identity, key = self._identity(method, fold, sites), _key(method, fold)
-        if self._store is None or identity is None or key in self._folder.reused():
-            return
-        journal = self._folder.journal()
-        rounds = _rounds(journal, method, fold)
-        evaluation = None if method is None else self._folder.evaluation(key)
-        if not _is_of_one_software(journal) or not self._is_whole(method, fold, sites, rounds, evaluation):
-            return
-        work = sum(site["seconds"] for line in rounds for site in line["used"])
-        try:
-            self._store.save(identity, Entry(final, rounds, evaluation, round(work + seconds, 3)))
-        except OSError as error:
-            emit(Warned(f"{key}: is not kept for later runs ({error.strerror})"))
-
-    def _adopt(self, key: str, entry: Entry, name: str) -> None:
-        """Write a cell into the run; the file that ``has_begun`` looks for comes last, so that a crash repeats all."""
-        self._folder.note({"event": "reused", "cell": key, "entry": name})
-        if entry.evaluation is not None:
-            self._folder.write_evaluation(key, entry.evaluation)
+        assert identity is not None
+        self._folder.note({"event": "reused", "cell": key, "entry": identity.key})
+        for part, evaluation in entry.evaluations.items():
+            self._folder.write_evaluation(key, evaluation, part or None)
         for line in entry.rounds[:-1]:
             self._folder.note(line | {"reused": True})
         if entry.rounds:
             last = entry.rounds[-1]
             self._folder.commit(key, Checkpoint(last["round"], entry.state, last | {"reused": True}))
         emit(CellReused(key, len(entry.rounds)))
+        return entry.state
+
+    def keeps(self, method: Method, fold: int) -> bool:
+        """Whether this run keeps its finished cells, and this one is its own."""
+        return self._store is not None and _key(method, fold) not in self._folder.reused()
+
+    def keep(
+        self,
+        method: Method | None,
+        fold: int,
+        final: AdapterState,
+        sites: Descriptions,
+        seconds: float = 0.0,
+        marks: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep a cell that this run has finished, if no site was missing in it.
+
+        Args:
+            method: as in ``find``, and so are ``fold`` and ``sites``.
+            fold: the held-out fold.
+            final: the state after the last round.
+            sites: the sites that take part.
+            seconds: the sites' work for the evaluation.
+            marks: by site, the mark of the network that stays there; None if nothing stays.
+        """
+        identity, key = self._identity(method, fold, sites), _key(method, fold)
+        if self._store is None or identity is None or key in self._folder.reused():
+            return
+        journal = self._folder.journal()
+        rounds = _rounds(journal, method, fold)
+        parts = () if method is None else parts_of(method)
+        evaluations = {str(part or ""): self._folder.evaluation(key, part) for part in parts}
+        if not _is_of_one_software(journal) or not self._is_whole(method, fold, sites, rounds, evaluations, marks):
+            return
+        work = sum(site["seconds"] for line in rounds for site in line["used"])
+        stays = None if marks is None else {"study": self._requests.fingerprint, "marks": dict(marks)}
+        try:
+            self._store.save(identity, Entry(final, rounds, evaluations, round(work + seconds, 3), stays))
+        except OSError as error:
+            emit(Warned(f"{key}: is not kept for later runs ({error.strerror})"))
 
     def _identity(self, method: Method | None, fold: int, sites: Descriptions) -> Identity | None:
         """Everything that determines a cell's result; None if a site is absent."""
@@ -113,7 +134,13 @@ class Reuse:
         return Identity(content, work_of(study, method))
 
     def _is_whole(
-        self, method: Method | None, fold: int, sites: Descriptions, rounds: list[Record], evaluation: Record | None
+        self,
+        method: Method | None,
+        fold: int,
+        sites: Descriptions,
+        rounds: list[Record],
+        evaluations: Mapping[str, Record],
+        marks: Mapping[str, str] | None,
     ) -> bool:
         study = self._study
         stage = study.pretrain if method is None else study.finetune
@@ -122,8 +149,12 @@ class Reuse:
         if method is not None:
             trainers = study.training_sites(method)
             trainers = tuple(site for site in trainers if site == POOLED or not sites[site].sits_out(fold))
-            if evaluation is None or set(evaluation["sums"]) != set(stage.sites):
+            wanted = set(study.evaluating_sites(method))
+            if any(set(evaluation["sums"]) != wanted for evaluation in evaluations.values()):
                 return False
+            if marks is not None and (set(marks) != wanted or not all(marks.values())):
+                return False
+            n_rounds += not isinstance(method, ZeroShot) and method.local_steps > 0
         used = [{site["site"] for site in line["used"]} for line in rounds]
         return len(rounds) == n_rounds and all(names == set(trainers) for names in used)
 
@@ -150,7 +181,7 @@ def _rounds(journal: list[Record], method: Method | None, fold: int) -> list[Rec
     found = {
         line["round"]: line
         for line in journal
-        if line["event"] == "round" and line["committed"]
+        if line["event"] in ("round", "local_phase") and line["committed"]
         if (line["stage"], line["method"], line["fold"]) == wanted
     }
     return [found[round_] for round_ in sorted(found)]

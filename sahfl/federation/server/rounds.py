@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from flwr.app import RecordDict
 
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.rules import RULES, USUAL
@@ -22,8 +24,11 @@ from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.federation.site_ranks import SiteRanks
 from sahfl.payload import Header
-from sahfl.run.folder import Checkpoint, RunFolder
+from sahfl.run.folder import Checkpoint, Record, RunFolder
 from sahfl.task import SiteDescription, Task
+
+LINEAR = ("mean", "project", "alternate")
+"""Rules whose aim is the mean of the sites' updates."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,10 @@ class Cell:
     """Name of the aggregation rule."""
     layers: tuple[FactoredLayer, ...] = ()
     """The adapted layers; empty where whole weights train."""
-    staying: tuple[str, ...] = ()
-    """Names of the tensors that stay at the sites; the global state keeps their first values."""
+    private: AdapterState = field(default_factory=dict)
+    """What stays at the sites until the last round, in which they send it: names and first values; usually nothing."""
+    private_layers: tuple[FactoredLayer, ...] = ()
+    """The adapted layers of ``private``."""
     ranks: SiteRanks = field(default_factory=SiteRanks)
     """Sites whose adapter has another rank than the global state."""
 
@@ -82,7 +89,8 @@ class Outcome:
 def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
     """Run the rounds of a cell from its last committed one, and return the final state.
 
-    The state before the first round is ``start``. Before each attempt at a round, sites that came late are invited.
+    The state before the first round is ``start``, without what stays at the sites. Before each attempt at a round,
+    sites that came late are invited. The final state has the mean of ``cell.private`` too, if there is any.
 
     Guarantees: a round is committed or leaves only a journal line; the result does not depend on interruptions.
 
@@ -93,16 +101,20 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
     state, done = (checkpoint.state, checkpoint.round) if checkpoint else (start, 0)
     if done:
         emit(CellResumed(cell.key, done, cell.task.rounds))
+    own_rounds = last_used(run.folder.journal(), cell.header, before=done + 1)
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(RoundBegun(cell.key, round_, cell.task.rounds))
         sent = cell.ranks.states(state, cell.sites, cell.layers)
-        outcome, record = yield from _run_round(cell, sent, round_, run)
+        outcome, record = yield from _run_round(cell, sent, round_, run, own_rounds)
         updates = [
-            SiteUpdate(site, reply.n_volumes, sent[site] | reply.state, sent[site])
+            SiteUpdate(site, reply.n_volumes, sent[site] | _only(reply.state, sent[site]), sent[site])
             for site, reply in outcome.used.items()
         ]
         found = aggregate(updates, like=state, rule=cell.rule, layers=cell.layers, config=run.config)
         state, record = found.state, record | found.notes
+        if round_ == cell.task.rounds and cell.private:
+            state = dict(sorted((state | _mean_of_private(cell, outcome.used, run.config)).items()))
+        own_rounds |= dict.fromkeys(outcome.used, round_)
         for site, factor in found.notes["shortened"].items():
             emit(UpdateBounded(cell.key, round_, site, factor))
         run.folder.commit(cell.key, Checkpoint(round_, state, record))
@@ -112,15 +124,82 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
     return state
 
 
+def run_local_phase(cell: Cell, state: AdapterState, run: Run) -> Steps[None]:
+    """Ask each site of a cell for its last phase by itself, once; nothing but counts comes back.
+
+    A site that does not do it is noted, and is evaluated with what it trained in the rounds.
+    """
+    lines = [line for line in run.folder.journal() if _is_of(line, cell.header)]
+    if lines and lines[-1]["event"] == "local_phase":
+        return
+    own_rounds, round_ = last_used(lines, cell.header, before=cell.task.rounds + 1), cell.task.rounds + 1
+    shared = {name: value for name, value in state.items() if name not in cell.private}
+    sent, began, deadline_s = (
+        cell.ranks.states(shared, cell.sites, cell.layers),
+        time.monotonic(),
+        run.config.deadline_s,
+    )
+    header, members, contents = _requests(cell, sent, round_, run, own_rounds)
+    nodes = {site: member.node_id for site, member in members.items()}
+    what = f"{cell.key}, last phase at the sites"
+    answers: Answers = yield Ask(contents, protocol.LOCAL_PHASE, nodes, deadline_s, what, cell.key)
+    outcome = Outcome(oddities=answers.oddities())
+    outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in members}
+    for site, member in members.items():
+        if reason := reason_of(answers.replies.get(site), deadline_s):
+            outcome.missing[site] = reason
+            continue
+        try:
+            outcome.used[site] = protocol.read_local_phase_reply(
+                answers.replies[site].content, header=header, most_volumes=member.description.n_volumes
+            )
+        except PayloadError as error:
+            outcome.refused[site] = str(error)
+    for item in outcome.reasons():
+        emit(SiteFailed(item["site"], f"{what}: {item['reason']}"))
+    n_bytes_down = {site: protocol.n_bytes(content) for site, content in contents.items()}
+    record = _record(cell, round_, 1, outcome, n_bytes_down, time.monotonic() - began)
+    run.folder.note(record | {"event": "local_phase", "committed": True})
+
+
+def last_used(journal: Iterable[Record], header: Header, *, before: int) -> dict[str, int]:
+    """The last round of a training, below ``before``, in which the answer of each site was used."""
+    used: dict[int, list[str]] = {}
+    for line in journal:
+        if _is_of(line, header) and line["round"] < before:  # a repeated round takes the place of all from it on
+            used = {round_: sites for round_, sites in used.items() if round_ < line["round"]}
+            used[line["round"]] = [item["site"] for item in line["used"]]
+    return {site: round_ for round_ in sorted(used) for site in used[round_]}
+
+
+def _is_of(line: Record, header: Header) -> bool:
+    """Whether a line of the journal is a committed round, or the last phase, of a training."""
+    if line["event"] not in ("round", "local_phase") or not line["committed"] or line["stage"] != header.stage:
+        return False
+    return header.stage == "pretrain" or (line["method"], line["fold"]) == (header.method, header.fold)
+
+
+def _only(state: AdapterState, like: AdapterState) -> AdapterState:
+    return {name: value for name, value in state.items() if name in like}
+
+
+def _mean_of_private(cell: Cell, used: Mapping[str, TrainReply], config: RoundsConfig) -> AdapterState:
+    """The mean of what stayed at the sites until now: of private terms, the mean of their products (``project``)."""
+    like = cell.private
+    updates = [SiteUpdate(site, reply.n_volumes, _only(reply.state, like), like) for site, reply in used.items()]
+    rule = "project" if cell.private_layers and cell.rule in LINEAR else cell.rule
+    return aggregate(updates, like=like, rule=rule, layers=cell.private_layers, config=config).state
+
+
 def _run_round(
-    cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run
+    cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run, own_rounds: Mapping[str, int]
 ) -> Steps[tuple[Outcome, dict[str, Any]]]:
     config = run.config
     quorum = needed(config, len(cell.sites))
     for attempt in range(1, config.attempts + 1):
         run.invite(cell.sites)
         began = time.monotonic()
-        outcome, n_bytes_down = yield from _ask(cell, sent, round_, run)
+        outcome, n_bytes_down = yield from _ask(cell, sent, round_, run, own_rounds)
         enough = len(outcome.used) >= quorum
         record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
         if enough:
@@ -135,28 +214,43 @@ def _run_round(
     raise RunFailed(_shortage(cell, round_, config.attempts, outcome, quorum))
 
 
-def _ask(cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run) -> Steps[tuple[Outcome, dict[str, int]]]:
-    roster, deadline_s = run.roster, run.config.deadline_s
+def _requests(
+    cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run, own_rounds: Mapping[str, int]
+) -> tuple[Header, dict[str, Member], dict[str, RecordDict]]:
+    """The header of a round, the sites that are asked, and the request to each."""
     header = Header(**{**cell.header.as_dict(), "round": round_})
-    members = {site: roster[site] for site in cell.sites if site in roster}
-    tasks = {site: in_round(cell.task, round_, cell.ranks.ranks.get(site)) for site in members}
-    contents = {site: protocol.request(tasks[site], header, sent[site]) for site in members}
+    members = {site: run.roster[site] for site in cell.sites if site in run.roster}
+    tasks = {
+        site: in_round(cell.task, round_, cell.ranks.ranks.get(site), own_round=own_rounds.get(site, 0))
+        for site in members
+    }
+    return header, members, {site: protocol.request(tasks[site], header, sent[site]) for site in members}
+
+
+def _ask(
+    cell: Cell, sent: Mapping[str, AdapterState], round_: int, run: Run, own_rounds: Mapping[str, int]
+) -> Steps[tuple[Outcome, dict[str, int]]]:
+    deadline_s = run.config.deadline_s
+    header, members, contents = _requests(cell, sent, round_, run, own_rounds)
     nodes = {site: member.node_id for site, member in members.items()}
     what = f"{cell.key}, round {round_}"
     answers: Answers = yield Ask(contents, protocol.TRAIN, nodes, deadline_s, what, cell.key)
     replies = answers.replies
     outcome = Outcome(oddities=answers.oddities())
-    outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in roster}
+    outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in members}
     for site, member in members.items():
         if reason := reason_of(replies.get(site), deadline_s):
             outcome.missing[site] = reason
             continue
         names = RULES[cell.rule].names_of_turn(cell.layers, tuple(sent[site]), round_)
+        expected = {name: sent[site][name] for name in names}
+        if round_ == cell.task.rounds:
+            expected = dict(sorted((expected | cell.private).items()))
         try:
             outcome.used[site] = protocol.read_train_reply(
                 replies[site].content,
                 header=header,
-                like={name: sent[site][name] for name in names if name not in cell.staying},
+                like=expected,
                 most_volumes=member.description.n_volumes,
                 encoding=cell.task.payload,
             )

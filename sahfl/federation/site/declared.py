@@ -11,31 +11,48 @@ from flwr.app import RecordDict
 
 from sahfl.config import ZeroShot
 from sahfl.federation.tensors import config_record, flat_array
-from sahfl.networks import exchanged_shapes
+from sahfl.networks import Shapes, Trained, trained_tensors
 from sahfl.task import Task
 
 
-def declared(task: Task, *, local_norms: bool | None = None) -> dict[str, tuple[int, ...]]:
+def declared(task: Task) -> Shapes:
     """Names and shapes of the tensors that the answer to a training request may contain."""
-    method = task.own_method if task.stage == "finetune" else None
-    if isinstance(method, ZeroShot):
-        return {}
-    stay = task.local is not None and task.local.local_norms if local_norms is None else local_norms
-    return exchanged_shapes(task.views, task.model, method, norms=not stay)
+    return may_leave(task) if task.is_last_round else _tensors(task).shared
+
+
+def may_leave(task: Task) -> Shapes:
+    """Names and shapes of the tensors that leave in any round of a training."""
+    trained = _tensors(task)
+    return dict(sorted((trained.shared | (trained.staying if _shares(task) else {})).items()))
+
+
+def shares_all(task: Task) -> bool:
+    """Whether the answer contains what stayed at the site until this round, the last one."""
+    return task.is_last_round and _shares(task)
+
+
+def _shares(task: Task) -> bool:
+    return task.training is not None and task.training.share_private_at_end
+
+
+def _tensors(task: Task) -> Trained:
+    if isinstance(task.method, ZeroShot):
+        return Trained({}, {}, frozenset())
+    return trained_tensors(task.views, task.model, task.training if task.stage == "finetune" else None)
 
 
 def tensor_leaks(task: Task, answer: RecordDict) -> Iterator[str]:
     """Yield each difference between the tensors of an answer and those that the training declares."""
-    may_leave = declared(task)
+    tensors = declared(task)
     array, sent = flat_array(answer, "state", dtype=task.payload), config_record(answer, "layout")
     names, shapes = _as_strings(sent.get("names")), _as_strings(sent.get("shapes"))
-    allowed = {name: ",".join(map(str, shape)) for name, shape in may_leave.items()}
+    allowed = {name: ",".join(map(str, shape)) for name, shape in tensors.items()}
     for name, shape in zip_longest(names, shapes, fillvalue=""):
         if allowed.get(name) != shape:
             yield f"got tensor {name[:80]!r} of shape ({shape[:40]}), which this training does not declare"
     if len(set(names)) < len(names):
         yield "got a tensor twice"
-    if array.shape != (sum(math.prod(may_leave.get(name, ())) for name in names),):
+    if array.shape != (sum(math.prod(tensors.get(name, ())) for name in names),):
         yield "got more numbers than the tensors have"
     steps = {"steps"} if task.payload == "int8" else set()
     if set(sent) != {"names", "shapes"} | steps or len(_as_floats(sent.get("steps", []))) != len(names) * len(steps):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sahfl.adapters import AdapterState
 from sahfl.adapters.files import load_tensors, save_tensors
@@ -27,18 +28,24 @@ class KeptTensors:
         self._folder, self._training, self._round = folder, header.training, header.round
         self._prefix = f"{header.training}-{part}" if part else header.training
 
+    def last(self, *, up_to: int) -> tuple[int, Path] | None:
+        """The last stored round up to ``up_to``, and its file; None without one."""
+        return next(((round_, path) for round_, path in reversed(self._files()) if round_ <= up_to), None)
+
     def read(self, *, up_to: int, like: AdapterState) -> Iterator[AdapterState | None]:
         """Yield each round's tensors up to ``up_to``, last first; None for a damaged file or one unlike ``like``."""
         for round_, path in reversed(self._files()):
             if round_ <= up_to:
                 yield _read(path, like=like)
 
-    def keep(self, tensors: AdapterState) -> None:
-        """Store the tensors of the current round, and delete all but the last ``KEPT`` rounds.
+    def keep(self, tensors: AdapterState, note: Mapping[str, Any] | None = None) -> None:
+        """Store the tensors of the current round with a note, and delete all but the last ``KEPT`` rounds.
+
+        Only the owner can read the file.
 
         Rounds after the current one are deleted too, for every part: the server repeats earlier rounds, or starts anew.
         """
-        save_tensors(self._path(self._round), tensors)
+        save_tensors(self._path(self._round), tensors, note, mode=0o600)
         for path in list(self._folder.glob(f"{self._training}-*.safetensors")):
             if _round_of(path) > self._round:
                 path.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def asked(grid, kind):
 # --- whole studies ---------------------------------------------------------------------------------------------------
 
 
-def test_each_method_is_trained_at_its_place_and_evaluated_at_all_sites_and_the_federated_one_stays_as_it_was(federate):
+def test_each_method_is_trained_at_its_place_and_the_federated_one_stays_as_it_was(federate):
     folder, grid = federate(STUDY, name="places")
     trained, evaluated = asked(grid, protocol.TRAIN), asked(grid, protocol.EVALUATE)
     places = {
@@ -52,7 +52,9 @@ def test_each_method_is_trained_at_its_place_and_evaluated_at_all_sites_and_the_
     assert {key: sites for key, (sites, _) in trained.items()} == {
         (method, fold): sites for method, sites in places.items() for fold in (0, 1)
     }
-    assert {tuple(sites) for sites, _ in evaluated.values()} == {SITES}
+    assert {key: tuple(sites) for key, (sites, _) in evaluated.items()} == {
+        (method, fold): ("sah_a",) if method == "cp_lora-r2-at-sah_a" else SITES for method in places for fold in (0, 1)
+    }
     assert {method: trained[method, 0][1].local.steps for method in places} == dict.fromkeys(places, 2) | {
         "cp_lora-r2-pooled": 6
     }
@@ -61,18 +63,37 @@ def test_each_method_is_trained_at_its_place_and_evaluated_at_all_sites_and_the_
 
     alone, _ = federate(changed(TINY, finetune__methods=[LORA]), name="alone")
     ours, theirs = tensors(folder.path), tensors(alone.path)
-    assert len(ours) == 1 + 2 * 5
+    assert len(ours) == 1 + 2 * 4  # nothing of the training at one site
     assert len(theirs) == 1 + 2
     assert {name: ours[name] for name in theirs} == theirs
     assert ours["adapters/cp_lora-r2-repeat2/fold-0/adapter_model.safetensors"] not in theirs.values()
     notes = {
         method: json.loads((folder.path / f"adapters/{method}/fold-0/adapter_config.json").read_text())["sahfl"]
         for method in places
+        if method != "cp_lora-r2-at-sah_a"
     }
     assert {method: tuple(note["sites"]) for method, note in notes.items()} == {
-        "cp_lora-r2": SITES, "cp_lora-r2-at-sah_a": ("sah_a",),
-        "cp_lora-r2-pooled": SITES, "cp_lora-r2-pooled_steps": SITES, "cp_lora-r2-repeat2": SITES,
+        "cp_lora-r2": SITES, "cp_lora-r2-pooled": SITES, "cp_lora-r2-pooled_steps": SITES, "cp_lora-r2-repeat2": SITES,
     }  # fmt: skip
+
+
+def test_the_network_of_a_training_at_one_site_never_leaves_it(federate):
+    folder, grid = federate(changed(TINY, finetune__methods=[LORA | {"trained_at": "sah_a"}]))
+    messages = [
+        (site, content)
+        for site, request, reply in grid.seen
+        for content in (request.content, reply.content)
+        if request.metadata.message_type in (protocol.TRAIN, protocol.EVALUATE)
+        if protocol.read_header(content)["stage"] == "finetune"
+    ]
+    assert len(messages) == 2 * 2 * (2 + 1)  # folds, rounds and an evaluation, requests and replies
+    assert {site for site, _ in messages} == {"sah_a"}
+    for _, content in messages:
+        assert "layout" not in content or list(content["layout"]["names"]) == []
+    (row,) = json.loads((folder.path / "results.json").read_text())["methods"]
+    assert [(part["site"], part["n"]) for part in row["by_site"]] == [("sah_a", 3), ("sah_b", 0), ("sah_c", 0)]
+    assert len(list((folder.path / "sites" / "sah_a" / "private").glob("*-final.safetensors"))) == 2
+    assert not (folder.path / "adapters").exists()
 
 
 def test_a_pooled_round_counts_every_site_s_training_patients(federate):
@@ -96,7 +117,7 @@ def test_a_training_at_a_site_that_is_not_there_is_left_out_with_the_reason_and_
     lost, kept = results["methods"]
     assert lost["failed"]
     assert {item["reason"] for item in lost["not_evaluated"]} == {"not trained: sah_b does not take part"}
-    assert (lost["trainable"], kept["failed"]) == (0, None)
+    assert (lost["trainable"], kept["failed"]) == (kept["trainable"], None)
     assert {(line["method"], line["fold"]) for line in folder.journal() if line["event"] == "not_trained"} == {
         ("cp_lora-r2-at-sah_b", 0), ("cp_lora-r2-at-sah_b", 1),
     }  # fmt: skip
@@ -175,11 +196,13 @@ def test_who_trains_a_fold_where_a_site_is_absent_or_has_nobody_left():
 # --- what a hospital is told -----------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_names_only_a_site_s_own_trainings_and_says_which_of_them_no_average_hides():
+def test_a_dry_run_names_only_a_site_s_own_trainings_and_what_stays_of_a_training_alone():
     study = study_of(LORA, LORA | {"trained_at": "sah_a"}, LORA | {"trained_at": "sah_b"})
     (site,) = [config for config in site_configs(study, Path("work")) if config.name == "sah_a"]
     said = dry_run(site, study)
     trained = [line for line in said.splitlines() if line.startswith("training ")]
     assert trained == ["training cp_lora-r2, each round:", "training cp_lora-r2-at-sah_a, each round:"]
-    assert said.count("the other sites are sent what this site trained, as it is") == 1
-    assert "no average hides it" in said.split("training cp_lora-r2-at-sah_a", 1)[1]
+    federated, alone = said.split("training cp_lora-r2-at-sah_a", 1)
+    assert "stays:" not in federated
+    assert "no tensor leaves: this site trains alone" in alone
+    assert "stays: all that the method trains:" in alone

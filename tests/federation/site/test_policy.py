@@ -18,7 +18,7 @@ from sahfl.federation.site.dry_run import dry_run, policy_lines
 from sahfl.federation.site.kinds.describe import coarse
 from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import check_outgoing, check_request
-from sahfl.networks import exchanged_shapes, fine_tuned_network, whole_network
+from sahfl.networks import fine_tuned_network, trained_tensors, whole_network
 from sahfl.run.software import software_hash
 from sahfl.simulation.simulate import open_policy
 from sahfl.statistics.sums import EvaluationSums
@@ -88,7 +88,7 @@ REFUSED = {
     "norms of pretraining": (
         training(stage="pretrain", method=None, fold=-1),
         {"stages": ("pretrain",), "norms_stay": True},
-        r"norms_stay: got training whose weights of norms would leave, expected local_norms: true",
+        r"norms_stay: got training whose weights of norms would leave, expected a method with stays: \[norm\]",
     ),
 }
 
@@ -120,9 +120,22 @@ def test_norms_that_stay_may_be_trained():
     method = AdapterTuning(method="cp_lora", also_train=("norm",))
     with pytest.raises(PolicyRefused, match="norms_stay"):
         check(training(method=method), also_train=("norm",), norms_stay=True)
-    local = LocalTraining(steps=1, local_norms=True)
-    check(training(method=method, local=local), also_train=("norm",), norms_stay=True)
-    assert not [name for name in declared(training(method=method, local=local)) if ".update." not in name]
+    staying = AdapterTuning(method="cp_lora", stays=("norm",))
+    check(training(method=staying), norms_stay=True)
+    assert not [name for name in declared(training(method=staying)) if ".update." not in name]
+
+
+def test_what_stays_may_leave_at_the_end_only_where_the_policy_allows_it():
+    method = AdapterTuning(method="cp_lora", rank=2, private_rank=1, share_private_at_end=True)
+    first, last = (training(method=method, round=round_, rounds=3) for round_ in (1, 3))
+    for task in (first, last):
+        with pytest.raises(PolicyRefused, match="private_mean: got training whose private part leaves in the last"):
+            check(task)
+        check(task, private_mean=True)
+    private = [name for name in declared(last) if ".private." in name]
+    assert private
+    assert not set(private) & set(declared(first))
+    check(training(method=method.shared_alone(), round=3, rounds=3))
 
 
 def test_evaluations_and_scan_keys_can_be_closed():
@@ -159,8 +172,8 @@ def test_the_tensors_that_may_leave_are_those_that_the_network_trains():
     base = exchanged.read(whole_network(STUDY.views, STUDY.model, STUDY.seed))
     net = fine_tuned_network(STUDY.views, STUDY.model, base, METHOD, STUDY.seed)
     shapes = {name: tuple(value.shape) for name, value in exchanged.read(net).items()}
-    assert exchanged_shapes(STUDY.views, STUDY.model, METHOD) == shapes
-    assert exchanged_shapes(STUDY.views, STUDY.model, None) == {name: tuple(v.shape) for name, v in base.items()}
+    assert trained_tensors(STUDY.views, STUDY.model, METHOD).shared == shapes
+    assert trained_tensors(STUDY.views, STUDY.model, None).shared == {name: tuple(v.shape) for name, v in base.items()}
 
 
 # --- studies --------------------------------------------------------------------------------------------------------
@@ -265,10 +278,9 @@ def test_a_tensor_twice_and_a_message_too_large_are_kept_back():
 
 
 def test_norms_that_stay_do_not_leave_even_if_they_were_put_in():
-    task = training(
-        method=AdapterTuning(method="cp_lora", also_train=("norm",)), local=LocalTraining(steps=1, local_norms=True)
-    )
-    every = exchanged_shapes(task.views, task.model, task.method)
+    task = training(method=AdapterTuning(method="cp_lora", stays=("norm",)))
+    trained = trained_tensors(task.views, task.model, task.method)
+    every = trained.shared | trained.staying
     answer = reply({name: np.zeros(shape, np.float32) for name, shape in every.items()}, header=header_of(task))
     with pytest.raises(PolicyRefused, match="which this training does not declare"):
         leaves(answer, task=task)

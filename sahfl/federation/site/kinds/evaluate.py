@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import RecordDict
 
 from sahfl.adapters import exchanged
-from sahfl.adapters.attach import merge
+from sahfl.adapters.attach import merge, staying
 from sahfl.config import EvaluationConfig, SiteConfig, SitePolicy, ZeroShot
 from sahfl.data.ct import read_scan
 from sahfl.errors import PayloadError
@@ -18,8 +18,7 @@ from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above
-from sahfl.federation.site.kinds.received import network_of, task_and_header, which_cell
-from sahfl.federation.site.local_norms import put_own
+from sahfl.federation.site.kinds.received import network_of, open_network, task_and_header, which_cell
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.model import Network
@@ -37,17 +36,32 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     task, header = task_and_header(content)
     if task.evaluation is None or task.fold < 0:
         raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
-    net = network_of(site, task, header)
-    if header.method != "zero_shot":
-        exchanged.load(net, read_state(content, like=exchanged.read(net)))
-        put_own(net, task, site.config.folder, header, after_round=task.rounds)
+    net = _evaluated_network(site, task, header, content)
     merge(net)
     results = _score_cases(site, task, net)
-    site.keep_results([{"method": header.method, "fold": task.fold, "case": case} | r.row() for case, r in results])
+    named: dict[str, object] = {"method": header.method, "part": task.part, "fold": task.fold}
+    site.keep_results([named | {"case": case} | result.row() for case, result in results])
     cases, policy = [result for _, result in results], site.config.policy
     sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
     least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
     return protocol.evaluation_reply(header, withhold(sums, cases, task.evaluation, **least).to_array())
+
+
+def _evaluated_network(site: Site, task: Task, header: Header, content: RecordDict) -> Network:
+    """The network with the received state and, where each site is evaluated with its own part, that of this site."""
+    if task.training is None:
+        return network_of(site, task, header)
+    if task.part == "personal":
+        own = open_network(site, task, header)
+        own.load(content, after_round=task.rounds + 1)
+        own.part.keep_network(exchanged.read(own.net), base=header.base)
+        return own.net
+    net = network_of(site, task, header)
+    whole = exchanged.read(net)
+    away = staying(net, task.training, net.parts) if task.part == "shared" else ()
+    received = read_state(content, like={name: value for name, value in whole.items() if name not in away})
+    exchanged.load(net, whole | received)
+    return net
 
 
 def _score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseResult]]:
@@ -107,6 +121,8 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     method = task.method.id if task.method else "pretrain"
     n: dict[str, Any] = {"strata": [part.n for part in sums.by_volume], "extents": [part.n for part in sums.by_extent]}
     n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
+    which = {"personal": ", with this site's own part", "shared": ", shared part", "mean": ", mean of all parts"}
+    method += which.get(task.part or "", "")
     what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold + 1})"
     kept = f", withholding {withheld}: groups too small" if withheld else ""
     withheld_parts = vars(sums.withheld) | {"replicates": sums.overall.bare > 0}

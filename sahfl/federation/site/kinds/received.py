@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import RecordDict
 
-from sahfl.config import ZeroShot
+from sahfl.adapters import AdapterState, exchanged
+from sahfl.adapters.attach import staying
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.site.device import choose_device
+from sahfl.federation.site.private import PrivatePart
 from sahfl.federation.site.site import Site
+from sahfl.federation.tensors import read_state
 from sahfl.model import Network
 from sahfl.networks import base_network, fine_tuned_network, whole_network
 from sahfl.payload import Header
@@ -40,14 +44,49 @@ def network_of(site: Site, task: Task, header: Header) -> Network:
     return _fresh_network(site, task, header).to(choose_device(site.config.device))
 
 
+@dataclass(frozen=True)
+class OwnNetwork:
+    """The network of a training at this site, with the part of it that stays here."""
+
+    net: Network
+    staying: tuple[str, ...]
+    """Names of the tensors that stay in the rounds."""
+    part: PrivatePart
+
+    def load(self, content: RecordDict, *, after_round: int) -> AdapterState:
+        """Load the received state, and the site's own part of the last round up to ``after_round``.
+
+        Returns all trained tensors as they were received, with those of the training's start where the part stays.
+
+        Raises:
+            PayloadError: the state does not fit the network.
+            PrivatePartLost: the site's own part is missing or damaged.
+        """
+        whole = exchanged.read(self.net)
+        received = read_state(content, like={name: whole[name] for name in whole if name not in self.staying})
+        start = {name: received.get(name, value) for name, value in whole.items()}
+        exchanged.load(self.net, start | self.part.read(whole, after_round=after_round))
+        return start
+
+
+def open_network(site: Site, task: Task, header: Header) -> OwnNetwork:
+    """Build the network of a training, before any state is loaded."""
+    if (task.fold < 0) != (task.stage == "pretrain"):
+        raise PayloadError(
+            f"task: got fold {task.fold} in stage {task.stage}, expected a held-out fold in finetune only"
+        )
+    net = network_of(site, task, header)
+    names = () if task.training is None else staying(net, task.training, net.parts)
+    return OwnNetwork(net, names, PrivatePart(site.config.folder, task, header, names))
+
+
 def _fresh_network(site: Site, task: Task, header: Header) -> Network:
     if task.stage == "pretrain":
         return whole_network(task.views, task.model, task.seed)
     base = site.base(header.base)
-    method = task.own_method
-    if method is None or isinstance(method, ZeroShot):
+    if task.training is None:
         return base_network(task.views, task.model, base)
-    return fine_tuned_network(task.views, task.model, base, method, task.seed)
+    return fine_tuned_network(task.views, task.model, base, task.training, task.seed)
 
 
 def which_cell(task: Task) -> dict[str, Any]:

@@ -7,10 +7,13 @@ from sahfl.federation.site.kinds.describe import DESCRIBE
 from sahfl.federation.site.kinds.evaluate import EVALUATE
 from sahfl.federation.site.kinds.install_base import INSTALL_BASE
 from sahfl.federation.site.kinds.kind import Kind
+from sahfl.federation.site.kinds.local_phase import LOCAL_PHASE
+from sahfl.federation.site.kinds.private_part import PRIVATE_PART
 from sahfl.federation.site.kinds.scan_keys import SCAN_KEYS
 from sahfl.federation.site.kinds.train import TRAIN
 
-KINDS: dict[str, Kind] = {kind.type: kind for kind in (DESCRIBE, SCAN_KEYS, INSTALL_BASE, TRAIN, EVALUATE)}
+ALL = (DESCRIBE, SCAN_KEYS, INSTALL_BASE, TRAIN, LOCAL_PHASE, EVALUATE, PRIVATE_PART)
+KINDS: dict[str, Kind] = {kind.type: kind for kind in ALL}
 """Every kind by its message type, in the order in which a study sends them."""
 
 

@@ -11,23 +11,22 @@ from typing import Any
 from flwr.app import MetricRecord, RecordDict
 
 from sahfl.adapters import exchanged
-from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, WeightTuning, ZeroShot
+from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, WeightTuning
 from sahfl.config.methods import method_at_defaults
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import PayloadError
 from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
-from sahfl.federation.site.declared import declared, tensor_leaks
+from sahfl.federation.site.declared import may_leave, shares_all, tensor_leaks
 from sahfl.federation.site.feedback import with_feedback
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above, outside_stages
-from sahfl.federation.site.kinds.received import network_of, task_and_header, which_cell
-from sahfl.federation.site.local_norms import keep_own, put_own
+from sahfl.federation.site.kinds.received import OwnNetwork, open_network, task_and_header, which_cell
 from sahfl.federation.site.site import Site
-from sahfl.federation.tensors import config_record, read_state
+from sahfl.federation.tensors import config_record
 from sahfl.federation.turns import take_turn
-from sahfl.networks import staying
+from sahfl.networks import trained_tensors
 from sahfl.payload import Header, payload_size
 from sahfl.seeds import derive_seed
 from sahfl.task import Task
@@ -41,57 +40,70 @@ METRICS = ("n_volumes", "loss", "seconds")
 
 
 def train_round(site: Site, content: RecordDict) -> RecordDict:
-    """Load the received state, train it on the site's own cases, and answer with the new state."""
+    """Load the received state and the site's own part, train on the site's cases, and answer with what is shared."""
     began = time.monotonic()
     task, header = task_and_header(content)
     if task.local is None or not 1 <= task.round <= task.rounds:
         raise PayloadError(f"task: got round {task.round} of {task.rounds}, expected settings of a training round")
-    if (task.fold < 0) != (task.stage == "pretrain"):
-        raise PayloadError(
-            f"task: got fold {task.fold} in stage {task.stage}, expected a held-out fold in finetune only"
-        )
-    net = network_of(site, task, header)
-    start = read_state(content, like=exchanged.read(net))
-    exchanged.load(net, start)
-    put_own(net, task, site.config.folder, header, after_round=task.round - 1)
-    names = take_turn(net, task.method, task.round)
+    own = open_network(site, task, header)
+    start = own.load(content, after_round=task.round - 1)
+    names = take_turn(own.net, task.method, task.round, staying=own.staying)
+    loss, n_volumes = train_locally(site, task, header, own)
+    trained = exchanged.read(own.net)
+    own.part.keep({name: trained[name] for name in own.staying}, n_volumes=n_volumes)
+    sent = {name: trained[name] for name in names if name not in own.staying}
+    if task.payload != "float32":
+        change = {name: value - start[name] for name, value in sent.items()}
+        sent = with_feedback(site.config.folder, header, change, task.payload)
+    if shares_all(task):
+        sent |= {name: trained[name] - start[name] * (task.payload != "float32") for name in own.staying}
+        sent = dict(sorted(sent.items()))
+    seconds = time.monotonic() - began
+    return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=loss, seconds=seconds, encoding=task.payload)
+
+
+def train_locally(site: Site, task: Task, header: Header, own: OwnNetwork) -> tuple[float, int]:
+    """Train a network on the site's own cases, in place; returns the mean loss and the number of cases."""
+    local, method = task.local, task.training
+    assert local is not None
     cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round)
     sampler = SliceSampler(
         site.load_views(cases, task.views),
         task.views,
-        batch_size=task.local.batch_size,
-        foreground_share=task.local.foreground_share,
+        batch_size=local.batch_size,
+        foreground_share=local.foreground_share,
         seed=derive_seed(task.seed, task.stage, _batches_of(task, header), task.fold, task.round, site.config.name),
     )
-    local = task.local
     schedule = Schedule(
-        task.learning_rate, local.weight_decay, local.steps, task.round, task.rounds, proximal=local.proximal
+        task.learning_rate,
+        local.weight_decay,
+        local.steps,
+        task.round,
+        task.rounds,
+        proximal=local.proximal,
+        local_steps=method.local_steps if method else 0,
     )
+    own_rate = method.private_learning_rate if method else None
+    factor = 1.0 if own_rate is None or not task.learning_rate else own_rate / task.learning_rate
     loss = train(
-        net,
+        own.net,
         sampler,
         schedule,
         precision=local.precision,
+        rate_of=lambda name: factor if name in own.staying else 1.0,
         on_step=lambda done, total, loss: emit(SiteStep(site.config.name, protocol.TRAIN, done, total, loss)),
     )
     log.info(
         "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",
         *(task.stage, header.method, task.fold, task.round, len(cases), loss),
     )
-    trained, at_home = exchanged.read(net), staying(net, task)
-    keep_own(site.config.folder, header, {name: trained[name] for name in at_home})
-    sent = {name: trained[name] for name in names if name not in at_home}
-    if task.payload != "float32":
-        change = {name: value - start[name] for name, value in sent.items()}
-        sent = with_feedback(site.config.folder, header, change, task.payload)
-    seconds = time.monotonic() - began
-    return protocol.train_reply(header, sent, n_volumes=len(cases), loss=loss, seconds=seconds, encoding=task.payload)
+    return loss, len(cases)
 
 
 def _batches_of(task: Task, header: Header) -> str:
     """What the batches of a round depend on beside fold, round and site: the method, or its repeat alone."""
-    if task.common_random_numbers and task.method is not None and not isinstance(task.method, ZeroShot):
-        return f"repeat {task.method.repeat}"
+    if task.common_random_numbers and task.training is not None:
+        return f"repeat {task.training.repeat}"
     return header.method
 
 
@@ -122,20 +134,27 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
 
 
 def _tensor_problems(policy: SitePolicy, task: Task) -> Iterator[str]:
-    tensors = declared(task)
-    if policy.norms_stay and len(tensors) > len(declared(task, local_norms=True)):
-        yield "norms_stay: got training whose weights of norms would leave, expected local_norms: true"
+    trained, tensors = trained_tensors(task.views, task.model, task.training), may_leave(task)
+    if policy.norms_stay and trained.norms & tensors.keys():
+        yield "norms_stay: got training whose weights of norms would leave, expected a method with stays: [norm]"
+    if not policy.private_mean and task.training is not None and task.training.share_private_at_end:
+        yield "private_mean: got training whose private part leaves in the last round, expected that it stays here"
     _, n_bytes = payload_size(tensors.values(), task.payload)
     yield from above(policy, "most_bytes", n_bytes)
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
-    for name, value in answer.metric_records.get("metrics", MetricRecord()).items():
+    yield from metric_leaks(answer.metric_records.get("metrics", MetricRecord()))
+    yield from tensor_leaks(task, answer)
+
+
+def metric_leaks(metrics: MetricRecord) -> Iterator[str]:
+    """Yield each metric of an answer that is not one of the three numbers of a training."""
+    for name, value in metrics.items():
         if name not in METRICS:
             yield f"got metric {name[:40]!r}, expected {', '.join(METRICS)}"
         elif type(value) not in (int, float):
             yield f"metric {name}: got {type(value).__name__}, expected one number"
-    yield from tensor_leaks(task, answer)
 
 
 # -------------------------------------------------------------------------------------------------------- in words
@@ -168,20 +187,34 @@ def _allowed(policy: SitePolicy) -> Iterator[Task]:
 
 
 def _lines(name: str, task: Task) -> Iterator[str]:
-    method = task.own_method
-    trained = None if method is None or isinstance(method, ZeroShot) else method
-    shapes = declared(task)
-    numbers, n_bytes = payload_size(shapes.values(), task.payload)
+    method = task.training
+    trained = trained_tensors(task.views, task.model, method)
+    numbers, n_bytes = payload_size(trained.shared.values(), task.payload)
     yield f"{name}, each round:"
-    yield f"  leaves: {_what(trained)}: {len(shapes)} tensors, {numbers:,} numbers, {n_bytes:,} bytes as {task.payload}"
-    names = list(shapes)
-    shown = ", ".join(names[:2]) + (f", ... to {names[-1]}" if len(names) > 2 else "")
-    yield f"    with their names and shapes ({shown})"
+    if trained.shared:
+        size = f"{len(trained.shared)} tensors, {numbers:,} numbers, {n_bytes:,} bytes as {task.payload}"
+        names = list(trained.shared)
+        shown = ", ".join(names[:2]) + (f", ... to {names[-1]}" if len(names) > 2 else "")
+        yield f"  leaves: {_what(method)}: {size}"
+        yield f"    with their names and shapes ({shown})"
     yield "  leaves: metrics n_volumes (scans trained on), loss (mean of the round), seconds"
-    if task.local is not None and task.local.local_norms:
-        yield "  stays: the weights of all norms"
-    if trained is not None and trained.trained_at:
-        yield "  the other sites are sent what this site trained, as it is, to evaluate it; no average hides it"
+    if trained.staying:
+        n_stay, _ = payload_size(trained.staying.values(), task.payload)
+        yield f"  stays: {what_stays(method)}: {len(trained.staying)} tensors, {n_stay:,} numbers"
+    if method is not None and method.share_private_at_end:
+        yield "  leaves in the last round, once: what stayed until then, for a mean over the sites"
+    if method is not None and method.is_alone:
+        yield "  no tensor leaves: this site trains alone, and evaluates the network that it trained"
+
+
+def what_stays(method: TrainedMethod | None) -> str:
+    """The part of a method that stays at a site, in words."""
+    if method is None or method.is_alone:
+        return "all that the method trains"
+    terms = method.private_rank if isinstance(method, AdapterTuning) else 0
+    words = {"norm": "weights of all norms", "out": "out-side factors", "inner": "inner factors"}
+    parts = [f"{terms} private terms of each adapter"] if terms else []
+    return ", ".join([*parts, *(words.get(stay, f"all that trains in {stay}") for stay in method.stays)])
 
 
 def _what(method: TrainedMethod | None) -> str:
