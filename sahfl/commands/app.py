@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
-from sahfl.commands import audit, checks, consortium, outputs, phantom, private, status, study
+from sahfl.commands import adapt, audit, checks, consortium, outputs, phantom, private, status, study
 from sahfl.commands.program import Command, new_app
 
 app = new_app(
@@ -21,6 +21,7 @@ for command in (
     study.study,
     outputs.predict,
     outputs.export,
+    adapt.adapt,
     consortium.provision,
     consortium.renew,
     consortium.revoke,

@@ -7,6 +7,7 @@ from harness.adapted_layers import (
     LAYERS,
     METHODS,
     PATHS,
+    WITH_PRIVATE,
     an_input,
     compute_by,
     defined_weight,
@@ -28,7 +29,10 @@ def kind_and_setting(request):
     return request.param
 
 
-@pytest.fixture(params=METHODS.values(), ids=METHODS.keys())
+ALL = METHODS | WITH_PRIVATE
+
+
+@pytest.fixture(params=ALL.values(), ids=ALL.keys())
 def method(request):
     return request.param
 

@@ -19,6 +19,11 @@ METHODS = {
     for joint in (False, True)
     if not joint or name.startswith("cp_")
 }
+WITH_PRIVATE = {
+    f"{name}-private": METHODS[name].model_copy(update={"private_rank": 3})
+    for name in ("lora_c", "conv_dora", "cp_lora")
+}
+"""With private terms beside the others."""
 PATHS = ("dense", "fused")
 
 SETTINGS = {
@@ -123,6 +128,8 @@ def defined_weight(layer, method):
     """The adapted layer's weight in PyTorch's own layout; autograd reaches all that trains through it."""
     weight = layer.base.weight.transpose(0, 1) if layer.base.transposed else layer.base.weight
     weight = weight + ALPHA / RANK * defined_delta(layer.update, method)
+    if layer.private is not None:
+        weight = weight + ALPHA / RANK * defined_delta(layer.private, method)
     if layer.magnitude is not None:
         length = weight.detach().square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True).sqrt()
         weight = layer.magnitude.view(length.shape) * weight / length

@@ -32,7 +32,8 @@ class Joined:
     def delta(self, up: Tensor) -> Tensor:
         """Update of the kernel, (out, in, *kernel), from the scaled ``up`` (out, terms of both, ...)."""
         first, second = self._parts(up)
-        return self._first.delta(first) + self._second.delta(second)
+        # Contiguous: a convolution with a kernel of other strides rounds otherwise.
+        return (self._first.delta(first) + self._second.delta(second)).contiguous()
 
     def inner(self, x: Tensor, geometry: Geometry) -> Tensor:
         """(batch, in, *space) -> (batch, terms of both, *space')."""

@@ -38,7 +38,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
         raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
     net = _evaluated_network(site, task, header, content)
     merge(net)
-    results = _score_cases(site, task, net)
+    results = score_cases(site, task, net)
     named: dict[str, object] = {"method": header.method, "part": task.part, "fold": task.fold}
     site.keep_results([named | {"case": case} | result.row() for case, result in results])
     cases, policy = [result for _, result in results], site.config.policy
@@ -64,7 +64,8 @@ def _evaluated_network(site: Site, task: Task, header: Header, content: RecordDi
     return net
 
 
-def _score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseResult]]:
+def score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseResult]]:
+    """Segment and score the held-out cases of a task with a merged network; each result with the case's id."""
     assert task.evaluation is not None
     keys = site.patient_keys(task.seed)
     cases = site.held_out_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
