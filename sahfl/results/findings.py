@@ -66,8 +66,9 @@ class Evidence:
         self._comparisons = {(row["method"], row["reference"]): row for row in comparisons}
 
     def federated(self, *, adapters: bool | None = None) -> list[Row]:
-        """Methods that all sites trained together; only adapters, or only others, if asked."""
-        rows = [row for row in self.methods if row["trained_at"] is None and row["method"] != "zero_shot"]
+        """Methods that all sites trained together, as each site uses them; only adapters, or only others, if asked."""
+        trained = [row for row in self.methods if row["trained_at"] is None and row["method"] != "zero_shot"]
+        rows = [row for row in trained if row["part"] in (None, "personal")]
         return [row for row in rows if adapters is None or (row["method"] in ADAPTERS) == adapters]
 
     def pair(self, method: str, reference: str, against: str = "") -> list[Pair]:

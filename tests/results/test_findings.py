@@ -16,7 +16,7 @@ def gap(value=0.03, half=0.02, n=30, p_holm=0.01, trainings=3):
 
 def row(id_, *, rank=None, trained_at=None, trainable=100, growth=None):
     method = id_.partition("-")[0]
-    where = {"trained_at": trained_at, "aggregation": None if id_ == "zero_shot" else "mean"}
+    where = {"trained_at": trained_at, "part": None, "aggregation": None if id_ == "zero_shot" else "mean"}
     return {"id": id_, "method": method, "rank": rank, **where, "trainable": trainable, "growth": growth}
 
 
