@@ -99,7 +99,7 @@ def test_the_readme_names_every_command_of_the_program():
 
 
 def test_every_example_in_a_help_text_is_a_command_of_the_program():
-    of_a_run = ("simulate", "study", "report", "predict", "export")
+    of_a_run = ("simulate", "study", "report", "predict", "export", "adapt")
     for command in (*of_a_run, "check", "provision", "renew", "revoke", "status", "doctor"):
         examples = re.findall(r"Example: (sahfl \S+)", help_of(command))
         assert examples
