@@ -167,7 +167,9 @@ def _draw_rank_line(axes: Axes, line: Sequence[Results], look: dict[str, Look], 
 
 def draw_places(results: Results) -> Drawing | None:
     """Pooled, federated and single-site training of the same method, one row each."""
-    methods = [m for m in with_dice(results) if m["trained_at"] in (None, POOLED, POOLED_STEPS, EACH)]  # these have all patients
+    methods = [
+        m for m in with_dice(results) if m["trained_at"] in (None, POOLED, POOLED_STEPS, EACH)
+    ]  # these have all patients
     kinds = {_kind(m) for m in methods if m["trained_at"] is not None}
     shown = sorted((m for m in methods if _kind(m) in kinds), key=lambda m: (str(_kind(m)), _place(m)))
     if not shown:
