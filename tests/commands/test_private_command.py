@@ -71,7 +71,7 @@ def test_an_export_of_what_stays_needs_a_word_and_carries_a_warning(sahfl, run, 
     assert not to.exists()
     code, _, err = sahfl("export", site, "--method", ID, "--to", to, "--with-private", "--format", "adapter")
     assert code == 2
-    assert "networks of a site, without an adapter's folder; name other formats" in err
+    assert "networks of a site have no adapter; name other formats" in err
     code, out, _ = sahfl("export", site, "--method", ID, "--fold", "0", "--to", to, "--with-private")
     assert code == 0
     assert "largest difference of logits" in out
