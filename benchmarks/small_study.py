@@ -12,18 +12,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from machine import machine
+from torch import nn
 
 from sahfl.adapters import AdapterState, digest, exchanged
+from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.attach import attach
 from sahfl.adapters.exchanged import factored_layers
 from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.adapters.steps import rate_of
 from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.data.ct import Scan
 from sahfl.data.phantom import PROFILES, PhantomKind, make_case
@@ -45,7 +48,6 @@ MODEL = ModelConfig(size="tiny")
 SHAPE, SPACING_MM = (48, 64, 16), (3.2, 3.2, 8.0)
 BATCH_SIZE, FOREGROUND_SHARE, WEIGHT_DECAY = 4, 0.5, 1e-4
 N_HELD_OUT = 2
-"""Patients of a site that are evaluated and never trained on."""
 BASE_STEPS, BASE_CASES = 300, 4
 """Steps of pretraining, and trauma patients of each profile."""
 THRESHOLD = 0.5
@@ -79,10 +81,20 @@ class Federation:
         sites: the participants.
         base: the pretrained network.
         steps: optimiser steps of a site in a round.
+        n_held_out: patients of each site that are evaluated and never trained on.
+        rates: from the network to the factors of the learning rate of its parameters, for ``training.train``.
     """
 
     def __init__(
-        self, method: AdapterTuning, seed: int, *, sites: Sequence[SmallSite], base: AdapterState, steps: int
+        self,
+        method: AdapterTuning,
+        seed: int,
+        *,
+        sites: Sequence[SmallSite],
+        base: AdapterState,
+        steps: int,
+        n_held_out: int = N_HELD_OUT,
+        rates: Callable[[nn.Module], Callable[[str], float]] = rate_of,
     ) -> None:
         self._net = base_network(VIEWS, MODEL, base)
         example = torch.zeros(1, n_channels(VIEWS), 32, 32)
@@ -92,7 +104,8 @@ class Federation:
         self.sites = {site.name: site for site in sites}
         self._method, self._seed, self._steps = method, seed, steps
         self._training = {site.name: _patients(site, seed, "training", site.n_training) for site in sites}
-        self._held_out = {site.name: _patients(site, seed, "held out", N_HELD_OUT) for site in sites}
+        self._held_out = {site.name: _patients(site, seed, "held out", n_held_out) for site in sites}
+        self._rates = rates
         self._known: dict[tuple[object, ...], AdapterState] = {}
 
     def train(
@@ -124,9 +137,17 @@ class Federation:
             foreground_share=FOREGROUND_SHARE,
             seed=derive_seed(self._seed, site, round_),
         )
-        train(self._net, sampler, Schedule(self._method.learning_rate, WEIGHT_DECAY, self._steps, round_, rounds))
+        schedule = Schedule(self._method.learning_rate, WEIGHT_DECAY, self._steps, round_, rounds)
+        train(self._net, sampler, schedule, rate_of=self._rates(self._net))
         trained = exchanged.read(self._net)
         return {name: trained[name] for name in names}
+
+    def changes(self, state: AdapterState) -> list[float]:
+        """Change of each adapted kernel in a state, relative to the kernel of the base."""
+        exchanged.load(self._net, state)
+        layers = [module for module in self._net.modules() if isinstance(module, AdaptedConv)]
+        pairs = [(layer.base.weight, layer.merged().weight) for layer in layers]
+        return [((after - before).norm() / before.norm()).item() for before, after in pairs]
 
     def dice(self, final: AdapterState, sites: Sequence[str] = ()) -> float:
         """Dice over all voxels of all held-out patients of the sites together."""
@@ -153,22 +174,25 @@ def _patient(profile: str, kind: PhantomKind, seed: int) -> Patient:
     return make_views(scan, VIEWS), scan
 
 
-def read_base() -> AdapterState:
-    """Load the base network from the folder for temporary files; if it is missing there, train it first."""
-    made_of = repr((VIEWS, MODEL, SHAPE, SPACING_MM, BASE_STEPS, BASE_CASES, BATCH_SIZE))
+def read_base(profiles: Sequence[str] = tuple(PROFILES), n_cases: int = BASE_CASES) -> AdapterState:
+    """Load the base network from the folder for temporary files; if it is missing there, train it first.
+
+    It is trained on ``n_cases`` trauma patients of each of the scanner ``profiles``.
+    """
+    made_of = repr((VIEWS, MODEL, SHAPE, SPACING_MM, BASE_STEPS, tuple(profiles), n_cases, BATCH_SIZE))
     path = Path(tempfile.gettempdir()) / f"sahfl-base-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.safetensors"
     try:
         return load_tensors(path)[0]
     except AdapterError:
-        save_tensors(path, _pretrained())
+        save_tensors(path, _pretrained(profiles, n_cases))
     return load_tensors(path)[0]
 
 
-def _pretrained() -> AdapterState:
+def _pretrained(profiles: Sequence[str], n_cases: int) -> AdapterState:
     cases = [
         _patient(profile, "tbi", derive_seed("base", profile, index))[0]
-        for profile in PROFILES
-        for index in range(BASE_CASES)
+        for profile in profiles
+        for index in range(n_cases)
     ]
     sampler = SliceSampler(cases, VIEWS, batch_size=BATCH_SIZE, foreground_share=FOREGROUND_SHARE, seed=0)
     net = whole_network(VIEWS, MODEL, seed=0)

@@ -13,6 +13,20 @@ from numpy.typing import NDArray
 AdapterState = dict[str, NDArray[np.float32]]
 """Exchanged tensors by name; the only form in which trained numbers leave a site."""
 Floats = NDArray[np.float64]
+Scaling = Literal["steps", "rank", "sqrt_rank"]
+
+
+def scale_of(alpha: float, scaling: Scaling, *, rank: float, numbers: float) -> float:
+    """The factor of an adapter's update: alpha over a number that depends on the method, the rank and the kernel.
+
+    AdamW's first step moves each of the ``numbers`` that the out-side factor holds for an output channel by the
+    learning rate. Each multiplies an in-side kernel of length 1 / sqrt 3, in a direction of its own. With "steps" the
+    step therefore moves every channel's kernel by learning rate * alpha / sqrt 3, as long as there are fewer numbers
+    than the kernel has; that is alpha times the learning rate, relative to a kernel as PyTorch initialises it.
+
+    Source: Kalajdzievski 2023, arXiv 2312.03732 (the square root, for one number per rank).
+    """
+    return alpha / {"steps": numbers**0.5, "rank": rank, "sqrt_rank": rank**0.5}[scaling]
 
 
 def digest(state: AdapterState) -> str:
@@ -51,6 +65,8 @@ class Form:
     """Axis of the terms in each factor, by the factor's name."""
     terms_per_rank: Callable[[tuple[int, ...]], int] = lambda shape: 1
     """Terms for one rank of the method, from the kernel's shape."""
+    numbers_per_term: Callable[[tuple[int, ...]], int] = lambda shape: 1
+    """Numbers of a term in the out-side factor for each output channel, from the kernel's shape."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ class FactoredLayer:
     inner: tuple[str, ...]
     """Names of the other factors."""
     alpha: float
-    scaling: Literal["rank", "sqrt_rank"]
+    scaling: Scaling
     magnitude: str | None = None
     """Name of DoRA's magnitudes."""
     kernel: NDArray[np.float32] | None = None
@@ -79,4 +95,5 @@ class FactoredLayer:
     def scale(self, n_terms: int) -> float:
         """Factor of an update of this many terms."""
         rank = n_terms / self.form.terms_per_rank(self.shape)
-        return self.alpha / (rank if self.scaling == "rank" else rank**0.5)
+        numbers = n_terms * self.form.numbers_per_term(self.shape)
+        return scale_of(self.alpha, self.scaling, rank=rank, numbers=numbers)

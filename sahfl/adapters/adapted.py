@@ -33,13 +33,12 @@ class AdaptedConv(nn.Module):
         base: the layer, which is frozen here.
         update: the fresh update of the layer's kernel.
         private: a second fresh update of the same form, whose terms stay at the site that trains them; D is the sum.
-        scale: factor of the update (alpha / rank, or alpha / sqrt(rank)).
+        scale: factor of the update (``sahfl.adapters.scale_of``).
         magnitude: learn the length of each output channel's kernel apart from its direction.
         rank_dropout: chance that a training step leaves a term of the update out; the other terms are scaled up.
 
-    Source: Hu et al. 2021, arXiv 2106.09685, section 4.1 (scale); Kalajdzievski 2023, arXiv 2312.03732 (square root);
-    Liu et al. 2024, arXiv 2402.09353, sections 4.1 and 4.3 (magnitude, constant norm); Yeh et al. 2023, arXiv
-    2309.14859 (rank dropout).
+    Source: Hu et al. 2021, arXiv 2106.09685, section 4.1 (scale); Liu et al. 2024, arXiv 2402.09353, sections 4.1 and
+    4.3 (magnitude, constant norm); Yeh et al. 2023, arXiv 2309.14859 (rank dropout).
     """
 
     def __init__(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from torch import Generator, Tensor, nn
 
-from sahfl.adapters import exchanged
+from sahfl.adapters import exchanged, scale_of
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.norms import normed_convolutions
@@ -204,8 +205,7 @@ def _put_adapters(net: nn.Module, method: AdapterTuning, seed: int, parts: Parts
     asked = example is not None and (leaves_out or "unnormed" in method.layers)
     normed = normed_convolutions(net, example) if asked else frozenset()  # type: ignore[arg-type]
     wanted = [module for path, module in net.named_modules() if path not in normed or "all" in method.layers]
-    if not {"all", "unnormed"} & set(method.layers):
-        wanted = _within(net, method.layers, parts)
+    wanted = wanted if {"all", "unnormed"} & set(method.layers) else _within(net, method.layers, parts)
     layers = _adaptable(net, set(wanted) - set(trained))
     cancelled = normed & layers.keys() if leaves_out else frozenset()
     _adapt_all(net, layers, method, cancelled=cancelled, seed=seed)
@@ -228,19 +228,16 @@ def _adapt_all(
 
 def _adapt(base: Convolution, method: AdapterTuning, *, magnitude: bool, seed: int) -> AdaptedConv:
     record = ADAPTERS[method.method]
-    options = {name: getattr(method, name) for name in record.options}
-
-    def update(rank: int, seed: int) -> nn.Module:
-        made: nn.Module = record.update()(base, rank=rank, generator=Generator().manual_seed(seed), **options)
-        return made
-
+    update = partial(record.update(), base, **{name: getattr(method, name) for name in record.options})
+    shared = update(rank=method.rank, generator=Generator().manual_seed(seed))
+    drawn = Generator().manual_seed(derive_seed(seed, "private"))
     return AdaptedConv(
         base,
-        update(method.rank, seed),
-        scale=method.scale,
+        shared,
+        scale=scale_of(method.alpha, method.scaling, rank=method.rank, numbers=shared.up[0].numel()),
         magnitude=magnitude and method.has_magnitudes,
         rank_dropout=method.rank_dropout,
-        private=update(method.private_rank, derive_seed(seed, "private")) if method.private_rank else None,
+        private=update(rank=method.private_rank, generator=drawn) if method.private_rank else None,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sahfl.adapters import AdapterState, FactoredLayer
+from sahfl.adapters import AdapterState, FactoredLayer, scale_of
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.updates.geometry import kernel_of
@@ -97,13 +97,13 @@ def private_layers(net: nn.Module, method: TrainedMethod) -> tuple[FactoredLayer
     """
     if not isinstance(method, AdapterTuning):
         return ()
-    n_terms = method.private_rank
-    alpha = method.scale * (n_terms if method.scaling == "rank" else n_terms**0.5)
-    return tuple(
-        replace(_describe(path, layer, layer.private, "private", method), alpha=alpha, magnitude=None, kernel=None)
-        for path, layer in _adapted(net)
-        if layer.private is not None
-    )
+    found = []
+    for path, layer in _adapted(net):
+        if layer.private is not None:
+            alone = scale_of(1.0, method.scaling, rank=method.private_rank, numbers=layer.private.up[0].numel())
+            described = _describe(path, layer, layer.private, "private", method)
+            found.append(replace(described, alpha=layer.scale / alone, magnitude=None, kernel=None))
+    return tuple(found)
 
 
 def _adapted(net: nn.Module) -> list[tuple[str, AdaptedConv]]:

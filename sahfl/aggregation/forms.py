@@ -5,6 +5,7 @@ Terms are one matrix (size of the axis, terms) for each factor, the out-side fac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -186,7 +187,13 @@ def _mean_factor(name: str, sites: Sequence[WeightedState], shape: tuple[int, ..
 CONV_LORA = Form(matrix_terms, matrix_factors, _conv_dense, matrix_nearest, matrix_axes)
 """``up`` (out, terms) times ``down`` (terms, in, *kernel)."""
 LORA_C = Form(
-    matrix_terms, matrix_factors, _lora_c_dense, matrix_nearest, matrix_axes, terms_per_rank=lambda shape: shape[-1]
+    matrix_terms,
+    matrix_factors,
+    _lora_c_dense,
+    matrix_nearest,
+    matrix_axes,
+    terms_per_rank=lambda shape: shape[-1],
+    numbers_per_term=lambda shape: math.prod(shape[2:-1]),
 )
 """``up`` (out, terms, *others, 1) times ``down`` (terms, in, *ones, width); one rank has ``width`` terms."""
 CP = Form(_cp_terms, _cp_factors, _cp_dense, _cp_nearest, _cp_axes)

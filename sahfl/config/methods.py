@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, TypeAdapter, ValidationInfo, WrapValidator, model_validator
 from pydantic_core import SchemaValidator, core_schema
 
+from sahfl.adapters import Scaling
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.aggregation.rules import RULES, USUAL
 from sahfl.section import Name, Section, one_of
@@ -159,9 +160,11 @@ class AdapterTuning(Training):
     rank: Rank = 8
     """Number of terms; payload bytes grow linearly with it. More than a layer's full rank is legal."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 16.0
-    """The update is multiplied by alpha / rank (unitless)."""
-    scaling: Literal["rank", "sqrt_rank"] = "rank"
-    """Divide alpha by the rank, or by its square root (rsLoRA, arXiv 2312.03732)."""
+    """Factor of the update, before its scaling (unitless)."""
+    scaling: Scaling = "steps"
+    """What alpha is divided by. ``steps``: all methods and ranks begin with steps of one size, alpha times the learning
+    rate relative to a kernel. ``rank``: the rank, as in LoRA. ``sqrt_rank``: its square root (rsLoRA, arXiv
+    2312.03732), which is the same as ``steps`` for the convLoRA and CP forms."""
     joint_kernel: bool = False
     """CP forms only: one factor for the whole kernel instead of one per axis (CP3)."""
     rank_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -196,11 +199,6 @@ class AdapterTuning(Training):
         parts += [self.aggregation] if self.aggregation != USUAL else []
         name = "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
         return name + _suffix(self.trained_at, self.repeat)
-
-    @property
-    def scale(self) -> float:
-        """Factor of every update: alpha by the rank, or by its square root."""
-        return self.alpha / (self.rank if self.scaling == "rank" else self.rank**0.5)
 
     @property
     def something_stays(self) -> bool:

@@ -180,9 +180,11 @@ def test_adapters_on_unnormed_layers_go_where_no_norm_cancels_a_magnitude(method
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("scaling", "expected"), [("rank", 6.0 / 4), ("sqrt_rank", 6.0 / 2)])
-def test_the_update_is_scaled_by_alpha_over_the_rank_or_its_root(name, scaling, expected):
+@pytest.mark.parametrize("scaling", ["steps", "rank", "sqrt_rank"])
+def test_the_update_is_alpha_by_the_root_of_the_numbers_of_a_channel_or_by_the_rank_or_its_root(name, scaling):
     method = METHODS[name].model_copy(update={"rank": 4, "alpha": 6.0, "scaling": scaling})
+    numbers = 4 * 3 * 3 if method.method in ("lora_c", "dora_c") else 4  # LoRA-C: r x width terms of height numbers
+    expected = {"steps": 6.0 / numbers**0.5, "rank": 6.0 / 4, "sqrt_rank": 6.0 / 2}[scaling]
     layer = trained(make_layer(nn.Conv2d, {"kernel_size": 3}, method))
     layer.magnitude = None
     change = layer.merged().weight - layer.base.weight

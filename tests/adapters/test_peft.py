@@ -32,9 +32,8 @@ def of_peft(setting, *, rslora, dora):
     return get_peft_model(two_convolutions(setting), config)
 
 
-def of_sahfl(setting, *, rslora, dora):
+def of_sahfl(setting, *, scaling, dora):
     net = two_convolutions(setting)
-    scaling = "sqrt_rank" if rslora else "rank"
     attach(
         net, AdapterTuning(method="conv_dora" if dora else "conv_lora", rank=RANK, alpha=ALPHA, scaling=scaling), seed=0
     )
@@ -51,11 +50,12 @@ def shared_tensors(theirs, ours, *, dora):
             yield other.lora_magnitude_vector["default"].weight, layer.magnitude
 
 
-@pytest.mark.parametrize("rslora", [False, True], ids=["rank", "sqrt-rank"])
+@pytest.mark.parametrize("scaling", ["rank", "sqrt_rank", "steps"])
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("setting", LAYERS.values(), ids=LAYERS.keys())
-def test_outputs_and_gradients_are_those_of_peft(setting, dora, rslora):
-    theirs, ours = of_peft(setting, rslora=rslora, dora=dora), of_sahfl(setting, rslora=rslora, dora=dora)
+def test_outputs_and_gradients_are_those_of_peft(setting, dora, scaling):
+    theirs = of_peft(setting, rslora=scaling != "rank", dora=dora)
+    ours = of_sahfl(setting, scaling=scaling, dora=dora)
     pairs = list(shared_tensors(theirs, ours, dora=dora))
     generator = Generator().manual_seed(1)
     with torch.no_grad():
@@ -75,6 +75,6 @@ def test_outputs_and_gradients_are_those_of_peft(setting, dora, rslora):
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 def test_the_same_numbers_train_as_in_peft(dora):
-    theirs, ours = (make(LAYERS["k3"], rslora=False, dora=dora) for make in (of_peft, of_sahfl))
+    theirs, ours = of_peft(LAYERS["k3"], rslora=True, dora=dora), of_sahfl(LAYERS["k3"], scaling="steps", dora=dora)
     counts = [sum(p.numel() for p in net.parameters() if p.requires_grad) for net in (theirs, ours)]
     assert counts[0] == counts[1]

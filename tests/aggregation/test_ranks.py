@@ -24,7 +24,7 @@ from sahfl.errors import PayloadError
 
 CP = [name for name in METHODS if name.startswith("cp")]
 ALL = pytest.mark.parametrize("name", METHODS)
-SCALINGS = pytest.mark.parametrize("scaling", ["rank", "sqrt_rank"])
+SCALINGS = pytest.mark.parametrize("scaling", ["steps", "rank", "sqrt_rank"])
 
 
 def bits(state):

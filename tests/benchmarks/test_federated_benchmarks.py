@@ -1,4 +1,4 @@
-"""The benchmarks of aggregation and attacks: their books, not their results."""
+"""The benchmarks of aggregation, attacks and steps: their books, not their results."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from sahfl.aggregation.forms import CP
 from sahfl.simulation.hostile import ATTACKS, as_trained
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("machine", "small_study", "aggregation", "attacks")
+NAMES = ("machine", "small_study", "aggregation", "attacks", "adapter_steps")
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,27 @@ def test_what_arrives_is_rounded_as_on_the_wire_and_its_bytes_are_counted(module
         np.testing.assert_allclose(value, TRAINED[name], rtol=1e-2)
 
 
+def test_the_recipes_are_lora_s_and_sahfl_s_at_each_learning_rate(modules):
+    found = modules["adapter_steps"].recipes([0.1, 0.01])
+    assert [(name, recipe.scaling, recipe.learning_rate) for name, recipe in found.items()] == [
+        ("rank", "rank", 5e-3),
+        ("steps, 0.1", "steps", 0.1),
+        ("steps, 0.01", "steps", 0.01),
+    ]
+    assert [recipe.relative for recipe in found.values()] == [False, True, True]
+
+
+def test_a_row_has_the_paired_difference_to_the_first_recipe_by_hand(modules):
+    """Differences 1, 2 and 3 hundredths: mean 0.02, half width 4.303 * 0.01 / sqrt(3)."""
+    result = modules["adapter_steps"].Result
+    rows = {"rank": result(0.1, [0.3, 0.4, 0.5], []), "steps": result(0.066, [0.31, 0.42, 0.53], [])}
+    *_, first, second = modules["adapter_steps"].as_table({"cp_lora-r1": rows}).splitlines()
+    assert first == "| cp_lora-r1 | rank | 10 % | 0.400 |  |  |  |"
+    assert second == "| cp_lora-r1 | steps | 6.6 % | 0.420 | +0.020 (-0.005 to +0.045) |  |  |"
+
+
 @pytest.mark.slow
-def test_both_benchmarks_run_and_print_json():
+def test_the_benchmarks_run_and_print_json():
     def result(*command):
         command = [sys.executable, "-W", "ignore", FOLDER / command[0], *command[1:], "--seeds", "1", "--json"]
         return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -73,6 +92,10 @@ def test_both_benchmarks_run_and_print_json():
     assert list(rules["cp_lora-r8"]) == ["base alone", "mean", "mean, int8"]
     mean, int8 = (rules["cp_lora-r8"][name][0] for name in ("mean", "mean, int8"))
     assert mean["bytes_up"] == 4 * int8["bytes_up"] > 0
+    steps = result("adapter_steps.py", "--methods", "conv_lora-r1", "conv_lora-r128")["methods"]
+    first = {(method, name): row["first_step"] for method, rows in steps.items() for name, row in rows.items()}
+    assert first["conv_lora-r1", "rank"] > 8 * first["conv_lora-r128", "rank"]
+    assert first["conv_lora-r1", "steps, 0.005"] == pytest.approx(first["conv_lora-r128", "steps, 0.005"], rel=0.3)
     attacks = result("attacks.py", "--attacks", "nan")
     assert list(attacks["attacks"]) == ["base alone", "no attacker", "nan"]
     assert {runs[0]["refused"] for runs in attacks["attacks"]["nan"].values()} == {attacks["rounds"]}

@@ -50,17 +50,10 @@ def test_a_name_tells_method_rank_and_layers(settings, name):
     assert READ(settings).id == name
 
 
-@pytest.mark.parametrize(
-    ("scaling", "rank", "expected"), [("rank", 8, 2.0), ("sqrt_rank", 16, 4.0), ("rank", 512, 0.03125)]
-)
-def test_the_scale_is_alpha_over_the_rank_or_its_root(scaling, rank, expected):
-    assert AdapterTuning(method="cp_lora", rank=rank, scaling=scaling, alpha=16.0).scale == expected
-
-
 def test_the_ranks_of_sites_are_not_in_the_name_and_one_site_is_told_its_own_only():
     method = AdapterTuning(method="cp_lora", rank=8, aggregation="project", site_ranks={"bern": 2, "linz": 16})
     assert method.id == "cp_lora-r8-project"
-    assert (method.at_rank(2).rank, method.at_rank(2).site_ranks, method.at_rank(2).scale) == (2, {}, 8.0)
+    assert (method.at_rank(2).rank, method.at_rank(2).site_ranks) == (2, {})
     assert method.rank == 8
 
 

@@ -60,7 +60,6 @@ def test_a_site_has_its_own_rank_and_the_training_the_name_of_the_global_one():
     read = protocol.read_task(protocol.request(task, HEADER, STATE))
     assert (read.own_method.rank, read.own_method.id, read.method.id) == (1, "cp_lora-r1-project", "cp_lora-r2-project")
     assert TASK.own_method is TASK.method
-    assert read.own_method.scale == 2 * read.method.scale  # alpha / rank
 
 
 @pytest.mark.parametrize("method", [None, TASK.method, {"method": "full"}, {"method": "zero_shot"}], ids=str)

@@ -13,7 +13,12 @@ from sahfl.config import AdapterTuning
 ALPHA, RANK = 3.0, 2
 METHODS = {
     name + ("-joint" if joint else ""): AdapterTuning(
-        method=name, rank=RANK, alpha=ALPHA, joint_kernel=joint, all_magnitudes=name.partition("_")[0] == "dora"
+        method=name,
+        rank=RANK,
+        alpha=ALPHA,
+        scaling="rank",
+        joint_kernel=joint,
+        all_magnitudes=name.partition("_")[0] == "dora",
     )
     for name in ("lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora")
     for joint in (False, True)

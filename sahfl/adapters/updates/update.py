@@ -12,7 +12,8 @@ from sahfl.adapters.updates.geometry import Geometry
 class Update(Protocol):
     """A low-rank update of a kernel, as a module: an inner map to few channels, and the factor ``up`` after it.
 
-    ``AdapterMethod.update`` gives the arguments of its constructor.
+    ``AdapterMethod.update`` gives the arguments of its constructor. What a number of ``up`` multiplies starts with
+    length 1 / sqrt 3 on average, for steps of equal size (``sahfl.adapters.scale_of``).
     """
 
     exchanged: tuple[str, ...]

@@ -11,6 +11,7 @@ from typing import Any
 from flwr.app import MetricRecord, RecordDict
 
 from sahfl.adapters import exchanged
+from sahfl.adapters.steps import rate_of
 from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, WeightTuning
 from sahfl.config.methods import method_at_defaults
 from sahfl.data.sampler import SliceSampler
@@ -85,12 +86,13 @@ def train_locally(site: Site, task: Task, header: Header, own: OwnNetwork) -> tu
     )
     own_rate = method.private_learning_rate if method else None
     factor = 1.0 if own_rate is None or not task.learning_rate else own_rate / task.learning_rate
+    rates = rate_of(own.net)
     loss = train(
         own.net,
         sampler,
         schedule,
         precision=local.precision,
-        rate_of=lambda name: factor if name in own.staying else 1.0,
+        rate_of=lambda name: rates(name) * (factor if name in own.staying else 1.0),
         on_step=lambda done, total, loss: emit(SiteStep(site.config.name, protocol.TRAIN, done, total, loss)),
     )
     log.info(
