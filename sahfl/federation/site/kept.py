@@ -13,6 +13,8 @@ from sahfl.payload import Header, layout
 
 KEPT = 3
 """Number of stored rounds: the current one, the one before, and one more if a server falls back to a checkpoint."""
+ROUND = "[0-9]" * 5
+"""The round in a file's name, as a pattern; other files of a training may lie beside these."""
 
 
 class KeptTensors:
@@ -46,7 +48,7 @@ class KeptTensors:
         Rounds after the current one are deleted too, for every part: the server repeats earlier rounds, or starts anew.
         """
         save_tensors(self._path(self._round), tensors, note, mode=0o600)
-        for path in list(self._folder.glob(f"{self._training}-*.safetensors")):
+        for path in list(self._folder.glob(f"{self._training}-*{ROUND}.safetensors")):
             if _round_of(path) > self._round:
                 path.unlink(missing_ok=True)
         for _, path in self._files()[:-KEPT]:
@@ -54,7 +56,7 @@ class KeptTensors:
 
     def _files(self) -> list[tuple[int, Path]]:
         """Rounds and their files, the earliest first."""
-        found = self._folder.glob(f"{self._prefix}-?????.safetensors")
+        found = self._folder.glob(f"{self._prefix}-{ROUND}.safetensors")
         return sorted((_round_of(path), path) for path in found)
 
     def _path(self, round_: int) -> Path:

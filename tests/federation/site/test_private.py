@@ -59,7 +59,7 @@ def read(folder, *, after_round, own_round=0, **options):
 
 
 def files(folder):
-    return sorted(path.name[-17:-12] for path in (folder / "private").glob("*.safetensors"))
+    return sorted(path.stem.rpartition("-")[2] for path in (folder / "private").glob("*.safetensors"))
 
 
 # --- the files of a site --------------------------------------------------------------------------------------------
@@ -202,6 +202,13 @@ def test_all_that_a_site_stores_is_listed(tmp_path):
     ]  # fmt: skip
     assert second.n_bytes == sum(path.stat().st_size for path in second.files)
     assert len(second.files) == 2
+
+
+def test_a_training_that_begins_once_more_leaves_the_network_of_before_until_it_is_evaluated(tmp_path):
+    keep(tmp_path, 1, 2)
+    part(tmp_path).keep_network(WHOLE, base="b")
+    keep(tmp_path, 1)
+    assert files(tmp_path) == ["00001", "final"]
 
 
 def test_a_network_of_an_earlier_study_counts_only_if_it_is_the_one_that_was_marked(tmp_path):
