@@ -15,7 +15,6 @@ from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.attach import attach, attach_everything, norm_tensors, staying
 from sahfl.adapters.files import load_tensors
-from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import AdapterTuning, ModelConfig, Study, TrainedMethod, ViewsConfig
 from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
@@ -132,5 +131,5 @@ def _adapter_seed(method: TrainedMethod, seed: int) -> int:
     """
     if not isinstance(method, AdapterTuning):
         return seed  # nothing is drawn
-    form = ADAPTERS[method.method].update().__name__
+    form = method.record.update().__name__
     return derive_seed(seed, "adapter", form, method.rank, method.repeat)

@@ -10,7 +10,6 @@ from torch import Generator, Tensor, nn
 
 from sahfl.adapters import exchanged, scale_of
 from sahfl.adapters.adapted import AdaptedConv
-from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.norms import normed_convolutions
 from sahfl.adapters.updates.geometry import CONVOLUTIONS, Convolution, is_plain
 from sahfl.config import AdapterTuning, Section, TrainedMethod, WeightTuning
@@ -227,7 +226,7 @@ def _adapt_all(
 
 
 def _adapt(base: Convolution, method: AdapterTuning, *, magnitude: bool, seed: int) -> AdaptedConv:
-    record = ADAPTERS[method.method]
+    record = method.record
     update = partial(record.update(), base, **{name: getattr(method, name) for name in record.options})
     shared = update(rank=method.rank, generator=Generator().manual_seed(seed))
     drawn = Generator().manual_seed(derive_seed(seed, "private"))

@@ -14,7 +14,6 @@ from torch import nn
 
 from sahfl.adapters import AdapterState, FactoredLayer, scale_of
 from sahfl.adapters.adapted import AdaptedConv
-from sahfl.adapters.methods import ADAPTERS
 from sahfl.adapters.updates.geometry import kernel_of
 from sahfl.adapters.updates.update import Update
 from sahfl.config import AdapterTuning, TrainedMethod
@@ -115,7 +114,7 @@ def _describe(path: str, layer: AdaptedConv, update: Update, prefix: str, method
     (up,) = set(update.exchanged) - set(update.inner_factors)
     decomposed = layer.magnitude is not None
     return FactoredLayer(
-        form=ADAPTERS[method.method].form,
+        form=method.record.form,
         shape=tuple(kernel.shape),
         up=f"{path}.{prefix}.{up}",
         inner=tuple(f"{path}.{prefix}.{name}" for name in update.inner_factors),

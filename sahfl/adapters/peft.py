@@ -10,7 +10,6 @@ from torch import nn
 
 from sahfl.adapters import AdapterState
 from sahfl.adapters.adapted import AdaptedConv, lengths
-from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import AdapterTuning
 
 PREFIX = "base_model.model."
@@ -27,7 +26,7 @@ def is_peft_form(net: nn.Module, method: AdapterTuning) -> bool:
         not layer.base.transposed and layer.base.padding_mode == "zeros" and set(layer.base.dilation) == {1}
         for layer in adapted
     )
-    return ADAPTERS[method.method].in_peft and bool(adapted) and plain and not (method.also_train or method.stays)
+    return method.record.in_peft and bool(adapted) and plain and not (method.also_train or method.stays)
 
 
 def peft_settings(net: nn.Module, method: AdapterTuning, base: str) -> dict[str, Any]:

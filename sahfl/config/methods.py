@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationInfo, WrapValidator, model_va
 from pydantic_core import SchemaValidator, core_schema
 
 from sahfl.adapters import Scaling
-from sahfl.adapters.methods import ADAPTERS
+from sahfl.adapters.methods import ADAPTERS, AdapterMethod
 from sahfl.aggregation.rules import RULES, USUAL
 from sahfl.section import Name, Section, one_of
 
@@ -151,8 +151,8 @@ class WeightTuning(Training):
 class AdapterTuning(Training):
     """Low-rank adapters on the frozen network's convolutions: only their factors are trained and travel.
 
-    LoRA-C (arXiv 2410.16954), convLoRA (arXiv 2402.04964), CP-LoRA (arXiv 2508.01772), and each of them with DoRA's
-    magnitudes (arXiv 2402.09353).
+    LoRA-C (arXiv 2410.16954), convLoRA (LoCon, arXiv 2309.14859), CP-LoRA (arXiv 2508.01772), and each of them with
+    DoRA's magnitudes (arXiv 2402.09353).
     """
 
     method: Annotated[str, one_of(lambda: ADAPTERS)]
@@ -167,6 +167,9 @@ class AdapterTuning(Training):
     2312.03732), which is the same as ``steps`` for the convLoRA and CP forms."""
     joint_kernel: bool = False
     """CP forms only: one factor for the whole kernel instead of one per axis (CP3)."""
+    matrix: Literal["square", "rows"] = "square"
+    """LoRA-C and DoRA-C only: the matrix of a kernel that the update factorises, (out * height) x (in * width), as in
+    the public code. ``rows`` takes out x (in * height * width), which makes the update that of convLoRA."""
     rank_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Chance that a term is left out of a training step."""
     layers: Annotated[tuple[Literal["all", "unnormed"] | Part, ...], Field(min_length=1)] = ("all",)
@@ -193,6 +196,7 @@ class AdapterTuning(Training):
         parts = [self.method, f"r{self.rank}"]
         parts += [f"private{self.private_rank}"] if self.private_rank else []
         parts += ["joint"] if self.joint_kernel else []
+        parts += [self.matrix] if self.matrix != "square" else []
         parts += list(self.layers) if self.layers != ("all",) else []
         parts += ["with", *self.also_train] if self.also_train else []
         parts += self._ending()
@@ -204,6 +208,12 @@ class AdapterTuning(Training):
     def something_stays(self) -> bool:
         """Whether a part of what trains in the rounds stays at the sites."""
         return bool(self.stays or self.private_rank)
+
+    @property
+    def record(self) -> AdapterMethod:
+        """The entry in the table of methods with its update: that of its name, unless an option changes the form."""
+        named = ADAPTERS[self.method]
+        return ADAPTERS[named.by_rows] if self.matrix == "rows" and named.by_rows else named
 
     @property
     def has_magnitudes(self) -> bool:
@@ -224,6 +234,9 @@ class AdapterTuning(Training):
         if self.joint_kernel and "joint_kernel" not in ADAPTERS[self.method].options:
             having = " and ".join(name for name, method in ADAPTERS.items() if "joint_kernel" in method.options)
             raise ValueError(f"joint_kernel is an option of {having}, not of {self.method}")
+        if self.matrix == "rows" and not ADAPTERS[self.method].by_rows:
+            having = " and ".join(name for name, method in ADAPTERS.items() if method.by_rows)
+            raise ValueError(f"matrix: rows is an option of {having}, not of {self.method}")
         if self.all_magnitudes and not self.has_magnitudes:
             raise ValueError(f"all_magnitudes is an option of the DoRA forms, {self.method} has no magnitudes")
         if self.site_ranks and not RULES[self.aggregation].own_ranks:

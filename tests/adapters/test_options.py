@@ -1,6 +1,7 @@
 """The options of the methods on the project's own network: which tensors train, and how an update is scaled."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 
 from sahfl.adapters import exchanged
 from sahfl.adapters.attach import attach, restore
+from sahfl.adapters.exchanged import factored_layers
+from sahfl.adapters.peft import is_peft_form, peft_settings
 from sahfl.config import AdapterTuning, WeightTuning
 from sahfl.errors import AdapterError
 from sahfl.model import MultiViewUNet
@@ -174,6 +177,28 @@ def test_adapters_on_unnormed_layers_go_where_no_norm_cancels_a_magnitude(method
     again = MultiViewUNet(3, size="tiny", seed=0)
     restore(again, attached)
     assert trainable(again) == trainable(net)
+
+
+# --- the matrix of LoRA-C -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "same"), [("lora_c", "conv_lora"), ("dora_c", "conv_dora")])
+def test_lora_c_on_rows_is_conv_lora_in_start_counts_aggregation_and_peft(method, same):
+    found = []
+    for tuning in (AdapterTuning(method=method, rank=2, matrix="rows"), AdapterTuning(method=same, rank=2)):
+        net = MultiViewUNet(3, size="tiny", seed=0)
+        attach(net, tuning, seed=3, parts=net.parts, example=torch.zeros(1, 3, 32, 32))
+        plain = nn.Sequential(nn.Conv2d(2, 3, 3))
+        attach(plain, tuning, seed=3)
+        described = [replace(layer, kernel=None) for layer in factored_layers(net, tuning)]
+        found.append((exchanged.read(net), described, peft_settings(plain, tuning, "base")))
+        assert is_peft_form(plain, tuning)
+        assert not is_peft_form(plain, tuning.model_copy(update={"matrix": "square", "method": "lora_c"}))
+    (state, layers, settings), (other, others, theirs) = found
+    assert state.keys() == other.keys()
+    assert all((value == other[name]).all() for name, value in state.items())
+    assert layers == others
+    assert settings == theirs
 
 
 # --- scale and dropout ----------------------------------------------------------------------------------------------

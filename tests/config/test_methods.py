@@ -42,6 +42,7 @@ def test_the_names_of_methods_are_distinct_and_safe_in_folders():
         ({"method": "last_layer", "label": "slow"}, "last_layer-slow"),
         ({"method": "cp_lora"}, "cp_lora-r8"),
         ({"method": "cp_dora", "rank": 64, "joint_kernel": True}, "cp_dora-r64-joint"),
+        ({"method": "dora_c", "matrix": "rows"}, "dora_c-r8-rows"),
         ({"method": "lora_c", "layers": ("encoder.2", "head")}, "lora_c-r8-encoder2-head"),
         ({"method": "conv_dora", "also_train": ("head", "norm")}, "conv_dora-r8-with-head-norm"),
     ],
@@ -74,6 +75,10 @@ REFUSED = {
     "no-layers": ({"method": "lora_c", "layers": ()}, "layers\n.*at least 1"),
     "unknown-layer": ({"method": "lora_c", "layers": ("enc",)}, "'encoder'"),
     "all-and-more": ({"method": "lora_c", "layers": ("all", "head")}, "all and more: all, head; all stands alone"),
+    "rows-of-another": (
+        {"method": "conv_lora", "matrix": "rows"},
+        "matrix: rows is an option of lora_c and dora_c, not of conv_lora",
+    ),
     "unnormed-and-more": (
         {"method": "dora_c", "layers": ("head", "unnormed")},
         "unnormed and more: head, unnormed; unnormed stands alone",

@@ -14,10 +14,11 @@ from sahfl.adapters.updates.geometry import Convolution, Geometry, convolve, poi
 class ConvLoRA(nn.Module):
     """The update ``up @ down`` of a kernel, with ``down`` (rank, in, *kernel) and ``up`` (out, rank).
 
-    rank * (in * voxels of the kernel + out) numbers. The form of Hugging Face PEFT for ``Conv2d`` and ``Conv3d``.
-    ``up`` starts at zero, ``down`` like the kernel of a new layer.
+    rank * (in * voxels of the kernel + out) numbers. The form of LoCon, and of Hugging Face PEFT for ``Conv2d`` and
+    ``Conv3d``; the paper named ConvLoRA (arXiv 2402.04964) has code of LoRA-C's form. ``up`` starts at zero, ``down``
+    like the kernel of a new layer.
 
-    Source: Aleem et al. 2024, arXiv 2402.04964, section 3.
+    Source: Yeh et al. 2023, arXiv 2309.14859 (LoCon).
     """
 
     exchanged = ("down", "up")

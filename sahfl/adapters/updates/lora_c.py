@@ -18,9 +18,10 @@ class LoRAC(nn.Module):
     rank * k^2 * (in + out) numbers for k x k kernels. In three dimensions depth stays with height. ``up`` starts at
     zero, ``down`` like the kernel of a new layer.
 
-    The published code reshapes B A with ``view``, which mixes the axes. This form permutes them, as the paper does.
+    The published code, which is loralib's ``ConvLoRA``, reshapes B A with ``view``, which mixes the axes. This form
+    permutes them, as the paper does.
 
-    Source: Ding et al. 2024, arXiv 2410.16954, section 3.
+    Source: Ding et al. 2024, arXiv 2410.16954, section 3; the same code in Aleem et al. 2024, arXiv 2402.04964.
     """
 
     exchanged = ("down", "up")

@@ -62,6 +62,10 @@ def test_adapters_of_one_form_and_rank_start_alike(settings):
     assert {name.rpartition(".")[2] for name in other.keys() - plain.keys()} <= {"magnitude"}
 
 
+def test_lora_c_on_rows_starts_as_conv_lora_does():
+    assert equal(start(matrix="rows"), start(method="conv_lora"))
+
+
 @pytest.mark.parametrize("settings", [{"method": "conv_lora"}, {"rank": 3}, {"repeat": 2}])
 def test_adapters_of_another_form_rank_or_repeat_start_differently(settings):
     plain, other = start(), start(**settings)
