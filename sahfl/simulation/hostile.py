@@ -134,7 +134,9 @@ def _changed(request: RecordDict, reply: RecordDict, act: HostileAct, site: str)
     """Make the records of a training reply that an attack replaces."""
     task, header = protocol.read_task(request), Header(**protocol.read_header(reply))
     like = _zeros(reply)
-    received = read_state(request, like=_zeros(request))
+    if not like:  # a training that keeps everything at the site
+        return {}
+    received = like | read_state(request, like=_zeros(request))  # what stays at the site until the end is not sent
     received = {name: received[name] for name in like}
     trained = read_state(reply, like=like, encoding=task.payload)
     if task.payload != "float32":

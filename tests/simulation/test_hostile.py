@@ -161,3 +161,17 @@ def test_journal_results_and_report_name_the_hostile_sites_of_a_run_and_of_no_ot
     assert honest.read_json("results.json")["hostile"] == {}
     assert "hostile" not in {line["event"] for line in honest.journal()}
     assert "hostile sites" not in (honest.path / "report.html").read_text()
+
+
+def test_a_hostile_site_changes_what_it_sends_at_the_end_and_nothing_of_a_training_alone(federate):
+    private = {"method": "cp_lora", "rank": 2, "private_rank": 1, "share_private_at_end": True}
+    alone = {"method": "cp_lora", "rank": 2, "trained_at": "sah_a"}
+    settings = changed(TINY, finetune__methods=[private, alone], finetune__rounds=1, hostile={"sah_a": "times_1000"})
+    folder, _ = federate(settings, policy={"private_mean": True})
+    rounds = [line for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune"]
+    federated = [line for line in rounds if line["method"] == "cp_lora-r2-private1"]
+    assert [set(line["shortened"]) for line in federated] == [{"sah_a"}] * 2
+    assert [(line["committed"], line["refused"]) for line in rounds] == [(True, [])] * 4
+    state = folder.last_checkpoint("cp_lora-r2-private1/fold-0").state
+    assert max(abs(value).max() for name, value in state.items() if name.endswith("private.factor_out")) < 0.5
+    assert [set(line["private_shortened"]) for line in federated] == [{"sah_a"}] * 2

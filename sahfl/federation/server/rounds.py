@@ -18,7 +18,7 @@ from sahfl.events import CellResumed, Paused, RoundBegun, RoundCommitted, RoundF
 from sahfl.federation import protocol
 from sahfl.federation.protocol import TrainReply
 from sahfl.federation.requests import in_round
-from sahfl.federation.server.aggregate import aggregate
+from sahfl.federation.server.aggregate import Aggregate, aggregate
 from sahfl.federation.server.mailbox import Answers, Ask, reason_of
 from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
@@ -111,9 +111,11 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
             for site, reply in outcome.used.items()
         ]
         found = aggregate(updates, like=state, rule=cell.rule, layers=cell.layers, config=run.config)
-        state, record = found.state, record | found.notes
+        state, record = found.state, record | found.notes | {"private_shortened": {}}
         if round_ == cell.task.rounds and cell.private:
-            state = dict(sorted((state | _mean_of_private(cell, outcome.used, run.config)).items()))
+            mean = _mean_of_private(cell, outcome.used, run.config)
+            state = dict(sorted((state | mean.state).items()))
+            record["private_shortened"] = mean.notes["shortened"]
         own_rounds |= dict.fromkeys(outcome.used, round_)
         for site, factor in found.notes["shortened"].items():
             emit(UpdateBounded(cell.key, round_, site, factor))
@@ -183,12 +185,12 @@ def _only(state: AdapterState, like: AdapterState) -> AdapterState:
     return {name: value for name, value in state.items() if name in like}
 
 
-def _mean_of_private(cell: Cell, used: Mapping[str, TrainReply], config: RoundsConfig) -> AdapterState:
+def _mean_of_private(cell: Cell, used: Mapping[str, TrainReply], config: RoundsConfig) -> Aggregate:
     """The mean of what stayed at the sites until now: of private terms, the mean of their products (``project``)."""
     like = cell.private
     updates = [SiteUpdate(site, reply.n_volumes, _only(reply.state, like), like) for site, reply in used.items()]
     rule = "project" if cell.private_layers and cell.rule in LINEAR else cell.rule
-    return aggregate(updates, like=like, rule=rule, layers=cell.private_layers, config=config).state
+    return aggregate(updates, like=like, rule=rule, layers=cell.private_layers, config=config)
 
 
 def _run_round(
