@@ -1,11 +1,19 @@
 """How often do the 95 % intervals contain the true value? Made-up cohorts, thousands of them, with a known truth.
 
-    python benchmarks/intervals.py                      # tables; about three minutes on one core
+    python benchmarks/intervals.py                      # tables; about five minutes on one core
     python benchmarks/intervals.py --cohorts 200 --json # fewer cohorts, for machines
 
 *Trainings*: a method is compared with another one on the same patients. The difference of patient i in training r is
 ``a_i + b_r + e_ir``, normal, with mean 0 and the standard deviations of the row. Each cohort has new patients and new
 trainings. "Patients only" is the interval of a study that takes its trainings for all that there could be.
+
+*Means*: Dice of a beta distribution, and 0 in a share of the patients, who are missed. "Student" is the t interval.
+
+*Differences*: a method against another one that differs from it by 0.03 (standard deviation) in each patient, and
+misses or finds a share of the patients (``flips``) that the first one finds or misses.
+
+*Distances*: means of log-normal values in mm.
+
 The randomness of a coverage from 2000 cohorts is half a percentage point (standard deviation).
 """
 
@@ -16,15 +24,22 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from machine import machine
+from scipy import stats
 
 from sahfl.statistics.cases import CaseResult
-from sahfl.statistics.estimates import difference
+from sahfl.statistics.estimates import difference, estimate
 from sahfl.statistics.groups import GroupSums
 from sahfl.statistics.variances import Sample
 
 REPLICATES = 300
 SPREADS = ((0.10, 0.01, 0.05), (0.05, 0.01, 0.05), (0.05, 0.03, 0.05), (0.02, 0.03, 0.02), (0.05, 0.0, 0.05))
 """Standard deviations of Dice differences: between patients, between trainings, and of both together."""
+DICE = ((2, 3, 0.0), (8, 2, 0.0), (8, 2, 0.05), (8, 2, 0.1), (8, 2, 0.2), (2, 3, 0.3), (2, 3, 0.9))
+"""Parameters of the beta distribution, and the share of missed patients."""
+FLIPS = ((2, 3, 0.1, 0.0), (2, 3, 0.1, 0.03), (2, 3, 0.3, 0.1), (8, 2, 0.0, 0.03), (8, 2, 0.1, 0.0), (8, 2, 0.1, 0.03))
+"""The same, and the share of patients whom one method alone misses."""
+LOG_SD = (0.5, 0.8, 1.2)
+PATIENTS = (8, 15, 30)
 
 
 @dataclass(frozen=True)
@@ -42,25 +57,44 @@ class Trainings:
     """Median width of the intervals over patients and trainings, in Dice."""
 
 
+@dataclass(frozen=True)
+class Covered:
+    """Coverage of one kind of values with one number of patients."""
+
+    values: str
+    patients: int
+    student: float
+    ours: float
+    student_width: float
+    """Median width of the t interval."""
+    width: float
+
+
 def main() -> None:
     """Measure and print."""
     options = parse()
-    rows = [
-        trainings(patients, n, spread, cohorts=options.cohorts)
-        for patients in (15, 30)
-        for n in (2, 3, 5)
-        for spread in SPREADS
-    ]
+    n = options.cohorts
+    found: dict[str, list[Trainings] | list[Covered]] = {
+        "trainings": [
+            trainings(patients, number, spread, cohorts=n)
+            for patients in (15, 30)
+            for number in (2, 3, 5)
+            for spread in SPREADS
+        ],
+        "means": [means(kind, patients, cohorts=n) for kind in DICE for patients in PATIENTS],
+        "differences": [differences(kind, patients, cohorts=n) for kind in FLIPS for patients in PATIENTS],
+        "distances": [distances(sd, patients, cohorts=n) for sd in LOG_SD for patients in PATIENTS],
+    }
     if options.json:
-        print(
-            json.dumps({"machine": machine(), "cohorts": options.cohorts, "trainings": [asdict(row) for row in rows]})
-        )
+        tables = {name: [asdict(row) for row in rows] for name, rows in found.items()}
+        print(json.dumps({"machine": machine(), "cohorts": n, **tables}))
         return
-    print("patients  trainings  SD patients  SD trainings  SD both  patients only  both  width")
-    for row in rows:
-        spread = f"{row.sd_patients:11.2f}  {row.sd_trainings:12.2f}  {row.sd_both:7.2f}"
-        covered = f"{row.patients_only:13.1%}  {row.patients_and_trainings:4.1%}  {row.width:.3f}"
-        print(f"{row.patients:8}  {row.trainings:9}  {spread}  {covered}")
+    for name, rows in found.items():
+        print(f"\n{name}\n" + "  ".join(asdict(rows[0])))
+        for row in rows:
+            print(
+                "  ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in asdict(row).values())
+            )
     print(machine())
 
 
@@ -72,12 +106,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def sums_of(dice: np.ndarray, *, seed: int) -> GroupSums:
-    """The sums of one site's patients, (patients,) Dice, as the site computes them."""
+def sums_of(dice: np.ndarray, *, seed: int, hd95_mm: np.ndarray | None = None) -> GroupSums:
+    """The sums of one site's patients, (patients,) Dice, as the site computes them; a Dice of 0 is a miss."""
+    far = np.full(dice.shape, 4.0) if hd95_mm is None else hd95_mm
     cases = [
-        CaseResult(str(i), 20.0, 18.0, float(value), 0.5, 4.0, 0.5, 40.0) for i, value in enumerate(dice.clip(0, 1))
+        CaseResult(str(i), 20.0, 18.0 if value else 0.0, value, 0.5, mm if value else None, 0.5, 40.0)
+        for i, (value, mm) in enumerate(zip(dice.clip(0, 1).tolist(), far.tolist(), strict=True))
     ]
     return GroupSums.of(cases, replicates=REPLICATES, seed=seed)
+
+
+# ----------------------------------------------------------------------------------------------------------- trainings
 
 
 def cohorts_of(
@@ -90,9 +129,9 @@ def cohorts_of(
         reference = random.uniform(0.35, 0.65, patients)
         of_patient, of_training = random.normal(0, over_patients, patients), random.normal(0, over_trainings, trainings)
         dice = reference[:, None] + of_patient[:, None] + of_training + random.normal(0, both, (patients, trainings))
+        dice = dice.clip(0.01, 1)
         each = {number: sums_of(column, seed=seed) for number, column in enumerate(dice.T, start=1)}
-        average = sums_of(dice.clip(0, 1).mean(1), seed=seed)
-        yield Sample(average, each), Sample(sums_of(reference, seed=seed), trained=False)
+        yield Sample(sums_of(dice.mean(1), seed=seed), each), Sample(sums_of(reference, seed=seed), trained=False)
 
 
 def trainings(patients: int, n: int, spread: tuple[float, float, float], *, cohorts: int) -> Trainings:
@@ -105,6 +144,70 @@ def trainings(patients: int, n: int, spread: tuple[float, float, float], *, coho
         both += found.low <= 0 <= found.high
         widths.append(found.high - found.low)
     return Trainings(patients, n, *spread, only / cohorts, both / cohorts, float(np.median(widths)))
+
+
+# -------------------------------------------------------------------------------------------------- skewed values
+
+
+def dice_of(random: np.random.Generator, patients: int, a: float, b: float, missed: float) -> np.ndarray:
+    """Dice of made-up patients, of whom some are missed, shape (patients,)."""
+    found = random.beta(a, b, patients).clip(0.001, 1)
+    return np.where(random.random(patients) < missed, 0.0, found)
+
+
+def means(kind: tuple[float, float, float], patients: int, *, cohorts: int) -> Covered:
+    """Coverage of the interval of a mean Dice."""
+    a, b, missed = kind
+    truth, rows = (1 - missed) * a / (a + b), []
+    for seed in range(cohorts):
+        dice = dice_of(np.random.default_rng(seed), patients, *kind)
+        found = estimate(Sample(sums_of(dice, seed=seed), trained=False), "dice")
+        rows.append((*_student(dice), found.low, found.high))
+    return _covered(f"beta({a}, {b}), {missed:.0%} missed", patients, truth, rows)
+
+
+def differences(kind: tuple[float, float, float, float], patients: int, *, cohorts: int) -> Covered:
+    """Coverage of the interval of a difference in Dice."""
+    a, b, missed, flips = kind
+    truth = (pair := _pair(np.random.default_rng(10**6), 10**6, kind))[0].mean() - pair[1].mean()
+    rows = []
+    for seed in range(cohorts):
+        ours, theirs = _pair(np.random.default_rng(seed), patients, kind)
+        samples = [Sample(sums_of(dice, seed=seed), trained=False) for dice in (ours, theirs)]
+        found = difference(*samples, "dice")
+        rows.append((*_student(ours - theirs), found.low, found.high))
+    return _covered(f"beta({a}, {b}), {missed:.0%} missed, {flips:.0%} flips", patients, float(truth), rows)
+
+
+def _pair(
+    random: np.random.Generator, patients: int, kind: tuple[float, float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    a, b, missed, flips = kind
+    theirs, other = dice_of(random, patients, a, b, missed), dice_of(random, patients, a, b, 0.0)
+    near = np.where(theirs > 0, (theirs + random.normal(0, 0.03, patients)).clip(0.001, 1), 0.0)
+    return np.where(random.random(patients) < flips, np.where(theirs > 0, 0.0, other), near), theirs
+
+
+def distances(sd: float, patients: int, *, cohorts: int) -> Covered:
+    """Coverage of the interval of a mean HD95 without misses."""
+    truth, rows = 10 * float(np.exp(sd**2 / 2)), []
+    for seed in range(cohorts):
+        far = 10 * np.exp(np.random.default_rng(seed).normal(0, sd, patients))
+        found = estimate(Sample(sums_of(np.full(patients, 0.5), seed=seed, hd95_mm=far), trained=False), "hd95_mm")
+        rows.append((*_student(far), found.low, found.high))
+    return _covered(f"log-normal, {sd:g}", patients, truth, rows)
+
+
+def _student(values: np.ndarray) -> tuple[float, float]:
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def _covered(name: str, patients: int, truth: float, rows: list[tuple[float, float, float, float]]) -> Covered:
+    ends = np.array(rows)
+    inside = [np.mean((ends[:, i] <= truth) & (truth <= ends[:, i + 1])) for i in (0, 2)]
+    widths = [np.median(ends[:, i + 1] - ends[:, i]) for i in (0, 2)]
+    return Covered(name, patients, *map(float, (*inside, *widths)))
 
 
 if __name__ == "__main__":

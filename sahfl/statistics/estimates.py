@@ -1,10 +1,17 @@
 """Estimates from the sums that hospitals send: means, medians, intervals, paired differences, corrected p values.
 
 A 95 % interval is the estimate plus and minus its standard error over patients and trainings (``variances``) times a
-quantile of Student's t. The p value uses the same t. A method that was trained once has an interval over patients only
-and no p value, because nothing is known about other trainings. Zero-shot is not trained, so its intervals over patients
-are complete. All trainings of a study start from one base network, so no interval contains the randomness of
-pretraining.
+quantile of Student's t. Each end has its own standard error, which contains half a patient more with an extreme value:
+
+* of a mean of a share (Dice, surface Dice, lesion F1), a patient with 0 at the lower end and with 1 at the upper end;
+* of a mean in mm or mL, a patient with twice the largest value at the upper end;
+* of a difference of shares, where one of the methods missed a case, a patient whom one method misses and the other one
+  segments as it does on average. Differences without misses, and those in mm or mL, have equal ends.
+
+The p value uses the standard error of the end towards the hypothesis. A method that was trained once has an interval
+over patients only and no p value, because nothing is known about other trainings. Zero-shot is not trained, so its
+intervals over patients are complete. All trainings of a study start from one base network, so no interval contains the
+randomness of pretraining.
 
 Replicates keep the pairing of methods: a site can report each method separately, without storing the results of the
 others. The randomness of replicates is 2 % of the standard error with 1000 replicates.
@@ -18,10 +25,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sahfl.statistics.agreement import deviation
+from sahfl.statistics.groups import GroupSums
 from sahfl.statistics.metrics import METRICS, NAMES, histogram_of
 from sahfl.statistics.variances import (
+    Between,
     Sample,
-    Spread,
     Variance,
     between_both,
     between_trainings,
@@ -29,7 +37,7 @@ from sahfl.statistics.variances import (
     over_detected,
     over_patients,
     satterthwaite,
-    spread,
+    widened,
     with_trainings,
 )
 
@@ -72,11 +80,12 @@ def estimate(sample: Sample, metric: str) -> Estimate:
     mean = total / sums.n if sums.n else None
     sd = deviation(sums.n, total, float(sums.squares[index]))
     median = None if sums.bare else METRICS[index].median(histogram_of(index, sums.counts))
-    between = [between_trainings(list(sample.trainings.values()), [], metric)] if sample.n_trainings > 1 else []
-    found = spread(sums, sums.replicate_means(metric) - (mean or 0.0), between)
-    if mean is None or found is None:
+    alone = over_patients(sums, sums.replicate_means(metric) - (mean or 0.0))
+    if mean is None or alone is None:
         return Estimate(mean, None, None, sums.n, sample.n_trainings, sd, median)
-    return Estimate(mean, *_cut(mean, found, index), sums.n, sample.n_trainings, sd, median)
+    between = [between_trainings(list(sample.trainings.values()), [], metric)] if sample.n_trainings > 1 else []
+    ends = _cut(mean, _ends(sums, mean, alone, index), between, index)
+    return Estimate(mean, *ends, sums.n, sample.n_trainings, sd, median)
 
 
 def _over_detected(sample: Sample, index: int) -> Estimate:
@@ -91,12 +100,25 @@ def _over_detected(sample: Sample, index: int) -> Estimate:
     if mean is None or alone is None:
         return Estimate(mean, None, None, round(n), trainings, sd, median)
     between = [between_values([part / detected for part, detected in each])] if trainings > 1 else []
-    found = with_trainings(alone, between)
-    return Estimate(mean, *_cut(mean, found, index), round(n), trainings, sd, median)
+    ends = _cut(mean, _ends(sums, mean, alone, index), between, index)
+    return Estimate(mean, *ends, round(n), trainings, sd, median)
 
 
-def _cut(mean: float, found: Spread, index: int) -> tuple[float, float]:
-    return max(mean - found.half, 0.0), min(mean + found.half, METRICS[index].most)
+Ends = tuple[Variance, Variance]
+"""Variance over patients at the lower and at the upper end of an interval."""
+
+
+def _ends(sums: GroupSums, mean: float, alone: Variance, index: int) -> Ends:
+    """The variances of a mean, each with half a patient more at the extreme of its side."""
+    metric = METRICS[index]
+    if not metric.open_end:
+        return widened(alone, mean), widened(alone, metric.most - mean)
+    return alone, widened(alone, 2 * metric.largest(histogram_of(index, sums.counts)) - mean)
+
+
+def _cut(mean: float, ends: Ends, between: Sequence[Between], index: int) -> tuple[float, float]:
+    low, high = (with_trainings(end, between).half for end in ends)
+    return max(mean - low, 0.0), min(mean + high, METRICS[index].most)
 
 
 def difference(ours: Sample, theirs: Sample, metric: str, *, margin: float = 0.0) -> Estimate:
@@ -125,8 +147,15 @@ def difference(ours: Sample, theirs: Sample, metric: str, *, margin: float = 0.0
         return Estimate(None, None, None, 0, trainings)
     index, replicates = NAMES.index(metric), a.replicate_means(metric) - b.replicate_means(metric)
     value = float(a.totals[index] - b.totals[index]) / a.n
-    found = spread(a, replicates - value, between_both(ours, theirs, metric) if trainings > 1 else [])
-    return _tested(value, found, a.n, trainings, margin)
+    alone = over_patients(a, replicates - value)
+    if alone is None:
+        return Estimate(value, None, None, a.n, trainings)
+    ends = alone, alone
+    if not METRICS[index].open_end and any((a.missed, a.hidden, b.missed, b.hidden)):
+        our_mean, their_mean = (float(sums.totals[index]) / sums.n for sums in (a, b))
+        ends = widened(alone, value + their_mean), widened(alone, our_mean - value)
+    between = between_both(ours, theirs, metric) if trainings > 1 else []
+    return _tested(value, ends, between, a.n, trainings, margin)
 
 
 def contrast(group: Sample, other: Sample, metric: str) -> Estimate:
@@ -146,15 +175,20 @@ def contrast(group: Sample, other: Sample, metric: str) -> Estimate:
         return Estimate(None, None, None, n, trainings)
     means = [float(sums.totals[index]) / sums.n for sums in (a, b)]
     around = [sums.replicate_means(metric) - mean for sums, mean in zip((a, b), means, strict=True)]
-    parts = [over_patients(sums, apart) for sums, apart in zip((a, b), around, strict=True)]
-    found = None
-    if (first := parts[0]) is not None and (second := parts[1]) is not None:
-        alone = first.variance + second.variance
-        freedom = satterthwaite(alone, [(first.variance, first.freedom), (second.variance, second.freedom)])
-        both = max(0.0, alone - 2 * float((around[0] * around[1]).mean()))
-        between = between_both(group, other, metric) if trainings > 1 else []
-        found = with_trainings(Variance(both, freedom), between)
-    return _tested(means[0] - means[1], found, n, trainings, 0.0)
+    first, second = (over_patients(sums, apart) for sums, apart in zip((a, b), around, strict=True))
+    value = means[0] - means[1]
+    if first is None or second is None:
+        return Estimate(value, None, None, n, trainings)
+    shared = 2 * float((around[0] * around[1]).mean())
+    ours, theirs = _ends(a, means[0], first, index), _ends(b, means[1], second, index)
+    ends = _sum(ours[0], theirs[1], shared), _sum(ours[1], theirs[0], shared)
+    between = between_both(group, other, metric) if trainings > 1 else []
+    return _tested(value, ends, between, n, trainings, 0.0)
+
+
+def _sum(first: Variance, second: Variance, shared: float) -> Variance:
+    alone = first.variance + second.variance
+    return Variance(max(0.0, alone - shared), satterthwaite(alone, (first, second)))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -174,11 +208,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _tested(value: float, found: Spread | None, n: int, trainings: int, margin: float) -> Estimate:
-    if found is None:
-        return Estimate(value, None, None, n, trainings)
-    low, high = value - found.half, value + found.half
+def _tested(value: float, ends: Ends, between: Sequence[Between], n: int, trainings: int, margin: float) -> Estimate:
+    """A difference with its interval and, unless it is over patients only, with p values."""
+    below, above = (with_trainings(end, between) for end in ends)
+    low, high = value - below.half, value + above.half
     if trainings == 1:
         return Estimate(value, low, high, n, trainings)
-    p, p_margin = 2 * found.p_below(abs(value)), found.p_below(value + margin)
-    return Estimate(value, low, high, n, trainings, p=p, p_margin=p_margin)
+    p = 2 * (below.p_below(value) if value > 0 else above.p_below(-value))
+    return Estimate(value, low, high, n, trainings, p=p, p_margin=below.p_below(value + margin))

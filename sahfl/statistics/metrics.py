@@ -50,6 +50,14 @@ class Metric:
         """Histogram of values, shape (n_bins,)."""
         return np.histogram(values, bins=self.edges)[0].astype(np.float64)
 
+    def largest(self, counts: Floats) -> float:
+        """Upper edge of the highest bin with a value, or the lower edge of an open one; 0 without a value."""
+        filled = np.flatnonzero(counts)
+        if not filled.size:
+            return 0.0
+        last = int(filled[-1])
+        return self.edges[last] if self.open_end and last == self.n_bins - 1 else self.edges[last + 1]
+
     def median(self, counts: Floats) -> float | None:
         """Median of a histogram of shape (n_bins,): its middle value, or the mean of its two middle values.
 

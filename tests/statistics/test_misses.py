@@ -53,8 +53,9 @@ def test_hd95_is_over_the_detected_cases_and_all_other_metrics_over_all():
     hd95 = np.array([case.hd95_mm for case in some if case.hd95_mm is not None])
     found = mean_of(sums_of(some, 4000), "hd95_mm")
     assert (found.n, found.value, found.sd) == (20, pytest.approx(hd95.mean()), pytest.approx(hd95.std(ddof=1)))
-    low, high = stats.ttest_1samp(hd95, 0).confidence_interval()
-    assert (found.high - found.low) / (high - low) == pytest.approx(1, abs=0.05)  # patients are counted by replicates
+    low, _ = stats.ttest_1samp(hd95, 0).confidence_interval()
+    assert (found.value - found.low) / (hd95.mean() - low) == pytest.approx(1, abs=0.05)  # replicates count patients
+    assert found.high - found.value > found.value - found.low
     assert abs(found.median - np.median(hd95)) < 2  # bins of 1 and 2 mm
     dice = mean_of(sums_of(some), "dice")
     assert (dice.n, dice.value) == (25, pytest.approx(np.mean([case.dice for case in some])))
@@ -69,7 +70,8 @@ def test_scans_of_one_patient_count_as_one_in_the_interval_of_hd95():
     some = cases(24, 8)
     twice = [dataclasses.replace(case, key=f"patient {i // 2}") for i, case in enumerate(some)]
     alone, shared = (mean_of(sums_of(of, 4000), "hd95_mm") for of in (some, twice))
-    assert (shared.high - shared.low) / (alone.high - alone.low) == pytest.approx(math.sqrt(2), rel=0.15)
+    ratio = (shared.value - shared.low) / (alone.value - alone.low)
+    assert ratio == pytest.approx(math.sqrt(2), rel=0.15)
 
 
 @pytest.mark.parametrize(("found", "missed", "told"), [(4, 20, False), (5, 20, True), (0, 20, False), (1, 0, False)])
