@@ -44,6 +44,16 @@ class PolicyRefused(SahflError):
     """A site's policy does not allow a study's request."""
 
 
+class NoGain(PolicyRefused):
+    """A site refuses to train a method that makes it lose against training alone, by its own measurement."""
+
+
+class LosingSite(SahflError):
+    """A finished study in which a site loses by taking part, although the study requires a gain (``require_gain``)."""
+
+    exit_code = 3
+
+
 class AdapterError(SahflError):
     """An adapter does not fit the network, the base or the study."""
 

@@ -26,7 +26,10 @@ FEDERATION = ["tensors", "protocol", "signatures", "turns", "site_ranks", "reque
 FEDERATION += [
     f"site.{name}" for name in ("audit", "device", "kept", "feedback", "known_studies", "private", "declared")
 ]
-FEDERATION += [f"site.{name}" for name in ("site", "site_check", "kinds", "policy", "guard", "dry_run", "app")]
+FEDERATION += [
+    f"site.{name}"
+    for name in ("case_results", "gain", "site", "site_check", "kinds", "policy", "guard", "dry_run", "app")
+]
 FEDERATION += ["workers"]
 FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule", "reuse", "plan")]
 FEDERATION += [f"server.{name}" for name in ("studies", "roster", "rounds", "cells", "coordinator", "app")]

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
-from sahfl.commands import adapt, audit, checks, consortium, outputs, phantom, private, status, study
+from sahfl.commands import adapt, audit, checks, consortium, gain, outputs, phantom, private, status, study
 from sahfl.commands.program import Command, new_app
 
 app = new_app(
@@ -27,6 +27,7 @@ for command in (
     consortium.revoke,
     status.status,
     checks.doctor,
+    gain.gain,
 ):
     app.command(cls=Command)(command)
 app.add_typer(audit.app)

@@ -113,7 +113,10 @@ def _run_here(settings: Study, out: Path | None, cells: Path, workers: int | Non
     folder = _open(out or Path("runs") / f"{settings.name}-{settings.fingerprint()[:8]}", settings)
     report = folder.path / "report.html"
     if (folder.path / "results.json").exists() and report.exists():
+        from sahfl.results.gains import check_gains
+
         print("finished already; nothing is left to do", file=sys.stderr)
+        check_gains(settings, (folder.read_json("results.json") or {}).get("gains", ()))
         return report
     return _run_shown(folder, _same_command(), workers=workers, lanes=lanes, cells=cells)
 

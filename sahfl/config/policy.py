@@ -54,6 +54,9 @@ class SitePolicy(Section):
     """Most bytes of one message that leaves."""
     most_replicates: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Most bootstrap replicates of an evaluation; each sends a weighted sum over the same patients."""
+    require_gain: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Least gain in Dice over training alone: a method is not trained if the 95 % interval of its gain, as measured by
+    this site, lies below it; 0 refuses a clear loss. null: no gain is required."""
     smallest_group: Annotated[int, Field(ge=1, le=1000)] = 5
     """Fewest patients in a group whose results leave; a reply marks what it withholds."""
     smallest_bootstrap: Annotated[int, Field(ge=1, le=1000)] = 20

@@ -75,6 +75,9 @@ class Study(Section):
     """Whether all methods train on the same batches: a site's batches then depend on fold, round and repeat, not on the
     method, so that two rows differ by their settings and not by luck. True by default in a simulation. Not possible
     with hospitals, because several methods on one batch show the server several views of this batch."""
+    require_gain: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Least gain in Dice of every site over training alone: a simulation ends with exit code 3 if the 95 % interval of
+    a site's gain lies below it; 0 fails on a clear loss. null: no gain is required."""
     hostile: dict[Name, HostileAct] = Field(default_factory=dict)
     """Hostile acts by site, for trying defences in a simulation; never with hospitals."""
 
@@ -127,6 +130,29 @@ class Study(Section):
     def _usually_shares_batches(self) -> bool:
         return self.data.source != "sites"
 
+    @model_validator(mode="after")
+    def _a_required_gain_can_be_measured(self) -> Self:
+        if self.require_gain is None:
+            return self
+        if self.data.source == "sites":
+            raise ValueError(
+                "require_gain is for simulations; a hospital sets policy.require_gain in its own site file"
+            )
+        trained = [method for method in self.finetune.methods if not isinstance(method, ZeroShot)]
+        ids = {method.id for method in trained}
+
+        def twice(method: TrainedMethod, place: str | None) -> bool:
+            copies = [method.model_copy(update={"trained_at": place, "repeat": repeat}) for repeat in (1, 2)]
+            return ids.issuperset(copy.id for copy in copies)
+
+        for method in trained:
+            alone = [any(twice(arm, site) for arm in (method, method.shared_alone())) for site in self.finetune.sites]
+            if twice(method, None) and all(alone):
+                return self
+        raise ValueError(
+            "require_gain needs a method that is trained at all sites and at each alone, each at least twice"
+        )
+
     @property
     def pools(self) -> bool:
         """Whether a method is trained on all sites' patients in one place."""
@@ -160,6 +186,7 @@ class Study(Section):
             del settings["base"]
         else:
             del settings["base"]["path"], settings["pretrain"]
+        del settings["require_gain"]  # it judges a result and changes none
         if not self.hostile:  # keeps the fingerprint of before this setting existed, as below
             del settings["hostile"]
         if self.shares_batches == self._usually_shares_batches:

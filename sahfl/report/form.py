@@ -60,6 +60,10 @@ _FINDING = {
     **{**dict.fromkeys(("id", "claim", "wanted", "verdict", "text"), TEXT), "paper": TEXT_OR_NONE},
     **{"supported": FLAG_OR_NONE, "difference": NUMBER_OR_NONE, **_INTERVAL, "pairs": [_PAIR]},
 }
+_SITE_GAIN = {
+    **{**dict.fromkeys(("site", "method", "reference", "verdict"), TEXT), **_INTERVAL, "trainings": WHOLE},
+    **dict.fromkeys(("difference", "dice", "dice_alone"), NUMBER_OR_NONE),
+}
 _OVERLAY = {
     **{"case": TEXT, "method": TEXT, "site": TEXT, "fold": WHOLE, "png": TEXT},
     **dict.fromkeys(("dice", "volume_ml", "predicted_ml"), NUMBER_OR_NONE),
@@ -83,6 +87,7 @@ FORM: dict[str, Any] = {
     "methods": [_METHOD],
     "comparisons": [_COMPARISON],
     "correction": {"n": {"dice": WHOLE}, "margin": NUMBER, "level": NUMBER},
+    "gains": [_SITE_GAIN],
     "findings": [_FINDING],
     "rounds": [_ROUND],
 }

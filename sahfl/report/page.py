@@ -159,7 +159,11 @@ def _finding(finding: Results, results: Results) -> dict[str, Any]:
 
 def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
     """Anchor and title of each section on the page."""
-    there = {"findings": results["findings"], "cases": results.get("overlays"), "places": "places" in pictures}
+    there = {
+        "findings": results["findings"],
+        "cases": results.get("overlays"),
+        "places": "places" in pictures or results["gains"],
+    }
     there["cost"] = {"ranks", "costs"} & pictures
     return [(anchor, title) for anchor, title in CONTENTS if there.get(anchor, True)]
 
@@ -174,6 +178,7 @@ def _tables(results: Results) -> dict[str, tables.Table]:
         "gains": tables.comparison_table(results, with_zero_shot=True),
         "others": tables.comparison_table(results, with_zero_shot=False),
         "volume": tables.volume_table(results),
+        "gain": run_tables.gain_table(results),
         "withheld": tables.withheld_table(results),
         "not_evaluated": tables.not_evaluated_table(results),
         "ledger": run_tables.ledger_table(results),

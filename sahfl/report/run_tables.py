@@ -1,4 +1,4 @@
-"""Tables of the run: traffic, bounds, hospitals, failures, settings, versions."""
+"""Tables of the run: traffic, bounds, hospitals and their gains, failures, settings, versions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import add
 from typing import Any
 
-from sahfl.report.names import POOLED, names
-from sahfl.report.tables import Row, Table
+from sahfl.report.names import POOLED, method_name, names
+from sahfl.report.tables import Row, Table, short_verdict, shown_difference, with_headings
 from sahfl.report.text import DASH, Results, count, duration, number, percent, size, whole
 
 
@@ -163,3 +163,20 @@ def version_table(results: Results) -> Table:
     }
     rows = tuple(Row((key, DASH if value is None else str(value))) for key, value in facts.items())
     return Table("Versions and fingerprints", ("What", "Value"), rows, n_text=2)
+
+
+def gain_table(results: Results) -> Table:
+    """What each hospital gains by taking part, against training alone, on its own patients."""
+    titles = {method["id"]: method_name(method) for method in results["methods"]}
+    rows = [
+        Row(
+            (
+                *(gain["site"], titles.get(gain["method"], gain["method"]), number(gain["dice"])),
+                *(number(gain["dice_alone"]), *shown_difference(gain), short_verdict(gain["verdict"])),
+            )
+        )
+        for gain in sorted(results["gains"], key=lambda gain: str(gain["site"]))
+    ]
+    columns = ("Hospital", "Method", "Dice together", "Dice alone", "n", "Gain", "95 % interval", "Verdict")
+    caption = "Gain of each hospital by taking part, on its own patients"
+    return Table(caption, columns, with_headings(rows, [row.cells[0] for row in rows]), n_text=2)

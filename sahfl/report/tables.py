@@ -228,10 +228,11 @@ def comparison_table(results: Results, *, with_zero_shot: bool) -> Table:
 
 def _gap(comparison: Results) -> tuple[str, ...]:
     gap = comparison["metrics"]["dice"]["overall"]
-    return (*_difference(gap), p_value(gap["p"]), p_value(gap["p_holm"]), short_verdict(comparison["verdict"]))
+    return (*shown_difference(gap), p_value(gap["p"]), p_value(gap["p_holm"]), short_verdict(comparison["verdict"]))
 
 
-def _difference(gap: Results) -> tuple[str, ...]:
+def shown_difference(gap: Results) -> tuple[str, ...]:
+    """Number of cases, difference and interval."""
     return cases(gap), signed(gap["difference"]), marked_interval(gap, plus=True)
 
 
@@ -246,7 +247,7 @@ def finding_table(finding: Results, results: Results) -> Table:
         Row(
             (
                 name_methods(pair["name"], results),
-                *_difference(pair),
+                *shown_difference(pair),
                 p_value(pair["p_holm"]),
                 short_verdict(pair["verdict"]),
             )

@@ -12,6 +12,7 @@ from sahfl import __version__
 from sahfl.adapters import AdapterState, digest
 from sahfl.config import Method, Study
 from sahfl.results.findings import judge
+from sahfl.results.gains import site_gains
 from sahfl.results.method_results import by_fold, read_fold
 from sahfl.results.method_rows import compare_rows, describe_row, find_rows
 from sahfl.results.support import fold_support, support_notes
@@ -56,6 +57,7 @@ def collect(
         "methods": methods,
         "comparisons": comparisons,
         "correction": correction,
+        "gains": site_gains(study, rows),
         "findings": judge(methods, comparisons),
         "cells": {"total": n_cells, "reused": len(folder.reused())},
         "overlays": [],

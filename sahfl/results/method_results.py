@@ -95,6 +95,11 @@ def by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
     return {"fold": fold, "n": found.n, "dice": found.value, "n_no_blood": total.n_no_blood}
 
 
+def overall_dice(study: Study, evaluated: Evaluated) -> float | None:
+    """Mean Dice over all cases with blood."""
+    return estimate(Sample(_add(evaluated.sums.values(), study.evaluation).overall), "dice").value
+
+
 def compare(study: Study, ours: Evaluated, theirs: Evaluated) -> dict[str, Any]:
     """Differences on the patients that both methods were evaluated on, if their sites withheld the same of both."""
     sums, others = ours.sums, theirs.sums

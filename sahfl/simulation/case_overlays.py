@@ -7,10 +7,8 @@ adapter that was evaluated in this run, not reused from an earlier one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from sahfl.errors import DataError, SahflError
 from sahfl.evaluation import predict
 from sahfl.events import Warned, emit
 from sahfl.federation.requests import Requests
+from sahfl.federation.site.case_results import read_results
 from sahfl.federation.site.site import Site
 from sahfl.prediction.networks import adapted_network, read_base
 from sahfl.prediction.site_networks import network_of
@@ -73,7 +72,7 @@ def _draw_cases(
     folder: RunFolder, study: Study, method: AdapterTuning, configs: Mapping[str, SiteConfig]
 ) -> list[dict[str, Any]]:
     rows = []
-    for which, scored in choose_cases(read_scores(configs.values(), method.id)).items():
+    for which, scored in choose_cases(read_scores(configs.values(), study, method.id)).items():
         site = configs[scored.site]
         try:
             scan, mask = _segment(folder, study, method, site, scored)
@@ -97,15 +96,15 @@ def add_overlays(folder: RunFolder, study: Study, sites: Sequence[SiteConfig]) -
     return results
 
 
-def read_scores(sites: Iterable[SiteConfig], method: str) -> list[Scored]:
+def read_scores(sites: Iterable[SiteConfig], study: Study, method: str) -> list[Scored]:
     """Scores of a method on all its evaluated cases with annotated blood; of two scores of a case, the last one."""
     found: dict[tuple[str, str], Scored] = {}
     for site in sites:
-        for row in _rows(site.folder / "cases.jsonl"):
-            mine = row.get("method") == method and row.get("part") in (None, "personal")
-            if mine and row.get("volume_ml", 0) > 0 and row.get("dice") is not None:
-                numbers = (float(row[name]) for name in ("dice", "volume_ml", "predicted_ml"))
-                found[site.name, row["case"]] = Scored(site.name, row["case"], int(row["fold"]), *numbers)
+        for kept in read_results(site.folder):
+            result, mine = kept.result, kept.part in (None, "personal")
+            if mine and (kept.study, kept.method) == (study.fingerprint(), method) and result.volume_ml > 0:
+                numbers = result.dice or 0.0, result.volume_ml, result.predicted_ml
+                found[site.name, kept.case] = Scored(site.name, kept.case, kept.fold, *numbers)
     return list(found.values())
 
 
@@ -125,16 +124,6 @@ def choose_cases(scored: Sequence[Scored]) -> dict[str, Scored]:
 def _evaluated_here(folder: RunFolder, study: Study, method: AdapterTuning) -> bool:
     """Whether all folds were evaluated in this run; results per case of a reused fold are in another run's folder."""
     return not folder.reused() & {cell_of(method, fold) for fold in range(study.finetune.folds)}
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # a line that a crash cut off
-            continue
-    return [row for row in rows if isinstance(row, dict)]
 
 
 def _segment(

@@ -15,6 +15,7 @@ from sahfl.config.methods import WEIGHTS, Part
 from sahfl.events import StageBegun, Warned, emit
 from sahfl.federation.server.app import app
 from sahfl.report import write_report
+from sahfl.results.gains import check_gains
 from sahfl.run.folder import RunFolder
 from sahfl.run.session import session
 from sahfl.simulation.case_overlays import add_overlays
@@ -88,6 +89,7 @@ def simulate(
         RunFailed: fewer sites answered than the quorum requires.
         StorageError: the disk is full, or the run cannot be written to it.
         RunError: another process works on this run.
+        LosingSite: the run is complete, and a site does not gain what the study requires.
     """
     study = folder.study()
     sites = site_configs(study, folder.path.resolve() / "sites")
@@ -108,4 +110,5 @@ def simulate(
         results = add_overlays(folder, study, sites)  # released, as all data lie on this machine
         emit(StageBegun("writing the report"))
         write_report(results, folder.path)
+    check_gains(study, results["gains"])
     return folder.path / "report.html"

@@ -220,7 +220,7 @@ def test_report_of_an_unfinished_run_tells_how_to_go_on(sahfl, finished, tmp_pat
         ("[]", "results.json is not a mapping; delete it to have it made again"),
         (
             '{"schema": 3, "name": "demo"}',
-            "results: 16 problem(s); delete results.json and go on with the run, which makes it again",
+            "results: 17 problem(s); delete results.json and go on with the run, which makes it again",
         ),
         (
             '{"schema": 2}',

@@ -87,6 +87,7 @@ def grid():
     )
     results["cells"] = {"total": 87, "reused": 12}
     results["findings"] = findings()
+    results["gains"] = [site_gain(name, value) for name, value in (("sah_a", 0.04), ("sah_b", 0.0), ("sah_c", -0.04))]
     results["overlays"] = [
         {
             **{"case": case, "method": "cp_lora-r8", "site": "sah_a", "fold": 0, "png": f"overlays/{case}.png"},
@@ -95,6 +96,13 @@ def grid():
         for case, dice, ml in (("best", 0.83, 41.2), ("median", 0.52, 18.4), ("worst", 0.04, 3.3))
     ]
     return results
+
+
+def site_gain(name, value):
+    pair = {"site": name, "method": "cp_lora-r8", "reference": f"cp_lora-r8-at-{name}"}
+    numbers = {"difference": value, "low": value - 0.02, "high": value + 0.02, "n": 13, "trainings": 2, "p": 0.5}
+    verdict = "better" if value > 0.02 else "worse" if value < -0.02 else "undecided"
+    return pair | numbers | {"dice": 0.45 + value, "dice_alone": 0.45, "verdict": verdict}
 
 
 def findings():

@@ -97,6 +97,17 @@ def test_findings_are_shown_with_verdict_and_interval(page):
     assert [found for found in page.rows if found[1:] == row] == [[name, *row] for name in names]
 
 
+def test_every_hospital_sees_what_it_gains_by_taking_part(page):
+    found = [
+        row for row in page.rows if row[1:2] == ["CP-LoRA (rank 8)"] and row[0].startswith("sah_") and len(row) == 8
+    ]
+    assert found == [
+        ["sah_a", "CP-LoRA (rank 8)", "0.490", "0.450", "13", "+0.040", "+0.020 to +0.060", "better"],
+        ["sah_b", "CP-LoRA (rank 8)", "0.450", "0.450", "13", "0.000", "−0.020 to +0.020", "undecided"],
+        ["sah_c", "CP-LoRA (rank 8)", "0.410", "0.450", "13", "−0.040", "−0.060 to −0.020", "worse"],
+    ]
+
+
 def row_of(page, *start):
     (row,) = [row for row in page.rows if row[: len(start)] == list(start)]
     return row

@@ -185,6 +185,7 @@ def sample():
                     "CP-LoRA (rank 8) against zero-shot: +0.091.", 0.091, names=["cp_lora-r8 against zero_shot"]),
             finding("ranks", "Higher ranks are better.", "not tested", "One rank alone was trained."),
         ],
+        "gains": [],
         "correction": {"method": "Holm 1979", "n": {name: 2 for name in SCALES}, "level": 0.05, "margin": 0.02},
     }  # fmt: skip
 

@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 from harness.finished_run import write_run
+from harness.made_cases import a_case
 from harness.tiny_study import TINY, changed
 
+from sahfl.federation.requests import Requests
+from sahfl.federation.site.case_results import keep_results
 from sahfl.federation.site.site import Site
 from sahfl.run.folder import RunFolder
 from sahfl.simulation.case_overlays import Scored, add_overlays, choose_cases, draw_overlays, read_scores
@@ -41,13 +44,29 @@ def test_each_is_another_case(n, which):
 
 def test_cases_without_blood_are_left_out_and_the_last_result_of_a_case_counts(tmp_path):
     folder = RunFolder.create(tmp_path / "run", write_run(tmp_path / "other", STUDY, folds=0))
-    (site, *_) = site_configs(folder.study(), folder.path / "sites")
-    row = {"method": "cp_lora-r2", "fold": 1, "case": "x", "volume_ml": 3.0, "predicted_ml": 2.0, "dice": 0.2}
-    rows = [row, row | {"dice": 0.4}, row | {"case": "y", "volume_ml": 0.0, "dice": None}, row | {"method": "full"}]
+    study = folder.study()
+    (site, *_) = site_configs(study, folder.path / "sites")
     site.folder.mkdir(parents=True)
-    (site.folder / "cases.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"torn')
-    (found,) = read_scores([site], "cp_lora-r2")
+    for id_, dice, case, volume_ml in (
+        ("cp_lora-r2", 0.2, "x", 3.0),
+        ("cp_lora-r2", 0.4, "x", 3.0),
+        ("cp_lora-r2", None, "y", 0.0),
+        ("full", 0.9, "x", 3.0),
+    ):
+        keep(site, study, 1, [(case, a_case("key", volume_ml, 2.0 if volume_ml else 0.0, dice))], id_)
+    keep(site, study.model_copy(update={"seed": 99}), 1, [("x", a_case("key", 3.0, 2.0, 0.9))])
+    with (site.folder / "cases.jsonl").open("a") as stream:
+        stream.write('{"torn')
+    (found,) = read_scores([site], study, "cp_lora-r2")
     assert (found.case, found.dice, found.fold) == ("x", 0.4, 1)
+
+
+def keep(config, study, fold, results, id_="cp_lora-r2"):
+    """Results per case of a training, as the site's evaluation keeps them."""
+    (method,) = [method for method in study.finetune.methods if method.id == id_]
+    requests = Requests(study, study.fingerprint(), "0" * 64)
+    task, header = requests.evaluation(method, fold), requests.header("finetune", method.id, fold)
+    keep_results(config.folder, task, header, results)
 
 
 @pytest.fixture
@@ -59,13 +78,12 @@ def finished(tmp_path):
     for config in sites[2:4]:
         site = Site(config)
         site.prepare(lambda done, total: None)
-        rows = []
+        n = 0
         for fold in range(2):
             for item in site.held_out_cases(fold=fold, n_folds=2, seed=study.seed):
-                dice = len(rows) / 10 + (config.name == "sah_b") / 20
-                numbers = {"volume_ml": item.volume_ml, "predicted_ml": 1.0, "dice": dice}
-                rows.append({"method": "cp_lora-r2", "fold": fold, "case": item.case.id} | numbers)
-        site.keep_results(rows)
+                dice = n / 10 + (config.name == "sah_b") / 20
+                keep(config, study, fold, [(item.case.id, a_case(str(n), item.volume_ml, 1.0, dice))])
+                n += 1
     folder.write_json("results.json", {"schema": 3, "overlays": []})
     return folder, study, sites
 

@@ -25,6 +25,8 @@ NOT_ACCEPTED = (
 )
 WAITING_EVERY_S = 15.0
 """Time between two events ``Waiting``; a quarter of the deadline if that is shorter."""
+EXPLAINED = {"NoGain": "the method makes this site lose, by its own measurement; numbers"}
+"""What the error class of a reply means, where its name is not enough."""
 MOST_REMEMBERED = 1000
 """Past requests whose late or second replies are still recognised."""
 
@@ -276,7 +278,8 @@ def reason_of(reply: Message | None, deadline_s: float) -> str | None:
         return None
     if flower.is_unreachable(reply):
         return error_text(reply)
-    return f"error at the site: {error_text(reply)} (details in the site's log)"
+    text = error_text(reply)
+    return f"error at the site: {text} ({EXPLAINED.get(text, 'details')} in the site's log)"
 
 
 def content_of(reply: Message | None, deadline_s: float) -> RecordDict:

@@ -15,6 +15,7 @@ from flwr.app import RecordDict
 from sahfl.config import SiteConfig, SitePolicy
 from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
+from sahfl.federation.site.gain import refuse_loss
 from sahfl.federation.site.kinds.table import KINDS, find_kind, unknown_kind
 from sahfl.payload import Header
 from sahfl.task import Task
@@ -25,10 +26,13 @@ def check_request(config: SiteConfig, message_type: str, task: Task, header: Hea
 
     Raises:
         PolicyRefused: lists every setting that is not allowed, with its value and the policy's.
+        NoGain: the method makes this site lose, and its policy requires a gain.
     """
     if problems := list(_problems(config.policy, message_type, task, header)):
         asked = f"site {config.name}: study {header.study[:12]} asks for what the policy does not allow"
         raise PolicyRefused("\n".join([f"{asked}:", *(f"  policy.{problem}" for problem in problems)]))
+    if message_type == protocol.TRAIN:
+        refuse_loss(config, task)
 
 
 def _problems(policy: SitePolicy, message_type: str, task: Task, header: Header) -> Iterator[str]:

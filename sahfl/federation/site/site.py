@@ -217,13 +217,6 @@ class Site:
             )
         return self.config.folder / f"base-{sha256}.safetensors"
 
-    # ------------------------------------------------------------------------------------------- results
-
-    def keep_results(self, rows: list[dict[str, object]]) -> None:
-        """Append results per case to a file in the site's folder; they never leave the site."""
-        with (self.config.folder / "cases.jsonl").open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row) + "\n" for row in rows)
-
 
 @lru_cache(maxsize=1)
 def _read_base(path: Path, changed_ns: int) -> tuple[AdapterState, str]:

@@ -16,6 +16,7 @@ from sahfl.evaluation import predict, score
 from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
+from sahfl.federation.site.case_results import keep_results
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above
 from sahfl.federation.site.kinds.received import network_of, open_network, task_and_header, which_cell
@@ -39,8 +40,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     net = _evaluated_network(site, task, header, content)
     merge(net)
     results = score_cases(site, task, net)
-    named: dict[str, object] = {"method": header.method, "part": task.part, "fold": task.fold}
-    site.keep_results([named | {"case": case} | result.row() for case, result in results])
+    keep_results(site.config.folder, task, header, results)
     cases, policy = [result for _, result in results], site.config.policy
     sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
     least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
