@@ -121,7 +121,7 @@ def test_a_site_file_cannot_ask_for_pooled_data(tmp_path):
 def test_a_study_without_places_and_repeats_keeps_the_fingerprint_that_it_had_before_there_were_any():
     found = parse(Study, TINY, where="test")
     before = found.model_dump(mode="json")
-    for name in ("base", "hostile", "common_random_numbers"):
+    for name in ("base", "hostile", "common_random_numbers", "require_gain"):
         del before[name]
     for method in before["finetune"]["methods"][1:]:
         assert (method.pop("trained_at"), method.pop("repeat")) == (None, 1)
