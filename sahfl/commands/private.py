@@ -30,7 +30,8 @@ def list_(site: SiteFolder) -> None:
     for one in stored(folder_of(site)):
         network = "yes" if one.network else "no"
         round_, size = str(one.round or ""), f"{one.n_bytes / 1000:,.1f}"
-        table.add_row(one.name, one.study[:12], one.method, str(one.fold), round_, network, size)
+        method = one.method + (" (damaged)" if one.damaged else "")
+        table.add_row(one.name, one.study[:12], method.strip(), str(one.fold), round_, network, size)
     if table.row_count:
         Console().print(table)
     else:

@@ -14,6 +14,7 @@ import json
 import logging
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,8 @@ class Stored:
     """Last stored round; 0 if only the network of an evaluation is stored."""
     network: Path | None
     """File of the network that the site evaluated, if there is one."""
+    damaged: bool
+    """Whether a file cannot be read."""
     n_bytes: int
     files: tuple[Path, ...]
 
@@ -158,8 +161,7 @@ class Stored:
 def stored(folder: Path) -> tuple[Stored, ...]:
     """List what a site stores, by study, method and fold; ``folder`` is the site's folder.
 
-    Raises:
-        AdapterError: a file is damaged; the message names it.
+    A training whose files are all damaged has neither study nor method.
     """
     by_name: dict[str, list[Path]] = {}
     for path in sorted((folder / FOLDER).glob("*.safetensors")):
@@ -169,17 +171,21 @@ def stored(folder: Path) -> tuple[Stored, ...]:
 
 
 def _stored(name: str, paths: list[Path]) -> Stored:
-    notes = {path: load_tensors(path)[1] for path in paths}
-    final = next((path for path in paths if path.stem.endswith("-final")), None)
-    last = notes[paths[-1] if final is None else final]
-    rounds = [int(note["round"]) for path, note in notes.items() if path != final]
+    notes: dict[Path, dict[str, Any]] = {}
+    for path in paths:
+        with suppress(AdapterError):
+            notes[path] = load_tensors(path)[1]
+    nothing: dict[str, Any] = {"study": "", "method": "", "fold": 0}
+    last = next(reversed(notes.values()), nothing)
+    rounds = [int(path.stem[-5:]) for path in paths if path.stem[-5:].isdecimal()]
     return Stored(
         name,
         study=str(last["study"]),
         method=str(last["method"]),
         fold=int(last["fold"]),
         round=max(rounds, default=0),
-        network=final,
+        network=next((path for path in paths if path.stem.endswith("-final")), None),
+        damaged=len(notes) < len(paths),
         n_bytes=sum(path.stat().st_size for path in paths),
         files=tuple(paths),
     )

@@ -204,6 +204,18 @@ def test_all_that_a_site_stores_is_listed(tmp_path):
     assert len(second.files) == 2
 
 
+def test_damaged_files_are_listed_so_that_they_can_be_deleted(tmp_path):
+    keep(tmp_path, 1, 2)
+    part(tmp_path, 1, method="a").keep(own(1), n_volumes=3)
+    for path in (tmp_path / "private").iterdir():
+        if path.stem.endswith("00001"):
+            cut(path)
+    gone, kept = stored(tmp_path)
+    assert [(one.method, one.round, one.damaged) for one in (gone, kept)] == [("", 1, True), ("m", 2, True)]
+    delete(tmp_path, gone.name)
+    assert [one.name for one in stored(tmp_path)] == [kept.name]
+
+
 def test_a_training_that_begins_once_more_leaves_the_network_of_before_until_it_is_evaluated(tmp_path):
     keep(tmp_path, 1, 2)
     part(tmp_path).keep_network(WHOLE, base="b")
