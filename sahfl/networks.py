@@ -15,7 +15,7 @@ from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.attach import attach, attach_everything, norm_tensors, staying
 from sahfl.adapters.files import load_tensors
-from sahfl.config import AdapterTuning, ModelConfig, Study, TrainedMethod, ViewsConfig
+from sahfl.config import AdapterTuning, ModelConfig, Study, TrainedMethod, ViewsConfig, WeightTuning
 from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
 from sahfl.errors import AdapterError
@@ -117,8 +117,16 @@ def read_base(study: Study, *, copy: Path) -> AdapterState:
 def fine_tuned_network(
     views: ViewsConfig, model: ModelConfig, base: AdapterState, method: TrainedMethod, seed: int
 ) -> Network:
-    """The base with a fine-tuning method on it, at the start of training; ``seed`` is the study's."""
-    net = base_network(views, model, base)
+    """The network of a fine-tuning method at the start of training: the base with the method on it.
+
+    A method that starts from scratch has random weights in the place of the base. ``seed`` is the study's.
+    """
+    scratch = isinstance(method, WeightTuning) and method.start == "scratch"
+    net = (
+        whole_network(views, model, derive_seed(seed, "scratch", method.repeat))
+        if scratch
+        else base_network(views, model, base)
+    )
     example = torch.zeros(1, n_channels(views), 32, 32)
     attach(net, method, seed=_adapter_seed(method, seed), parts=net.parts, example=example)
     return net

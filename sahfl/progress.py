@@ -57,13 +57,14 @@ class RunProgress:
         cells = [(method, fold) for method in finetune.methods for fold in range(finetune.folds)]
         self._steps = {cell_of(method, fold): self._steps_of(method) for method, fold in cells}
         """Training steps of each cell of fine-tuning in a round, at all its sites."""
+        self._all_steps = sum(self._steps_of(method) * self.study.rounds_of(method) for method, _ in cells)
+        """Training steps of all cells of fine-tuning in all rounds."""
 
     @property
     def total(self) -> float:
         """All work of the study, in training steps."""
         pretrain, finetune = self.study.pretrain, self.study.finetune
-        steps = self._round_steps(PRETRAIN) * pretrain.rounds if pretrain else 0
-        steps += sum(self._steps.values()) * finetune.rounds
+        steps = self._all_steps + (self._round_steps(PRETRAIN) * pretrain.rounds if pretrain else 0)
         evaluations = EVALUATE_STEPS * len(finetune.sites) * len(self._steps)
         return steps + evaluations + PREPARE_STEPS * len(self.study.sites)
 

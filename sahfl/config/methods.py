@@ -80,6 +80,8 @@ class Training(Section):
     """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
     name, and then nothing leaves that site, which also evaluates it; or ``pooled`` or ``pooled_steps``, all sites'
     patients in one place, which only a simulation can."""
+    rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Rounds of this training, where they are not ``finetune.rounds``."""
     repeat: Repeat = 1
     """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
     label: Name | None = None
@@ -121,7 +123,8 @@ class Training(Section):
     def _ending(self) -> list[str]:
         """The last parts of the method's id but for the place of training and the repeat."""
         parts = ["stays", *self.stays] if self.stays else []
-        return parts + ([f"local{self.local_steps}"] if self.local_steps else [])
+        parts += [f"local{self.local_steps}"] if self.local_steps else []
+        return parts + ([f"rounds{self.rounds}"] if self.rounds else [])
 
 
 class WeightTuning(Training):
@@ -131,6 +134,8 @@ class WeightTuning(Training):
     """Weights that train: all, a part of the network, the last convolution, or all norms and biases."""
     learning_rate: LearningRate = 5e-4
     """Peak learning rate of AdamW."""
+    start: Literal["base", "scratch"] = "base"
+    """What the training starts from: the pretrained network, or for ``full`` a network with random weights."""
     aggregation: Annotated[str, one_of(lambda: [n for n, rule in RULES.items() if not rule.needs_layers])] = USUAL
     """How the sites' weights become the next global ones."""
 
@@ -138,8 +143,15 @@ class WeightTuning(Training):
     def id(self) -> str:
         """Name of the method in folders and results."""
         rule = None if self.aggregation == USUAL else self.aggregation
-        parts = [self.method, *self._ending(), *filter(None, [rule, self.label])]
+        start = [] if self.start == "base" else [self.start]
+        parts = [self.method, *start, *self._ending(), *filter(None, [rule, self.label])]
         return "-".join(parts).replace(".", "") + _suffix(self.trained_at, self.repeat)
+
+    @model_validator(mode="after")
+    def _only_a_whole_network_starts_from_scratch(self) -> Self:
+        if self.start == "scratch" and self.method != "full":
+            raise ValueError(f"start: scratch needs method: full, {self.method} leaves random weights untrained")
+        return self
 
     @model_validator(mode="after")
     def _stays_names_no_factors(self) -> Self:

@@ -171,6 +171,10 @@ class Study(Section):
         alone = not isinstance(method, ZeroShot) and method.is_alone
         return self.training_sites(method) if alone else self.finetune.sites
 
+    def rounds_of(self, method: Method) -> int:
+        """Rounds of a method's training; 0 for ``zero_shot``."""
+        return 0 if isinstance(method, ZeroShot) else method.rounds or self.finetune.rounds
+
     def local_training(self, method: TrainedMethod) -> LocalTraining:
         """The local training of a method; one that is ``pooled`` takes as many steps as all sites together."""
         local = self.finetune.local

@@ -41,7 +41,7 @@ class Requests:
     def fine_tuning(self, method: TrainedMethod, fold: int) -> Task:
         """The task of training a method with a fold held out; ``in_round`` adds the round."""
         study = self.study
-        rounds = {"rounds": study.finetune.rounds, "learning_rate": method.learning_rate}
+        rounds = {"rounds": study.rounds_of(method), "learning_rate": method.learning_rate}
         more = {"local": study.local_training(method), "payload": study.rounds.payload}
         shared = {"common_random_numbers": study.shares_batches}
         return self.task("finetune", method, fold).model_copy(update=rounds | more | shared)
@@ -56,7 +56,7 @@ class Requests:
 
         The server replaces ``own_round``, which is here that of a site whose answers were all used.
         """
-        rounds = self.study.finetune.rounds
+        rounds = self.study.rounds_of(method)
         more = {"evaluation": self.study.evaluation, "part": part, "rounds": rounds}
         if part == "personal":
             assert not isinstance(method, ZeroShot)

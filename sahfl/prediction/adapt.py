@@ -119,7 +119,7 @@ def _part(site: Site, task: Task, header: Header) -> PrivatePart:
 
 
 def _train(site: Site, requests: Requests, method: TrainedMethod, fold: int, steps: int | None, own: OwnNetwork) -> int:
-    local, rounds = requests.study.local_training(method), requests.study.finetune.rounds
+    local, rounds = requests.study.local_training(method), requests.study.rounds_of(method)
     n_steps = local.steps * rounds + method.local_steps if steps is None else steps
     once = method.model_copy(update={"local_steps": 0, "share_private_at_end": False})
     task = requests.fine_tuning(once, fold).model_copy(

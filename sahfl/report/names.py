@@ -30,6 +30,7 @@ PARTS = {
 }
 """Words for ``part`` of a method of which a part stays at each site."""
 OPTIONS = {r"private(\d+)": r"\1 private terms", r"local(\d+)": r"\1 local steps", "stays norm": "norms stay"}
+OPTIONS |= {"scratch": "from scratch", r"rounds(\d+)": r"\1 rounds"}
 """Words for options in the id of a method."""
 
 
@@ -87,6 +88,7 @@ def looks(methods: Iterable[Results]) -> dict[str, Look]:
     for method in methods:
         rank, kind = method["rank"], method["method"]
         place = ranks.index(rank) if rank is not None else list(STANDARD).index(kind) if kind in STANDARD else 0
+        place = len(STANDARD) if method["start"] == "scratch" else place
         rule = rules.index(method["aggregation"]) if rank is not None else 0
         line = LINES[rule % len(LINES)]
         found[method["id"]] = Look(

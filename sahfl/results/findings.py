@@ -66,9 +66,9 @@ class Evidence:
         self._comparisons = {(row["method"], row["reference"]): row for row in comparisons}
 
     def federated(self, *, adapters: bool | None = None) -> list[Row]:
-        """Methods that all sites trained together, as each site uses them; only adapters, or only others, if asked."""
-        trained = [row for row in self.methods if row["trained_at"] is None and row["method"] != "zero_shot"]
-        rows = [row for row in trained if row["part"] in (None, "personal")]
+        """Methods that all sites fine-tuned together, as each site uses them; only adapters, or only others, if asked."""
+        tuned = [row for row in self.methods if row["trained_at"] is None and row["start"] == "base"]
+        rows = [row for row in tuned if row["part"] in (None, "personal")]
         return [row for row in rows if adapters is None or (row["method"] in ADAPTERS) == adapters]
 
     def pair(self, method: str, reference: str, against: str = "") -> list[Pair]:
@@ -153,6 +153,12 @@ def _parts(evidence: Evidence) -> list[Pair]:
     return [pair for row in rows for pair in evidence.pair(row["id"], "full")]
 
 
+def _pretraining(evidence: Evidence) -> list[Pair]:
+    scratch = [row for row in evidence.methods if row["trained_at"] is None and row["start"] == "scratch"]
+    pairs = [(row["id"], other["id"]) for row in evidence.federated() for other in scratch]
+    return [pair for ids in pairs for pair in evidence.pair(*ids)]
+
+
 def _growth(evidence: Evidence) -> list[Pair]:
     rows = [row for row in evidence.methods if row["method"] == "zero_shot"] + evidence.federated()
     return [
@@ -209,6 +215,13 @@ CLAIMS = (
         wanted=NOT_WORSE,
         paper=None,
         pairs=_parts,
+    ),
+    Claim(
+        id="pretraining",
+        text="Fine-tuning the pretrained network is better than training from scratch.",
+        wanted=BETTER,
+        paper=None,
+        pairs=_pretraining,
     ),
     Claim(
         id="volume",

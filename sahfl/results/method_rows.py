@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
-from sahfl.config import POOLS, AdapterTuning, Method, Study, ZeroShot
+from sahfl.config import POOLS, AdapterTuning, Method, Study, WeightTuning, ZeroShot
 from sahfl.config.grid import EACH
 from sahfl.networks import trained_tensors
 from sahfl.results.method_results import Evaluated, Key, Sums, compare, measured, read_fold, withheld_parts
@@ -38,6 +38,13 @@ class MethodRow:
     """Averaged over the repeats; each patient counts once."""
     missing: tuple[Record, ...]
     """Folds and sites that were not evaluated, each with repeat and reason."""
+
+    @property
+    def start(self) -> str | None:
+        """What the training starts from, ``base`` or ``scratch``; None for zero-shot."""
+        if isinstance(self.method, ZeroShot):
+            return None
+        return self.method.start if isinstance(self.method, WeightTuning) else "base"
 
     @property
     def evaluated(self) -> Evaluated:
@@ -130,6 +137,7 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
         "method": row.method.method,
         "rank": row.method.rank if isinstance(row.method, AdapterTuning) else None,
         "aggregation": None if isinstance(row.method, ZeroShot) else row.method.aggregation,
+        "start": row.start,
         "trained_at": row.trained_at,
         "part": row.part,
         "trainable": _trainable(study, row.method),
@@ -188,15 +196,19 @@ def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]
 def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
     """Method and reference, in this order.
 
-    Every trained method with zero-shot; every federated one with full fine-tuning, and adapters with the lowest rank of
-    the same settings; CP-LoRA with convLoRA of the same settings; federated training with training in one place; a
-    method with a part at each site with the same method without it, federated, at each site alone and pooled.
+    Every trained method with zero-shot; every federated fine-tuning with that of the whole network, and with training
+    from scratch; adapters with the lowest rank of the same settings; CP-LoRA with convLoRA of the same settings;
+    federated training with training in one place; a method with a part at each site with the same method without it,
+    federated, at each site alone and pooled.
     """
     trained = [row for row in rows if not isinstance(row.method, ZeroShot)]
     adapters = [row for row in trained if isinstance(row.method, AdapterTuning)]
     federated = [row for row in adapters if row.trained_at is None and row.part in (None, "personal")]
     yield from ((row.id, "zero_shot") for row in trained)
-    yield from ((row.id, "full") for row in trained if row.trained_at is None and row.id != "full")
+    tuned = [row for row in trained if row.trained_at is None and row.start == "base"]
+    yield from ((row.id, "full") for row in tuned if row.id != "full")
+    scratch = [row.id for row in trained if row.trained_at is None and row.start == "scratch"]
+    yield from ((row.id, other) for row in tuned if row.part in (None, "personal") for other in scratch)
     yield from ((row.id, other) for row in adapters if (other := ADAPTERS[row.method.method].counterpart(row.id)))
     for row in federated:
         lowest = min((other for other in federated if _settings(other) == _settings(row)), key=_rank)

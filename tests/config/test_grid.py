@@ -48,6 +48,8 @@ def problem(*grid, **settings):
         ({"method": "cp_lora", "trained_at": "sah_a", "repeat": 2}, "cp_lora-r8-at-sah_a-repeat2"),
         ({"method": "cp_dora", "aggregation": "project", "trained_at": "pooled"}, "cp_dora-r8-project-pooled"),
         ({"method": "cp_lora", "trained_at": None, "repeat": 1}, "cp_lora-r8"),
+        ({"method": "full", "start": "scratch", "rounds": 9, "repeat": 2}, "full-scratch-rounds9-repeat2"),
+        ({"method": "cp_lora", "rounds": 9}, "cp_lora-r8-rounds9"),
     ],
 )
 def test_a_name_tells_where_a_method_is_trained_and_which_repeat_it_is(settings, name):
@@ -59,6 +61,12 @@ WRONG = {
     "repeat-of-nothing": ({"method": "zero_shot", "repeat": 2}, "repeat\n.*Extra inputs"),
     "place-of-nothing": ({"method": "zero_shot", "trained_at": "sah_a"}, "trained_at\n.*Extra inputs"),
     "no-name": ({"method": "full", "trained_at": "../x"}, "trained_at\n.*should match pattern"),
+    "part-from-scratch": (
+        {"method": "decoder", "start": "scratch"},
+        "start: scratch needs method: full, decoder leaves random weights untrained",
+    ),
+    "adapter-from-scratch": ({"method": "cp_lora", "start": "scratch"}, "start\n.*Extra inputs"),
+    "no-rounds": ({"method": "full", "rounds": 0}, "rounds\n.*greater than or equal to 1"),
     "ranks-of-others": (
         {"method": "cp_lora", "aggregation": "project", "site_ranks": {"sah_b": 2}, "trained_at": "sah_a"},
         "site_ranks is for a training at all sites, this one is trained at sah_a",

@@ -60,6 +60,7 @@ def method(name, kind, dice, *, rank=None, trainable=0, sent=0, aggregation=None
         "method": kind,
         "rank": rank,
         "aggregation": aggregation or (None if rank is None else "mean"),
+        "start": None if kind == "zero_shot" else "scratch" if "-scratch" in name else "base",
         "trained_at": at,
         "part": None,
         "trainable": trainable,

@@ -16,7 +16,9 @@ def gap(value=0.03, half=0.02, n=30, p_holm=0.01, trainings=3):
 
 def row(id_, *, rank=None, trained_at=None, trainable=100, growth=None):
     method = id_.partition("-")[0]
-    where = {"trained_at": trained_at, "part": None, "aggregation": None if id_ == "zero_shot" else "mean"}
+    start = None if id_ == "zero_shot" else "scratch" if "scratch" in id_ else "base"
+    where = {"trained_at": trained_at, "start": start, "part": None}
+    where["aggregation"] = None if id_ == "zero_shot" else "mean"
     return {"id": id_, "method": method, "rank": rank, **where, "trainable": trainable, "growth": growth}
 
 
@@ -33,6 +35,7 @@ TESTED = {
     "fine_tuning": ([ZERO, CP], ("cp_lora-r8", "zero_shot")),
     "adapters": ([FULL, CP], ("cp_lora-r8", "full")),
     "parts": ([FULL, row("decoder")], ("decoder", "full")),
+    "pretraining": ([CP, row("full-scratch")], ("cp_lora-r8", "full-scratch")),
     "cp_lora": ([CP, CONV], ("cp_lora-r8", "conv_lora-r8")),
     "ranks": ([LOW, HIGH], ("cp_lora-r64", "cp_lora-r1")),
     "pooled": ([CP, POOLED], ("cp_lora-r8", "cp_lora-r8-pooled")),
@@ -141,7 +144,7 @@ def test_every_finding_has_the_same_fields():
     keys = ["id", "claim", "wanted", "paper", "verdict", "supported", "text", "pairs", "difference", "low", "high", "n"]
     for found in judge([ZERO, FULL, CP], [against("full", "zero_shot")]):
         assert list(found) == keys
-    assert len(set(NAMES)) == len(NAMES) == 8
+    assert len(set(NAMES)) == len(NAMES) == 9
 
 
 def test_no_interval_is_said_as_such():

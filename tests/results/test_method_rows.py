@@ -187,6 +187,7 @@ def test_what_is_compared_with_what(make_run):
     grid = [
         {"method": "full", "repeats": 2},
         {"method": "decoder"},
+        {"method": "full", "start": "scratch", "rounds": [4, 9]},
         {"method": ["cp_lora", "conv_lora"], "rank": [1, 4, 8]},
         {"method": "cp_lora", "rank": 8, "aggregation": "project"},
         {"method": "cp_lora", "rank": 8, "trained_at": ["each", "pooled", "pooled_steps"], "repeats": 2},
@@ -199,9 +200,11 @@ def test_what_is_compared_with_what(make_run):
         of.setdefault(reference, set()).add(method)
     adapters = {f"{name}-r{rank}" for name in ("cp_lora", "conv_lora") for rank in (1, 4, 8)} | {"cp_lora-r8-project"}
     places = {"cp_lora-r8-each", "cp_lora-r8-pooled", "cp_lora-r8-pooled_steps"}
+    scratch = {"full-scratch-rounds4", "full-scratch-rounds9"}
     assert of == {
-        "zero_shot": adapters | places | {"full", "decoder"} | {f"cp_lora-r8-at-{site}" for site in SITES},
+        "zero_shot": adapters | places | scratch | {"full", "decoder"} | {f"cp_lora-r8-at-{site}" for site in SITES},
         "full": adapters | {"decoder"},
+        **dict.fromkeys(scratch, adapters | {"decoder", "full"}),
         "conv_lora-r1": {"cp_lora-r1", "conv_lora-r4", "conv_lora-r8"},
         "conv_lora-r4": {"cp_lora-r4"},
         "conv_lora-r8": {"cp_lora-r8"},

@@ -57,7 +57,7 @@ class StudyCells:
             self._save_adapter(method, fold, final)
             return
         if self._is_done(method, fold):
-            rounds = 0 if isinstance(method, ZeroShot) else self._study.finetune.rounds
+            rounds = self._study.rounds_of(method)
             emit(CellResumed(cell_of(method, fold), rounds, rounds))
             emit(CellEvaluated(cell_of(method, fold)))
             return
@@ -121,7 +121,7 @@ class StudyCells:
         emit(CellStageBegun("fine-tuning", key, method.id, fold, study.finetune.folds))
         sites = self._trainers(method, fold)
         last = folder.last_checkpoint(key)
-        if method.trained_at and not sites and (last is None or last.round < study.finetune.rounds):
+        if method.trained_at and not sites and (last is None or last.round < study.rounds_of(method)):
             self._leave_untrained(method, fold)
             return None
         net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
@@ -175,7 +175,7 @@ class StudyCells:
                 "study": study.name,
                 "fingerprint": requests.fingerprint,
                 "fold": fold,
-                "rounds": study.finetune.rounds,
+                "rounds": study.rounds_of(method),
                 "sites": contributors(study, method, self._run.descriptions()),
                 "metrics": fold_metrics(self._folder, study, method, fold, part),
             }
@@ -218,7 +218,7 @@ class StudyCells:
             return dict.fromkeys(sites, protocol.request(task, header, final))
         net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
         state = final if part == "mean" else _without(final, staying(net, method, net.parts))
-        own = last_used(self._folder.journal(), header, before=study.finetune.rounds + 2)
+        own = last_used(self._folder.journal(), header, before=study.rounds_of(method) + 2)
         tasks = {site: task.model_copy(update={"own_round": own.get(site, 0)}) for site in sites}
         return {site: protocol.request(tasks[site], header, state) for site in sites}
 

@@ -145,7 +145,7 @@ class Reuse:
         study = self._study
         stage = study.pretrain if method is None else study.finetune
         assert stage is not None
-        trainers, n_rounds = stage.sites, 0 if isinstance(method, ZeroShot) else stage.rounds
+        trainers, n_rounds = stage.sites, stage.rounds if method is None else study.rounds_of(method)
         if method is not None:
             trainers = study.training_sites(method)
             trainers = tuple(site for site in trainers if site == POOLED or not sites[site].sits_out(fold))
@@ -171,7 +171,7 @@ def work_of(study: Study, method: Method | None) -> Record:
     found["method"] = method.model_dump(mode="json", exclude={"repeat", "label"})
     if isinstance(method, ZeroShot):
         return found
-    training = {"rounds": study.finetune.rounds, "local": study.local_training(method).model_dump(mode="json")}
+    training = {"rounds": study.rounds_of(method), "local": study.local_training(method).model_dump(mode="json")}
     return found | training | {"rules": rules, "shares_batches": study.shares_batches}
 
 
