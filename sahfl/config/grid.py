@@ -15,7 +15,9 @@ from sahfl.config.methods import MOST_REPEATS, Method
 MOST_METHODS = 2000
 """Most methods of one entry; more is taken for a typing error."""
 EACH = "each"
-"""In ``trained_at``: every fine-tuning site by itself."""
+"""In ``trained_at`` and ``left_out``: every fine-tuning site by itself."""
+OTHERS = "others"
+"""Row of results of the trainings that each leave out another site."""
 LISTS = {"layers", "also_train"}
 """Settings whose one value is a list; several values are a list of lists."""
 _method = TypeAdapter[Method](Method)
@@ -25,7 +27,7 @@ def expand(grid: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> tuple[tup
     """The methods of a grid in the order of the entries, each once, and a text for each wrong combination.
 
     Each entry gives a value or a list of values for settings of a method; every combination is a method. ``repeats`` is
-    how often each is trained, and ``trained_at: each`` is every site of ``sites``.
+    how often each is trained; ``each`` in ``trained_at`` and ``left_out`` is every site of ``sites``.
     """
     methods: dict[str, Method] = {}
     problems: list[str] = []
@@ -61,7 +63,7 @@ def _combinations(
 def _values(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
     several = isinstance(value, list) and (name not in LISTS or any(isinstance(part, list) for part in value))
     values = value if several else [value]
-    if name != "trained_at":
+    if name not in ("trained_at", "left_out"):
         return list(values)
     return [place for part in values for place in (sites if part == EACH else [part])]
 

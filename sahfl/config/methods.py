@@ -44,8 +44,9 @@ MOST_REPEATS = 100
 Repeat = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
 
 
-def _suffix(trained_at: str | None, repeat: int) -> str:
+def _suffix(trained_at: str | None, left_out: str | None, repeat: int) -> str:
     place = "" if trained_at is None else f"-{trained_at}" if trained_at in POOLS else f"-at-{trained_at}"
+    place += f"-without-{left_out}" if left_out else ""
     return place + (f"-repeat{repeat}" if repeat > 1 else "")
 
 
@@ -80,6 +81,9 @@ class Training(Section):
     """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
     name, and then nothing leaves that site, which also evaluates it; or ``pooled`` or ``pooled_steps``, all sites'
     patients in one place, which only a simulation can."""
+    left_out: Name | None = None
+    """The fine-tuning site that takes no part in the training; all others train, and this one alone evaluates. Only a
+    simulation has it: the difference from the training at all sites is one site's update."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Rounds of this training, where they are not ``finetune.rounds``."""
     repeat: Repeat = 1
@@ -106,6 +110,8 @@ class Training(Section):
     def _what_stays_fits(self) -> Self:
         if twice := sorted({name for name in self.stays if self.stays.count(name) > 1}):
             raise ValueError(f"stays names twice: {', '.join(twice)}")
+        if self.left_out and (self.trained_at or self.something_stays or self.local_steps):
+            raise ValueError("left_out evaluates what all other sites share; take out trained_at and all that stays")
         if self.local_steps and self.trained_at in POOLS:
             raise ValueError("local_steps is a phase at each site by itself, and a pooled training has no sites")
         if self.share_private_at_end and not self.something_stays:
@@ -145,7 +151,7 @@ class WeightTuning(Training):
         rule = None if self.aggregation == USUAL else self.aggregation
         start = [] if self.start == "base" else [self.start]
         parts = [self.method, *start, *self._ending(), *filter(None, [rule, self.label])]
-        return "-".join(parts).replace(".", "") + _suffix(self.trained_at, self.repeat)
+        return "-".join(parts).replace(".", "") + _suffix(self.trained_at, self.left_out, self.repeat)
 
     @model_validator(mode="after")
     def _only_a_whole_network_starts_from_scratch(self) -> Self:
@@ -214,7 +220,7 @@ class AdapterTuning(Training):
         parts += self._ending()
         parts += [self.aggregation] if self.aggregation != USUAL else []
         name = "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
-        return name + _suffix(self.trained_at, self.repeat)
+        return name + _suffix(self.trained_at, self.left_out, self.repeat)
 
     @property
     def something_stays(self) -> bool:

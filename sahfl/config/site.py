@@ -33,6 +33,8 @@ class SiteConfig(Section):
     """Largest share of cases that break an error rule of the data checks; above it the site refuses to train."""
     kit: PathInFile | None = None
     """The folder that ``sahfl provision`` made for this site: keys, certificates, and the signer whom it obeys."""
+    simulated: bool = False
+    """Whether this is a site of a simulation, which answers requests that no hospital answers whatever its policy."""
     policy: SitePolicy = SitePolicy()
     """What studies may ask, and what may leave."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
@@ -57,10 +59,12 @@ class SiteScansPooled(SiteScans):
 
 
 class SiteFile(SiteConfig):
-    """A hospital's own file, in which ``data`` cannot be ``pooled``."""
+    """A hospital's own file, in which ``data`` cannot be ``pooled``, and ``simulated`` not true."""
 
     data: AnySiteScans
     """Where the scans come from."""
+    simulated: Literal[False] = False
+    """A hospital is not a site of a simulation."""
 
 
 def load_site(path: Path) -> SiteFile:

@@ -66,7 +66,7 @@ class FinetuneConfig(Section):
     """What is compared."""
     grid: Annotated[tuple[dict[str, Any], ...], Field(exclude=True)] = ()
     """More methods: each entry has settings of a method, and lists of values stand for every combination. ``repeats``
-    is how often each is trained; ``trained_at: each`` is every site by itself."""
+    is how often each is trained; ``each`` in ``trained_at`` or ``left_out`` is every site by itself."""
     local: LocalTraining
     """What each site does in a round."""
 
@@ -88,7 +88,13 @@ class FinetuneConfig(Section):
         ranked = method.site_ranks if isinstance(method, AdapterTuning) else {}
         if unknown := sorted(set(ranked) - set(self.sites)):
             yield f"site_ranks of {method.id} names {', '.join(unknown)}; finetune.sites has {known}"
-        place = None if isinstance(method, ZeroShot) else method.trained_at
+        place, left_out = (None, None) if isinstance(method, ZeroShot) else (method.trained_at, method.left_out)
+        if left_out == EACH:
+            yield f"{method.id}: left_out: {EACH} stands for one method per site, and so only in finetune.grid"
+        elif left_out not in (None, *self.sites):
+            yield f"{method.id}: left_out names {left_out}, expected one of finetune.sites, {known}"
+        elif left_out and len(self.sites) == 1:
+            yield f"{method.id}: left_out names the only fine-tuning site, so that none is left to train"
         if place == EACH:
             yield f"{method.id}: trained_at: {EACH} stands for one method per site, and so only in finetune.grid"
         elif place not in (None, *POOLS, *self.sites):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sahfl.config.grid import EACH
+from sahfl.config.grid import EACH, OTHERS
 from sahfl.config.methods import POOLED, POOLS, Method, TrainedMethod, ZeroShot
 from sahfl.config.network import ModelConfig
 from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, PretrainConfig, RoundsConfig
@@ -107,8 +107,8 @@ class Study(Section):
         wanted = self.sites
         if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
-        if reserved := sorted({*POOLS, EACH} & set(wanted)):
-            raise ValueError(f"no site can have the name {', '.join(reserved)}, which has a meaning in trained_at")
+        if reserved := sorted({*POOLS, EACH, OTHERS} & set(wanted)):
+            raise ValueError(f"no site can have the name {', '.join(reserved)}, which means something else in results")
         named = self.data.site_names()
         if named is not None and (unknown := sorted(set(wanted) - set(named))):
             raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {', '.join(sorted(named))}")
@@ -119,6 +119,14 @@ class Study(Section):
         if self.common_random_numbers and self.data.source == "sites":
             found = "common_random_numbers: true with data.source: sites"
             raise ValueError(f"{found}; methods share batches in a simulation only, take the setting out")
+        return self
+
+    @model_validator(mode="after")
+    def _hospitals_are_asked_for_no_difference_of_two_trainings(self) -> Self:
+        odd = [method.id for method in self.finetune.methods if not isinstance(method, ZeroShot) and method.left_out]
+        if odd and self.data.source == "sites":
+            why = "the difference from the training at all sites is one site's update, so only a simulation has it"
+            raise ValueError(f"{odd[0]}: left_out with data.source: sites; {why}")
         return self
 
     @property
@@ -164,12 +172,17 @@ class Study(Section):
             return ()
         if method.trained_at in POOLS:
             return (POOLED,)
-        return self.finetune.sites if method.trained_at is None else (method.trained_at,)
+        if method.trained_at is not None:
+            return (method.trained_at,)
+        return tuple(site for site in self.finetune.sites if site != method.left_out)
 
     def evaluating_sites(self, method: Method) -> tuple[str, ...]:
-        """Who evaluates a method: all fine-tuning sites, or the one at which it was trained alone."""
-        alone = not isinstance(method, ZeroShot) and method.is_alone
-        return self.training_sites(method) if alone else self.finetune.sites
+        """Who evaluates a method: all fine-tuning sites, or the one at which it was trained alone or was left out."""
+        if isinstance(method, ZeroShot):
+            return self.finetune.sites
+        if method.left_out is not None:
+            return (method.left_out,)
+        return self.training_sites(method) if method.is_alone else self.finetune.sites
 
     def rounds_of(self, method: Method) -> int:
         """Rounds of a method's training; 0 for ``zero_shot``."""

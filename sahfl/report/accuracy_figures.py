@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from sahfl.report import theme
 from sahfl.report.names import (
     EACH,
+    OTHERS,
     POOLED,
     POOLED_STEPS,
     ZERO_SHOT,
@@ -167,9 +168,8 @@ def _draw_rank_line(axes: Axes, line: Sequence[Results], look: dict[str, Look], 
 
 def draw_places(results: Results) -> Drawing | None:
     """Pooled, federated and single-site training of the same method, one row each."""
-    methods = [
-        m for m in with_dice(results) if m["trained_at"] in (None, POOLED, POOLED_STEPS, EACH)
-    ]  # these have all patients
+    places = (None, POOLED, POOLED_STEPS, EACH, OTHERS)  # these have all patients
+    methods = [m for m in with_dice(results) if m["trained_at"] in places]
     kinds = {_kind(m) for m in methods if m["trained_at"] is not None}
     shown = sorted((m for m in methods if _kind(m) in kinds), key=lambda m: (str(_kind(m)), _place(m)))
     if not shown:
@@ -187,7 +187,8 @@ def draw_places(results: Results) -> Drawing | None:
     caption = (
         "All are scored on the same held-out patients. Pooled: all sites' data in one place, in as many steps as all "
         "sites take together, or as one site takes. Each site alone: every patient is segmented by the network that "
-        "was fine-tuned at the patient's own hospital."
+        "was fine-tuned at the patient's own hospital. All other sites: by the network that all hospitals but the "
+        "patient's own fine-tuned."
     )
     alt = f"Mean Dice by place of training. {theme.listed(estimates)}"
     return Drawing("places", "Pooled, federated, single-site", caption, alt, figure)
@@ -198,7 +199,7 @@ def _kind(method: Results) -> tuple[str, int, str]:
 
 
 def _place(method: Results) -> tuple[int, str]:
-    return {POOLED: 0, POOLED_STEPS: 1, None: 2, EACH: 3}[method["trained_at"]], method["id"]
+    return {POOLED: 0, POOLED_STEPS: 1, None: 2, EACH: 3, OTHERS: 4}[method["trained_at"]], method["id"]
 
 
 def _name_with_place(method: Results) -> str:

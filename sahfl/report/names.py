@@ -19,7 +19,7 @@ STANDARD = {
     "norm_bias": "Fine-tuning of norms and biases",
 }
 REPEAT = "-repeat"
-EACH, POOLED, POOLED_STEPS = "each", "pooled", "pooled_steps"
+EACH, OTHERS, POOLED, POOLED_STEPS = "each", "others", "pooled", "pooled_steps"
 """Values of ``trained_at`` that are not names of sites."""
 
 PARTS = {
@@ -108,9 +108,10 @@ def method_name(method: Results) -> str:
     rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
     for form, words in OPTIONS.items():
         rest = re.sub(rf"\b{form}\b", words, rest)
-    together = PARTS[method["part"]]
-    places = {None: together, POOLED: "pooled", POOLED_STEPS: "pooled, one site's steps", EACH: "each site alone"}
-    place = places.get(at, f"{at} alone")
+    places = {None: PARTS[method["part"]], POOLED: "pooled", POOLED_STEPS: "pooled, one site's steps"}
+    places |= {EACH: "each site alone", OTHERS: "all other sites"}
+    alone = at.replace("without-", "without ") if at and at.startswith("without-") else f"{at} alone"
+    place = places.get(at, alone)
     details = ", ".join(filter(None, [rank and f"rank {rank}", rest, place]))
     return f"{name} ({details})" if details else name
 

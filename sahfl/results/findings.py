@@ -22,7 +22,7 @@ from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLED
-from sahfl.config.grid import EACH
+from sahfl.config.grid import EACH, OTHERS
 from sahfl.results.verdicts import BETTER, NOT_TESTED, NOT_WORSE, ONE_TRAINING, UNDECIDED, WORSE, Row
 
 SHARE = 1 / 3
@@ -194,6 +194,11 @@ def _against_place(place: str) -> Callable[[Evidence], list[Pair]]:
     return pairs
 
 
+def _new_hospital(evidence: Evidence) -> list[Pair]:
+    rows = evidence.federated()
+    return [pair for row in rows for pair in evidence.pair(f"{row['id']}-{OTHERS}", "zero_shot")]
+
+
 CLAIMS = (
     Claim(
         id="fine_tuning",
@@ -257,6 +262,20 @@ CLAIMS = (
         wanted=BETTER,
         paper=None,
         pairs=_against_place(EACH),
+    ),
+    Claim(
+        id="new_hospital",
+        text="At a hospital that took no part, the federation's network is better than zero-shot.",
+        wanted=BETTER,
+        paper=None,
+        pairs=_new_hospital,
+    ),
+    Claim(
+        id="taking_part",
+        text="A hospital's own part in the training makes the network better there.",
+        wanted=BETTER,
+        paper=None,
+        pairs=_against_place(OTHERS),
     ),
 )
 """The claims, in the order of the report."""

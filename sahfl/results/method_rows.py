@@ -10,7 +10,7 @@ from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLS, AdapterTuning, Method, Study, WeightTuning, ZeroShot
-from sahfl.config.grid import EACH
+from sahfl.config.grid import EACH, OTHERS
 from sahfl.networks import trained_tensors
 from sahfl.results.method_results import Evaluated, Key, Sums, compare, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
@@ -57,37 +57,51 @@ def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
 
     Repeats share one row. A method with a part at each site has a row for each of ``task.Part``. A method that was
     trained at every site alone gets an additional row before those of the sites: each site's patients, segmented by the
-    network that was trained at that site.
+    network that was trained at that site. So does one that was trained without each site in turn: each site's patients,
+    segmented by the network of all other sites.
     """
     groups: dict[str, list[Method]] = {}
     for method in study.finetune.methods:
         groups.setdefault(_plain(method).id, []).append(method)
     rows: dict[str, MethodRow] = {}
     for id_, methods in groups.items():
-        place = _place(methods[0])
-        if place in study.finetune.sites:
+        for place, ending, part in _of_all_sites(methods[0]):
             federated = _plain(methods[0], federated=True).id
-            at_sites: dict[str | None, list[Method]] = {
-                site: groups.get(f"{federated}-at-{site}", []) for site in study.finetune.sites
+            by_site: dict[str | None, list[Method]] = {
+                site: groups.get(f"{federated}-{ending}-{site}", []) for site in study.finetune.sites
             }
-            if all(at_sites.values()):
-                each = f"{federated}-{EACH}"
-                rows.setdefault(each, _make_row(folder, study, each, EACH, at_sites, "personal"))
+            if all(by_site.values()):
+                name = f"{federated}-{place}"
+                rows.setdefault(name, _make_row(folder, study, name, place, by_site, part))
         for part in parts_of(methods[0]):
             name = id_ if part in (None, "personal") else f"{id_}-{part}"
-            rows[name] = _make_row(folder, study, name, place, {None: methods}, part)
+            rows[name] = _make_row(folder, study, name, _place(methods[0]), {None: methods}, part)
     return list(rows.values())
 
 
+def _of_all_sites(method: Method) -> Iterator[tuple[str, str, Part | None]]:
+    """The row over all sites that a training for one site belongs to: place, ending of the trainings' ids, and part."""
+    if not isinstance(method, ZeroShot) and method.is_alone:
+        yield EACH, "at", "personal"
+    if not isinstance(method, ZeroShot) and method.left_out:
+        yield OTHERS, "without", None
+
+
 def _place(method: Method) -> str | None:
-    return None if isinstance(method, ZeroShot) else method.trained_at
+    if isinstance(method, ZeroShot):
+        return None
+    return f"without-{left_out}" if (left_out := _left_out(method)) else method.trained_at
+
+
+def _left_out(method: Method) -> str | None:
+    return None if isinstance(method, ZeroShot) else method.left_out
 
 
 def _plain(method: Method, *, federated: bool = False) -> Method:
     """The method in its first training; with ``federated``, trained at all sites."""
     if isinstance(method, ZeroShot):
         return method
-    return method.model_copy(update={"repeat": 1} | ({"trained_at": None} if federated else {}))
+    return method.model_copy(update={"repeat": 1} | ({"trained_at": None, "left_out": None} if federated else {}))
 
 
 def _make_row(
@@ -198,13 +212,15 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
 
     Every trained method with zero-shot; every federated fine-tuning with that of the whole network, and with training
     from scratch; adapters with the lowest rank of the same settings; CP-LoRA with convLoRA of the same settings;
-    federated training with training in one place; a method with a part at each site with the same method without it,
-    federated, at each site alone and pooled.
+    federated training with training in one place and with training without the patients' own site, and this with each
+    site alone; a method with a part at each site with the same method without it, federated, at each site alone and
+    pooled.
     """
     trained = [row for row in rows if not isinstance(row.method, ZeroShot)]
     adapters = [row for row in trained if isinstance(row.method, AdapterTuning)]
     federated = [row for row in adapters if row.trained_at is None and row.part in (None, "personal")]
-    yield from ((row.id, "zero_shot") for row in trained)
+    whole = [row for row in trained if row.trained_at == OTHERS or not _left_out(row.method)]
+    yield from ((row.id, "zero_shot") for row in whole)
     tuned = [row for row in trained if row.trained_at is None and row.start == "base"]
     yield from ((row.id, "full") for row in tuned if row.id != "full")
     scratch = [row.id for row in trained if row.trained_at is None and row.start == "scratch"]
@@ -214,8 +230,10 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
         lowest = min((other for other in federated if _settings(other) == _settings(row)), key=_rank)
         if lowest is not row:
             yield row.id, lowest.id
-    places = [row for row in trained if row.trained_at in (*POOLS, EACH)]
+    places = [row for row in trained if row.trained_at in (*POOLS, EACH, OTHERS)]
     yield from ((_plain(row.method, federated=True).id, row.id) for row in places)
+    left_out = [row for row in trained if row.trained_at == OTHERS]
+    yield from ((row.id, f"{_plain(row.method, federated=True).id}-{EACH}") for row in left_out)
     known = {row.id for row in rows}
     for row in trained:
         if row.part is None or isinstance(row.method, ZeroShot) or row.trained_at is not None:

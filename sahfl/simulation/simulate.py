@@ -47,7 +47,7 @@ def _settings() -> dict[str, Any]:
 
     All data are on this machine, and the result must not depend on the machine.
     """
-    return {"max_refused_share": 1.0, "policy": open_policy(), "device": "cpu"}
+    return {"simulated": True, "max_refused_share": 1.0, "policy": open_policy(), "device": "cpu"}
 
 
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:

@@ -50,6 +50,7 @@ def problem(*grid, **settings):
         ({"method": "cp_lora", "trained_at": None, "repeat": 1}, "cp_lora-r8"),
         ({"method": "full", "start": "scratch", "rounds": 9, "repeat": 2}, "full-scratch-rounds9-repeat2"),
         ({"method": "cp_lora", "rounds": 9}, "cp_lora-r8-rounds9"),
+        ({"method": "cp_lora", "left_out": "sah_a", "repeat": 2}, "cp_lora-r8-without-sah_a-repeat2"),
     ],
 )
 def test_a_name_tells_where_a_method_is_trained_and_which_repeat_it_is(settings, name):
@@ -66,6 +67,14 @@ WRONG = {
         "start: scratch needs method: full, decoder leaves random weights untrained",
     ),
     "adapter-from-scratch": ({"method": "cp_lora", "start": "scratch"}, "start\n.*Extra inputs"),
+    "left-out-of-one-place": (
+        {"method": "full", "left_out": "sah_a", "trained_at": "pooled"},
+        "left_out evaluates what all other sites share; take out trained_at and all that stays",
+    ),
+    "left-out-with-a-part-of-its-own": (
+        {"method": "cp_lora", "left_out": "sah_a", "private_rank": 2},
+        "left_out evaluates what all other sites share; take out trained_at and all that stays",
+    ),
     "no-rounds": ({"method": "full", "rounds": 0}, "rounds\n.*greater than or equal to 1"),
     "ranks-of-others": (
         {"method": "cp_lora", "aggregation": "project", "site_ranks": {"sah_b": 2}, "trained_at": "sah_a"},
@@ -95,7 +104,36 @@ def test_a_place_that_is_no_site_of_fine_tuning_is_named(place, message):
     assert re.search(message, problem(methods=[{"method": "full", "trained_at": place}]))
 
 
-@pytest.mark.parametrize("name", ["pooled", "pooled_steps", "each"])
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [
+        ("oslo", "full-without-oslo: left_out names oslo, expected one of finetune.sites, sah_a, sah_b, sah_c"),
+        ("each", "full-without-each: left_out: each stands for one method per site, and so only in finetune.grid"),
+    ],
+)
+def test_a_left_out_site_that_is_no_site_of_fine_tuning_is_named(site, message):
+    assert message in problem(methods=[{"method": "full", "left_out": site}])
+
+
+def test_the_only_site_cannot_be_left_out():
+    text = problem(methods=[{"method": "full", "left_out": "sah_a"}], finetune__sites=["sah_a"])
+    assert "full-without-sah_a: left_out names the only fine-tuning site, so that none is left to train" in text
+
+
+def test_a_study_at_hospitals_leaves_no_site_out():
+    text = problem(methods=[{"method": "full", "left_out": "sah_a"}], data={"source": "sites"})
+    assert "full-without-sah_a: left_out with data.source: sites; the difference from the training at all sites" in text
+
+
+def test_a_site_file_cannot_be_that_of_a_simulated_site(tmp_path):
+    data = {"source": "folder", "path": "scans"}
+    settings = {"name": "sah_a", "folder": "work", "data": data, "simulated": True}
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match=r"simulated: .*False"):
+        load_site(tmp_path / "site.yaml")
+
+
+@pytest.mark.parametrize("name", ["pooled", "pooled_steps", "each", "others"])
 def test_no_site_may_have_a_name_that_means_something_else(name):
     sites = TINY["data"]["sites"] | {name: {"kind": "sah", "n_cases": 2}}
     assert f"no site can have the name {name}," in problem(data__sites=sites, finetune__sites=["sah_a", name])

@@ -59,6 +59,8 @@ def test_a_name_says_rank_rule_and_place_and_no_two_are_the_same():
     assert names["cp_lora-r8-project"] == "CP-LoRA (rank 8, project)"
     assert names["cp_lora-r8-pooled"] == "CP-LoRA (rank 8, pooled)"
     assert names["cp_lora-r8-pooled_steps"] == "CP-LoRA (rank 8, pooled, one site's steps)"
+    assert names["cp_lora-r8-others"] == "CP-LoRA (rank 8, all other sites)"
+    assert names["cp_lora-r8-without-sah_a"] == "CP-LoRA (rank 8, without sah_a)"
     assert names["cp_lora-r8-each"] == "CP-LoRA (rank 8, each site alone)"
     assert names["cp_lora-r8-at-sah_b"] == "CP-LoRA (rank 8, sah_b alone)"
     assert names["full-pooled"] == "Full fine-tuning (pooled)"

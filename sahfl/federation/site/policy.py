@@ -28,9 +28,11 @@ def check_request(config: SiteConfig, message_type: str, task: Task, header: Hea
         PolicyRefused: lists every setting that is not allowed, with its value and the policy's.
         NoGain: the method makes this site lose, and its policy requires a gain.
     """
-    if problems := list(_problems(config.policy, message_type, task, header)):
+    problems = [f"policy.{problem}" for problem in _problems(config.policy, message_type, task, header)]
+    problems += [] if config.simulated else _only_simulated(task)
+    if problems:
         asked = f"site {config.name}: study {header.study[:12]} asks for what the policy does not allow"
-        raise PolicyRefused("\n".join([f"{asked}:", *(f"  policy.{problem}" for problem in problems)]))
+        raise PolicyRefused("\n".join([f"{asked}:", *(f"  {problem}" for problem in problems)]))
     if message_type == protocol.TRAIN:
         refuse_loss(config, task)
 
@@ -42,6 +44,12 @@ def _problems(policy: SitePolicy, message_type: str, task: Task, header: Header)
         yield f"studies: got {header.study[:64]}, expected one of {len(policy.studies)} listed"
     if message_type in KINDS:
         yield from KINDS[message_type].refuses(policy, task)
+
+
+def _only_simulated(task: Task) -> Iterator[str]:
+    """Report what a study may ask of simulated sites only; no setting of a policy allows it."""
+    if task.training is not None and task.training.left_out is not None:
+        yield "method.left_out: got a training without one site, expected none; its difference is one site's update"
 
 
 def check_outgoing(config: SiteConfig, message_type: str, task: Task, header: Header, answer: RecordDict) -> None:

@@ -83,6 +83,11 @@ REFUSED = {
         {},
         "common_random_numbers: got batches that methods share, expected batches of each method's own",
     ),
+    "left out": (
+        training(method=METHOD.model_copy(update={"left_out": "sah_b"})),
+        open_policy().model_dump(),
+        "method.left_out: got a training without one site, expected none; its difference is one site's update",
+    ),
     "bytes": (training(), {"most_bytes": 1000}, r"most_bytes: got \d+, expected at most 1000"),
     "studies": (training(), {"studies": ("b" * 64,)}, r"policy.studies: got a{64}, expected one of 1 listed"),
     "norms of pretraining": (
