@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from sahfl import events
-from sahfl.cell_names import PRETRAIN, cell_of
+from sahfl.cell_names import PRETRAIN, Pretraining, cell_of, is_pretraining
 from sahfl.config import Method, Study, ZeroShot
 from sahfl.events import CellEvent, Event, SiteEvent
 
@@ -64,14 +64,15 @@ class RunProgress:
     def total(self) -> float:
         """All work of the study, in training steps."""
         pretrain, finetune = self.study.pretrain, self.study.finetune
-        steps = self._all_steps + (self._round_steps(PRETRAIN) * pretrain.rounds if pretrain else 0)
+        bases = [Pretraining(site).id for site in (None, *self.study.own_bases)] if pretrain else []
+        steps = self._all_steps + sum(self._round_steps(base) * pretrain.rounds for base in bases if pretrain)
         evaluations = EVALUATE_STEPS * len(finetune.sites) * len(self._steps)
         return steps + evaluations + PREPARE_STEPS * len(self.study.sites)
 
     def count(self) -> str:
         """How many cells are done."""
         reused = f" ({len(self.reused)} from earlier runs)" if self.reused else ""
-        n_cells = len(self._steps) + (self.study.pretrain is not None)
+        n_cells = len(self._steps) + (self.study.pretrain is not None) + len(self.study.own_bases)
         return f"{len(self.cells)} of {n_cells} cells done{reused}"
 
     def update(self, event: Event) -> None:
@@ -99,7 +100,7 @@ class RunProgress:
         now, left = time.monotonic(), self.total - self.done - self.skipped
         running = sum(site.done for site in self.sites.values() if site.doing in ("training", "done"))
         began, before = self.began, 0.0
-        if self.tuning is not None and self.cells - self.reused - {PRETRAIN}:
+        if self.tuning is not None and any(not is_pretraining(cell) for cell in self.cells - self.reused):
             began, before = self.tuning
         done = self.done - before + running
         if self.done + running < 0.02 * self.total or done <= 0:
@@ -112,7 +113,7 @@ class RunProgress:
             case events.RoundBegun():
                 self.waiting = ""
                 self.round = self.lanes[cell] = f"round {event.round} of {event.rounds}"
-                if cell != PRETRAIN:
+                if not is_pretraining(cell):
                     self.tuning = self.tuning or (time.monotonic(), self.done)
             case events.RoundCommitted():
                 self.waiting = ""
@@ -132,7 +133,7 @@ class RunProgress:
             case events.CellReused():
                 self._end_cell(cell)
                 self.reused.add(cell)
-                self.skipped += self._round_steps(cell) * event.rounds + evaluation * (cell != PRETRAIN)
+                self.skipped += self._round_steps(cell) * event.rounds + evaluation * (not is_pretraining(cell))
             case _:
                 assert_never(event)
 
@@ -158,7 +159,7 @@ class RunProgress:
     def _end_round(self, event: events.RoundCommitted | events.CellResumed) -> None:
         if event.round >= event.rounds:
             self.lanes[event.cell] = "evaluating"
-            if event.cell == PRETRAIN:
+            if is_pretraining(event.cell):
                 self._end_cell(event.cell)
 
     def _end_cell(self, cell: str) -> None:
@@ -166,8 +167,8 @@ class RunProgress:
         self.lanes.pop(cell, None)
 
     def _round_steps(self, cell: str) -> int:
-        if cell == PRETRAIN and self.study.pretrain:
-            return self.study.pretrain.local.steps * len(self.study.pretrain.sites)
+        if is_pretraining(cell) and (pretrain := self.study.pretrain):
+            return pretrain.local.steps * (len(pretrain.sites) if cell == PRETRAIN else 1)
         return self._steps.get(cell, 0)
 
     def _steps_of(self, method: Method) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sahfl.aggregation.rules import RULES
+from sahfl.cell_names import Pretraining
 from sahfl.config import (
     AdapterTuning,
     EvaluationConfig,
@@ -50,6 +51,8 @@ class Task(Section):
     """The network."""
     folds: Annotated[int, Field(ge=2, le=20)]
     """Number of folds of the study."""
+    pretrain_at: Name | None = None
+    """The one site that pretrains a base of its own; only in a simulation."""
     fold: Annotated[int, Field(ge=-1, le=19)] = -1
     """Held-out fold; -1 in pretraining."""
     method: Method | None = None
@@ -75,6 +78,11 @@ class Task(Section):
     """Number format of the site's reply."""
     evaluation: EvaluationConfig | None = None
     """Threshold, strata and replicates; none in tasks without evaluation."""
+
+    @property
+    def cell(self) -> str:
+        """The method's id, or the name of the pretraining."""
+        return self.method.id if self.method else Pretraining(self.pretrain_at).id
 
     @property
     def own_method(self) -> Method | None:

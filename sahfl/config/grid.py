@@ -15,9 +15,11 @@ from sahfl.config.methods import MOST_REPEATS, Method
 MOST_METHODS = 2000
 """Most methods of one entry; more is taken for a typing error."""
 EACH = "each"
-"""In ``trained_at`` and ``left_out``: every fine-tuning site by itself."""
+"""In ``trained_at`` and ``left_out``: every fine-tuning site by itself; in ``base_of``: every pretraining site."""
 OTHERS = "others"
 """Row of results of the trainings that each leave out another site."""
+FROM_EACH = f"from-{EACH}"
+"""Row of results of the mean over the pretraining sites' own bases."""
 LISTS = {"layers", "also_train"}
 """Settings whose one value is a list; several values are a list of lists."""
 _method = TypeAdapter[Method](Method)

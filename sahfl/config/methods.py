@@ -55,11 +55,13 @@ class ZeroShot(Section):
 
     method: Literal["zero_shot"]
     """Which method this is."""
+    base_of: Name | None = None
+    """The pretraining site whose own base it is; by default the base of all pretraining sites together."""
 
     @property
     def id(self) -> str:
         """Name of the method in folders and results."""
-        return "zero_shot"
+        return "zero_shot" + (f"-from-{self.base_of}" if self.base_of else "")
 
 
 class Training(Section):
@@ -84,6 +86,9 @@ class Training(Section):
     left_out: Name | None = None
     """The fine-tuning site that takes no part in the training; all others train, and this one alone evaluates. Only a
     simulation has it: the difference from the training at all sites is one site's update."""
+    base_of: Name | None = None
+    """The pretraining site whose own base it starts from. This site trains it alone, in as many steps as it takes in
+    the pretraining of all sites together. By default the base of all. Only a simulation has bases of single sites."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Rounds of this training, where they are not ``finetune.rounds``."""
     repeat: Repeat = 1
@@ -110,6 +115,8 @@ class Training(Section):
     def _what_stays_fits(self) -> Self:
         if twice := sorted({name for name in self.stays if self.stays.count(name) > 1}):
             raise ValueError(f"stays names twice: {', '.join(twice)}")
+        if self.base_of and (self.trained_at or self.left_out or self.something_stays or self.local_steps):
+            raise ValueError("base_of is for a training at all sites; take out trained_at, left_out and all that stays")
         if self.left_out and (self.trained_at or self.something_stays or self.local_steps):
             raise ValueError("left_out evaluates what all other sites share; take out trained_at and all that stays")
         if self.local_steps and self.trained_at in POOLS:
@@ -130,7 +137,8 @@ class Training(Section):
         """The last parts of the method's id but for the place of training and the repeat."""
         parts = ["stays", *self.stays] if self.stays else []
         parts += [f"local{self.local_steps}"] if self.local_steps else []
-        return parts + ([f"rounds{self.rounds}"] if self.rounds else [])
+        parts += [f"rounds{self.rounds}"] if self.rounds else []
+        return parts + ([f"from-{self.base_of}"] if self.base_of else [])
 
 
 class WeightTuning(Training):
@@ -155,6 +163,8 @@ class WeightTuning(Training):
 
     @model_validator(mode="after")
     def _only_a_whole_network_starts_from_scratch(self) -> Self:
+        if self.start == "scratch" and self.base_of:
+            raise ValueError(f"start: scratch has no base, but base_of names {self.base_of}")
         if self.start == "scratch" and self.method != "full":
             raise ValueError(f"start: scratch needs method: full, {self.method} leaves random weights untrained")
         return self

@@ -66,13 +66,19 @@ class FinetuneConfig(Section):
     """What is compared."""
     grid: Annotated[tuple[dict[str, Any], ...], Field(exclude=True)] = ()
     """More methods: each entry has settings of a method, and lists of values stand for every combination. ``repeats``
-    is how often each is trained; ``each`` in ``trained_at`` or ``left_out`` is every site by itself."""
+    is how often each is trained. ``each`` in ``trained_at`` or ``left_out`` is every site by itself, and in ``base_of``
+    every pretraining site."""
     local: LocalTraining
     """What each site does in a round."""
 
     @model_validator(mode="after")
     def _methods_are_distinct_and_name_sites(self) -> Self:
         expanded, problems = expand(self.grid, self.sites)
+        problems += [
+            f"{method.id}: base_of: {EACH} stands for one method per pretraining site, and so only in finetune.grid"
+            for method in self.methods
+            if method.base_of == EACH
+        ]
         methods = (*self.methods, *(method for method in expanded if method not in self.methods))
         if not methods and not problems:
             problems.append("methods and grid are empty, expected at least one method")

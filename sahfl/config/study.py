@@ -122,12 +122,42 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
-    def _hospitals_are_asked_for_no_difference_of_two_trainings(self) -> Self:
-        odd = [method.id for method in self.finetune.methods if not isinstance(method, ZeroShot) and method.left_out]
-        if odd and self.data.source == "sites":
-            why = "the difference from the training at all sites is one site's update, so only a simulation has it"
-            raise ValueError(f"{odd[0]}: left_out with data.source: sites; {why}")
+    def _each_base_is_of_a_pretraining_site(self) -> Self:
+        """Put the pretraining sites in the place of ``each`` in ``base_of``, which came from the grid."""
+        sites = self.pretrain.sites if self.pretrain else (EACH,)
+        methods = [
+            method.model_copy(update={"base_of": site})
+            for method in self.finetune.methods
+            for site in (sites if method.base_of == EACH else (method.base_of,))
+        ]
+        distinct = tuple({method.id: method for method in methods}.values())
+        return self.model_copy(update={"finetune": self.finetune.model_copy(update={"methods": distinct})})
+
+    @model_validator(mode="after")
+    def _bases_are_of_pretraining_sites(self) -> Self:
+        known = self.pretrain.sites if self.pretrain else ()
+        for method in self.finetune.methods:
+            if method.base_of is not None and (method.base_of not in known or len(known) < 2):
+                expected = f"one of several pretrain.sites, got {', '.join(known) or 'no pretraining'}"
+                raise ValueError(f"{method.id}: base_of names {method.base_of}, expected {expected}")
         return self
+
+    @model_validator(mode="after")
+    def _hospitals_do_nothing_that_shows_one_site_s_training(self) -> Self:
+        for method in self.finetune.methods if self.data.source == "sites" else ():
+            if method.base_of is not None:
+                why = "one site's network would leave it without an average over sites, so only a simulation has it"
+                raise ValueError(f"{method.id}: base_of with data.source: sites; {why}")
+            if not isinstance(method, ZeroShot) and method.left_out:
+                why = "the difference from the training at all sites is one site's update, so only a simulation has it"
+                raise ValueError(f"{method.id}: left_out with data.source: sites; {why}")
+        return self
+
+    @property
+    def own_bases(self) -> tuple[str, ...]:
+        """Pretraining sites whose own base a method starts from."""
+        wanted = {method.base_of for method in self.finetune.methods}
+        return tuple(site for site in (self.pretrain.sites if self.pretrain else ()) if site in wanted)
 
     @property
     def shares_batches(self) -> bool:

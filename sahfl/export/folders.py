@@ -201,7 +201,7 @@ def _copy_adapter(run: Path, study: Study, method: Method, fold: int, folder: Pa
     folder.mkdir(parents=True)
     for name in (TENSORS, CONFIG, CARD):
         write_atomic(folder / name, (adapter_folder(run, method, fold) / name).read_bytes())
-    net = base_network(study.views, study.model, read_base(run))
+    net = base_network(study.views, study.model, read_base(run, base_of=method.base_of))
     put_adapter(net, read_adapter(folder))
     merge(net)
     return net

@@ -5,8 +5,8 @@ The server sends these tasks, and a site's dry run lists them; both call the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from sahfl.config import AdapterTuning, Method, ModelConfig, Study, TrainedMethod, ViewsConfig, ZeroShot
 from sahfl.federation.site_ranks import own_rank
@@ -22,6 +22,8 @@ class Requests:
     fingerprint: str
     base_hash: str = ""
     """Hash of the base network; empty before the base exists."""
+    own_bases: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of the bases that pretraining sites trained alone, by site."""
 
     def task(self, stage: str, method: Method | None = None, fold: int = -1) -> Task:
         """Make a task with the settings that all tasks of a stage share, without those of rounds."""
@@ -31,12 +33,13 @@ class Requests:
         settings = {"stage": stage, "seed": study.seed, "views": study.views, "model": study.model}
         return Task.model_validate(settings | {"folds": study.finetune.folds, "fold": fold, "method": method})
 
-    def pretraining(self) -> Task:
-        """The task of pretraining; ``in_round`` adds the round."""
+    def pretraining(self, site: str | None = None) -> Task:
+        """The task of pretraining, at all its sites or at one alone; ``in_round`` adds the round."""
         config = self.study.pretrain
         assert config is not None
         rounds = {"rounds": config.rounds, "learning_rate": config.learning_rate, "local": config.local}
-        return self.task("pretrain").model_copy(update=rounds | {"payload": self.study.rounds.payload})
+        more = {"payload": self.study.rounds.payload, "pretrain_at": site}
+        return self.task("pretrain").model_copy(update=rounds | more)
 
     def fine_tuning(self, method: TrainedMethod, fold: int) -> Task:
         """The task of training a method with a fold held out; ``in_round`` adds the round."""
@@ -68,6 +71,8 @@ class Requests:
         study = self.study
         if study.pretrain and site in study.pretrain.sites:
             yield in_round(self.pretraining(), 1)
+            if site in study.own_bases:
+                yield in_round(self.pretraining(site), 1)
         for method in self._trained_at(site):
             yield in_round(self.fine_tuning(method, 0), 1, own_rank(method, site))
 
@@ -94,9 +99,14 @@ class Requests:
             if not isinstance(method, ZeroShot) and site in study.training_sites(method):
                 yield method
 
-    def header(self, stage: str, method: str, fold: int = -1) -> Header:
-        """The header of a request that belongs to no round."""
-        return Header(self.fingerprint, stage=stage, method=method, fold=fold, round=0, base=self.base_hash)
+    def header(self, stage: str, method: str, fold: int = -1, *, base_of: str | None = None) -> Header:
+        """The header of a request that belongs to no round; ``base_of`` is the site whose own base it is about."""
+        base = self.base_hash if base_of is None else self.own_bases[base_of]
+        return Header(self.fingerprint, stage=stage, method=method, fold=fold, round=0, base=base)
+
+    def header_of(self, method: Method, fold: int) -> Header:
+        """The header of a request about a method on a fold, without the round."""
+        return self.header("finetune", method.id, fold, base_of=method.base_of)
 
 
 def in_round(task: Task, round_: int, rank: int | None = None, *, own_round: int = 0) -> Task:

@@ -17,7 +17,7 @@ from sahfl.config import AdapterTuning, Method, Study, ViewsConfig, ZeroShot
 from sahfl.errors import AdapterError, RunError
 from sahfl.model import Network
 from sahfl.networks import base_network
-from sahfl.run.folder import BASE_FILE, RunFolder
+from sahfl.run.folder import RunFolder, base_file
 
 NetworkPart = Literal["whole", "shared", "mean", "site"]
 """All that a method trains; what the sites share, without what stays at each; what they share with the mean of what
@@ -85,7 +85,7 @@ def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple
         RunError: the fold's adapter is missing.
         AdapterError: a file is damaged, or base and adapter do not belong together.
     """
-    base = read_base(run)
+    base = read_base(run, base_of=method.base_of)
     net = base_network(study.views, study.model, base)
     if isinstance(method, ZeroShot):
         return net, digest(base)
@@ -97,16 +97,16 @@ def adapted_network(run: Path, study: Study, method: Method, fold: int) -> tuple
     return net, adapter.note.sha256
 
 
-def read_base(run: Path) -> AdapterState:
-    """The base network of a run.
+def read_base(run: Path, *, base_of: str | None = None) -> AdapterState:
+    """The base network of a run, or the one that a pretraining site trained alone.
 
     Raises:
         RunError: the run has none yet.
         AdapterError: it is damaged.
     """
-    path = run / BASE_FILE
+    path = run / base_file(base_of)
     if not path.is_file():
-        raise RunError(f"{run}: has no {BASE_FILE}; the run has not come to its fine-tuning yet")
+        raise RunError(f"{run}: has no {base_file(base_of)}; the run has not come to its fine-tuning yet")
     base, note = load_tensors(path)
     if digest(base) != note.get("sha256"):
         raise AdapterError(f"{path}: content does not match its hash")

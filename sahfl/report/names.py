@@ -29,6 +29,14 @@ PARTS = {
     "mean": "shared, and the mean of the sites' parts",
 }
 """Words for ``part`` of a method of which a part stays at each site."""
+PLACES = {
+    POOLED: "pooled",
+    POOLED_STEPS: "pooled, one site's steps",
+    EACH: "each site alone",
+    OTHERS: "all other sites",
+    "from-each": "each trauma centre's own base",
+}
+"""Words for ``trained_at``, where it is no site and no part of one."""
 OPTIONS = {r"private(\d+)": r"\1 private terms", r"local(\d+)": r"\1 local steps", "stays norm": "norms stay"}
 OPTIONS |= {"scratch": "from scratch", r"rounds(\d+)": r"\1 rounds"}
 """Words for options in the id of a method."""
@@ -102,18 +110,22 @@ def method_name(method: Results) -> str:
     name = STANDARD.get(method["method"]) or family_of(method).name
     rank, at = method["rank"], method["trained_at"]
     plain = method["method"] if rank is None else f"{method['method']}-r{rank}"
-    own = method["id"] if at is None else method["id"].removesuffix(f"-at-{at}").removesuffix(f"-{at}")
+    own = method["id"] if at is None else method["id"].removesuffix(f"-at-{at}").replace(f"-{at}", "")
     # The rest of the id contains the settings in which two methods of the same kind differ.
     own = own.removesuffix(f"-{method['part']}")
     rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
     for form, words in OPTIONS.items():
         rest = re.sub(rf"\b{form}\b", words, rest)
-    places = {None: PARTS[method["part"]], POOLED: "pooled", POOLED_STEPS: "pooled, one site's steps"}
-    places |= {EACH: "each site alone", OTHERS: "all other sites"}
-    alone = at.replace("without-", "without ") if at and at.startswith("without-") else f"{at} alone"
-    place = places.get(at, alone)
-    details = ", ".join(filter(None, [rank and f"rank {rank}", rest, place]))
+    details = ", ".join(filter(None, [rank and f"rank {rank}", rest, _place_name(at, method["part"])]))
     return f"{name} ({details})" if details else name
+
+
+def _place_name(at: str | None, part: str | None) -> str:
+    """Words for ``trained_at`` of a method, and for ``part`` of one that all sites trained together."""
+    if at is None or at in PLACES:
+        return PARTS[part] if at is None else PLACES[at]
+    kind, _, site = at.partition("-")
+    return {"without": f"without {site}", "from": f"base of {site}"}.get(kind if site else "", f"{at} alone")
 
 
 def names(results: Results) -> dict[str | None, str]:

@@ -30,7 +30,7 @@ def collect(
     journal = folder.journal()
     started, finished = (_last(journal, event) for event in ("started", "finished"))
     rounds = _rounds(journal, study)
-    n_cells = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None)
+    n_cells = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None) + len(study.own_bases)
     rows = find_rows(folder, study)
     methods, comparisons = [describe_row(folder, study, row, rounds) for row in rows], compare_rows(study, rows)
     correction = correct(comparisons, methods)

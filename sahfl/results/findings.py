@@ -22,7 +22,7 @@ from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLED
-from sahfl.config.grid import EACH, OTHERS
+from sahfl.config.grid import EACH, FROM_EACH, OTHERS
 from sahfl.results.verdicts import BETTER, NOT_TESTED, NOT_WORSE, ONE_TRAINING, UNDECIDED, WORSE, Row
 
 SHARE = 1 / 3
@@ -66,7 +66,7 @@ class Evidence:
         self._comparisons = {(row["method"], row["reference"]): row for row in comparisons}
 
     def federated(self, *, adapters: bool | None = None) -> list[Row]:
-        """Methods that all sites fine-tuned together, as each site uses them; only adapters, or only others, if asked."""
+        """Methods that all sites fine-tuned together, as each site uses them; only adapters or others, if asked."""
         tuned = [row for row in self.methods if row["trained_at"] is None and row["start"] == "base"]
         rows = [row for row in tuned if row["part"] in (None, "personal")]
         return [row for row in rows if adapters is None or (row["method"] in ADAPTERS) == adapters]
@@ -199,6 +199,12 @@ def _new_hospital(evidence: Evidence) -> list[Pair]:
     return [pair for row in rows for pair in evidence.pair(f"{row['id']}-{OTHERS}", "zero_shot")]
 
 
+def _federated_base(evidence: Evidence) -> list[Pair]:
+    rows = [row for row in evidence.methods if row["trained_at"] == FROM_EACH]
+    pairs = [evidence.pair(row["id"].replace(f"-{FROM_EACH}", ""), row["id"]) for row in rows]
+    return [pair for found in pairs for pair in found]
+
+
 CLAIMS = (
     Claim(
         id="fine_tuning",
@@ -227,6 +233,13 @@ CLAIMS = (
         wanted=BETTER,
         paper=None,
         pairs=_pretraining,
+    ),
+    Claim(
+        id="federated_base",
+        text="The base of all trauma centres together is better than the base of one, before and after fine-tuning.",
+        wanted=BETTER,
+        paper=None,
+        pairs=_federated_base,
     ),
     Claim(
         id="volume",

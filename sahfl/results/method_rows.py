@@ -10,7 +10,7 @@ from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLS, AdapterTuning, Method, Study, WeightTuning, ZeroShot
-from sahfl.config.grid import EACH, OTHERS
+from sahfl.config.grid import EACH, FROM_EACH, OTHERS
 from sahfl.networks import trained_tensors
 from sahfl.results.method_results import Evaluated, Key, Sums, compare, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
@@ -49,7 +49,8 @@ class MethodRow:
     @property
     def evaluated(self) -> Evaluated:
         """The sums for estimates over patients and trainings."""
-        return Evaluated(self.sums, self.repeats, trained=not isinstance(self.method, ZeroShot))
+        trained = not isinstance(self.method, ZeroShot) or self.trained_at == FROM_EACH
+        return Evaluated(self.sums, self.repeats, trained=trained)
 
 
 def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
@@ -58,7 +59,8 @@ def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
     Repeats share one row. A method with a part at each site has a row for each of ``task.Part``. A method that was
     trained at every site alone gets an additional row before those of the sites: each site's patients, segmented by the
     network that was trained at that site. So does one that was trained without each site in turn: each site's patients,
-    segmented by the network of all other sites.
+    segmented by the network of all other sites. A method from each pretraining site's own base gets the mean over
+    these bases, each of which counts as a training.
     """
     groups: dict[str, list[Method]] = {}
     for method in study.finetune.methods:
@@ -73,6 +75,12 @@ def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
             if all(by_site.values()):
                 name = f"{federated}-{place}"
                 rows.setdefault(name, _make_row(folder, study, name, place, by_site, part))
+        if methods[0].base_of is not None and study.pretrain is not None:
+            own = [_plain(methods[0]).model_copy(update={"base_of": site}).id for site in study.pretrain.sites]
+            if all(id_ in groups for id_ in own):
+                name = _plain(methods[0]).model_copy(update={"base_of": EACH}).id
+                together = [method for id_ in own for method in groups[id_]]
+                rows.setdefault(name, _make_row(folder, study, name, FROM_EACH, {None: together}, None))
         for part in parts_of(methods[0]):
             name = id_ if part in (None, "personal") else f"{id_}-{part}"
             rows[name] = _make_row(folder, study, name, _place(methods[0]), {None: methods}, part)
@@ -88,6 +96,8 @@ def _of_all_sites(method: Method) -> Iterator[tuple[str, str, Part | None]]:
 
 
 def _place(method: Method) -> str | None:
+    if method.base_of is not None:
+        return f"from-{method.base_of}"
     if isinstance(method, ZeroShot):
         return None
     return f"without-{left_out}" if (left_out := _left_out(method)) else method.trained_at
@@ -112,12 +122,16 @@ def _make_row(
     wanted: Mapping[str | None, Sequence[Method]],
     part: Part | None,
 ) -> MethodRow:
-    """A row from trainings, each with the site whose patients it covers; None for those of all sites."""
+    """A row from trainings, each with the site whose patients it covers; None for those of all sites.
+
+    Trainings with one number are one training; those from several bases are numbered anew.
+    """
     repeats: dict[int, dict[Key, EvaluationSums]] = {}
     missing: list[Record] = []
     for site, methods in wanted.items():
         for method in methods:
             number = 1 if isinstance(method, ZeroShot) else method.repeat
+            number = len(repeats) + 1 if place == FROM_EACH else number
             known = repeats.setdefault(number, {})
             for fold in range(study.finetune.folds):
                 found, lines = read_fold(folder, study, method, fold, part)
@@ -214,9 +228,10 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
     from scratch; adapters with the lowest rank of the same settings; CP-LoRA with convLoRA of the same settings;
     federated training with training in one place and with training without the patients' own site, and this with each
     site alone; a method with a part at each site with the same method without it, federated, at each site alone and
-    pooled.
+    pooled; the base of all pretraining sites with their own bases, before and after fine-tuning.
     """
-    trained = [row for row in rows if not isinstance(row.method, ZeroShot)]
+    yield from _pairs_of_bases(rows)
+    trained = [row for row in rows if not isinstance(row.method, ZeroShot) and row.method.base_of is None]
     adapters = [row for row in trained if isinstance(row.method, AdapterTuning)]
     federated = [row for row in adapters if row.trained_at is None and row.part in (None, "personal")]
     whole = [row for row in trained if row.trained_at == OTHERS or not _left_out(row.method)]
@@ -241,6 +256,12 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
         plain = _plain(row.method.shared_alone()).id  # what each site gains by a part of its own
         others = [plain] if row.part != "personal" else [plain, *(f"{plain}-{place}" for place in (EACH, *POOLS))]
         yield from ((row.id, other) for other in others if other in known)
+
+
+def _pairs_of_bases(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        if row.trained_at == FROM_EACH:
+            yield _plain(row.method).model_copy(update={"base_of": None}).id, row.id
 
 
 def _settings(row: MethodRow) -> Method:

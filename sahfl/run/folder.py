@@ -257,6 +257,11 @@ def storing(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); {hint}") from error
 
 
+def base_file(site: str | None = None) -> Path:
+    """File of the base network of all pretraining sites, or of one site's own, relative to a run's folder."""
+    return BASE_FILE if site is None else BASE_FILE.with_name(f"base-of-{site}.safetensors")
+
+
 def _evaluation(cell: str, part: str | None = None) -> str:
     return f"evaluation/{cell}.json" if part is None else f"evaluation/{cell}-{part}.json"
 

@@ -40,8 +40,6 @@ def grid_methods():
     found.append(method("cp_lora-r8-pooled", "cp_lora", 0.515, **alone, at="pooled"))
     found.append(method("cp_lora-r8-pooled_steps", "cp_lora", 0.507, **alone, at="pooled_steps"))
     found.append(method("cp_lora-r8-each", "cp_lora", 0.447, **alone, at="each"))
-    found.append(method("cp_lora-r8-others", "cp_lora", 0.461, **alone, at="others"))
-    found.append(method("cp_lora-r8-without-sah_a", "cp_lora", 0.455, **alone, at="without-sah_a"))
     found += [method(f"cp_lora-r8-at-{s}", "cp_lora", 0.43 + 0.01 * i, **alone, at=s) for i, s in enumerate(SITES)]
     found.append(method("full-pooled", "full", 0.53, trainable=FULL, sent=4 * FULL, at="pooled"))
     return found

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from harness.grid_results import grid
 from test_report_page import Page, without_figures
+from test_report_sample import method as one_method
 from test_report_sample import sample
 
 from sahfl.report import write_report
@@ -59,12 +60,25 @@ def test_a_name_says_rank_rule_and_place_and_no_two_are_the_same():
     assert names["cp_lora-r8-project"] == "CP-LoRA (rank 8, project)"
     assert names["cp_lora-r8-pooled"] == "CP-LoRA (rank 8, pooled)"
     assert names["cp_lora-r8-pooled_steps"] == "CP-LoRA (rank 8, pooled, one site's steps)"
-    assert names["cp_lora-r8-others"] == "CP-LoRA (rank 8, all other sites)"
-    assert names["cp_lora-r8-without-sah_a"] == "CP-LoRA (rank 8, without sah_a)"
     assert names["cp_lora-r8-each"] == "CP-LoRA (rank 8, each site alone)"
     assert names["cp_lora-r8-at-sah_b"] == "CP-LoRA (rank 8, sah_b alone)"
     assert names["full-pooled"] == "Full fine-tuning (pooled)"
     assert len(set(names.values())) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("id_", "at", "name"),
+    [
+        ("cp_lora-r8-others", "others", "CP-LoRA (rank 8, all other sites)"),
+        ("cp_lora-r8-without-sah_a", "without-sah_a", "CP-LoRA (rank 8, without sah_a)"),
+        ("cp_lora-r8-from-each", "from-each", "CP-LoRA (rank 8, each trauma centre's own base)"),
+        ("zero_shot-from-tbi_a", "from-tbi_a", "Zero-shot (base of tbi_a)"),
+        ("full-scratch-rounds25", None, "Full fine-tuning (from scratch 25 rounds)"),
+    ],
+)
+def test_a_name_says_who_was_left_out_and_where_the_training_starts(id_, at, name):
+    rank = 8 if "-r8" in id_ else None
+    assert method_name(one_method(id_, id_.partition("-")[0], 0.5, rank=rank, at=at)) == name
 
 
 def test_every_link_of_the_contents_leads_to_a_heading(page):

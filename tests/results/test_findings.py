@@ -31,10 +31,12 @@ ZERO, FULL = row("zero_shot"), row("full")
 CP, CONV = row("cp_lora-r8", rank=8, trainable=20), row("conv_lora-r8", rank=8)
 LOW, HIGH = row("cp_lora-r1", rank=1), row("cp_lora-r64", rank=64)
 EACH, POOLED, OTHERS = (row(f"cp_lora-r8-{at}", rank=8, trained_at=at) for at in ("each", "pooled", "others"))
+FROM_EACH = row("cp_lora-r8-from-each", rank=8, trained_at="from-each")
 TESTED = {
     "fine_tuning": ([ZERO, CP], ("cp_lora-r8", "zero_shot")),
     "adapters": ([FULL, CP], ("cp_lora-r8", "full")),
     "parts": ([FULL, row("decoder")], ("decoder", "full")),
+    "federated_base": ([CP, FROM_EACH], ("cp_lora-r8", "cp_lora-r8-from-each")),
     "pretraining": ([CP, row("full-scratch")], ("cp_lora-r8", "full-scratch")),
     "cp_lora": ([CP, CONV], ("cp_lora-r8", "conv_lora-r8")),
     "ranks": ([LOW, HIGH], ("cp_lora-r64", "cp_lora-r1")),
@@ -146,7 +148,7 @@ def test_every_finding_has_the_same_fields():
     keys = ["id", "claim", "wanted", "paper", "verdict", "supported", "text", "pairs", "difference", "low", "high", "n"]
     for found in judge([ZERO, FULL, CP], [against("full", "zero_shot")]):
         assert list(found) == keys
-    assert len(set(NAMES)) == len(NAMES) == 11
+    assert len(set(NAMES)) == len(NAMES) == 12
 
 
 def test_no_interval_is_said_as_such():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from flwr.app import RecordDict
@@ -35,10 +35,16 @@ class StudyCells:
     """Every method on every fold of a study; committed work of the run is not done again."""
 
     def __init__(
-        self, run: Run, requests: Requests, base: AdapterState, *, nodes: Mapping[str, int], reuse: Reuse
+        self,
+        run: Run,
+        requests: Requests,
+        base_of: Callable[[str | None], AdapterState],
+        *,
+        nodes: Mapping[str, int],
+        reuse: Reuse,
     ) -> None:
         self._run, self._folder, self._roster = run, run.folder, run.roster
-        self._requests, self._study, self._base = requests, requests.study, base
+        self._requests, self._study, self._base_of = requests, requests.study, base_of
         self._nodes, self._reuse = nodes, reuse
 
     def jobs(self) -> list[Job]:
@@ -90,7 +96,7 @@ class StudyCells:
 
     def _ask_for_marks(self, method: Method, fold: int, earlier: Record | None = None) -> Steps[dict[str, str]]:
         """The mark of the network that each site keeps of a cell; ``earlier`` names one that may count for it."""
-        task, header = self._requests.task("finetune", method, fold), self._requests.header("finetune", method.id, fold)
+        task, header = self._requests.task("finetune", method, fold), self._requests.header_of(method, fold)
         nodes = {
             site: self._roster[site].node_id for site in self._study.evaluating_sites(method) if site in self._roster
         }
@@ -124,18 +130,18 @@ class StudyCells:
         if method.trained_at and not sites and (last is None or last.round < study.rounds_of(method)):
             self._leave_untrained(method, fold)
             return None
-        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
+        net = fine_tuned_network(study.views, study.model, self._base_of(method.base_of), method, study.seed)
         start, away = exchanged.read(net), staying(net, method, net.parts)
         cell = Cell(
             key,
             self._requests.fine_tuning(method, fold),
-            self._requests.header("finetune", method.id, fold),
+            self._requests.header_of(method, fold),
             sites,
             rule=method.aggregation,
             layers=factored_layers(net, method, without=away),
             private={name: start[name] for name in away} if method.share_private_at_end else {},
             private_layers=private_layers(net, method),
-            ranks=site_ranks(study, self._base, method, sites),
+            ranks=site_ranks(study, self._base_of(method.base_of), method, sites),
         )
         final = yield from run_cell(cell, _without(start, away), self._run)
         if method.local_steps:
@@ -165,11 +171,11 @@ class StudyCells:
         assert not isinstance(method, ZeroShot)
         study, requests = self._study, self._requests
         saved = method if method.share_private_at_end else method.shared_alone()
-        net = fine_tuned_network(study.views, study.model, self._base, saved, study.seed)
+        net = fine_tuned_network(study.views, study.model, self._base_of(method.base_of), saved, study.seed)
         whole = exchanged.read(net)
         exchanged.load(net, {name: final.get(name, value) for name, value in whole.items()})
         part: Part | None = None if not method.is_personal else "mean" if method.share_private_at_end else "shared"
-        note = describe(net, saved, requests.base_hash).model_copy(
+        note = describe(net, saved, requests.header_of(method, fold).base).model_copy(
             update={
                 "trained_as": method.id,
                 "study": study.name,
@@ -188,7 +194,7 @@ class StudyCells:
         known = self._folder.evaluation(cell, part)
         sites = [site for site in all_sites if site in self._roster and site not in known["sums"]]
         emit(CellStageBegun("evaluating", cell, method.id, fold, self._study.finetune.folds))
-        header = self._requests.header("finetune", method.id, fold)
+        header = self._requests.header_of(method, fold)
         contents = self._evaluation_requests(method, fold, final, part, sites)
         nodes = {site: self._roster[site].node_id for site in sites}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
@@ -212,11 +218,11 @@ class StudyCells:
         self, method: Method, fold: int, final: AdapterState, part: Part | None, sites: Sequence[str]
     ) -> dict[str, RecordDict]:
         """The request to each site; what stays at the sites is sent only as its mean."""
-        study, header = self._study, self._requests.header("finetune", method.id, fold)
+        study, header = self._study, self._requests.header_of(method, fold)
         task = self._requests.evaluation(method, fold, part)
         if part is None or isinstance(method, ZeroShot):
             return dict.fromkeys(sites, protocol.request(task, header, final))
-        net = fine_tuned_network(study.views, study.model, self._base, method, study.seed)
+        net = fine_tuned_network(study.views, study.model, self._base_of(method.base_of), method, study.seed)
         state = final if part == "mean" else _without(final, staying(net, method, net.parts))
         own = last_used(self._folder.journal(), header, before=study.rounds_of(method) + 2)
         tasks = {site: task.model_copy(update={"own_round": own.get(site, 0)}) for site in sites}

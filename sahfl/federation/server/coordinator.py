@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.files import save_tensors
-from sahfl.cell_names import PRETRAIN
+from sahfl.cell_names import Pretraining
 from sahfl.config import POOLED, Study
 from sahfl.errors import PayloadError
 from sahfl.events import SiteFailed, StageBegun, Warned, emit
@@ -38,7 +38,7 @@ from sahfl.process import now_text
 from sahfl.report import write_report
 from sahfl.results.collect import collect
 from sahfl.results.support import support_notes
-from sahfl.run.folder import BASE_FILE, RunFolder, storing
+from sahfl.run.folder import RunFolder, base_file, storing
 from sahfl.run.session import open_session
 from sahfl.task import SiteDescription
 from sahfl.trust.signing import Signer
@@ -76,6 +76,7 @@ class Coordinator:
         self._run = Run(folder, self._study.rounds, {}, self._invite)
         self._late = Latecomers(self._mail, grid, self._node_of, self._read_description)
         self._base: AdapterState = {}
+        self._own_bases: dict[str, AdapterState] = {}
 
     def run(self) -> None:
         """Run all stages, each from its last committed state.
@@ -90,19 +91,22 @@ class Coordinator:
     def _run_stages(self) -> None:
         open_session(self._folder)
         if self._study.base:
-            self._base = read_base(self._study, copy=self._folder.path / BASE_FILE)
+            self._base = read_base(self._study, copy=self._folder.path / base_file())
         hostile = {"event": "hostile", "sites": self._study.hostile}
         if self._study.hostile and hostile not in self._folder.journal():
             self._folder.note(hostile)
         self._describe_sites()
         if not self._base:
-            self._base = self._pretrained()
-        base_hash = digest(self._base)
-        self._requests = replace(self._requests, base_hash=base_hash)
-        save_tensors(self._folder.path / BASE_FILE, self._base, {"sha256": base_hash})
-        self._install_base()
+            self._base = self._pretrained(Pretraining())
+        self._own_bases = {site: self._pretrained(Pretraining(site)) for site in self._study.own_bases}
+        hashes = {site: digest(base) for site, base in self._own_bases.items()}
+        self._requests = replace(self._requests, base_hash=digest(self._base), own_bases=hashes)
+        for site in (None, *self._study.own_bases):
+            base = self._base_of(site)
+            save_tensors(self._folder.path / base_file(site), base, {"sha256": digest(base)})
+            self._install_base(site)
         reuse = Reuse(self._cells, self._requests, self._folder)
-        cells = StudyCells(self._run, self._requests, self._base, nodes=self._node_of, reuse=reuse)
+        cells = StudyCells(self._run, self._requests, self._base_of, nodes=self._node_of, reuse=reuse)
         run_jobs(cells.jobs(), self._mail, lanes=self._lanes)
         self._folder.note({"event": "finished", "at": now_text()})
         results = collect(self._folder, self._study, self._run.descriptions(), self._base)
@@ -145,7 +149,7 @@ class Coordinator:
         """Admit sites of a cell that came late, without waiting for others."""
         if not self._late.awaited:
             return
-        base = self._base_request() if self._base else None
+        base = self._base_request(None) if self._base else None
         for site, description in self._late.welcome(sites, self._question(), base).items():
             self._enter(site, description)
             emit(Warned(f"{site}: takes part from now on"))
@@ -180,29 +184,34 @@ class Coordinator:
         answers.write_oddities(self._folder.note, message_type)
         return {site: answers.replies.get(site) for site in contents}
 
-    def _pretrained(self) -> AdapterState:
+    def _base_of(self, site: str | None) -> AdapterState:
+        """The base of all pretraining sites together, or one site's own."""
+        return self._base if site is None else self._own_bases[site]
+
+    def _pretrained(self, which: Pretraining) -> AdapterState:
         emit(StageBegun("pretraining"))
         study, config = self._study, self._study.pretrain
         assert config is not None
         reuse, sites = Reuse(self._cells, self._requests, self._folder), self._run.descriptions()
-        if (known := reuse.find(None, -1, sites)) is not None:
-            return reuse.adopt(None, -1, sites, known)
-        net, task = whole_network(study.views, study.model, study.seed), self._requests.pretraining()
-        header = self._requests.header("pretrain", "pretrain")
-        cell = Cell(PRETRAIN, task, header, config.sites)
+        if (known := reuse.find(which, -1, sites)) is not None:
+            return reuse.adopt(which, -1, sites, known)
+        net, task = whole_network(study.views, study.model, study.seed), self._requests.pretraining(which.site)
+        header = self._requests.header("pretrain", which.id)
+        cell = Cell(which.id, task, header, config.sites if which.site is None else (which.site,))
         base = run_alone(run_cell(cell, exchanged.read(net), self._run), self._mail)
-        reuse.keep(None, -1, base, self._run.descriptions())
+        reuse.keep(which, -1, base, self._run.descriptions())
         return base
 
-    def _install_base(self) -> None:
+    def _install_base(self, site: str | None) -> None:
         sites = [site for site in self._study.finetune.sites if site in self._run.roster]
         sites += [POOLED] if self._study.pools else []
-        for site, reply in self._ask(dict.fromkeys(sites, self._base_request()), protocol.INSTALL_BASE).items():
+        for name, reply in self._ask(dict.fromkeys(sites, self._base_request(site)), protocol.INSTALL_BASE).items():
             if reason := reason_of(reply, self._study.rounds.deadline_s):
-                self._folder.note({"event": "base_not_installed", "site": site, "reason": reason})
-            if did_not_answer(reply) and site != POOLED:
-                del self._run.roster[site]
-                self._late.expect(site)
+                self._folder.note({"event": "base_not_installed", "site": name, "reason": reason})
+            if did_not_answer(reply) and name != POOLED:
+                del self._run.roster[name]
+                self._late.expect(name)
 
-    def _base_request(self) -> RecordDict:
-        return protocol.request(question(self._requests), self._requests.header("finetune", "base"), self._base)
+    def _base_request(self, site: str | None) -> RecordDict:
+        header = self._requests.header("finetune", "base", base_of=site)
+        return protocol.request(question(self._requests), header, self._base_of(site))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sahfl.adapters import AdapterState, exchanged
+from sahfl.cell_names import Pretraining
 from sahfl.config import Method, Study, ZeroShot
 from sahfl.federation.server.reuse import work_of
 from sahfl.networks import fine_tuned_network, trained_tensors, whole_network
@@ -33,11 +34,12 @@ def plan(study: Study, cells: Path) -> list[Planned]:
     """The trainings of a study, pretraining first; ``cells`` is the folder of finished cells, for the times."""
     store, found = CellStore(cells), []
     if study.pretrain is not None:
-        found.append(_planned("pretrain", study, None, f"{len(study.pretrain.sites)} sites", 1, store))
+        found.append(_planned(Pretraining(), study, f"{len(study.pretrain.sites)} sites", 1, store))
+    found += [_planned(Pretraining(site), study, site, 1, store) for site in study.own_bases]
     for method in study.finetune.methods:
         sites = study.training_sites(method)
         where = f"{len(sites)} sites" if len(sites) > 1 else "".join(sites) or "nowhere"
-        found.append(_planned(method.id, study, method, where, study.finetune.folds, store))
+        found.append(_planned(method, study, where, study.finetune.folds, store))
     return found
 
 
@@ -55,9 +57,10 @@ def _size(state: AdapterState) -> int:
     return sum(tensor.nbytes for tensor in state.values())
 
 
-def _planned(id_: str, study: Study, method: Method | None, where: str, n_cells: int, store: CellStore) -> Planned:
-    trained = None if isinstance(method, ZeroShot) else trained_tensors(study.views, study.model, method)
+def _planned(method: Method | Pretraining, study: Study, where: str, n_cells: int, store: CellStore) -> Planned:
+    tuning = None if isinstance(method, Pretraining | ZeroShot) else method
+    trained = None if isinstance(method, ZeroShot) else trained_tensors(study.views, study.model, tuning)
     shapes = trained.shared if trained else {}
     parameters, n_bytes = payload_size(shapes.values(), study.rounds.payload)
     each = store.seconds(work_of(study, method))
-    return Planned(id_, n_cells, where, parameters, n_bytes, None if each is None else each * n_cells)
+    return Planned(method.id, n_cells, where, parameters, n_bytes, None if each is None else each * n_cells)

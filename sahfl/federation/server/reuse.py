@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sahfl.adapters import AdapterState
-from sahfl.cell_names import PRETRAIN, cell_of
+from sahfl.cell_names import Pretraining, cell_of
 from sahfl.config import POOLED, Method, Study, ZeroShot
 from sahfl.errors import AdapterError, PayloadError
 from sahfl.events import CellReused, Warned, emit
@@ -34,11 +34,11 @@ class Reuse:
         self._store = CellStore(cells) if cells is not None else None
         self._requests, self._study, self._folder = requests, requests.study, folder
 
-    def find(self, method: Method | None, fold: int, sites: Descriptions) -> Entry | None:
+    def find(self, method: Method | Pretraining, fold: int, sites: Descriptions) -> Entry | None:
         """Find an earlier run's result of a cell, unless this run has begun the cell itself.
 
         Args:
-            method: None for pretraining.
+            method: the method, or pretraining.
             fold: the held-out fold; -1 in pretraining.
             sites: the sites that take part, with their descriptions.
 
@@ -61,7 +61,7 @@ class Reuse:
             return None
         return entry
 
-    def adopt(self, method: Method | None, fold: int, sites: Descriptions, entry: Entry) -> AdapterState:
+    def adopt(self, method: Method | Pretraining, fold: int, sites: Descriptions, entry: Entry) -> AdapterState:
         """Write a found cell into this run, and return the state after its last round.
 
         The file that ``has_begun`` looks for comes last, so that a crash repeats all.
@@ -85,7 +85,7 @@ class Reuse:
 
     def keep(
         self,
-        method: Method | None,
+        method: Method | Pretraining,
         fold: int,
         final: AdapterState,
         sites: Descriptions,
@@ -107,7 +107,7 @@ class Reuse:
             return
         journal = self._folder.journal()
         rounds = _rounds(journal, method, fold)
-        parts = () if method is None else parts_of(method)
+        parts = () if isinstance(method, Pretraining) else parts_of(method)
         evaluations = {str(part or ""): self._folder.evaluation(key, part) for part in parts}
         if not _is_of_one_software(journal) or not self._is_whole(method, fold, sites, rounds, evaluations, marks):
             return
@@ -118,24 +118,24 @@ class Reuse:
         except OSError as error:
             emit(Warned(f"{key}: is not kept for later runs ({error.strerror})"))
 
-    def _identity(self, method: Method | None, fold: int, sites: Descriptions) -> Identity | None:
+    def _identity(self, method: Method | Pretraining, fold: int, sites: Descriptions) -> Identity | None:
         """Everything that determines a cell's result; None if a site is absent."""
         study = self._study
-        stage = study.pretrain if method is None else study.finetune
+        stage = study.pretrain if isinstance(method, Pretraining) else study.finetune
         assert stage is not None
         if any(site not in sites for site in stage.sites):
             return None
         content: Record = software() | {"seed": study.seed} | work_of(study, method) | {"hostile": study.hostile}
         content |= {"data": {site: sites[site].data for site in sorted(stage.sites)}}
         content |= {"software": {site: sites[site].software for site in sorted(stage.sites)}}
-        if method is not None:
-            content |= {"name": method.id, "fold": fold, "base": self._requests.base_hash}
+        if not isinstance(method, Pretraining):
+            content |= {"name": method.id, "fold": fold, "base": self._requests.header_of(method, fold).base}
             content |= {"evaluation": study.evaluation.model_dump(mode="json")}
         return Identity(content, work_of(study, method))
 
     def _is_whole(
         self,
-        method: Method | None,
+        method: Method | Pretraining,
         fold: int,
         sites: Descriptions,
         rounds: list[Record],
@@ -143,11 +143,12 @@ class Reuse:
         marks: Mapping[str, str] | None,
     ) -> bool:
         study = self._study
-        stage = study.pretrain if method is None else study.finetune
+        stage = study.pretrain if isinstance(method, Pretraining) else study.finetune
         assert stage is not None
-        trainers, n_rounds = stage.sites, stage.rounds if method is None else study.rounds_of(method)
-        if method is not None:
-            trainers = study.training_sites(method)
+        if isinstance(method, Pretraining):
+            trainers, n_rounds = (method.site,) if method.site else stage.sites, stage.rounds
+        else:
+            trainers, n_rounds = study.training_sites(method), study.rounds_of(method)
             trainers = tuple(site for site in trainers if site == POOLED or not sites[site].sits_out(fold))
             wanted = set(study.evaluating_sites(method))
             if any(set(evaluation["sums"]) != wanted for evaluation in evaluations.values()):
@@ -159,14 +160,15 @@ class Reuse:
         return len(rounds) == n_rounds and all(names == set(trainers) for names in used)
 
 
-def work_of(study: Study, method: Method | None) -> Record:
-    """The settings that determine the work of a cell; method None is pretraining."""
+def work_of(study: Study, method: Method | Pretraining) -> Record:
+    """The settings that determine the work of a cell."""
     parts = {"views": study.views, "model": study.model}
     found: Record = {name: part.model_dump(mode="json") for name, part in parts.items()}
     rules = study.rounds.model_dump(mode="json", include={"payload", "most_share", "most_norm"})
-    if method is None:
+    if isinstance(method, Pretraining):
         assert study.pretrain is not None
-        return found | {"pretrain": study.pretrain.model_dump(mode="json"), "rules": rules}
+        alone = {"site": method.site} if method.site else {}
+        return found | alone | {"pretrain": study.pretrain.model_dump(mode="json"), "rules": rules}
     found |= {"sites": list(study.finetune.sites), "folds": study.finetune.folds}
     found["method"] = method.model_dump(mode="json", exclude={"repeat", "label"})
     if isinstance(method, ZeroShot):
@@ -175,9 +177,11 @@ def work_of(study: Study, method: Method | None) -> Record:
     return found | training | {"rules": rules, "shares_batches": study.shares_batches}
 
 
-def _rounds(journal: list[Record], method: Method | None, fold: int) -> list[Record]:
+def _rounds(journal: list[Record], method: Method | Pretraining, fold: int) -> list[Record]:
     """The committed rounds of a cell, each as it was committed last."""
-    wanted = ("pretrain", None, None) if method is None else ("finetune", method.id, fold)
+    wanted: tuple[str, str | None, int | None] = ("finetune", method.id, fold)
+    if isinstance(method, Pretraining):
+        wanted = ("pretrain", method.id if method.site else None, None)
     found = {
         line["round"]: line
         for line in journal
@@ -194,5 +198,5 @@ def _is_of_one_software(journal: list[Record]) -> bool:
     return len(found) == len({site for site, _ in found})
 
 
-def _key(method: Method | None, fold: int) -> str:
-    return PRETRAIN if method is None else cell_of(method, fold)
+def _key(method: Method | Pretraining, fold: int) -> str:
+    return method.id if isinstance(method, Pretraining) else cell_of(method, fold)

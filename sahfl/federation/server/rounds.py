@@ -12,6 +12,7 @@ from flwr.app import RecordDict
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.rules import RULES, USUAL
 from sahfl.aggregation.update import SiteUpdate
+from sahfl.cell_names import PRETRAIN
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError, RunFailed
 from sahfl.events import CellResumed, Paused, RoundBegun, RoundCommitted, RoundFailed, SiteFailed, UpdateBounded, emit
@@ -178,7 +179,9 @@ def _is_of(line: Record, header: Header) -> bool:
     """Whether a line of the journal is a committed round, or the last phase, of a training."""
     if line["event"] not in ("round", "local_phase") or not line["committed"] or line["stage"] != header.stage:
         return False
-    return header.stage == "pretrain" or (line["method"], line["fold"]) == (header.method, header.fold)
+    if header.stage == "pretrain":
+        return (line["method"] or PRETRAIN) == header.method
+    return (line["method"], line["fold"]) == (header.method, header.fold)
 
 
 def _only(state: AdapterState, like: AdapterState) -> AdapterState:
@@ -268,7 +271,7 @@ def _record(
     return {
         "event": "round",
         "stage": cell.task.stage,
-        "method": cell.header.method if cell.task.stage == "finetune" else None,
+        "method": None if cell.header.method == PRETRAIN else cell.header.method,
         "fold": cell.task.fold if cell.task.stage == "finetune" else None,
         "round": round_,
         "attempt": attempt,

@@ -78,8 +78,7 @@ def _lines(config: SiteConfig, message_type: str, planned: Planned, requests: Re
 
 def _refusal(config: SiteConfig, message_type: str, task: Task, study: str) -> list[str]:
     """The reasons for which the policy would refuse a request; empty if the request is allowed."""
-    method = task.method.id if task.method else "pretrain"
-    header = Header(study, stage=task.stage, method=method, fold=task.fold, round=task.round, base="")
+    header = Header(study, stage=task.stage, method=task.cell, fold=task.fold, round=task.round, base="")
     try:
         check_request(config, message_type, task, header)
     except PolicyRefused as error:

@@ -48,6 +48,8 @@ def _problems(policy: SitePolicy, message_type: str, task: Task, header: Header)
 
 def _only_simulated(task: Task) -> Iterator[str]:
     """Report what a study may ask of simulated sites only; no setting of a policy allows it."""
+    if task.pretrain_at is not None:
+        yield "pretrain_at: got pretraining at one site alone, expected none; no average would hide its network"
     if task.training is not None and task.training.left_out is not None:
         yield "method.left_out: got a training without one site, expected none; its difference is one site's update"
 

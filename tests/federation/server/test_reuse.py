@@ -10,6 +10,7 @@ import pytest
 from harness.in_process import Stop, stop_at
 from harness.tiny_study import TINY, changed
 
+from sahfl.cell_names import Pretraining
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError
 from sahfl.federation.requests import Requests
@@ -172,7 +173,7 @@ SITES = {site: description(site) for site in TINY["data"]["sites"]}
 
 def identity(settings=TINY, *, method=1, fold=0, sites=SITES, base="b" * 64):
     study = parse(Study, settings, where="test")
-    chosen = None if method is None else study.finetune.methods[method]
+    chosen = Pretraining() if method is None else study.finetune.methods[method]
     cells = Reuse(None, Requests(study, study.fingerprint(), base), RunFolder(None))
     return cells._identity(chosen, fold, sites)
 

@@ -119,7 +119,7 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     assert task.evaluation is not None  # _leaks refuses such an answer
     sums = _sums(answer, task.evaluation)
     withheld = describe_withheld(sums)
-    method = task.method.id if task.method else "pretrain"
+    method = task.cell
     n: dict[str, Any] = {"strata": [part.n for part in sums.by_volume], "extents": [part.n for part in sums.by_extent]}
     n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
     which = {"personal": ", with this site's own part", "shared": ", shared part", "mean": ", mean of all parts"}

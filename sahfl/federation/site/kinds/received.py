@@ -28,7 +28,7 @@ def task_and_header(content: RecordDict) -> tuple[Task, Header]:
         PayloadError: task and header differ, or one of them cannot be read.
     """
     task, header = protocol.read_request(content)
-    asked = (task.stage, task.method.id if task.method else "pretrain", task.fold, task.round)
+    asked = (task.stage, task.cell, task.fold, task.round)
     if asked != (header.stage, header.method, header.fold, header.round):
         raise PayloadError("header: names another stage, method, fold or round than the task")
     return task, header

@@ -12,6 +12,7 @@ from flwr.app import MetricRecord, RecordDict
 
 from sahfl.adapters import exchanged
 from sahfl.adapters.steps import rate_of
+from sahfl.cell_names import PRETRAIN
 from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, WeightTuning
 from sahfl.config.methods import method_at_defaults
 from sahfl.data.sampler import SliceSampler
@@ -103,7 +104,12 @@ def train_locally(site: Site, task: Task, header: Header, own: OwnNetwork) -> tu
 
 
 def _batches_of(task: Task, header: Header) -> str:
-    """What the batches of a round depend on beside fold, round and site: the method, or its repeat alone."""
+    """What the batches of a round depend on beside fold, round and site: the method, or its repeat alone.
+
+    A site that pretrains alone draws the batches that it draws in the pretraining of all sites.
+    """
+    if task.pretrain_at is not None:
+        return PRETRAIN
     if task.common_random_numbers and task.training is not None:
         return f"repeat {task.training.repeat}"
     return header.method
@@ -176,7 +182,8 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
     for task in requests.trainings(config.name) if requests else _allowed(config.policy):
-        name = "pretraining" if task.method is None else f"training {task.method.id}"
+        alone = " at this site alone" if task.pretrain_at else ""
+        name = f"pretraining{alone}" if task.method is None else f"training {task.method.id}"
         yield Planned(name, (task,), _lines(name, task))
 
 
