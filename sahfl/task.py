@@ -21,7 +21,7 @@ from sahfl.config import (
     ViewsConfig,
     ZeroShot,
 )
-from sahfl.config.methods import Rank
+from sahfl.config.training import Rank
 from sahfl.payload import MOST_VOLUMES, Encoding
 
 Part = Literal["personal", "shared", "mean"]

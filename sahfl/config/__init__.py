@@ -4,16 +4,7 @@ One ``ConfigError`` names all problems of a file: the key, the value found and t
 """
 
 from sahfl.config.consortium import Consortium, load_consortium
-from sahfl.config.methods import (
-    POOLED,
-    POOLED_STEPS,
-    POOLS,
-    AdapterTuning,
-    Method,
-    TrainedMethod,
-    WeightTuning,
-    ZeroShot,
-)
+from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig
 from sahfl.config.policy import SitePolicy
 from sahfl.config.server import ServerConfig, load_server
@@ -26,6 +17,7 @@ from sahfl.config.stages import (
     RoundsConfig,
 )
 from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
+from sahfl.config.training import POOLED, POOLED_STEPS, POOLS
 from sahfl.data.view_settings import View, ViewsConfig
 from sahfl.section import Name, Section, parse
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sahfl.config.methods import MOST_REPEATS, Method
+from sahfl.config.methods import Method
+from sahfl.config.training import MOST_REPEATS
 
 MOST_METHODS = 2000
 """Most methods of one entry; more is taken for a typing error."""

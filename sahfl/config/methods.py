@@ -12,42 +12,12 @@ from pydantic_core import SchemaValidator, core_schema
 from sahfl.adapters import Scaling
 from sahfl.adapters.methods import ADAPTERS, AdapterMethod
 from sahfl.aggregation.rules import RULES, USUAL
+from sahfl.config.training import LearningRate, Part, Rank, Training
 from sahfl.section import Name, Section, one_of
 
-Part = Literal[
-    "encoder",
-    "encoder.1",
-    "encoder.2",
-    "encoder.3",
-    "encoder.4",
-    "bottleneck",
-    "decoder",
-    "decoder.4",
-    "decoder.3",
-    "decoder.2",
-    "decoder.1",
-    "head",
-]
-"""A part of the multi-view U-Net, by role and depth; depth 1 is at full resolution."""
 Weights = Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
 """What standard fine-tuning trains: all weights, a part of the network, or norms and biases."""
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
-Stay = Literal["norm", "out", "inner"] | Part
-"""What stays at a site: the network's norms, the factors on one side of every adapter, or all that trains in a part."""
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-Rank = Annotated[int, Field(ge=1, le=512)]
-POOLED, POOLED_STEPS = "pooled", "pooled_steps"
-"""``trained_at`` of a training on all fine-tuning sites' patients together, which only a simulation has: in as many
-steps as all sites take together, or in as many as one site takes."""
-POOLS = (POOLED, POOLED_STEPS)
-MOST_REPEATS = 100
-Repeat = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
-
-
-def _suffix(trained_at: str | None, left_out: str | None, repeat: int) -> str:
-    place = "" if trained_at is None else f"-{trained_at}" if trained_at in POOLS else f"-at-{trained_at}"
-    place += f"-without-{left_out}" if left_out else ""
-    return place + (f"-repeat{repeat}" if repeat > 1 else "")
 
 
 class ZeroShot(Section):
@@ -62,83 +32,6 @@ class ZeroShot(Section):
     def id(self) -> str:
         """Name of the method in folders and results."""
         return "zero_shot" + (f"-from-{self.base_of}" if self.base_of else "")
-
-
-class Training(Section):
-    """The settings that standard fine-tuning and adapters share: where a method is trained, and what stays there."""
-
-    stays: tuple[Stay, ...] = ()
-    """What trains but never leaves a site, which trains and evaluates with its own: ``norm`` trains the network's norms
-    (FedBN, arXiv 2102.07623), ``out`` and ``inner`` are the factors on one side of every adapter (FedSA, arXiv
-    2410.01463, is ``out``), a part names all that the method trains in it. A pooled training keeps nothing back."""
-    private_learning_rate: LearningRate | None = None
-    """Peak learning rate of what stays; by default ``learning_rate``."""
-    local_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Steps of a last phase at each site by itself, after the rounds, in which all that the method trains goes on
-    training. Nothing of it leaves."""
-    share_private_at_end: bool = False
-    """Whether what stays is sent once, in the last round: its mean serves hospitals that have no part of their own. A
-    site must allow it (``policy.private_mean``)."""
-    trained_at: Name | None = None
-    """Where it is trained: at all fine-tuning sites together (federated), if nothing is said; at one site alone, by its
-    name, and then nothing leaves that site, which also evaluates it; or ``pooled`` or ``pooled_steps``, all sites'
-    patients in one place, which only a simulation can."""
-    left_out: Name | None = None
-    """The fine-tuning site that takes no part in the training; all others train, and this one alone evaluates. Only a
-    simulation has it: the difference from the training at all sites is one site's update."""
-    base_of: Name | None = None
-    """The pretraining site whose own base it starts from. This site trains it alone, in as many steps as it takes in
-    the pretraining of all sites together. By default the base of all. Only a simulation has bases of single sites."""
-    rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Rounds of this training, where they are not ``finetune.rounds``."""
-    repeat: Repeat = 1
-    """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
-    label: Name | None = None
-    """Appended to the method's name, to tell apart two that differ in their numbers only."""
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether one site trains it by itself; all that it trains then stays at that site."""
-        return self.trained_at not in (None, *POOLS)
-
-    @property
-    def is_personal(self) -> bool:
-        """Whether all sites train it together, and each has a part of its own."""
-        return self.trained_at is None and (self.something_stays or self.local_steps > 0)
-
-    @property
-    def something_stays(self) -> bool:
-        """Whether a part of what trains in the rounds stays at the sites."""
-        return bool(self.stays)
-
-    @model_validator(mode="after")
-    def _what_stays_fits(self) -> Self:
-        if twice := sorted({name for name in self.stays if self.stays.count(name) > 1}):
-            raise ValueError(f"stays names twice: {', '.join(twice)}")
-        if self.base_of and (self.trained_at or self.left_out or self.something_stays or self.local_steps):
-            raise ValueError("base_of is for a training at all sites; take out trained_at, left_out and all that stays")
-        if self.left_out and (self.trained_at or self.something_stays or self.local_steps):
-            raise ValueError("left_out evaluates what all other sites share; take out trained_at and all that stays")
-        if self.local_steps and self.trained_at in POOLS:
-            raise ValueError("local_steps is a phase at each site by itself, and a pooled training has no sites")
-        if self.share_private_at_end and not self.something_stays:
-            raise ValueError("share_private_at_end needs something that stays: name it with stays or private_rank")
-        if self.share_private_at_end and self.trained_at:
-            raise ValueError(f"share_private_at_end needs all sites, this one is trained at {self.trained_at}")
-        return self
-
-    def shared_alone(self) -> Self:
-        """The method without all that stays at the sites: it computes what they share."""
-        nothing = {"stays": (), "private_rank": 0, "private_learning_rate": None, "local_steps": 0}
-        nothing["share_private_at_end"] = False
-        return self.model_copy(update={name: value for name, value in nothing.items() if hasattr(self, name)})
-
-    def _ending(self) -> list[str]:
-        """The last parts of the method's id but for the place of training and the repeat."""
-        parts = ["stays", *self.stays] if self.stays else []
-        parts += [f"local{self.local_steps}"] if self.local_steps else []
-        parts += [f"rounds{self.rounds}"] if self.rounds else []
-        return parts + ([f"from-{self.base_of}"] if self.base_of else [])
 
 
 class WeightTuning(Training):
@@ -159,7 +52,7 @@ class WeightTuning(Training):
         rule = None if self.aggregation == USUAL else self.aggregation
         start = [] if self.start == "base" else [self.start]
         parts = [self.method, *start, *self._ending(), *filter(None, [rule, self.label])]
-        return "-".join(parts).replace(".", "") + _suffix(self.trained_at, self.left_out, self.repeat)
+        return "-".join(parts).replace(".", "") + self._suffix()
 
     @model_validator(mode="after")
     def _only_a_whole_network_starts_from_scratch(self) -> Self:
@@ -230,7 +123,7 @@ class AdapterTuning(Training):
         parts += self._ending()
         parts += [self.aggregation] if self.aggregation != USUAL else []
         name = "-".join([*parts, *filter(None, [self.label])]).replace(".", "")
-        return name + _suffix(self.trained_at, self.left_out, self.repeat)
+        return name + self._suffix()
 
     @property
     def something_stays(self) -> bool:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sahfl.adapters.methods import ADAPTERS
-from sahfl.config.methods import WEIGHTS, Part
+from sahfl.config.methods import WEIGHTS
+from sahfl.config.training import Part
 from sahfl.section import Section, one_of
 
 Stage = Literal["pretrain", "finetune"]

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from sahfl.config.grid import EACH, expand
-from sahfl.config.methods import POOLED, POOLS, AdapterTuning, Method, ZeroShot
+from sahfl.config.methods import AdapterTuning, Method, ZeroShot
+from sahfl.config.training import POOLED, POOLS
 from sahfl.section import Name, PathInFile, Section
 
 MOST_STEPS = 100_000

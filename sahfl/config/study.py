@@ -11,9 +11,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.config.grid import EACH, OTHERS
-from sahfl.config.methods import POOLED, POOLS, Method, TrainedMethod, ZeroShot
+from sahfl.config.methods import Method, TrainedMethod, ZeroShot
 from sahfl.config.network import ModelConfig
 from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, PretrainConfig, RoundsConfig
+from sahfl.config.training import POOLED, POOLS
 from sahfl.data.sources.table import AnyStudyScans
 from sahfl.data.view_settings import ViewsConfig
 from sahfl.errors import ConfigError

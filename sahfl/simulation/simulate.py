@@ -11,7 +11,8 @@ from flwr.app import Context, RecordDict, UserConfig
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLED, SiteConfig, SitePolicy, SiteScansPooled, Study
-from sahfl.config.methods import WEIGHTS, Part
+from sahfl.config.methods import WEIGHTS
+from sahfl.config.training import Part
 from sahfl.events import StageBegun, Warned, emit
 from sahfl.federation.server.app import app
 from sahfl.report import write_report

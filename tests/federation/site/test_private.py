@@ -13,7 +13,7 @@ from sahfl.adapters import exchanged
 from sahfl.adapters.attach import norm_tensors, staying
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.config import AdapterTuning, EvaluationConfig, Study, WeightTuning, parse
-from sahfl.config.methods import POOLED
+from sahfl.config.training import POOLED
 from sahfl.errors import AdapterError, PrivatePartLost, RunError
 from sahfl.federation import protocol
 from sahfl.federation.site.kept import KEPT
