@@ -31,6 +31,7 @@ def open_policy() -> SitePolicy:
         methods=(*ADAPTERS, *WEIGHTS),
         also_train=("norm", "bias", *get_args(Part)),
         common_random_numbers=True,
+        private_mean=True,
         share_scan_keys=True,
         most_rounds=10_000,
         most_steps=100_000,

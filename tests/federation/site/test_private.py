@@ -490,7 +490,7 @@ def test_what_stays_works_with_every_rule_and_with_int8(federate, settings):
 
 def test_the_mean_of_what_stayed_is_sent_once_and_is_evaluated_too(federate):
     method = {"method": "cp_lora", "rank": 2, "private_rank": 1, "share_private_at_end": True, "learning_rate": 0.05}
-    folder, grid = federate(changed(TINY, finetune__methods=[method], finetune__folds=2), policy={"private_mean": True})
+    folder, grid = federate(changed(TINY, finetune__methods=[method], finetune__folds=2))
     private = {
         protocol.read_header(request)["round"]: {".private." in name for name in names_in(reply)}
         for _, request, reply in of_fine_tuning(grid, protocol.TRAIN)

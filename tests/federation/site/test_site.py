@@ -11,7 +11,7 @@ from harness.tiny_study import TINY
 
 from sahfl.adapters import digest, exchanged
 from sahfl.adapters.files import save_tensors
-from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SiteConfig, Study, ZeroShot, parse
+from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SiteConfig, SitePolicy, Study, ZeroShot, parse
 from sahfl.data.ct import read_scan
 from sahfl.data.sources.datalist import SiteScansDatalist
 from sahfl.errors import AdapterError, DataError
@@ -316,3 +316,13 @@ def test_a_header_with_unknown_fields_is_refused(phantom, caplog):
     with pytest.raises(SiteFailure, match=r"^PayloadError$"):
         app(message, Context(1, 7, {"site": phantom.config.model_dump_json()}, RecordDict(), {}))
     assert "header: has missing or unknown fields" in caplog.text
+
+
+def test_a_simulated_site_allows_all_that_a_hospital_does_not():
+    closed, opened = SitePolicy(), open_policy()
+    forbidding = {"require_signature", "norms_stay"}
+    for name, field in SitePolicy.model_fields.items():
+        if field.annotation is bool:
+            assert getattr(opened, name) is (name not in forbidding), name
+        elif name.startswith("most_"):
+            assert getattr(opened, name) > getattr(closed, name), name
