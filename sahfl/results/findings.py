@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
-from sahfl.config import POOLED
+from sahfl.config import POOLED, POOLED_STEPS
 from sahfl.config.grid import EACH, FROM_EACH, OTHERS
 from sahfl.results.verdicts import BETTER, NOT_TESTED, NOT_WORSE, ONE_TRAINING, UNDECIDED, WORSE, Row
 
@@ -87,9 +87,9 @@ class Claim:
     text: str
     wanted: str
     """*better* or *not worse*."""
-    paper: str | None
-    """What the paper's abstract states; None if it states nothing."""
     pairs: Callable[[Evidence], list[Pair]]
+    paper: str | None = None
+    """What the paper's abstract states; None if it states nothing."""
 
 
 def judge(methods: Sequence[Row], comparisons: Iterable[Row]) -> list[dict[str, Any]]:
@@ -224,21 +224,18 @@ CLAIMS = (
         id="parts",
         text="Fine-tuning one part of the network is not worse than full fine-tuning.",
         wanted=NOT_WORSE,
-        paper=None,
         pairs=_parts,
     ),
     Claim(
         id="pretraining",
         text="Fine-tuning the pretrained network is better than training from scratch.",
         wanted=BETTER,
-        paper=None,
         pairs=_pretraining,
     ),
     Claim(
         id="federated_base",
         text="The base of all trauma centres together is better than the base of one, before and after fine-tuning.",
         wanted=BETTER,
-        paper=None,
         pairs=_federated_base,
     ),
     Claim(
@@ -266,28 +263,30 @@ CLAIMS = (
         id="pooled",
         text="Federated training is not worse than training on pooled data.",
         wanted=NOT_WORSE,
-        paper=None,
         pairs=_against_place(POOLED),
+    ),
+    Claim(
+        id="pooled_steps",
+        text="Federated training is not worse than training on pooled data in as many consecutive steps as one site's.",
+        wanted=NOT_WORSE,
+        pairs=_against_place(POOLED_STEPS),
     ),
     Claim(
         id="single_site",
         text="Federated training is better than training at single sites.",
         wanted=BETTER,
-        paper=None,
         pairs=_against_place(EACH),
     ),
     Claim(
         id="new_hospital",
         text="At a hospital that took no part, the federation's network is better than zero-shot.",
         wanted=BETTER,
-        paper=None,
         pairs=_new_hospital,
     ),
     Claim(
         id="taking_part",
         text="A hospital's own part in the training makes the network better there.",
         wanted=BETTER,
-        paper=None,
         pairs=_against_place(OTHERS),
     ),
 )

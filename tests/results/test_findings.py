@@ -31,6 +31,7 @@ ZERO, FULL = row("zero_shot"), row("full")
 CP, CONV = row("cp_lora-r8", rank=8, trainable=20), row("conv_lora-r8", rank=8)
 LOW, HIGH = row("cp_lora-r1", rank=1), row("cp_lora-r64", rank=64)
 EACH, POOLED, OTHERS = (row(f"cp_lora-r8-{at}", rank=8, trained_at=at) for at in ("each", "pooled", "others"))
+STEPS = row("cp_lora-r8-pooled_steps", rank=8, trained_at="pooled_steps")
 FROM_EACH = row("cp_lora-r8-from-each", rank=8, trained_at="from-each")
 TESTED = {
     "fine_tuning": ([ZERO, CP], ("cp_lora-r8", "zero_shot")),
@@ -42,10 +43,11 @@ TESTED = {
     "ranks": ([LOW, HIGH], ("cp_lora-r64", "cp_lora-r1")),
     "pooled": ([CP, POOLED], ("cp_lora-r8", "cp_lora-r8-pooled")),
     "single_site": ([CP, EACH], ("cp_lora-r8", "cp_lora-r8-each")),
+    "pooled_steps": ([CP, STEPS], ("cp_lora-r8", "cp_lora-r8-pooled_steps")),
     "new_hospital": ([ZERO, CP, OTHERS], ("cp_lora-r8-others", "zero_shot")),
     "taking_part": ([CP, OTHERS], ("cp_lora-r8", "cp_lora-r8-others")),
 }
-WANTED = {"parts": "not worse", "cp_lora": "not worse", "pooled": "not worse"}
+WANTED = {"parts": "not worse", "cp_lora": "not worse", "pooled": "not worse", "pooled_steps": "not worse"}
 
 
 def finding(name, methods, comparisons=()):
@@ -148,7 +150,7 @@ def test_every_finding_has_the_same_fields():
     keys = ["id", "claim", "wanted", "paper", "verdict", "supported", "text", "pairs", "difference", "low", "high", "n"]
     for found in judge([ZERO, FULL, CP], [against("full", "zero_shot")]):
         assert list(found) == keys
-    assert len(set(NAMES)) == len(NAMES) == 12
+    assert len(set(NAMES)) == len(NAMES) == 13
 
 
 def test_no_interval_is_said_as_such():
