@@ -22,7 +22,8 @@ def test_a_study_of_places_and_repeats_ends_in_rows_comparisons_and_findings(tmp
         "cp_lora-r2-at-sah_c", "cp_lora-r2-pooled",
     ]  # fmt: skip
     assert [part["repeat"] for part in rows["cp_lora-r2"]["repeats"]] == [1, 2]
-    assert {row["metrics"]["dice"]["overall"]["n"] for row in rows.values()} == {7}
+    n = {id_: row["metrics"]["dice"]["overall"]["n"] for id_, row in rows.items()}
+    assert n == dict.fromkeys(rows, 7) | {f"cp_lora-r2-at-sah_{site}": n for site, n in (("a", 3), ("b", 2), ("c", 2))}
     pairs = {(row["method"], row["reference"]) for row in results["comparisons"]}
     assert {("cp_lora-r2", "cp_lora-r2-pooled"), ("cp_lora-r2", "cp_lora-r2-each")} <= pairs
     tested = {finding["id"] for finding in results["findings"] if finding["verdict"] != "not tested"}
