@@ -135,7 +135,8 @@ def consortium_of(folder, sites, **options):
 def write_site(folder, study, site, consortium, **changes):
     """A site's file: its phantom patients of a study, its folder, its kit."""
     (config,) = [item for item in site_configs(parse(Study, study, where="test"), folder) if item.name == site]
-    settings = json.loads(config.model_dump_json(by_alias=True)) | {"kit": str(consortium.sites[site])}
+    settings = json.loads(config.model_dump_json(by_alias=True, exclude={"simulated"}))
+    settings |= {"kit": str(consortium.sites[site])}
     path = folder / f"{site}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(settings | {"threads": 1, "device": "cpu"} | changes))
