@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sahfl.adapters import AdapterState, FactoredLayer, exchanged
+from sahfl.adapters.attach import staying
 from sahfl.aggregation.lowrank import at_rank_of
 from sahfl.config import AdapterTuning, Study, TrainedMethod
 from sahfl.networks import fine_tuned_network
@@ -37,15 +38,18 @@ class SiteRanks:
 
 
 def site_ranks(study: Study, base: AdapterState, method: TrainedMethod, sites: Iterable[str]) -> SiteRanks:
-    """The ranks of some sites in a method, with new adapters from ``fine_tuned_network``."""
+    """The ranks of some sites in a method, with what they share of new adapters from ``fine_tuned_network``."""
     if not isinstance(method, AdapterTuning):
         return SiteRanks()
     ranks = {site: rank for site in sites if (rank := own_rank(method, site)) is not None}
-    starts = {
-        rank: exchanged.read(fine_tuned_network(study.views, study.model, base, method.at_rank(rank), study.seed))
-        for rank in sorted(set(ranks.values()))
-    }
-    return SiteRanks(ranks, starts)
+    return SiteRanks(ranks, {rank: _start(study, base, method.at_rank(rank)) for rank in sorted(set(ranks.values()))})
+
+
+def _start(study: Study, base: AdapterState, method: AdapterTuning) -> AdapterState:
+    """A new adapter, without what stays at the sites."""
+    net = fine_tuned_network(study.views, study.model, base, method, study.seed)
+    away = staying(net, method, net.parts)
+    return {name: value for name, value in exchanged.read(net).items() if name not in away}
 
 
 def own_rank(method: TrainedMethod, site: str) -> int | None:

@@ -16,7 +16,7 @@ def commands(app, *words):
     """Every command below a program or a group of commands: its function, and the words that call it."""
     for command in app.registered_commands:
         alone = len(app.registered_commands) == 1 and not app.registered_groups
-        yield command.callback, (*words, *(() if alone else (command.callback.__name__,)))
+        yield command.callback, (*words, *(() if alone else (command.name or command.callback.__name__,)))
     for group in app.registered_groups:
         yield from commands(group.typer_instance, *words, group.typer_instance.info.name)
 
