@@ -42,15 +42,18 @@ class Pair:
     verdict: str
     against: str = ""
     """A reason against the claim that holds whatever the Dice is."""
+    blank: bool = False
+    """Whether both methods segment almost nothing."""
 
     def __str__(self) -> str:
-        against = self.against and f"; {self.against}"
+        remarks = self.against, "both segment next to nothing" * self.blank
+        remark = "".join(f"; {remark}" for remark in remarks if remark)
         value, low, high, n = (self.gap[key] for key in ("difference", "low", "high", "n"))
         if value is None or low is None or high is None:
-            return f"{self.name}: no interval (n = {n}){against}"
+            return f"{self.name}: no interval (n = {n}){remark}"
         p = self.gap["p_holm"]
         shown = "" if p is None else ", p (Holm) < 0.001" if p < 0.0005 else f", p (Holm) {p:.3f}"
-        return f"{self.name}: {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, n = {n}{shown}){against}"
+        return f"{self.name}: {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, n = {n}{shown}){remark}"
 
     def row(self) -> dict[str, Any]:
         """This comparison in ``results.json``."""
@@ -76,7 +79,7 @@ class Evidence:
         if (found := self._comparisons.get((method, reference))) is None:
             return []
         gap = found["metrics"]["dice"]["overall"]
-        return [Pair(f"{method} against {reference}", gap, found["verdict"], against)]
+        return [Pair(f"{method} against {reference}", gap, found["verdict"], against, found["blank"])]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ Row = Mapping[str, Any]
 
 
 def correct(comparisons: Sequence[dict[str, Any]], methods: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Write ``p_holm``, ``p_margin_holm`` and ``verdict`` into comparisons and growths.
+    """Write ``p_holm`` and ``verdict`` into comparisons and growths; into comparisons ``p_margin_holm`` and ``blank``.
+
+    A comparison is blank if both methods segment almost nothing.
 
     Returns:
         How the study's p values were corrected, as in ``results.json``.
@@ -52,6 +54,7 @@ def correct(comparisons: Sequence[dict[str, Any]], methods: Iterable[dict[str, A
     mean = {method["id"]: method["metrics"]["dice"]["overall"]["mean"] or 0.0 for method in methods}
     for comparison in comparisons:
         blank = max(mean.get(comparison[side], 0.0) for side in ("method", "reference")) <= MARGIN
+        comparison["blank"] = blank
         comparison["verdict"] = verdict_of(
             comparison["metrics"]["dice"]["overall"], None if blank else comparison["p_margin_holm"]
         )

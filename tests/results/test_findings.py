@@ -22,9 +22,9 @@ def row(id_, *, rank=None, trained_at=None, trainable=100, growth=None):
     return {"id": id_, "method": method, "rank": rank, **where, "trainable": trainable, "growth": growth}
 
 
-def against(method, reference, verdict="better", **numbers):
+def against(method, reference, verdict="better", blank=False, **numbers):
     metrics = {"dice": {"overall": gap(**numbers)}}
-    return {"method": method, "reference": reference, "verdict": verdict, "metrics": metrics}
+    return {"method": method, "reference": reference, "verdict": verdict, "blank": blank, "metrics": metrics}
 
 
 ZERO, FULL = row("zero_shot"), row("full")
@@ -137,6 +137,11 @@ def test_too_many_parameters_speak_against_cp_lora_whatever_its_dice():
     assert found["text"].endswith("p (Holm) 0.010); it has 34% of the parameters.")
     exact = row("cp_lora-r8", rank=8, trainable=33)
     assert finding("cp_lora", [exact, CONV], [against("cp_lora-r8", "conv_lora-r8")])["supported"] is True
+
+
+def test_two_methods_that_segment_nothing_are_marked():
+    found = finding("adapters", [FULL, CP], [against("cp_lora-r8", "full", "undecided", blank=True)])
+    assert found["text"].endswith("n = 30, p (Holm) 0.010); both segment next to nothing.")
 
 
 @pytest.mark.parametrize("name", NAMES)
