@@ -54,7 +54,7 @@ class RunProgress:
     def __post_init__(self) -> None:
         finetune = self.study.finetune
         self.sites = {name: SiteProgress() for name in self.study.sites}
-        cells = [(method, fold) for method in finetune.methods for fold in range(finetune.folds)]
+        cells = [(method, fold) for method in self.study.trainings for fold in range(finetune.folds)]
         self._steps = {cell_of(method, fold): self._steps_of(method) for method, fold in cells}
         """Training steps of each cell of fine-tuning in a round, at all its sites."""
         self._all_steps = sum(self._steps_of(method) * self.study.rounds_of(method) for method, _ in cells)

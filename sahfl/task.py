@@ -33,7 +33,7 @@ def parts_of(method: Method) -> tuple[Part | None, ...]:
     """What is evaluated of a method, each by itself; None is a method without a part at each site."""
     if isinstance(method, ZeroShot) or not (method.is_personal or method.is_alone):
         return (None,)
-    if method.is_alone:
+    if method.is_alone or method.inner:
         return ("personal",)
     return ("personal", "shared", "mean") if method.share_private_at_end else ("personal", "shared")
 
@@ -98,6 +98,16 @@ class Task(Section):
         return None if isinstance(method, ZeroShot) else method
 
     @property
+    def inner(self) -> bool:
+        """Whether it belongs to a trial of a learning rate, which leaves out one fold more (``held_out_folds``)."""
+        return self.training is not None and self.training.inner
+
+    @property
+    def evaluated_fold(self) -> int:
+        """The fold whose patients are evaluated: the tested one, or in a trial that of the choice."""
+        return held_out_folds(self.fold, self.folds, inner=self.inner)[-1]
+
+    @property
     def is_last_round(self) -> bool:
         """Whether this is the last round at all sites together."""
         return self.round == self.rounds > 0
@@ -111,6 +121,11 @@ class Task(Section):
             having = " or ".join(name for name, rule in RULES.items() if rule.own_ranks)
             raise ValueError(f"rank {self.rank} for one site, expected only with aggregation: {having}")
         return self
+
+
+def held_out_folds(fold: int, n_folds: int, *, inner: bool = False) -> tuple[int, ...]:
+    """The folds whose patients a training leaves out: the tested one, and after it, in a trial, that of the choice."""
+    return (fold, (fold + 1) % n_folds) if inner else (fold,)
 
 
 Count = Annotated[int, Field(ge=0, le=MOST_VOLUMES)]
@@ -150,9 +165,10 @@ class SiteDescription(Section):
             raise ValueError("patients, positive volumes and folds do not add up")
         return self
 
-    def sits_out(self, fold: int) -> bool:
-        """Whether the site has no patient to train on when this fold is held out."""
-        return self.n_patients <= self.fold_sizes[fold]
+    def sits_out(self, fold: int, *, inner: bool = False) -> bool:
+        """Whether the site has no patient to train on with this fold held out; ``inner`` as in ``held_out_folds``."""
+        left_out = held_out_folds(fold, len(self.fold_sizes), inner=inner)
+        return self.n_patients <= sum(self.fold_sizes[one] for one in left_out)
 
 
 Descriptions = Mapping[str, SiteDescription]

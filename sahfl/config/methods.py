@@ -12,7 +12,7 @@ from pydantic_core import SchemaValidator, core_schema
 from sahfl.adapters import Scaling
 from sahfl.adapters.methods import ADAPTERS, AdapterMethod
 from sahfl.aggregation.rules import RULES, USUAL
-from sahfl.config.training import LearningRate, Part, Rank, Training
+from sahfl.config.training import LearningRate, Part, Rank, Rates, Training
 from sahfl.section import Name, Section, one_of
 
 Weights = Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
@@ -39,8 +39,8 @@ class WeightTuning(Training):
 
     method: Weights
     """Weights that train: all, a part of the network, the last convolution, or all norms and biases."""
-    learning_rate: LearningRate = 5e-4
-    """Peak learning rate of AdamW."""
+    learning_rate: LearningRate | Rates = 5e-4
+    """Peak learning rate of AdamW, or several to choose from in each fold."""
     start: Literal["base", "scratch"] = "base"
     """What the training starts from: the pretrained network, or for ``full`` a network with random weights."""
     aggregation: Annotated[str, one_of(lambda: [n for n, rule in RULES.items() if not rule.needs_layers])] = USUAL
@@ -100,8 +100,8 @@ class AdapterTuning(Training):
     """Weights of the network itself that are trained and travel as well; a part named here gets no adapter."""
     all_magnitudes: bool = False
     """DoRA forms only: also train the magnitudes that a following norm cancels."""
-    learning_rate: LearningRate = 5e-3
-    """Peak learning rate of AdamW."""
+    learning_rate: LearningRate | Rates = 5e-3
+    """Peak learning rate of AdamW, or several to choose from in each fold."""
     aggregation: Annotated[str, one_of(lambda: RULES)] = USUAL
     """How the sites' factors become the next global ones: ``project`` is the exact mean of the updates brought back to
     the rank, ``alternate`` trains one factor per round, so that the plain mean is exact."""

@@ -83,12 +83,23 @@ class FinetuneConfig(Section):
         methods = (*self.methods, *(method for method in expanded if method not in self.methods))
         if not methods and not problems:
             problems.append("methods and grid are empty, expected at least one method")
+        problems += [problem for method in methods for problem in self._wrong_trials(method)]
         ids = [method.id for method in methods]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
             problems.append(f"methods must be distinct, got twice: {', '.join(twice)}; label one of them")
         if problems := problems + [problem for method in methods for problem in self._unknown_sites(method)]:
             raise ValueError("; ".join(problems))
         return self.model_copy(update={"methods": methods, "grid": ()}) if self.grid else self
+
+    def _wrong_trials(self, method: Method) -> Iterator[str]:
+        if isinstance(method, ZeroShot):
+            return
+        if method.inner:
+            yield f"{method.id}: inner is set by sahfl, take it out; several values in learning_rate make the trials"
+        if method.trials and self.folds < 3:
+            given = ", ".join(f"{rate:g}" for rate in method.rates)
+            need = "needs a fold to choose on beside the tested one, so folds: 3 or more"
+            yield f"{method.id}: a choice of learning_rate ({given}) {need}; got {self.folds}"
 
     def _unknown_sites(self, method: Method) -> Iterator[str]:
         known = ", ".join(sorted(self.sites))

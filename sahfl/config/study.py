@@ -152,6 +152,9 @@ class Study(Section):
             if not isinstance(method, ZeroShot) and method.left_out:
                 why = "the difference from the training at all sites is one site's update, so only a simulation has it"
                 raise ValueError(f"{method.id}: left_out with data.source: sites; {why}")
+            if not isinstance(method, ZeroShot) and method.trials:
+                why = "each trial is one more update that leaves a hospital; choose in a simulation and give one rate"
+                raise ValueError(f"{method.id}: several values in learning_rate with data.source: sites; {why}")
         return self
 
     @property
@@ -211,9 +214,18 @@ class Study(Section):
         """Who evaluates a method: all fine-tuning sites, or the one at which it was trained alone or was left out."""
         if isinstance(method, ZeroShot):
             return self.finetune.sites
-        if method.left_out is not None:
+        if method.left_out is not None and not method.inner:
             return (method.left_out,)
+        if method.left_out is not None:
+            return self.training_sites(method)
         return self.training_sites(method) if method.is_alone else self.finetune.sites
+
+    @property
+    def trainings(self) -> tuple[Method, ...]:
+        """All that is trained in each fold: the methods, each after the trials that choose its learning rate."""
+        methods = self.finetune.methods
+        trials = [() if isinstance(method, ZeroShot) else method.trials for method in methods]
+        return tuple(one for method, before in zip(methods, trials, strict=True) for one in (*before, method))
 
     def rounds_of(self, method: Method) -> int:
         """Rounds of a method's training; 0 for ``zero_shot``."""
@@ -240,7 +252,7 @@ class Study(Section):
         if self.shares_batches == self._usually_shares_batches:
             del settings["common_random_numbers"]
         for method in settings["finetune"]["methods"]:
-            for name, usual in (("trained_at", None), ("repeat", 1)):
+            for name, usual in (("trained_at", None), ("repeat", 1), ("inner", False)):
                 if name in method and method[name] == usual:
                     del method[name]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sahfl.section import Name, Section
 
@@ -26,6 +27,18 @@ Part = Literal[
 Stay = Literal["norm", "out", "inner"] | Part
 """What stays at a site: the network's norms, the factors on one side of every adapter, or all that trains in a part."""
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+def _increasing(rates: tuple[float, ...]) -> tuple[float, ...]:
+    if any(low >= high for low, high in pairwise(rates)):
+        raise ValueError(f"the rates must increase, got {', '.join(f'{rate:g}' for rate in rates)}")
+    return rates
+
+
+Rates = Annotated[tuple[LearningRate, ...], Field(min_length=2, max_length=8), AfterValidator(_increasing)]
+"""Learning rates to choose from. In each fold the training is tried at each rate, without the patients of the fold
+after it, who are in this fold's training and not in its test; the rate with the best mean Dice on these patients is
+taken. Only a simulation does so: every trial of a hospital would be one more update that leaves it."""
 Rank = Annotated[int, Field(ge=1, le=512)]
 POOLED, POOLED_STEPS = "pooled", "pooled_steps"
 """``trained_at`` of a training on all fine-tuning sites' patients together, which only a simulation has: in as many
@@ -38,6 +51,8 @@ Repeat = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
 class Training(Section):
     """The settings that standard fine-tuning and adapters share: where a method is trained, and what stays there."""
 
+    learning_rate: LearningRate | Rates
+    """Peak learning rate of AdamW, or several to choose from in each fold."""
     stays: tuple[Stay, ...] = ()
     """What trains but never leaves a site, which trains and evaluates with its own: ``norm`` trains the network's norms
     (FedBN, arXiv 2102.07623), ``out`` and ``inner`` are the factors on one side of every adapter (FedSA, arXiv
@@ -64,8 +79,26 @@ class Training(Section):
     """Rounds of this training, where they are not ``finetune.rounds``."""
     repeat: Repeat = 1
     """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
+    inner: bool = False
+    """Whether it is a trial of a learning rate, which holds out the fold after the tested one too and is evaluated
+    there. sahfl sets it; a study file leaves it out."""
     label: Name | None = None
     """Appended to the method's name, to tell apart two that differ in their numbers only."""
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates to choose from; a single one if the method gives its rate."""
+        return self.learning_rate if isinstance(self.learning_rate, tuple) else (self.learning_rate,)
+
+    @property
+    def trials(self) -> tuple[Self, ...]:
+        """The trainings that choose the learning rate; none if it is given."""
+        return tuple(self.at_rate(rate, inner=True) for rate in self.rates) if len(self.rates) > 1 else ()
+
+    def at_rate(self, rate: float, *, inner: bool = False) -> Self:
+        """The method at one learning rate; ``inner`` makes it the trial of this rate, which keeps what stays."""
+        shares = self.share_private_at_end and not inner
+        return self.model_copy(update={"learning_rate": rate, "inner": inner, "share_private_at_end": shares})
 
     @property
     def is_alone(self) -> bool:
@@ -109,7 +142,8 @@ class Training(Section):
         parts = ["stays", *self.stays] if self.stays else []
         parts += [f"local{self.local_steps}"] if self.local_steps else []
         parts += [f"rounds{self.rounds}"] if self.rounds else []
-        return parts + ([f"from-{self.base_of}"] if self.base_of else [])
+        parts += [f"from-{self.base_of}"] if self.base_of else []
+        return parts + ([f"rate{self.rates[0]:g}"] if self.inner else [])
 
     def _suffix(self) -> str:
         """The end of the method's id: who trains it, and the repeat."""

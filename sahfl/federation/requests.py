@@ -42,9 +42,13 @@ class Requests:
         return self.task("pretrain").model_copy(update=rounds | more)
 
     def fine_tuning(self, method: TrainedMethod, fold: int) -> Task:
-        """The task of training a method with a fold held out; ``in_round`` adds the round."""
-        study = self.study
-        rounds = {"rounds": study.rounds_of(method), "learning_rate": method.learning_rate}
+        """The task of training a method with a fold held out; ``in_round`` adds the round.
+
+        Raises:
+            ValueError: the method's learning rate is not chosen yet.
+        """
+        study, (rate,) = self.study, method.rates
+        rounds = {"rounds": study.rounds_of(method), "learning_rate": rate}
         more = {"local": study.local_training(method), "payload": study.rounds.payload}
         shared = {"common_random_numbers": study.shares_batches}
         return self.task("finetune", method, fold).model_copy(update=rounds | more | shared)
@@ -95,9 +99,9 @@ class Requests:
 
     def _trained_at(self, site: str) -> Iterator[TrainedMethod]:
         study = self.study
-        for method in study.finetune.methods:
+        for method in study.trainings:
             if not isinstance(method, ZeroShot) and site in study.training_sites(method):
-                yield method
+                yield method.at_rate(method.rates[-1], inner=method.inner)
 
     def header(self, stage: str, method: str, fold: int = -1, *, base_of: str | None = None) -> Header:
         """The header of a request that belongs to no round; ``base_of`` is the site whose own base it is about."""

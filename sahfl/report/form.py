@@ -35,6 +35,7 @@ _METHOD = {
     **{"id": TEXT, "method": TEXT, "rank": WHOLE_OR_NONE, "aggregation": TEXT_OR_NONE},
     **{"trained_at": TEXT_OR_NONE, "start": TEXT_OR_NONE, "part": TEXT_OR_NONE},
     **{"trainable": WHOLE, "magnitudes": (dict, type(None)), "bytes_up_per_round": NUMBER, "failed": TEXT_OR_NONE},
+    "learning_rates": [{"rate": NUMBER, "n": WHOLE}],
     **{"not_evaluated": [{"fold": WHOLE, **_LOST}], "repeats": [{"repeat": WHOLE, "dice": NUMBER_OR_NONE}]},
     **{"sd_repeats": NUMBER_OR_NONE, "withheld": [{"site": TEXT, "n_folds": WHOLE, **dict.fromkeys(WITHHELD, WHOLE)}]},
 }

@@ -146,6 +146,7 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
         "finished": moment(results["finished"]),
         "started": moment(results["started"]),
         "support": run_tables.support_sentences(results),
+        "rates": tables.rate_sentences(results),
         "magnitudes": tables.magnitude_sentences(results),
         **_tables(results),
     }

@@ -137,6 +137,15 @@ def magnitude_sentences(results: Results) -> tuple[str, ...]:
     )
 
 
+def rate_sentences(results: Results) -> tuple[str, ...]:
+    """Which learning rates were chosen, for each method that had several."""
+    found = []
+    for method in by_family(results["methods"]):
+        taken = [f"{one['rate']:g} ({one['n']})" for one in method["learning_rates"]]
+        found += [f"{method_name(method)}: {' or '.join(taken)}."] if taken else []
+    return tuple(found)
+
+
 def _repeats(method: Results) -> str:
     n = len(method["repeats"])
     return f"{n}, SD {number(method['sd_repeats'])}" if method["sd_repeats"] is not None else str(n)

@@ -30,7 +30,7 @@ def collect(
     journal = folder.journal()
     started, finished = (_last(journal, event) for event in ("started", "finished"))
     rounds = _rounds(journal, study)
-    n_cells = len(study.finetune.methods) * study.finetune.folds + (study.pretrain is not None) + len(study.own_bases)
+    n_cells = len(study.trainings) * study.finetune.folds + (study.pretrain is not None) + len(study.own_bases)
     rows = find_rows(folder, study)
     methods, comparisons = [describe_row(folder, study, row, rounds) for row in rows], compare_rows(study, rows)
     correction = correct(comparisons, methods)
@@ -92,10 +92,12 @@ def _site(name: str, study: Study, sites: Mapping[str, SiteDescription], journal
 def _rounds(journal: list[Record], study: Study) -> list[Record]:
     """Rounds in the study's order, whatever the order of the work; failed attempts come first.
 
-    A round that was repeated after a damaged checkpoint counts once, with its last attempt.
+    A round that was repeated after a damaged checkpoint counts once, with its last attempt. Those of trials of a
+    learning rate are left out.
     """
     order = {method.id: index for index, method in enumerate(study.finetune.methods)}
-    rounds = [line for line in journal if line["event"] == "round"]
+    trials = {method.id for method in study.trainings} - set(order)
+    rounds = [line for line in journal if line["event"] == "round" and line["method"] not in trials]
     failed = [line for line in rounds if not line["committed"]]
     committed = {(r["stage"], r["method"], r["fold"], r["round"]): r for r in rounds if r["committed"]}
 

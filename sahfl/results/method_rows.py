@@ -170,6 +170,7 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
         "part": row.part,
         "trainable": _trainable(study, row.method),
         "magnitudes": _magnitudes(study, row.method),
+        "learning_rates": _learning_rates(folder, row),
         "bytes_up_per_round": max(sent, default=0),
         "repeats": [{"repeat": number, "dice": mean} for number, mean in means.items()],
         "sd_repeats": _spread(study, row.evaluated),
@@ -209,6 +210,14 @@ def _magnitudes(study: Study, method: Method) -> dict[str, int] | None:
         return None
     trained = trained_tensors(study.views, study.model, method)
     return {"layers": trained.n_adapted, "trained": trained.n_magnitudes}
+
+
+def _learning_rates(folder: RunFolder, row: MethodRow) -> list[dict[str, float | int]]:
+    """The learning rates that a method chose from, each with how often it was taken; none if its rate is given."""
+    if isinstance(row.method, ZeroShot) or len(row.method.rates) == 1:
+        return []
+    chosen = [rate for method in row.trainings for rate in folder.rates(method.id).values()]
+    return [{"rate": rate, "n": chosen.count(rate)} for rate in row.method.rates]
 
 
 def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:

@@ -216,6 +216,11 @@ class RunFolder:
             _evaluation(cell, part), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":"))
         )
 
+    def rates(self, method: str) -> dict[int, float]:
+        """The learning rate that was chosen for a method, by its id, in each fold."""
+        chosen = [line for line in self.journal() if line["event"] == "rate_chosen" and line["method"] == method]
+        return {line["fold"]: line["rate"] for line in chosen}
+
     def reused(self) -> set[str]:
         """Cells whose results came from an earlier run."""
         return {line["cell"] for line in self.journal() if line["event"] == "reused"}

@@ -28,7 +28,9 @@ class PooledSite(Site):
         self._members = [Site(member) for member in config.data.members]
         self._owner: dict[str, Site] = {}
 
-    def training_cases(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:
+    def training_cases(
+        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False
+    ) -> tuple[CheckedCase, ...]:
         """The members' training cases of this fold, in the order of the members.
 
         Guarantees: no patient that a member holds out in this fold is included. As in the federation, a member whose
@@ -41,7 +43,7 @@ class PooledSite(Site):
         chosen: list[CheckedCase] = []
         for member in self._members:
             try:
-                items = member.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn)
+                items = member.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn, inner=inner)
             except DataRefused:
                 log.warning("event=member_out site=%s", member.config.name)
                 continue

@@ -1,8 +1,12 @@
 """Mixed precision: bfloat16 in the convolutions, the parameters' own type everywhere else."""
 
+import itertools
+
 import pytest
 import torch
 from harness.adapted_layers import KINDS, METHODS, PATHS, an_input, compute_by, make_layer, tensors_of, trained
+
+from sahfl.adapters.updates.geometry import Geometry, convolve, input_gradient, kernel_gradient
 
 SETTINGS = {
     "k3": {"kernel_size": 3, "padding": 1},
@@ -63,3 +67,47 @@ def test_a_layer_that_is_bfloat16_itself_trains(method, path, monkeypatch):
     for name, tensor in tensors_of(layer).items():
         assert tensor.grad.dtype == torch.bfloat16, name
         assert tensor.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_strided_convolutions_of_narrow_maps_are_right_in_bfloat16(axes, transposed):
+    """oneDNN computes some of them from memory that nobody wrote, on processors with AMX."""
+    torch.manual_seed(4)
+    for width, kernel, stride in itertools.product(range(1, 8), range(1, 5), (1, 2, 3)):
+        if width < kernel:
+            continue
+        nothing = (0,) * axes
+        move = Geometry(transposed, (*(1,) * (axes - 1), stride), nothing, (1,) * axes, nothing)
+        x = torch.randn(2, 4, *(4,) * (axes - 1), width)
+        weight = torch.randn(5, 4, *(1,) * (axes - 1), kernel)
+        y = convolve(x, weight, move)
+        gradient = torch.randn_like(y)
+        exact = y, input_gradient(gradient, x, weight, move), kernel_gradient(gradient, x, weight.shape, move)
+        x, weight, gradient = x.bfloat16(), weight.bfloat16(), gradient.bfloat16()
+        rounded = (
+            convolve(x, weight, move),
+            input_gradient(gradient, x, weight, move),
+            kernel_gradient(gradient, x, weight.shape, move),
+        )
+        for got, expected in zip(rounded, exact, strict=True):
+            assert got.dtype == torch.bfloat16
+            assert relative(got.float(), expected) < 0.02, (width, kernel, stride)
+
+
+def test_only_narrow_strided_convolutions_in_bfloat16_are_computed_in_float32(monkeypatch):
+    seen = []
+
+    def look(x, *rest):
+        seen.append(x.dtype)
+        return real(x, *rest)
+
+    real = torch.nn.functional.conv2d
+    monkeypatch.setattr("torch.nn.functional.conv2d", look)
+    weight = torch.ones(5, 4, 1, 2)
+    for stride, width, autocast in [(2, 3, False), (2, 3, True), (2, 8, False), (1, 3, False)]:
+        move = Geometry(False, (1, stride), (0, 0), (1, 1), (0, 0))
+        x = torch.ones(1, 4, 3, width, dtype=torch.float32 if autocast else torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert convolve(x, weight.to(x.dtype), move).dtype == torch.bfloat16
+    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]

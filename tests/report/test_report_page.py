@@ -173,6 +173,17 @@ def test_the_page_states_where_magnitudes_do_not_train_and_how_to_place_them(tmp
     assert "magnitudes train in" not in without_figures(results, tmp_path).text
 
 
+def test_the_page_names_the_learning_rates_that_were_chosen(tmp_path):
+    results = grid()
+    assert "Learning rates that were chosen" not in without_figures(results, tmp_path).text
+    by_id = {row["id"]: row for row in results["methods"]}
+    by_id["full"]["learning_rates"] = [{"rate": 0.0005, "n": 0}, {"rate": 0.002, "n": 15}]
+    by_id["cp_lora-r8"]["learning_rates"] = [{"rate": 0.005, "n": 9}, {"rate": 0.01, "n": 6}]
+    text = without_figures(results, tmp_path).text
+    taken = "how often each was: Full fine-tuning: 0.0005 (0) or 0.002 (15). CP-LoRA (rank 8): 0.005 (9) or 0.01 (6)."
+    assert f"whom the fold does not test, and {taken}" in " ".join(text.split())
+
+
 def test_failures_of_rounds_are_listed_or_none(tmp_path):
     page = without_figures(refusals(), tmp_path / "a")
     first = ["CP-LoRA (rank 8)", "sah_b refused: contains NaN or inf", "committed with the other sites", "1", "1", "1"]

@@ -65,6 +65,7 @@ def method(name, kind, dice, *, rank=None, trainable=0, sent=0, aggregation=None
         "part": None,
         "trainable": trainable,
         "magnitudes": None,
+        "learning_rates": [],
         "bytes_up_per_round": sent,
         "failed": None,
         "repeats": [{"repeat": 1, "dice": dice}],

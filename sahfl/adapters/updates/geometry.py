@@ -17,6 +17,9 @@ from torch.nn.utils.parametrize import is_parametrized
 Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 FEW = 16
 """Libraries for processors pad fewer channels than this; below it, other ways to convolve are faster."""
+NARROW = 2
+"""Voxels along the last axis up to which strided convolutions are computed in float32, never in bfloat16: with AMX
+oneDNN reads memory that was never written there (pytorch issues 163347 and 169688; torch 2.13)."""
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -44,6 +47,13 @@ class Geometry:
     def is_still(self) -> bool:
         """Whether a kernel of one voxel computes one output for each input voxel."""
         return set(self.stride) == {1} and set(self.padding) == set(self.output_padding) == {0}
+
+    def reads_wrong(self, narrow: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether oneDNN may compute this movement wrongly (``NARROW``).
+
+        ``narrow`` is the length of the last axis on the side that has fewer voxels.
+        """
+        return device.type == "cpu" and dtype == torch.bfloat16 and self.stride[-1] > 1 and narrow <= NARROW
 
     @property
     def is_reversible(self) -> bool:
@@ -88,7 +98,12 @@ def prepare(x: Tensor, base: Convolution) -> tuple[Tensor, Geometry]:
 
 def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, bias: Tensor | None = None, groups: int = 1) -> Tensor:
     """(batch, in, *space) by a kernel (out, in / groups, *kernel) -> (batch, out, *space')."""
-    flat = kernel.ndim == 4
+    flat, device = kernel.ndim == 4, x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if geometry.reads_wrong(_narrow_side(x, kernel, geometry), dtype, x.device):
+        with torch.autocast(device, enabled=False):
+            wide = None if bias is None else bias.float()
+            return convolve(x.float(), kernel.float(), geometry, wide, groups).to(dtype)
     if geometry.transposed:
         transposed = functional.conv_transpose2d if flat else functional.conv_transpose3d
         # Of a depthwise kernel (channels, 1, *kernel) both layouts are the same.
@@ -98,6 +113,14 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, bias: Tensor | None 
         )
     plain = functional.conv2d if flat else functional.conv3d
     return plain(x, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, groups)
+
+
+def _narrow_side(x: Tensor, kernel: Tensor, geometry: Geometry) -> int:
+    """Length of the last axis of a strided convolution's result, or of a transposed one's input."""
+    if geometry.transposed:
+        return x.shape[-1]
+    reach = geometry.dilation[-1] * (kernel.shape[-1] - 1) + 1
+    return (x.shape[-1] + 2 * geometry.padding[-1] - reach) // geometry.stride[-1] + 1
 
 
 def input_gradient(gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
@@ -117,6 +140,10 @@ def kernel_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, geometry: Ge
 def _backward(
     gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool], groups: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
+    narrow, dtype = (x if geometry.transposed else gradient).shape[-1], gradient.dtype
+    if geometry.reads_wrong(narrow, dtype, gradient.device):
+        found = _backward(gradient.float(), x.float(), kernel.float(), geometry, wanted, groups)
+        return tuple(None if of is None else of.to(dtype) for of in found)  # type: ignore[return-value]
     weight = kernel.transpose(0, 1) if geometry.transposed and groups == 1 else kernel
     moves = (geometry.stride, geometry.padding, geometry.dilation, geometry.transposed, geometry.output_padding)
     return torch.ops.aten.convolution_backward(gradient, x, weight, None, *moves, groups, wanted)

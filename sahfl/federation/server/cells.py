@@ -51,10 +51,32 @@ class StudyCells:
         """The cells in the study's order."""
         study = self._study
         return [
-            Job(study.training_sites(method), partial(self._run_cell, method, fold))
+            Job(study.training_sites(method), partial(self._run_method, method, fold))
             for method in study.finetune.methods
             for fold in range(study.finetune.folds)
         ]
+
+    def _run_method(self, method: Method, fold: int) -> Steps[None]:
+        if not isinstance(method, ZeroShot) and method.trials:
+            method = yield from self._choose_rate(method, fold)
+        yield from self._run_cell(method, fold)
+
+    def _choose_rate(self, method: TrainedMethod, fold: int) -> Steps[TrainedMethod]:
+        """The method at the learning rate that is best on patients whom the fold does not test; the lower of equals."""
+        if (rate := self._folder.rates(method.id).get(fold)) is not None:
+            return method.at_rate(rate)
+        found: list[tuple[float, float | None]] = []
+        for trial in method.trials:
+            yield from self._run_cell(trial, fold)
+            metrics = fold_metrics(self._folder, self._study, trial, fold, parts_of(trial)[0])
+            found.append((trial.rates[0], metrics["dice"]))
+        measured = [(dice, -rate) for rate, dice in found if dice is not None]
+        rate = -max(measured)[1] if measured else method.rates[0]
+        if not measured:
+            why = f"no case with blood for the choice of learning_rate; {rate:g} is taken"
+            emit(Warned(f"{cell_of(method, fold)}: {why}"))
+        self._folder.note({"event": "rate_chosen", "method": method.id, "fold": fold, "rate": rate, "trials": found})
+        return method.at_rate(rate)
 
     def _run_cell(self, method: Method, fold: int) -> Steps[None]:
         known = yield from self._find_finished(method, fold)
@@ -230,8 +252,8 @@ class StudyCells:
 
 
 def _leaves_an_adapter(method: Method) -> bool:
-    """Whether the server has something to save of a method: not of a training that one site keeps to itself."""
-    return not isinstance(method, ZeroShot) and not method.is_alone
+    """Whether the server has something to save of a method: neither of a trial nor of what one site keeps."""
+    return not isinstance(method, ZeroShot) and not method.is_alone and not method.inner
 
 
 def _without(state: AdapterState, names: Iterable[str]) -> AdapterState:

@@ -39,7 +39,8 @@ def plan(study: Study, cells: Path) -> list[Planned]:
     for method in study.finetune.methods:
         sites = study.training_sites(method)
         where = f"{len(sites)} sites" if len(sites) > 1 else "".join(sites) or "nowhere"
-        found.append(_planned(method, study, where, study.finetune.folds, store))
+        n_trials = 0 if isinstance(method, ZeroShot) else len(method.trials)
+        found.append(_planned(method, study, where, study.finetune.folds * (1 + n_trials), store))
     return found
 
 

@@ -131,6 +131,7 @@ class Reuse:
         if not isinstance(method, Pretraining):
             content |= {"name": method.id, "fold": fold, "base": self._requests.header_of(method, fold).base}
             content |= {"evaluation": study.evaluation.model_dump(mode="json")}
+            content |= {} if isinstance(method, ZeroShot) else {"learning_rate": method.learning_rate}
         return Identity(content, work_of(study, method))
 
     def _is_whole(
@@ -149,7 +150,8 @@ class Reuse:
             trainers, n_rounds = (method.site,) if method.site else stage.sites, stage.rounds
         else:
             trainers, n_rounds = study.training_sites(method), study.rounds_of(method)
-            trainers = tuple(site for site in trainers if site == POOLED or not sites[site].sits_out(fold))
+            inner = not isinstance(method, ZeroShot) and method.inner
+            trainers = tuple(site for site in trainers if site == POOLED or not sites[site].sits_out(fold, inner=inner))
             wanted = set(study.evaluating_sites(method))
             if any(set(evaluation["sums"]) != wanted for evaluation in evaluations.values()):
                 return False
@@ -170,7 +172,7 @@ def work_of(study: Study, method: Method | Pretraining) -> Record:
         alone = {"site": method.site} if method.site else {}
         return found | alone | {"pretrain": study.pretrain.model_dump(mode="json"), "rules": rules}
     found |= {"sites": list(study.finetune.sites), "folds": study.finetune.folds}
-    found["method"] = method.model_dump(mode="json", exclude={"repeat", "label"})
+    found["method"] = method.model_dump(mode="json", exclude={"repeat", "label", "learning_rate"})
     if isinstance(method, ZeroShot):
         return found
     training = {"rounds": study.rounds_of(method), "local": study.local_training(method).model_dump(mode="json")}

@@ -80,7 +80,8 @@ def cell_sites(study: Study, method: TrainedMethod, fold: int, sites: Descriptio
     A site without patients outside the fold is left out. Absent sites of a federation are counted; a site that trains
     alone must be present.
     """
-    chosen = [site for site in study.training_sites(method) if site not in sites or not sites[site].sits_out(fold)]
+    all_sites = study.training_sites(method)
+    chosen = [site for site in all_sites if site not in sites or not sites[site].sits_out(fold, inner=method.inner)]
     return tuple(site for site in chosen if method.trained_at is None or site in sites)
 
 

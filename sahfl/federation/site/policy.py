@@ -52,6 +52,8 @@ def _only_simulated(task: Task) -> Iterator[str]:
         yield "pretrain_at: got pretraining at one site alone, expected none; no average would hide its network"
     if task.training is not None and task.training.left_out is not None:
         yield "method.left_out: got a training without one site, expected none; its difference is one site's update"
+    if task.inner:
+        yield "method.inner: got a trial of a learning rate, expected none; each trial is one more update that leaves"
 
 
 def check_outgoing(config: SiteConfig, message_type: str, task: Task, header: Header, answer: RecordDict) -> None:

@@ -31,7 +31,7 @@ from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError, PolicyRefused
 from sahfl.events import Warned, emit
 from sahfl.run.software import software_hash
-from sahfl.task import SiteDescription
+from sahfl.task import SiteDescription, held_out_folds
 
 _manifest_format = TypeAdapter(tuple[CheckedCase, ...])
 
@@ -104,24 +104,28 @@ class Site:
             findings={**count_findings(checked)},
         )
 
-    def training_cases(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:
-        """Cases of all folds but ``fold``; every case for fold -1 (pretraining).
+    def training_cases(
+        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False
+    ) -> tuple[CheckedCase, ...]:
+        """Cases of all folds but ``fold``, and with ``inner`` the one after it; every case for fold -1 (pretraining).
 
         Raises:
             DataError: every patient of the site is held out.
         """
-        chosen = self.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn)
+        chosen = self.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn, inner=inner)
         if not chosen:
             raise DataError(f"site {self.config.name}: all patients are in fold {fold}, none is left to train on")
         return chosen
 
-    def cases_outside(self, *, fold: int, n_folds: int, seed: int, turn: int = 0) -> tuple[CheckedCase, ...]:
-        """Cases of all folds but ``fold``, which may be none; every case for fold -1."""
+    def cases_outside(
+        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False
+    ) -> tuple[CheckedCase, ...]:
+        """As ``training_cases``, but there may be none."""
         usable = self.cases(turn=turn)
         if fold < 0:
             return usable
-        folds = self._folds(usable, n_folds, seed)
-        return tuple(item for item in usable if folds[item.case.patient] != fold)
+        folds, left_out = self._folds(usable, n_folds, seed), held_out_folds(fold, n_folds, inner=inner)
+        return tuple(item for item in usable if folds[item.case.patient] not in left_out)
 
     def held_out_cases(self, *, fold: int, n_folds: int, seed: int) -> tuple[CheckedCase, ...]:
         """Cases of fold ``fold``, compared by content; may be empty at a small site."""

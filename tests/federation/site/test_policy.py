@@ -88,6 +88,11 @@ REFUSED = {
         open_policy().model_dump(),
         "method.left_out: got a training without one site, expected none; its difference is one site's update",
     ),
+    "trial": (
+        training(method=METHOD.model_copy(update={"inner": True})),
+        open_policy().model_dump(),
+        "method.inner: got a trial of a learning rate, expected none; each trial is one more update that leaves",
+    ),
     "bytes": (training(), {"most_bytes": 1000}, r"most_bytes: got \d+, expected at most 1000"),
     "studies": (training(), {"studies": ("b" * 64,)}, r"policy.studies: got a{64}, expected one of 1 listed"),
     "norms of pretraining": (

@@ -40,7 +40,8 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     net = _evaluated_network(site, task, header, content)
     merge(net)
     results = score_cases(site, task, net)
-    keep_results(site.config.folder, task, header, results)
+    if not task.inner:
+        keep_results(site.config.folder, task, header, results)
     cases, policy = [result for _, result in results], site.config.policy
     sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
     least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
@@ -68,7 +69,7 @@ def score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseRes
     """Segment and score the held-out cases of a task with a merged network; each result with the case's id."""
     assert task.evaluation is not None
     keys = site.patient_keys(task.seed)
-    cases = site.held_out_cases(fold=task.fold, n_folds=task.folds, seed=task.seed)
+    cases = site.held_out_cases(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
     results = []
     for done, item in enumerate(cases, start=1):
         (views,) = site.load_views([item], task.views)

@@ -68,7 +68,7 @@ def train_locally(site: Site, task: Task, header: Header, own: OwnNetwork) -> tu
     """Train a network on the site's own cases, in place; returns the mean loss and the number of cases."""
     local, method = task.local, task.training
     assert local is not None
-    cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round)
+    cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round, inner=task.inner)
     sampler = SliceSampler(
         site.load_views(cases, task.views),
         task.views,
