@@ -44,6 +44,10 @@ class PolicyRefused(SahflError):
     """A site's policy does not allow a study's request."""
 
 
+class RoundAlreadyAnswered(PolicyRefused):
+    """A site has answered another request for this round of a training, and answers each round once."""
+
+
 class NoGain(PolicyRefused):
     """A site refuses to train a method that makes it lose against training alone, by its own measurement."""
 

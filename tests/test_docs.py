@@ -37,6 +37,7 @@ from sahfl.networks import fine_tuned_network, whole_network
 from sahfl.payload import Header
 from sahfl.results.findings import CLAIMS, WEAKEST_FIRST
 from sahfl.results.verdicts import MARGIN
+from sahfl.section import Section
 from sahfl.statistics.sums import EvaluationSums
 
 ROOT = Path(__file__).parents[1]
@@ -208,11 +209,19 @@ def test_the_example_of_a_site_file_shows_every_setting_of_the_policy_at_its_def
     assert shown.model_fields_set == set(SitePolicy.model_fields)
 
 
+def flat(section, before=""):
+    """Names and values of a section's settings, those of sections inside it with a point."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        yield from flat(value, f"{before}{name}.") if isinstance(value, Section) else [(before + name, value)]
+
+
 def test_every_setting_of_the_policy_is_documented_with_its_default():
     text = (ROOT / "docs" / "policy.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text.split("## Settings")[1].split("##")[0], re.MULTILINE))
-    assert list(rows) == list(SitePolicy.model_fields)
-    for name, value in SitePolicy().model_dump().items():
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", text.split("## Settings")[1].split("##")[0], re.MULTILINE))
+    settings = dict(flat(SitePolicy()))
+    assert list(rows) == list(settings)
+    for name, value in settings.items():
         if isinstance(value, bool | int | float):
             assert rows[name].replace(" ", "") == str(value).replace("True", "true").replace("False", "false")
 

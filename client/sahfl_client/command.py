@@ -11,11 +11,14 @@ from typing import Annotated
 
 import typer
 
-from sahfl.commands.program import Command, new_app
+from sahfl.commands.program import Command, WithDefault, new_app
 from sahfl.config import load_site, load_study
 from sahfl.errors import ConfigError
 
-app = new_app("sahfl-client", "A hospital's service.")
+app = new_app(
+    "sahfl-client", "A hospital's service, which runs if no command is named: sahfl-client site.yaml", cls=WithDefault
+)
+SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's file (YAML).")]
 
 
 @app.command(cls=Command)
@@ -54,3 +57,27 @@ def serve(
     kit = load_kit(config)
     with suppress(KeyboardInterrupt), only_one(config.folder):  # also while it starts: systemd takes 130 for a failure
         Daemon(config, kit).run()
+
+
+@app.command("forget-round", cls=Command)
+def forget_round(
+    site: SiteFile,
+    training: Annotated[str, typer.Argument(help="Name of the training, 16 hex digits, as the refusal printed it.")],
+    round_: Annotated[int, typer.Argument(metavar="ROUND", min=1, help="The round, as the refusal printed it.")],
+) -> None:
+    """Release a round that was answered before, and all rounds of its training after it: they may be answered anew.
+
+    Each further answer is one more sum over the same patients. Ask the coordinating centre first why the round is asked
+    for again, for example because its folder of the run was lost.
+
+    Example: sahfl-client forget-round site.yaml 5f3c0a9e12b4d678 3
+    """
+    from sahfl.federation.site.answered import forget_round as forget
+    from sahfl.federation.site.audit import AuditLog
+
+    config = load_site(site)
+    if (n := forget(config, training, round_)) == 0:
+        raise ConfigError(f"{site}: has answered no round {round_} or later of {training[:40]!r}; nothing was changed")
+    words = f"Released: {n} answered rounds of training {training}, from round {round_} on, may be answered anew."
+    AuditLog(config.folder).append("round_released", words, training=training, round=round_, released=n)
+    print(words)

@@ -42,9 +42,9 @@ def settings(folder: Path, port: int) -> None:
     _write(folder / "server.yaml", kit)
     for site, profile in SITES.items():
         stage = "pretrain" if site.startswith("tbi") else "finetune"
-        patients = {"kind": site[:3], "n_cases": 8, "profile": profile}
+        patients = {"kind": site[:3], "n_cases": 12, "profile": profile}
         scans = {"source": "phantom", "seed": 11, "shape": [48, 56, 12], "spacing_mm": [4.0, 4.0, 10.0]}
-        policy = {"stages": [stage], "smallest_group": 2, "smallest_bootstrap": 2}  # eight patients in two folds
+        policy = {} if stage == "finetune" else {"stages": [stage]}  # that of the kit; a trauma centre opts in
         site_file = {"name": site, "kit": f"consortium/sites/{site}", "folder": f"hospitals/{site}", "threads": 1}
         _write(folder / f"{site}.yaml", site_file | {"data": scans | {"patients": patients}, "policy": policy})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,17 +17,22 @@ Floats = NDArray[np.float64]
 Scaling = Literal["steps", "rank", "sqrt_rank"]
 
 
-def scale_of(alpha: float, scaling: Scaling, *, rank: float, numbers: float) -> float:
+def scale_of(alpha: float, scaling: Scaling, *, rank: float, numbers: float, shape: Sequence[int]) -> float:
     """The factor of an adapter's update: alpha over a number that depends on the method, the rank and the kernel.
 
-    AdamW's first step moves each of the ``numbers`` that the out-side factor holds for an output channel by the
-    learning rate. Each multiplies an in-side kernel of length 1 / sqrt 3, in a direction of its own. With "steps" the
-    step therefore moves every channel's kernel by learning rate * alpha / sqrt 3, as long as there are fewer numbers
-    than the kernel has; that is alpha times the learning rate, relative to a kernel as PyTorch initialises it.
+    AdamW's first step moves each of the n ``numbers`` that the out-side factor holds for an output channel by the
+    learning rate, with the sign of its gradient. Each multiplies an in-side kernel of length 1 / sqrt 3, in a direction
+    of its own; d is the count of numbers in a channel's kernel, of which ``shape`` is (out, in, *kernel). Directions
+    are orthogonal to each other on average, but not to the gradient, so the sum of the moves has the squared length
+    n + n (n - 1) 2 / (pi d), in units of a single move. With "steps" the first step therefore moves every channel's
+    kernel by learning rate * alpha / sqrt 3: alpha times the learning rate, relative to a kernel as PyTorch
+    initialises it.
 
-    Source: Kalajdzievski 2023, arXiv 2312.03732 (the square root, for one number per rank).
+    Source: Kalajdzievski 2023, arXiv 2312.03732 (the square root of n, for one number per rank).
     """
-    return alpha / {"steps": numbers**0.5, "rank": rank, "sqrt_rank": rank**0.5}[scaling]
+    d = math.prod(shape[1:])
+    together = numbers * (1 + max(0.0, numbers - 1) * 2 / (math.pi * d))
+    return alpha / {"steps": together**0.5, "rank": rank, "sqrt_rank": rank**0.5}[scaling]
 
 
 def digest(state: AdapterState) -> str:
@@ -96,4 +102,4 @@ class FactoredLayer:
         """Factor of an update of this many terms."""
         rank = n_terms / self.form.terms_per_rank(self.shape)
         numbers = n_terms * self.form.numbers_per_term(self.shape)
-        return scale_of(self.alpha, self.scaling, rank=rank, numbers=numbers)
+        return scale_of(self.alpha, self.scaling, rank=rank, numbers=numbers, shape=self.shape)

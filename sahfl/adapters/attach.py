@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from sahfl.adapters import exchanged, scale_of
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.norms import normed_convolutions
-from sahfl.adapters.updates.geometry import CONVOLUTIONS, Convolution, is_plain
+from sahfl.adapters.updates.geometry import CONVOLUTIONS, Convolution, is_plain, kernel_of
 from sahfl.config import AdapterTuning, Section, TrainedMethod, WeightTuning
 from sahfl.config.methods import TrainedMethodSetting
 from sahfl.errors import AdapterError
@@ -230,10 +230,11 @@ def _adapt(base: Convolution, method: AdapterTuning, *, magnitude: bool, seed: i
     update = partial(record.update(), base, **{name: getattr(method, name) for name in record.options})
     shared = update(rank=method.rank, generator=Generator().manual_seed(seed))
     drawn = Generator().manual_seed(derive_seed(seed, "private"))
+    numbers, shape = shared.up[0].numel(), kernel_of(base).shape
     return AdaptedConv(
         base,
         shared,
-        scale=scale_of(method.alpha, method.scaling, rank=method.rank, numbers=shared.up[0].numel()),
+        scale=scale_of(method.alpha, method.scaling, rank=method.rank, numbers=numbers, shape=shape),
         magnitude=magnitude and method.has_magnitudes,
         rank_dropout=method.rank_dropout,
         private=update(rank=method.private_rank, generator=drawn) if method.private_rank else None,

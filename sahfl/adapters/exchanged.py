@@ -99,7 +99,8 @@ def private_layers(net: nn.Module, method: TrainedMethod) -> tuple[FactoredLayer
     found = []
     for path, layer in _adapted(net):
         if layer.private is not None:
-            alone = scale_of(1.0, method.scaling, rank=method.private_rank, numbers=layer.private.up[0].numel())
+            numbers, shape = layer.private.up[0].numel(), kernel_of(layer.base).shape
+            alone = scale_of(1.0, method.scaling, rank=method.private_rank, numbers=numbers, shape=shape)
             described = _describe(path, layer, layer.private, "private", method)
             found.append(replace(described, alpha=layer.scale / alone, magnitude=None, kernel=None))
     return tuple(found)

@@ -33,6 +33,8 @@ class AdapterMethod:
     """Whether Hugging Face PEFT computes the same, from factors named ``up`` and ``down``."""
     by_rows: str | None = None
     """Name of the method that has the same magnitudes and the form that ``matrix: rows`` gives this one."""
+    most_rank: int = 32
+    """Largest rank that a site allows by default (``config.policy``)."""
     compared_with: str | None = None
     """Name of the method that the results compare with this one, at the same settings."""
 
@@ -63,10 +65,10 @@ JOINT = ("joint_kernel",)
 ADAPTERS = {
     method.name: method
     for method in (
-        AdapterMethod("lora_c", "LoRA-C", "#B3457E", _lora_c, LORA_C, by_rows="conv_lora"),
+        AdapterMethod("lora_c", "LoRA-C", "#B3457E", _lora_c, LORA_C, by_rows="conv_lora", most_rank=16),
         AdapterMethod("conv_lora", "convLoRA", "#007A5A", _conv_lora, CONV_LORA, in_peft=True),
         AdapterMethod("cp_lora", "CP-LoRA", "#0067A3", _cp_lora, CP, options=JOINT, compared_with="conv_lora"),
-        AdapterMethod("dora_c", "DoRA-C", "#7B4FB0", _lora_c, LORA_C, has_magnitudes=True, by_rows="conv_dora"),
+        AdapterMethod("dora_c", "DoRA-C", "#7B4FB0", _lora_c, LORA_C, True, by_rows="conv_dora", most_rank=16),
         AdapterMethod("conv_dora", "convDoRA", "#7A7000", _conv_lora, CONV_LORA, has_magnitudes=True, in_peft=True),
         AdapterMethod("cp_dora", "CP-DoRA", "#1193AB", _cp_lora, CP, has_magnitudes=True, options=JOINT),
     )

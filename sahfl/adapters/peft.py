@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ def is_peft_form(net: nn.Module, method: AdapterTuning) -> bool:
 
 
 def peft_settings(net: nn.Module, method: AdapterTuning, base: str) -> dict[str, Any]:
-    """PEFT's settings for ``adapter_config.json``."""
+    """PEFT's settings for ``adapter_config.json``; each layer has its own alpha, as its scale depends on its kernel."""
+    layers = {path: module for path, module in net.named_modules() if isinstance(module, AdaptedConv)}
+    alphas = {f"^{re.escape(path)}": layer.scale * method.rank for path, layer in layers.items()}
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -39,10 +42,10 @@ def peft_settings(net: nn.Module, method: AdapterTuning, base: str) -> dict[str,
         "r": method.rank,
         "lora_alpha": method.alpha,
         "lora_dropout": 0.0,
-        "use_rslora": method.scaling != "rank",
+        "alpha_pattern": alphas,  # regular expressions of whole paths
         "use_dora": method.has_magnitudes,
         "bias": "none",
-        "target_modules": [path for path, module in net.named_modules() if isinstance(module, AdaptedConv)],
+        "target_modules": list(layers),
     }
 
 

@@ -42,8 +42,25 @@ def _place(site: Path) -> tuple[Path, str]:
     from sahfl.config import load_site
 
     if site.is_dir():
-        return site, site.resolve().name
+        return site, _name_in(site)
     if not site.exists():
         raise ConfigError(f"{site}: does not exist; expected a site file or the folder of a simulated site")
     config = load_site(site)
     return config.folder, config.name
+
+
+def _name_in(folder: Path) -> str:
+    """The name of the site whose folder it is: that of the trainings at one site alone, which only it evaluates.
+
+    Raises:
+        ConfigError: the folder has no results of an evaluation.
+    """
+    from sahfl.config import POOLS
+    from sahfl.federation.site.case_results import FILE, read_results
+
+    if not (folder / FILE).exists():
+        raise ConfigError(
+            f"{folder}: has no {FILE}; expected a site file or the folder of a site that evaluated something"
+        )
+    names = {kept.trained_at for kept in read_results(folder)} - {None, *POOLS}
+    return names.pop() or "" if len(names) == 1 else folder.resolve().name

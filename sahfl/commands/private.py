@@ -13,6 +13,8 @@ from sahfl.commands.program import Command, new_app
 from sahfl.errors import RunError
 
 app = new_app("private", "What stays at a site: parts of trained networks that were never sent.")
+WIDE = 400
+"""Columns of a table that no terminal shows."""
 SiteFolder = Annotated[Path, typer.Argument(metavar="SITE", help="Site file (YAML), or the site's own folder.")]
 
 
@@ -26,14 +28,24 @@ def list_(site: SiteFolder) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("name", "study", "method", "fold", "last round", "network", "kB"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("fold", "last round", "kB") else "left")
+        right = name in ("fold", "last round", "kB")
+        table.add_column(
+            name,
+            no_wrap=name != "method",
+            overflow="fold",
+            min_width=16 if name == "name" else None,
+            justify="right" if right else "left",
+        )
     for one in stored(folder_of(site)):
         network = "yes" if one.network else "no"
         round_, size = str(one.round or ""), f"{one.n_bytes / 1000:,.1f}"
         method = one.method + (" (damaged)" if one.damaged else "")
         table.add_row(one.name, one.study[:12], method.strip(), str(one.fold), round_, network, size)
     if table.row_count:
-        Console().print(table)
+        wide = Console()
+        if wide.is_terminal is False:
+            wide = Console(width=WIDE)  # nothing is shortened in a pipe
+        wide.print(table)
     else:
         print("nothing of a training stays at this site")
 
@@ -50,8 +62,8 @@ def delete(
     from sahfl.federation.site.private import delete as delete_
 
     folder = folder_of(site)
-    delete_(folder, name)
-    print(f"deleted: {name}")
+    n_files = delete_(folder, name)
+    print(f"deleted: {name}" if n_files else f"nothing was stored of {name}; this training may begin anew here")
 
 
 def folder_of(site: Path) -> Path:

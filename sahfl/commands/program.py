@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.utils import get_params_from_function
 
 from sahfl.errors import ConfigError, RunFailed, SahflError
@@ -40,10 +40,21 @@ class Command(TyperCommand):
                 argument.help = declared[argument.name].default.help
 
 
-def new_app(name: str, help: str) -> typer.Typer:
+class WithDefault(TyperGroup):
+    """Commands of which the first runs if none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the first command before arguments that name none."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
+def new_app(name: str, help: str, *, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     """A program or a group of commands; the traceback of a bug stays as Python prints it."""
     return typer.Typer(
         name=name,
+        cls=cls,
         help=help,
         no_args_is_help=True,
         add_completion=False,

@@ -21,7 +21,7 @@ OTHERS = "others"
 """Row of results of the trainings that each leave out another site."""
 FROM_EACH = f"from-{EACH}"
 """Row of results of the mean over the pretraining sites' own bases."""
-LISTS = {"layers", "also_train"}
+LISTS = {"layers", "also_train", "stays"}
 """Settings whose one value is a list; several values are a list of lists."""
 _method = TypeAdapter[Method](Method)
 

@@ -165,13 +165,16 @@ class AdapterTuning(Training):
             raise ValueError(f"site_ranks needs aggregation: {having}, {self.aggregation} needs one rank at all sites")
         if self.site_ranks and self.trained_at:
             raise ValueError(f"site_ranks is for a training at all sites, this one is trained at {self.trained_at}")
+        if self.site_ranks and (self.something_stays or self.local_steps):
+            raise ValueError(
+                "site_ranks and a part that stays at the sites do not go together: every site evaluates the adapter of "
+                "the global rank, which a part of another rank does not fit; take one of them out"
+            )
         factors = [name for name in self.stays if name in ("out", "inner")]
         if len(factors) > 1:
             raise ValueError(
                 "stays names out and inner, so that nothing is shared; use trained_at: each in finetune.grid"
             )
-        if factors and self.site_ranks:
-            raise ValueError(f"site_ranks needs whole terms at the server, but {factors[0]} stays at the sites")
         return self
 
 

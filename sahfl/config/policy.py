@@ -4,14 +4,64 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config.methods import WEIGHTS
-from sahfl.config.training import Part
+from sahfl.config.training import LearningRate, Part, Rank
 from sahfl.section import Section, one_of
 
 Stage = Literal["pretrain", "finetune"]
+Least = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class TrainingLimits(Section):
+    """Bounds of every answer of a training. What leaves is then a sum over many slices of several patients."""
+
+    least_steps: Least
+    """Fewest optimiser steps of a round."""
+    least_batch: Least
+    """Fewest slices of a step."""
+    least_patients: Least
+    """Fewest patients that a training draws from, after those of the held-out fold are left out."""
+    most_learning_rate: LearningRate
+    """Largest peak learning rate."""
+
+
+class WeightLimits(TrainingLimits):
+    """Bounds of trainings whose weights leave: pretraining, standard fine-tuning, and adapters with ``also_train``."""
+
+    least_steps: Least = 16
+    """Fewest optimiser steps of a round."""
+    least_batch: Least = 8
+    """Fewest slices of a step."""
+    least_patients: Least = 8
+    """Fewest patients that a training draws from, after those of the held-out fold are left out."""
+    most_learning_rate: LearningRate = 5e-3
+    """Largest peak learning rate; adapters with ``also_train`` have that of adapters."""
+
+
+class AdapterLimits(TrainingLimits):
+    """Bounds of trainings of which only factors leave."""
+
+    least_steps: Least = 8
+    """Fewest optimiser steps of a round."""
+    least_batch: Least = 8
+    """Fewest slices of a step."""
+    least_patients: Least = 5
+    """Fewest patients that a training draws from, after those of the held-out fold are left out."""
+    most_learning_rate: LearningRate = 0.05
+    """Largest peak learning rate."""
+    most_rank: dict[str, Rank] = Field(default_factory=dict, validate_default=True)
+    """Largest rank by method; near a layer's full rank, factors reveal as much as weights. A method that is not named
+    has its default."""
+
+    @field_validator("most_rank")
+    @classmethod
+    def _every_method_has_a_rank(cls, given: dict[str, int]) -> dict[str, int]:
+        if unknown := sorted(set(given) - set(ADAPTERS)):
+            raise ValueError(f"unknown method(s) {', '.join(unknown)}; expected {', '.join(ADAPTERS)}")
+        return {name: method.most_rank for name, method in ADAPTERS.items()} | given
 
 
 class SitePolicy(Section):
@@ -47,10 +97,10 @@ class SitePolicy(Section):
     """Most rounds of one training."""
     most_steps: Annotated[int, Field(ge=1, le=100_000)] = 2000
     """Most optimiser steps per round."""
-    most_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Largest peak learning rate."""
-    most_rank: Annotated[int, Field(ge=1, le=512)] = 32
-    """Largest rank of an adapter; near a layer's full rank, factors reveal as much as weights."""
+    adapters: AdapterLimits = AdapterLimits()
+    """Bounds of trainings of which only factors leave."""
+    weights: WeightLimits = WeightLimits()
+    """Bounds of trainings of which weights of the network leave."""
     most_bytes: Annotated[int, Field(ge=1, le=10_000_000_000)] = 10_000_000
     """Most bytes of one message that leaves."""
     most_replicates: Annotated[int, Field(ge=100, le=100_000)] = 2000

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.config.grid import EACH, expand
+from sahfl.config.grid import EACH, OTHERS, expand
 from sahfl.config.methods import AdapterTuning, Method, ZeroShot
 from sahfl.config.training import POOLED, POOLS
 from sahfl.section import Name, PathInFile, Section
@@ -86,7 +86,14 @@ class FinetuneConfig(Section):
         problems += [problem for method in methods for problem in self._wrong_trials(method)]
         ids = [method.id for method in methods]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
-            problems.append(f"methods must be distinct, got twice: {', '.join(twice)}; label one of them")
+            problems.append(
+                f"methods must be distinct, got twice: {', '.join(twice)}; label one of them{_hint(self.grid)}"
+            )
+        rows = {row for method in methods for row in _further_rows(method)}
+        if taken := sorted(rows & set(ids)):
+            problems.append(
+                f"{', '.join(taken)}: the results have a row of this name for another method; change the label"
+            )
         if problems := problems + [problem for method in methods for problem in self._unknown_sites(method)]:
             raise ValueError("; ".join(problems))
         return self.model_copy(update={"methods": methods, "grid": ()}) if self.grid else self
@@ -125,6 +132,25 @@ class FinetuneConfig(Section):
         if pooled and (steps := self.local.steps * len(self.sites)) > MOST_STEPS:
             raise ValueError(f"a pooled training takes steps x sites = {steps} steps a round, at most {MOST_STEPS}")
         return self
+
+
+def _further_rows(method: Method) -> Iterator[str]:
+    """Ids of the rows that a method has in the results beside its own."""
+    if isinstance(method, ZeroShot):
+        return
+    if method.is_personal:
+        yield from (f"{method.id}-{part}" for part in ("shared", "mean"))
+    federated = method.model_copy(update={"trained_at": None, "left_out": None}).id
+    yield from (f"{federated}-{place}" for place in (EACH, OTHERS))
+
+
+def _hint(grid: Sequence[Mapping[str, Any]]) -> str:
+    """What was probably meant, if an entry of the grid gives learning rates as a plain list."""
+    for entry in grid:
+        rates = entry.get("learning_rate")
+        if isinstance(rates, list) and not any(isinstance(rate, list) for rate in rates):
+            return f"; a choice of rates is a list in a list, learning_rate: [{rates}]"
+    return ""
 
 
 class RoundsConfig(Section):

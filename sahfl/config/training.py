@@ -58,7 +58,8 @@ class Training(Section):
     (FedBN, arXiv 2102.07623), ``out`` and ``inner`` are the factors on one side of every adapter (FedSA, arXiv
     2410.01463, is ``out``), a part names all that the method trains in it. A pooled training keeps nothing back."""
     private_learning_rate: LearningRate | None = None
-    """Peak learning rate of what stays; by default ``learning_rate``."""
+    """Peak learning rate of what stays in the rounds, which a training at one site alone has as well; by default
+    ``learning_rate``. All trains at ``learning_rate`` in the last phase."""
     local_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Steps of a last phase at each site by itself, after the rounds, in which all that the method trains goes on
     training. Nothing of it leaves."""
@@ -127,6 +128,8 @@ class Training(Section):
             raise ValueError("local_steps is a phase at each site by itself, and a pooled training has no sites")
         if self.share_private_at_end and not self.something_stays:
             raise ValueError("share_private_at_end needs something that stays: name it with stays or private_rank")
+        if self.private_learning_rate is not None and not self.something_stays:
+            raise ValueError("private_learning_rate needs something that stays: name it with stays or private_rank")
         if self.share_private_at_end and self.trained_at:
             raise ValueError(f"share_private_at_end needs all sites, this one is trained at {self.trained_at}")
         return self
@@ -142,12 +145,12 @@ class Training(Section):
         parts = ["stays", *self.stays] if self.stays else []
         parts += [f"local{self.local_steps}"] if self.local_steps else []
         parts += [f"rounds{self.rounds}"] if self.rounds else []
-        parts += [f"from-{self.base_of}"] if self.base_of else []
-        return parts + ([f"rate{self.rates[0]:g}"] if self.inner else [])
+        return parts + ([f"from-{self.base_of}"] if self.base_of else [])
 
     def _suffix(self) -> str:
         """The end of the method's id: who trains it, and the repeat."""
         at = self.trained_at
         place = "" if at is None else f"-{at}" if at in POOLS else f"-at-{at}"
         place += f"-without-{self.left_out}" if self.left_out else ""
-        return place + (f"-repeat{self.repeat}" if self.repeat > 1 else "")
+        place += f"-repeat{self.repeat}" if self.repeat > 1 else ""
+        return place + (f"@{self.rates[0]!r}" if self.inner else "")  # no label has this character

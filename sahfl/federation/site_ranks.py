@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sahfl.adapters import AdapterState, FactoredLayer, exchanged
-from sahfl.adapters.attach import staying
 from sahfl.aggregation.lowrank import at_rank_of
 from sahfl.config import AdapterTuning, Study, TrainedMethod
 from sahfl.networks import fine_tuned_network
@@ -30,15 +29,21 @@ class SiteRanks:
     """A new adapter of each of these ranks."""
 
     def states(
-        self, found: AdapterState, sites: Iterable[str], layers: Sequence[FactoredLayer]
+        self, found: AdapterState, sites: Iterable[str], layers: Sequence[FactoredLayer], *, first: bool = False
     ) -> dict[str, AdapterState]:
-        """The state to send to each site: the global state ``found``, converted to the site's rank if it differs."""
-        at = {rank: at_rank_of(found, like=start, layers=layers) for rank, start in self.starts.items()}
+        """The state to send to each site: the global state ``found``, converted to the site's rank if it differs.
+
+        In the ``first`` round such a site gets the new adapter of its rank, which it derives itself as well.
+        """
+        at = {
+            rank: start if first else at_rank_of(found, like=start, layers=layers)
+            for rank, start in self.starts.items()
+        }
         return {site: at[self.ranks[site]] if site in self.ranks else found for site in sites}
 
 
 def site_ranks(study: Study, base: AdapterState, method: TrainedMethod, sites: Iterable[str]) -> SiteRanks:
-    """The ranks of some sites in a method, with what they share of new adapters from ``fine_tuned_network``."""
+    """The ranks of some sites in a method, with new adapters of them from ``fine_tuned_network``."""
     if not isinstance(method, AdapterTuning):
         return SiteRanks()
     ranks = {site: rank for site in sites if (rank := own_rank(method, site)) is not None}
@@ -46,10 +51,8 @@ def site_ranks(study: Study, base: AdapterState, method: TrainedMethod, sites: I
 
 
 def _start(study: Study, base: AdapterState, method: AdapterTuning) -> AdapterState:
-    """A new adapter, without what stays at the sites."""
-    net = fine_tuned_network(study.views, study.model, base, method, study.seed)
-    away = staying(net, method, net.parts)
-    return {name: value for name, value in exchanged.read(net).items() if name not in away}
+    """A new adapter."""
+    return exchanged.read(fine_tuned_network(study.views, study.model, base, method, study.seed))
 
 
 def own_rank(method: TrainedMethod, site: str) -> int | None:

@@ -19,12 +19,13 @@ from sahfl.errors import RunError
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.evaluate import score_cases
 from sahfl.federation.site.kinds.received import OwnNetwork, network_of
-from sahfl.federation.site.kinds.train import train_locally
+from sahfl.federation.site.kinds.train import train_locally, training_cases
 from sahfl.federation.site.private import PrivatePart
 from sahfl.federation.site.site import Site
 from sahfl.model import Network
 from sahfl.payload import Header
 from sahfl.prediction.networks import adapter_folder, choose_folds, choose_method, read_base, read_study
+from sahfl.run.folder import RunFolder
 from sahfl.statistics.cases import CaseResult
 from sahfl.task import Task
 
@@ -72,18 +73,21 @@ def adapt(
     study = read_study(run)
     found = choose_method(study, method, run)
     folds, chosen = choose_folds(run, study, found, fold), _method(found, private_rank, run)
-    base = read_base(run)
+    base, rates = read_base(run), RunFolder(run).rates(found.id)
     site.prepare(on_case)
     site.install_base(base, digest(base))
     requests = Requests(study, study.fingerprint(), digest(base))
     for number in folds:
         shared = read_adapter(adapter_folder(run, found, number)).state
-        yield _adapt_fold(site, requests, chosen, number, shared, steps)
+        at_rate = chosen.at_rate(rates.get(number, chosen.rates[0]))
+        yield _adapt_fold(site, requests, at_rate, number, shared, steps)
 
 
 def _method(found: TrainedMethod | ZeroShot, private_rank: int | None, run: Path) -> TrainedMethod:
     if isinstance(found, ZeroShot) or found.trained_at is not None:
         raise RunError(f"{run}: {found.id} was not trained by all sites together; name a federated method")
+    if found.base_of is not None or found.left_out is not None:
+        raise RunError(f"{run}: {found.id} is for a comparison only; name a method of all sites and their common base")
     if private_rank is not None:
         if not isinstance(found, AdapterTuning):
             raise RunError(f"{run}: {found.id} has no terms; leave out --private-rank, or name an adapter method")
@@ -98,6 +102,10 @@ def _adapt_fold(
 ) -> Adapted:
     header = requests.header("finetune", method.id, fold)
     evaluation = requests.evaluation(method, fold, "personal")
+    if _part(site, evaluation, header).is_of_a_study():
+        what = f"this site took part, and its own network of {method.id}, fold {fold + 1}, is stored"
+        hint = f"predict with it, or delete it first: sahfl private delete SITE_FILE {header.training}"
+        raise RunError(f"site {site.config.name}: {what}; {hint}")
     net = network_of(site, evaluation, header)
     whole = exchanged.read(net)
     fitting = {name: value for name, value in shared.items() if name in whole and value.shape == whole[name].shape}
@@ -109,7 +117,7 @@ def _adapt_fold(
         parameter.requires_grad_(name in own)
     n_trained = _train(site, requests, method, fold, steps, OwnNetwork(net, own, _part(site, evaluation, header)))
     trained = exchanged.read(net)
-    _part(site, evaluation, header).keep_network(trained, base=header.base)
+    _part(site, evaluation, header).keep_network(trained, base=header.base, adapted=True)
     after = _score(site, evaluation, network_of(site, evaluation, header), trained)
     return Adapted(fold, n_trained, *_means(before, after))
 
@@ -126,7 +134,7 @@ def _train(site: Site, requests: Requests, method: TrainedMethod, fold: int, ste
         update={"round": 1, "rounds": 1, "local": local.model_copy(update={"steps": n_steps})}
     )
     header = requests.header("finetune", method.id, fold)
-    return train_locally(site, task, header, own)[1]
+    return train_locally(site, task, header, own, training_cases(site, task))[1]
 
 
 def _score(site: Site, task: Task, net: Network, state: AdapterState) -> list[CaseResult]:

@@ -12,6 +12,7 @@ from flwr.app import Context, RecordDict, UserConfig
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLED, SiteConfig, SitePolicy, SiteScansPooled, Study
 from sahfl.config.methods import WEIGHTS
+from sahfl.config.policy import AdapterLimits, WeightLimits
 from sahfl.config.training import Part
 from sahfl.events import StageBegun, Warned, emit
 from sahfl.federation.server.app import app
@@ -21,6 +22,8 @@ from sahfl.run.folder import RunFolder
 from sahfl.run.session import session
 from sahfl.simulation.case_overlays import add_overlays
 from sahfl.simulation.local_grid import LocalGrid
+
+_OPEN: dict[str, Any] = {"least_steps": 1, "least_batch": 1, "least_patients": 1, "most_learning_rate": 1.0}
 
 
 def open_policy() -> SitePolicy:
@@ -35,8 +38,8 @@ def open_policy() -> SitePolicy:
         share_scan_keys=True,
         most_rounds=10_000,
         most_steps=100_000,
-        most_learning_rate=1.0,
-        most_rank=512,
+        adapters=AdapterLimits(**_OPEN, most_rank=dict.fromkeys(ADAPTERS, 512)),
+        weights=WeightLimits(**_OPEN),
         most_bytes=10_000_000_000,
         most_replicates=100_000,
         smallest_group=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterator
 from datetime import datetime
 
 from cryptography import x509
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sahfl.config.consortium import Consortium
 from sahfl.config.policy import SitePolicy
+from sahfl.section import Section
 from sahfl.trust.authority import Authority
 from sahfl.trust.certificates import fingerprint, pem
 from sahfl.trust.keys import NodeKey, key_pem, new_node_key, node_key_line, node_key_text
@@ -88,12 +90,19 @@ def site_files(
 
 def _policy_example() -> str:
     """Every setting of a site's policy with its meaning and default, generated from ``SitePolicy``."""
-    lines: list[str] = []
-    for name, setting in SitePolicy.model_fields.items():
+    return "\n".join(_settings(SitePolicy(), indent="  ")) + "\n"
+
+
+def _settings(section: Section, *, indent: str) -> Iterator[str]:
+    for name, setting in type(section).model_fields.items():
         meaning = " ".join((setting.description or "").replace("``", "").split())
-        lines += textwrap.wrap(meaning, 114, initial_indent="  # ", subsequent_indent="  # ")
-        lines.append(f"  {name}: {json.dumps(setting.get_default(call_default_factory=True))}")
-    return "\n".join(lines) + "\n"
+        yield from textwrap.wrap(meaning, 114, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield f"{indent}{name}:"
+            yield from _settings(value, indent=f"{indent}  ")
+        else:
+            yield f"{indent}{name}: {json.dumps(value)}"
 
 
 def address_of(settings: Consortium, name: str) -> str:

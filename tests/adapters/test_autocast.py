@@ -6,6 +6,7 @@ import pytest
 import torch
 from harness.adapted_layers import KINDS, METHODS, PATHS, an_input, compute_by, make_layer, tensors_of, trained
 
+from sahfl.adapters.attach import attach
 from sahfl.adapters.updates.geometry import Geometry, convolve, input_gradient, kernel_gradient
 
 SETTINGS = {
@@ -107,7 +108,41 @@ def test_only_narrow_strided_convolutions_in_bfloat16_are_computed_in_float32(mo
     weight = torch.ones(5, 4, 1, 2)
     for stride, width, autocast in [(2, 3, False), (2, 3, True), (2, 8, False), (1, 3, False)]:
         move = Geometry(False, (1, stride), (0, 0), (1, 1), (0, 0))
-        x = torch.ones(1, 4, 3, width, dtype=torch.float32 if autocast else torch.bfloat16)
+        x = torch.ones(1, 4, 5, width, dtype=torch.float32 if autocast else torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             assert convolve(x, weight.to(x.dtype), move).dtype == torch.bfloat16
     assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("kind", ["Conv3d", "ConvTranspose3d", "ConvTranspose2d"])
+def test_strided_layers_of_every_kind_are_right_in_bfloat16(kind):
+    """Movements of which oneDNN computed NaN, or ended the process, on a processor with AMX."""
+    settings = {
+        "Conv3d": [{"kernel_size": 3, "stride": (2, 2, 1), "padding": 1}, {"kernel_size": 3, "stride": (2, 1, 1)}],
+        "ConvTranspose3d": [
+            {"kernel_size": (4, 3, 2), "stride": (2, 1, 2), "output_padding": (1, 0, 0)},
+            {"kernel_size": (2, 3, 2), "stride": (1, 3, 1), "dilation": (2, 2, 1)},
+        ],
+        "ConvTranspose2d": [
+            {"kernel_size": 3, "stride": 2, "output_padding": 1},
+            {"kernel_size": 3, "stride": (3, 1), "dilation": 2},
+        ],
+    }
+    method = METHODS["conv_lora"]
+    for setting, width in itertools.product(settings[kind], (1, 4)):
+        torch.manual_seed(0)
+        base = getattr(torch.nn, kind)(width, 5, **setting)
+        net = torch.nn.Sequential(base)
+        attach(net, method, seed=0)
+        layer = trained(net[0])
+        space = (4, 5, 4) if "3d" in kind else (5, 4)
+        x = torch.randn(2, width, *space)
+        results = []
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                y = layer(x.requires_grad_())
+            results.append(
+                [y.float(), *torch.autograd.grad(y.float().square().sum(), [x, *tensors_of(layer).values()])]
+            )
+        for exact, rounded in zip(*results, strict=True):
+            assert relative(rounded, exact) < 0.05

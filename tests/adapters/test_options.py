@@ -1,6 +1,7 @@
 """The options of the methods on the project's own network: which tensors train, and how an update is scaled."""
 
 import logging
+import math
 from dataclasses import replace
 
 import pytest
@@ -206,10 +207,11 @@ def test_lora_c_on_rows_is_conv_lora_in_start_counts_aggregation_and_peft(method
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("scaling", ["steps", "rank", "sqrt_rank"])
-def test_the_update_is_alpha_by_the_root_of_the_numbers_of_a_channel_or_by_the_rank_or_its_root(name, scaling):
+def test_the_update_is_alpha_by_the_length_of_the_first_step_or_by_the_rank_or_its_root(name, scaling):
     method = METHODS[name].model_copy(update={"rank": 4, "alpha": 6.0, "scaling": scaling})
     numbers = 4 * 3 * 3 if method.method in ("lora_c", "dora_c") else 4  # LoRA-C: r x width terms of height numbers
-    expected = {"steps": 6.0 / numbers**0.5, "rank": 6.0 / 4, "sqrt_rank": 6.0 / 2}[scaling]
+    length = (numbers + numbers * (numbers - 1) * 2 / (math.pi * 4 * 3 * 3)) ** 0.5  # in kernels of 4 x 3 x 3 numbers
+    expected = {"steps": 6.0 / length, "rank": 6.0 / 4, "sqrt_rank": 6.0 / 2}[scaling]
     layer = trained(make_layer(nn.Conv2d, {"kernel_size": 3}, method))
     layer.magnitude = None
     change = layer.merged().weight - layer.base.weight

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, nn
 
 from sahfl.adapters.attach import attach
+from sahfl.adapters.peft import peft_settings
 from sahfl.config import AdapterTuning
 
 with warnings.catch_warnings():
@@ -27,16 +28,15 @@ def two_convolutions(setting):
     return nn.Sequential(nn.Conv2d(4, 6, **setting), nn.Tanh(), nn.Conv2d(6, 5, 1)).double()
 
 
-def of_peft(setting, *, rslora, dora):
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["0", "2"], use_rslora=rslora, use_dora=dora)
-    return get_peft_model(two_convolutions(setting), config)
+def of_peft(setting, net, method):
+    """PEFT's network, with the settings that an adapter folder has for it."""
+    settings = peft_settings(net, method, base="none") | {"inference_mode": False, "base_model_name_or_path": None}
+    return get_peft_model(two_convolutions(setting), LoraConfig(**settings))
 
 
-def of_sahfl(setting, *, scaling, dora):
+def of_sahfl(setting, method):
     net = two_convolutions(setting)
-    attach(
-        net, AdapterTuning(method="conv_dora" if dora else "conv_lora", rank=RANK, alpha=ALPHA, scaling=scaling), seed=0
-    )
+    attach(net, method, seed=0)
     return net
 
 
@@ -54,8 +54,10 @@ def shared_tensors(theirs, ours, *, dora):
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("setting", LAYERS.values(), ids=LAYERS.keys())
 def test_outputs_and_gradients_are_those_of_peft(setting, dora, scaling):
-    theirs = of_peft(setting, rslora=scaling != "rank", dora=dora)
-    ours = of_sahfl(setting, scaling=scaling, dora=dora)
+    form = "conv_dora" if dora else "conv_lora"
+    method = AdapterTuning(method=form, rank=RANK, alpha=ALPHA, scaling=scaling)
+    ours = of_sahfl(setting, method)
+    theirs = of_peft(setting, ours, method)
     pairs = list(shared_tensors(theirs, ours, dora=dora))
     generator = Generator().manual_seed(1)
     with torch.no_grad():
@@ -75,6 +77,8 @@ def test_outputs_and_gradients_are_those_of_peft(setting, dora, scaling):
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 def test_the_same_numbers_train_as_in_peft(dora):
-    theirs, ours = of_peft(LAYERS["k3"], rslora=True, dora=dora), of_sahfl(LAYERS["k3"], scaling="steps", dora=dora)
+    method = AdapterTuning(method="conv_dora" if dora else "conv_lora", rank=RANK)
+    ours = of_sahfl(LAYERS["k3"], method)
+    theirs = of_peft(LAYERS["k3"], ours, method)
     counts = [sum(p.numel() for p in net.parameters() if p.requires_grad) for net in (theirs, ours)]
     assert counts[0] == counts[1]

@@ -1,7 +1,5 @@
 """The sizes of an adapter's training steps: equal for all methods, ranks, kernels and factors."""
 
-import math
-
 import pytest
 import torch
 from harness.adapted_layers import put_on
@@ -43,19 +41,14 @@ def steps(layer, n, space):
     return moved.square().sum().div(layer.base.out_channels / 3).sqrt().item()
 
 
-@pytest.mark.parametrize("rank", [1, 8, 128])
+@pytest.mark.parametrize("rank", [1, 8, 128, 512])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("kind", "size"), KERNELS, ids=str)
 def test_the_first_step_moves_a_kernel_by_alpha_times_the_learning_rate(kind, size, form, rank):
-    """n terms of d numbers are orthogonal to each other but not to the gradient g, whose sign with each of them AdamW
-    takes: sum_p sign(g d_p) d_p has the squared length n + n (n - 1) 2 / (pi d), which is n as long as n is below d.
-    """
+    """Also with far more terms than a kernel has numbers, which are no longer orthogonal to each other."""
     layer = adapted(kind, size, AdapterTuning(method=form, rank=rank, alpha=16.0))
     relative = steps(layer, 1, (5,) * (3 if kind is nn.Conv3d else 2)) / (16 * RATE)
-    n, d = layer.update.up.shape[1], layer.base.in_channels * math.prod(layer.base.kernel_size)
-    if form == "lora_c":
-        d = layer.update.down[0].numel()
-    assert relative == pytest.approx((1 + (n - 1) * 2 / (math.pi * d)) ** 0.5, rel=0.15)
+    assert relative == pytest.approx(1, rel=0.15)
 
 
 @pytest.mark.parametrize("scaling", ["steps", "rank", "sqrt_rank"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from flwr.app import RecordDict
 from harness.live_site import consortium_of, write_site
 from harness.tiny_study import TINY
 from sahfl_client import main as command
@@ -15,6 +16,9 @@ from sahfl_client.daemon import load_kit, only_one
 
 from sahfl.config import load_site
 from sahfl.errors import ConfigError, StorageError
+from sahfl.federation.site.answered import Answered
+from sahfl.federation.site.audit import FILE, read_lines
+from sahfl.payload import Header
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,8 @@ def test_C10_telemetry_is_off_whatever_is_imported_first():
 
 def test_help_has_examples_for_serving_and_for_a_dry_run(monkeypatch, capsys):
     assert run(monkeypatch, "-h") == 0
+    assert "forget-round" in capsys.readouterr().out
+    assert run(monkeypatch, "serve", "-h") == 0
     shown = capsys.readouterr().out
     assert "Example: sahfl-client site.yaml" in shown
     assert "--dry-run" in shown
@@ -127,3 +133,18 @@ def test_a_dry_run_says_what_would_leave_and_connects_to_nobody(monkeypatch, cap
     assert "What leaves site sah_a under its policy" in shown
     assert ("Study tiny, fingerprint" in shown) == with_study
     assert not (Path(yaml.safe_load(site_file.read_text())["folder"]) / "status.json").exists()
+
+
+def test_a_round_is_released_by_its_name_and_the_audit_log_has_it(monkeypatch, capsys, site_file):
+    config = load_site(site_file)
+    header = Header("a" * 64, stage="finetune", method="cp_lora-r2", fold=0, round=2, base="")
+    Answered.of_study(config, header.study).keep(header, bytes(32), RecordDict())
+    assert run(monkeypatch, "forget-round", site_file, header.training, "3") == 2
+    assert f"has answered no round 3 or later of '{header.training}'; nothing was changed" in capsys.readouterr().err
+    assert run(monkeypatch, "forget-round", site_file, header.training, "2") == 0
+    assert f"Released: 1 answered rounds of training {header.training}" in capsys.readouterr().out
+    assert not Answered.of_study(config, header.study).took_part(header)
+    (*_, line) = read_lines(config.folder / FILE)
+    assert (line["event"], line["details"]) == (
+        "round_released", {"training": header.training, "round": 2, "released": 1},
+    )  # fmt: skip

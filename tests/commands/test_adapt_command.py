@@ -1,6 +1,7 @@
 """``sahfl adapt``: a hospital that was not in the federation trains its own part of the shared network."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,11 +10,18 @@ from harness.tiny_study import TINY, changed
 
 from sahfl.adapters import exchanged
 from sahfl.adapters.files import load_tensors
-from sahfl.federation.site.private import stored
+from sahfl.errors import RunError
+from sahfl.federation.site.private import delete, stored
+from sahfl.federation.site.site import Site
+from sahfl.prediction.adapt import adapt
 from sahfl.prediction.site_networks import read_network
+from sahfl.run.folder import RunFolder
+from sahfl.simulation.simulate import site_configs
 
 PLAIN, PRIVATE = {"method": "cp_lora", "rank": 2}, {"method": "cp_lora", "rank": 2, "private_rank": 1}
-STUDY = changed(TINY, finetune__methods=[{"method": "zero_shot"}, PLAIN, PRIVATE], finetune__rounds=1)
+SEVERAL = PRIVATE | {"rank": 1, "learning_rate": [0.001, 0.01]}
+METHODS = [{"method": "zero_shot"}, PLAIN, PRIVATE, PLAIN | {"base_of": "tbi_a"}]
+STUDY = changed(TINY, finetune__methods=METHODS, finetune__rounds=1)
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +82,35 @@ def test_what_cannot_be_adapted_is_named(sahfl, run, site_file, tmp_path):
     code, _, err = sahfl("adapt", site_file, tmp_path / "none")
     assert code == 2
     assert "is no folder of a run" in err
+
+
+def test_a_comparison_of_bases_is_not_adapted(sahfl, run, site_file):
+    code, _, err = sahfl("adapt", site_file, run, "--method", "cp_lora-r2-from-tbi_a", "--private-rank", "1")
+    assert code == 2
+    assert "cp_lora-r2-from-tbi_a is for a comparison only; name a method of all sites and their common base" in err
+
+
+def test_a_method_with_several_rates_is_adapted_at_the_rate_of_the_fold(federate, tmp_path, monkeypatch):
+    folder, _ = federate(changed(TINY, finetune__methods=[SEVERAL], finetune__folds=3, finetune__rounds=1))
+    (config,) = [site for site in site_configs(folder.study(), tmp_path / "new") if site.name == "sah_a"]
+    used = []
+    monkeypatch.setattr(
+        "sahfl.prediction.adapt.train_locally",
+        lambda site, task, header, own, cases: used.append((task.fold, task.learning_rate)) or (0.0, 1),
+    )
+    assert [one.fold for one in adapt(Site(config), folder.path)] == [0, 1, 2]
+    assert dict(used) == folder.rates("cp_lora-r1-private1")
+
+
+def test_a_site_that_took_part_keeps_its_network_of_the_study(run, tmp_path):
+    sites = shutil.copytree(run / "sites", tmp_path / "sites")
+    study = RunFolder(run).study()
+    (config,) = [site for site in site_configs(study, sites) if site.name == "sah_a"]
+    kept = {path.name: path.read_bytes() for path in (sites / "sah_a" / "private").iterdir()}
+    with pytest.raises(RunError, match=r"this site took part, .* sahfl private delete SITE_FILE \w{16}$") as caught:
+        list(adapt(Site(config), run, method="cp_lora-r2-private1", steps=1))
+    assert {path.name: path.read_bytes() for path in (sites / "sah_a" / "private").iterdir()} == kept
+    delete(sites / "sah_a", str(caught.value).split()[-1])
+    for _ in range(2):  # what it made itself, it makes again
+        (found,) = adapt(Site(config), run, method="cp_lora-r2-private1", fold=0, steps=1)
+        assert found.fold == 0

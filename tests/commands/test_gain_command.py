@@ -27,7 +27,7 @@ def folder(tmp_path):
             task = evaluating(method)
             dice = np.linspace(0.3, 0.6, 12) + more + random.normal(0, 0.003, 12)
             results = [(f"case-{i}", a_case(f"p{i}", 20.0, 18.0, value)) for i, value in enumerate(dice.tolist())]
-            keep_results(folder, task, header_of(task), results)
+            keep_results(folder, task, header_of(task), results, took_part=True)
     return folder
 
 
@@ -50,7 +50,20 @@ def test_a_site_file_names_the_folder(sahfl, folder, tmp_path):
     assert row["low"] < row["difference"] < row["high"]
 
 
+def test_a_folder_is_that_of_the_site_which_trained_alone_in_it_whatever_its_name(sahfl, folder):
+    other = folder.rename(folder.with_name("data"))
+    code, out, _ = sahfl("gain", other)
+    assert (code, "taking part gains you 0.02" in out) == (0, True)
+
+
+def test_a_folder_without_results_is_an_error(sahfl, tmp_path):
+    code, _, err = sahfl("gain", tmp_path)
+    assert code == 2
+    assert "has no cases.jsonl; expected a site file or the folder of a site that evaluated something" in err
+
+
 def test_a_site_that_measured_nothing_is_told_so(sahfl, tmp_path):
+    (tmp_path / "cases.jsonl").touch()
     code, out, _ = sahfl("gain", tmp_path)
     assert code == 0
     assert out.startswith("nothing was measured: no study has evaluated a method here that was also trained at this")

@@ -33,8 +33,12 @@ def test_all_that_stays_is_listed_and_one_training_of_it_is_deleted(sahfl, run, 
     names = [line.split()[0] for line in out.splitlines()[1:]]
     assert (code, len(names)) == (0, 4)  # two methods, two folds
     assert out.count(ID) == 4
+    assert all(len(name) == 16 for name in names)
+    assert f"{ID}-at-sah_b " in out  # nothing is shortened
     code, out, _ = sahfl("private", "delete", site, names[0])
     assert (code, out.strip()) == (0, f"deleted: {names[0]}")
+    code, out, _ = sahfl("private", "delete", site, names[0])
+    assert (code, out.strip()) == (0, f"nothing was stored of {names[0]}; this training may begin anew here")
     assert names[0] not in sahfl("private", "list", site)[1]
     assert len(stored(site)) == 3
     code, _, err = sahfl("private", "delete", site, "../../x")

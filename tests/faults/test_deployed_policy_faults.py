@@ -82,14 +82,14 @@ def test_C02_C05_C06_C09_what_a_site_refuses_or_withholds_and_what_its_files_are
         data = {"source": "datalist", "path": str(datalist)}
         deployment.write_site("sah_b", data=data, policy=POLICY | {"smallest_group": 2, "smallest_bootstrap": 2})
         deployment.write_site("sah_c", data=data)
-        deployment.write_site("sah_a", policy=POLICY | {"most_rank": 1})
+        deployment.write_site("sah_a", policy=POLICY | {"adapters": POLICY["adapters"] | {"most_rank": {"cp_lora": 1}}})
         run = finish(deployment)
         rounds = [line for line in journal(run, "round") if line["stage"] == "finetune"]
         assert [[item["site"] for item in line["used"]] for line in rounds] == [["sah_b", "sah_c"]] * 2
         reasons = {item["reason"] for line in rounds for item in line["missing"]}
         assert reasons == {"error at the site: PolicyRefused (details in the site's log)"}
         assert [line["details"]["reason"] for line in refusals(deployment, "sah_a")]
-        assert "most_rank: got 2, expected at most 1" in str(refusals(deployment, "sah_a"))
+        assert "adapters.most_rank.cp_lora: got 2, expected at most 1" in str(refusals(deployment, "sah_a"))
         for site in SITES:
             assert verify(deployment.folder / "sites" / site / "audit.jsonl").torn == ()
         audit = deployment.folder / "sites" / "sah_b" / "audit.jsonl"

@@ -179,21 +179,6 @@ def test_a_run_that_stopped_anywhere_resumes_to_bit_identical_adapters(federate,
     assert len(adapters(resumed)) == 2
 
 
-def test_norms_and_private_terms_stay_at_a_site_at_every_rank(federate):
-    settings = study()
-    settings["finetune"]["methods"][0] |= {"stays": ["norm"], "private_rank": 1}
-    folder, grid = federate(settings)
-    assert all(len(line["used"]) == 3 for line in rounds(folder))
-    for _, request, reply in training(grid):
-        names = {*request["layout"]["names"], *reply["layout"]["names"]}
-        assert names
-        assert not [name for name in names if ".adn.N." in name or ".private." in name]
-    for site in ("sah_a", "sah_b", "sah_c"):
-        path = min((folder.path / "sites" / site / "private").glob("*-00001.safetensors"))
-        own, _ = load_tensors(path)
-        assert {name.split(".")[-2] if ".private." in name else "norm" for name in own} == {"private", "norm"}
-
-
 # --- hostile and wrong replies --------------------------------------------------------------------------------------
 
 

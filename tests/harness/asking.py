@@ -11,6 +11,7 @@ from flwr.app import Context, RecordDict
 from harness.tiny_study import TINY
 from sahfl.adapters import digest, exchanged
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SitePolicy, Study, ZeroShot, parse
+from sahfl.config.policy import AdapterLimits, WeightLimits
 from sahfl.federation import flower, protocol
 from sahfl.federation.signatures import sign
 from sahfl.federation.site import app as site_app
@@ -24,6 +25,9 @@ from sahfl.task import Task
 STUDY = parse(Study, TINY | {"common_random_numbers": False}, where="test")
 CLOSED = SitePolicy(require_signature=False)
 """The defaults of a hospital, but for the signature."""
+_ONE = {"least_steps": 1, "least_batch": 1, "least_patients": 1}
+FEW = {"adapters": AdapterLimits(**_ONE), "weights": WeightLimits(**_ONE)}
+"""Limits for a hospital of three patients and trainings of one step."""
 METHOD = AdapterTuning(method="cp_lora", rank=2)
 TRAINING = {"round": 1, "rounds": 2, "fold": 0, "learning_rate": 0.005, "local": LocalTraining(steps=1, batch_size=2)}
 NAME = "a" * 64
@@ -96,4 +100,4 @@ class Hospital:
 def hospital(tmp_path, scans):
     (config,) = [config for config in site_configs(STUDY, tmp_path) if config.name == "sah_a"]
     shutil.copytree(scans / "sah_a" / "scans", config.folder / "scans")
-    return Hospital(config.model_copy(update={"policy": CLOSED}))
+    return Hospital(config.model_copy(update={"policy": CLOSED.model_copy(update=FEW)}))

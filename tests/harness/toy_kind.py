@@ -54,5 +54,6 @@ TOY = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    once=False,
     plan=_plan,
 )

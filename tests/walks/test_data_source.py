@@ -40,6 +40,7 @@ def folder(tmp_path, scans):
     own = {"name": "sah_a", "folder": "work", "data": {"source": "arrays", "path": "arrays/sah_a"}}
     allowed = {"stages": ["finetune"], "methods": ["cp_lora"], "require_signature": False, "smallest_group": 2}
     allowed |= {"common_random_numbers": True}  # the study is one for a simulation
+    allowed |= {"adapters": {"least_steps": 1, "least_batch": 1}}  # and its trainings are of two steps
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(own | {"policy": allowed}))
     return tmp_path
 

@@ -18,8 +18,7 @@ Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 FEW = 16
 """Libraries for processors pad fewer channels than this; below it, other ways to convolve are faster."""
 NARROW = 2
-"""Voxels along the last axis up to which strided convolutions are computed in float32, never in bfloat16: with AMX
-oneDNN reads memory that was never written there (pytorch issues 163347 and 169688; torch 2.13)."""
+"""Voxels along an axis up to which strided convolutions are computed in float32 (``Geometry.may_be_wrong``)."""
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -48,12 +47,17 @@ class Geometry:
         """Whether a kernel of one voxel computes one output for each input voxel."""
         return set(self.stride) == {1} and set(self.padding) == set(self.output_padding) == {0}
 
-    def reads_wrong(self, narrow: int, dtype: torch.dtype, device: torch.device) -> bool:
-        """Whether oneDNN may compute this movement wrongly (``NARROW``).
+    def may_be_wrong(self, few: Sequence[int], dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether oneDNN may compute this movement wrongly in bfloat16; ``few`` is the space of the smaller side.
 
-        ``narrow`` is the length of the last axis on the side that has fewer voxels.
+        On processors with AMX, oneDNN reads memory that was never written for some strided convolutions, of narrow maps
+        most of all, and ends the process for others (pytorch issues 163347 and 169688; torch 2.13). Movements in steps
+        of one voxel are right, and so are strided ones of two axes without dilation and output padding on wider maps.
         """
-        return device.type == "cpu" and dtype == torch.bfloat16 and self.stride[-1] > 1 and narrow <= NARROW
+        if device.type != "cpu" or dtype != torch.bfloat16 or set(self.stride) == {1}:
+            return False
+        plain = set(self.dilation) == {1} and set(self.output_padding) == {0}
+        return len(few) > 2 or not plain or min(few) <= NARROW
 
     @property
     def is_reversible(self) -> bool:
@@ -100,7 +104,7 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, bias: Tensor | None 
     """(batch, in, *space) by a kernel (out, in / groups, *kernel) -> (batch, out, *space')."""
     flat, device = kernel.ndim == 4, x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if geometry.reads_wrong(_narrow_side(x, kernel, geometry), dtype, x.device):
+    if geometry.may_be_wrong(_smaller_side(x, kernel, geometry), dtype, x.device):
         with torch.autocast(device, enabled=False):
             wide = None if bias is None else bias.float()
             return convolve(x.float(), kernel.float(), geometry, wide, groups).to(dtype)
@@ -115,12 +119,12 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, bias: Tensor | None 
     return plain(x, kernel, bias, geometry.stride, geometry.padding, geometry.dilation, groups)
 
 
-def _narrow_side(x: Tensor, kernel: Tensor, geometry: Geometry) -> int:
-    """Length of the last axis of a strided convolution's result, or of a transposed one's input."""
+def _smaller_side(x: Tensor, kernel: Tensor, geometry: Geometry) -> list[int]:
+    """The space of a convolution's result, or of a transposed one's input."""
     if geometry.transposed:
-        return x.shape[-1]
-    reach = geometry.dilation[-1] * (kernel.shape[-1] - 1) + 1
-    return (x.shape[-1] + 2 * geometry.padding[-1] - reach) // geometry.stride[-1] + 1
+        return list(x.shape[2:])
+    sizes = zip(x.shape[2:], kernel.shape[2:], geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    return [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in sizes]
 
 
 def input_gradient(gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
@@ -140,8 +144,8 @@ def kernel_gradient(gradient: Tensor, x: Tensor, shape: torch.Size, geometry: Ge
 def _backward(
     gradient: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool], groups: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    narrow, dtype = (x if geometry.transposed else gradient).shape[-1], gradient.dtype
-    if geometry.reads_wrong(narrow, dtype, gradient.device):
+    few, dtype = (x if geometry.transposed else gradient).shape[2:], gradient.dtype
+    if geometry.may_be_wrong(few, dtype, gradient.device):
         found = _backward(gradient.float(), x.float(), kernel.float(), geometry, wanted, groups)
         return tuple(None if of is None else of.to(dtype) for of in found)  # type: ignore[return-value]
     weight = kernel.transpose(0, 1) if geometry.transposed and groups == 1 else kernel

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
 
 
@@ -49,6 +50,16 @@ class Upload:
     def n_bytes(self) -> int:
         """Bytes of all objects."""
         return sum(len(content) for content in self.objects.values())
+
+
+def to_bytes(content: RecordDict) -> bytes:
+    """The content of a message as bytes, for a file."""
+    return bytes(recorddict_to_proto(content).SerializeToString())
+
+
+def from_bytes(content: bytes) -> RecordDict:
+    """The inverse of ``to_bytes``."""
+    return recorddict_from_proto(RecordDictProto.FromString(content))
 
 
 def prepare(reply: Message, node_id: int) -> Upload:

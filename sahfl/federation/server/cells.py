@@ -57,19 +57,32 @@ class StudyCells:
         ]
 
     def _run_method(self, method: Method, fold: int) -> Steps[None]:
-        if not isinstance(method, ZeroShot) and method.trials:
-            method = yield from self._choose_rate(method, fold)
-        yield from self._run_cell(method, fold)
+        if isinstance(method, ZeroShot) or not method.trials:
+            yield from self._run_cell(method, fold)
+        elif (chosen := (yield from self._choose_rate(method, fold))) is not None:
+            yield from self._run_cell(chosen, fold)
 
-    def _choose_rate(self, method: TrainedMethod, fold: int) -> Steps[TrainedMethod]:
-        """The method at the learning rate that is best on patients whom the fold does not test; the lower of equals."""
+    def _choose_rate(self, method: TrainedMethod, fold: int) -> Steps[TrainedMethod | None]:
+        """The method at the learning rate that is best on patients whom the fold does not test; the lower of equals.
+
+        None if the trials were not evaluated at the same sites; a later session evaluates what is missing.
+        """
         if (rate := self._folder.rates(method.id).get(fold)) is not None:
+            for trial in method.trials:
+                key, rounds = cell_of(trial, fold), self._study.rounds_of(trial)
+                emit(CellResumed(key, rounds, rounds))
+                emit(CellEvaluated(key))
             return method.at_rate(rate)
-        found: list[tuple[float, float | None]] = []
+        found, places = list[tuple[float, float | None]](), list[set[str]]()
         for trial in method.trials:
             yield from self._run_cell(trial, fold)
-            metrics = fold_metrics(self._folder, self._study, trial, fold, parts_of(trial)[0])
+            (part,) = parts_of(trial)
+            metrics = fold_metrics(self._folder, self._study, trial, fold, part)
             found.append((trial.rates[0], metrics["dice"]))
+            places.append(set(self._folder.evaluation(cell_of(trial, fold), part)["sums"]))
+        if not places[0] or any(sites != places[0] for sites in places):
+            self._leave_unchosen(method, fold, places)
+            return None
         measured = [(dice, -rate) for rate, dice in found if dice is not None]
         rate = -max(measured)[1] if measured else method.rates[0]
         if not measured:
@@ -77,6 +90,12 @@ class StudyCells:
             emit(Warned(f"{cell_of(method, fold)}: {why}"))
         self._folder.note({"event": "rate_chosen", "method": method.id, "fold": fold, "rate": rate, "trials": found})
         return method.at_rate(rate)
+
+    def _leave_unchosen(self, method: TrainedMethod, fold: int, places: Sequence[set[str]]) -> None:
+        """Note that a method is not trained in a fold, because its trials were not all evaluated at the same sites."""
+        missing = sorted(set(self._study.evaluating_sites(method.trials[0])) - set[str].intersection(*places))
+        reason = f"not trained: the choice of learning_rate lacks the evaluation of a trial at {', '.join(missing)}"
+        self._leave_untrained(method, fold, f"{reason}; resume the run")
 
     def _run_cell(self, method: Method, fold: int) -> Steps[None]:
         known = yield from self._find_finished(method, fold)
@@ -149,8 +168,9 @@ class StudyCells:
         emit(CellStageBegun("fine-tuning", key, method.id, fold, study.finetune.folds))
         sites = self._trainers(method, fold)
         last = folder.last_checkpoint(key)
-        if method.trained_at and not sites and (last is None or last.round < study.rounds_of(method)):
-            self._leave_untrained(method, fold)
+        alone = method.trained_at or method.inner
+        if alone and not sites and (last is None or last.round < study.rounds_of(method)):
+            self._leave_untrained(method, fold, why_untrained(method, self._run.descriptions()))
             return None
         net = fine_tuned_network(study.views, study.model, self._base_of(method.base_of), method, study.seed)
         start, away = exchanged.read(net), staying(net, method, net.parts)
@@ -176,9 +196,8 @@ class StudyCells:
             self._roster[POOLED] = Member(self._nodes[POOLED], pool)
         return cell_sites(self._study, method, fold, self._run.descriptions())
 
-    def _leave_untrained(self, method: TrainedMethod, fold: int) -> None:
-        """Note that a training at one site is left out, because the site is absent or has no patients for it."""
-        reason = why_untrained(method, self._run.descriptions())
+    def _leave_untrained(self, method: TrainedMethod, fold: int, reason: str) -> None:
+        """Note that a training is left out, for example at one site that is absent or has no patients for it."""
         self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
         emit(Warned(f"{method.id}, fold {fold + 1}: {reason}"))
         missing = dict.fromkeys(self._study.evaluating_sites(method), reason)

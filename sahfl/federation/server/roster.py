@@ -92,7 +92,9 @@ def contributors(study: Study, method: TrainedMethod, sites: Descriptions) -> tu
 
 
 def why_untrained(method: TrainedMethod, sites: Descriptions) -> str:
-    """Why a method that is trained in one place is not trained."""
+    """Why a method that is trained in one place, or a trial of a learning rate, is not trained."""
+    if method.trained_at is None:
+        return "not trained: no site has a patient outside the two folds of a trial"
     if method.trained_at not in (*sites, *POOLS):
         return f"not trained: {method.trained_at} does not take part"
     return f"not trained: {method.trained_at} has no patient outside the fold"

@@ -105,7 +105,7 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
     own_rounds = last_used(run.folder.journal(), cell.header, before=done + 1)
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(RoundBegun(cell.key, round_, cell.task.rounds))
-        sent = cell.ranks.states(state, cell.sites, cell.layers)
+        sent = cell.ranks.states(state, cell.sites, cell.layers, first=round_ == 1)
         outcome, record = yield from _run_round(cell, sent, round_, run, own_rounds)
         updates = [
             SiteUpdate(site, reply.n_volumes, sent[site] | _only(reply.state, sent[site]), sent[site])

@@ -36,14 +36,20 @@ class Kept:
     part: Part | None
     """What was evaluated, of a method with a part at each site."""
     trained_at: str | None
+    took_part: bool
+    """Whether this site answered a round of the training."""
     repeat: int
     fold: int
     case: str
     result: CaseResult
 
 
-def keep_results(folder: Path, task: Task, header: Header, results: Iterable[tuple[str, CaseResult]]) -> None:
+def keep_results(
+    folder: Path, task: Task, header: Header, results: Iterable[tuple[str, CaseResult]], *, took_part: bool
+) -> None:
     """Append the results of an evaluation, each with the id of its case.
+
+    ``took_part`` is whether this site answered a round of the training.
 
     Raises:
         StorageError: the file cannot be written.
@@ -54,7 +60,14 @@ def keep_results(folder: Path, task: Task, header: Header, results: Iterable[tup
         first = method.model_copy(update={"trained_at": None, "repeat": 1})
         place = {"federated": first.id, "plain": first.shared_alone().id}
         place |= {"trained_at": method.trained_at, "repeat": method.repeat}
-    about = {"study": header.study, "method": header.method, "part": task.part, **place, "fold": task.fold}
+    about = {
+        "study": header.study,
+        "method": header.method,
+        "part": task.part,
+        "took_part": took_part,
+        **place,
+        "fold": task.fold,
+    }
     path = folder / FILE
     try:
         with path.open("a", encoding="utf-8") as stream:

@@ -47,8 +47,15 @@ def dry_run(config: SiteConfig, study: Study | None = None) -> str:
 
 def policy_lines(policy: SitePolicy) -> list[str]:
     """Every setting of a policy with its value."""
-    values = policy.model_dump(mode="json")
-    return [f"policy.{name}: {_value(value)}" for name, value in values.items()]
+    return list(_setting_lines("policy", policy.model_dump(mode="json")))
+
+
+def _setting_lines(name: str, value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _setting_lines(f"{name}.{key}", part)
+    else:
+        yield f"{name}: {_value(value)}"
 
 
 def _value(value: object) -> str:

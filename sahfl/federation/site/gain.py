@@ -1,6 +1,7 @@
 """The gain of taking part: mean Dice of the federation's networks minus that of this site's own, on its own patients.
 
-A study that trains a method both at all sites and at this site alone (``trained_at``) measures it. Of a method with a
+A study that trains a method both at all sites and at this site alone (``trained_at``) measures it. A network of the
+federation counts only if this site answered a round of its training. Of a method with a
 part at each site, the federation's network is the one with this site's part, and training alone may be that of the same
 method without parts. The site computes the gain from its results per case (``case_results``), so that no number of it
 leaves. The two networks of a fold segmented the same patients, so the difference is paired, and its interval is that of
@@ -81,7 +82,8 @@ def measure_gains(folder: Path, site: str) -> list[Gain]:
     last: dict[str, int] = {}
     for place, kept in enumerate(read_results(folder)):
         last[kept.study] = place
-        if kept.trained_at in (None, site) and kept.part in (None, "personal") and kept.result.volume_ml > 0:
+        ours = kept.took_part and kept.trained_at in (None, site) and kept.part in (None, "personal")
+        if ours and kept.result.volume_ml > 0:
             plain[kept.federated] = kept.plain
             arm = together if kept.trained_at is None else alone
             trainings = arm.setdefault((kept.study, kept.federated), {})

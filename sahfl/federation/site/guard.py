@@ -17,6 +17,7 @@ from sahfl.config import SiteConfig
 from sahfl.errors import AdapterError, PayloadError, PolicyRefused, StorageError, TrustError
 from sahfl.federation import protocol
 from sahfl.federation.signatures import check_signature, document
+from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.audit import AuditLog
 from sahfl.federation.site.kinds.table import KINDS, find_kind
 from sahfl.federation.site.known_studies import recognise_study, remember_study
@@ -41,8 +42,14 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
     asked = KINDS[kind].asked if kind in KINDS else f"something unknown ({kind[:40]!r})"
     try:
         task, header = _admit(config, kind, request, audit)
-        answer = work()
+        rounds, asked_for = Answered.of_study(config, header.study), document(kind, request)
+        earlier = rounds.find(header, asked_for) if KINDS[kind].once else None
+        answer = work() if earlier is None else earlier
         check_outgoing(config, kind, task, header, answer)
+        if KINDS[kind].once:
+            rounds.keep(header, asked_for, answer)
+        elif kind == protocol.EVALUATE:
+            rounds.close(header)
     except Exception as error:
         refused = isinstance(error, REFUSALS)
         words = f"Refused: the server asked for {asked}." if refused else f"Failed: the server asked for {asked}."
@@ -53,6 +60,8 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
             log.warning("audit_head=%s", audit.append("refused" if refused else "failed", words, **details))
         raise
     words, details = _describe(kind, task, header, answer)
+    if earlier is not None:
+        words = f"Once more, the same: {words}"
     head = audit.append("answered", words, **details)
     log.info("event=audited head=%s", head)
     return answer

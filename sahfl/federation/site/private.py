@@ -88,13 +88,21 @@ class PrivatePart:
             if self._begins_anew(self._header.round):
                 write_deleted(self._folder, self._header.training, up_to=self._header.round - 1)
 
-    def keep_network(self, whole: AdapterState, *, base: str, task: Any = None) -> None:
+    def keep_network(self, whole: AdapterState, *, base: str, task: Any = None, adapted: bool = False) -> None:
         """Store all trained tensors with which the site evaluates, for predictions and exports at the site.
 
-        ``base`` is the hash of the base network; ``task`` is the task of the evaluation, by default this one.
+        ``base`` is the hash of the base network; ``task`` is the task of the evaluation, by default this one;
+        ``adapted`` marks a network that ``sahfl adapt`` trained.
         """
-        note = self._note(whole, base=base, task=task or self._task.model_dump(mode="json"))
+        note = self._note(whole, base=base, task=task or self._task.model_dump(mode="json"), adapted=adapted)
         save_tensors(self._folder / f"{self._header.training}-final.safetensors", whole, note, mode=OWNER_ONLY)
+
+    def is_of_a_study(self) -> bool:
+        """Whether the site stores something of this training that ``sahfl adapt`` did not make."""
+        paths = list(self._folder.glob(f"{self._header.training}-*.safetensors"))
+        found = self._read_network(self._header)
+        adapted = found is not None and bool(found[1].get("adapted"))
+        return bool(paths) and not (adapted and len(paths) == 1)
 
     def mark(self) -> str:
         """A hash of the stored network, which names it without revealing it; empty if there is none that is whole."""
@@ -134,7 +142,10 @@ class PrivatePart:
 
     def _remedy(self) -> str:
         name = self._header.training
-        return f"restore {self._folder}/{name}-* from a backup, or begin it anew: sahfl private delete SITE_FILE {name}"
+        backup = f"restore {self._folder}/{name}-* from a backup"
+        if self._task.evaluation is not None:
+            return f"{backup}; without it, this fold has no result of this site"
+        return f"{backup}, or begin it anew: sahfl private delete SITE_FILE {name}"
 
 
 @dataclass(frozen=True)
@@ -191,8 +202,10 @@ def _stored(name: str, paths: list[Path]) -> Stored:
     )
 
 
-def delete(folder: Path, name: str) -> None:
+def delete(folder: Path, name: str) -> int:
     """Delete all that a site stores of a training; the training may begin anew here, but is not evaluated from it.
+
+    Returns the number of deleted files.
 
     It also serves a training of which all files are lost.
 
@@ -206,8 +219,10 @@ def delete(folder: Path, name: str) -> None:
     if not NAME.fullmatch(name):
         raise RunError(f"{name[:40]!r}: is no name of a training, expected 16 hex digits as sahfl private list prints")
     write_deleted(folder / FOLDER, name, up_to=LAST)
-    for path in list((folder / FOLDER).glob(f"{name}-*.safetensors")):
+    paths = list((folder / FOLDER).glob(f"{name}-*.safetensors"))
+    for path in paths:
         path.unlink(missing_ok=True)
+    return len(paths)
 
 
 def write_deleted(folder: Path, name: str, *, up_to: int) -> None:

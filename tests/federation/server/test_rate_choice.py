@@ -9,8 +9,10 @@ from harness.tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
 from sahfl.errors import ConfigError
+from sahfl.events import listening
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
+from sahfl.progress import RunProgress
 from sahfl.results.collect import fold_metrics
 
 RATES = (0.002, 0.05)
@@ -138,6 +140,45 @@ def test_a_site_that_is_left_out_has_no_say_in_the_rate(federate):
         assert sorted(sums) == ["sah_b", "sah_c"]
 
 
+def test_a_trial_that_a_site_did_not_evaluate_leaves_the_fold_unchosen_until_it_is_evaluated(chosen, federate):
+    def fail_once(site, request, reply):
+        if request.metadata.message_type == protocol.EVALUATE and site == "sah_b":
+            header = protocol.read_header(request.content)
+            if (header["method"], header["fold"]) == ("cp_lora-r2@0.05", 1):
+                return None
+        return reply
+
+    folder, _, _ = chosen
+    settings = study_of(SEVERAL, rounds__deadline_s=0.5)
+    first, _ = federate(settings, name="one fails", change=fail_once)
+    assert {fold for _, fold in choices(first)} == {0, 2}
+    (row,) = first.read_json("results.json")["methods"]
+    why = "not trained: the choice of learning_rate lacks the evaluation of a trial at sah_b; resume the run"
+    assert {(lost["fold"], lost["reason"]) for lost in row["not_evaluated"]} == {(1, why)}
+    assert sum(one["n"] for one in row["learning_rates"]) == 2
+    again, _ = federate(settings, name="one fails")
+    expected = {key: line for key, line in choices(folder).items() if key[0] == "cp_lora-r2"}
+    assert choices(again) == expected
+    ours = tensors(again.path)
+    assert ours == {name: value for name, value in tensors(folder.path).items() if name in ours}
+
+
+def test_a_trial_without_a_patient_to_train_on_does_not_end_the_study(federate):
+    settings = study_of(SEVERAL | {"left_out": "sah_a"}, finetune__sites=["sah_a", "sah_b"])
+    folder, _ = federate(settings, name="two sites")
+    untrained = {line["fold"] for line in folder.journal() if line["event"] == "not_trained" and "@" in line["method"]}
+    assert untrained  # sah_b has two patients: where both are left out, nobody trains
+    assert folder.read_json("results.json")["methods"][0]["id"] == "cp_lora-r2-without-sah_a"
+
+
+def test_the_progress_of_a_resumed_run_counts_its_trials(chosen, federate):
+    folder, _, _ = chosen
+    progress = RunProgress(folder.study())
+    with listening(progress.update):
+        federate(folder.study().model_dump(mode="json"), name="run")
+    assert progress.count() == "19 of 19 cells done"
+
+
 # --- what is asked for, and refused ----------------------------------------------------------------------------------
 
 
@@ -148,7 +189,7 @@ def test_a_list_in_a_grid_stands_for_methods_and_a_list_in_a_list_for_a_choice()
     assert [(method.id, method.learning_rate) for method in methods] == [
         ("cp_lora-r1", (0.001, 0.01)), ("cp_lora-r2", (0.001, 0.01)),
     ]  # fmt: skip
-    assert [trial.id for trial in methods[0].trials] == ["cp_lora-r1-rate0001", "cp_lora-r1-rate001"]
+    assert [trial.id for trial in methods[0].trials] == ["cp_lora-r1@0.001", "cp_lora-r1@0.01"]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +199,7 @@ def test_a_list_in_a_grid_stands_for_methods_and_a_list_in_a_list_for_a_choice()
         (study_of(LORA | {"learning_rate": [0.01, 0.01]}), "the rates must increase, got 0.01, 0.01"),
         (study_of(LORA | {"learning_rate": [0.01]}), "at least 2 items"),
         (study_of(LORA | {"inner": True}), "inner is set by sahfl, take it out"),
+        (study_of(SEVERAL, SEVERAL | {"label": "@0.002"}), "label"),
         (
             study_of(SEVERAL) | {"data": {"source": "sites"}},
             "choose in a simulation and give one rate",
@@ -169,7 +211,20 @@ def test_a_choice_that_cannot_be_made_is_an_error_that_names_the_way_out(setting
         parse(Study, settings, where="test")
 
 
+def test_a_plain_list_of_rates_in_a_grid_is_an_error_that_says_what_was_meant():
+    settings = changed(THREE, finetune__methods=[])
+    settings["finetune"]["grid"] = [LORA | {"learning_rate": [0.001, 0.01]}]
+    with pytest.raises(ConfigError, match=r"a choice of rates is a list in a list, learning_rate: \[\[0.001, 0.01\]\]"):
+        parse(Study, settings, where="test")
+
+
+def test_a_label_that_takes_the_name_of_another_row_is_refused():
+    private = LORA | {"private_rank": 1}
+    with pytest.raises(ConfigError, match="cp_lora-r2-private1-shared: the results have a row of this name"):
+        parse(Study, study_of(private, private | {"label": "shared"}), where="test")
+
+
 def test_the_dry_run_lists_the_trials_too():
     requests = Requests(study := parse(Study, study_of(SEVERAL), where="test"), study.fingerprint())
     listed = [task.method.id for task in requests.trainings("sah_a")]
-    assert listed == ["cp_lora-r2-rate0002", "cp_lora-r2-rate005", "cp_lora-r2"]
+    assert listed == ["cp_lora-r2@0.002", "cp_lora-r2@0.05", "cp_lora-r2"]

@@ -26,7 +26,7 @@ def made_up(n=12, seed=0):
     return np.random.default_rng(seed).uniform(0.3, 0.6, n)
 
 
-def keep(folder, dice, *, study=FIRST, at=None, repeat=1, fold=0, method=METHOD, part=None):
+def keep(folder, dice, *, study=FIRST, at=None, repeat=1, fold=0, method=METHOD, part=None, took_part=True):
     """Results per case as an evaluation writes them; patients with a Dice of None have no blood."""
     own = method.model_copy(update={"trained_at": at, "repeat": repeat})
     task = evaluating(own, fold=fold, part=part)
@@ -34,7 +34,7 @@ def keep(folder, dice, *, study=FIRST, at=None, repeat=1, fold=0, method=METHOD,
         (f"case-{i}", a_case(f"p{fold}-{i}", 0.0 if value is None else 20.0, 0.0 if value is None else 18.0, value))
         for i, value in enumerate(None if value is None else float(value) for value in dice)
     ]
-    keep_results(folder, task, header_of(task, study=study), results)
+    keep_results(folder, task, header_of(task, study=study), results, took_part=took_part)
 
 
 def keep_both(folder, gain, *, spread=0.01, repeats=2, **more):
@@ -57,6 +57,15 @@ def test_the_gain_is_the_paired_difference_over_the_site_s_own_patients(tmp_path
     assert str(gain).endswith(f"Dice {gain.together:.3f} together, {gain.alone:.3f} alone, n = 12")
     assert gain.row()["difference"] == gain.difference.value
     json.dumps(gain.row(), allow_nan=False)
+
+
+def test_a_network_that_the_site_did_not_train_is_no_gain_and_lifts_no_refusal(tmp_path):
+    keep_both(tmp_path, -0.05)
+    for repeat in (1, 2):  # a later study trains at the other sites, because this one refuses
+        keep(tmp_path, made_up() + 0.05, study=SECOND, repeat=repeat, took_part=False)
+        keep(tmp_path, made_up(), study=SECOND, at=SITE, repeat=repeat)
+    (gain,) = measure_gains(tmp_path, SITE)
+    assert (gain.study, gain.difference.value < 0) == (FIRST, True)
 
 
 WORDS = {
@@ -147,7 +156,7 @@ def test_results_that_cannot_be_written_stop_the_evaluation(tmp_path):
 
 def test_zero_shot_is_kept_as_a_method_of_its_own(tmp_path):
     task = evaluating(ZeroShot(method="zero_shot"))
-    keep_results(tmp_path, task, header_of(task), [("case-0", a_case("p", 20.0, 18.0, 0.5))])
+    keep_results(tmp_path, task, header_of(task), [("case-0", a_case("p", 20.0, 18.0, 0.5))], took_part=False)
     (kept,) = read_results(tmp_path)
     assert (kept.federated, kept.trained_at, kept.repeat, kept.fold, kept.case) == ("zero_shot", None, 1, 0, "case-0")
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
-from harness.asking import CLOSED, METHOD, NAME, STUDY, evaluating, header_of, task_of, training
+from harness.asking import CLOSED, FEW, METHOD, NAME, STUDY, evaluating, header_of, task_of
+from harness.asking import training as short_training
 from harness.made_cases import a_case
 
 from sahfl.adapters import exchanged
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SiteConfig, SitePolicy, WeightTuning, parse
+from sahfl.config.policy import AdapterLimits
 from sahfl.data.sources.datalist import SiteScansDatalist
 from sahfl.errors import ConfigError, PolicyRefused
 from sahfl.federation import protocol
@@ -25,6 +27,11 @@ from sahfl.statistics.sums import EvaluationSums
 from sahfl.task import SiteDescription
 
 TRAIN, EVALUATE, DESCRIBE = protocol.TRAIN, protocol.EVALUATE, protocol.DESCRIBE
+
+
+def training(**changes):
+    """A round that the default limits allow."""
+    return short_training(**{"local": LocalTraining(steps=16, batch_size=8)} | changes)
 
 
 def site(policy=CLOSED, **changes):
@@ -69,10 +76,54 @@ REFUSED = {
     "method": (training(method=WeightTuning(method="full")), {}, r"policy.methods: got full, expected lora_c"),
     "no method": (training(method=None), {}, r"policy.methods: got no method"),
     "zero shot": (training(method=evaluating().method), {}, r"policy.methods: got zero_shot"),
-    "rank": (training(method=AdapterTuning(method="cp_lora", rank=33)), {}, r"most_rank: got 33, expected at most 32"),
+    "rank": (
+        training(method=AdapterTuning(method="cp_lora", rank=33)),
+        {},
+        r"adapters.most_rank.cp_lora: got 33, expected at most 32",
+    ),
+    "rank of three terms": (
+        training(method=AdapterTuning(method="lora_c", rank=17)),
+        {},
+        r"adapters.most_rank.lora_c: got 17, expected at most 16",
+    ),
+    "few steps": (
+        training(local=LocalTraining(steps=7)),
+        {},
+        r"policy.adapters.least_steps: got 7, expected at least 8",
+    ),
+    "few slices": (
+        training(local=LocalTraining(steps=8, batch_size=7)),
+        {},
+        r"policy.adapters.least_batch: got 7, expected at least 8",
+    ),
+    "few steps of weights": (
+        training(method=WeightTuning(method="full"), local=LocalTraining(steps=15), learning_rate=5e-4),
+        {"methods": ("full",)},
+        r"policy.weights.least_steps: got 15, expected at least 16",
+    ),
+    "few steps of pretraining": (
+        training(stage="pretrain", method=None, fold=-1, local=LocalTraining(steps=15)),
+        {"stages": ("pretrain",)},
+        r"policy.weights.least_steps: got 15, expected at least 16",
+    ),
+    "few steps of weights beside factors": (
+        training(method=AdapterTuning(method="cp_lora", also_train=("norm",)), local=LocalTraining(steps=15)),
+        {"also_train": ("norm",)},
+        r"policy.weights.least_steps: got 15, expected at least 16",
+    ),
+    "rate of weights": (
+        training(method=WeightTuning(method="full"), learning_rate=0.006),
+        {"methods": ("full",)},
+        r"policy.weights.most_learning_rate: got 0.006, expected at most 0.005",
+    ),
+    "rate of what stays": (
+        training(method=METHOD.model_copy(update={"private_rank": 1, "private_learning_rate": 0.06})),
+        {},
+        r"policy.adapters.most_learning_rate: got 0.06, expected at most 0.05",
+    ),
     "rounds": (training(rounds=201), {}, r"most_rounds: got 201, expected at most 200"),
     "steps": (training(local=LocalTraining(steps=2001)), {}, r"most_steps: got 2001, expected at most 2000"),
-    "rate": (training(learning_rate=0.06), {}, r"most_learning_rate: got 0.06, expected at most 0.05"),
+    "rate": (training(learning_rate=0.06), {}, r"adapters.most_learning_rate: got 0.06, expected at most 0.05"),
     "also_train": (
         training(method=AdapterTuning(method="cp_lora", also_train=("norm", "head"))),
         {"also_train": ("norm",)},
@@ -85,12 +136,12 @@ REFUSED = {
     ),
     "left out": (
         training(method=METHOD.model_copy(update={"left_out": "sah_b"})),
-        open_policy().model_dump(),
+        dict(open_policy()),
         "method.left_out: got a training without one site, expected none; its difference is one site's update",
     ),
     "trial": (
         training(method=METHOD.model_copy(update={"inner": True})),
-        open_policy().model_dump(),
+        dict(open_policy()),
         "method.inner: got a trial of a learning rate, expected none; each trial is one more update that leaves",
     ),
     "bytes": (training(), {"most_bytes": 1000}, r"most_bytes: got \d+, expected at most 1000"),
@@ -114,15 +165,15 @@ def test_all_problems_are_said_at_once():
         check(training(rounds=300, learning_rate=0.5, local=LocalTraining(steps=3000)))
     assert [line.split(":")[0].strip() for line in str(info.value).splitlines()[1:]] == [
         "policy.most_rounds",
-        "policy.most_learning_rate",
+        "policy.adapters.most_learning_rate",
         "policy.most_steps",
     ]
 
 
 def test_a_site_s_own_rank_does_not_get_around_the_limit():
     method = AdapterTuning(method="cp_lora", rank=2, aggregation="project")
-    check(training(method=method, rank=4), most_rank=4)
-    with pytest.raises(PolicyRefused, match="most_rank: got 64"):
+    check(training(method=method, rank=4), adapters=AdapterLimits(most_rank={"cp_lora": 4}))
+    with pytest.raises(PolicyRefused, match=r"most_rank\.cp_lora: got 64"):
         check(training(method=method, rank=64))
 
 
@@ -367,7 +418,7 @@ def test_scan_keys_are_nothing_but_keys():
 
 
 def test_a_dry_run_says_what_the_messages_then_hold():
-    said = dry_run(site(), STUDY)
+    said = dry_run(site(**FEW), STUDY)
     assert "one hash of the software that computes here:" in said
     numbers = sum(value.size for value in STATE.values())
     assert f"{len(STATE)} tensors, {numbers:,} numbers, {4 * numbers:,} bytes as float32" in said
@@ -381,7 +432,10 @@ def test_a_dry_run_says_what_the_messages_then_hold():
 
 
 def test_a_dry_run_says_what_is_refused_and_why():
-    said = dry_run(site(most_rounds=1, evaluation=False), STUDY)
+    said = dry_run(site(), STUDY)
+    few = "policy.adapters.least_steps: got 2, expected at least 8\n  policy.adapters.least_batch: got 2, expected at"
+    assert f"training cp_lora-r2: refused, nothing leaves\n  {few}" in said
+    said = dry_run(site(most_rounds=1, evaluation=False, **FEW), STUDY)
     assert "training cp_lora-r2: refused, nothing leaves\n  policy.most_rounds: got 2, expected at most 1" in said
     assert "evaluation: refused, nothing leaves\n  policy.evaluation: got a request" in said
     assert "no kit names the signer" in dry_run(site(policy=SitePolicy()), STUDY)
@@ -397,7 +451,10 @@ def test_a_dry_run_without_a_study_goes_through_all_that_the_policy_allows():
 
 def test_the_policy_is_shown_with_every_setting():
     lines = policy_lines(SitePolicy())
-    assert [line.split(":")[0] for line in lines] == [f"policy.{name}" for name in SitePolicy.model_fields]
+    shown = [line.split(":")[0].split(".") for line in lines]
+    assert list(dict.fromkeys(name for _, name, *_ in shown)) == list(SitePolicy.model_fields)
+    assert "policy.weights.least_patients: 8" in lines
+    assert "policy.adapters.most_rank.lora_c: 16" in lines
     assert "policy.studies: any" in lines
     assert "policy.most_bytes: 10,000,000" in lines
     assert "policy.also_train: none" in lines

@@ -117,7 +117,9 @@ def test_a_missing_or_damaged_part_is_an_error_and_no_older_one_takes_its_place(
     keep(tmp_path, 1, 2, 3)
     damage(max((tmp_path / "private").iterdir()))
     what = r"the part of m, fold 1, that stays at this site \(round 3\) is (missing|damaged)"
-    remedy = r"restore .*/private/\w{16}-\* from a backup, or begin it anew: sahfl private delete SITE_FILE \w{16}$"
+    remedy = r"restore .*/private/\w{16}-\* from a backup"
+    anew, lost = r", or begin it anew: sahfl private delete SITE_FILE \w{16}", "; without it, this fold has no result"
+    remedy += lost if evaluating else f"{anew}$"  # what was deleted is not evaluated
     with pytest.raises(PrivatePartLost, match=rf"^{what}.*; {remedy}"):
         read(tmp_path, after_round=3, own_round=3, evaluating=evaluating)
 
@@ -315,8 +317,16 @@ WRONG = {
     "twice": ({"stays": ["norm", "norm"]}, "stays names twice: norm"),
     "all": ({"stays": ["out", "inner"]}, "stays names out and inner, so that nothing is shared"),
     "ranks": (
-        {"stays": ["out"], "aggregation": "project", "site_ranks": {"sah_a": 1}},
-        "site_ranks needs whole terms at the server, but out stays at the sites",
+        {"private_rank": 1, "aggregation": "project", "site_ranks": {"sah_a": 1}},
+        "site_ranks and a part that stays at the sites do not go together",
+    ),
+    "ranks and a last phase": (
+        {"local_steps": 1, "aggregation": "project", "site_ranks": {"sah_a": 1}},
+        "site_ranks and a part that stays at the sites do not go together",
+    ),
+    "a rate of nothing": (
+        {"local_steps": 1, "private_learning_rate": 0.01},
+        "private_learning_rate needs something that stays",
     ),
     "phase of a pool": ({"local_steps": 3, "trained_at": "pooled"}, "a pooled training has no sites"),
     "nothing to share": ({"share_private_at_end": True}, "needs something that stays"),

@@ -89,5 +89,6 @@ DESCRIBE = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    once=False,
     plan=_plan,
 )

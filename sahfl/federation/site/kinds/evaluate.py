@@ -16,6 +16,7 @@ from sahfl.evaluation import predict, score
 from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
+from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.case_results import keep_results
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above
@@ -41,7 +42,8 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     merge(net)
     results = score_cases(site, task, net)
     if not task.inner:
-        keep_results(site.config.folder, task, header, results)
+        took_part = Answered.of_study(site.config, header.study).took_part(header)
+        keep_results(site.config.folder, task, header, results, took_part=took_part)
     cases, policy = [result for _, result in results], site.config.policy
     sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
     least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
@@ -173,5 +175,6 @@ EVALUATE = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    once=False,
     plan=_plan,
 )

@@ -50,5 +50,6 @@ INSTALL_BASE = Kind(
     refuses=outside_stages,
     leaks=_leaks,
     audit=_audit,
+    once=False,
     plan=_plan,
 )

@@ -49,5 +49,7 @@ class Kind:
     """Yields each part of an answer that must not leave. Records and header of the answer are checked elsewhere."""
     audit: Callable[[Task, RecordDict], tuple[str, dict[str, Any]]]
     """Describes an answer in a sentence and in numbers for the audit log, without any value of the answer."""
+    once: bool
+    """Whether the site answers each round once (``site.answered``)."""
     plan: Callable[[SiteConfig, Requests | None], Iterator[Planned]]
     """Yields the messages of a study for a dry run; without a study, all messages that the site's policy allows."""

@@ -14,9 +14,9 @@ from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
-from sahfl.federation.site.kinds.limits import above
+from sahfl.federation.site.kinds.limits import above, below, bounds_of
 from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
-from sahfl.federation.site.kinds.train import TRAIN, metric_leaks, train_locally
+from sahfl.federation.site.kinds.train import TRAIN, metric_leaks, require_patients, train_locally, training_cases
 from sahfl.federation.site.site import Site
 from sahfl.task import Task
 
@@ -27,16 +27,20 @@ def local_phase(site: Site, content: RecordDict) -> RecordDict:
     task, header = task_and_header(content)
     if task.local is None or task.training is None or task.round != task.rounds + 1 or not task.training.local_steps:
         raise PayloadError(f"task: got round {task.round} of {task.rounds}, expected the phase after the last round")
+    cases = training_cases(site, task)
+    require_patients(site, task, cases)
     own = open_network(site, task, header)
     own.load(content, after_round=task.rounds)
-    loss, n_volumes = train_locally(site, task, header, own)
+    loss, n_volumes = train_locally(site, task, header, own, cases)
     own.part.keep(exchanged.read(own.net), n_volumes=n_volumes)
     return protocol.local_phase_reply(header, n_volumes=n_volumes, loss=loss, seconds=time.monotonic() - began)
 
 
 def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
+    steps = task.training.local_steps if task.training else 0
     yield from TRAIN.refuses(policy, task.model_copy(update={"round": task.rounds}))
-    yield from above(policy, "most_steps", task.training.local_steps if task.training else 0)
+    yield from above(policy, "most_steps", steps)
+    yield from below(bounds_of(policy, task).steps, steps)
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
@@ -69,5 +73,6 @@ LOCAL_PHASE = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    once=True,
     plan=_plan,
 )

@@ -65,5 +65,6 @@ PRIVATE_PART = Kind(
     refuses=outside_stages,
     leaks=_leaks,
     audit=_audit,
+    once=False,
     plan=_plan,
 )

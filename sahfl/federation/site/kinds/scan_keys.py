@@ -60,5 +60,6 @@ SCAN_KEYS = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    once=False,
     plan=_plan,
 )

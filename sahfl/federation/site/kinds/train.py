@@ -5,29 +5,32 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flwr.app import MetricRecord, RecordDict
 
 from sahfl.adapters import exchanged
+from sahfl.adapters.attach import staying
 from sahfl.adapters.steps import rate_of
 from sahfl.cell_names import PRETRAIN
 from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, WeightTuning
 from sahfl.config.methods import method_at_defaults
+from sahfl.data.checks import CheckedCase
 from sahfl.data.sampler import SliceSampler
-from sahfl.errors import PayloadError
+from sahfl.errors import PayloadError, PolicyRefused
 from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.declared import may_leave, shares_all, tensor_leaks
 from sahfl.federation.site.feedback import with_feedback
 from sahfl.federation.site.kinds.kind import Kind, Planned
-from sahfl.federation.site.kinds.limits import above, outside_stages
+from sahfl.federation.site.kinds.limits import above, below, bounds_of, outside_stages, over
 from sahfl.federation.site.kinds.received import OwnNetwork, open_network, task_and_header, which_cell
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import config_record
 from sahfl.federation.turns import take_turn
+from sahfl.model import Network
 from sahfl.networks import trained_tensors
 from sahfl.payload import Header, payload_size
 from sahfl.seeds import derive_seed
@@ -47,10 +50,12 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     task, header = task_and_header(content)
     if task.local is None or not 1 <= task.round <= task.rounds:
         raise PayloadError(f"task: got round {task.round} of {task.rounds}, expected settings of a training round")
+    cases = training_cases(site, task)
+    require_patients(site, task, cases)
     own = open_network(site, task, header)
     start = own.load(content, after_round=task.round - 1)
     names = take_turn(own.net, task.method, task.round, staying=own.staying)
-    loss, n_volumes = train_locally(site, task, header, own)
+    loss, n_volumes = train_locally(site, task, header, own, cases)
     trained = exchanged.read(own.net)
     own.part.keep({name: trained[name] for name in own.staying}, n_volumes=n_volumes)
     sent = {name: trained[name] for name in names if name not in own.staying}
@@ -64,11 +69,17 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=loss, seconds=seconds, encoding=task.payload)
 
 
-def train_locally(site: Site, task: Task, header: Header, own: OwnNetwork) -> tuple[float, int]:
+def training_cases(site: Site, task: Task) -> tuple[CheckedCase, ...]:
+    """The cases that a site trains on: those of the patients whom the task does not hold out."""
+    return site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round, inner=task.inner)
+
+
+def train_locally(
+    site: Site, task: Task, header: Header, own: OwnNetwork, cases: Sequence[CheckedCase]
+) -> tuple[float, int]:
     """Train a network on the site's own cases, in place; returns the mean loss and the number of cases."""
     local, method = task.local, task.training
     assert local is not None
-    cases = site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round, inner=task.inner)
     sampler = SliceSampler(
         site.load_views(cases, task.views),
         task.views,
@@ -85,15 +96,13 @@ def train_locally(site: Site, task: Task, header: Header, own: OwnNetwork) -> tu
         proximal=local.proximal,
         local_steps=method.local_steps if method else 0,
     )
-    own_rate = method.private_learning_rate if method else None
-    factor = 1.0 if own_rate is None or not task.learning_rate else own_rate / task.learning_rate
-    rates = rate_of(own.net)
+    rates, private = rate_of(own.net), _private_rates(task, own.net)
     loss = train(
         own.net,
         sampler,
         schedule,
         precision=local.precision,
-        rate_of=lambda name: rates(name) * (factor if name in own.staying else 1.0),
+        rate_of=lambda name: rates(name) * private.get(name, 1.0),
         on_step=lambda done, total, loss: emit(SiteStep(site.config.name, protocol.TRAIN, done, total, loss)),
     )
     log.info(
@@ -101,6 +110,30 @@ def train_locally(site: Site, task: Task, header: Header, own: OwnNetwork) -> tu
         *(task.stage, header.method, task.fold, task.round, len(cases), loss),
     )
     return loss, len(cases)
+
+
+def _private_rates(task: Task, net: Network) -> dict[str, float]:
+    """Factors of the learning rate, by name, of what stays at the sites where all train together.
+
+    They are the same where one site trains alone and on pooled patients; in the last phase there are none.
+    """
+    method = task.training
+    if method is None or method.private_learning_rate is None or task.round > task.rounds:
+        return {}
+    names = staying(net, method.model_copy(update={"trained_at": None}), net.parts)
+    return dict.fromkeys(names, method.private_learning_rate / task.learning_rate)
+
+
+def require_patients(site: Site, task: Task, cases: Sequence[CheckedCase]) -> None:
+    """Refuse to train on fewer patients than the site's policy allows; one scan under two ids counts once.
+
+    Raises:
+        PolicyRefused: names the setting, the number of patients and the least one.
+    """
+    least = bounds_of(site.config.policy, task).patients
+    n_patients = min(len({item.case.patient for item in cases}), len({item.content for item in cases}))
+    if problems := below(least, n_patients):
+        raise PolicyRefused(f"site {site.config.name}: too few patients to train on; policy.{problems[0]}")
 
 
 def _batches_of(task: Task, header: Header) -> str:
@@ -127,13 +160,20 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
         name = "no method" if method is None else method.method
         yield f"methods: got {name}, expected {', '.join(policy.methods) or 'none, nothing is trained here'}"
         return
+    local, bounds = task.local, bounds_of(policy, task)
+    own_rate = 0.0 if task.training is None else task.training.private_learning_rate or 0.0
     found = [
         *above(policy, "most_rounds", max(task.round, task.rounds)),
-        *above(policy, "most_learning_rate", task.learning_rate),
-        *above(policy, "most_steps", task.local.steps if task.local else 0),
+        *over(bounds.learning_rate, max(task.learning_rate, own_rate)),
+        *above(policy, "most_steps", local.steps if local else 0),
+        *(below(bounds.steps, local.steps) if local else ()),
+        *(below(bounds.batch_size, local.batch_size) if local else ()),
     ]
     if isinstance(method, AdapterTuning):
-        found += above(policy, "most_rank", method.rank)
+        name = method.record.name
+        found += over(
+            (f"adapters.most_rank.{name}", policy.adapters.most_rank[name]), max(method.rank, method.private_rank)
+        )
         if more := [name for name in method.also_train if name not in policy.also_train]:
             found.append(f"also_train: got {', '.join(more)}, expected {', '.join(policy.also_train) or 'none'}")
     yield from found
@@ -244,5 +284,6 @@ TRAIN = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    once=True,
     plan=_plan,
 )
