@@ -25,7 +25,17 @@ from harness.import_graph import (
 FEDERATION = ["tensors", "protocol", "signatures", "turns", "site_ranks", "requests", "flower"]
 FEDERATION += [
     f"site.{name}"
-    for name in ("audit", "device", "kept", "answered", "feedback", "known_studies", "private", "declared")
+    for name in (
+        "audit",
+        "device",
+        "kept",
+        "answered",
+        "feedback",
+        "known_policy",
+        "known_studies",
+        "private",
+        "declared",
+    )
 ]
 FEDERATION += [
     f"site.{name}"

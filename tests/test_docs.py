@@ -66,7 +66,8 @@ def help_of(*command):
 
 
 def help_of_daemon(program):
-    code = f"import sys; from {DAEMONS[program]}.main import main; sys.argv = [{program!r}, '-h']; main()"
+    words = [program, "serve", "-h"] if program == "sahfl-client" else [program, "-h"]
+    code = f"import sys; from {DAEMONS[program]}.main import main; sys.argv = {words!r}; main()"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 

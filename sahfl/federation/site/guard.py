@@ -6,6 +6,7 @@ disk. Any error refuses the request, and only the name of its class leaves (``si
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from sahfl.federation.signatures import check_signature, document
 from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.audit import AuditLog
 from sahfl.federation.site.kinds.table import KINDS, find_kind
+from sahfl.federation.site.known_policy import note_policy, policy_hash
 from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import check_outgoing, check_request
 from sahfl.payload import Header
@@ -39,6 +41,7 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
         Exception: any error of ``work``; the audit log has its class.
     """
     audit = AuditLog(config.folder)
+    note_policy(config, audit)
     asked = KINDS[kind].asked if kind in KINDS else f"something unknown ({kind[:40]!r})"
     try:
         task, header = _admit(config, kind, request, audit)
@@ -60,6 +63,7 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
             log.warning("audit_head=%s", audit.append("refused" if refused else "failed", words, **details))
         raise
     words, details = _describe(kind, task, header, answer)
+    details |= {"base": header.base[:64], "start": _hash_of_tensors(request), "policy": policy_hash(config.policy)}
     if earlier is not None:
         words = f"Once more, the same: {words}"
     head = audit.append("answered", words, **details)
@@ -78,13 +82,19 @@ def _admit(config: SiteConfig, kind: str, request: RecordDict, audit: AuditLog) 
         check_signature(kind, request, kit.signer)
     task, header = protocol.read_request(request)
     check_request(config, kind, task, header)
-    stored, current = recognise_study(config.folder, task, header)
+    stored, current = recognise_study(config.folder, task, header, simulated=config.simulated)
     if stored is None:
         settings = {"seed": task.seed, "folds": task.folds, "sahfl": header.sahfl[:40]}
         audit.append("study", f"A new study asks: {header.study[:12]}.", study=header.study[:64], **settings)
     if stored != current:
         remember_study(config.folder, header.study, current)
     return task, header
+
+
+def _hash_of_tensors(content: RecordDict) -> str:
+    """SHA-256 (hex) of the tensors of a request: the base network, or the start of a round; empty without tensors."""
+    arrays = [array.data for record in content.array_records.values() for array in record.values()]
+    return hashlib.sha256(b"".join(arrays)).hexdigest() if any(arrays) else ""
 
 
 def _describe(kind: str, task: Task, header: Header, answer: RecordDict) -> tuple[str, dict[str, Any]]:

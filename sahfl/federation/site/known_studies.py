@@ -1,5 +1,8 @@
 """The studies that a site took part in, and the settings of each study's first request, which must never change.
 
+A study has one base network, so that a server cannot ask for two views of the patients from two bases. Only in a
+simulation may it have further ones (``base_of``).
+
 Sums over the same patients in two splits (another seed, number of folds or strata) would reveal single patients by
 subtraction, however large the groups are. A study's fingerprint covers all of these settings, so this check never
 refuses a server that follows its study.
@@ -33,13 +36,19 @@ class KnownStudy(Section):
     """Hash of seed, folds, views and network."""
     evaluation: str | None = None
     """Hash of all settings of the evaluation; None before the first evaluation."""
+    base: str | None = None
+    """Hash of the base network; None before the first request that names one."""
 
 
 _format = TypeAdapter(dict[str, KnownStudy])
 
 
-def recognise_study(folder: Path, task: Task, header: Header) -> tuple[KnownStudy | None, KnownStudy]:
+def recognise_study(
+    folder: Path, task: Task, header: Header, *, simulated: bool = False
+) -> tuple[KnownStudy | None, KnownStudy]:
     """The stored record of the study of a request (None for a new study), and the record to store after the request.
+
+    ``simulated`` is whether the site is one of a simulation, which may have several bases.
 
     Raises:
         PolicyRefused: the settings differ from those of the study's first request, or the records cannot be read.
@@ -47,14 +56,18 @@ def recognise_study(folder: Path, task: Task, header: Header) -> tuple[KnownStud
     stored = _read(folder).get(header.study)
     settings = _hash(task.model_dump(mode="json", include={"seed", "folds", "views", "model"}))
     evaluation = None if task.evaluation is None else _hash(task.evaluation.model_dump(mode="json"))
+    base = None if simulated or not header.base else _hash({"base": header.base})
     if stored is None:
-        return None, KnownStudy(since=now_text(), settings=settings, evaluation=evaluation)
+        return None, KnownStudy(since=now_text(), settings=settings, evaluation=evaluation, base=base)
     pairs = {"seed, folds, views or model": (stored.settings, settings), "evaluation": (stored.evaluation, evaluation)}
+    pairs["base network"] = stored.base, base
     for name, (before, now) in pairs.items():
         if before is not None and now is not None and before != now:
             found = f"study {header.study[:12]}: got another {name} than it began with on {stored.since}"
             raise PolicyRefused(f"{found}, expected the same for all of a study")
-    return stored, stored.model_copy(update={"evaluation": stored.evaluation or evaluation})
+    return stored, stored.model_copy(
+        update={"evaluation": stored.evaluation or evaluation, "base": stored.base or base}
+    )
 
 
 def remember_study(folder: Path, study: str, record: KnownStudy) -> None:

@@ -213,11 +213,18 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     assert isinstance(names, list)  # tensor_leaks refuses anything else
     numbers = answer.array_records["state"]["flat"].shape[0]
     metrics = sorted(answer.metric_records["metrics"])
+    local = task.local
+    assert local is not None  # train_round refuses anything else
     where = "all weights, pretraining" if task.method is None else f"{task.method.id}, fold {task.fold + 1}"
     what = f"{len(names)} tensors with {numbers:,} numbers ({where}, round {task.round} of {task.rounds})"
     digest = hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
     details = {"tensors": len(names), "names_sha256": digest, "numbers": numbers, "metrics": metrics}
-    return f"{what}, the number of scans, the mean loss and the seconds", which_cell(task) | details
+    details |= {"steps": local.steps, "batch_size": local.batch_size, "learning_rate": task.learning_rate}
+    details |= {"rank": task.own_method.rank if isinstance(task.own_method, AdapterTuning) else None}
+    details |= {"n_volumes": answer.metric_records["metrics"].get("n_volumes")}
+    details |= {"views": list(task.views.weights), "size": list(task.views.size), "spacing_mm": task.views.spacing_mm}
+    work = f"after {local.steps} steps of {local.batch_size} slices at the rate {task.learning_rate:g}"
+    return f"{what}, {work}; the number of scans, the mean loss and the seconds", which_cell(task) | details
 
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
