@@ -132,7 +132,8 @@ def _answers(results: Results) -> dict[int, str]:
         28: f"{metrics}; Pearson, ICC and Bland-Altman of volume. A missed hemorrhage has Dice 0 and no HD95.",
         29: f"95 % intervals from {evaluation['replicates']} bootstrap replicates over patients and from repeated "
         f"trainings; paired differences, Holm's correction over {results['correction']['n']['dice']} of Dice.",
-        30: f"{count(len(measured(results)), 'method')} on the same patients; by volume, extent, site and fold.",
+        30: f"{count(len(measured(results)), 'method')}, paired where both have a patient; by volume, extent, site and "
+        "fold.",
         32: "Every patient once, by a network that was not fine-tuned on that patient.",
         33: "Not done: cross-validation within the participating hospitals.",
         35: _included(results),

@@ -51,6 +51,7 @@ _MEASURED = {
 """Additional keys of a method that did not fail."""
 _COMPARISON = {
     **{"method": TEXT, "reference": TEXT, "verdict": TEXT, "p_margin_holm": NUMBER_OR_NONE},
+    "dice": [NUMBER_OR_NONE],
     "metrics": {name: {"overall": _GAP, "by_volume": [_GAP], "by_extent": [_GAP]} for name in METRICS},
 }
 _PAIR = {

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from sahfl.report.names import ZERO_SHOT, dice_of, measured_method, method_name
+from sahfl.report.names import (
+    EACH,
+    OTHERS,
+    POOLED,
+    POOLED_STEPS,
+    ZERO_SHOT,
+    dice_of,
+    measured_method,
+    method_name,
+    method_named,
+)
 from sahfl.report.text import (
     DASH,
     Results,
@@ -44,6 +54,8 @@ class Tile:
     note: str
 
 
+OF_ALL = (None, POOLED, POOLED_STEPS, EACH, OTHERS)
+"""``trained_at`` of the methods of the headline, which have the patients of all sites and start from the base of all."""
 OUTCOMES = {"better": "gain", "worse": "loss", "one training: no verdict": "once"}
 """Verdict of a comparison with zero-shot -> the headline's; any other verdict of an interval is ``unclear``."""
 
@@ -74,9 +86,14 @@ def headline_method(results: Results) -> Results | None:
 
     Without an adapter it is the first trained method; None if there is none.
     """
-    tuned = [method for method in results["methods"] if method["id"] != ZERO_SHOT]
+    tuned = _tuned(results)
     federated = [method for method in tuned if method["trained_at"] is None] or tuned
     return next((method for method in federated if method["rank"] is not None), next(iter(federated), None))
+
+
+def _tuned(results: Results) -> list[Results]:
+    """Fine-tuned methods for the patients of all sites: not those of one site, of one base or without one site."""
+    return [method for method in results["methods"] if method["id"] != ZERO_SHOT and method["trained_at"] in OF_ALL]
 
 
 def headline(results: Results) -> Headline:
@@ -84,7 +101,9 @@ def headline(results: Results) -> Headline:
     first = headline_method(results)
     if first is None:
         return Headline("none", _zero_shot_sentence(results), ())
-    others = [method for method in results["methods"] if method["id"] not in (ZERO_SHOT, first["id"])]
+    if method_named(results, ZERO_SHOT) is None:
+        return Headline("none", method_sentence(results, first), ())
+    others = [method for method in _tuned(results) if method["id"] != first["id"]]
     sentences = [method_sentence(results, m) for m in others if len(others) <= MOST_SENTENCES or m["id"] == "full"]
     if len(others) > MOST_SENTENCES:
         sentences.append(_count_outcomes(results, others))
@@ -126,18 +145,30 @@ def method_sentence(results: Results, method: Results) -> str:
     subject = subject if method["rank"] is None else f"Fine-tuning with {subject}"
     if method["failed"] is not None:
         return f"{subject} has no result: {method['failed'].rstrip('.')}."
-    comparison = gain_over_zero_shot(results, method["id"])
-    if comparison is None or comparison["difference"] is None:
+    cost = _cost(results, method)
+    if method_named(results, ZERO_SHOT) is None:
+        reached = f"{subject} reached {_reached(results, dice_of(method))}"
+        return f"{reached}, {cost}. The study has no zero-shot to compare with."
+    compared_with = compared(results, method["id"], ZERO_SHOT)
+    if compared_with is None or compared_with["metrics"]["dice"]["overall"]["difference"] is None:
         return f"{subject} cannot be compared with zero-shot: no scan with blood was evaluated with both."
-    scope, cost = _scope(results, comparison["n"]), _cost(results, method)
-    return f"{subject} {_change(results, method, comparison)} {scope}, {cost}."
+    scope = _scope(results, compared_with["metrics"]["dice"]["overall"]["n"])
+    return f"{subject} {_change(results, method, compared_with)} {scope}, {cost}."
 
 
-def _change(results: Results, method: Results, comparison: Results) -> str:
-    """``raised Dice from 0.41 to 0.50: +0.09 (95 % interval +0.05 to +0.13)``, or another outcome."""
-    zero_shot = measured_method(results, ZERO_SHOT)
-    before = None if zero_shot is None else dice_of(zero_shot)["mean"]
-    after, gap = dice_of(method)["mean"], comparison["difference"]
+def _reached(results: Results, overall: Results) -> str:
+    """``Dice 0.41 (95 % interval 0.35 to 0.47) over 30 patients in 3 folds``."""
+    within = f" (95 % interval {interval(overall, 2)})" if overall["low"] is not None else ""
+    return f"Dice {number(overall['mean'], 2)}{within} {_scope(results, overall['n'])}"
+
+
+def _change(results: Results, method: Results, compared_with: Results) -> str:
+    """``raised Dice from 0.41 to 0.50: +0.09 (95 % interval +0.05 to +0.13)``, or another outcome.
+
+    Both means are over the scans that both methods were evaluated on.
+    """
+    comparison = compared_with["metrics"]["dice"]["overall"]
+    (after, before), gap = compared_with["dice"], comparison["difference"]
     digits = _digits(before, after, comparison)
     change = f"{signed(gap, digits)} (95 % interval {interval(comparison, digits, plus=True)})"
     span = f"from {number(before, digits)} to {number(after, digits)}"
@@ -177,11 +208,10 @@ def _cost(results: Results, method: Results) -> str:
 def _zero_shot_sentence(results: Results) -> str:
     zero_shot = measured_method(results, ZERO_SHOT)
     if zero_shot is None or dice_of(zero_shot)["mean"] is None:
-        return "No method was fine-tuned, and the pretrained network has no result."
-    overall = dice_of(zero_shot)
-    within = f" (95 % interval {interval(overall, 2)})" if overall["low"] is not None else ""
-    reached = f"Without fine-tuning, the pretrained network reached Dice {number(overall['mean'], 2)}{within}"
-    return f"{reached} {_scope(results, overall['n'])}; no method was fine-tuned."
+        return "No method was fine-tuned for the patients of all sites, and the pretrained network has no result."
+    reached = f"Without fine-tuning, the pretrained network reached {_reached(results, dice_of(zero_shot))}"
+    tuned = any(method["start"] is not None for method in results["methods"])
+    return f"{reached}; no method was fine-tuned{' for the patients of all sites' if tuned else ''}."
 
 
 def n_folds(results: Results) -> int:
@@ -207,13 +237,18 @@ def tiles(results: Results) -> tuple[Tile, ...]:
 
 
 def _dice_tiles(results: Results, first: Results | None) -> list[Tile]:
+    """Dice of zero-shot and of the method, over the scans that both were evaluated on, and their difference."""
+    found = compared(results, first["id"], ZERO_SHOT) if first else None
+    gain = None if found is None else found["metrics"]["dice"]["overall"]
+    means = (None, None) if found is None else (found["dice"][1], found["dice"][0])
     shown = []
-    for method in (measured_method(results, ZERO_SHOT), first):
+    for method, mean in zip((measured_method(results, ZERO_SHOT), first), means, strict=True):
         if method is not None:
             overall = dice_of(method)
-            note = f"95 %: {marked_interval(overall)}" if overall["low"] is not None else f"n = {overall['n']}"
-            shown.append(Tile(f"Dice, {method_name(method)}", number(overall["mean"]), note))
-    gain = gain_over_zero_shot(results, first["id"]) if first else None
+            fewer = gain is not None and gain["n"] != overall["n"]
+            whole = {"mean": mean, "low": None, "n": gain["n"]} if gain is not None and fewer else overall
+            note = f"95 %: {marked_interval(overall)}" if whole["low"] is not None else f"n = {whole['n']}"
+            shown.append(Tile(f"Dice, {method_name(method)}", number(whole["mean"]), note))
     if gain is not None:
         note = f"95 %: {marked_interval(gain, plus=True)}" if gain["low"] is not None else "too few for an interval"
         shown.append(Tile("Change in Dice", signed(gain["difference"]), note))
@@ -229,6 +264,6 @@ def _run_tiles(results: Results) -> list[Tile]:
     cells = results.get("cells")
     saved = f", {cells['reused']} of {cells['total']} cells reused" if cells and cells["reused"] else ""
     return [
-        Tile("Patients evaluated", str(patients), where),
+        Tile("Patients, fine-tuning", str(patients), where),
         Tile("Rounds committed", f"{done} of {len(asked)}", f"in {duration(results['seconds'])}{saved}"),
     ]

@@ -104,7 +104,7 @@ def method_table(results: Results) -> Table:
         *("Trainable parameters", "Sent per site and round", "Of the full model"),
     )
     rows = _by_family(list(_method_rows(results)))
-    return Table("Methods compared on the same held-out scans with blood", columns, rows)
+    return Table("Methods on held-out scans with blood, whose number is n", columns, rows)
 
 
 def _method_rows(results: Results) -> Iterator[Row]:

@@ -22,7 +22,7 @@ def compare_runs(run: RunFolder, reference: RunFolder) -> dict[str, Any]:
     """Differences run minus reference for each method of both, corrected together (``verdicts.correct``).
 
     Returns:
-        ``comparisons`` as in ``results.json``, each with its ``id`` and the Dice of both runs, and ``correction``.
+        ``comparisons`` as in ``results.json``, each with its ``id``, and ``correction``.
 
     Raises:
         RunError: a run is not finished, the runs are not about the same patients, or no method is in both.
@@ -38,8 +38,7 @@ def compare_runs(run: RunFolder, reference: RunFolder) -> dict[str, Any]:
     for id_ in [id_ for id_ in ours if id_ in theirs]:
         both = {f"{run.path}: {id_}": ours[id_], f"{reference.path}: {id_}": theirs[id_]}
         rows = [measured(study, evaluated) | {"id": name, "growth": None} for name, evaluated in both.items()]
-        dice = [row["metrics"]["dice"]["overall"]["mean"] for row in rows]
-        found = {"id": id_, "method": rows[0]["id"], "reference": rows[1]["id"], "dice": dice}
+        found = {"id": id_, "method": rows[0]["id"], "reference": rows[1]["id"]}
         comparisons.append(found | compare(study, ours[id_], theirs[id_]))
         methods += rows
     if not comparisons:

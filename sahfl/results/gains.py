@@ -13,7 +13,7 @@ from typing import Any
 
 from sahfl.config import Study, ZeroShot
 from sahfl.errors import LosingSite
-from sahfl.results.method_results import Evaluated, Key, Sums, compare, overall_dice
+from sahfl.results.method_results import Evaluated, Key, Sums, compare
 from sahfl.results.method_rows import MethodRow
 from sahfl.results.verdicts import verdict_of
 
@@ -35,9 +35,10 @@ def site_gains(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
 
 def _gain(study: Study, site: str, row: MethodRow, alone: MethodRow) -> dict[str, Any]:
     ours, theirs = (_at(site, evaluated) for evaluated in (row.evaluated, alone.evaluated))
-    gap = compare(study, ours, theirs)["metrics"]["dice"]["overall"]
+    compared = compare(study, ours, theirs)
+    gap = compared["metrics"]["dice"]["overall"]
     numbers = {key: gap[key] for key in ("n", "difference", "low", "high", "p", "trainings")}
-    means = {"dice": overall_dice(study, ours), "dice_alone": overall_dice(study, theirs)}
+    means = dict(zip(("dice", "dice_alone"), compared["dice"], strict=True))
     return means | numbers | {"verdict": verdict_of(gap | {"p_holm": gap["p"]}, None)}
 
 

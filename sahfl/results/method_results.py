@@ -95,13 +95,11 @@ def by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:
     return {"fold": fold, "n": found.n, "dice": found.value, "n_no_blood": total.n_no_blood}
 
 
-def overall_dice(study: Study, evaluated: Evaluated) -> float | None:
-    """Mean Dice over all cases with blood."""
-    return estimate(Sample(_add(evaluated.sums.values(), study.evaluation).overall), "dice").value
-
-
 def compare(study: Study, ours: Evaluated, theirs: Evaluated) -> dict[str, Any]:
-    """Differences on the patients that both methods were evaluated on, if their sites withheld the same of both."""
+    """Differences on the patients that both methods were evaluated on, if their sites withheld the same of both.
+
+    ``dice`` has the mean Dice of both methods over these patients, whose difference is that of Dice.
+    """
     sums, others = ours.sums, theirs.sums
     common = [
         key for key in sorted(sums.keys() & others.keys()) if withheld_parts(sums[key]) == withheld_parts(others[key])
@@ -110,8 +108,9 @@ def compare(study: Study, ours: Evaluated, theirs: Evaluated) -> dict[str, Any]:
     shared = [key for key in common if all(key in keys for keys in of_all)]
     first, second = (_groups(study.evaluation, each, common, shared) for each in (ours, theirs))
     p_margin = difference(first["overall"][1][0], second["overall"][1][0], "dice", margin=MARGIN).p_margin
-    margin = {"p_margin": p_margin, "p_margin_holm": None}
-    return margin | {"metrics": {name: _differences(first, second, name) for name in MEASURES}}
+    means = [estimate(groups["overall"][1][0], "dice").value for groups in (first, second)]
+    found = {"p_margin": p_margin, "p_margin_holm": None, "dice": means}
+    return found | {"metrics": {name: _differences(first, second, name) for name in MEASURES}}
 
 
 Labelled = dict[str, tuple[Sequence[str], Sequence[Sample]]]

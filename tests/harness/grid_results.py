@@ -40,9 +40,20 @@ def grid_methods():
     found.append(method("cp_lora-r8-pooled", "cp_lora", 0.515, **alone, at="pooled"))
     found.append(method("cp_lora-r8-pooled_steps", "cp_lora", 0.507, **alone, at="pooled_steps"))
     found.append(method("cp_lora-r8-each", "cp_lora", 0.447, **alone, at="each"))
-    found += [method(f"cp_lora-r8-at-{s}", "cp_lora", 0.43 + 0.01 * i, **alone, at=s) for i, s in enumerate(SITES)]
+    found += [
+        at_one_site(method(f"cp_lora-r8-at-{s}", "cp_lora", 0.43 + 0.01 * i, **alone, at=s))
+        for i, s in enumerate(SITES)
+    ]
     found.append(method("full-pooled", "full", 0.53, trainable=FULL, sent=4 * FULL, at="pooled"))
     return found
+
+
+def at_one_site(row):
+    """The row of a training at one site alone, which is over this site's patients only."""
+    for part in row["metrics"].values():
+        part["overall"]["n"] = 10
+    row["by_site"] = [{"site": row["trained_at"], "n": 10, "dice": row["metrics"]["dice"]["overall"]["mean"]}]
+    return row
 
 
 def grid():
@@ -78,7 +89,11 @@ def grid():
     pairs += [("cp_lora-r8", f"cp_lora-r8-{place}") for place in ("pooled", "pooled_steps", "each")]
     pairs += [("full", "full-pooled")]
     pairs += [(f"cp_lora-r{r}", f"conv_lora-r{r}") for r in (1, 8, 64)]
-    results["comparisons"] = [comparison(a, dice[a] - dice[b], reference=b) for a, b in pairs]
+    results["comparisons"] = [comparison(a, dice[a] - dice[b], reference=b, before=dice[b]) for a, b in pairs]
+    for compared in results["comparisons"]:
+        if "-at-" in compared["method"]:
+            for part in compared["metrics"].values():
+                part["overall"]["n"] = 10
     results["rounds"] = rounds(*[m for m in working if m["trained_at"] != "each"])
     results["sites"].append(site("sah_c", "finetune", 9) | {"volume_ml": None})
     results["sites"].append(

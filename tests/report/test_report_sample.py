@@ -98,7 +98,7 @@ def gap_of(stratum, n, gap, half, p_holm=None):
     }
 
 
-def comparison(name, gap, half=0.041, reference="zero_shot"):
+def comparison(name, gap, half=0.041, reference="zero_shot", before=0.412):
     found = {}
     for key, scale in SCALES.items():
         signed = -gap if key in LESS_IS_BETTER else gap
@@ -111,7 +111,8 @@ def comparison(name, gap, half=0.041, reference="zero_shot"):
         }
         found[key] = {"overall": gap_of(ALL, 30, scale * signed, scale * half, 0.0016), **parts}
     verdict = "undecided" if abs(gap) < half else "better" if gap > 0 else "worse"
-    return {"method": name, "reference": reference, "verdict": verdict, "p_margin_holm": 0.01, "metrics": found}
+    about = {"method": name, "reference": reference, "verdict": verdict, "dice": [before + gap, before]}
+    return about | {"p_margin_holm": 0.01, "metrics": found}
 
 
 def finding(id_, claim, verdict, text, gap=None, *, wanted="better", paper=None, names=()):

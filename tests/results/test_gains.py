@@ -125,3 +125,23 @@ def test_hospitals_require_a_gain_in_their_own_files():
     settings = settings_of(BOTH, data={"source": "sites"})
     with pytest.raises(ConfigError, match=r"require_gain is for simulations; a hospital sets policy\.require_gain"):
         parse(Study, settings, where="study.yaml")
+
+
+def test_the_two_means_of_a_gain_are_over_the_patients_that_both_networks_have(make_run, monkeypatch):
+    enlarge(monkeypatch)
+    dice = dice_of({"sah_a": 0.1, "sah_b": 0.1, "sah_c": 0.1})
+
+    def harder(id_, site, fold):
+        found = dice(id_, site, fold)
+        lost = "-at-" in id_ and fold == 1
+        return None if lost else [value - 0.3 * fold for value in found]  # the second fold is hard for both
+
+    for gain in site_gains(*reversed(rows_of(make_run(BOTH, harder)))):
+        assert gain["n"] == 6
+        assert (gain["dice"], gain["dice_alone"]) == pytest.approx((0.61, 0.51), abs=0.01)
+        assert gain["difference"] == pytest.approx(gain["dice"] - gain["dice_alone"])
+
+
+def rows_of(made):
+    folder, study = made
+    return find_rows(folder, study), study

@@ -5,17 +5,13 @@ import statistics
 
 import numpy as np
 import pytest
-from harness.tiny_study import TINY, changed
+from harness import made_run
 
-from sahfl.cell_names import cell_of
-from sahfl.config import Study, parse
 from sahfl.results.method_results import Evaluated, measured
 from sahfl.results.method_rows import compare_rows, describe_row, find_rows
 from sahfl.results.verdicts import correct
-from sahfl.run.folder import RunFolder
 from sahfl.statistics.cases import CaseResult
 from sahfl.statistics.sums import EvaluationSums
-from sahfl.task import parts_of
 
 SITES = ("sah_a", "sah_b", "sah_c")
 LORA = {"method": "cp_lora", "rank": 2}
@@ -34,22 +30,7 @@ def make_run(tmp_path):
     """A finished run of made-up evaluations: ``dice(id, site, fold)`` gives its patients' Dice, None: not evaluated."""
 
     def make(grid, dice, methods=({"method": "zero_shot"},)):
-        settings = changed(TINY, finetune__methods=list(methods))
-        settings["finetune"]["grid"] = list(grid)
-        study = parse(Study, settings, where="test")
-        folder = RunFolder.create(tmp_path / "run", study)
-        for method in study.finetune.methods:
-            for fold in range(2):
-                known = {"sums": {}, "missing": {}}
-                for site in study.evaluating_sites(method):
-                    if (values := dice(method.id, site, fold)) is None:
-                        known["missing"][site] = "worn out"
-                        continue
-                    sums = EvaluationSums.of(cases(site, fold, values), study.evaluation, seed=study.seed)
-                    known["sums"][site] = sums.to_array().tolist()
-                for part in parts_of(method):
-                    folder.write_evaluation(cell_of(method, fold), known, part)
-        return folder, study
+        return made_run.make_run(tmp_path / "run", grid, dice, methods=methods, cases=cases)
 
     return make
 
