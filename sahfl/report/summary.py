@@ -55,7 +55,7 @@ class Tile:
 
 
 OF_ALL = (None, POOLED, POOLED_STEPS, EACH, OTHERS)
-"""``trained_at`` of the methods of the headline, which have the patients of all sites and start from the base of all."""
+"""``trained_at`` of the headline's methods, which have the patients of all sites and start from the base of all."""
 OUTCOMES = {"better": "gain", "worse": "loss", "one training: no verdict": "once"}
 """Verdict of a comparison with zero-shot -> the headline's; any other verdict of an interval is ``unclear``."""
 

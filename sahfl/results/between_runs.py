@@ -2,7 +2,8 @@
 
 The runs may differ in what a method cannot set: views, network, pretraining. They must have the same seed, folds,
 evaluation and data, so that both segmented the same patients in the same folds and weighted them equally in every
-bootstrap replicate.
+bootstrap replicate. If their base networks differ, each run has one pretraining, and another one would have given
+another difference: methods that start from the base, and zero-shot, then have no p value and no verdict.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from sahfl.config import Study
 from sahfl.errors import RunError
-from sahfl.results.method_results import compare, measured
-from sahfl.results.method_rows import find_rows
+from sahfl.results.method_results import Evaluated, compare, measured
+from sahfl.results.method_rows import MethodRow, find_rows
 from sahfl.results.verdicts import correct
 from sahfl.run.folder import RunFolder
 
@@ -31,8 +32,9 @@ def compare_runs(run: RunFolder, reference: RunFolder) -> dict[str, Any]:
     study, other = run.study(), reference.study()
     if differing := _differing(study, other, first, second):
         raise RunError(f"{run.path} and {reference.path}: cannot be compared, they differ in {', '.join(differing)}")
-    ours = {row.id: row.evaluated for row in find_rows(run, study)}
-    theirs = {row.id: row.evaluated for row in find_rows(reference, other)}
+    one_base = first["base"]["sha256"] == second["base"]["sha256"]
+    ours = {row.id: _evaluated(row, one_base=one_base) for row in find_rows(run, study)}
+    theirs = {row.id: _evaluated(row, one_base=one_base) for row in find_rows(reference, other)}
     comparisons: list[dict[str, Any]] = []
     methods: list[dict[str, Any]] = []
     for id_ in [id_ for id_ in ours if id_ in theirs]:
@@ -61,6 +63,11 @@ def comparison_table(found: dict[str, Any]) -> str:
 
 def _number(value: float | None, sign: str = "") -> str:
     return "" if value is None else f"{value:{sign}.3f}"
+
+
+def _evaluated(row: MethodRow, *, one_base: bool) -> Evaluated:
+    """The sums of a row; as of one training, if it starts from a base that the other run does not have."""
+    return row.evaluated if one_base or row.start == "scratch" else row.evaluated.once()
 
 
 def _finished(run: RunFolder) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sahfl.statistics.estimates import Estimate, contrast, difference, estimate
 from sahfl.statistics.groups import GroupSums
 from sahfl.statistics.metrics import METRICS, VOLUME_EDGES_ML
 from sahfl.statistics.misses import miss_difference, miss_rate
-from sahfl.statistics.sums import EvaluationSums, Withheld
+from sahfl.statistics.sums import EvaluationSums, Withheld, equally_hidden
 from sahfl.statistics.variances import Sample
 from sahfl.task import Part
 
@@ -44,6 +44,10 @@ class Evaluated:
     """Of each training, by its number."""
     trained: bool = True
     """False for zero-shot."""
+
+    def once(self) -> Evaluated:
+        """The same sums as those of a single training, of whose randomness nothing is known."""
+        return Evaluated(self.sums, {})
 
     def shared(self) -> list[Key]:
         """Folds and sites that every training was evaluated on, and of which the site withheld the same."""
@@ -75,7 +79,7 @@ def measured(study: Study, evaluated: Evaluated) -> dict[str, Any]:
     """The results in a method's row: metrics, volumes, folds, sites, and what sites withheld."""
     sums = evaluated.sums
     total = _add(sums.values(), study.evaluation)
-    groups = _groups(study.evaluation, evaluated, list(sums), evaluated.shared())
+    groups = _groups(study.evaluation, evaluated, list(sums))
     return {
         "metrics": {name: _metric(groups, total.withheld, name) for name in MEASURES},
         "growth": _growth(groups),
@@ -104,9 +108,7 @@ def compare(study: Study, ours: Evaluated, theirs: Evaluated) -> dict[str, Any]:
     common = [
         key for key in sorted(sums.keys() & others.keys()) if withheld_parts(sums[key]) == withheld_parts(others[key])
     ]
-    of_all = [set(each.shared()) for each in (ours, theirs) if each.trained]
-    shared = [key for key in common if all(key in keys for keys in of_all)]
-    first, second = (_groups(study.evaluation, each, common, shared) for each in (ours, theirs))
+    first, second = (_groups(study.evaluation, each, common) for each in (ours, theirs))
     p_margin = difference(first["overall"][1][0], second["overall"][1][0], "dice", margin=MARGIN).p_margin
     means = [estimate(groups["overall"][1][0], "dice").value for groups in (first, second)]
     found = {"p_margin": p_margin, "p_margin_holm": None, "dice": means}
@@ -117,19 +119,23 @@ Labelled = dict[str, tuple[Sequence[str], Sequence[Sample]]]
 """All cases (one group) and their two splits, with the labels of the groups."""
 
 
-def _groups(settings: EvaluationConfig, evaluated: Evaluated, keys: Sequence[Key], shared: Sequence[Key]) -> Labelled:
-    """The groups over the folds and sites ``keys``; those of single trainings over ``shared``."""
+def _groups(settings: EvaluationConfig, evaluated: Evaluated, keys: Sequence[Key]) -> Labelled:
+    """The groups over the folds and sites ``keys``.
+
+    Single trainings are in them if all have every one of these folds and sites. Otherwise some patients were segmented
+    by fewer trainings than others, and the spread between trainings of their mean is unknown.
+    """
     labels = {
         "overall": (ALL,),
         "by_volume": stratum_labels(settings.volume_edges_ml),
         "by_extent": extent_labels(settings.extent_edges_mm),
     }
     whole = _split(_add((evaluated.sums[key] for key in keys), settings))
-    each = {
-        number: _split(_add((sums[key] for key in shared), settings))
-        for number, sums in evaluated.trainings.items()
-        if sums and evaluated.trained
-    }
+    trainings = {number: sums for number, sums in evaluated.trainings.items() if sums and evaluated.trained}
+    known = trainings if set(keys) <= set(evaluated.shared()) else {}
+    # What a site hid of one training is hidden in all of them, so that they are over the same cases.
+    parts = [equally_hidden([sums[key] for sums in known.values()]) for key in keys]
+    each = {number: _split(_add((part[place] for part in parts), settings)) for place, number in enumerate(known)}
     return {
         split: (
             names,

@@ -11,6 +11,7 @@ from typing import Any
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import POOLS, AdapterTuning, Method, Study, WeightTuning, ZeroShot
 from sahfl.config.grid import EACH, FROM_EACH, OTHERS
+from sahfl.config.training import MOST_REPEATS
 from sahfl.networks import trained_tensors
 from sahfl.results.method_results import Evaluated, Key, Sums, compare, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
@@ -33,7 +34,7 @@ class MethodRow:
     trainings: tuple[Method, ...]
     """All of them, as named in the run's folder."""
     repeats: Mapping[int, Sums]
-    """Sums of each repeat, by its number."""
+    """Sums of each repeat, by its number; of a method from several bases those of each base, averaged over repeats."""
     sums: Sums
     """Averaged over the repeats; each patient counts once."""
     missing: tuple[Record, ...]
@@ -49,8 +50,10 @@ class MethodRow:
     @property
     def evaluated(self) -> Evaluated:
         """The sums for estimates over patients and trainings."""
-        trained = not isinstance(self.method, ZeroShot) or self.trained_at == FROM_EACH
-        return Evaluated(self.sums, self.repeats, trained=trained)
+        if self.trained_at != FROM_EACH:
+            return Evaluated(self.sums, self.repeats, trained=not isinstance(self.method, ZeroShot))
+        # No repeat has the number of a base, so that the two are never taken for a pair.
+        return Evaluated(self.sums, {MOST_REPEATS + number: sums for number, sums in self.repeats.items()})
 
 
 def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
@@ -79,8 +82,7 @@ def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
             own = [_plain(methods[0]).model_copy(update={"base_of": site}).id for site in study.pretrain.sites]
             if all(id_ in groups for id_ in own):
                 name = _plain(methods[0]).model_copy(update={"base_of": EACH}).id
-                together = [method for id_ in own for method in groups[id_]]
-                rows.setdefault(name, _make_row(folder, study, name, FROM_EACH, {None: together}, None))
+                rows.setdefault(name, _make_row_of_bases(folder, study, name, [groups[id_] for id_ in own]))
         for part in parts_of(methods[0]):
             name = id_ if part in (None, "personal") else f"{id_}-{part}"
             rows[name] = _make_row(folder, study, name, _place(methods[0]), {None: methods}, part)
@@ -124,14 +126,13 @@ def _make_row(
 ) -> MethodRow:
     """A row from trainings, each with the site whose patients it covers; None for those of all sites.
 
-    Trainings with one number are one training; those from several bases are numbered anew.
+    Trainings with one number are one training.
     """
     repeats: dict[int, dict[Key, EvaluationSums]] = {}
     missing: list[Record] = []
     for site, methods in wanted.items():
         for method in methods:
             number = 1 if isinstance(method, ZeroShot) else method.repeat
-            number = len(repeats) + 1 if place == FROM_EACH else number
             known = repeats.setdefault(number, {})
             for fold in range(study.finetune.folds):
                 found, lines = read_fold(folder, study, method, fold, part)
@@ -140,6 +141,15 @@ def _make_row(
     trainings = tuple(method for methods in wanted.values() for method in methods)
     together = _average([repeats[number] for number in sorted(repeats)])
     return MethodRow(id_, trainings[0], place, part, trainings, repeats, together, tuple(missing))
+
+
+def _make_row_of_bases(folder: RunFolder, study: Study, id_: str, bases: Sequence[Sequence[Method]]) -> MethodRow:
+    """A row from the trainings of several bases; the average over a base's repeats counts as one training."""
+    rows = [_make_row(folder, study, id_, FROM_EACH, {None: methods}, None) for methods in bases]
+    trainings = tuple(method for row in rows for method in row.trainings)
+    averages = {number: row.sums for number, row in enumerate(rows, start=1)}
+    missing = tuple(line for row in rows for line in row.missing)
+    return MethodRow(id_, trainings[0], FROM_EACH, None, trainings, averages, _average([*averages.values()]), missing)
 
 
 def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
@@ -222,12 +232,15 @@ def _learning_rates(folder: RunFolder, row: MethodRow) -> list[dict[str, float |
 
 def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
     """All comparisons whose two methods are in the study; their p values are not corrected yet."""
-    evaluated = {row.id: row.evaluated for row in rows}
-    return [
-        {"method": method, "reference": reference, **compare(study, evaluated[method], evaluated[reference])}
-        for method, reference in dict.fromkeys(_pairs(rows))
-        if method in evaluated and reference in evaluated
-    ]
+    by_id = {row.id: row for row in rows}
+    found = []
+    for method, reference in dict.fromkeys(_pairs(rows)):
+        if method in by_id and reference in by_id:
+            ours, theirs = by_id[method].evaluated, by_id[reference].evaluated
+            # The base of all comes from one pretraining, and another one would give another base.
+            ours = ours.once() if by_id[reference].trained_at == FROM_EACH else ours
+            found.append({"method": method, "reference": reference, **compare(study, ours, theirs)})
+    return found
 
 
 def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:

@@ -10,8 +10,8 @@ quantile of Student's t. Each end has its own standard error, which contains hal
 
 The p value uses the standard error of the end towards the hypothesis. A method that was trained once has an interval
 over patients only and no p value, because nothing is known about other trainings. Zero-shot is not trained, so its
-intervals over patients are complete. All trainings of a study start from one base network, so no interval contains the
-randomness of pretraining.
+intervals over patients are complete. The base of all trauma centres is trained once in a study, so no interval contains
+the randomness of its pretraining.
 
 Replicates keep the pairing of methods: a site can report each method separately, without storing the results of the
 others. The randomness of replicates is 2 % of the standard error with 1000 replicates.

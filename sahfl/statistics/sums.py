@@ -206,7 +206,7 @@ def average(repeats: Sequence[EvaluationSums]) -> EvaluationSums:
         if not same or not np.array_equal(other.overall.weights, first.overall.weights):
             got = f"{first.overall.n} and {other.overall.n} cases"
             raise ValueError(f"average of repeats: got {got}, expected the same cases in all")
-    repeats = _equally_hidden(repeats)
+    repeats = equally_hidden(repeats)
     total, share = reduce(add, repeats), 1 / len(repeats)
     volume = VolumeSums(first.volume.n, *(share * value for value in astuple(total.volume)[1:]))
     averaged = replace(
@@ -220,12 +220,7 @@ def average(repeats: Sequence[EvaluationSums]) -> EvaluationSums:
     return averaged.with_groups(_share(*pair, share) for pair in zip(total.groups, repeats[0].groups, strict=True))
 
 
-def _share(total: GroupSums, one: GroupSums, share: float) -> GroupSums:
-    sums = {name: share * getattr(total, name) for name in ("totals", "squares", "counts", "weighted", "missed")}
-    return replace(one, **sums)
-
-
-def _equally_hidden(repeats: Sequence[EvaluationSums]) -> list[EvaluationSums]:
+def equally_hidden(repeats: Sequence[EvaluationSums]) -> list[EvaluationSums]:
     """The repeats without misses and HD95 of every group of which one of them withholds these."""
     hidden = [any(group.hidden for group in same) for same in zip(*(part.groups for part in repeats), strict=True)]
     return [
@@ -234,6 +229,11 @@ def _equally_hidden(repeats: Sequence[EvaluationSums]) -> list[EvaluationSums]:
         )
         for part in repeats
     ]
+
+
+def _share(total: GroupSums, one: GroupSums, share: float) -> GroupSums:
+    sums = {name: share * getattr(total, name) for name in ("totals", "squares", "counts", "weighted", "missed")}
+    return replace(one, **sums)
 
 
 def _read_withheld(

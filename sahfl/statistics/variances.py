@@ -50,7 +50,7 @@ class Sample:
     sums: GroupSums
     """Averaged over the method's trainings."""
     trainings: Mapping[int, GroupSums] = field(default_factory=dict)
-    """The sums of each training, by its number, over cases that all trainings share: those of ``sums`` or fewer."""
+    """The sums of each training, by its number, over the cases of ``sums``; none if they are not known of all."""
     trained: bool = True
     """False for zero-shot: a method without randomness of training."""
 

@@ -22,7 +22,7 @@ DATA = {site: f"{site}-scans" for site in SITES}
 def make(tmp_path):
     """A finished run with made-up Dice: each patient gets that of its method plus a share of its own."""
 
-    def make(name, dice, *, data=DATA, **changes):
+    def make(name, dice, *, data=DATA, base="0" * 64, **changes):
         study = parse(
             Study,
             changed(TINY, **{"finetune__methods": [LORA | {"repeat": 1}, LORA | {"repeat": 2}]} | changes),
@@ -37,7 +37,8 @@ def make(tmp_path):
                     cases = [a_case(f"{site}-{fold}-{n}", 20.0, 20.0, value) for n, value in enumerate(values)]
                     sums[site] = EvaluationSums.of(cases, study.evaluation, seed=study.seed).to_array().tolist()
                 folder.write_evaluation(cell_of(method, fold), {"sums": sums, "missing": {}})
-        folder.write_json("results.json", {"sites": [{"site": site, "data": data[site]} for site in SITES]})
+        sites = [{"site": site, "data": data[site]} for site in SITES]
+        folder.write_json("results.json", {"sites": sites, "base": {"sha256": base}})
         return folder
 
     return make
@@ -69,6 +70,26 @@ def test_the_difference_of_two_runs_is_paired_by_patient(make):
 def test_runs_over_other_patients_are_refused_by_what_differs(make, changes, named):
     with pytest.raises(RunError, match=f"cannot be compared, they differ in {named}$"):
         compare_runs(make("one", 0.5), make("other", 0.5, **changes))
+
+
+def test_two_base_networks_that_were_each_pretrained_once_have_no_verdict(make):
+    methods = [{"method": "zero_shot"}, *({"method": "cp_lora", "rank": 2, "repeat": n} for n in (1, 2))]
+    methods += [{"method": "full", "start": "scratch", "repeat": n} for n in (1, 2)]
+    one = make("one", 0.55, finetune__methods=methods)
+    same = compare_runs(one, make("same", 0.5, finetune__methods=methods))
+    assert {row["id"]: row["verdict"] for row in same["comparisons"]} == dict.fromkeys(
+        ("zero_shot", "cp_lora-r2", "full-scratch"), "better"
+    )
+    other = compare_runs(one, make("other", 0.5, base="1" * 64, finetune__methods=methods))
+    assert {
+        row["id"]: (row["verdict"], row["metrics"]["dice"]["overall"]["trainings"]) for row in other["comparisons"]
+    } == {
+        "zero_shot": ("one training: no verdict", 1),
+        "cp_lora-r2": ("one training: no verdict", 1),
+        "full-scratch": ("better", 2),
+    }
+    assert other["correction"]["n"]["dice"] == 1
+    assert other["comparisons"][0]["metrics"]["dice"]["overall"]["low"] is not None
 
 
 def test_a_run_that_is_not_finished_and_runs_without_a_common_method_are_refused(make):

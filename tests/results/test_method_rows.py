@@ -6,12 +6,15 @@ import statistics
 import numpy as np
 import pytest
 from harness import made_run
+from harness.tiny_study import TINY
 
+from sahfl.config import Study, parse
 from sahfl.results.method_results import Evaluated, measured
 from sahfl.results.method_rows import compare_rows, describe_row, find_rows
 from sahfl.results.verdicts import correct
 from sahfl.statistics.cases import CaseResult
-from sahfl.statistics.sums import EvaluationSums
+from sahfl.statistics.disclosure import withhold
+from sahfl.statistics.sums import EvaluationSums, average
 
 SITES = ("sah_a", "sah_b", "sah_c")
 LORA = {"method": "cp_lora", "rank": 2}
@@ -253,3 +256,101 @@ def test_a_study_that_does_not_split_by_volume_has_no_growth(make_run):
         key: EvaluationSums.of(cases(*reversed(key), (0.1, 0.2)), settings.evaluation, seed=0) for key in evaluated.sums
     }
     assert measured(settings, Evaluated(whole, {}))["growth"] is None
+
+
+ONE, TWICE = "one training: no verdict", LORA | {"repeats": 2}
+
+
+def verdicts(folder, study):
+    comparisons = compare_rows(study, find_rows(folder, study))
+    correct(comparisons, list(rows(folder, study).values()))
+    return {
+        (found["method"], found["reference"]): (overall(found)["trainings"], found["verdict"]) for found in comparisons
+    }
+
+
+def test_patients_of_whom_some_were_trained_on_more_often_than_others_have_no_verdict(tmp_path):
+    """Only sah_a trained alone twice; the spread between two trainings of its patients is not that of all patients."""
+    grid = [LORA | {"repeats": 2}, LORA | {"trained_at": ["sah_b", "sah_c"]}]
+    grid += [LORA | {"trained_at": "sah_a", "repeats": 2}]
+    middle = made_run.around(lambda id_, site, fold: 0.4 if id_ == "zero_shot" else 0.45)
+    found = verdicts(*made_run.make_run(tmp_path / "run", grid, middle))
+    assert found["cp_lora-r2", "zero_shot"] == (2, "better")
+    assert found["cp_lora-r2-each", "zero_shot"] == found["cp_lora-r2", "cp_lora-r2-each"] == (1, ONE)
+
+
+def test_a_repeat_that_was_evaluated_in_one_place_gives_no_verdict_but_one_that_nobody_has_does(tmp_path):
+    def middle(*lost):
+        def at(id_, site, fold):
+            if (id_.endswith("repeat2") and (site, fold) in lost) or (site, fold) == ("sah_c", 1):
+                return None
+            return 0.4 if id_ == "zero_shot" else 0.45
+
+        return made_run.around(at)
+
+    assert verdicts(*made_run.make_run(tmp_path / "a", [TWICE], middle(("sah_a", 0)))) == {
+        ("cp_lora-r2", "zero_shot"): (1, ONE)
+    }
+    assert verdicts(*made_run.make_run(tmp_path / "b", [TWICE], middle())) == {
+        ("cp_lora-r2", "zero_shot"): (2, "better")
+    }
+
+
+BASES = {"tbi_a": -0.03, "tbi_b": 0.01}
+
+
+def test_each_base_counts_as_one_training_however_often_it_is_fine_tuned(tmp_path):
+    middle = made_run.around(lambda id_, *_: 0.5 + sum(BASES[base] for base in BASES if base in id_), spread=0.002)
+    widths = []
+    for repeats in (1, 3):
+        grid = [LORA | {"base_of": "each", "repeats": repeats}, TWICE]
+        folder, study = made_run.make_run(tmp_path / str(repeats), grid, middle)
+        row = rows(folder, study)["cp_lora-r2-from-each"]
+        assert (overall(row)["trainings"], [found["repeat"] for found in row["repeats"]]) == (2, [1, 2])
+        assert [found["dice"] for found in row["repeats"]] == pytest.approx([0.47, 0.51], abs=0.002)
+        widths.append(overall(row)["high"] - overall(row)["low"])
+        by_id = {found.id: found.evaluated for found in find_rows(folder, study)}
+        assert not by_id["cp_lora-r2-from-each"].trainings.keys() & by_id["cp_lora-r2"].trainings.keys()
+    assert widths == pytest.approx([0.263, 0.263], abs=0.005)  # from six trainings it would be narrower
+
+
+def test_the_base_of_all_against_those_of_single_centres_has_no_verdict_because_it_was_pretrained_once(tmp_path):
+    grid = [LORA | {"base_of": "each", "repeats": 2}, LORA | {"repeats": 2}, {"method": "zero_shot", "base_of": "each"}]
+    middle = made_run.around(lambda id_, *_: 0.4 if "from" in id_ or id_ == "zero_shot" else 0.5)
+    found = verdicts(*made_run.make_run(tmp_path / "run", grid, middle))
+    assert found["cp_lora-r2", "cp_lora-r2-from-each"] == found["zero_shot", "zero_shot-from-each"] == (1, ONE)
+    assert found["cp_lora-r2", "zero_shot"] == (2, "better")
+
+
+@pytest.mark.parametrize("missed", [10, 17])
+def test_what_a_site_hides_of_one_training_is_hidden_in_all_so_that_they_are_over_the_same_cases(missed):
+    """Of 20 patients of sah_a, repeat 1 misses 10 and repeat 2 misses ``missed``, of 17 of which no count may leave."""
+    study = parse(Study, TINY, where="test")
+    settings = study.evaluation
+
+    def sums(site, lost, hd95):
+        results = [
+            CaseResult(f"{site}-{i}", 20.0, 0.0, 0.0, 0.0, None, 0.0, 40.0)
+            if i < lost
+            else CaseResult(f"{site}-{i}", 20.0, 18.0, 0.6, 0.5, hd95 + 0.1 * i, 0.5, 40.0)
+            for i in range(20)
+        ]
+        whole = EvaluationSums.of(results, settings, seed=3)
+        return withhold(whole, results, settings, smallest_group=3, smallest_bootstrap=5)
+
+    repeats = {
+        number: {(0, "sah_a"): sums("sah_a", lost, 40.0), (0, "sah_b"): sums("sah_b", 1, 5.0)}
+        for number, lost in ((1, 10), (2, missed))
+    }
+    together = {key: average([found[key] for found in repeats.values()]) for key in repeats[1]}
+    metrics = measured(study, Evaluated(together, repeats))["metrics"]
+    hd95, rate = metrics["hd95_mm"]["overall"], metrics["missed"]["overall"]
+    assert (hd95["trainings"], rate["trainings"]) == (2, 2)
+    if missed == 17:
+        assert (hd95["n"], rate["n"], rate["mean"]) == (19, 20, pytest.approx(1 / 20))
+        assert hd95["mean"] == pytest.approx(6.0)
+        alone = {number: {(0, "sah_b"): found[0, "sah_b"]} for number, found in repeats.items()}
+        known = measured(study, Evaluated(alone[1], alone))["metrics"]["hd95_mm"]["overall"]
+        assert (hd95["low"], hd95["high"]) == pytest.approx((known["low"], known["high"]), rel=0.05)
+    else:
+        assert (rate["n"], rate["mean"]) == (40, pytest.approx(11 / 40))
