@@ -33,7 +33,8 @@ _GAP = {
 _LOST = {"site": TEXT, "reason": TEXT}
 _METHOD = {
     **{"id": TEXT, "method": TEXT, "rank": WHOLE_OR_NONE, "aggregation": TEXT_OR_NONE},
-    **{"trained_at": TEXT_OR_NONE, "start": TEXT_OR_NONE, "part": TEXT_OR_NONE},
+    **{"trained_at": TEXT_OR_NONE, "start": TEXT_OR_NONE, "part": TEXT_OR_NONE, "plain": TEXT_OR_NONE},
+    "rounds": WHOLE_OR_NONE,
     **{"trainable": WHOLE, "magnitudes": (dict, type(None)), "bytes_up_per_round": NUMBER, "failed": TEXT_OR_NONE},
     "learning_rates": [{"rate": NUMBER, "n": WHOLE}],
     **{"not_evaluated": [{"fold": WHOLE, **_LOST}], "repeats": [{"repeat": WHOLE, "dice": NUMBER_OR_NONE}]},
@@ -51,7 +52,7 @@ _MEASURED = {
 """Additional keys of a method that did not fail."""
 _COMPARISON = {
     **{"method": TEXT, "reference": TEXT, "verdict": TEXT, "p_margin_holm": NUMBER_OR_NONE},
-    "dice": [NUMBER_OR_NONE],
+    **{"dice": [NUMBER_OR_NONE], "differs": [TEXT]},
     "metrics": {name: {"overall": _GAP, "by_volume": [_GAP], "by_extent": [_GAP]} for name in METRICS},
 }
 _PAIR = {

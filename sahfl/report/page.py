@@ -138,6 +138,7 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
         "hostile": hostile_sentence(results),
         "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
         "findings": [_finding(finding, results) for finding in results["findings"]],
+        "untested": [finding["claim"] for finding in results["findings"] if not finding["pairs"]],
         "overlays": read_overlays(results, folder),
         "cells": cells_sentence(results),
         "paper": paper_table(results),

@@ -226,13 +226,24 @@ def comparison_table(results: Results, *, with_zero_shot: bool) -> Table:
     references = list(dict.fromkeys(c["reference"] for c in shown))
     shown.sort(key=lambda c: references.index(c["reference"]))
     rows = [
-        Row((f"{titles.get(c['method'], c['method'])} against {titles.get(c['reference'], c['reference'])}", *_gap(c)))
+        Row(
+            (
+                f"{titles.get(c['method'], c['method'])} against {titles.get(c['reference'], c['reference'])}{_too(c)}",
+                *_gap(c),
+            )
+        )
         for c in shown
     ]
     headings = [f"Against {titles.get(c['reference'], c['reference'])}" for c in shown]
     columns = ("Pair", "n", "Difference in Dice", "95 % interval", "p", "p (Holm)", "Verdict")
     title = "Each method against zero-shot" if with_zero_shot else "Methods against each other"
     return Table(f"{title}, paired by patient", columns, with_headings(rows, headings))
+
+
+def _too(comparison: Results) -> str:
+    """Settings in which the two methods of a comparison differ besides what is compared."""
+    differing = ", ".join(name.replace("_", " ") for name in comparison["differs"])
+    return f" (differ in {differing} too)" if differing else ""
 
 
 def _gap(comparison: Results) -> tuple[str, ...]:

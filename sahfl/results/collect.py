@@ -14,7 +14,7 @@ from sahfl.config import Method, Study
 from sahfl.results.findings import judge
 from sahfl.results.gains import site_gains
 from sahfl.results.method_results import by_fold, read_fold
-from sahfl.results.method_rows import compare_rows, describe_row, find_rows
+from sahfl.results.method_rows import compare_rows, describe_rows, find_rows
 from sahfl.results.support import fold_support, support_notes
 from sahfl.results.verdicts import correct
 from sahfl.run.folder import Record, RunFolder
@@ -32,7 +32,7 @@ def collect(
     rounds = _rounds(journal, study)
     n_cells = len(study.trainings) * study.finetune.folds + (study.pretrain is not None) + len(study.own_bases)
     rows = find_rows(folder, study)
-    methods, comparisons = [describe_row(folder, study, row, rounds) for row in rows], compare_rows(study, rows)
+    methods, comparisons = describe_rows(folder, study, rows, rounds), compare_rows(study, rows)
     correction = correct(comparisons, methods)
     return {
         "schema": SCHEMA,

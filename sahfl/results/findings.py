@@ -6,7 +6,7 @@ every setting, not only the best one. Each comparison has a verdict (``verdicts`
 The finding's verdict is that of the comparison with the weakest support, in this order: *worse*, *one training: no
 verdict*, *undecided*, *not worse*, *better*. It is *not tested* if the study has no comparison for it. A claim of
 *better* is supported if all comparisons are *better*. A claim of *not worse* is supported if all are *not worse* or
-*better*. Any *worse* contradicts both.
+*better*. Any *worse* contradicts both, and the claim about CP-LoRA is also contradicted by too many parameters.
 
 ``paper`` contains what the paper's abstract states about the question, or None where it states nothing. It states that
 adapters are better than standard fine-tuning, so that *not worse* does not confirm it. Only of CP-LoRA it states
@@ -44,21 +44,31 @@ class Pair:
     """A reason against the claim that holds whatever the Dice is."""
     blank: bool = False
     """Whether both methods segment almost nothing."""
+    differs: Sequence[str] = ()
+    """Settings in which the two methods differ besides what is compared."""
 
     def __str__(self) -> str:
-        remarks = self.against, "both segment next to nothing" * self.blank
+        others = f"they differ in {', '.join(self.differs)} too" if self.differs else ""
+        remarks = self.against, "both segment next to nothing" * self.blank, others
         remark = "".join(f"; {remark}" for remark in remarks if remark)
         value, low, high, n = (self.gap[key] for key in ("difference", "low", "high", "n"))
         if value is None or low is None or high is None:
             return f"{self.name}: no interval (n = {n}){remark}"
         p = self.gap["p_holm"]
         shown = "" if p is None else ", p (Holm) < 0.001" if p < 0.0005 else f", p (Holm) {p:.3f}"
-        return f"{self.name}: {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, n = {n}{shown}){remark}"
+        within = f"95 % interval {_signed(low)} to {_signed(high)}"
+        return f"{self.name}: {_signed(value)} ({within}, n = {n}{shown}){remark}"
 
     def row(self) -> dict[str, Any]:
         """This comparison in ``results.json``."""
         numbers = {key: self.gap[key] for key in ("difference", "low", "high", "n", "trainings", "p_holm")}
         return {"name": self.name, "verdict": self.verdict, **numbers}
+
+
+def _signed(value: float) -> str:
+    """Three decimals with a sign, but for 0.000."""
+    text = f"{value:+.3f}"
+    return text if float(text) else text[1:]
 
 
 class Evidence:
@@ -74,12 +84,16 @@ class Evidence:
         rows = [row for row in tuned if row["part"] in (None, "personal")]
         return [row for row in rows if adapters is None or (row["method"] in ADAPTERS) == adapters]
 
+    def whole(self, *, adapters: bool | None = None) -> list[Row]:
+        """Those of ``federated`` without a part at each site, in as many rounds as the study's methods usually have."""
+        return [row for row in self.federated(adapters=adapters) if row["part"] is None and row["rounds"] is None]
+
     def pair(self, method: str, reference: str, against: str = "") -> list[Pair]:
         """The comparison of two methods, or none if the study does not have it."""
         if (found := self._comparisons.get((method, reference))) is None:
             return []
         gap = found["metrics"]["dice"]["overall"]
-        return [Pair(f"{method} against {reference}", gap, found["verdict"], against, found["blank"])]
+        return [Pair(f"{method} against {reference}", gap, found["verdict"], against, found["blank"], found["differs"])]
 
 
 @dataclass(frozen=True)
@@ -136,8 +150,9 @@ def _text(pairs: Sequence[Pair], least: Pair) -> str:
     n = Counter(pair.verdict for pair in pairs)
     counts = ", ".join(f"{n[verdict]} {verdict.partition(':')[0]}" for verdict in reversed(WEAKEST_FIRST) if n[verdict])
     worse = [str(pair) for pair in pairs if (pair.verdict == WORSE or pair.against) and pair is not least]
-    rest = f" Also worse: {'; '.join(worse)}." if worse else ""
-    return f"{len(pairs)} comparisons: {counts}. Weakest support, difference of Dice: {least}.{rest}"
+    rest = f" Also against the claim: {'; '.join(worse)}." if worse else ""
+    least_support = f"The comparison that supports the claim least: {least}."
+    return f"{len(pairs)} comparisons: {counts}. {least_support}{rest}"
 
 
 # ------------------------------------------------------------------------------------------------------------- pairs
@@ -148,17 +163,17 @@ def _fine_tuning(evidence: Evidence) -> list[Pair]:
 
 
 def _adapters(evidence: Evidence) -> list[Pair]:
-    return [pair for row in evidence.federated(adapters=True) for pair in evidence.pair(row["id"], "full")]
+    return [pair for row in evidence.whole(adapters=True) for pair in evidence.pair(row["id"], "full")]
 
 
 def _parts(evidence: Evidence) -> list[Pair]:
-    rows = [row for row in evidence.federated(adapters=False) if row["method"] != "full"]
+    rows = [row for row in evidence.whole(adapters=False) if row["method"] != "full"]
     return [pair for row in rows for pair in evidence.pair(row["id"], "full")]
 
 
 def _pretraining(evidence: Evidence) -> list[Pair]:
     scratch = [row for row in evidence.methods if row["trained_at"] is None and row["start"] == "scratch"]
-    pairs = [(row["id"], other["id"]) for row in evidence.federated() for other in scratch]
+    pairs = [(row["id"], other["id"]) for row in evidence.whole() for other in scratch]
     return [pair for ids in pairs for pair in evidence.pair(*ids)]
 
 
@@ -191,15 +206,22 @@ def _ranks(evidence: Evidence) -> list[Pair]:
 
 def _against_place(place: str) -> Callable[[Evidence], list[Pair]]:
     def pairs(evidence: Evidence) -> list[Pair]:
-        rows = evidence.federated()
-        return [pair for row in rows for pair in evidence.pair(row["id"], f"{row['id']}-{place}")]
+        ids = [
+            (row["id"], f"{id_}-{place}") for row in evidence.federated() for id_ in (row["id"], row["plain"]) if id_
+        ]
+        return [pair for names in ids for pair in evidence.pair(*names)]
 
     return pairs
 
 
+def _own_part(evidence: Evidence) -> list[Pair]:
+    rows = [row for row in evidence.federated() if row["part"] == "personal" and row["plain"] is not None]
+    return [pair for row in rows for pair in evidence.pair(row["id"], row["plain"])]
+
+
 def _new_hospital(evidence: Evidence) -> list[Pair]:
-    rows = evidence.federated()
-    return [pair for row in rows for pair in evidence.pair(f"{row['id']}-{OTHERS}", "zero_shot")]
+    rows = [row for row in evidence.methods if row["trained_at"] == OTHERS]
+    return [pair for row in rows for pair in evidence.pair(row["id"], "zero_shot")]
 
 
 def _federated_base(evidence: Evidence) -> list[Pair]:
@@ -279,6 +301,12 @@ CLAIMS = (
         text="Federated training is better than training at single sites.",
         wanted=BETTER,
         pairs=_against_place(EACH),
+    ),
+    Claim(
+        id="own_part",
+        text="A part of its own at each site is better than none.",
+        wanted=BETTER,
+        pairs=_own_part,
     ),
     Claim(
         id="new_hospital",

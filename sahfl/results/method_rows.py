@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
-from sahfl.config import POOLS, AdapterTuning, Method, Study, WeightTuning, ZeroShot
+from sahfl.config import POOLS, AdapterTuning, Method, Study, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.grid import EACH, FROM_EACH, OTHERS
 from sahfl.config.training import MOST_REPEATS
 from sahfl.networks import trained_tensors
@@ -162,8 +162,16 @@ def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
     return found
 
 
-def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequence[Record]) -> dict[str, Any]:
-    """One entry of the list ``methods`` in results.json."""
+def describe_rows(
+    folder: RunFolder, study: Study, rows: Sequence[MethodRow], rounds: Sequence[Record]
+) -> list[dict[str, Any]]:
+    """The list ``methods`` in results.json."""
+    return [_describe(folder, study, row, _without_part(row, rows), rounds) for row in rows]
+
+
+def _describe(
+    folder: RunFolder, study: Study, row: MethodRow, plain: str | None, rounds: Sequence[Record]
+) -> dict[str, Any]:
     ids = {method.id for method in row.trainings}
     sent = [site["bytes_up"] for line in rounds if line["method"] in ids for site in line["used"]]
     found = measured(study, row.evaluated)
@@ -176,8 +184,10 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
         "rank": row.method.rank if isinstance(row.method, AdapterTuning) else None,
         "aggregation": None if isinstance(row.method, ZeroShot) else row.method.aggregation,
         "start": row.start,
+        "rounds": _own_rounds(study, row.method),
         "trained_at": row.trained_at,
         "part": row.part,
+        "plain": plain,
         "trainable": _trainable(study, row.method),
         "magnitudes": _magnitudes(study, row.method),
         "learning_rates": _learning_rates(folder, row),
@@ -187,6 +197,35 @@ def describe_row(folder: RunFolder, study: Study, row: MethodRow, rounds: Sequen
         **found,
         "not_evaluated": list(row.missing),
     }
+
+
+def _own_rounds(study: Study, method: Method) -> int | None:
+    """The rounds of a training that does not have those of the study's other methods; otherwise None."""
+    rounds = study.rounds_of(method)
+    return rounds if rounds not in (0, study.finetune.rounds) else None
+
+
+def _without_part(row: MethodRow, rows: Sequence[MethodRow]) -> str | None:
+    """The id of the federated method that differs from one with a part at each site in this part alone.
+
+    Its rounds may differ, because a last phase at each site takes the place of rounds; one with the same rounds comes
+    first, then one with those of the study. None if the study has no such method, or the row has no part.
+    """
+    if row.part is None or isinstance(row.method, ZeroShot) or row.trained_at is not None:
+        return None
+    id_, rounds = _without_rounds(row.method.shared_alone()).id, row.method.rounds
+    found = {
+        other.method.rounds: other.id
+        for other in rows
+        if not isinstance(other.method, ZeroShot) and (other.trained_at, other.part) == (None, None)
+        if _without_rounds(other.method).id == id_
+    }
+    return found.get(rounds) or found.get(None) or next(iter(found.values()), None)
+
+
+def _without_rounds(method: TrainedMethod) -> TrainedMethod:
+    """The method in its first training and the usual rounds."""
+    return method.model_copy(update={"repeat": 1, "rounds": None})
 
 
 def _mean_dice(study: Study, sums: Sums) -> float | None:
@@ -239,18 +278,39 @@ def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]
             ours, theirs = by_id[method].evaluated, by_id[reference].evaluated
             # The base of all comes from one pretraining, and another one would give another base.
             ours = ours.once() if by_id[reference].trained_at == FROM_EACH else ours
-            found.append({"method": method, "reference": reference, **compare(study, ours, theirs)})
+            differs = _differs(by_id[method], by_id[reference])
+            pair = {"method": method, "reference": reference, "differs": differs}
+            found.append(pair | compare(study, ours, theirs))
     return found
+
+
+NOT_IN_IDS = ("learning_rate", "alpha", "scaling", "rank_dropout", "all_magnitudes", "site_ranks")
+"""Settings of a method that its id does not have."""
+
+
+def _differs(row: MethodRow, other: MethodRow) -> list[str]:
+    """Settings of both methods in which they differ although the comparison is not about them.
+
+    Standard fine-tuning and adapters need other learning rates, so that of these only the rounds count.
+    """
+    if isinstance(row.method, ZeroShot) or isinstance(other.method, ZeroShot):
+        return []
+    names = (*NOT_IN_IDS, "rounds") if type(row.method) is type(other.method) else ("rounds",)
+
+    def values(row: MethodRow, name: str) -> set[str]:
+        return {str(getattr(method, name, None)) for method in row.trainings}
+
+    return [name for name in names if values(row, name) != values(other, name)]
 
 
 def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
     """Method and reference, in this order.
 
     Every trained method with zero-shot; every federated fine-tuning with that of the whole network, and with training
-    from scratch; adapters with the lowest rank of the same settings; CP-LoRA with convLoRA of the same settings;
-    federated training with training in one place and with training without the patients' own site, and this with each
-    site alone; a method with a part at each site with the same method without it, federated, at each site alone and
-    pooled; the base of all pretraining sites with their own bases, before and after fine-tuning.
+    from scratch; adapters with the lowest rank of the same settings; CP-LoRA with convLoRA of the same rank and
+    options; federated training with training in one place and with training without the patients' own site, and this
+    with each site alone; a method with a part at each site with the same method without it, federated, at each site
+    alone and pooled; the base of all pretraining sites with their own bases, before and after fine-tuning.
     """
     yield from _pairs_of_bases(rows)
     trained = [row for row in rows if not isinstance(row.method, ZeroShot) and row.method.base_of is None]
@@ -271,13 +331,10 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
     yield from ((_plain(row.method, federated=True).id, row.id) for row in places)
     left_out = [row for row in trained if row.trained_at == OTHERS]
     yield from ((row.id, f"{_plain(row.method, federated=True).id}-{EACH}") for row in left_out)
-    known = {row.id for row in rows}
     for row in trained:
-        if row.part is None or isinstance(row.method, ZeroShot) or row.trained_at is not None:
-            continue
-        plain = _plain(row.method.shared_alone()).id  # what each site gains by a part of its own
-        others = [plain] if row.part != "personal" else [plain, *(f"{plain}-{place}" for place in (EACH, *POOLS))]
-        yield from ((row.id, other) for other in others if other in known)
+        if (plain := _without_part(row, rows)) is not None:  # what each site gains by a part of its own
+            others = [plain] if row.part != "personal" else [plain, *(f"{plain}-{place}" for place in (EACH, *POOLS))]
+            yield from ((row.id, other) for other in others)
 
 
 def _pairs_of_bases(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:

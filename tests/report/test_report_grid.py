@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from harness.grid_results import grid
 from test_report_page import Page, without_figures
+from test_report_sample import comparison, sample
 from test_report_sample import method as one_method
-from test_report_sample import sample
 
 from sahfl.report import write_report
 from sahfl.report.accuracy_figures import draw_places, draw_ranks, draw_strata
@@ -107,10 +107,18 @@ def test_findings_are_shown_with_verdict_and_interval(page):
         "CP-LoRA (rank 8) against convLoRA (rank 8), rank ≥ 8: −0.034 (95 % interval −0.064 to −0.004), n = 39."
         in page.text
     )
-    assert "not tested Federated is not worse than pooled. The paper does not test this." in page.text
+    assert "because the study has no methods for it: Federated is not worse than pooled. " in page.text
+    assert "not tested Federated" not in page.text
     row = ["39", "+0.070", "+0.040 to +0.100", "0.002", "better"]
     names = [f"CP-LoRA (rank {rank}) against CP-LoRA (rank 1)" for rank in (8, 64)]
     assert [found for found in page.rows if found[1:] == row] == [[name, *row] for name in names]
+
+
+def test_settings_in_which_a_pair_differs_besides_are_named_in_its_row(tmp_path):
+    results = sample()
+    results["comparisons"].append(comparison("cp_lora-r8", -0.1, reference="full") | {"differs": ["learning_rate"]})
+    page = without_figures(results, tmp_path)
+    assert "CP-LoRA (rank 8) against Full fine-tuning (differ in learning rate too)" in [row[0] for row in page.rows]
 
 
 def test_every_hospital_sees_what_it_gains_by_taking_part(page):

@@ -61,8 +61,10 @@ def method(name, kind, dice, *, rank=None, trainable=0, sent=0, aggregation=None
         "rank": rank,
         "aggregation": aggregation or (None if rank is None else "mean"),
         "start": None if kind == "zero_shot" else "scratch" if "-scratch" in name else "base",
+        "rounds": None,
         "trained_at": at,
         "part": None,
+        "plain": None,
         "trainable": trainable,
         "magnitudes": None,
         "learning_rates": [],
@@ -111,7 +113,7 @@ def comparison(name, gap, half=0.041, reference="zero_shot", before=0.412):
         }
         found[key] = {"overall": gap_of(ALL, 30, scale * signed, scale * half, 0.0016), **parts}
     verdict = "undecided" if abs(gap) < half else "better" if gap > 0 else "worse"
-    about = {"method": name, "reference": reference, "verdict": verdict, "dice": [before + gap, before]}
+    about = {"method": name, "reference": reference, "verdict": verdict, "dice": [before + gap, before], "differs": []}
     return about | {"p_margin_holm": 0.01, "metrics": found}
 
 

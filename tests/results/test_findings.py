@@ -14,17 +14,18 @@ def gap(value=0.03, half=0.02, n=30, p_holm=0.01, trainings=3):
     return {"stratum": "all with blood", **numbers, "trainings": trainings}
 
 
-def row(id_, *, rank=None, trained_at=None, trainable=100, growth=None):
+def row(id_, *, rank=None, trained_at=None, trainable=100, growth=None, part=None, plain=None, rounds=None):
     method = id_.partition("-")[0]
     start = None if id_ == "zero_shot" else "scratch" if "scratch" in id_ else "base"
-    where = {"trained_at": trained_at, "start": start, "part": None}
+    where = {"trained_at": trained_at, "start": start, "part": part, "plain": plain, "rounds": rounds}
     where["aggregation"] = None if id_ == "zero_shot" else "mean"
     return {"id": id_, "method": method, "rank": rank, **where, "trainable": trainable, "growth": growth}
 
 
-def against(method, reference, verdict="better", blank=False, **numbers):
+def against(method, reference, verdict="better", blank=False, differs=(), **numbers):
     metrics = {"dice": {"overall": gap(**numbers)}}
-    return {"method": method, "reference": reference, "verdict": verdict, "blank": blank, "metrics": metrics}
+    about = {"method": method, "reference": reference, "verdict": verdict, "blank": blank, "differs": list(differs)}
+    return about | {"metrics": metrics}
 
 
 ZERO, FULL = row("zero_shot"), row("full")
@@ -32,6 +33,7 @@ CP, CONV = row("cp_lora-r8", rank=8, trainable=20), row("conv_lora-r8", rank=8)
 LOW, HIGH = row("cp_lora-r1", rank=1), row("cp_lora-r64", rank=64)
 EACH, POOLED, OTHERS = (row(f"cp_lora-r8-{at}", rank=8, trained_at=at) for at in ("each", "pooled", "others"))
 STEPS = row("cp_lora-r8-pooled_steps", rank=8, trained_at="pooled_steps")
+OWN = row("cp_lora-r8-private4", rank=8, part="personal", plain="cp_lora-r8")
 FROM_EACH = row("cp_lora-r8-from-each", rank=8, trained_at="from-each")
 TESTED = {
     "fine_tuning": ([ZERO, CP], ("cp_lora-r8", "zero_shot")),
@@ -43,10 +45,12 @@ TESTED = {
     "ranks": ([LOW, HIGH], ("cp_lora-r64", "cp_lora-r1")),
     "pooled": ([CP, POOLED], ("cp_lora-r8", "cp_lora-r8-pooled")),
     "single_site": ([CP, EACH], ("cp_lora-r8", "cp_lora-r8-each")),
+    "own_part": ([CP, OWN], ("cp_lora-r8-private4", "cp_lora-r8")),
     "pooled_steps": ([CP, STEPS], ("cp_lora-r8", "cp_lora-r8-pooled_steps")),
-    "new_hospital": ([ZERO, CP, OTHERS], ("cp_lora-r8-others", "zero_shot")),
+    "new_hospital": ([ZERO, OTHERS], ("cp_lora-r8-others", "zero_shot")),
     "taking_part": ([CP, OTHERS], ("cp_lora-r8", "cp_lora-r8-others")),
 }
+KINDS = {"cp_lora": 40, "conv_lora": 100}
 WANTED = {"parts": "not worse", "cp_lora": "not worse", "pooled": "not worse", "pooled_steps": "not worse"}
 
 
@@ -94,7 +98,7 @@ def test_every_rank_and_every_setting_of_an_adapter_is_judged():
     pairs[0]["verdict"] = "worse"
     found = finding("adapters", methods, pairs)
     assert (found["verdict"], found["supported"]) == ("worse", False)
-    assert "Weakest support, difference of Dice: cp_lora-r1 against full" in found["text"]
+    assert "The comparison that supports the claim least: cp_lora-r1 against full" in found["text"]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +128,9 @@ def test_the_text_counts_the_verdicts_and_names_all_that_contradict_the_claim():
         against("decoder", "zero_shot", "worse", value=-0.05, half=0.04, p_holm=0.0002),
     ]
     assert finding("fine_tuning", rows, pairs)["text"] == (
-        "4 comparisons: 1 better, 1 one training, 2 worse. Weakest support, difference of Dice: decoder against "
-        "zero_shot: -0.050 (95 % interval -0.090 to -0.010, n = 30, p (Holm) < 0.001). Also worse: cp_lora-r8 against "
-        "zero_shot: -0.050 (95 % interval -0.060 to -0.040, n = 30, p (Holm) 0.010)."
+        "4 comparisons: 1 better, 1 one training, 2 worse. The comparison that supports the claim least: decoder "
+        "against zero_shot: -0.050 (95 % interval -0.090 to -0.010, n = 30, p (Holm) < 0.001). Also against the claim: "
+        "cp_lora-r8 against zero_shot: -0.050 (95 % interval -0.060 to -0.040, n = 30, p (Holm) 0.010)."
     )
 
 
@@ -137,6 +141,42 @@ def test_too_many_parameters_speak_against_cp_lora_whatever_its_dice():
     assert found["text"].endswith("p (Holm) 0.010); it has 34% of the parameters.")
     exact = row("cp_lora-r8", rank=8, trainable=33)
     assert finding("cp_lora", [exact, CONV], [against("cp_lora-r8", "conv_lora-r8")])["supported"] is True
+
+
+def test_pairs_with_too_many_parameters_are_against_the_claim_and_not_worse():
+    rows = [row(f"{kind}-r{rank}", rank=rank, trainable=n * rank) for rank in (1, 8) for kind, n in KINDS.items()]
+    pairs = [against(f"cp_lora-r{rank}", f"conv_lora-r{rank}", value=0.01 * rank) for rank in (1, 8)]
+    assert finding("cp_lora", rows, pairs)["text"] == (
+        "2 comparisons: 2 better. The comparison that supports the claim least: cp_lora-r1 against conv_lora-r1: "
+        "+0.010 (95 % interval -0.010 to +0.030, n = 30, p (Holm) 0.010); it has 40% of the parameters. Also against "
+        "the claim: cp_lora-r8 against conv_lora-r8: +0.080 (95 % interval +0.060 to +0.100, n = 30, p (Holm) 0.010); "
+        "it has 40% of the parameters."
+    )
+
+
+def test_methods_with_a_part_at_each_site_or_in_other_rounds_test_no_claim_about_adapters_or_pretraining():
+    fewer = row("cp_lora-r8-rounds2", rank=8, rounds=2)
+    scratch = row("full-scratch-rounds25", rounds=25)
+    methods = [FULL, CP, OWN, fewer, scratch]
+    for name, reference in (("adapters", "full"), ("pretraining", "full-scratch-rounds25")):
+        found = finding(name, methods, [against(method["id"], reference) for method in (CP, OWN, fewer)])
+        assert [pair["name"] for pair in found["pairs"]] == [f"cp_lora-r8 against {reference}"]
+
+
+@pytest.mark.parametrize(("name", "place"), [("single_site", "each"), ("pooled", "pooled")])
+def test_methods_with_a_part_at_each_site_are_judged_against_single_sites_and_the_pool(name, place):
+    pairs = [against(f"cp_lora-r8{own}", f"cp_lora-r8-{place}") for own in ("", "-private4")]
+    found = finding(name, [CP, OWN, EACH, POOLED], [*pairs, against("cp_lora-r8-private4", "cp_lora-r8")])
+    ids = ("cp_lora-r8", "cp_lora-r8-private4")
+    assert [pair["name"] for pair in found["pairs"]] == [f"{id_} against cp_lora-r8-{place}" for id_ in ids]
+
+
+def test_settings_in_which_two_methods_differ_besides_are_named_and_a_zero_has_no_sign():
+    pair = against("cp_lora-r8", "conv_lora-r8", value=-0.0001, differs=["alpha", "rounds"])
+    assert finding("cp_lora", [CP, CONV], [pair])["text"] == (
+        "Difference of Dice: cp_lora-r8 against conv_lora-r8: 0.000 (95 % interval -0.020 to +0.020, n = 30, "
+        "p (Holm) 0.010); they differ in alpha, rounds too."
+    )
 
 
 def test_two_methods_that_segment_nothing_are_marked():
@@ -155,7 +195,7 @@ def test_every_finding_has_the_same_fields():
     keys = ["id", "claim", "wanted", "paper", "verdict", "supported", "text", "pairs", "difference", "low", "high", "n"]
     for found in judge([ZERO, FULL, CP], [against("full", "zero_shot")]):
         assert list(found) == keys
-    assert len(set(NAMES)) == len(NAMES) == 13
+    assert len(set(NAMES)) == len(NAMES) == 14
 
 
 def test_no_interval_is_said_as_such():

@@ -10,7 +10,7 @@ from harness.tiny_study import TINY
 
 from sahfl.config import Study, parse
 from sahfl.results.method_results import Evaluated, measured
-from sahfl.results.method_rows import compare_rows, describe_row, find_rows
+from sahfl.results.method_rows import compare_rows, describe_rows, find_rows
 from sahfl.results.verdicts import correct
 from sahfl.statistics.cases import CaseResult
 from sahfl.statistics.disclosure import withhold
@@ -39,7 +39,7 @@ def make_run(tmp_path):
 
 
 def rows(folder, study):
-    found = [describe_row(folder, study, row, []) for row in find_rows(folder, study)]
+    found = describe_rows(folder, study, find_rows(folder, study), [])
     json.dumps(found, allow_nan=False)
     return {row["id"]: row for row in found}
 
@@ -354,3 +354,60 @@ def test_what_a_site_hides_of_one_training_is_hidden_in_all_so_that_they_are_ove
         assert (hd95["low"], hd95["high"]) == pytest.approx((known["low"], known["high"]), rel=0.05)
     else:
         assert (rate["n"], rate["mean"]) == (40, pytest.approx(11 / 40))
+
+
+def pairs_of(folder, study):
+    return {
+        (found["method"], found["reference"]): found["differs"]
+        for found in compare_rows(study, find_rows(folder, study))
+    }
+
+
+def test_a_method_with_a_part_at_each_site_is_compared_with_the_same_method_without_whatever_its_rounds(make_run):
+    grid = [
+        LORA | {"trained_at": [None, "pooled"]},
+        LORA | {"rank": 4},
+        LORA | {"private_rank": 1},
+        LORA | {"private_rank": 1, "rank": 4},
+        LORA | {"private_rank": 1, "rank": 8},
+        LORA | {"rounds": 1, "local_steps": 2},
+    ]
+    folder, study = make_run(grid, lambda id_, site, fold: (0.1, 0.2))
+    found = {
+        id_: (row["plain"], row["rounds"]) for id_, row in rows(folder, study).items() if row["part"] == "personal"
+    }
+    assert found == {
+        "cp_lora-r2-private1": ("cp_lora-r2", None),
+        "cp_lora-r4-private1": ("cp_lora-r4", None),
+        "cp_lora-r8-private1": (None, None),
+        "cp_lora-r2-local2-rounds1": ("cp_lora-r2", 1),
+    }
+    pairs = pairs_of(folder, study)
+    assert pairs["cp_lora-r4-private1", "cp_lora-r4"] == pairs["cp_lora-r2-private1", "cp_lora-r2-pooled"] == []
+    assert pairs["cp_lora-r2-local2-rounds1", "cp_lora-r2"] == ["rounds"]
+    assert pairs["cp_lora-r2-local2-rounds1-shared", "cp_lora-r2"] == ["rounds"]
+
+
+def test_a_plain_method_with_the_same_rounds_comes_first(make_run):
+    grid = [LORA, LORA | {"rounds": 1}, LORA | {"rounds": 1, "local_steps": 2}]
+    folder, study = make_run(grid, lambda id_, site, fold: (0.1, 0.2))
+    assert rows(folder, study)["cp_lora-r2-local2-rounds1"]["plain"] == "cp_lora-r2-rounds1"
+
+
+def test_a_comparison_of_methods_whose_ids_hide_other_settings_names_them(make_run):
+    grid = [
+        LORA | {"learning_rate": 0.001},
+        LORA | {"trained_at": "pooled", "learning_rate": 0.002},
+        LORA | {"trained_at": ["sah_a", "sah_b"], "learning_rate": 0.001},
+        LORA | {"trained_at": "sah_c", "learning_rate": 0.001, "scaling": "rank"},
+        {"method": "conv_lora", "rank": 2, "learning_rate": 0.001, "alpha": 64},
+        {"method": "full"},
+        {"method": "full", "start": "scratch", "rounds": 9},
+    ]
+    folder, study = make_run(grid, lambda id_, site, fold: (0.1, 0.2))
+    pairs = pairs_of(folder, study)
+    assert pairs["cp_lora-r2", "cp_lora-r2-pooled"] == ["learning_rate"]
+    assert pairs["cp_lora-r2", "cp_lora-r2-each"] == ["scaling"]
+    assert pairs["cp_lora-r2", "conv_lora-r2"] == ["alpha"]
+    assert pairs["cp_lora-r2", "full"] == pairs["cp_lora-r2", "zero_shot"] == []
+    assert pairs["full", "full-scratch-rounds9"] == ["rounds"]
