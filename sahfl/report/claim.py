@@ -7,7 +7,7 @@ Radiol. Artif. Intell. 6:e240300. Items are shortened here; the papers contain t
 from __future__ import annotations
 
 from sahfl.config.network import NETWORKS
-from sahfl.report.names import measured
+from sahfl.report.names import left_out, measured
 from sahfl.report.summary import n_folds
 from sahfl.report.tables import METRICS, Row, Table
 from sahfl.report.text import DASH, Results, count, whole
@@ -96,6 +96,16 @@ def _model(results: Results) -> str:
     )
 
 
+def _initialisation(results: Results) -> str:
+    base, methods = results["base"], results["methods"]
+    parts = [f"Base network: {base['mode']}, SHA-256 {base['sha256'][:12]}"]
+    if any((method["trained_at"] or "").startswith("from-") for method in methods):
+        parts.append("some methods start from single trauma centres' own bases")
+    if any(method["start"] == "scratch" for method in methods):
+        parts.append("some from random weights")
+    return "; ".join([*parts, *["adapters start at 0"] * any(method["rank"] is not None for method in methods)]) + "."
+
+
 def _included(results: Results) -> str:
     parts = [
         f"{site['site']}: {count(site['n_patients'], 'patient')}, {count(site['n_refused'], 'scan')} refused"
@@ -107,7 +117,7 @@ def _included(results: Results) -> str:
 
 def _answers(results: Results) -> dict[int, str]:
     """Number of an item -> its answer from the results."""
-    base, folds, evaluation = results["base"], n_folds(results), results["evaluation"]
+    folds, evaluation = n_folds(results), results["evaluation"]
     partitions = f"{folds}-fold cross-validation at each site, by seed {_settings(results, 'seed')}."
     packages = ", ".join(f"{name} {version}" for name, version in results["environment"].items())
     rounds = count(sum(entry["committed"] for entry in results["rounds"]), "committed round")
@@ -115,17 +125,18 @@ def _answers(results: Results) -> dict[int, str]:
     tolerance = evaluation.get("tolerance_mm")
     metrics += "" if tolerance is None else f" (tolerance {tolerance} mm)"
     shown = ", ".join(overlay["case"] for overlay in results.get("overlays", []))
+    pictures = "Only weights, sums, counts and pictures of single cases" if shown else "Only weights, sums and counts"
     return {
         1: "Deep learning: federated low-rank fine-tuning of a segmentation network.",
         7: _sources(results),
         9: _preprocessing(results),
-        11: "Only weights, sums and counts left the hospitals; of DICOM headers the patient id is read, hashed.",
+        11: f"{pictures} left the hospitals; of DICOM headers the patient id is read, hashed.",
         12: _missing(results),
         19: partitions if folds else AUTHORS,
         20: "Patient: all scans of a patient are in one fold of one site.",
         22: _model(results),
         23: f"sahfl {results['sahfl']}; {packages}.",
-        24: f"Base network: {base['mode']}, SHA-256 {base['sha256'][:12]}; adapters start at 0.",
+        24: _initialisation(results),
         25: f"Federated, {rounds}; rounds, steps, optimiser: see Settings.",
         26: "The network after the last round; none was chosen by its test result.",
         27: "The probabilities of the views are averaged; folds are not combined.",
@@ -134,8 +145,10 @@ def _answers(results: Results) -> dict[int, str]:
         f"trainings; paired differences, Holm's correction over {results['correction']['n']['dice']} of Dice.",
         30: f"{count(len(measured(results)), 'method')}, paired where both have a patient; by volume, extent, site and "
         "fold.",
-        32: "Every patient once, by a network that was not fine-tuned on that patient.",
-        33: "Not done: cross-validation within the participating hospitals.",
+        32: "Every patient at most once by each training, with a network that was not fine-tuned on that patient.",
+        33: "Each hospital by networks that were trained without it; otherwise cross-validation within the hospitals."
+        if left_out(results)
+        else "Not done: cross-validation within the participating hospitals.",
         35: _included(results),
         37: "See Segmentation accuracy.",
         39: f"{f'Overlays of the {shown} case; ' if shown else ''}Dice by volume and extent.",

@@ -20,6 +20,7 @@ STANDARD = {
 }
 REPEAT = "-repeat"
 EACH, OTHERS, POOLED, POOLED_STEPS = "each", "others", "pooled", "pooled_steps"
+FROM_EACH = "from-each"
 """Values of ``trained_at`` that are not names of sites."""
 
 PARTS = {
@@ -34,7 +35,7 @@ PLACES = {
     POOLED_STEPS: "pooled, one site's steps",
     EACH: "each site alone",
     OTHERS: "all other sites",
-    "from-each": "each trauma centre's own base",
+    FROM_EACH: "each trauma centre's own base",
 }
 """Words for ``trained_at``, where it is no site and no part of one."""
 OPTIONS = {r"private(\d+)": r"\1 private terms", r"local(\d+)": r"\1 local steps", "stays norm": "norms stay"}
@@ -126,6 +127,12 @@ def _place_name(at: str | None, part: str | None) -> str:
         return PARTS[part] if at is None else PLACES[at]
     kind, _, site = at.partition("-")
     return {"without": f"without {site}", "from": f"base of {site}"}.get(kind if site else "", f"{at} alone")
+
+
+def left_out(results: Results) -> bool:
+    """Whether a hospital was evaluated with networks that were trained without it."""
+    places = [method["trained_at"] or "" for method in results["methods"]]
+    return any(place.startswith("without-") for place in places)
 
 
 def names(results: Results) -> dict[str | None, str]:

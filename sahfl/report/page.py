@@ -19,7 +19,7 @@ from sahfl.report.case_pictures import read_overlays
 from sahfl.report.claim import claim_table, n_filled
 from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.form import form_problems
-from sahfl.report.names import families, name_methods
+from sahfl.report.names import FROM_EACH, families, left_out, name_methods
 from sahfl.report.paper import paper_table
 from sahfl.report.paper_files import write_paper_files
 from sahfl.report.summary import cells_sentence, headline, hostile_sentence, tiles
@@ -146,6 +146,8 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
         "claim_filled": n_filled(claim),
         "finished": moment(results["finished"]),
         "started": moment(results["started"]),
+        "from_each": any(method["trained_at"] == FROM_EACH for method in results["methods"]),
+        "left_out": left_out(results),
         "support": run_tables.support_sentences(results),
         "rates": tables.rate_sentences(results),
         "magnitudes": tables.magnitude_sentences(results),

@@ -11,9 +11,11 @@ import pytest
 from harness.grid_results import grid
 from matplotlib.image import imread
 from test_report_sample import DIED, VARIANTS, failed, gain, refusals, unclear
+from test_report_sample import method as one_method
 
 from sahfl.errors import DataError
 from sahfl.report import write_report
+from sahfl.report.claim import claim_table
 from sahfl.report.form import form_problems
 from sahfl.report.page import draw_figures, render_page
 from sahfl.report.summary import headline
@@ -335,3 +337,40 @@ def test_results_that_hospitals_withhold_are_named_and_intervals_that_are_missin
     assert ["sah_b", "2 of 3", "1 of 3", "0 of 3", "2 of 3", "3 of 3"] in [row[1:] for row in page.rows]
     assert "not_hu: few, spacing: 7" in page.text
     assert "Suppressed" not in without_figures(gain(), tmp_path).text
+
+
+def answers(results):
+    return {row.cells[0]: row.cells[2] for row in claim_table(results).rows if not row.heading}
+
+
+def test_sentences_about_start_and_new_hospitals_follow_the_methods_of_the_study(tmp_path):
+    """A page of plain methods says what one with bases of single centres, from scratch and without a site must not."""
+    plain, more = gain(), gain()
+    places = ("zero_shot-from-tbi_a", "from-tbi_a"), ("zero_shot-from-each", "from-each"), ("full-others", "others")
+    for id_, at in (*places, ("full-without-sah_a", "without-sah_a"), ("full-scratch", None)):
+        more["methods"].append(one_method(id_, id_.partition("-")[0], 0.4, at=at))
+    more["overlays"] = grid()["overlays"][:1]
+    pages = [without_figures(results, tmp_path).text for results in (plain, more)]
+    for sentence, there in (
+        ("contain the spread of these bases", (False, True)),
+        ("For that see the methods that were trained without a hospital", (False, True)),
+        ("All trainings start from one base network", (False, False)),
+        ("Each patient was scored once", (False, False)),
+        ("every other interval", (False, False)),
+        ("Each training of a method scores a patient at most once", (True, True)),
+    ):
+        assert tuple(sentence in text for text in pages) == there, sentence
+    claims = [answers(results) for results in (plain, more)]
+    assert [claim["11"].partition(" left")[0] for claim in claims] == [
+        "Only weights, sums and counts",
+        "Only weights, sums, counts and pictures of single cases",
+    ]
+    assert [claim["24"].partition("; ")[2] for claim in claims] == [
+        "adapters start at 0.",
+        "some methods start from single trauma centres' own bases; some from random weights; adapters start at 0.",
+    ]
+    assert claims[0]["33"].startswith("Not done: ")
+    assert claims[1]["33"].startswith("Each hospital by networks that were trained without it")
+    without_adapters = gain()
+    del without_adapters["methods"][1]
+    assert answers(without_adapters)["24"] == f"Base network: federated, SHA-256 {'de' * 6}."
