@@ -58,8 +58,9 @@ def compare(
 ) -> None:
     """Compare two finished runs on the same patients: a paired difference of Dice for each method that both have.
 
-    The runs may differ in views, network or pretraining. Exit code 2 if they differ in seed, folds, sites, evaluation
-    or scans of the fine-tuning sites.
+    The runs may differ in views, network, pretraining or fine-tuning; every setting that differs is printed first. If
+    their base networks differ, methods that start from them have no verdict. Exit code 2 if the runs differ in seed,
+    folds, sites, evaluation or scans of the fine-tuning sites.
 
     Example: sahfl compare runs/paper-small runs/paper-small-axial
     """

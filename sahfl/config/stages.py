@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from sahfl.config.grid import EACH, OTHERS, expand
-from sahfl.config.methods import AdapterTuning, Method, ZeroShot
+from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, ZeroShot
 from sahfl.config.training import POOLED, POOLS
 from sahfl.section import Name, PathInFile, Section
 
@@ -94,6 +94,7 @@ class FinetuneConfig(Section):
             problems.append(
                 f"{', '.join(taken)}: the results have a row of this name for another method; change the label"
             )
+        problems += _unequal_repeats(methods)
         if problems := problems + [problem for method in methods for problem in self._unknown_sites(method)]:
             raise ValueError("; ".join(problems))
         return self.model_copy(update={"methods": methods, "grid": ()}) if self.grid else self
@@ -151,6 +152,20 @@ def _hint(grid: Sequence[Mapping[str, Any]]) -> str:
         if isinstance(rates, list) and not any(isinstance(rate, list) for rate in rates):
             return f"; a choice of rates is a list in a list, learning_rate: [{rates}]"
     return ""
+
+
+def _unequal_repeats(methods: Sequence[Method]) -> Iterator[str]:
+    """A text for each method whose settings are not those of the first training that it is a repeat of."""
+    first: dict[str, TrainedMethod] = {}
+    for method in methods:
+        if isinstance(method, ZeroShot):
+            continue
+        plain = method.model_copy(update={"repeat": 1})
+        other = first.setdefault(plain.id, method)
+        ours, theirs = method.model_dump(exclude={"repeat"}), other.model_dump(exclude={"repeat"})
+        if differing := [f"{name} ({theirs[name]} and {ours[name]})" for name in ours if ours[name] != theirs[name]]:
+            expected = "trainings of one method, expected the same settings in both, or a label for one of them"
+            yield f"{other.id} and {method.id} differ in {', '.join(differing)}; they are {expected}"
 
 
 class RoundsConfig(Section):

@@ -8,11 +8,13 @@ another difference: methods that start from the base, and zero-shot, then have n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sahfl.config import Study
 from sahfl.errors import RunError
+from sahfl.results.findings import signed
 from sahfl.results.method_results import Evaluated, compare, measured
 from sahfl.results.method_rows import MethodRow, find_rows
 from sahfl.results.verdicts import correct
@@ -23,7 +25,8 @@ def compare_runs(run: RunFolder, reference: RunFolder) -> dict[str, Any]:
     """Differences run minus reference for each method of both, corrected together (``verdicts.correct``).
 
     Returns:
-        ``comparisons`` as in ``results.json``, each with its ``id``, and ``correction``.
+        ``comparisons`` as in ``results.json``, each with its ``id``; ``correction``; and ``differs``, a list of every
+        setting that is not the same in both, as ``setting``, ``run`` and ``reference``.
 
     Raises:
         RunError: a run is not finished, the runs are not about the same patients, or no method is in both.
@@ -46,23 +49,54 @@ def compare_runs(run: RunFolder, reference: RunFolder) -> dict[str, Any]:
     if not comparisons:
         raise RunError(f"{run.path} and {reference.path}: have no method in common, expected one of the same id")
     correction = correct(comparisons, methods)
-    return {"comparisons": comparisons, "correction": correction}
+    ids = [found["id"] for found in comparisons]
+    return {"differs": _settings_that_differ(study, other, ids), "comparisons": comparisons, "correction": correction}
 
 
 def comparison_table(found: dict[str, Any]) -> str:
-    """The comparisons as a Markdown table, a row for each method."""
-    lines = ["| method | Dice | of the reference | difference | 95 % interval | n | verdict |", f"|{'---|' * 7}"]
+    """The settings that differ, and the comparisons as a Markdown table, a row for each method."""
+    lines = [
+        f"- {one['setting']}: {json.dumps(one['run'])}, of the reference {json.dumps(one['reference'])}"
+        for one in found["differs"]
+    ]
+    lines = ["The runs differ in:", "", *lines, ""] if lines else []
+    lines += ["| method | Dice | of the reference | difference | 95 % interval | n | verdict |", f"|{'---|' * 7}"]
     for row in found["comparisons"]:
         overall = row["metrics"]["dice"]["overall"]
-        interval = "" if overall["low"] is None else f"{overall['low']:+.3f} to {overall['high']:+.3f}"
+        interval = "" if overall["low"] is None else f"{signed(overall['low'])} to {signed(overall['high'])}"
         numbers = [_number(value) for value in row["dice"]]
-        cells = [row["id"], *numbers, _number(overall["difference"], "+"), interval, str(overall["n"]), row["verdict"]]
+        gap = "" if overall["difference"] is None else signed(overall["difference"])
+        cells = [row["id"], *numbers, gap, interval, str(overall["n"]), row["verdict"]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.3f}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _settings_that_differ(study: Study, other: Study, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Every setting in which two studies differ; of their methods only those of ``ids``, each under its id."""
+    ours, theirs = (dict(_flat(_settings(each, ids))) for each in (study, other))
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if ours.get(name) != theirs.get(name)]
+    return [{"setting": name, "run": ours.get(name), "reference": theirs.get(name)} for name in names]
+
+
+def _settings(study: Study, ids: Sequence[str]) -> dict[str, Any]:
+    """What determines the results of these methods, and not where the data lie."""
+    settings = study.model_dump(mode="json", exclude={"name": True, "require_gain": True, "base": {"path"}})
+    settings["data"] = study.data.identity()
+    methods = {method.id: method.model_dump(mode="json") for method in study.finetune.methods if method.id in ids}
+    settings["finetune"]["methods"] = methods
+    return settings
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _flat(part, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
 
 
 def _evaluated(row: MethodRow, *, one_base: bool) -> Evaluated:

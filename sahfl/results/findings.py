@@ -56,8 +56,8 @@ class Pair:
             return f"{self.name}: no interval (n = {n}){remark}"
         p = self.gap["p_holm"]
         shown = "" if p is None else ", p (Holm) < 0.001" if p < 0.0005 else f", p (Holm) {p:.3f}"
-        within = f"95 % interval {_signed(low)} to {_signed(high)}"
-        return f"{self.name}: {_signed(value)} ({within}, n = {n}{shown}){remark}"
+        within = f"95 % interval {signed(low)} to {signed(high)}"
+        return f"{self.name}: {signed(value)} ({within}, n = {n}{shown}){remark}"
 
     def row(self) -> dict[str, Any]:
         """This comparison in ``results.json``."""
@@ -65,7 +65,7 @@ class Pair:
         return {"name": self.name, "verdict": self.verdict, **numbers}
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     """Three decimals with a sign, but for 0.000."""
     text = f"{value:+.3f}"
     return text if float(text) else text[1:]

@@ -301,3 +301,18 @@ def test_the_paper_s_grid_has_every_family_at_every_rank_and_as_many_patients_as
     federated = {(m.method, m.rank) for m in found.finetune.methods if m.method in FAMILIES and m.trained_at is None}
     assert {(family, rank) for family in FAMILIES for rank in (1, 2, 4, 8, 16, 32, 64, 128)} <= federated
     assert sum(found.data.sites[site].n_cases for site in found.pretrain.sites) == 124
+
+
+@pytest.mark.parametrize("place", [{}, {"trained_at": "pooled"}])
+def test_repeats_with_other_settings_are_refused_by_both_names_and_what_differs(place):
+    first = {"method": "cp_lora", "rank": 2} | place
+    second = first | {"learning_rate": 0.5, "alpha": 64, "repeat": 2}
+    end = "-pooled" if place else ""
+    with pytest.raises(ConfigError) as caught:
+        study(methods=[first, second])
+    assert (
+        f"cp_lora-r2{end} and cp_lora-r2{end}-repeat2 differ in learning_rate (0.005 and 0.5), alpha (16.0 and 64.0); "
+        "they are trainings of one method, expected the same settings in both, or a label for one of them"
+    ) in str(caught.value)
+    labelled = study(methods=[first, second | {"label": "fast"}])
+    assert len(labelled.finetune.methods) == 2

@@ -55,6 +55,7 @@ def test_the_difference_of_two_runs_is_paired_by_patient(make):
     assert row["dice"] == pytest.approx([0.585, 0.535], abs=2e-3)
     assert row["verdict"] == "better"
     assert found["correction"]["n"]["dice"] == 1
+    assert found["differs"] == [{"setting": "views.weights.coronal", "run": None, "reference": 0.5}]
     assert comparison_table(found).splitlines()[-1].startswith("| cp_lora-r2 | 0.585 | 0.535 | +0.050 | +0.0")
 
 
@@ -70,6 +71,32 @@ def test_the_difference_of_two_runs_is_paired_by_patient(make):
 def test_runs_over_other_patients_are_refused_by_what_differs(make, changes, named):
     with pytest.raises(RunError, match=f"cannot be compared, they differ in {named}$"):
         compare_runs(make("one", 0.5), make("other", 0.5, **changes))
+
+
+def test_every_setting_that_differs_is_named_above_the_table(make):
+    slow = [LORA | {"repeat": repeat, "learning_rate": 0.001} for repeat in (1, 2)]
+    changes = {"finetune__methods": [*slow, {"method": "decoder"}], "finetune__rounds": 50}
+    changes |= {"pretrain__sites": ["tbi_a"]}
+    found = compare_runs(make("one", 0.5), make("other", 0.5, **changes))
+    expected = [
+        ("pretrain.sites", ["tbi_a", "tbi_b"], ["tbi_a"]),
+        ("finetune.rounds", 2, 50),
+        ("finetune.methods.cp_lora-r2.learning_rate", 0.005, 0.001),
+    ]
+    assert found["differs"][:3] == [dict(zip(("setting", "run", "reference"), one, strict=True)) for one in expected]
+    assert comparison_table(found).splitlines()[:6] == [
+        "The runs differ in:",
+        "",
+        '- pretrain.sites: ["tbi_a", "tbi_b"], of the reference ["tbi_a"]',
+        "- finetune.rounds: 2, of the reference 50",
+        "- finetune.methods.cp_lora-r2.learning_rate: 0.005, of the reference 0.001",
+        "",
+    ]
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign(make):
+    found = compare_runs(make("one", 0.5), make("other", 0.50001))
+    assert comparison_table(found).splitlines()[-1].split(" | ")[3:5] == ["0.000", "0.000 to 0.000"]
 
 
 def test_two_base_networks_that_were_each_pretrained_once_have_no_verdict(make):
