@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sahfl.aggregation.rules import USUAL
-from sahfl.report.names import ZERO_SHOT, dice_of, families, family_of, measured, measured_method
+from sahfl.report.names import ZERO_SHOT, dice_of, families, family_of, measured, measured_method, method_name
 from sahfl.report.summary import compared, n_folds
 from sahfl.report.tables import Row, Table, short_verdict, shown_estimate
 from sahfl.report.text import DASH, Results, count, number, stratum_name
@@ -56,7 +55,7 @@ def _dice_rows(results: Results) -> Iterator[Row]:
     yield Row(("Zero-shot", "no fine-tuning", "0.410 ± 0.26", here, DASH), "zero_shot")
     for family in families():
         if family.key in ABSTRACT:
-            methods = [m for m in measured(results) if family_of(m) == family and m["trained_at"] is None]
+            methods = [m for m in measured(results) if family_of(m) == family and _is_plain(m)]
             here = "; ".join(f"{_short(m)}: {_with_sd(dice_of(m))}" for m in methods)
             gaps = [(_short(m), compared(results, m["id"], "full")) for m in methods]
             verdicts = "; ".join(f"{name}: {short_verdict(gap['verdict'])}" for name, gap in gaps if gap is not None)
@@ -64,11 +63,18 @@ def _dice_rows(results: Results) -> Iterator[Row]:
             yield Row((family.name, ABSTRACT[family.key], UNKNOWN, *shown), family.key)
 
 
+def _is_plain(method: Results) -> bool:
+    """Whether all sites fine-tuned the base of all together, and nothing of the method stays at a site."""
+    return method["trained_at"] is None and method["part"] is None and method["start"] == "base"
+
+
 def _short(method: Results) -> str:
-    if method["rank"] is None:
-        return str(method["method"]).replace("_", " ")
-    rule = "" if method["aggregation"] in (None, USUAL) else f" {method['aggregation']}"
-    return f"rank {method['rank']}{rule}"
+    """What tells a method apart from others of its family: the rank and the other options of its name."""
+    details = method_name(method).partition(" (")[2].removesuffix(")")
+    if method["rank"] is not None:
+        return details
+    name = str(method["method"]).replace("_", " ")
+    return f"{name} ({details})" if details else name
 
 
 def _with_sd(overall: Results) -> str:

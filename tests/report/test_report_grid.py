@@ -163,6 +163,21 @@ def test_the_paper_s_numbers_are_only_those_that_are_known(page):
     assert "arXiv:2508.01772" in page.text
 
 
+def test_the_paper_s_table_has_plain_federated_methods_only_each_by_another_name():
+    results = grid()
+    rank = {"rank": 8, "sent": 100}
+    personal = one_method("cp_lora-r8-private4", "cp_lora", 0.6, **rank) | {"part": "personal"}
+    others = [personal, personal | {"id": "cp_lora-r8-private4-shared", "part": "shared"}]
+    others += [one_method("cp_lora-r8-joint", "cp_lora", 0.61, **rank), one_method("full-rounds9", "full", 0.62)]
+    results["methods"] += [*others, one_method("full-scratch", "full", 0.3)]
+    rows = {row.cells[0]: row.cells[3] for row in paper_table(results).rows if not row.heading}
+    labels = {name: [part.partition(":")[0] for part in rows[name].split("; ")] for name in rows}
+    rules = [f"rank {rank}, project" for rank in (1, 8, 64)]
+    assert labels["CP-LoRA"] == ["rank 1", "rank 8", "rank 64", *rules, "rank 8, joint"]
+    parts = ["full", "encoder", "decoder", "bottleneck", "last layer", "norm bias", "full (9 rounds)"]
+    assert labels["Standard fine-tuning"] == parts
+
+
 def test_the_checklist_has_all_items_and_leaves_to_the_authors_what_the_results_do_not_say():
     table = claim_table(grid())
     rows = {row.cells[0]: row.cells[2] for row in table.rows if not row.heading}
