@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import add
 from typing import Any
 
-from sahfl.report.names import POOLED, method_name, names
+from sahfl.report.names import POOLED, method_name, names, row_of_training
 from sahfl.report.tables import Row, Table, short_verdict, shown_difference, with_headings
 from sahfl.report.text import DASH, Results, count, duration, number, percent, size, whole
 
@@ -24,17 +24,27 @@ def traffic_table(results: Results) -> Table:
 
 
 def ledger_table(results: Results) -> Table:
-    """Total bytes that each site sent and received, and what it would have sent with whole networks."""
-    full, totals = results["base"]["bytes"], defaultdict[str, list[int]](lambda: [0, 0, 0])
-    for (site, _), counts in _traffic(results).items():
-        totals[_sender(site)] = list(map(add, totals[_sender(site)], counts))
-    whole_run = [sum(column) for column in zip(*totals.values(), strict=True)] or [0, 0, 0]
+    """Total bytes that each site sent and received, and what it would have sent with whole networks.
+
+    A training at one site alone sends no network, so that its replies have nothing in the place of which one would be.
+    """
+    full, totals = results["base"]["bytes"], defaultdict[str, list[int]](lambda: [0, 0, 0, 0])
+    for (site, method), (replies, up, down) in _traffic(results).items():
+        networks = 0 if _is_alone(results, method) else replies
+        totals[_sender(site)] = list(map(add, totals[_sender(site)], (replies, up, down, networks * full)))
+    whole_run = [sum(column) for column in zip(*totals.values(), strict=True)] or [0, 0, 0, 0]
     rows = tuple(
-        Row((name, whole(replies), size(up), size(down), size(replies * full), percent(up, replies * full)))
-        for name, (replies, up, down) in (*totals.items(), ("All", whole_run))
+        Row((name, whole(replies), size(up), size(down), size(instead), percent(up, instead)))
+        for name, (replies, up, down, instead) in (*totals.items(), ("All", whole_run))
     )
     columns = ("Hospital", "Replies", "Sent", "Received", "Whole networks instead", "Sent of that")
     return Table("Bytes ledger of training", columns, rows)
+
+
+def _is_alone(results: Results, training: str | None) -> bool:
+    """Whether one site trains it by itself, so that no network leaves this site."""
+    method = None if training is None else row_of_training(results, training)
+    return method is not None and method["trained_at"] in {site["site"] for site in results["sites"]}
 
 
 def _traffic(results: Results) -> dict[tuple[str, str | None], list[int]]:

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
-from sahfl.config import POOLS, AdapterTuning, Method, Study, TrainedMethod, WeightTuning, ZeroShot
+from sahfl.config import (
+    POOLED,
+    POOLED_STEPS,
+    POOLS,
+    AdapterTuning,
+    Method,
+    Study,
+    TrainedMethod,
+    WeightTuning,
+    ZeroShot,
+)
 from sahfl.config.grid import EACH, FROM_EACH, OTHERS
 from sahfl.config.training import MOST_REPEATS
 from sahfl.networks import trained_tensors
@@ -310,7 +320,8 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
     from scratch; adapters with the lowest rank of the same settings; CP-LoRA with convLoRA of the same rank and
     options; federated training with training in one place and with training without the patients' own site, and this
     with each site alone; a method with a part at each site with the same method without it, federated, at each site
-    alone and pooled; the base of all pretraining sites with their own bases, before and after fine-tuning.
+    alone and pooled; pooled training with that in as many steps as one site takes; the base of all pretraining sites
+    with their own bases, before and after fine-tuning.
     """
     yield from _pairs_of_bases(rows)
     trained = [row for row in rows if not isinstance(row.method, ZeroShot) and row.method.base_of is None]
@@ -329,6 +340,8 @@ def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
             yield row.id, lowest.id
     places = [row for row in trained if row.trained_at in (*POOLS, EACH, OTHERS)]
     yield from ((_plain(row.method, federated=True).id, row.id) for row in places)
+    pooled = [_plain(row.method, federated=True).id for row in places if row.trained_at == POOLED]
+    yield from ((f"{id_}-{POOLED}", f"{id_}-{POOLED_STEPS}") for id_ in pooled)
     left_out = [row for row in trained if row.trained_at == OTHERS]
     yield from ((row.id, f"{_plain(row.method, federated=True).id}-{EACH}") for row in left_out)
     for row in trained:

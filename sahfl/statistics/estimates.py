@@ -68,7 +68,8 @@ def estimate(sample: Sample, metric: str) -> Estimate:
     A mean of HD95 is over detected cases, and so is its n.
 
     Guarantees: never NaN. A value is None if its data are missing: the mean needs 1 case and the SD 2; the interval
-    needs 5 cases of at least 3 patients, and the replicates of all; the median needs the histograms of all.
+    needs 5 cases of about 3 patients with equally many scans, and the replicates of all; the median needs the
+    histograms of all.
 
     Raises:
         ValueError: there is no such metric.

@@ -20,6 +20,7 @@ from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.form import form_problems
 from sahfl.report.names import families, looks, method_name, names
 from sahfl.report.paper import UNKNOWN, paper_table
+from sahfl.report.run_tables import ledger_table
 from sahfl.report.training_figures import draw_losses
 from sahfl.report.volume_figures import bin_edges, draw_bland_altman, draw_histograms
 
@@ -365,6 +366,20 @@ def test_the_pool_is_no_hospital_in_the_ledger(tmp_path):
     used[:] = [used[0] | {"site": "pooled"}]
     page = without_figures(results, tmp_path)
     assert [row[0] for row in page.rows if "pooled" in row[0]] == ["pooled (no hospital)"] * 2
+
+
+def test_a_training_at_one_site_alone_stands_for_no_whole_network_in_the_ledger(tmp_path):
+    results = sample()
+    alone = one_method("cp_lora-r8-at-sah_a", "cp_lora", 0.4, rank=8, at="sah_a")
+    results["methods"].append(alone)
+    before = {row.cells[0]: row.cells for row in ledger_table(results).rows}
+    entry = next(entry for entry in results["rounds"] if entry["method"] == "cp_lora-r8")
+    used = [entry["used"][0] | {"site": "sah_a", "bytes_up": 238, "bytes_down": 1206}]
+    for name in ("cp_lora-r8-at-sah_a", "cp_lora-r8-at-sah_a-repeat2"):
+        results["rounds"].append(entry | {"method": name, "used": used})
+    after = {row.cells[0]: row.cells for row in ledger_table(results).rows}
+    assert (before["sah_a"][1], after["sah_a"][1]) == ("30", "32")
+    assert [after[name][2:] for name in after] == [before[name][2:] for name in before]
 
 
 def test_results_without_cells_and_overlays_have_a_page(tmp_path):

@@ -187,7 +187,7 @@ def test_what_is_compared_with_what(make_run):
         "cp_lora-r1": {"cp_lora-r4", "cp_lora-r8"},
         "cp_lora-r8-each": {"cp_lora-r8"},
         "cp_lora-r8-pooled": {"cp_lora-r8"},
-        "cp_lora-r8-pooled_steps": {"cp_lora-r8"},
+        "cp_lora-r8-pooled_steps": {"cp_lora-r8", "cp_lora-r8-pooled"},
     }
 
 
