@@ -55,8 +55,9 @@ def draw_methods(results: Results) -> Drawing | None:
     alt += f" Difference from zero-shot. {theme.listed(gained, 'difference')}" if gained else ""
     caption = (
         "Bars are 95 % intervals (over patients only with one training); a mark without a bar has too few patients. "
-        "Right: paired by patient; an interval that crosses the line means no clear change. Colour is the family, the "
-        "mark its rank; hollow marks were not trained by the federation."
+        "Right: paired by patient; an interval that crosses the line means no clear change, and one that does not "
+        "cross may still be undecided after the correction. Colour is the family, the mark its rank; hollow marks were "
+        "not trained by the federation."
     )
     return Drawing("methods", "Dice of every method, and its difference from zero-shot", caption, alt, figure)
 
@@ -185,7 +186,7 @@ def draw_places(results: Results) -> Drawing | None:
     axes.grid(axis="x")
     estimates = ((_name_with_place(m), dice_of(m)) for m in shown)
     caption = (
-        "All are scored on the same held-out patients. Pooled: all sites' data in one place, in as many steps as all "
+        "Means are over held-out patients of all sites. Pooled: all sites' data in one place, in as many steps as all "
         "sites take together, or as one site takes. Each site alone: every patient is segmented by the network that "
         "was fine-tuned at the patient's own hospital. All other sites: by the network that all hospitals but the "
         "patient's own fine-tuned."

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sahfl.adapters.methods import ADAPTERS
-from sahfl.report.text import Results
+from sahfl.report.text import Results, count
 
 ZERO_SHOT = "zero_shot"
 STANDARD = {
@@ -38,9 +38,12 @@ PLACES = {
     FROM_EACH: "each trauma centre's own base",
 }
 """Words for ``trained_at``, where it is no site and no part of one."""
-OPTIONS = {r"private(\d+)": r"\1 private terms", r"local(\d+)": r"\1 local steps", "stays norm": "norms stay"}
-OPTIONS |= {"scratch": "from scratch", r"rounds(\d+)": r"\1 rounds"}
-"""Words for options in the id of a method."""
+COUNTS = {"private": "private term", "local": "local step", "rounds": "round"}
+"""Words for options with a number in the id of a method."""
+STAYS = {"norm": "norms", "out": "output factors", "inner": "inner factors"}
+"""Words for what stays at a site, where it is no part of the network."""
+STAYING = re.compile(rf"\bstays((?: (?:{'|'.join(STAYS)}|(?:encoder|decoder)\d?|bottleneck|head)\b)+)")
+"""What stays at a site, in the id of a method."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,17 @@ def method_name(method: Results) -> str:
     # The rest of the id contains the settings in which two methods of the same kind differ.
     own = own.removesuffix(f"-{method['part']}")
     rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
-    for form, words in OPTIONS.items():
-        rest = re.sub(rf"\b{form}\b", words, rest)
+    for option, noun in COUNTS.items():
+        rest = re.sub(rf"\b{option}(\d+)\b", lambda found, noun=noun: count(int(found[1]), noun), rest)
+    rest = STAYING.sub(_staying, re.sub(r"\bscratch\b", "from scratch", rest))
     details = ", ".join(filter(None, [rank and f"rank {rank}", rest, _place_name(at, method["part"])]))
     return f"{name} ({details})" if details else name
+
+
+def _staying(found: re.Match[str]) -> str:
+    """``norms and decoder stay`` for ``stays norm decoder``."""
+    parts = [STAYS.get(part, part) for part in found[1].split()]
+    return f"{' and '.join(parts)} {'stays' if len(parts) == 1 and parts[0] not in STAYS.values() else 'stay'}"
 
 
 def _place_name(at: str | None, part: str | None) -> str:

@@ -113,7 +113,7 @@ def headline(results: Results) -> Headline:
 def _count_outcomes(results: Results, methods: list[Results]) -> str:
     """For example: Of 23 other methods: 19 raised Dice over zero-shot, 3 made no clear change, 1 without a result."""
     words = {"gain": "raised Dice over zero-shot", "unclear": "made no clear change", "loss": "lowered Dice"}
-    words |= {"once": "trained once, so without a verdict", "none": "could not be compared with an interval"}
+    words |= {"once": "without a verdict for lack of trainings", "none": "have too few patients for an interval"}
     words |= {"failed": "without a result"}
     outcomes = Counter(
         "failed" if method["failed"] is not None else outcome(results, method["id"]) for method in methods
@@ -153,7 +153,8 @@ def method_sentence(results: Results, method: Results) -> str:
     if compared_with is None or compared_with["metrics"]["dice"]["overall"]["difference"] is None:
         return f"{subject} cannot be compared with zero-shot: no scan with blood was evaluated with both."
     scope = _scope(results, compared_with["metrics"]["dice"]["overall"]["n"])
-    return f"{subject} {_change(results, method, compared_with)} {scope}, {cost}."
+    change = _change(results, method, compared_with)
+    return f"{subject}{':' if change.startswith('Dice') else ''} {change} {scope}, {cost}."
 
 
 def _reached(results: Results, overall: Results) -> str:
@@ -171,13 +172,16 @@ def _change(results: Results, method: Results, compared_with: Results) -> str:
     (after, before), gap = compared_with["dice"], comparison["difference"]
     digits = _digits(before, after, comparison)
     change = f"{signed(gap, digits)} (95 % interval {interval(comparison, digits, plus=True)})"
+    was = f"Dice was {number(before, digits)} before and {number(after, digits)} after: {signed(gap, digits)}"
     span = f"from {number(before, digits)} to {number(after, digits)}"
     verdict = outcome(results, method["id"])
     if verdict == "none":
-        return f"moved Dice {span}: {signed(gap, digits)}, with too few patients for an interval,"
+        return f"{was}, with too few patients for an interval,"
     if verdict == "once":
         within = f"95 % interval over patients only, {interval(comparison, digits, plus=True)}"
-        return f"moved Dice {span}: {signed(gap, digits)} ({within}; trained once, so without a verdict)"
+        several = len(method["repeats"]) > 1
+        trained = "not trained equally often for all patients" if several else "trained once"
+        return f"{was} ({within}; {trained}, so without a verdict)"
     if verdict == "unclear":
         return f"made no clear change to Dice, {span}: {change[:-1]}, p (Holm) {p_value(comparison['p_holm'])})"
     return f"{'raised' if verdict == 'gain' else 'lowered'} Dice {span}: {change}"

@@ -74,6 +74,12 @@ def test_a_name_says_rank_rule_and_place_and_no_two_are_the_same():
         ("cp_lora-r8-without-sah_a", "without-sah_a", "CP-LoRA (rank 8, without sah_a)"),
         ("cp_lora-r8-from-each", "from-each", "CP-LoRA (rank 8, each trauma centre's own base)"),
         ("zero_shot-from-tbi_a", "from-tbi_a", "Zero-shot (base of tbi_a)"),
+        ("cp_lora-r8-stays-out", None, "CP-LoRA (rank 8, output factors stay)"),
+        ("cp_lora-r8-stays-inner", None, "CP-LoRA (rank 8, inner factors stay)"),
+        ("cp_lora-r8-stays-norm-decoder1-local1", None, "CP-LoRA (rank 8, norms and decoder1 stay 1 local step)"),
+        ("full-stays-head-rounds1", None, "Full fine-tuning (head stays 1 round)"),
+        ("cp_lora-r8-private1", None, "CP-LoRA (rank 8, 1 private term)"),
+        ("cp_lora-r8-private4", None, "CP-LoRA (rank 8, 4 private terms)"),
         ("full-scratch-rounds25", None, "Full fine-tuning (from scratch 25 rounds)"),
     ],
 )
@@ -389,3 +395,15 @@ def test_results_without_cells_and_overlays_have_a_page(tmp_path):
     page = without_figures(results, tmp_path)
     assert "Cells of the grid" not in page.text
     assert "Interruptions of the run: none." in page.text
+
+
+def test_the_page_explains_its_words(page):
+    for sentence in (
+        "We do not expect to reach them",
+        "Better, worse: a difference of 0 is excluded. Not worse: a loss of 0.02 or more is excluded.",
+        "p is below 0.05, before correction, exactly if the interval excludes 0",
+        "Bytes include replies of rounds that had to be repeated.",
+        "one that does not cross may still be undecided after the correction",
+        "Few patients may contain no rare bad case.",
+    ):
+        assert sentence in page.text, sentence

@@ -28,8 +28,8 @@ SENTENCES = {
     ),
     "once": (
         "once",
-        f"{TUNED} moved Dice from 0.41 to 0.50: +0.09 (95 % interval over patients only, +0.05 to +0.13; trained once, "
-        f"so without a verdict) over 30 patients in 3 folds, {COST}",
+        f"{TUNED}: Dice was 0.41 before and 0.50 after: +0.09 (95 % interval over patients only, +0.05 to +0.13; "
+        f"trained once, so without a verdict) over 30 patients in 3 folds, {COST}",
     ),
     "failed": ("none", f"{TUNED} has no result: fold 2, round 3: 1 of 2 sites replied, quorum is 2."),
     "nothing_tuned": (
@@ -39,7 +39,7 @@ SENTENCES = {
     ),
     "few_patients": (
         "none",
-        f"{TUNED} moved Dice from 0.41 to 0.50: +0.09, with too few patients for an interval, "
+        f"{TUNED}: Dice was 0.41 before and 0.50 after: +0.09, with too few patients for an interval, "
         f"over 4 patients in 3 folds, {COST}",
     ),
 }
@@ -84,7 +84,7 @@ def test_methods_that_were_trained_once_are_counted_apart():
         if "conv_" in compared["method"]:
             compared["verdict"] = "one training: no verdict"
     (_, counted) = headline(results).others
-    assert "4 trained once, so without a verdict" in counted
+    assert "4 without a verdict for lack of trainings" in counted
 
 
 def test_a_network_that_the_federation_did_not_train_never_makes_the_headline():
@@ -147,3 +147,11 @@ def test_bases_of_single_trauma_centres_are_no_fine_tuned_methods_of_the_headlin
     found = headline(results_of(*make_run(tmp_path / "run", grid, around(lambda *_: 0.5))))
     assert found.sentence.startswith("Without fine-tuning, the pretrained network reached Dice 0.50 (95 % interval")
     assert (found.sentence[-27:], found.others) == ("; no method was fine-tuned.", ())
+
+
+def test_a_method_that_was_trained_more_often_for_some_patients_is_not_called_trained_once(tmp_path):
+    def middle(id_, site, fold):
+        return None if id_.endswith("repeat2") and site == "sah_c" else 0.5
+
+    sentence = headline(results_of(*make_run(tmp_path / "run", [TWICE], around(middle)))).sentence
+    assert "; not trained equally often for all patients, so without a verdict) over 36 patients" in sentence
