@@ -78,12 +78,13 @@ def _method_rows(results: Results) -> Iterator[dict[str, Any]]:
 
 def _comparison_rows(results: Results) -> Iterator[dict[str, Any]]:
     for comparison in results["comparisons"]:
+        differs = ", ".join(comparison["differs"])
         for metric, part in comparison["metrics"].items():
             for kind, gap in _groups(part):
                 pair = {"method": comparison["method"], "reference": comparison["reference"], "metric": metric}
                 row = pair | {"group": kind, "stratum": gap["stratum"]} | {key: gap[key] for key in GAP}
                 judged = (metric, kind) == ("dice", "overall")
-                yield row | {"verdict": comparison["verdict"] if judged else None}
+                yield row | {"verdict": comparison["verdict"] if judged else None, "differs": differs}
 
 
 def _finding_rows(results: Results) -> Iterator[dict[str, Any]]:

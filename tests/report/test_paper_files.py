@@ -18,7 +18,11 @@ NAMES = ["comparisons.csv", "comparisons.tex", "findings.csv", "methods.csv", "m
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
-    write_paper_files(grid(), folder)
+    results = grid()
+    for comparison in results["comparisons"]:
+        if comparison["reference"] == "cp_lora-r8-pooled":
+            comparison["differs"] = ["learning_rate", "alpha"]
+    write_paper_files(results, folder)
     return folder
 
 
@@ -53,6 +57,7 @@ def test_comparisons_hold_every_metric_and_group(written):
     chosen = [row for row in found if (row["method"], row["reference"]) == ("cp_lora-r8", "cp_lora-r8-pooled")]
     (row,) = [row for row in chosen if (row["metric"], row["group"]) == ("dice", "overall")]
     assert (float(row["p_holm"]), row["verdict"]) == (0.0016, "undecided")
+    assert row["differs"] == "learning_rate, alpha"
     assert {row["verdict"] for row in chosen if (row["metric"], row["group"]) != ("dice", "overall")} == {""}
     assert {row["stratum"] for row in chosen if row["group"] == "extent"} == {
         "one cistern",
