@@ -158,7 +158,7 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
 def _finding(finding: Results, results: Results) -> dict[str, Any]:
     outcome = {True: "supported", False: "contradicted"}.get(finding["supported"], "open")
     shown = {"text": name_methods(finding["text"], results), "outcome": outcome}
-    return {**finding, **shown, "table": tables.finding_table(finding, results)}
+    return {**finding, **shown, "table": run_tables.finding_table(finding, results)}
 
 
 def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Tables of the run: traffic, bounds, hospitals and their gains, failures, settings, versions."""
+"""Tables of the run: traffic, bounds, hospitals and their gains, failures, settings, versions, findings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import add
 from typing import Any
 
-from sahfl.report.names import POOLED, method_name, names, row_of_training
+from sahfl.report.names import POOLED, method_name, name_methods, names, row_of_training
 from sahfl.report.tables import Row, Table, short_verdict, shown_difference, with_headings
-from sahfl.report.text import DASH, Results, count, duration, number, percent, size, whole
+from sahfl.report.text import DASH, Results, count, duration, number, p_value, percent, size, whole
 
 
 def traffic_table(results: Results) -> Table:
@@ -190,3 +190,20 @@ def gain_table(results: Results) -> Table:
     columns = ("Hospital", "Method", "Dice together", "Dice alone", "n", "Gain", "95 % interval", "Verdict")
     caption = "Gain of each hospital by taking part, on its own patients"
     return Table(caption, columns, with_headings(rows, [row.cells[0] for row in rows]), n_text=2)
+
+
+def finding_table(finding: Results, results: Results) -> Table:
+    """All comparisons that test a claim."""
+    rows = [
+        Row(
+            (
+                name_methods(pair["name"], results),
+                *shown_difference(pair),
+                p_value(pair["p_holm"]),
+                short_verdict(pair["verdict"]),
+            )
+        )
+        for pair in finding["pairs"]
+    ]
+    columns = ("Comparison", "n", "Difference in Dice", "95 % interval", "p (Holm)", "Verdict")
+    return Table(f"Comparisons: {finding['claim']}", columns, tuple(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sahfl.report.names import ZERO_SHOT, by_family, dice_of, families, family_of, method_name, name_methods
+from sahfl.report.names import ZERO_SHOT, by_family, dice_of, families, family_of, method_name
 from sahfl.report.summary import gain_over_zero_shot
 from sahfl.report.text import (
     DASH,
@@ -259,23 +259,6 @@ def shown_difference(gap: Results) -> tuple[str, ...]:
 def short_verdict(verdict: str) -> str:
     """``one training`` for ``one training: no verdict``."""
     return verdict.partition(":")[0]
-
-
-def finding_table(finding: Results, results: Results) -> Table:
-    """All comparisons that test a claim."""
-    rows = [
-        Row(
-            (
-                name_methods(pair["name"], results),
-                *shown_difference(pair),
-                p_value(pair["p_holm"]),
-                short_verdict(pair["verdict"]),
-            )
-        )
-        for pair in finding["pairs"]
-    ]
-    columns = ("Comparison", "n", "Difference in Dice", "95 % interval", "p (Holm)", "Verdict")
-    return Table(f"Comparisons: {finding['claim']}", columns, tuple(rows))
 
 
 def withheld_table(results: Results) -> Table:

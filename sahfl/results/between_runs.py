@@ -14,7 +14,7 @@ from typing import Any
 
 from sahfl.config import Study
 from sahfl.errors import RunError
-from sahfl.results.findings import signed
+from sahfl.results.evidence import signed
 from sahfl.results.method_results import Evaluated, compare, measured
 from sahfl.results.method_rows import MethodRow, find_rows
 from sahfl.results.verdicts import correct

@@ -14,7 +14,8 @@ from sahfl.config import Method, Study
 from sahfl.results.findings import judge
 from sahfl.results.gains import site_gains
 from sahfl.results.method_results import by_fold, read_fold
-from sahfl.results.method_rows import compare_rows, describe_rows, find_rows
+from sahfl.results.method_rows import describe_rows, find_rows
+from sahfl.results.pairs import compare_rows
 from sahfl.results.support import fold_support, support_notes
 from sahfl.results.verdicts import correct
 from sahfl.run.folder import Record, RunFolder

@@ -8,11 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sahfl.adapters.methods import ADAPTERS
 from sahfl.config import (
-    POOLED,
-    POOLED_STEPS,
-    POOLS,
     AdapterTuning,
     Method,
     Study,
@@ -23,7 +19,7 @@ from sahfl.config import (
 from sahfl.config.grid import EACH, FROM_EACH, OTHERS
 from sahfl.config.training import MOST_REPEATS
 from sahfl.networks import trained_tensors
-from sahfl.results.method_results import Evaluated, Key, Sums, compare, measured, read_fold, withheld_parts
+from sahfl.results.method_results import Evaluated, Key, Sums, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
 from sahfl.statistics.estimates import estimate
 from sahfl.statistics.sums import EvaluationSums, average
@@ -77,11 +73,11 @@ def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
     """
     groups: dict[str, list[Method]] = {}
     for method in study.finetune.methods:
-        groups.setdefault(_plain(method).id, []).append(method)
+        groups.setdefault(plain_method(method).id, []).append(method)
     rows: dict[str, MethodRow] = {}
     for id_, methods in groups.items():
         for place, ending, part in _of_all_sites(methods[0]):
-            federated = _plain(methods[0], federated=True).id
+            federated = plain_method(methods[0], federated=True).id
             by_site: dict[str | None, list[Method]] = {
                 site: groups.get(f"{federated}-{ending}-{site}", []) for site in study.finetune.sites
             }
@@ -89,9 +85,9 @@ def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
                 name = f"{federated}-{place}"
                 rows.setdefault(name, _make_row(folder, study, name, place, by_site, part))
         if methods[0].base_of is not None and study.pretrain is not None:
-            own = [_plain(methods[0]).model_copy(update={"base_of": site}).id for site in study.pretrain.sites]
+            own = [plain_method(methods[0]).model_copy(update={"base_of": site}).id for site in study.pretrain.sites]
             if all(id_ in groups for id_ in own):
-                name = _plain(methods[0]).model_copy(update={"base_of": EACH}).id
+                name = plain_method(methods[0]).model_copy(update={"base_of": EACH}).id
                 rows.setdefault(name, _make_row_of_bases(folder, study, name, [groups[id_] for id_ in own]))
         for part in parts_of(methods[0]):
             name = id_ if part in (None, "personal") else f"{id_}-{part}"
@@ -112,14 +108,15 @@ def _place(method: Method) -> str | None:
         return f"from-{method.base_of}"
     if isinstance(method, ZeroShot):
         return None
-    return f"without-{left_out}" if (left_out := _left_out(method)) else method.trained_at
+    return f"without-{left_out}" if (left_out := left_out_of(method)) else method.trained_at
 
 
-def _left_out(method: Method) -> str | None:
+def left_out_of(method: Method) -> str | None:
+    """The fine-tuning site that takes no part in the training, if there is one."""
     return None if isinstance(method, ZeroShot) else method.left_out
 
 
-def _plain(method: Method, *, federated: bool = False) -> Method:
+def plain_method(method: Method, *, federated: bool = False) -> Method:
     """The method in its first training; with ``federated``, trained at all sites."""
     if isinstance(method, ZeroShot):
         return method
@@ -176,7 +173,7 @@ def describe_rows(
     folder: RunFolder, study: Study, rows: Sequence[MethodRow], rounds: Sequence[Record]
 ) -> list[dict[str, Any]]:
     """The list ``methods`` in results.json."""
-    return [_describe(folder, study, row, _without_part(row, rows), rounds) for row in rows]
+    return [_describe(folder, study, row, without_part(row, rows), rounds) for row in rows]
 
 
 def _describe(
@@ -215,7 +212,7 @@ def _own_rounds(study: Study, method: Method) -> int | None:
     return rounds if rounds not in (0, study.finetune.rounds) else None
 
 
-def _without_part(row: MethodRow, rows: Sequence[MethodRow]) -> str | None:
+def without_part(row: MethodRow, rows: Sequence[MethodRow]) -> str | None:
     """The id of the federated method that differs from one with a part at each site in this part alone.
 
     Its rounds may differ, because a last phase at each site takes the place of rounds; one with the same rounds comes
@@ -277,89 +274,3 @@ def _learning_rates(folder: RunFolder, row: MethodRow) -> list[dict[str, float |
         return []
     chosen = [rate for method in row.trainings for rate in folder.rates(method.id).values()]
     return [{"rate": rate, "n": chosen.count(rate)} for rate in row.method.rates]
-
-
-def compare_rows(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
-    """All comparisons whose two methods are in the study; their p values are not corrected yet."""
-    by_id = {row.id: row for row in rows}
-    found = []
-    for method, reference in dict.fromkeys(_pairs(rows)):
-        if method in by_id and reference in by_id:
-            ours, theirs = by_id[method].evaluated, by_id[reference].evaluated
-            # The base of all comes from one pretraining, and another one would give another base.
-            ours = ours.once() if by_id[reference].trained_at == FROM_EACH else ours
-            differs = _differs(by_id[method], by_id[reference])
-            pair = {"method": method, "reference": reference, "differs": differs}
-            found.append(pair | compare(study, ours, theirs))
-    return found
-
-
-NOT_IN_IDS = ("learning_rate", "alpha", "scaling", "rank_dropout", "all_magnitudes", "site_ranks")
-"""Settings of a method that its id does not have."""
-
-
-def _differs(row: MethodRow, other: MethodRow) -> list[str]:
-    """Settings of both methods in which they differ although the comparison is not about them.
-
-    Standard fine-tuning and adapters need other learning rates, so that of these only the rounds count.
-    """
-    if isinstance(row.method, ZeroShot) or isinstance(other.method, ZeroShot):
-        return []
-    names = (*NOT_IN_IDS, "rounds") if type(row.method) is type(other.method) else ("rounds",)
-
-    def values(row: MethodRow, name: str) -> set[str]:
-        return {str(getattr(method, name, None)) for method in row.trainings}
-
-    return [name for name in names if values(row, name) != values(other, name)]
-
-
-def _pairs(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
-    """Method and reference, in this order.
-
-    Every trained method with zero-shot; every federated fine-tuning with that of the whole network, and with training
-    from scratch; adapters with the lowest rank of the same settings; CP-LoRA with convLoRA of the same rank and
-    options; federated training with training in one place and with training without the patients' own site, and this
-    with each site alone; a method with a part at each site with the same method without it, federated, at each site
-    alone and pooled; pooled training with that in as many steps as one site takes; the base of all pretraining sites
-    with their own bases, before and after fine-tuning.
-    """
-    yield from _pairs_of_bases(rows)
-    trained = [row for row in rows if not isinstance(row.method, ZeroShot) and row.method.base_of is None]
-    adapters = [row for row in trained if isinstance(row.method, AdapterTuning)]
-    federated = [row for row in adapters if row.trained_at is None and row.part in (None, "personal")]
-    whole = [row for row in trained if row.trained_at == OTHERS or not _left_out(row.method)]
-    yield from ((row.id, "zero_shot") for row in whole)
-    tuned = [row for row in trained if row.trained_at is None and row.start == "base"]
-    yield from ((row.id, "full") for row in tuned if row.id != "full")
-    scratch = [row.id for row in trained if row.trained_at is None and row.start == "scratch"]
-    yield from ((row.id, other) for row in tuned if row.part in (None, "personal") for other in scratch)
-    yield from ((row.id, other) for row in adapters if (other := ADAPTERS[row.method.method].counterpart(row.id)))
-    for row in federated:
-        lowest = min((other for other in federated if _settings(other) == _settings(row)), key=_rank)
-        if lowest is not row:
-            yield row.id, lowest.id
-    places = [row for row in trained if row.trained_at in (*POOLS, EACH, OTHERS)]
-    yield from ((_plain(row.method, federated=True).id, row.id) for row in places)
-    pooled = [_plain(row.method, federated=True).id for row in places if row.trained_at == POOLED]
-    yield from ((f"{id_}-{POOLED}", f"{id_}-{POOLED_STEPS}") for id_ in pooled)
-    left_out = [row for row in trained if row.trained_at == OTHERS]
-    yield from ((row.id, f"{_plain(row.method, federated=True).id}-{EACH}") for row in left_out)
-    for row in trained:
-        if (plain := _without_part(row, rows)) is not None:  # what each site gains by a part of its own
-            others = [plain] if row.part != "personal" else [plain, *(f"{plain}-{place}" for place in (EACH, *POOLS))]
-            yield from ((row.id, other) for other in others)
-
-
-def _pairs_of_bases(rows: Sequence[MethodRow]) -> Iterator[tuple[str, str]]:
-    for row in rows:
-        if row.trained_at == FROM_EACH:
-            yield _plain(row.method).model_copy(update={"base_of": None}).id, row.id
-
-
-def _settings(row: MethodRow) -> Method:
-    """The settings that all ranks of a method share."""
-    return row.method.model_copy(update={"rank": 1, "repeat": 1})
-
-
-def _rank(row: MethodRow) -> int:
-    return row.method.rank if isinstance(row.method, AdapterTuning) else 0

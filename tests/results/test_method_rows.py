@@ -10,7 +10,8 @@ from harness.tiny_study import TINY
 
 from sahfl.config import Study, parse
 from sahfl.results.method_results import Evaluated, measured
-from sahfl.results.method_rows import compare_rows, describe_rows, find_rows
+from sahfl.results.method_rows import describe_rows, find_rows
+from sahfl.results.pairs import compare_rows
 from sahfl.results.verdicts import correct
 from sahfl.statistics.cases import CaseResult
 from sahfl.statistics.disclosure import withhold
