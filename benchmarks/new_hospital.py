@@ -1,4 +1,4 @@
-"""What should a hospital start from that was not in the study: what the sites share, or that with the mean of what stays?
+"""What should a hospital start from that was not in the study: what the sites share, or this with the mean of the rest?
 
     sahfl study configs/what-stays.yaml --out runs/what-stays
     python benchmarks/new_hospital.py --run runs/what-stays

@@ -10,7 +10,7 @@ verdict*, *undecided*, *not worse*, *better*. It is *not tested* if the study ha
 
 ``paper`` contains what the paper's abstract states about the question, or None where it states nothing. It states that
 adapters are better than standard fine-tuning, so that *not worse* does not confirm it. Only of CP-LoRA it states
-equality ("comparable"), of which *not worse* tests one side. These rules were fixed before any result.
+equality ("comparable"), of which *not worse* tests one side.
 """
 
 from __future__ import annotations

@@ -51,7 +51,11 @@ class Gain:
         dice = f"Dice {self.together:.3f} together, {self.alone:.3f} alone, n = {n}"
         if found.value is None or found.low is None or found.high is None:
             return f"{self.method}: {dice}; too few patients for an interval"
-        within = f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}"
+        value, low, high = (
+            f"{number:+.3f}".replace("+0.000", "0.000").replace("-0.000", "0.000")
+            for number in (found.value, found.low, found.high)
+        )
+        within = f"{value} ({low} to {high}"
         if found.trainings == 1:
             return f"{self.method}: {within}, over patients only); one training: no verdict. {dice}"
         if found.low > 0:
