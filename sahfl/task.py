@@ -154,6 +154,8 @@ class SiteDescription(Section):
     """Salted hash of all scans and annotations."""
     software: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     """Hash of the site's code and its libraries' versions (``software_hash``)."""
+    batches: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """Hash of the secret from which the site draws its batches (``site.secret``)."""
     n_refused: Count
     """Cases that cannot be used."""
     findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count | None], Field(max_length=100)]

@@ -33,6 +33,9 @@ class SiteConfig(Section):
     """Largest share of cases that break an error rule of the data checks; above it the site refuses to train."""
     kit: PathInFile | None = None
     """The folder that ``sahfl provision`` made for this site: keys, certificates, and the signer whom it obeys."""
+    secret: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Secret from which the site draws its batches, 64 hex digits; null: the site makes one and keeps it in its folder.
+    A simulation gives each site one that follows from the study's seed."""
     simulated: bool = False
     """Whether this is a site of a simulation, which answers requests that no hospital answers whatever its policy."""
     policy: SitePolicy = SitePolicy()

@@ -39,7 +39,8 @@ class Requests:
         assert config is not None
         rounds = {"rounds": config.rounds, "learning_rate": config.learning_rate, "local": config.local}
         more = {"payload": self.study.rounds.payload, "pretrain_at": site}
-        return self.task("pretrain").model_copy(update=rounds | more)
+        shared = {"common_random_numbers": self.study.shares_batches}
+        return self.task("pretrain").model_copy(update=rounds | more | shared)
 
     def fine_tuning(self, method: TrainedMethod, fold: int) -> Task:
         """The task of training a method with a fold held out; ``in_round`` adds the round.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -84,3 +85,9 @@ def flat_array(content: RecordDict, name: str, *, dtype: str) -> Array:
     if array.shape != (len(array.data) // np.dtype(dtype).itemsize,):
         raise PayloadError(f"arrays: got {len(array.data)} bytes, expected as many as the declared shape needs")
     return array
+
+
+def hash_of_tensors(content: RecordDict) -> str:
+    """SHA-256 (hex) of the tensors of a request: the base network, or the start of a round; empty without tensors."""
+    arrays = [array.data for record in content.array_records.values() for array in record.values()]
+    return hashlib.sha256(b"".join(arrays)).hexdigest() if any(arrays) else ""

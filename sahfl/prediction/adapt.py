@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flwr.app import RecordDict
+
 from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import merge, staying
 from sahfl.adapters.folder import read_adapter
@@ -19,7 +21,7 @@ from sahfl.errors import RunError
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.evaluate import score_cases
 from sahfl.federation.site.kinds.received import OwnNetwork, network_of
-from sahfl.federation.site.kinds.train import train_locally, training_cases
+from sahfl.federation.site.kinds.train import batch_seed, train_locally, training_cases
 from sahfl.federation.site.private import PrivatePart
 from sahfl.federation.site.site import Site
 from sahfl.model import Network
@@ -134,7 +136,8 @@ def _train(site: Site, requests: Requests, method: TrainedMethod, fold: int, ste
         update={"round": 1, "rounds": 1, "local": local.model_copy(update={"steps": n_steps})}
     )
     header = requests.header("finetune", method.id, fold)
-    return train_locally(site, task, header, own, training_cases(site, task))[1]
+    cases, nothing = training_cases(site, task), RecordDict()
+    return train_locally(site, task, header, own, cases, drawn=batch_seed(site, task, header, nothing))[1]
 
 
 def _score(site: Site, task: Task, net: Network, state: AdapterState) -> list[CaseResult]:

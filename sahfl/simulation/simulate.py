@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -55,6 +56,11 @@ def _settings() -> dict[str, Any]:
     return {"simulated": True, "max_refused_share": 1.0, "policy": open_policy(), "device": "cpu"}
 
 
+def simulated_secret(seed: int, site: str) -> str:
+    """The secret of a simulated site, 64 hex digits, which follows from the study's seed."""
+    return hashlib.sha256(f"{seed} {site}".encode()).hexdigest()
+
+
 def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
     """The configurations of a study's sites, each with its own folder in ``folder``; ``pooled`` is last, if needed.
 
@@ -63,13 +69,22 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
         DataError: the datalist cannot be read or lacks a site of the study, or paths (all are listed) have no scans.
     """
     scans = study.data.for_sites(study.sites, study=study.name, seed=study.seed)
-    sites = tuple(SiteConfig(name=name, folder=folder / name, data=data, **_settings()) for name, data in scans.items())
+    sites = tuple(
+        SiteConfig(name=name, folder=folder / name, data=data, secret=simulated_secret(study.seed, name), **_settings())
+        for name, data in scans.items()
+    )
     if not study.pools:
         return sites
     members = tuple(site for site in sites if site.name in study.finetune.sites)
     return (
         *sites,
-        SiteConfig(name=POOLED, folder=folder / POOLED, data=SiteScansPooled(members=members), **_settings()),
+        SiteConfig(
+            name=POOLED,
+            folder=folder / POOLED,
+            data=SiteScansPooled(members=members),
+            secret=simulated_secret(study.seed, POOLED),
+            **_settings(),
+        ),
     )
 
 

@@ -96,7 +96,7 @@ def test_a_method_with_several_rates_is_adapted_at_the_rate_of_the_fold(federate
     used = []
     monkeypatch.setattr(
         "sahfl.prediction.adapt.train_locally",
-        lambda site, task, header, own, cases: used.append((task.fold, task.learning_rate)) or (0.0, 1),
+        lambda site, task, header, own, cases, drawn: used.append((task.fold, task.learning_rate)) or (0.0, 1),
     )
     assert [one.fold for one in adapt(Site(config), folder.path)] == [0, 1, 2]
     assert dict(used) == folder.rates("cp_lora-r1-private1")

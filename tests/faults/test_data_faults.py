@@ -380,6 +380,7 @@ def described(site, fold_sizes, fold_positive):
         "findings": {},
         "data": "0" * 16,
         "software": "0" * 16,
+        "batches": "0" * 16,
     }
     return SiteDescription(**known, **counts, fold_sizes=fold_sizes, fold_positive=fold_positive)
 

@@ -199,7 +199,7 @@ def pretraining(tmp_path, scans, settings, on_event):
     )  # fmt: skip
     header = Header(study.fingerprint(), stage="pretrain", method="pretrain", fold=-1, round=0, base="")
     known = {"source": "test", "n_volumes": 2, "n_patients": 2, "n_positive": 2, "volume_ml": 1.0, "n_refused": 0}
-    known |= {"data": "0" * 16, "software": "0" * 16}
+    known |= {"data": "0" * 16, "software": "0" * 16, "batches": "0" * 16}
     counts = known | {"findings": {}, "fold_sizes": (1, 1), "fold_positive": (1, 1)}
     with LocalGrid(sites, workers=2, logs=tmp_path / "logs") as grid, listening(lambda event: on_event(event, grid)):
         while not all(worker.ready for worker in grid._workers):  # their imports are no part of a round

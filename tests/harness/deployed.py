@@ -12,7 +12,7 @@ import yaml
 
 from harness.tiny_study import TINY, changed
 from harness.trust_kits import free_port, make_consortium
-from sahfl.simulation.simulate import open_policy
+from sahfl.simulation.simulate import open_policy, simulated_secret
 
 ROOT = Path(__file__).parents[2]
 SITES = ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")
@@ -98,6 +98,7 @@ class Deployment:
         cohort = {"source": "phantom", "seed": self.settings["seed"], "shape": data["shape"]}
         cohort |= {"spacing_mm": data["spacing_mm"], "patients": data["sites"][site]}
         settings = {"name": site, "folder": str(self.folder / "sites" / site), "data": cohort, "policy": POLICY}
+        settings |= {"secret": simulated_secret(self.settings["seed"], site)}  # batches as in a simulation
         settings |= {"max_refused_share": 1.0, "kit": str(self.consortium.sites[site]), "device": "cpu", "threads": 1}
         path = self.folder / f"{site}.yaml"
         path.write_text(yaml.safe_dump(settings | more))

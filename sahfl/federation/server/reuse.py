@@ -128,6 +128,7 @@ class Reuse:
         content: Record = software() | {"seed": study.seed} | work_of(study, method) | {"hostile": study.hostile}
         content |= {"data": {site: sites[site].data for site in sorted(stage.sites)}}
         content |= {"software": {site: sites[site].software for site in sorted(stage.sites)}}
+        content |= {"batches": {site: sites[site].batches for site in sorted(stage.sites)}}
         if not isinstance(method, Pretraining):
             content |= {"name": method.id, "fold": fold, "base": self._requests.header_of(method, fold).base}
             content |= {"evaluation": study.evaluation.model_dump(mode="json")}
@@ -170,7 +171,8 @@ def work_of(study: Study, method: Method | Pretraining) -> Record:
     if isinstance(method, Pretraining):
         assert study.pretrain is not None
         alone = {"site": method.site} if method.site else {}
-        return found | alone | {"pretrain": study.pretrain.model_dump(mode="json"), "rules": rules}
+        found |= alone | {"pretrain": study.pretrain.model_dump(mode="json"), "rules": rules}
+        return found | {"shares_batches": study.shares_batches}
     found |= {"sites": list(study.finetune.sites), "folds": study.finetune.folds}
     found["method"] = method.model_dump(mode="json", exclude={"repeat", "label", "learning_rate"})
     if isinstance(method, ZeroShot):

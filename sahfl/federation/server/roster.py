@@ -117,6 +117,7 @@ def describe_pool(study: Study, sites: Descriptions) -> SiteDescription | None:
         fold_positive=tuple(sum(member.fold_positive[fold] for member in members) for fold in folds),
         data=hashlib.sha256(" ".join(member.data for member in members).encode()).hexdigest()[:16],
         software=members[0].software,  # a simulation is one installation
+        batches=hashlib.sha256(" ".join(member.batches for member in members).encode()).hexdigest()[:16],
         n_refused=sum(member.n_refused for member in members),
         findings={},
     )

@@ -6,7 +6,6 @@ disk. Any error refuses the request, and only the name of its class leaves (``si
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +23,7 @@ from sahfl.federation.site.kinds.table import KINDS, find_kind
 from sahfl.federation.site.known_policy import note_policy, policy_hash
 from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.policy import check_outgoing, check_request
+from sahfl.federation.tensors import hash_of_tensors
 from sahfl.payload import Header
 from sahfl.task import Task
 from sahfl.trust.kit import SiteKit
@@ -63,7 +63,7 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
             log.warning("audit_head=%s", audit.append("refused" if refused else "failed", words, **details))
         raise
     words, details = _describe(kind, task, header, answer)
-    details |= {"base": header.base[:64], "start": _hash_of_tensors(request), "policy": policy_hash(config.policy)}
+    details |= {"base": header.base[:64], "start": hash_of_tensors(request), "policy": policy_hash(config.policy)}
     if earlier is not None:
         words = f"Once more, the same: {words}"
     head = audit.append("answered", words, **details)
@@ -89,12 +89,6 @@ def _admit(config: SiteConfig, kind: str, request: RecordDict, audit: AuditLog) 
     if stored != current:
         remember_study(config.folder, header.study, current)
     return task, header
-
-
-def _hash_of_tensors(content: RecordDict) -> str:
-    """SHA-256 (hex) of the tensors of a request: the base network, or the start of a round; empty without tensors."""
-    arrays = [array.data for record in content.array_records.values() for array in record.values()]
-    return hashlib.sha256(b"".join(arrays)).hexdigest() if any(arrays) else ""
 
 
 def _describe(kind: str, task: Task, header: Header, answer: RecordDict) -> tuple[str, dict[str, Any]]:

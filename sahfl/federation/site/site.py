@@ -30,6 +30,7 @@ from sahfl.data.repeat_scans import warn_of_repeat_scans
 from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError, PolicyRefused
 from sahfl.events import Warned, emit
+from sahfl.federation.site.secret import commitment
 from sahfl.run.software import software_hash
 from sahfl.task import SiteDescription, held_out_folds
 
@@ -100,6 +101,7 @@ class Site:
             fold_positive=tuple(bleeding.count(fold) for fold in range(n_folds)),
             data=data_key(usable, salt=f"{seed} {self.config.name}"),
             software=software_hash(),
+            batches=commitment(self.config),
             n_refused=len(checked) - len(usable),
             findings={**count_findings(checked)},
         )

@@ -162,10 +162,11 @@ def test_other_software_between_two_sessions_is_no_change_of_the_data_and_keeps_
 # --- what a cell is --------------------------------------------------------------------------------------------------
 
 
-def description(site, data="0" * 16, software="0" * 16):
+def description(site, data="0" * 16, software="0" * 16, batches="0" * 16):
     counts = {"n_volumes": 4, "n_patients": 4, "n_positive": 4, "volume_ml": 40.0, "n_refused": 0}
     folds = {"fold_sizes": (2, 2), "fold_positive": (2, 2)}
-    return SiteDescription(site=site, source="phantom", data=data, software=software, findings={}, **counts, **folds)
+    hashes = {"data": data, "software": software, "batches": batches}
+    return SiteDescription(site=site, source="phantom", findings={}, **hashes, **counts, **folds)
 
 
 SITES = {site: description(site) for site in TINY["data"]["sites"]}
@@ -200,6 +201,7 @@ OTHER = {
     "fold": {"fold": 1},
     "base": {"base": "c" * 64},
     "data": {"sites": SITES | {"sah_c": description("sah_c", data="1" * 16)}},
+    "a-site-s-batches": {"sites": SITES | {"sah_c": description("sah_c", batches="1" * 16)}},
     "a-site-s-software": {"sites": SITES | {"sah_c": description("sah_c", software="1" * 16)}},
 }
 

@@ -77,7 +77,7 @@ def _lines(policy: SitePolicy) -> Iterator[str]:
     yield "    of patients and of patients with blood per fold, and of cases that cannot be used;"
     yield f"    cases per broken rule of the data check ('some' if {few}); mL of blood in all, unless {few} patients"
     yield "    bleed; one salted hash that changes when the data do; one hash of the software that computes here:"
-    yield f"    sahfl's code and the versions of {', '.join(LIBRARIES)}"
+    yield f"    sahfl's code and the versions of {', '.join(LIBRARIES)}; one hash of the secret that draws its batches"
 
 
 DESCRIBE = Kind(

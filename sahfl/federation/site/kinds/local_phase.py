@@ -16,7 +16,14 @@ from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above, below, bounds_of
 from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
-from sahfl.federation.site.kinds.train import TRAIN, metric_leaks, require_patients, train_locally, training_cases
+from sahfl.federation.site.kinds.train import (
+    TRAIN,
+    batch_seed,
+    metric_leaks,
+    require_patients,
+    train_locally,
+    training_cases,
+)
 from sahfl.federation.site.site import Site
 from sahfl.task import Task
 
@@ -31,7 +38,7 @@ def local_phase(site: Site, content: RecordDict) -> RecordDict:
     require_patients(site, task, cases)
     own = open_network(site, task, header)
     own.load(content, after_round=task.rounds)
-    loss, n_volumes = train_locally(site, task, header, own, cases)
+    loss, n_volumes = train_locally(site, task, header, own, cases, drawn=batch_seed(site, task, header, content))
     own.part.keep(exchanged.read(own.net), n_volumes=n_volumes)
     return protocol.local_phase_reply(header, n_volumes=n_volumes, loss=loss, seconds=time.monotonic() - began)
 

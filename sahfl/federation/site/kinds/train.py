@@ -27,8 +27,9 @@ from sahfl.federation.site.feedback import with_feedback
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above, below, bounds_of, outside_stages, over
 from sahfl.federation.site.kinds.received import OwnNetwork, open_network, task_and_header, which_cell
+from sahfl.federation.site.secret import batch_key
 from sahfl.federation.site.site import Site
-from sahfl.federation.tensors import config_record
+from sahfl.federation.tensors import config_record, hash_of_tensors
 from sahfl.federation.turns import take_turn
 from sahfl.model import Network
 from sahfl.networks import trained_tensors
@@ -55,7 +56,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     own = open_network(site, task, header)
     start = own.load(content, after_round=task.round - 1)
     names = take_turn(own.net, task.method, task.round, staying=own.staying)
-    loss, n_volumes = train_locally(site, task, header, own, cases)
+    loss, n_volumes = train_locally(site, task, header, own, cases, drawn=batch_seed(site, task, header, content))
     trained = exchanged.read(own.net)
     own.part.keep({name: trained[name] for name in own.staying}, n_volumes=n_volumes)
     sent = {name: trained[name] for name in names if name not in own.staying}
@@ -75,9 +76,12 @@ def training_cases(site: Site, task: Task) -> tuple[CheckedCase, ...]:
 
 
 def train_locally(
-    site: Site, task: Task, header: Header, own: OwnNetwork, cases: Sequence[CheckedCase]
+    site: Site, task: Task, header: Header, own: OwnNetwork, cases: Sequence[CheckedCase], *, drawn: int
 ) -> tuple[float, int]:
-    """Train a network on the site's own cases, in place; returns the mean loss and the number of cases."""
+    """Train a network on the site's own cases, in place; returns the mean loss and the number of cases.
+
+    ``drawn`` is the seed of the batches.
+    """
     local, method = task.local, task.training
     assert local is not None
     sampler = SliceSampler(
@@ -85,7 +89,7 @@ def train_locally(
         task.views,
         batch_size=local.batch_size,
         foreground_share=local.foreground_share,
-        seed=derive_seed(task.seed, task.stage, _batches_of(task, header), task.fold, task.round, site.config.name),
+        seed=drawn,
     )
     schedule = Schedule(
         task.learning_rate,
@@ -136,16 +140,16 @@ def require_patients(site: Site, task: Task, cases: Sequence[CheckedCase]) -> No
         raise PolicyRefused(f"site {site.config.name}: too few patients to train on; policy.{problems[0]}")
 
 
-def _batches_of(task: Task, header: Header) -> str:
-    """What the batches of a round depend on beside fold, round and site: the method, or its repeat alone.
+def batch_seed(site: Site, task: Task, header: Header, content: RecordDict) -> int:
+    """Seed of the batches of a round, from the site's secret and the whole request.
 
-    A site that pretrains alone draws the batches that it draws in the pretraining of all sites.
+    With common random numbers, in simulations, it depends on fold, round and repeat alone, so that all methods train on
+    the same batches, and a site that pretrains alone on those that it has in the pretraining of all sites.
     """
-    if task.pretrain_at is not None:
-        return PRETRAIN
-    if task.common_random_numbers and task.training is not None:
-        return f"repeat {task.training.repeat}"
-    return header.method
+    if not task.common_random_numbers:
+        return derive_seed(batch_key(site.config, task, header, hash_of_tensors(content)))
+    shared = PRETRAIN if task.training is None else f"repeat {task.training.repeat}"
+    return derive_seed(task.seed, task.stage, shared, task.fold, task.round, site.config.name)
 
 
 # ----------------------------------------------------------------------------------------------------- the policy
