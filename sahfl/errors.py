@@ -84,6 +84,16 @@ class StorageError(SahflError):
     exit_code = 3
 
 
+class BudgetSpent(PolicyRefused):
+    """A scan of a site was used as often as the site's policy allows, over all studies."""
+
+
+class LedgerBroken(SahflError):
+    """A site's ledger was changed, cut or put back to an earlier state; the site does no work without it."""
+
+    exit_code = 3
+
+
 class AuditBroken(SahflError):
     """A line of a site's audit log was changed, removed, added or moved, or the log is missing."""
 

@@ -35,6 +35,8 @@ FEDERATION += [
         "known_studies",
         "private",
         "declared",
+        "secret",
+        "ledger",
     )
 ]
 FEDERATION += [

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 wrong input, 3 the run failed,
 
 from __future__ import annotations
 
-from sahfl.commands import adapt, audit, checks, consortium, gain, outputs, phantom, private, status, study
+from sahfl.commands import adapt, audit, checks, consortium, gain, ledger, outputs, phantom, private, status, study
 from sahfl.commands.program import Command, new_app
 
 app = new_app(
@@ -28,6 +28,7 @@ for command in (
     status.status,
     checks.doctor,
     gain.gain,
+    ledger.ledger,
 ):
     app.command(cls=Command)(command)
 app.add_typer(audit.app)

@@ -64,6 +64,15 @@ class AdapterLimits(TrainingLimits):
         return {name: method.most_rank for name, method in ADAPTERS.items()} | given
 
 
+class Budget(Section):
+    """How often each scan may be used, over all studies of this site."""
+
+    rounds: Annotated[int, Field(ge=0, le=10_000_000)] = 5000
+    """Most rounds of training in which a scan takes part."""
+    evaluations: Annotated[int, Field(ge=0, le=10_000_000)] = 500
+    """Most evaluations of a scan."""
+
+
 class SitePolicy(Section):
     """What studies may ask of this site, and what may leave it, whatever a study's settings are."""
 
@@ -101,6 +110,8 @@ class SitePolicy(Section):
     """Bounds of trainings of which only factors leave."""
     weights: WeightLimits = WeightLimits()
     """Bounds of trainings of which weights of the network leave."""
+    budget: Budget = Budget()
+    """How often each scan may be used, over all studies; the ledger counts (``sahfl ledger``)."""
     most_bytes: Annotated[int, Field(ge=1, le=10_000_000_000)] = 10_000_000
     """Most bytes of one message that leaves."""
     most_replicates: Annotated[int, Field(ge=100, le=100_000)] = 2000

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.app import RecordDict
-
 from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.attach import merge, staying
 from sahfl.adapters.folder import read_adapter
@@ -20,8 +18,8 @@ from sahfl.config import AdapterTuning, TrainedMethod, ZeroShot
 from sahfl.errors import RunError
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.evaluate import score_cases
+from sahfl.federation.site.kinds.local_training import batch_seed, train_locally, training_cases
 from sahfl.federation.site.kinds.received import OwnNetwork, network_of
-from sahfl.federation.site.kinds.train import batch_seed, train_locally, training_cases
 from sahfl.federation.site.private import PrivatePart
 from sahfl.federation.site.site import Site
 from sahfl.model import Network
@@ -136,8 +134,8 @@ def _train(site: Site, requests: Requests, method: TrainedMethod, fold: int, ste
         update={"round": 1, "rounds": 1, "local": local.model_copy(update={"steps": n_steps})}
     )
     header = requests.header("finetune", method.id, fold)
-    cases, nothing = training_cases(site, task), RecordDict()
-    return train_locally(site, task, header, own, cases, drawn=batch_seed(site, task, header, nothing))[1]
+    cases, drawn = training_cases(site, task), batch_seed(site, task, header, "")
+    return train_locally(site, task, header, own, cases, drawn=drawn)[1]
 
 
 def _score(site: Site, task: Task, net: Network, state: AdapterState) -> list[CaseResult]:

@@ -44,10 +44,10 @@ class Verdict:
 
 
 class AuditLog:
-    """The audit log in a site's folder."""
+    """The audit log in a site's folder, or another chained log of this name."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
+    def __init__(self, folder: Path, name: str = FILE) -> None:
+        self.path = folder / name
 
     def append(self, event: str, words: str, **details: Any) -> str:
         """Write a line, flush it to the disk, and return the new head.

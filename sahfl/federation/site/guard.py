@@ -22,6 +22,7 @@ from sahfl.federation.site.audit import AuditLog
 from sahfl.federation.site.kinds.table import KINDS, find_kind
 from sahfl.federation.site.known_policy import note_policy, policy_hash
 from sahfl.federation.site.known_studies import recognise_study, remember_study
+from sahfl.federation.site.ledger import Ledger
 from sahfl.federation.site.policy import check_outgoing, check_request
 from sahfl.federation.tensors import hash_of_tensors
 from sahfl.payload import Header
@@ -63,10 +64,11 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
             log.warning("audit_head=%s", audit.append("refused" if refused else "failed", words, **details))
         raise
     words, details = _describe(kind, task, header, answer)
-    details |= {"base": header.base[:64], "start": hash_of_tensors(request), "policy": policy_hash(config.policy)}
+    hashes = {"base": header.base[:64], "start": hash_of_tensors(request), "policy": policy_hash(config.policy)}
+    left = {} if config.simulated else {"left": Ledger(config).left()}
     if earlier is not None:
         words = f"Once more, the same: {words}"
-    head = audit.append("answered", words, **details)
+    head = audit.append("answered", words, **details, **hashes, **left)
     log.info("event=audited head=%s", head)
     return answer
 

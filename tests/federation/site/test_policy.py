@@ -354,6 +354,7 @@ def described(**changes):
         "fold_positive": (5, 4),
         "data": "0" * 16,
         "software": software_hash(),
+        "batches": "0" * 16,
         "n_refused": 1,
         "findings": {"not_hu": 1},
     }

@@ -7,9 +7,10 @@ from harness.asking import header_of, training
 from sahfl.config import LocalTraining
 from sahfl.errors import StorageError
 from sahfl.federation import protocol
-from sahfl.federation.site.kinds.train import batch_seed
+from sahfl.federation.site.kinds.local_training import batch_seed
 from sahfl.federation.site.secret import FILE, commitment, site_secret
 from sahfl.federation.site.site import Site
+from sahfl.federation.tensors import hash_of_tensors
 from sahfl.simulation.simulate import simulated_secret
 
 hospital = asking.hospital
@@ -25,9 +26,9 @@ def seed_of(hospital, config=None, state=None, **changes):
     header = {name: changes.pop(name) for name in ("base", "study") if name in changes}
     task = training(**changes)
     content = hospital.request(task, hospital.start if state is None else state, **header)
-    return batch_seed(
-        Site(config or hospital.config), task, header_of(task, **{"base": hospital.base, **header}), content
-    )
+    start = hash_of_tensors(content)
+    named = {"base": hospital.base, **header}
+    return batch_seed(Site(config or hospital.config), task, header_of(task, **named), start)
 
 
 def test_a_secret_is_made_once_and_only_the_owner_reads_it(own, tmp_path):

@@ -16,11 +16,13 @@ from sahfl.evaluation import predict, score
 from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
+from sahfl.federation.signatures import document
 from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.case_results import keep_results
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above
 from sahfl.federation.site.kinds.received import network_of, open_network, task_and_header, which_cell
+from sahfl.federation.site.ledger import Ledger
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.model import Network
@@ -38,6 +40,10 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     task, header = task_and_header(content)
     if task.evaluation is None or task.fold < 0:
         raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
+    held_out = site.held_out_cases(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
+    Ledger(site.config).reserve(
+        "evaluation", header, document(protocol.EVALUATE, content).hex(), (item.content for item in held_out)
+    )
     net = _evaluated_network(site, task, header, content)
     merge(net)
     results = score_cases(site, task, net)

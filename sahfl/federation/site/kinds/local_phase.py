@@ -15,16 +15,17 @@ from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above, below, bounds_of
-from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
-from sahfl.federation.site.kinds.train import (
-    TRAIN,
+from sahfl.federation.site.kinds.local_training import (
     batch_seed,
-    metric_leaks,
     require_patients,
+    reserve,
     train_locally,
     training_cases,
 )
+from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
+from sahfl.federation.site.kinds.train import TRAIN, metric_leaks
 from sahfl.federation.site.site import Site
+from sahfl.federation.tensors import hash_of_tensors
 from sahfl.task import Task
 
 
@@ -36,9 +37,11 @@ def local_phase(site: Site, content: RecordDict) -> RecordDict:
         raise PayloadError(f"task: got round {task.round} of {task.rounds}, expected the phase after the last round")
     cases = training_cases(site, task)
     require_patients(site, task, cases)
+    reserve(site, "round", protocol.LOCAL_PHASE, content, header, cases)
     own = open_network(site, task, header)
     own.load(content, after_round=task.rounds)
-    loss, n_volumes = train_locally(site, task, header, own, cases, drawn=batch_seed(site, task, header, content))
+    drawn = batch_seed(site, task, header, hash_of_tensors(content))
+    loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn)
     own.part.keep(exchanged.read(own.net), n_volumes=n_volumes)
     return protocol.local_phase_reply(header, n_volumes=n_volumes, loss=loss, seconds=time.monotonic() - began)
 

@@ -5,38 +5,35 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from flwr.app import MetricRecord, RecordDict
 
 from sahfl.adapters import exchanged
-from sahfl.adapters.attach import staying
-from sahfl.adapters.steps import rate_of
-from sahfl.cell_names import PRETRAIN
 from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, WeightTuning
 from sahfl.config.methods import method_at_defaults
-from sahfl.data.checks import CheckedCase
-from sahfl.data.sampler import SliceSampler
-from sahfl.errors import PayloadError, PolicyRefused
-from sahfl.events import SiteStep, emit
+from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.declared import may_leave, shares_all, tensor_leaks
 from sahfl.federation.site.feedback import with_feedback
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above, below, bounds_of, outside_stages, over
-from sahfl.federation.site.kinds.received import OwnNetwork, open_network, task_and_header, which_cell
-from sahfl.federation.site.secret import batch_key
+from sahfl.federation.site.kinds.local_training import (
+    batch_seed,
+    require_patients,
+    reserve,
+    train_locally,
+    training_cases,
+)
+from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import config_record, hash_of_tensors
 from sahfl.federation.turns import take_turn
-from sahfl.model import Network
 from sahfl.networks import trained_tensors
-from sahfl.payload import Header, payload_size
-from sahfl.seeds import derive_seed
+from sahfl.payload import payload_size
 from sahfl.task import Task
-from sahfl.training import Schedule, train
 
 log = logging.getLogger(__name__)
 METRICS = ("n_volumes", "loss", "seconds")
@@ -53,10 +50,12 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         raise PayloadError(f"task: got round {task.round} of {task.rounds}, expected settings of a training round")
     cases = training_cases(site, task)
     require_patients(site, task, cases)
+    reserve(site, "round", protocol.TRAIN, content, header, cases)
     own = open_network(site, task, header)
     start = own.load(content, after_round=task.round - 1)
     names = take_turn(own.net, task.method, task.round, staying=own.staying)
-    loss, n_volumes = train_locally(site, task, header, own, cases, drawn=batch_seed(site, task, header, content))
+    drawn = batch_seed(site, task, header, hash_of_tensors(content))
+    loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn)
     trained = exchanged.read(own.net)
     own.part.keep({name: trained[name] for name in own.staying}, n_volumes=n_volumes)
     sent = {name: trained[name] for name in names if name not in own.staying}
@@ -68,88 +67,6 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         sent = dict(sorted(sent.items()))
     seconds = time.monotonic() - began
     return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=loss, seconds=seconds, encoding=task.payload)
-
-
-def training_cases(site: Site, task: Task) -> tuple[CheckedCase, ...]:
-    """The cases that a site trains on: those of the patients whom the task does not hold out."""
-    return site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round, inner=task.inner)
-
-
-def train_locally(
-    site: Site, task: Task, header: Header, own: OwnNetwork, cases: Sequence[CheckedCase], *, drawn: int
-) -> tuple[float, int]:
-    """Train a network on the site's own cases, in place; returns the mean loss and the number of cases.
-
-    ``drawn`` is the seed of the batches.
-    """
-    local, method = task.local, task.training
-    assert local is not None
-    sampler = SliceSampler(
-        site.load_views(cases, task.views),
-        task.views,
-        batch_size=local.batch_size,
-        foreground_share=local.foreground_share,
-        seed=drawn,
-    )
-    schedule = Schedule(
-        task.learning_rate,
-        local.weight_decay,
-        local.steps,
-        task.round,
-        task.rounds,
-        proximal=local.proximal,
-        local_steps=method.local_steps if method else 0,
-    )
-    rates, private = rate_of(own.net), _private_rates(task, own.net)
-    loss = train(
-        own.net,
-        sampler,
-        schedule,
-        precision=local.precision,
-        rate_of=lambda name: rates(name) * private.get(name, 1.0),
-        on_step=lambda done, total, loss: emit(SiteStep(site.config.name, protocol.TRAIN, done, total, loss)),
-    )
-    log.info(
-        "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",
-        *(task.stage, header.method, task.fold, task.round, len(cases), loss),
-    )
-    return loss, len(cases)
-
-
-def _private_rates(task: Task, net: Network) -> dict[str, float]:
-    """Factors of the learning rate, by name, of what stays at the sites where all train together.
-
-    They are the same where one site trains alone and on pooled patients; in the last phase there are none.
-    """
-    method = task.training
-    if method is None or method.private_learning_rate is None or task.round > task.rounds:
-        return {}
-    names = staying(net, method.model_copy(update={"trained_at": None}), net.parts)
-    return dict.fromkeys(names, method.private_learning_rate / task.learning_rate)
-
-
-def require_patients(site: Site, task: Task, cases: Sequence[CheckedCase]) -> None:
-    """Refuse to train on fewer patients than the site's policy allows; one scan under two ids counts once.
-
-    Raises:
-        PolicyRefused: names the setting, the number of patients and the least one.
-    """
-    least = bounds_of(site.config.policy, task).patients
-    n_patients = min(len({item.case.patient for item in cases}), len({item.content for item in cases}))
-    if problems := below(least, n_patients):
-        raise PolicyRefused(f"site {site.config.name}: too few patients to train on; policy.{problems[0]}")
-
-
-def batch_seed(site: Site, task: Task, header: Header, content: RecordDict) -> int:
-    """Seed of the batches of a round, from the site's secret and the whole request.
-
-    With common random numbers, in simulations, it depends on fold, round and repeat alone, so that all methods train on
-    the same batches, and a site that pretrains alone on those that it has in the pretraining of all sites.
-    """
-    if not task.common_random_numbers:
-        return derive_seed(batch_key(site.config, task, header, hash_of_tensors(content)))
-    shared = PRETRAIN if task.training is None else f"repeat {task.training.repeat}"
-    return derive_seed(task.seed, task.stage, shared, task.fold, task.round, site.config.name)
 
 
 # ----------------------------------------------------------------------------------------------------- the policy
