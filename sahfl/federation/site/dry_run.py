@@ -13,6 +13,7 @@ from sahfl.errors import PolicyRefused
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Planned
 from sahfl.federation.site.kinds.table import KINDS
+from sahfl.federation.site.ledger import Ledger
 from sahfl.federation.site.policy import check_request
 from sahfl.payload import Header
 from sahfl.task import Task
@@ -31,6 +32,7 @@ def dry_run(config: SiteConfig, study: Study | None = None) -> str:
         lines += [
             f"Study {requests.study.name}, fingerprint {requests.fingerprint}",
             _role(config.name, requests.study),
+            _uses(config, requests),
         ]
     if policy.require_signature and config.kit is None:
         lines += [
@@ -71,6 +73,18 @@ def _role(site: str, study: Study) -> str:
     roles = {"pretraining": pretraining, "fine-tuning and evaluation": study.finetune.sites}
     role = [name for name, sites in roles.items() if site in sites]
     return f"The study asks this site for {' and '.join(role) or 'nothing: it is not among its sites'}."
+
+
+def _uses(config: SiteConfig, requests: Requests) -> str:
+    """How often a study uses a scan that is held out in one fold, and what is left of the budgets."""
+    folds, left = requests.study.finetune.folds, Ledger(config).left()
+    trained = [task.rounds * (1 if task.stage == "pretrain" else folds - 1) for task in requests.trainings(config.name)]
+    rounds = sum(trained) + (folds - 1) * len(list(requests.local_phases(config.name)))
+    evaluations = len(requests.evaluations(config.name))
+    return (
+        f"It uses each scan in {rounds:,} rounds and {evaluations:,} evaluations at most; left to the scan used most: "
+        f"{left['rounds']:,} and {left['evaluations']:,}."
+    )
 
 
 def _lines(config: SiteConfig, message_type: str, planned: Planned, requests: Requests | None) -> Iterator[str]:

@@ -428,6 +428,8 @@ def test_a_dry_run_says_what_the_messages_then_hold():
     assert "withheld: results of fewer than 5 patients, also by subtraction" in said
     assert "the number of those in which nothing was predicted (misses)" in said
     assert "asks this site for fine-tuning and evaluation" in said
+    uses = "uses each scan in 2 rounds and 2 evaluations at most; left to the scan used most: 5,000 and 500."
+    assert uses in said
     assert "pretraining" not in said  # sah_a does not pretrain
     assert max(map(len, said.splitlines())) <= 160
 
