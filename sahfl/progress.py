@@ -10,6 +10,7 @@ from sahfl import events
 from sahfl.cell_names import PRETRAIN, Pretraining, cell_of, is_pretraining
 from sahfl.config import Method, Study, ZeroShot
 from sahfl.events import CellEvent, Event, SiteEvent
+from sahfl.task import parts_of
 
 PREPARE_STEPS, EVALUATE_STEPS = 30, 25
 """Work of preparing a site's data, and of evaluating a fold at a site, in training steps."""
@@ -59,15 +60,18 @@ class RunProgress:
         """Training steps of each cell of fine-tuning in a round, at all its sites."""
         self._all_steps = sum(self._steps_of(method) * self.study.rounds_of(method) for method, _ in cells)
         """Training steps of all cells of fine-tuning in all rounds."""
+        one = EVALUATE_STEPS * len(finetune.sites)
+        self._evaluation = {cell_of(method, fold): one * len(parts_of(method)) for method, fold in cells}
+        """Work of evaluating each cell that is left, all parts of what its method trains counted."""
+        self._all_evaluations = sum(self._evaluation.values())
 
     @property
     def total(self) -> float:
         """All work of the study, in training steps."""
-        pretrain, finetune = self.study.pretrain, self.study.finetune
+        pretrain = self.study.pretrain
         bases = [Pretraining(site).id for site in (None, *self.study.own_bases)] if pretrain else []
         steps = self._all_steps + sum(self._round_steps(base) * pretrain.rounds for base in bases if pretrain)
-        evaluations = EVALUATE_STEPS * len(finetune.sites) * len(self._steps)
-        return steps + evaluations + PREPARE_STEPS * len(self.study.sites)
+        return steps + self._all_evaluations + PREPARE_STEPS * len(self.study.sites)
 
     def count(self) -> str:
         """How many cells are done."""
@@ -108,7 +112,7 @@ class RunProgress:
         return f"time left: about {clock((now - began) * max(0.0, left - running) / done)}"
 
     def _update_cell(self, event: CellEvent) -> None:
-        cell, evaluation = event.cell, EVALUATE_STEPS * len(self.study.finetune.sites)
+        cell = event.cell
         match event:
             case events.RoundBegun():
                 self.waiting = ""
@@ -128,12 +132,16 @@ class RunProgress:
                 self.skipped += self._round_steps(cell) * event.round
             case events.CellEvaluated():  # an earlier session asked the other sites, or they are out
                 self._end_cell(cell)
-                self.done += EVALUATE_STEPS * event.asked
-                self.skipped += max(0, evaluation - EVALUATE_STEPS * event.asked)
+                one = EVALUATE_STEPS * len(self.study.finetune.sites)
+                left = self._evaluation.get(cell, 0)
+                work = min(left, one) if event.asked else left
+                self._evaluation[cell] = left - work
+                self.done += min(work, EVALUATE_STEPS * event.asked)
+                self.skipped += max(0, work - EVALUATE_STEPS * event.asked)
             case events.CellReused():
                 self._end_cell(cell)
                 self.reused.add(cell)
-                self.skipped += self._round_steps(cell) * event.rounds + evaluation * (not is_pretraining(cell))
+                self.skipped += self._round_steps(cell) * event.rounds + self._evaluation.pop(cell, 0)
             case _:
                 assert_never(event)
 

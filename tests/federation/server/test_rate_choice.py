@@ -12,7 +12,7 @@ from sahfl.errors import ConfigError
 from sahfl.events import listening
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
-from sahfl.progress import RunProgress
+from sahfl.progress import PREPARE_STEPS, RunProgress
 from sahfl.results.collect import fold_metrics
 
 RATES = (0.002, 0.05)
@@ -123,7 +123,11 @@ def test_an_interrupted_run_keeps_its_choices(chosen, federate):
 
 def test_trials_of_a_method_with_a_part_at_each_site_are_judged_with_that_part(federate):
     method = SEVERAL | {"private_rank": 1, "share_private_at_end": True}
-    folder, _ = federate(study_of(method), name="private")
+    progress = RunProgress(parse(Study, study_of(method), where="test"))
+    with listening(progress.update):
+        folder, _ = federate(study_of(method), name="private")
+    prepared = PREPARE_STEPS * len(progress.sites)  # no events of it in one process
+    assert progress.done + progress.skipped + prepared == progress.total  # each part's evaluation counts
     (found,) = folder.study().finetune.methods
     for fold in range(3):
         for trial in found.trials:
