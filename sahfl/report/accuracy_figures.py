@@ -44,7 +44,7 @@ def draw_methods(results: Results) -> Drawing | None:
     theme.name_rows(every[0], [method_name(method) for method in methods], _breaks(methods))
     for place, method in enumerate(methods):
         theme.row_of_interval(every[0], place, dice_of(method), "mean", look[method["id"]])
-    every[0].set_xlabel("Mean Dice, all cases with blood")
+    every[0].set_xlabel("Mean Dice")
     theme.keep_to_dice(every[0].xaxis)
     every[0].grid(axis="x")
     if known:
@@ -54,10 +54,11 @@ def draw_methods(results: Results) -> Drawing | None:
     gained = [(method_name(m), gain) for m, gain in zip(methods, gains, strict=True) if gain is not None]
     alt += f" Difference from zero-shot. {theme.listed(gained, 'difference')}" if gained else ""
     caption = (
-        "Bars are 95 % intervals (over patients only with one training); a mark without a bar has too few patients. "
-        "Right: paired by patient; an interval that crosses the line means no clear change, and one that does not "
-        "cross may still be undecided after the correction. Colour is the family, the mark its rank; hollow marks were "
-        "not trained by the federation."
+        "Left: mean Dice over all cases with blood. Bars are 95 % intervals (over patients only with one training); a "
+        "mark without a bar has too few patients. Right: differences, paired by patient, of which more is better; an "
+        "interval that crosses the line means no clear change, and one that does not cross may still be undecided "
+        "after the correction. Colour is the family, the mark its rank; hollow marks were not trained by the "
+        "federation."
     )
     return Drawing("methods", "Dice of every method, and its difference from zero-shot", caption, alt, figure)
 
@@ -67,7 +68,7 @@ def _draw_gains(axes: Axes, gains: Iterable[Results | None], look: Sequence[Look
     for place, gain in enumerate(gains):
         if gain is not None:
             theme.row_of_interval(axes, place, gain, "difference", look[place])
-    axes.set_xlabel("Difference in Dice from zero-shot (right: better)")
+    axes.set_xlabel("Difference from zero-shot")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")

@@ -119,8 +119,9 @@ def method_name(method: Results) -> str:
     own = own.removesuffix(f"-{method['part']}")
     rest = own.removeprefix(plain).strip("-").replace("-", " ").replace("_", " ") if own.startswith(plain) else ""
     for option, noun in COUNTS.items():
-        rest = re.sub(rf"\b{option}(\d+)\b", lambda found, noun=noun: count(int(found[1]), noun), rest)
-    rest = STAYING.sub(_staying, re.sub(r"\bscratch\b", "from scratch", rest))
+        rest = re.sub(rf"\b{option}(\d+)\b", lambda found, noun=noun: f";{count(int(found[1]), noun)};", rest)
+    rest = STAYING.sub(lambda found: f";{_staying(found)};", re.sub(r"\bscratch\b", "from scratch", rest))
+    rest = ", ".join(filter(None, (part.strip() for part in rest.split(";"))))
     details = ", ".join(filter(None, [rank and f"rank {rank}", rest, _place_name(at, method["part"])]))
     return f"{name} ({details})" if details else name
 

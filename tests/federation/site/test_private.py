@@ -419,7 +419,7 @@ def test_there_are_rows_of_the_personal_networks_and_of_what_is_shared(personal)
     assert [(row["id"], row["part"]) for row in results["methods"]] == [(ID, "personal"), (f"{ID}-shared", "shared")]
     assert {row["metrics"]["dice"]["overall"]["n"] for row in results["methods"]} == {7}
     page = (folder.path / "report.html").read_text()
-    assert "CP-LoRA (rank 2, 1 private term norms stay 3 local steps, each site with its own part)" in page
+    assert "CP-LoRA (rank 2, 1 private term, norms stay, 3 local steps, each site with its own part)" in page
     assert "what the sites share" in page
 
 
