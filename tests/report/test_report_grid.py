@@ -77,10 +77,10 @@ def test_a_name_says_rank_rule_and_place_and_no_two_are_the_same():
         ("cp_lora-r8-stays-out", None, "CP-LoRA (rank 8, output factors stay)"),
         ("cp_lora-r8-stays-inner", None, "CP-LoRA (rank 8, inner factors stay)"),
         ("cp_lora-r8-stays-norm-decoder1-local1", None, "CP-LoRA (rank 8, norms and decoder1 stay, 1 local step)"),
-        ("full-stays-head-rounds1", None, "Full fine-tuning (head stays 1 round)"),
+        ("full-stays-head-rounds1", None, "Full fine-tuning (head stays, 1 round)"),
         ("cp_lora-r8-private1", None, "CP-LoRA (rank 8, 1 private term)"),
         ("cp_lora-r8-private4", None, "CP-LoRA (rank 8, 4 private terms)"),
-        ("full-scratch-rounds25", None, "Full fine-tuning (from scratch 25 rounds)"),
+        ("full-scratch-rounds25", None, "Full fine-tuning (from scratch, 25 rounds)"),
     ],
 )
 def test_a_name_says_who_was_left_out_and_where_the_training_starts(id_, at, name):
