@@ -1,11 +1,13 @@
 """Two hundred rounds: what a site's service and its child hold does not grow."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord
 from harness.live_site import Server, client, consortium_of, train_request, write_site
 from harness.tiny_study import TINY
 
@@ -30,12 +32,16 @@ def test_A18_two_hundred_rounds_at_a_site_leave_memory_and_open_files_as_they_we
     consortium = consortium_of(tmp_path / "consortium", [SITE])
     shutil.copytree(scans / SITE, tmp_path / SITE)
     request = train_request(TINY, steps=1)
+    header, task = request["header"], json.loads(request["task"]["json"])
     assert protocol.n_bytes(request) > 10 * MOST_KIB * 1024
     memory, files = {"daemon": [], "child": []}, {"daemon": [], "child": []}
     with Server(consortium) as server, client(write_site(tmp_path, TINY, SITE, consortium)) as running:
         running.wait_for("connected")
         pids = {"daemon": running.process.pid, "child": running.trainer()}
         for number in range(ROUNDS):
+            # Each round is another one, because a site answers a round once.
+            header["round"] = number + 1
+            request["task"] = ConfigRecord({"json": json.dumps(task | {"round": number + 1, "rounds": ROUNDS})})
             assert server.ask(SITE, request, protocol.TRAIN).has_content(), number
             for name, pid in pids.items():
                 memory[name].append(resident_kib(pid))

@@ -254,9 +254,9 @@ def test_C04_a_study_whose_requests_are_signed_runs_at_sites_that_ask_for_it(fed
     assert all("signature" in request.content for _, request, _ in grid.seen)
     for site in grid.nodes.values():
         events = [line["event"] for line in read_lines(site.folder / FILE)]
-        assert events[0] == "study"
-        assert set(events[1:]) == {"answered"}
-        assert len(events) == 1 + sum(name == site.name for name, _, _ in grid.seen)
+        assert events[:2] == ["policy", "study"]
+        assert set(events[2:]) == {"answered"}
+        assert len(events) == 2 + sum(name == site.name for name, _, _ in grid.seen)
         assert verify(site.folder / FILE).torn == ()
 
 

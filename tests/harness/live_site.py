@@ -166,7 +166,7 @@ def train_request(study, *, steps=2, round_=1):
     local = config.local.model_copy(update={"steps": steps})
     task = Task(
         stage="pretrain", seed=study.seed, views=study.views, model=study.model, folds=2, round=round_,
-        rounds=config.rounds, learning_rate=config.learning_rate, local=local,
+        rounds=max(config.rounds, round_), learning_rate=config.learning_rate, local=local,
     )  # fmt: skip
     header = Header(study.fingerprint(), stage="pretrain", method="pretrain", fold=-1, round=round_, base="")
     return protocol.request(task, header, exchanged.read(whole_network(study.views, study.model, study.seed)))
