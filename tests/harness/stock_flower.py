@@ -18,7 +18,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from sahfl.simulation.simulate import open_policy
+from sahfl.simulation.simulate import open_policy, simulated_secret
 
 PROJECT = Path(__file__).parents[2]
 """What ``flwr run`` makes its bundle of."""
@@ -171,6 +171,7 @@ def write_site(path: Path, name: str, study: dict[str, Any]) -> Path:
     cohort = {"source": "phantom", "seed": study["seed"], "shape": data["shape"], "spacing_mm": data["spacing_mm"]}
     site = {"name": name, "folder": f"work-{name}", "data": cohort | {"patients": data["sites"][name]}}
     policy = open_policy().model_dump(mode="json")
+    site |= {"secret": simulated_secret(study["seed"], name)}  # batches as in a simulation
     path.write_text(yaml.safe_dump(site | {"policy": policy, "device": "cpu", "threads": 1}))
     return path
 
