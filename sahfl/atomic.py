@@ -6,6 +6,9 @@ import os
 import re
 from pathlib import Path
 
+OWNER_ONLY = 0o600
+"""Mode of files that nobody but their owner reads or writes."""
+
 
 def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.

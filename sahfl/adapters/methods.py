@@ -68,7 +68,9 @@ ADAPTERS = {
         AdapterMethod("lora_c", "LoRA-C", "#B3457E", _lora_c, LORA_C, by_rows="conv_lora", most_rank=16),
         AdapterMethod("conv_lora", "convLoRA", "#007A5A", _conv_lora, CONV_LORA, in_peft=True),
         AdapterMethod("cp_lora", "CP-LoRA", "#0067A3", _cp_lora, CP, options=JOINT, compared_with="conv_lora"),
-        AdapterMethod("dora_c", "DoRA-C", "#7B4FB0", _lora_c, LORA_C, True, by_rows="conv_dora", most_rank=16),
+        AdapterMethod(
+            "dora_c", "DoRA-C", "#7B4FB0", _lora_c, LORA_C, has_magnitudes=True, by_rows="conv_dora", most_rank=16
+        ),
         AdapterMethod("conv_dora", "convDoRA", "#7A7000", _conv_lora, CONV_LORA, has_magnitudes=True, in_peft=True),
         AdapterMethod("cp_dora", "CP-DoRA", "#1193AB", _cp_lora, CP, has_magnitudes=True, options=JOINT),
     )

@@ -17,7 +17,7 @@ from sahfl.adapters.folder import read_adapter
 from sahfl.config import AdapterTuning, TrainedMethod, ZeroShot
 from sahfl.errors import RunError
 from sahfl.federation.requests import Requests
-from sahfl.federation.site.kinds.evaluate import score_cases
+from sahfl.federation.site.kinds.evaluate import held_out_cases, score_cases
 from sahfl.federation.site.kinds.local_training import batch_seed, train_locally, training_cases
 from sahfl.federation.site.kinds.received import OwnNetwork, network_of
 from sahfl.federation.site.private import PrivatePart
@@ -141,7 +141,7 @@ def _train(site: Site, requests: Requests, method: TrainedMethod, fold: int, ste
 def _score(site: Site, task: Task, net: Network, state: AdapterState) -> list[CaseResult]:
     exchanged.load(net, state)
     merge(net)
-    return [result for _, result in score_cases(site, task, net)]
+    return [result for _, result in score_cases(site, task, net, held_out_cases(site, task))]
 
 
 def _means(before: list[CaseResult], after: list[CaseResult]) -> tuple[int, float | None, float | None]:

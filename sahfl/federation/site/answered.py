@@ -19,14 +19,13 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from sahfl.atomic import write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.config import SiteConfig
 from sahfl.errors import RoundAlreadyAnswered, StorageError
 from sahfl.federation.flower import parcels
 from sahfl.payload import Header
 
 FOLDER = "answered"
-OWNER_ONLY = 0o600
 MOST_BYTES = 500_000_000
 """Most bytes of kept answers; the oldest go first."""
 
@@ -94,7 +93,7 @@ class Answered:
         line = Line(header.training, header.method, header.fold, header.round, asked.hex())
         try:
             if not self._simulated:
-                self.close(header)
+                self.close(header.training)
                 write_atomic(self._kept(header), parcels.to_bytes(answer), mode=OWNER_ONLY)
                 self._make_room()
             if line not in self._lines():
@@ -102,9 +101,9 @@ class Answered:
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
 
-    def close(self, header: Header) -> None:
-        """Delete the kept answer of a training, which is over or goes on with the next round."""
-        for path in self._folder.glob(f"{header.training}-*.reply"):
+    def close(self, training: str) -> None:
+        """Delete the kept answer of a training (``Header.training``), which is over or goes on with the next round."""
+        for path in self._folder.glob(f"{training}-*.reply"):
             path.unlink(missing_ok=True)
 
     def took_part(self, header: Header) -> bool:
@@ -117,8 +116,7 @@ class Answered:
         left = [line for line in lines if line.training != training or line.round < round_]
         if len(left) < len(lines):
             write_atomic(self._path, "".join(_text(line) for line in left), mode=OWNER_ONLY)
-            for path in self._folder.glob(f"{training}-*.reply"):
-                path.unlink(missing_ok=True)
+            self.close(training)
         return len(lines) - len(left)
 
     def _kept(self, header: Header) -> Path:

@@ -52,8 +52,6 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
         check_outgoing(config, kind, task, header, answer)
         if KINDS[kind].once:
             rounds.keep(header, asked_for, answer)
-        elif kind == protocol.EVALUATE:
-            rounds.close(header)
     except Exception as error:
         refused = isinstance(error, REFUSALS)
         words = f"Refused: the server asked for {asked}." if refused else f"Failed: the server asked for {asked}."

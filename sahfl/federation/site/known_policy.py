@@ -7,13 +7,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from sahfl.atomic import write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.config import SiteConfig, SitePolicy
 from sahfl.errors import StorageError
 from sahfl.federation.site.audit import AuditLog
 
 FILE = "policy.json"
-OWNER_ONLY = 0o600
 
 
 def policy_hash(policy: SitePolicy) -> str:

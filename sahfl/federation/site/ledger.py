@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sahfl.atomic import write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.config import SiteConfig
 from sahfl.errors import AuditBroken, BudgetSpent, LedgerBroken, StorageError
 from sahfl.federation.site.audit import START, AuditLog, Line, read_lines, verify
@@ -24,7 +24,6 @@ from sahfl.payload import Header
 from sahfl.process import locked
 
 FILE, HEAD = "ledger.jsonl", "ledger.head"
-OWNER_ONLY = 0o600
 Kind = Literal["round", "evaluation"]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.atomic import write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.errors import AdapterError, PrivatePartLost, RunError
 from sahfl.federation.site.kept import KeptTensors
 from sahfl.payload import Header, layout
@@ -29,7 +29,6 @@ from sahfl.task import Task
 
 log = logging.getLogger(__name__)
 FOLDER = "private"
-OWNER_ONLY = 0o600
 NAME = re.compile(r"[0-9a-f]{16}")
 LAST = 100_000
 """A round above all others. The first round that is stored after a deletion takes its place."""

@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from pathlib import Path
 
+from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.config import SiteConfig
 from sahfl.errors import StorageError
 from sahfl.payload import Header
+from sahfl.process import locked
 from sahfl.task import Task
 
 FILE = "batches.key"
-OWNER_ONLY = 0o600
 
 
 def site_secret(config: SiteConfig) -> bytes:
@@ -31,8 +31,9 @@ def site_secret(config: SiteConfig) -> bytes:
         return bytes.fromhex(config.secret)
     path = config.folder / FILE
     try:
-        if not path.exists():
-            _create(path)
+        with locked(config.folder / "batches.lock"):
+            if not path.exists():
+                write_atomic(path, os.urandom(32), mode=OWNER_ONLY)
         secret = path.read_bytes()
     except OSError as error:
         raise StorageError(f"{path}: cannot be used ({error.strerror}); make room, or restore it") from error
@@ -53,19 +54,3 @@ def batch_key(config: SiteConfig, task: Task, header: Header, start: str) -> str
     """
     asked = "\n".join([task.model_dump_json(), header.method, header.base, start])
     return hmac.new(site_secret(config), asked.encode(), hashlib.sha256).hexdigest()
-
-
-def _create(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{FILE}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, OWNER_ONLY)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(os.urandom(32))
-        stream.flush()
-        os.fsync(stream.fileno())
-    try:
-        os.link(temporary, path)  # the first process wins
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flwr.app import RecordDict
@@ -10,19 +10,19 @@ from flwr.app import RecordDict
 from sahfl.adapters import exchanged
 from sahfl.adapters.attach import merge, staying
 from sahfl.config import EvaluationConfig, SiteConfig, SitePolicy, ZeroShot
+from sahfl.data.checks import CheckedCase
 from sahfl.data.ct import read_scan
 from sahfl.errors import PayloadError
 from sahfl.evaluation import predict, score
 from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
-from sahfl.federation.signatures import document
 from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.case_results import keep_results
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above
+from sahfl.federation.site.kinds.local_training import reserve
 from sahfl.federation.site.kinds.received import network_of, open_network, task_and_header, which_cell
-from sahfl.federation.site.ledger import Ledger
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.model import Network
@@ -40,16 +40,15 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     task, header = task_and_header(content)
     if task.evaluation is None or task.fold < 0:
         raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
-    held_out = site.held_out_cases(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
-    Ledger(site.config).reserve(
-        "evaluation", header, document(protocol.EVALUATE, content).hex(), (item.content for item in held_out)
-    )
+    held_out = held_out_cases(site, task)
+    reserve(site, "evaluation", protocol.EVALUATE, content, header, held_out)
     net = _evaluated_network(site, task, header, content)
     merge(net)
-    results = score_cases(site, task, net)
+    results = score_cases(site, task, net, held_out)
+    rounds = Answered.of_study(site.config, header.study)
+    rounds.close(header.training)
     if not task.inner:
-        took_part = Answered.of_study(site.config, header.study).took_part(header)
-        keep_results(site.config.folder, task, header, results, took_part=took_part)
+        keep_results(site.config.folder, task, header, results, took_part=rounds.took_part(header))
     cases, policy = [result for _, result in results], site.config.policy
     sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
     least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
@@ -73,11 +72,15 @@ def _evaluated_network(site: Site, task: Task, header: Header, content: RecordDi
     return net
 
 
-def score_cases(site: Site, task: Task, net: Network) -> list[tuple[str, CaseResult]]:
-    """Segment and score the held-out cases of a task with a merged network; each result with the case's id."""
+def held_out_cases(site: Site, task: Task) -> tuple[CheckedCase, ...]:
+    """The cases that a task evaluates, after a check that their content did not change."""
+    return site.held_out_cases(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
+
+
+def score_cases(site: Site, task: Task, net: Network, cases: Sequence[CheckedCase]) -> list[tuple[str, CaseResult]]:
+    """Segment and score cases with a merged network; each result with the case's id."""
     assert task.evaluation is not None
     keys = site.patient_keys(task.seed)
-    cases = site.held_out_cases(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
     results = []
     for done, item in enumerate(cases, start=1):
         (views,) = site.load_views([item], task.views)
