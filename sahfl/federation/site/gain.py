@@ -21,6 +21,7 @@ from typing import Any
 from sahfl.config import EvaluationConfig, SiteConfig, ZeroShot
 from sahfl.errors import NoGain
 from sahfl.federation.site.case_results import read_results
+from sahfl.results.evidence import signed
 from sahfl.statistics.cases import CaseResult
 from sahfl.statistics.estimates import Estimate, difference
 from sahfl.statistics.sums import EvaluationSums, average
@@ -51,11 +52,7 @@ class Gain:
         dice = f"Dice {self.together:.3f} together, {self.alone:.3f} alone, n = {n}"
         if found.value is None or found.low is None or found.high is None:
             return f"{self.method}: {dice}; too few patients for an interval"
-        value, low, high = (
-            f"{number:+.3f}".replace("+0.000", "0.000").replace("-0.000", "0.000")
-            for number in (found.value, found.low, found.high)
-        )
-        within = f"{value} ({low} to {high}"
+        within = f"{signed(found.value)} ({signed(found.low)} to {signed(found.high)}"
         if found.trainings == 1:
             return f"{self.method}: {within}, over patients only); one training: no verdict. {dice}"
         if found.low > 0:
