@@ -44,6 +44,14 @@ class PolicyRefused(SahflError):
     """A site's policy does not allow a study's request."""
 
 
+class BaseNotAccepted(PolicyRefused):
+    """A request names a base network that nobody at the site has accepted yet."""
+
+
+class StartNotConfirmed(PolicyRefused):
+    """Too few other sites confirmed the start of a round, so that it could be one for this site alone."""
+
+
 class RoundAlreadyAnswered(PolicyRefused):
     """A site has answered another request for this round of a training, and answers each round once."""
 

@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["preparing and checking the sites' data", "pretraining", "writing the report"]
+Stage = Literal[
+    "preparing and checking the sites' data",
+    "pretraining",
+    "waiting until the sites accept the base network",
+    "writing the report",
+]
 CellStage = Literal["fine-tuning", "evaluating"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from sahfl.errors import PayloadError
 
 SCHEMA = 1
 MOST_VOLUMES = 1_000_000
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+"""The form of a study's fingerprint and of a network's hash."""
 
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes of a state, in the order of the flat array."""

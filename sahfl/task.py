@@ -156,6 +156,8 @@ class SiteDescription(Section):
     """Hash of the site's code and its libraries' versions (``software_hash``)."""
     batches: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     """Hash of the secret from which the site draws its batches (``site.secret``)."""
+    confirmations: Annotated[int, Field(ge=0, le=100)]
+    """Other sites that must confirm the start of a round before this site trains from it."""
     n_refused: Count
     """Cases that cannot be used."""
     findings: Annotated[dict[Annotated[str, Field(max_length=40)], Count | None], Field(max_length=100)]

@@ -20,6 +20,8 @@ from sahfl.seeds import derive_seed
 WARM_UP_STEPS = 5
 """AdamW starts each round without history; without shortened first steps it would undo the last average."""
 CLIP_NORM = 1.0
+BETAS = 0.9, 0.999
+"""AdamW's decay of its two moments, for each step."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,20 @@ class Schedule:
         """Learning rate of a step (0-based) of this round: cosine over all steps, short warm-up within each round."""
         progress = (self.round - 1 + step / self.steps) / (self.rounds + self.local_steps / self.steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress)) * min(1.0, (step + 1) / WARM_UP_STEPS)
+
+    def most_moved(self) -> float:
+        """The farthest that a round can move a number whose learning rate has the factor 1, without weight decay.
+
+        A step of Adam is at most sqrt(sum of a^2 / b) times its rate, by the Cauchy-Schwarz inequality, where a and b
+        are the weights of past gradients in the two moments.
+        """
+        first, second = BETAS
+        moved = 0.0
+        for step in range(self.n_steps):
+            squares = (1 - (first**2 / second) ** (step + 1)) / (1 - first**2 / second)
+            weights = (1 - first) ** 2 / (1 - first ** (step + 1)) ** 2 * (1 - second ** (step + 1)) / (1 - second)
+            moved += self.rate(step) * math.sqrt(weights * squares)
+        return moved
 
 
 def train(
@@ -97,7 +113,7 @@ def _train(
     net.train()
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     groups = _groups(net, rate_of)
-    optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=BETAS, weight_decay=schedule.weight_decay)
     received = [parameter.detach().clone() for parameter in trainable] if schedule.proximal else []
     device = device_of(net)
     total = 0.0

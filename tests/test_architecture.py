@@ -22,15 +22,18 @@ from harness.import_graph import (
     reach,
 )
 
-FEDERATION = ["tensors", "protocol", "signatures", "turns", "site_ranks", "requests", "flower"]
+FEDERATION = ["tensors", "protocol", "confirmations", "signatures", "turns", "site_ranks", "requests", "flower"]
 FEDERATION += [
     f"site.{name}"
     for name in (
         "audit",
         "device",
         "kept",
+        "round_list",
         "answered",
+        "starts",
         "feedback",
+        "known_bases",
         "known_policy",
         "known_studies",
         "private",
@@ -45,7 +48,10 @@ FEDERATION += [
 ]
 FEDERATION += ["workers"]
 FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule", "reuse", "plan")]
-FEDERATION += [f"server.{name}" for name in ("studies", "roster", "rounds", "cells", "coordinator", "app")]
+FEDERATION += [
+    f"server.{name}"
+    for name in ("studies", "base", "roster", "cell", "confirm", "rounds", "cells", "coordinator", "app")
+]
 ORDER = ["errors", "seeds", "atomic", "process", "payload", "aggregation", "adapters.updates", "adapters.methods"]
 ORDER += ["model", "section", "data", "config", "cell_names", "trust", "adapters", "training", "task", "networks"]
 ORDER += ["statistics", "evaluation", "events", "log_lines", "report", "tracking", "run", "results"]

@@ -59,6 +59,39 @@ def serve(
         Daemon(config, kit).run()
 
 
+@app.command("accept-base", cls=Command)
+def accept_base(
+    site: SiteFile,
+    sha256: Annotated[
+        str | None, typer.Argument(metavar="HASH", help="The network's hash, 64 hex digits; none: list what waits.")
+    ] = None,
+) -> None:
+    """Accept a base network, so that this site trains and evaluates with it; without a hash, list the networks.
+
+    Compare all digits with what the coordinating centre published, on another way than the server's connection: a
+    network that an attacker designed can copy scans into what leaves. The daemon goes on by itself.
+
+    Example: sahfl-client accept-base site.yaml
+
+    Example: sahfl-client accept-base site.yaml 5f3c0a9e12b4d6785f3c0a9e12b4d6785f3c0a9e12b4d6785f3c0a9e12b4d678
+    """
+    from sahfl.federation.site.audit import AuditLog
+    from sahfl.federation.site.known_bases import accept_base as accept
+    from sahfl.federation.site.known_bases import known_bases
+
+    config = load_site(site)
+    if sha256 is None:
+        for name, base in known_bases(config.folder).items():
+            state = f"accepted {base.accepted}" if base.accepted else f"waits since {base.since}"
+            print(f"{name}  {state}  {f'study {base.study[:12]}' if base.study else 'no study yet'}")
+        return
+    known = known_bases(config.folder).get(sha256)
+    accept(config, sha256)
+    if known is None or not known.accepted:
+        AuditLog(config.folder).append("base_accepted", f"Accepted: base network {sha256}.", base=sha256)
+    print(f"accepted: base network {sha256}" + ("" if known else "; no request has named it yet"))
+
+
 @app.command("forget-round", cls=Command)
 def forget_round(
     site: SiteFile,

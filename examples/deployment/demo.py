@@ -5,6 +5,7 @@
 
 Everything happens through the commands that a consortium uses: ``sahfl provision`` makes keys, ``sahfl-server`` runs
 the study, three ``sahfl-client`` train on their own scans (phantoms), over mutual TLS 1.3 on loopback.
+The hospitals accept the base network by its hash (``sahfl-client accept-base``), under the policy of their kits.
 In the second round of fine-tuning the server is killed (SIGKILL) and started again; the sites are told nothing.
 """
 
@@ -51,6 +52,13 @@ def settings(folder: Path, port: int) -> None:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def accept_base(folder: Path, sha256: str) -> None:
+    """Accept the base network at each hospital that fine-tunes it, as its people would after a telephone call."""
+    for site in SITES:
+        if site.startswith("sah"):
+            run(command("sahfl-client"), "accept-base", folder / f"{site}.yaml", sha256)
 
 
 def command(name: str) -> str:
@@ -104,15 +112,22 @@ class Rounds:
 
     def committed(self) -> list[dict[str, Any]]:
         """All so far; new ones are printed."""
-        lines = self._journal.read_text().splitlines() if self._journal.exists() else []
-        found = [json.loads(line) for line in lines if line.endswith("}")]
-        rounds = [line for line in found if line["event"] == "round" and line["committed"]]
+        rounds = [line for line in self._lines() if line["event"] == "round" and line["committed"]]
         for line in rounds[self._shown :]:
             training = "pretraining" if line["method"] is None else f"{line['method']}, fold {line['fold']}"
             sites = ", ".join(f"{site['site']} {site['bytes_up'] / 1000:.0f} kB" for site in line["used"])
             print(f"  {training}, round {line['round']}: {line['seconds']:.1f} s; sent up: {sites}", flush=True)
         self._shown = len(rounds)
         return rounds
+
+    def _lines(self) -> list[dict[str, Any]]:
+        lines = self._journal.read_text().splitlines() if self._journal.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def base_that_waits(self) -> str:
+        """Hash of the base network that the sites have to accept; empty before the pretraining is over."""
+        waits = [line["base"] for line in self._lines() if line["event"] == "base_waits"]
+        return waits[-1] if waits else ""
 
     def reached(self, method: str, fold: int, round_: int) -> bool:
         """Whether a round of a training is committed."""
@@ -154,6 +169,9 @@ def play(folder: Path) -> Path:
 
         server = start(*serve)
         sites = [start(folder / f"{site}.log", sahfl_client, folder / f"{site}.yaml") for site in SITES]
+        wait_for("the base network", lambda: bool(rounds.base_that_waits()), [server, *sites])
+        say("the pretraining is over; the hospitals compare the hash of its network with the one that was published")
+        accept_base(folder, rounds.base_that_waits())
         wait_for("the first rounds", lambda: rounds.reached(*KILL_AFTER), [server, *sites])
         server.kill()
         say("the server was killed (SIGKILL); it is started again, the sites are told nothing")

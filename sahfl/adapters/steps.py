@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -19,9 +19,17 @@ def rate_of(net: nn.Module) -> Callable[[str], float]:
 
     Source: Shazeer & Stern 2018, arXiv 1804.04235, section 8 (relative step size).
     """
-    rates = {
-        f"{path}.{name}": INNER_RATE * module.get_parameter(name).detach().square().mean().sqrt().item()
-        for path, module in net.named_modules()
-        for name in getattr(module, "inner_factors", ())
-    }
-    return lambda name: rates.get(name, 1.0)
+    sizes = {name: net.get_parameter(name).detach().square().mean().sqrt().item() for name in _inner_factors(net)}
+    return lambda name: INNER_RATE * sizes[name] if name in sizes else 1.0
+
+
+def factor_at(net: nn.Module) -> Callable[[str, float], float]:
+    """The factor of the learning rate of a parameter, by its full name, were its root mean square another one."""
+    inner = frozenset(_inner_factors(net))
+    return lambda name, size: INNER_RATE * size if name in inner else 1.0
+
+
+def _inner_factors(net: nn.Module) -> Iterator[str]:
+    for path, module in net.named_modules():
+        for name in getattr(module, "inner_factors", ()):
+            yield f"{path}.{name}"

@@ -37,6 +37,8 @@ class Rule:
     """Whether it works on adapted layers, so that only adapter methods can name it."""
     own_ranks: bool = False
     """Whether sites may have adapters of another rank than the global one."""
+    remakes_factors: bool = False
+    """Whether the next factors are made from the mean of the products, so that they can be far from those before."""
     turn: Callable[[Sequence[FactoredLayer], Sequence[str], int], tuple[str, ...]] | None = None
     """From the layers, all names and the round (from 1): names of the tensors that train in it. None: all train."""
 
@@ -69,7 +71,7 @@ RULES = {
     rule.name: rule
     for rule in (
         Rule(USUAL, mean_of_factors),
-        Rule("project", project, needs_layers=True, own_ranks=True),
+        Rule("project", project, needs_layers=True, own_ranks=True, remakes_factors=True),
         Rule("alternate", mean_of_factors, needs_layers=True, turn=names_of_turn),
         Rule("median", lambda updates, like, layers: median(updates, like=like)),
         Rule("trimmed_mean", lambda updates, like, layers: trimmed_mean(updates, like=like, trim=TRIM)),

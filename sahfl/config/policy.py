@@ -80,6 +80,9 @@ class SitePolicy(Section):
     """Obey only requests that the consortium's signer signed. This needs ``kit``; without it the site refuses all."""
     studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] | None = None
     """Fingerprints of the allowed studies (a dry run with the study file prints it); null: every signed study."""
+    bases: Literal["any"] | tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+    """Hashes of the base networks that the site works with. Any other waits for ``sahfl-client accept-base``; "any"
+    works with each that is signed."""
     stages: tuple[Stage, ...] = ("finetune",)
     """Stages that the site trains in. In ``pretrain`` all weights of the network leave, in ``finetune`` what a method
     trains."""
@@ -98,6 +101,11 @@ class SitePolicy(Section):
     common_random_numbers: bool = False
     """Whether all methods of a study may train on the same batches; the server then sees several views of one batch. A
     study at hospitals never asks for it."""
+    confirmations: Annotated[int, Field(ge=0, le=100)] = 2
+    """Fewest other sites that must have confirmed the start of a round, from the second on. 0: none; the server can
+    then show this site a start of its own."""
+    bounded_starts: bool = True
+    """Whether the start of a round may differ from the start before only as far as training can move it."""
     evaluation: bool = True
     """Whether to segment the held-out patients with the trained network and send sums over them."""
     share_scan_keys: bool = False

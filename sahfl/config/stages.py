@@ -179,6 +179,8 @@ class RoundsConfig(Section):
     """How often a round below the quorum is tried before the run ends with exit code 3."""
     pause_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
     """Seconds between these attempts, so that sites can come back."""
+    accept_s: Annotated[float, Field(ge=0, le=31_536_000)] = 604_800.0
+    """Seconds that a run waits until the hospitals accept its base network; one week by default."""
     payload: Literal["float32", "float16", "int8"] = "float32"
     """Number format of the sites' messages; each site adds what rounding leaves over in its next round."""
     most_share: Annotated[float, Field(gt=0, le=1)] = 0.7

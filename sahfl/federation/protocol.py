@@ -20,13 +20,14 @@ from pydantic import ValidationError
 from sahfl.adapters import AdapterState
 from sahfl.errors import PayloadError
 from sahfl.federation.tensors import RAW, config_record, flat_array, read_state, state_records
-from sahfl.payload import Encoding, Header, check_header, check_training
+from sahfl.payload import FINGERPRINT, Encoding, Header, check_header, check_training
 from sahfl.task import SiteDescription, Task
 
 DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
 LOCAL_PHASE = "train.local_phase"
 SCAN_KEYS, PRIVATE_PART = "query.scan_keys", "query.private_part"
-KEY, FINGERPRINT = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{64}")
+CONFIRM_START = "query.confirm_start"
+KEY = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The signature on a request, which covers its type and every record but the signature itself.
+"""The signature on a request, which covers its type and every record but signatures: this one, and those of sites.
 
 A site checks the signature before it reads anything else of a request. Someone who controls the connection but has no
 signing key can therefore neither change a request nor replace the base network or the start of an adapter. A signed
@@ -18,18 +18,21 @@ from sahfl.trust import signing
 from sahfl.trust.signing import Signer
 
 RECORD = "signature"
+UNSIGNED = (RECORD, "confirmations")
+"""Records that a signature leaves out: itself, and the sites' own signatures on a start (``confirmations``)."""
 CONTEXT = "sahfl message 1"
 """Part of every document, so that a signature made for another purpose is not valid for a message."""
 
 
 def document(message_type: str, content: RecordDict) -> bytes:
     """The bytes to sign for a message: SHA-256 over its type and its records, independent of their order."""
+    settings = sorted((name, record) for name, record in content.config_records.items() if name not in UNSIGNED)
     records = [
-        *(["config", name, _values(record)] for name, record in sorted(content.config_records.items())),
+        *(["config", name, _values(record)] for name, record in settings),
         *(["metric", name, _values(record)] for name, record in sorted(content.metric_records.items())),
         *(["array", name, _arrays(record)] for name, record in sorted(content.array_records.items())),
     ]
-    text = json.dumps([CONTEXT, message_type, [record for record in records if record[:2] != ["config", RECORD]]])
+    text = json.dumps([CONTEXT, message_type, records])
     return hashlib.sha256(text.encode()).digest()
 
 

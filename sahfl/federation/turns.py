@@ -1,4 +1,4 @@
-"""The tensors of a network that train in a round; some aggregation rules train the factors in turns."""
+"""What trains in a round, and at which rates; some aggregation rules train the factors in turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,23 @@ from torch import nn
 from sahfl.adapters import exchanged
 from sahfl.adapters.exchanged import factored_layers
 from sahfl.aggregation.rules import RULES
-from sahfl.config import AdapterTuning, Method
+from sahfl.config import AdapterTuning, LocalTraining, Method
+from sahfl.task import Task
+from sahfl.training import Schedule
+
+
+def schedule_of(task: Task, local: LocalTraining, round_: int) -> Schedule:
+    """The schedule of a round of a training; the last phase at the site is the round after the rounds."""
+    method = task.training
+    return Schedule(
+        task.learning_rate,
+        local.weight_decay,
+        local.steps,
+        round_,
+        task.rounds,
+        proximal=local.proximal,
+        local_steps=method.local_steps if method else 0,
+    )
 
 
 def take_turn(net: nn.Module, method: Method | None, round_: int, *, staying: Collection[str] = ()) -> tuple[str, ...]:

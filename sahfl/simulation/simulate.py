@@ -31,6 +31,9 @@ def open_policy() -> SitePolicy:
     """A policy that allows everything that a study can request, because all data are on this machine."""
     return SitePolicy(
         require_signature=False,
+        bases="any",
+        confirmations=0,
+        bounded_starts=False,
         stages=("pretrain", "finetune"),
         methods=(*ADAPTERS, *WEIGHTS),
         also_train=("norm", "bias", *get_args(Part)),

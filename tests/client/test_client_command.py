@@ -15,9 +15,10 @@ from sahfl_client import main as command
 from sahfl_client.daemon import load_kit, only_one
 
 from sahfl.config import load_site
-from sahfl.errors import ConfigError, StorageError
+from sahfl.errors import BaseNotAccepted, ConfigError, StorageError
 from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.audit import FILE, read_lines
+from sahfl.federation.site.known_bases import require_accepted
 from sahfl.payload import Header
 
 
@@ -138,13 +139,33 @@ def test_a_dry_run_says_what_would_leave_and_connects_to_nobody(monkeypatch, cap
 def test_a_round_is_released_by_its_name_and_the_audit_log_has_it(monkeypatch, capsys, site_file):
     config = load_site(site_file)
     header = Header("a" * 64, stage="finetune", method="cp_lora-r2", fold=0, round=2, base="")
-    Answered.of_study(config, header.study).keep(header, bytes(32), RecordDict())
+    Answered(config, header.study).keep(header, bytes(32), RecordDict())
     assert run(monkeypatch, "forget-round", site_file, header.training, "3") == 2
     assert f"has answered no round 3 or later of '{header.training}'; nothing was changed" in capsys.readouterr().err
     assert run(monkeypatch, "forget-round", site_file, header.training, "2") == 0
     assert f"Released: 1 answered rounds of training {header.training}" in capsys.readouterr().out
-    assert not Answered.of_study(config, header.study).took_part(header)
+    assert not Answered(config, header.study).took_part(header)
     (*_, line) = read_lines(config.folder / FILE)
     assert (line["event"], line["details"]) == (
         "round_released", {"training": header.training, "round": 2, "released": 1},
     )  # fmt: skip
+
+
+def test_a_base_network_is_listed_until_it_is_accepted_by_its_hash(monkeypatch, capsys, site_file):
+    config = load_site(site_file)
+    closed = config.model_copy(update={"policy": config.policy.model_copy(update={"bases": ()})})
+    header = Header("a" * 64, stage="finetune", method="cp_lora-r2", fold=0, round=1, base="e" * 64)
+    with pytest.raises(BaseNotAccepted):
+        require_accepted(closed, header)
+
+    def client(*arguments):
+        assert run(monkeypatch, "accept-base", site_file, *arguments) == 0
+        return capsys.readouterr().out
+
+    assert client().startswith(f"{'e' * 64}  waits since ")
+    assert client("e" * 64) == client("e" * 64) == f"accepted: base network {'e' * 64}\n"
+    assert client("d" * 64) == f"accepted: base network {'d' * 64}; no request has named it yet\n"
+    assert [line.split()[1] for line in client().splitlines()] == ["accepted", "accepted"]
+    assert [line["event"] for line in read_lines(config.folder / FILE)] == ["base_accepted", "base_accepted"]
+    require_accepted(closed, header)
+    assert run(monkeypatch, "accept-base", site_file, "e" * 63) == 2

@@ -381,6 +381,7 @@ def described(site, fold_sizes, fold_positive):
         "data": "0" * 16,
         "software": "0" * 16,
         "batches": "0" * 16,
+        "confirmations": 0,
     }
     return SiteDescription(**known, **counts, fold_sizes=fold_sizes, fold_positive=fold_positive)
 

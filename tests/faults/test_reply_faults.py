@@ -14,9 +14,10 @@ from sahfl.config import Study, parse
 from sahfl.errors import RunFailed
 from sahfl.events import Paused, SiteStarted, Waiting, listening
 from sahfl.federation import flower, protocol
+from sahfl.federation.server.cell import Cell, Run
 from sahfl.federation.server.mailbox import Ask, Mailbox
 from sahfl.federation.server.roster import Member
-from sahfl.federation.server.rounds import Cell, Run, run_cell
+from sahfl.federation.server.rounds import run_cell
 from sahfl.federation.server.schedule import run_alone
 from sahfl.federation.workers.worker import cause_of_death
 from sahfl.networks import whole_network
@@ -199,7 +200,7 @@ def pretraining(tmp_path, scans, settings, on_event):
     )  # fmt: skip
     header = Header(study.fingerprint(), stage="pretrain", method="pretrain", fold=-1, round=0, base="")
     known = {"source": "test", "n_volumes": 2, "n_patients": 2, "n_positive": 2, "volume_ml": 1.0, "n_refused": 0}
-    known |= {"data": "0" * 16, "software": "0" * 16, "batches": "0" * 16}
+    known |= {"data": "0" * 16, "software": "0" * 16, "batches": "0" * 16, "confirmations": 0}
     counts = known | {"findings": {}, "fold_sizes": (1, 1), "fold_positive": (1, 1)}
     with LocalGrid(sites, workers=2, logs=tmp_path / "logs") as grid, listening(lambda event: on_event(event, grid)):
         while not all(worker.ready for worker in grid._workers):  # their imports are no part of a round

@@ -26,7 +26,8 @@ TASK = Task(
 )  # fmt: skip
 DESCRIPTION = SiteDescription(
     site="bern", source="datalist", n_volumes=7, n_patients=6, n_positive=5, volume_ml=81.5, fold_sizes=(3, 3),
-    fold_positive=(3, 2), data="0123456789abcdef", software="fedcba9876543210", batches="0" * 16, n_refused=2,
+    fold_positive=(3, 2), data="0123456789abcdef", software="fedcba9876543210", batches="0" * 16, confirmations=0,
+    n_refused=2,
     findings={"not_hu": 2},
 )  # fmt: skip
 

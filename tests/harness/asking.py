@@ -23,8 +23,8 @@ from sahfl.simulation.simulate import site_configs
 from sahfl.task import Task
 
 STUDY = parse(Study, TINY | {"common_random_numbers": False}, where="test")
-CLOSED = SitePolicy(require_signature=False)
-"""The defaults of a hospital, but for the signature."""
+CLOSED = SitePolicy(require_signature=False, bases="any", confirmations=0)
+"""The defaults of a hospital, but for what needs a consortium or a person: signatures, and an accepted base."""
 _ONE = {"least_steps": 1, "least_batch": 1, "least_patients": 1}
 FEW = {"adapters": AdapterLimits(**_ONE), "weights": WeightLimits(**_ONE)}
 """Limits for a hospital of three patients and trainings of one step."""

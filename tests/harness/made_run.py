@@ -54,7 +54,14 @@ def results_of(folder, study, *, n=6):
         site: SiteDescription(
             **{"site": site, "source": "phantom", "n_volumes": n * folds, "n_patients": n * folds},
             **{"n_positive": n * folds, "volume_ml": 100.0, "fold_sizes": (n,) * folds, "fold_positive": (n,) * folds},
-            **{"data": "0" * 16, "software": "0" * 16, "batches": "0" * 16, "n_refused": 0, "findings": {}},
+            **{
+                "data": "0" * 16,
+                "software": "0" * 16,
+                "batches": "0" * 16,
+                "confirmations": 0,
+                "n_refused": 0,
+                "findings": {},
+            },
         )
         for site in study.sites
     }

@@ -54,6 +54,7 @@ TOY = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    needs_base=False,
     once=False,
     plan=_plan,
 )

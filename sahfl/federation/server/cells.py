@@ -17,10 +17,11 @@ from sahfl.errors import PayloadError
 from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, SiteFailed, Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
+from sahfl.federation.server.cell import Cell, Run
 from sahfl.federation.server.mailbox import Answers, Ask, content_of
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import Member, cell_sites, contributors, describe_pool, why_untrained
-from sahfl.federation.server.rounds import Cell, Run, last_used, run_cell, run_local_phase
+from sahfl.federation.server.rounds import last_used, run_cell, run_local_phase
 from sahfl.federation.server.schedule import Job, Steps
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.networks import fine_tuned_network

@@ -16,10 +16,12 @@ from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.files import save_tensors
 from sahfl.cell_names import Pretraining
 from sahfl.config import POOLED, Study
-from sahfl.errors import PayloadError
+from sahfl.errors import PayloadError, RunFailed
 from sahfl.events import SiteFailed, StageBegun, Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, question
+from sahfl.federation.server.base import install, waits
+from sahfl.federation.server.cell import Cell, Run
 from sahfl.federation.server.cells import StudyCells
 from sahfl.federation.server.mailbox import Ask, Mailbox, content_of, reason_of
 from sahfl.federation.server.reuse import Reuse
@@ -28,10 +30,11 @@ from sahfl.federation.server.roster import (
     Member,
     check_description,
     did_not_answer,
+    needed,
     refuse_shared_scans,
     require_quorum,
 )
-from sahfl.federation.server.rounds import Cell, Run, run_cell
+from sahfl.federation.server.rounds import run_cell
 from sahfl.federation.server.schedule import run_alone, run_jobs
 from sahfl.networks import read_base, whole_network
 from sahfl.process import now_text
@@ -132,6 +135,11 @@ class Coordinator:
         if self._study.pretrain:
             require_quorum(self._study.rounds, "pretrain", self._study.pretrain.sites, self._run.roster)
         require_quorum(self._study.rounds, "finetune", self._study.finetune.sites, self._run.roster)
+        for site, member in self._run.roster.items():
+            least, others = member.description.confirmations, len(self._run.roster) - 1
+            if least > others:
+                wanted = f"{least} other sites must confirm each later start there (policy.confirmations)"
+                emit(Warned(f"{site}: {wanted}; this study has {others}"))
         known = self._folder.journal()
         for note in support_notes(self._study, self._run.descriptions()):
             if note not in known:
@@ -205,12 +213,22 @@ class Coordinator:
     def _install_base(self, site: str | None) -> None:
         sites = [site for site in self._study.finetune.sites if site in self._run.roster]
         sites += [POOLED] if self._study.pools else []
-        for name, reply in self._ask(dict.fromkeys(sites, self._base_request(site)), protocol.INSTALL_BASE).items():
-            if reason := reason_of(reply, self._study.rounds.deadline_s):
+        nodes, rounds = {name: self._node_of[name] for name in sites}, self._study.rounds
+        limits = {"deadline_s": rounds.deadline_s, "accept_s": rounds.accept_s}
+        steps = install(self._base_request(site), nodes, self._folder, base=digest(self._base_of(site)), **limits)
+        replies = run_alone(steps, self._mail)
+        for name, reply in replies.items():
+            if reason := reason_of(reply, rounds.deadline_s):
                 self._folder.note({"event": "base_not_installed", "site": name, "reason": reason})
-            if did_not_answer(reply) and name != POOLED:
+            if (did_not_answer(reply) or waits(reply)) and name != POOLED:
                 del self._run.roster[name]
                 self._late.expect(name)
+        accepted = [name for name in nodes if not waits(replies[name])]
+        if len(accepted) < min(len(nodes), needed(rounds, len(self._study.finetune.sites))):
+            found = f"accepted at {len(accepted)} of {len(nodes)} sites within {rounds.accept_s:g} s"
+            raise RunFailed(
+                f"base network {digest(self._base_of(site))}: {found}; resume the run when more accepted it"
+            )
 
     def _base_request(self, site: str | None) -> RecordDict:
         header = self._requests.header("finetune", "base", base_of=site)

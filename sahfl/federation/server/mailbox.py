@@ -25,7 +25,11 @@ NOT_ACCEPTED = (
 )
 WAITING_EVERY_S = 15.0
 """Time between two events ``Waiting``; a quarter of the deadline if that is shorter."""
-EXPLAINED = {"NoGain": "the method makes this site lose, by its own measurement; numbers"}
+EXPLAINED = {
+    "NoGain": "the method makes this site lose, by its own measurement; numbers",
+    "StartNotConfirmed": "too few other sites confirmed the start of the round (policy.confirmations); the number",
+    "BaseNotAccepted": "nobody there has accepted the base network; the command",
+}
 """What the error class of a reply means, where its name is not enough."""
 MOST_REMEMBERED = 1000
 """Past requests whose late or second replies are still recognised."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,6 +16,7 @@ from sahfl.config import POOLED, POOLS, RoundsConfig, Study, TrainedMethod
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.events import SiteFailed, emit
 from sahfl.federation import flower, protocol
+from sahfl.federation.server.base import LONGEST_PAUSE_S, waits
 from sahfl.federation.server.mailbox import Mailbox
 from sahfl.run.folder import Record, RunFolder
 from sahfl.task import Descriptions, SiteDescription
@@ -118,6 +120,7 @@ def describe_pool(study: Study, sites: Descriptions) -> SiteDescription | None:
         data=hashlib.sha256(" ".join(member.data for member in members).encode()).hexdigest()[:16],
         software=members[0].software,  # a simulation is one installation
         batches=hashlib.sha256(" ".join(member.batches for member in members).encode()).hexdigest()[:16],
+        confirmations=0,
         n_refused=sum(member.n_refused for member in members),
         findings={},
     )
@@ -132,7 +135,8 @@ class Latecomers:
     """The sites that may still come: each describes its data, then installs the base, then takes part.
 
     Guarantees: the run does not wait for them; it sends nothing to a site that is not connected; a site that answers
-    with an error is not asked again in this session. ``read`` reads and checks a site's description.
+    with an error is not asked again in this session, unless only its people have not accepted the base yet. ``read``
+    reads and checks a site's description.
     """
 
     def __init__(
@@ -145,6 +149,7 @@ class Latecomers:
         self._mail, self._grid, self._node_of, self._read = mail, grid, node_of, read
         self.awaited: dict[str, SiteDescription | None] = {}
         self._asked: set[str] = set()
+        self._not_before: dict[str, float] = {}
 
     def expect(self, site: str) -> None:
         """Ask a site as soon as it is connected."""
@@ -165,7 +170,8 @@ class Latecomers:
                 self._advance(site, reply, ready, needs_base=base is not None)
         reachable = set(self._grid.get_node_ids())
         for site in sites:
-            if site in self.awaited and site not in self._asked and self._node_of[site] in reachable:
+            due = time.monotonic() >= self._not_before.get(site, 0.0)
+            if site in self.awaited and site not in self._asked and due and self._node_of[site] in reachable:
                 content = describe if self.awaited[site] is None else base
                 message_type = protocol.DESCRIBE if self.awaited[site] is None else protocol.INSTALL_BASE
                 self._mail.invite(site, content or describe, message_type, self._node_of[site])
@@ -179,7 +185,9 @@ class Latecomers:
         except PayloadError as error:
             emit(SiteFailed(site, f"stays out: {error}"))
             return
-        if known is not None and reply.has_error():
+        if known is not None and waits(reply):
+            self.awaited[site], self._not_before[site] = known, time.monotonic() + LONGEST_PAUSE_S
+        elif known is not None and reply.has_error():
             emit(SiteFailed(site, f"stays out: the base is not installed ({str(reply.error.reason)[:120]})"))
         elif known is None and needs_base:
             self.awaited[site] = description

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flwr.app import RecordDict
 
-from sahfl.adapters import AdapterState, FactoredLayer
-from sahfl.aggregation.rules import RULES, USUAL
+from sahfl.adapters import AdapterState
+from sahfl.aggregation.rules import RULES
 from sahfl.aggregation.update import SiteUpdate
 from sahfl.cell_names import PRETRAIN
 from sahfl.config import RoundsConfig
@@ -20,71 +19,16 @@ from sahfl.federation import protocol
 from sahfl.federation.protocol import TrainReply
 from sahfl.federation.requests import in_round
 from sahfl.federation.server.aggregate import Aggregate, aggregate
+from sahfl.federation.server.cell import Cell, Outcome, Run
+from sahfl.federation.server.confirm import with_confirmations
 from sahfl.federation.server.mailbox import Answers, Ask, reason_of
 from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
-from sahfl.federation.site_ranks import SiteRanks
 from sahfl.payload import Header
-from sahfl.run.folder import Checkpoint, Record, RunFolder
-from sahfl.task import SiteDescription, Task
+from sahfl.run.folder import Checkpoint, Record
 
 LINEAR = ("mean", "project", "alternate")
 """Rules whose aim is the mean of the sites' updates."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A training: pretraining, or one method on one fold."""
-
-    key: str
-    """Folder of its checkpoints, ``pretrain`` or ``cp_lora-r8/fold-0``."""
-    task: Task
-    """The sites' task, without the round."""
-    header: Header
-    """What replies must repeat, without the round."""
-    sites: tuple[str, ...]
-    """Sites that are asked; the quorum counts these."""
-    rule: str = USUAL
-    """Name of the aggregation rule."""
-    layers: tuple[FactoredLayer, ...] = ()
-    """The adapted layers; empty where whole weights train."""
-    private: AdapterState = field(default_factory=dict)
-    """What stays at the sites until the last round, in which they send it: names and first values; usually nothing."""
-    private_layers: tuple[FactoredLayer, ...] = ()
-    """The adapted layers of ``private``."""
-    ranks: SiteRanks = field(default_factory=SiteRanks)
-    """Sites whose adapter has another rank than the global state."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What all cells of a run share."""
-
-    folder: RunFolder
-    config: RoundsConfig
-    roster: dict[str, Member]
-    """Sites that take part; it may grow while cells run."""
-    invite: Callable[[tuple[str, ...]], None] = lambda sites: None
-    """Called with the sites that are wanted, to admit those that came late."""
-
-    def descriptions(self) -> dict[str, SiteDescription]:
-        """Description of each site of the roster."""
-        return {site: member.description for site, member in self.roster.items()}
-
-
-@dataclass
-class Outcome:
-    """Outcome of a round's requests; each site is in exactly one of ``used``, ``refused`` and ``missing``."""
-
-    used: dict[str, TrainReply] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    oddities: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-    """Late replies, second replies, and sites that were asked again."""
-
-    def reasons(self) -> list[dict[str, str]]:
-        """Sites without a usable reply, each with its reason."""
-        return [{"site": site, "reason": reason} for site, reason in sorted((self.refused | self.missing).items())]
 
 
 def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
@@ -239,6 +183,9 @@ def _ask(
     header, members, contents = _requests(cell, sent, round_, run, own_rounds)
     nodes = {site: member.node_id for site, member in members.items()}
     what = f"{cell.key}, round {round_}"
+    contents = yield from with_confirmations(
+        contents, task=in_round(cell.task, round_), header=header, run=run, cell=cell.key
+    )
     answers: Answers = yield Ask(contents, protocol.TRAIN, nodes, deadline_s, what, cell.key)
     replies = answers.replies
     outcome = Outcome(oddities=answers.oddities())

@@ -10,11 +10,7 @@ A simulated site notes its rounds and refuses none, because all is on one machin
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import re
 from pathlib import Path
 
 from flwr.app import RecordDict
@@ -23,42 +19,21 @@ from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.config import SiteConfig
 from sahfl.errors import RoundAlreadyAnswered, StorageError
 from sahfl.federation.flower import parcels
+from sahfl.federation.site.round_list import Line, RoundList
 from sahfl.payload import Header
 
-FOLDER = "answered"
+FOLDER, CONFIRMED = "answered", "confirmed"
+TRAINING = re.compile(r"[0-9a-f]{16}")
 MOST_BYTES = 500_000_000
 """Most bytes of kept answers; the oldest go first."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """An answered round."""
-
-    training: str
-    """Hash of study, stage, method and fold (``Header.training``)."""
-    method: str
-    fold: int
-    round: int
-    asked: str
-    """SHA-256 (hex) of the request without its signature."""
-
-
 class Answered:
-    """The answered rounds of a site in one study.
+    """The answered rounds of a site in one study, by its fingerprint."""
 
-    Args:
-        path: the file of the study; ``of_study`` names it.
-        simulated: whether the site is one of a simulation.
-    """
-
-    def __init__(self, path: Path, *, simulated: bool) -> None:
-        self._path, self._folder, self._simulated = path, path.parent, simulated
-
-    @classmethod
-    def of_study(cls, config: SiteConfig, study: str) -> Answered:
-        """The rounds that a site answered in the study with this fingerprint."""
-        name = hashlib.sha256(study.encode()).hexdigest()[:16]
-        return cls(config.folder / FOLDER / f"{name}.jsonl", simulated=config.simulated)
+    def __init__(self, config: SiteConfig, study: str) -> None:
+        self._folder, self._simulated = config.folder / FOLDER, config.simulated
+        self._rounds = RoundList.of_study(self._folder, study, safely=not config.simulated)
 
     def find(self, header: Header, asked: bytes) -> RecordDict | None:
         """The answer that a request has got before; None if it has none, or if it is no longer kept.
@@ -69,14 +44,12 @@ class Answered:
         """
         if self._simulated:
             return None
-        earlier = [line for line in self._lines() if (line.training, line.round) == (header.training, header.round)]
+        earlier = self._rounds.of_round(header)
         if not earlier:
             return None
         if any(line.asked != asked.hex() for line in earlier):
-            what = f"{header.method}, fold {header.fold + 1}, round {header.round}"
             text = "round_already_answered: another request was answered for"
-            release = f"sahfl-client forget-round SITE_FILE {header.training} {header.round}"
-            raise RoundAlreadyAnswered(f"{text} {what}; this one gets no answer. To release the round: {release}")
+            raise RoundAlreadyAnswered(f"{text} {_named(header)}; this one gets no answer. {how_to_release(header)}")
         try:
             return parcels.from_bytes(self._kept(header).read_bytes())
         except FileNotFoundError:
@@ -90,16 +63,14 @@ class Answered:
         Raises:
             StorageError: the disk is full; the answer must not leave.
         """
-        line = Line(header.training, header.method, header.fold, header.round, asked.hex())
-        try:
-            if not self._simulated:
+        if not self._simulated:
+            try:
                 self.close(header.training)
                 write_atomic(self._kept(header), parcels.to_bytes(answer), mode=OWNER_ONLY)
                 self._make_room()
-            if line not in self._lines():
-                self._append(line)
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
+            except OSError as error:
+                raise StorageError(f"{self._folder}: cannot be written ({error.strerror}); make room") from error
+        self._rounds.add(Line.of(header, asked.hex()))
 
     def close(self, training: str) -> None:
         """Delete the kept answer of a training (``Header.training``), which is over or goes on with the next round."""
@@ -108,40 +79,10 @@ class Answered:
 
     def took_part(self, header: Header) -> bool:
         """Whether this site answered a round of a training."""
-        return any(line.training == header.training for line in self._lines())
-
-    def forget(self, training: str, round_: int) -> int:
-        """Release a round of a training and all rounds after it; returns the number of released rounds."""
-        lines = self._lines()
-        left = [line for line in lines if line.training != training or line.round < round_]
-        if len(left) < len(lines):
-            write_atomic(self._path, "".join(_text(line) for line in left), mode=OWNER_ONLY)
-            self.close(training)
-        return len(lines) - len(left)
+        return any(line.training == header.training for line in self._rounds.lines())
 
     def _kept(self, header: Header) -> Path:
         return self._folder / f"{header.training}-{header.round:05d}.reply"
-
-    def _lines(self) -> list[Line]:
-        try:
-            text = self._path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be read ({error.strerror})") from error
-        return list(_read(text))
-
-    def _append(self, line: Line) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, OWNER_ONLY)
-        with os.fdopen(descriptor, "r+b") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - 1))
-            torn = stream.read(1) not in (b"", b"\n")  # a crash left the beginning of a line
-            stream.write(b"\n" * torn + _text(line).encode())
-            stream.flush()
-            if not self._simulated:
-                os.fsync(stream.fileno())
 
     def _make_room(self) -> None:
         kept = sorted(self._folder.glob("*.reply"), key=lambda path: path.stat().st_mtime)
@@ -152,23 +93,45 @@ class Answered:
                 path.unlink(missing_ok=True)
 
 
+class Confirmed:
+    """The starts of rounds that a site confirmed in one study, each once: for itself, or for other sites."""
+
+    def __init__(self, config: SiteConfig, study: str) -> None:
+        self._rounds = RoundList.of_study(config.folder / CONFIRMED, study)
+
+    def confirm(self, header: Header, start: str) -> None:
+        """Note the start of the round that a header names; ``start`` is the hash of its tensors.
+
+        Raises:
+            RoundAlreadyAnswered: another start was confirmed for this round.
+            StorageError: the list cannot be read or written.
+        """
+        if any(line.asked != start for line in self._rounds.of_round(header)):
+            text = "round_already_answered: another start was confirmed for"
+            raise RoundAlreadyAnswered(f"{text} {_named(header)}; this one is not. {how_to_release(header)}")
+        self._rounds.add(Line.of(header, start))
+
+
+def how_to_release(header: Header) -> str:
+    """How the people of a site release a round, in words."""
+    return f"To release the round: sahfl-client forget-round SITE_FILE {header.training} {header.round}"
+
+
 def forget_round(config: SiteConfig, training: str, round_: int) -> int:
     """Release a round in whichever study it is, and all rounds of its training after it.
 
-    Returns the number of released rounds.
+    Returns the number of released rounds, answered or confirmed.
     """
-    paths = sorted((config.folder / FOLDER).glob("*.jsonl"))
-    return sum(Answered(path, simulated=config.simulated).forget(training, round_) for path in paths)
+    if not TRAINING.fullmatch(training):
+        return 0
+    released = 0
+    for folder in (FOLDER, CONFIRMED):
+        counts = [RoundList(path).forget(training, round_) for path in (config.folder / folder).glob("*.jsonl")]
+        released = max(released, sum(counts))
+    for path in (config.folder / FOLDER).glob(f"{training}-*.reply"):
+        path.unlink(missing_ok=True)
+    return released
 
 
-def _text(line: Line) -> str:
-    return json.dumps(asdict(line), sort_keys=True) + "\n"
-
-
-def _read(text: str) -> Iterator[Line]:
-    """The whole lines of a file; a crash may have left a part of the last one, whose answer never left."""
-    for part in text.split("\n")[:-1]:
-        try:
-            yield Line(**json.loads(part))
-        except (ValueError, TypeError):
-            continue
+def _named(header: Header) -> str:
+    return f"{header.method}, fold {header.fold + 1}, round {header.round}"

@@ -20,6 +20,7 @@ from sahfl.federation.signatures import check_signature, document
 from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.audit import AuditLog
 from sahfl.federation.site.kinds.table import KINDS, find_kind
+from sahfl.federation.site.known_bases import require_accepted
 from sahfl.federation.site.known_policy import note_policy, policy_hash
 from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.ledger import Ledger
@@ -46,7 +47,7 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
     asked = KINDS[kind].asked if kind in KINDS else f"something unknown ({kind[:40]!r})"
     try:
         task, header = _admit(config, kind, request, audit)
-        rounds, asked_for = Answered.of_study(config, header.study), document(kind, request)
+        rounds, asked_for = Answered(config, header.study), document(kind, request)
         earlier = rounds.find(header, asked_for) if KINDS[kind].once else None
         answer = work() if earlier is None else earlier
         check_outgoing(config, kind, task, header, answer)
@@ -88,6 +89,8 @@ def _admit(config: SiteConfig, kind: str, request: RecordDict, audit: AuditLog) 
         audit.append("study", f"A new study asks: {header.study[:12]}.", study=header.study[:64], **settings)
     if stored != current:
         remember_study(config.folder, header.study, current)
+    if find_kind(kind).needs_base:
+        require_accepted(config, header)
     return task, header
 
 

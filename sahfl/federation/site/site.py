@@ -102,6 +102,7 @@ class Site:
             data=data_key(usable, salt=f"{seed} {self.config.name}"),
             software=software_hash(),
             batches=commitment(self.config),
+            confirmations=self.config.policy.confirmations,
             n_refused=len(checked) - len(usable),
             findings={**count_findings(checked)},
         )

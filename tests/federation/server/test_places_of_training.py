@@ -166,7 +166,7 @@ def described(name, n, held_out):
     return SiteDescription(
         site=name, source="phantom", n_volumes=n, n_patients=n, n_positive=n, volume_ml=1.5 * n,
         fold_sizes=(held_out, n - held_out), fold_positive=(held_out, n - held_out), data="0" * 15 + name[-1],
-        software="0" * 16, batches="0" * 16, n_refused=1, findings={},
+        software="0" * 16, batches="0" * 16, confirmations=0, n_refused=1, findings={},
     )  # fmt: skip
 
 

@@ -163,7 +163,7 @@ def test_other_software_between_two_sessions_is_no_change_of_the_data_and_keeps_
 
 
 def description(site, data="0" * 16, software="0" * 16, batches="0" * 16):
-    counts = {"n_volumes": 4, "n_patients": 4, "n_positive": 4, "volume_ml": 40.0, "n_refused": 0}
+    counts = {"n_volumes": 4, "n_patients": 4, "n_positive": 4, "volume_ml": 40.0, "n_refused": 0, "confirmations": 0}
     folds = {"fold_sizes": (2, 2), "fold_positive": (2, 2)}
     hashes = {"data": data, "software": software, "batches": batches}
     return SiteDescription(site=site, source="phantom", findings={}, **hashes, **counts, **folds)

@@ -13,7 +13,7 @@ from sahfl.federation.signatures import document
 from sahfl.federation.site import answered as module
 from sahfl.federation.site.answered import FOLDER, Answered, forget_round
 from sahfl.federation.site.case_results import read_results
-from sahfl.federation.site.kinds.received import require_own_start
+from sahfl.federation.site.starts import require_own_start
 from sahfl.federation.tensors import read_state
 from sahfl.payload import Header
 
@@ -94,14 +94,14 @@ def test_a_simulated_site_notes_its_rounds_and_refuses_none(hospital):
     hospital.send(TRAIN, hospital.request(training(), hospital.start))
     hospital.send(TRAIN, hospital.request(training(learning_rate=0.004), hospital.start))
     header = header_of(training(), base=hospital.base)
-    assert Answered.of_study(hospital.config, header.study).took_part(header)
+    assert Answered(hospital.config, header.study).took_part(header)
     assert not list((hospital.config.folder / FOLDER).glob("*.reply"))
 
 
 def test_a_line_that_a_crash_cut_off_was_no_answer_and_the_next_line_is_whole(real):
     header, asked = header_of(training(), base=real.base), b"\1" * 32
     answer = real.send(TRAIN, real.request(training(), real.start))
-    rounds = Answered.of_study(real.config, header.study)
+    rounds = Answered(real.config, header.study)
     (path,) = (real.config.folder / FOLDER).glob("*.jsonl")
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])  # round 1 is not noted
@@ -114,7 +114,7 @@ def test_a_line_that_a_crash_cut_off_was_no_answer_and_the_next_line_is_whole(re
 
 def test_only_the_owner_reads_the_answers_and_their_bytes_have_a_limit(real, monkeypatch):
     answer = real.send(TRAIN, real.request(training(), real.start))
-    rounds = Answered.of_study(real.config, "c" * 64)
+    rounds = Answered(real.config, "c" * 64)
     size = len(next((real.config.folder / FOLDER).glob("*.reply")).read_bytes())
     monkeypatch.setattr(module, "MOST_BYTES", 2 * size)
     for fold in range(4):

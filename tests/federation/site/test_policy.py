@@ -172,9 +172,10 @@ def test_all_problems_are_said_at_once():
 
 def test_a_site_s_own_rank_does_not_get_around_the_limit():
     method = AdapterTuning(method="cp_lora", rank=2, aggregation="project")
-    check(training(method=method, rank=4), adapters=AdapterLimits(most_rank={"cp_lora": 4}))
+    opened = {"bounded_starts": False, "confirmations": 0}
+    check(training(method=method, rank=4), **opened, adapters=AdapterLimits(most_rank={"cp_lora": 4}))
     with pytest.raises(PolicyRefused, match=r"most_rank\.cp_lora: got 64"):
-        check(training(method=method, rank=64))
+        check(training(method=method, rank=64), **opened)
 
 
 def test_norms_that_stay_may_be_trained():
@@ -355,6 +356,7 @@ def described(**changes):
         "data": "0" * 16,
         "software": software_hash(),
         "batches": "0" * 16,
+        "confirmations": 0,
         "n_refused": 1,
         "findings": {"not_hu": 1},
     }

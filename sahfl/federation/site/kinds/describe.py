@@ -89,6 +89,7 @@ DESCRIBE = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    needs_base=False,
     once=False,
     plan=_plan,
 )

@@ -45,7 +45,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     net = _evaluated_network(site, task, header, content)
     merge(net)
     results = score_cases(site, task, net, held_out)
-    rounds = Answered.of_study(site.config, header.study)
+    rounds = Answered(site.config, header.study)
     rounds.close(header.training)
     if not task.inner:
         keep_results(site.config.folder, task, header, results, took_part=rounds.took_part(header))
@@ -184,6 +184,7 @@ EVALUATE = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    needs_base=True,
     once=False,
     plan=_plan,
 )

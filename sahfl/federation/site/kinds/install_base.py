@@ -50,6 +50,7 @@ INSTALL_BASE = Kind(
     refuses=outside_stages,
     leaks=_leaks,
     audit=_audit,
+    needs_base=True,
     once=False,
     plan=_plan,
 )

@@ -49,6 +49,8 @@ class Kind:
     """Yields each part of an answer that must not leave. Records and header of the answer are checked elsewhere."""
     audit: Callable[[Task, RecordDict], tuple[str, dict[str, Any]]]
     """Describes an answer in a sentence and in numbers for the audit log, without any value of the answer."""
+    needs_base: bool
+    """Whether the site works with the base network that the header names, which must be accepted (``known_bases``)."""
     once: bool
     """Whether the site answers each round once (``site.answered``)."""
     plan: Callable[[SiteConfig, Requests | None], Iterator[Planned]]

@@ -83,6 +83,7 @@ LOCAL_PHASE = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    needs_base=True,
     once=True,
     plan=_plan,
 )

@@ -22,11 +22,12 @@ from sahfl.federation.site.kinds.received import OwnNetwork
 from sahfl.federation.site.ledger import Ledger
 from sahfl.federation.site.secret import batch_key
 from sahfl.federation.site.site import Site
+from sahfl.federation.turns import schedule_of
 from sahfl.model import Network
 from sahfl.payload import Header
 from sahfl.seeds import derive_seed
 from sahfl.task import Task
-from sahfl.training import Schedule, train
+from sahfl.training import train
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def train_locally(
 
     ``drawn`` is the seed of the batches.
     """
-    local, method = task.local, task.training
+    local = task.local
     assert local is not None
     sampler = SliceSampler(
         site.load_views(cases, task.views),
@@ -89,15 +90,7 @@ def train_locally(
         foreground_share=local.foreground_share,
         seed=drawn,
     )
-    schedule = Schedule(
-        task.learning_rate,
-        local.weight_decay,
-        local.steps,
-        task.round,
-        task.rounds,
-        proximal=local.proximal,
-        local_steps=method.local_steps if method else 0,
-    )
+    schedule = schedule_of(task, local, task.round)
     rates, private = rate_of(own.net), _private_rates(task, own.net)
     loss = train(
         own.net,

@@ -65,6 +65,7 @@ PRIVATE_PART = Kind(
     refuses=outside_stages,
     leaks=_leaks,
     audit=_audit,
+    needs_base=True,
     once=False,
     plan=_plan,
 )

@@ -5,24 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from flwr.app import RecordDict
 
 from sahfl.adapters import AdapterState, exchanged
 from sahfl.adapters.attach import staying
-from sahfl.errors import PayloadError, PolicyRefused
+from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.site.device import choose_device
 from sahfl.federation.site.private import PrivatePart
 from sahfl.federation.site.site import Site
+from sahfl.federation.site.starts import Starts, require_own_start
 from sahfl.federation.tensors import read_state
 from sahfl.model import Network
 from sahfl.networks import base_network, fine_tuned_network, whole_network
 from sahfl.payload import Header
 from sahfl.task import Task
-
-ROUNDING = 1e-6
-"""Largest difference, as a share of a tensor's largest number, between one start that two processors derive."""
 
 
 def task_and_header(content: RecordDict) -> tuple[Task, Header]:
@@ -57,41 +54,32 @@ class OwnNetwork:
     """Names of the tensors that stay in the rounds."""
     part: PrivatePart
 
-    def load(self, content: RecordDict, *, after_round: int) -> AdapterState:
+    def load(self, content: RecordDict, *, after_round: int, starts: Starts | None = None) -> AdapterState:
         """Load the received state, and the site's own part of the last round up to ``after_round``.
 
-        Before the first round, nothing received is used: the site starts from what it derives itself.
+        Before the first round, nothing received is used: the site starts from what it derives itself. ``starts``, of a
+        round of which something leaves, refuses a later start that the policy does not allow.
 
         Returns all trained tensors as they were received, with those of the training's start where the part stays.
 
         Raises:
             PayloadError: the state does not fit the network.
-            PolicyRefused: before the first round, the state is another one than this site derives.
+            PolicyRefused: before the first round, the state is another one than this site derives; later, no round can
+                have reached it, or too few other sites confirmed it.
             PrivatePartLost: the site's own part is missing or damaged.
         """
         whole = exchanged.read(self.net)
         received = read_state(content, like={name: whole[name] for name in whole if name not in self.staying})
         if after_round == 0:
             require_own_start(received, whole)
+        if starts is not None:
+            starts.require_confirmed(content)
+            starts.require_near(received, whole, self.net)
+        if after_round == 0:
             received = {}
         start = {name: received.get(name, value) for name, value in whole.items()}
         exchanged.load(self.net, start | self.part.read(whole, after_round=after_round))
         return start
-
-
-def require_own_start(received: AdapterState, own: AdapterState) -> None:
-    """Refuse a first start that is not what the site derives from seed, method and base.
-
-    Processors of different kinds round differently, by ``ROUNDING`` of a tensor's largest number at most.
-
-    Raises:
-        PolicyRefused: names the first tensor that differs.
-    """
-    for name, value in received.items():
-        most = ROUNDING * np.abs(own[name]).max(initial=0.0)
-        if not (np.abs(value - own[name]) <= most).all():
-            found = f"got another start of {name} than this site derives from seed, method and base"
-            raise PolicyRefused(f"{found}; a crafted start reads scans, and nothing was trained")
 
 
 def open_network(site: Site, task: Task, header: Header) -> OwnNetwork:

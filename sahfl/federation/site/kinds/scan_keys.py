@@ -60,6 +60,7 @@ SCAN_KEYS = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    needs_base=False,
     once=False,
     plan=_plan,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sahfl.errors import PolicyRefused
+from sahfl.federation.site.kinds.confirm_start import CONFIRM_START
 from sahfl.federation.site.kinds.describe import DESCRIBE
 from sahfl.federation.site.kinds.evaluate import EVALUATE
 from sahfl.federation.site.kinds.install_base import INSTALL_BASE
@@ -12,7 +13,7 @@ from sahfl.federation.site.kinds.private_part import PRIVATE_PART
 from sahfl.federation.site.kinds.scan_keys import SCAN_KEYS
 from sahfl.federation.site.kinds.train import TRAIN
 
-ALL = (DESCRIBE, SCAN_KEYS, INSTALL_BASE, TRAIN, LOCAL_PHASE, EVALUATE, PRIVATE_PART)
+ALL = (DESCRIBE, SCAN_KEYS, INSTALL_BASE, CONFIRM_START, TRAIN, LOCAL_PHASE, EVALUATE, PRIVATE_PART)
 KINDS: dict[str, Kind] = {kind.type: kind for kind in ALL}
 """Every kind by its message type, in the order in which a study sends them."""
 

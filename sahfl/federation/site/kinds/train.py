@@ -11,6 +11,7 @@ from typing import Any
 from flwr.app import MetricRecord, RecordDict
 
 from sahfl.adapters import exchanged
+from sahfl.aggregation.rules import RULES
 from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, WeightTuning
 from sahfl.config.methods import method_at_defaults
 from sahfl.errors import PayloadError
@@ -29,6 +30,7 @@ from sahfl.federation.site.kinds.local_training import (
 )
 from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
 from sahfl.federation.site.site import Site
+from sahfl.federation.site.starts import Starts
 from sahfl.federation.tensors import config_record, hash_of_tensors
 from sahfl.federation.turns import take_turn
 from sahfl.networks import trained_tensors
@@ -52,7 +54,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     require_patients(site, task, cases)
     reserve(site, "round", protocol.TRAIN, content, header, cases)
     own = open_network(site, task, header)
-    start = own.load(content, after_round=task.round - 1)
+    start = own.load(content, after_round=task.round - 1, starts=Starts(site.config, task, header))
     names = take_turn(own.net, task.method, task.round, staying=own.staying)
     drawn = batch_seed(site, task, header, hash_of_tensors(content))
     loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn)
@@ -95,11 +97,21 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
         found += over(
             (f"adapters.most_rank.{name}", policy.adapters.most_rank[name]), max(method.rank, method.private_rank)
         )
+        found += _start_problems(policy, method, task)
         if more := [name for name in method.also_train if name not in policy.also_train]:
             found.append(f"also_train: got {', '.join(more)}, expected {', '.join(policy.also_train) or 'none'}")
     yield from found
     if not found:  # these checks build the network, which a refused setting could make huge
         yield from _tensor_problems(policy, task)
+
+
+def _start_problems(policy: SitePolicy, method: AdapterTuning, task: Task) -> Iterator[str]:
+    """Report a method whose later starts cannot be what the policy asks of them."""
+    if task.rounds > 1 and policy.bounded_starts and RULES[method.aggregation].remakes_factors:
+        usual = ", ".join(name for name, rule in RULES.items() if not rule.remakes_factors)
+        yield f"bounded_starts: got aggregation {method.aggregation}, which makes factors anew, expected {usual}"
+    if task.rounds > 1 and policy.confirmations and task.rank is not None:
+        yield f"confirmations: got rank {task.rank} for this site alone, whose starts no other site has; expected none"
 
 
 def _tensor_problems(policy: SitePolicy, task: Task) -> Iterator[str]:
@@ -212,6 +224,7 @@ TRAIN = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
+    needs_base=True,
     once=True,
     plan=_plan,
 )

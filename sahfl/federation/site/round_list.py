@@ -1,0 +1,106 @@
+"""A list of rounds on disk, one for each study: a line for each round of a training, with what happened once in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sahfl.atomic import OWNER_ONLY, write_atomic
+from sahfl.errors import StorageError
+from sahfl.payload import Header
+
+
+@dataclass(frozen=True)
+class Line:
+    """A round of a training."""
+
+    training: str
+    """Hash of study, stage, method and fold (``Header.training``)."""
+    method: str
+    fold: int
+    round: int
+    asked: str
+    """Hash (hex) of what the round was about: the request that was answered, or the start that was confirmed."""
+
+    @classmethod
+    def of(cls, header: Header, asked: str) -> Line:
+        """The line of the round that a header names."""
+        return cls(header.training, header.method, header.fold, header.round, asked)
+
+
+class RoundList:
+    """The rounds in a file, whose lines are written one after the other; ``safely`` waits for the disk.
+
+    Raises, in each function:
+        StorageError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, *, safely: bool = True) -> None:
+        self._path, self._safely = path, safely
+
+    @classmethod
+    def of_study(cls, folder: Path, study: str, *, safely: bool = True) -> RoundList:
+        """The list of a study, by its fingerprint; ``folder`` holds the lists of all studies."""
+        return cls(folder / f"{hashlib.sha256(study.encode()).hexdigest()[:16]}.jsonl", safely=safely)
+
+    def lines(self) -> list[Line]:
+        """All whole lines; a crash may have left a part of the last one, of something that never left."""
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be read ({error.strerror})") from error
+        return list(_read(text))
+
+    def of_round(self, header: Header) -> list[Line]:
+        """The lines of the round that a header names."""
+        return [line for line in self.lines() if (line.training, line.round) == (header.training, header.round)]
+
+    def add(self, line: Line) -> None:
+        """Write a line, unless the list has it."""
+        if line in self.lines():
+            return
+        try:
+            self._append(line)
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
+
+    def forget(self, training: str, round_: int) -> int:
+        """Remove a round of a training and all rounds after it; returns the number of removed lines."""
+        lines = self.lines()
+        left = [line for line in lines if line.training != training or line.round < round_]
+        if len(left) < len(lines):
+            try:
+                write_atomic(self._path, "".join(_text(line) for line in left), mode=OWNER_ONLY)
+            except OSError as error:
+                raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
+        return len(lines) - len(left)
+
+    def _append(self, line: Line) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, OWNER_ONLY)
+        with os.fdopen(descriptor, "r+b") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 1))
+            torn = stream.read(1) not in (b"", b"\n")  # a crash left the beginning of a line
+            stream.write(b"\n" * torn + _text(line).encode())
+            stream.flush()
+            if self._safely:
+                os.fsync(stream.fileno())
+
+
+def _text(line: Line) -> str:
+    return json.dumps(asdict(line), sort_keys=True) + "\n"
+
+
+def _read(text: str) -> Iterator[Line]:
+    for part in text.split("\n")[:-1]:
+        try:
+            yield Line(**json.loads(part))
+        except (ValueError, TypeError):
+            continue
