@@ -52,6 +52,10 @@ class StartNotConfirmed(PolicyRefused):
     """Too few other sites confirmed the start of a round, so that it could be one for this site alone."""
 
 
+class UpdateHeldBack(PolicyRefused):
+    """A site held back the update of one round, because too few slices explain it; the training goes on without it."""
+
+
 class RoundAlreadyAnswered(PolicyRefused):
     """A site has answered another request for this round of a training, and answers each round once."""
 

@@ -109,8 +109,8 @@ class RoundCommitted:
     cell: str
     round: int
     rounds: int
-    loss: float
-    """The sites' mean training loss, weighted by volumes."""
+    loss: float | None
+    """The sites' mean training loss, weighted by volumes; None if every site held back its update."""
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ def train(
     precision: Literal["float32", "bfloat16"] = "float32",
     rate_of: Callable[[str], float] = lambda name: 1.0,
     on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
+    on_gradients: Callable[[], None] = lambda: None,
 ) -> float:
     """Train the trainable parameters of a network for one round, in place.
 
@@ -89,6 +90,7 @@ def train(
         rate_of: from the full name of a trainable parameter to the factor of its learning rate, 0 or more; its weight
             decay, which AdamW multiplies by the learning rate, changes by the same factor.
         on_step: called after each step with (steps done, steps in all, mean loss so far).
+        on_gradients: called in each step while the parameters have their gradients of the loss alone.
 
     Returns:
         Mean loss of the round, without the proximal term.
@@ -99,7 +101,7 @@ def train(
     devices = {parameter.device.index for parameter in net.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed("training", sampler.seed, schedule.round))
-        return _train(net, sampler, schedule, precision, rate_of, on_step)
+        return _train(net, sampler, schedule, precision, rate_of, on_step, on_gradients)
 
 
 def _train(
@@ -109,6 +111,7 @@ def _train(
     precision: Literal["float32", "bfloat16"],
     rate_of: Callable[[str], float],
     on_step: Callable[[int, int, float], None],
+    on_gradients: Callable[[], None],
 ) -> float:
     net.train()
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -130,6 +133,7 @@ def _train(
             raise RunFailed(f"the loss is {total} at step {step + 1} of round {schedule.round}, expected a number")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        on_gradients()
         if schedule.proximal:
             pull_back(trainable, received, schedule.proximal)
         nn.utils.clip_grad_norm_(trainable, CLIP_NORM)

@@ -24,7 +24,8 @@ from sahfl.run.session import session
 from sahfl.simulation.case_overlays import add_overlays
 from sahfl.simulation.local_grid import LocalGrid
 
-_OPEN: dict[str, Any] = {"least_steps": 1, "least_batch": 1, "least_patients": 1, "most_learning_rate": 1.0}
+_OPEN: dict[str, Any] = {"least_steps": 1, "least_batch": 1, "least_patients": 1, "least_effective_steps": 0.0}
+_OPEN |= {"most_learning_rate": 1.0}
 
 
 def open_policy() -> SitePolicy:

@@ -25,7 +25,7 @@ from sahfl.task import Task
 STUDY = parse(Study, TINY | {"common_random_numbers": False}, where="test")
 CLOSED = SitePolicy(require_signature=False, bases="any", confirmations=0)
 """The defaults of a hospital, but for what needs a consortium or a person: signatures, and an accepted base."""
-_ONE = {"least_steps": 1, "least_batch": 1, "least_patients": 1}
+_ONE = {"least_steps": 1, "least_batch": 1, "least_patients": 1, "least_effective_steps": 0}
 FEW = {"adapters": AdapterLimits(**_ONE), "weights": WeightLimits(**_ONE)}
 """Limits for a hospital of three patients and trainings of one step."""
 METHOD = AdapterTuning(method="cp_lora", rank=2)

@@ -63,6 +63,8 @@ class Outcome:
     used: dict[str, TrainReply] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    """Those of ``missing`` that trained and held back their update; the quorum counts them."""
     oddities: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """Late replies, second replies, and sites that were asked again."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.errors import PayloadError
+from sahfl.errors import PayloadError, UpdateHeldBack
 from sahfl.events import Waiting, Warned, emit
 from sahfl.federation import flower
 from sahfl.federation.signatures import sign
@@ -28,6 +28,7 @@ WAITING_EVERY_S = 15.0
 EXPLAINED = {
     "NoGain": "the method makes this site lose, by its own measurement; numbers",
     "StartNotConfirmed": "too few other sites confirmed the start of the round (policy.confirmations); the number",
+    "UpdateHeldBack": "the site held back its update of this round, because too few slices explain it; what it saw",
     "BaseNotAccepted": "nobody there has accepted the base network; the command",
 }
 """What the error class of a reply means, where its name is not enough."""
@@ -284,6 +285,11 @@ def reason_of(reply: Message | None, deadline_s: float) -> str | None:
         return error_text(reply)
     text = error_text(reply)
     return f"error at the site: {text} ({EXPLAINED.get(text, 'details')} in the site's log)"
+
+
+def is_held_back(reply: Message | None) -> bool:
+    """Whether a site trained, and held back its update."""
+    return reply is not None and reply.has_error() and error_text(reply) == UpdateHeldBack.__name__
 
 
 def content_of(reply: Message | None, deadline_s: float) -> RecordDict:

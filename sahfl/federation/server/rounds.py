@@ -21,7 +21,7 @@ from sahfl.federation.requests import in_round
 from sahfl.federation.server.aggregate import Aggregate, aggregate
 from sahfl.federation.server.cell import Cell, Outcome, Run
 from sahfl.federation.server.confirm import with_confirmations
-from sahfl.federation.server.mailbox import Answers, Ask, reason_of
+from sahfl.federation.server.mailbox import Answers, Ask, is_held_back, reason_of
 from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.payload import Header
@@ -51,11 +51,7 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
         emit(RoundBegun(cell.key, round_, cell.task.rounds))
         sent = cell.ranks.states(state, cell.sites, cell.layers, first=round_ == 1)
         outcome, record = yield from _run_round(cell, sent, round_, run, own_rounds)
-        updates = [
-            SiteUpdate(site, reply.n_volumes, sent[site] | _only(reply.state, sent[site]), sent[site])
-            for site, reply in outcome.used.items()
-        ]
-        found = aggregate(updates, like=state, rule=cell.rule, layers=cell.layers, config=run.config)
+        found = _next_state(cell, state, sent, outcome.used, run.config)
         state, record = found.state, record | found.notes | {"private_shortened": {}}
         if round_ == cell.task.rounds and cell.private:
             mean = _mean_of_private(cell, outcome.used, run.config)
@@ -65,8 +61,8 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
         for site, factor in found.notes["shortened"].items():
             emit(UpdateBounded(cell.key, round_, site, factor))
         run.folder.commit(cell.key, Checkpoint(round_, state, record))
-        losses = [site["loss"] * site["n_volumes"] for site in record["used"]]
-        loss = sum(losses) / sum(site["n_volumes"] for site in record["used"])
+        total = sum(reply.n_volumes for reply in outcome.used.values())
+        loss = sum(reply.loss * reply.n_volumes for reply in outcome.used.values()) / total if total else None
         emit(RoundCommitted(cell.key, round_, cell.task.rounds, loss))
     return state
 
@@ -128,6 +124,23 @@ def _is_of(line: Record, header: Header) -> bool:
     return (line["method"], line["fold"]) == (header.method, header.fold)
 
 
+def _next_state(
+    cell: Cell,
+    state: AdapterState,
+    sent: Mapping[str, AdapterState],
+    used: Mapping[str, TrainReply],
+    config: RoundsConfig,
+) -> Aggregate:
+    """The state after a round; where every site held back its update, it is the state before."""
+    if not used:
+        return Aggregate(state, {"norms": {}, "shortened": {}, "lightened": {}, "aggregation_error": None})
+    updates = [
+        SiteUpdate(site, reply.n_volumes, sent[site] | _only(reply.state, sent[site]), sent[site])
+        for site, reply in used.items()
+    ]
+    return aggregate(updates, like=state, rule=cell.rule, layers=cell.layers, config=config)
+
+
 def _only(state: AdapterState, like: AdapterState) -> AdapterState:
     return {name: value for name, value in state.items() if name in like}
 
@@ -135,6 +148,8 @@ def _only(state: AdapterState, like: AdapterState) -> AdapterState:
 def _mean_of_private(cell: Cell, used: Mapping[str, TrainReply], config: RoundsConfig) -> Aggregate:
     """The mean of what stayed at the sites until now: of private terms, the mean of their products (``project``)."""
     like = cell.private
+    if not used:
+        return Aggregate(like, {"shortened": {}})
     updates = [SiteUpdate(site, reply.n_volumes, _only(reply.state, like), like) for site, reply in used.items()]
     rule = "project" if cell.private_layers and cell.rule in LINEAR else cell.rule
     return aggregate(updates, like=like, rule=rule, layers=cell.private_layers, config=config)
@@ -149,7 +164,7 @@ def _run_round(
         run.invite(cell.sites)
         began = time.monotonic()
         outcome, n_bytes_down = yield from _ask(cell, sent, round_, run, own_rounds)
-        enough = len(outcome.used) >= quorum
+        enough = len(outcome.used) + len(outcome.held) >= quorum
         record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
         if enough:
             return outcome, record
@@ -193,6 +208,7 @@ def _ask(
     for site, member in members.items():
         if reason := reason_of(replies.get(site), deadline_s):
             outcome.missing[site] = reason
+            outcome.held |= {site} if is_held_back(replies.get(site)) else set()
             continue
         names = RULES[cell.rule].names_of_turn(cell.layers, tuple(sent[site]), round_)
         expected = {name: sent[site][name] for name in names}

@@ -72,6 +72,14 @@ class Answered:
                 raise StorageError(f"{self._folder}: cannot be written ({error.strerror}); make room") from error
         self._rounds.add(Line.of(header, asked.hex()))
 
+    def hold(self, header: Header, asked: bytes) -> None:
+        """Note a round whose answer was held back: another request for it gets no answer either.
+
+        Raises:
+            StorageError: the list cannot be written.
+        """
+        self._rounds.add(Line.of(header, asked.hex()))
+
     def close(self, training: str) -> None:
         """Delete the kept answer of a training (``Header.training``), which is over or goes on with the next round."""
         for path in self._folder.glob(f"{training}-*.reply"):

@@ -68,7 +68,7 @@ class AuditLog:
         size = stream.seek(0, os.SEEK_END)
         last, torn = _last_line(stream, size)
         lines = []
-        if whole := _parse(torn):  # the line is complete but for its newline
+        if whole := parse(torn):  # the line is complete but for its newline
             last = whole
         elif torn:
             rest = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}
@@ -101,7 +101,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         AuditBroken: the file cannot be read.
     """
     for text in _raw_lines(path):
-        if (line := _parse(text)) is not None:
+        if (line := parse(text)) is not None:
             yield line
 
 
@@ -120,7 +120,7 @@ def verify(path: Path, *, head: str | None = None) -> Verdict:
     unread: bytes | None = None
     seen = head is None
     for place, text in enumerate(_raw_lines(path), start=1):
-        line = _parse(text)
+        line = parse(text)
         if unread is not None and (line is None or not _records_cut(line, unread)):
             raise AuditBroken(f"{path}, line {place - 1}: was changed; it is no line of an audit log")
         if line is None:
@@ -150,7 +150,7 @@ def _text(line: Line) -> bytes:
     return json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _parse(text: bytes) -> Line | None:
+def parse(text: bytes) -> Line | None:
     """Parse a line of the log; None if the text is no such line."""
     try:
         line = json.loads(text)
@@ -202,6 +202,6 @@ def _last_line(stream: BinaryIO, size: int) -> tuple[Line | None, bytes]:
 
 
 def _whole(text: bytes) -> Line:
-    if (line := _parse(text)) is None:
+    if (line := parse(text)) is None:
         raise OSError(None, "its last line is damaged; move the file away for an inspection, and a new log begins")
     return line

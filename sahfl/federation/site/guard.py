@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import RecordDict
 
 from sahfl.config import SiteConfig
-from sahfl.errors import AdapterError, PayloadError, PolicyRefused, StorageError, TrustError
+from sahfl.errors import AdapterError, PayloadError, PolicyRefused, StorageError, TrustError, UpdateHeldBack
 from sahfl.federation import protocol
 from sahfl.federation.signatures import check_signature, document
 from sahfl.federation.site.answered import Answered
@@ -49,7 +49,11 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
         task, header = _admit(config, kind, request, audit)
         rounds, asked_for = Answered(config, header.study), document(kind, request)
         earlier = rounds.find(header, asked_for) if KINDS[kind].once else None
-        answer = work() if earlier is None else earlier
+        try:
+            answer = work() if earlier is None else earlier
+        except UpdateHeldBack:
+            rounds.hold(header, asked_for)
+            raise
         check_outgoing(config, kind, task, header, answer)
         if KINDS[kind].once:
             rounds.keep(header, asked_for, answer)
@@ -64,7 +68,8 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
         raise
     words, details = _describe(kind, task, header, answer)
     hashes = {"base": header.base[:64], "start": hash_of_tensors(request), "policy": policy_hash(config.policy)}
-    left = {} if config.simulated else {"left": Ledger(config).left()}
+    used = Ledger(config)
+    left = {} if config.simulated else {"left": used.left(), "ledger": used.head()}
     if earlier is not None:
         words = f"Once more, the same: {words}"
     head = audit.append("answered", words, **details, **hashes, **left)

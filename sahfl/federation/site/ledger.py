@@ -5,25 +5,29 @@ content, so another name, another patient id or another study does not make a us
 its work begins. Work that a crash ended counts once, and the same request counts once however often it is sent.
 
 The ledger is a chained log like the audit log (``audit``). ``ledger.head`` holds the hash of its last line: a ledger
-that was cut, changed or put back to an earlier state no longer ends with it. A simulated site keeps no ledger.
+that was cut, changed or put back to an earlier state no longer ends with it. If both files were put back, the audit log
+still has later hashes (``Ledger.check``). A simulated site keeps no ledger.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.config import SiteConfig
 from sahfl.errors import AuditBroken, BudgetSpent, LedgerBroken, StorageError
-from sahfl.federation.site.audit import START, AuditLog, Line, read_lines, verify
+from sahfl.federation.site.audit import FILE as AUDIT
+from sahfl.federation.site.audit import LONGEST, START, AuditLog, parse, read_lines, verify
 from sahfl.payload import Header
 from sahfl.process import locked
 
 FILE, HEAD = "ledger.jsonl", "ledger.head"
+MOST_SCANS = 5000
+"""Most scans of one line, which has a limit of its own (``audit.LONGEST``)."""
 Kind = Literal["round", "evaluation"]
 
 
@@ -65,14 +69,16 @@ class Ledger:
         if self._config.simulated:
             return
         with locked(self._folder / "ledger.lock"):
-            lines = self._lines()
-            if any(line["event"] == kind and line["details"]["asked"] == asked for line in lines):
+            book = self._read()
+            if (kind, asked) in book.asked:
                 return
             chosen = sorted(set(scans))
-            self._require_budget(kind, lines, chosen)
+            self._require_budget(kind, book.usage, chosen)
             name = hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:16]
-            if not any(line["event"] == "scans" and line["details"]["set"] == name for line in lines):
-                self._append("scans", f"A set of {len(chosen)} scans.", set=name, scans=chosen)
+            new = sorted(set(chosen) - set(book.sets.get(name, ())))
+            for first in range(0, len(new), MOST_SCANS):
+                part = new[first : first + MOST_SCANS]
+                self._append("scans", f"{len(part)} scans of a set of {len(chosen)}.", set=name, scans=part)
             place = {"study": header.study[:64], "method": header.method, "fold": header.fold, "round": header.round}
             what = f"{'Round' if kind == 'round' else 'Evaluation'} of {header.method}, fold {header.fold + 1}"
             self._append(kind, f"{what}: uses {len(chosen)} scans.", asked=asked, set=name, **place)
@@ -83,31 +89,42 @@ class Ledger:
         Raises:
             LedgerBroken: the ledger was changed, or put back to an earlier state.
         """
-        return _usage(self._lines())
+        return {scan: replace(one, studies=set(one.studies)) for scan, one in self._read().usage.items()}
 
     def left(self) -> dict[str, int]:
         """What is left of each budget to the scan that was used most."""
-        budget, used = self._config.policy.budget, self.usage().values()
+        budget, used = self._config.policy.budget, self._read().usage.values()
         return {
             "rounds": budget.rounds - max((scan.rounds for scan in used), default=0),
             "evaluations": budget.evaluations - max((scan.evaluations for scan in used), default=0),
         }
 
+    def head(self) -> str:
+        """The hash of the last line. The audit log has it with every answer."""
+        return self._log.head()
+
     def check(self) -> int:
-        """Verify every line of the ledger; returns the number of lines.
+        """Verify every line of the ledger, and that it has what the audit log saw of it; returns the number of lines.
 
         Raises:
             LedgerBroken: names the first line that was changed or is missing.
         """
-        self._lines()
+        book = self._read()
         try:
-            return verify(self._folder / FILE).n if (self._folder / FILE).exists() else 0
+            n = verify(self._folder / FILE).n if book.hashes else 0
+            audited = list(read_lines(self._folder / AUDIT)) if (self._folder / AUDIT).exists() else []
         except AuditBroken as error:
             raise LedgerBroken(str(error)) from error
+        known = {START, *book.hashes}
+        for line in audited:
+            if line["details"].get("ledger", START) not in known:
+                text = f"{self._folder / FILE}: lacks a line that it had at line {line['n']} of the audit log"
+                raise LedgerBroken(f"{text}; it was cut or put back. Restore it")
+        return n
 
-    def _require_budget(self, kind: Kind, lines: Sequence[Line], scans: Sequence[str]) -> None:
+    def _require_budget(self, kind: Kind, used: Mapping[str, Usage], scans: Sequence[str]) -> None:
         name = f"{kind}s"
-        most, used = getattr(self._config.policy.budget, name), _usage(lines)
+        most = getattr(self._config.policy.budget, name)
         spent = [scan for scan in scans if scan in used and used[scan].count(kind) >= most]
         if spent:
             found = f"policy.budget.{name}: {len(spent)} of {len(scans)} scans were used {most} times, over all studies"
@@ -120,15 +137,72 @@ class Ledger:
         except OSError as error:
             raise StorageError(f"{self._folder / HEAD}: cannot be written ({error.strerror}); make room") from error
 
-    def _lines(self) -> list[Line]:
-        """All lines; the last one may be newer than ``ledger.head``, after a crash between the two files."""
-        path = self._folder / FILE
-        lines = list(read_lines(path)) if path.exists() else []
-        known = _head(self._folder / HEAD)
-        if known not in [line["hash"] for line in lines[-2:]] + ([START] if len(lines) <= 1 else []):
-            text = f"{path}: does not end with the line that {HEAD} names; it was cut, changed or put back"
+    def _read(self) -> _Book:
+        """All that the ledger has; its last line may be newer than ``ledger.head``, after a crash between both."""
+        book = _read_book(self._folder / FILE)
+        ends = book.hashes[-2:] + ([START] if len(book.hashes) <= 1 else [])
+        if _head(self._folder / HEAD) not in ends:
+            text = (
+                f"{self._folder / FILE}: does not end with the line that {HEAD} names; it was cut, changed or put back"
+            )
             raise LedgerBroken(f"{text}. Restore it; without it nobody knows how often each scan was used")
-        return lines
+        return book
+
+
+@dataclass
+class _Book:
+    """The content of a ledger, up to a place in its file."""
+
+    size: int = 0
+    """Bytes of the lines that are counted."""
+    last: bytes = b""
+    """The last of these lines."""
+    hashes: list[str] = field(default_factory=list)
+    sets: dict[str, list[str]] = field(default_factory=dict)
+    """Scans of each set, by its name."""
+    asked: set[tuple[str, str]] = field(default_factory=set)
+    """Kind and request of each use."""
+    usage: dict[str, Usage] = field(default_factory=dict)
+
+    def add(self, text: bytes) -> None:
+        """Count one line; a line that a crash cut off counts as none."""
+        self.size, self.last = self.size + len(text), text
+        if (line := parse(text)) is None:
+            return
+        self.hashes.append(line["hash"])
+        event, details = line["event"], line["details"]
+        if event == "scans":
+            self.sets.setdefault(details["set"], []).extend(details["scans"])
+        elif event in ("round", "evaluation"):
+            self.asked.add((event, details["asked"]))
+            for scan in self.sets.get(details["set"], ()):
+                usage = self.usage.setdefault(scan, Usage())
+                usage.rounds += event == "round"
+                usage.evaluations += event == "evaluation"
+                usage.studies.add(details["study"])
+
+
+_books: dict[Path, _Book] = {}
+"""Ledgers that this process has read; only what was written since is read again."""
+
+
+def _read_book(path: Path) -> _Book:
+    try:
+        with path.open("rb") as stream:
+            book = _books.pop(path, _Book())
+            stream.seek(max(0, book.size - len(book.last)))
+            if stream.read(len(book.last)) != book.last:
+                book = _Book()
+                stream.seek(0)
+            for text in iter(lambda: stream.readline(LONGEST), b""):
+                book.add(text)
+    except FileNotFoundError:
+        return _Book()
+    except OSError as error:
+        raise LedgerBroken(f"{path}: cannot be read ({error.strerror}); restore it") from error
+    if book.last.endswith(b"\n"):  # the next line may complete one that a crash cut off
+        _books[path] = book
+    return book
 
 
 def _head(path: Path) -> str:
@@ -138,19 +212,3 @@ def _head(path: Path) -> str:
         return START
     except (OSError, ValueError) as error:
         raise LedgerBroken(f"{path}: cannot be read; restore it") from error
-
-
-def _usage(lines: Iterable[Line]) -> dict[str, Usage]:
-    sets: dict[str, list[str]] = {}
-    found: dict[str, Usage] = {}
-    for line in lines:
-        event, details = line["event"], line["details"]
-        if event == "scans":
-            sets[details["set"]] = details["scans"]
-        elif event in ("round", "evaluation"):
-            for scan in sets.get(details["set"], ()):
-                usage = found.setdefault(scan, Usage())
-                usage.rounds += event == "round"
-                usage.evaluations += event == "evaluation"
-                usage.studies.add(details["study"])
-    return found

@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 from harness import asking
-from harness.asking import METHOD, STUDY, evaluating, training
+from harness.asking import METHOD, STUDY, evaluating, header_of, training
 
 from sahfl.adapters import exchanged
 from sahfl.config.policy import Budget
 from sahfl.errors import LedgerBroken
 from sahfl.federation import protocol
+from sahfl.federation.site import ledger
+from sahfl.federation.site.audit import FILE as AUDIT
+from sahfl.federation.site.audit import AuditLog, read_lines
 from sahfl.federation.site.kinds import train
 from sahfl.federation.site.ledger import FILE, HEAD, Ledger
 from sahfl.federation.site.site import Site
@@ -157,11 +160,12 @@ def test_a_ledger_that_was_cut_changed_or_put_back_stops_all_work(real, tmp_path
 
 def test_a_crash_between_the_line_and_the_head_is_no_damage(real):
     ask(real)
-    head = (real.config.folder / HEAD).read_text()
+    head, audited = (real.config.folder / HEAD).read_text(), (real.config.folder / AUDIT).read_bytes()
     ask(real, fold=1)
     lines = (real.config.folder / FILE).read_bytes().splitlines(keepends=True)
     (real.config.folder / FILE).write_bytes(b"".join(lines[:3]))  # the line of a set of scans, and not yet its head
     (real.config.folder / HEAD).write_text(head)
+    (real.config.folder / AUDIT).write_bytes(audited)
     ask(real, fold=1, round=2)
     assert Ledger(real.config).check() >= 4
 
@@ -178,3 +182,52 @@ def test_no_name_of_a_patient_or_file_is_in_the_ledger(real):
     text = (real.config.folder / FILE).read_text()
     cases = json.loads((real.config.folder / "scans" / "datalist.json").read_text())["sites"]["sah_a"]
     assert not [word for case in cases for word in (case["image"], case["patient"]) if word in text]
+
+
+def test_a_set_of_more_scans_than_a_line_holds_is_counted_whole_also_after_a_crash(real, monkeypatch):
+    monkeypatch.setattr(ledger, "MOST_SCANS", 3)
+    header, scans = header_of(training(), base=real.base), [f"{number:064x}" for number in range(8)]
+    append = AuditLog.append
+
+    def crash_at_the_third(log, event, words, **details):
+        if event == "scans" and log.path.exists() and len(list(read_lines(log.path))) == 2:
+            raise KeyboardInterrupt
+        return append(log, event, words, **details)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditLog, "append", crash_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(real.config).reserve("round", header, "a" * 64, scans)
+    Ledger(real.config).reserve("round", header, "a" * 64, scans)
+    assert {scan: one.rounds for scan, one in Ledger(real.config).usage().items()} == dict.fromkeys(scans, 1)
+    assert Ledger(real.config).check() == 4  # three parts of the set, and the use
+
+
+def test_only_what_was_written_since_is_read_again_and_a_changed_beginning_is_noticed(real, monkeypatch):
+    header, book = header_of(training(), base=real.base), Ledger(real.config)
+    for number in range(5):
+        book.reserve("round", header, f"{number:064x}", ["b" * 64])
+    read, parsed = [], ledger.parse
+    monkeypatch.setattr(ledger, "parse", lambda text: read.append(text) or parsed(text))
+    book.reserve("round", header, "e" * 64, ["b" * 64])
+    assert book.usage()["b" * 64].rounds == 6
+    assert len(read) == 2  # the last use before, and this one
+    path = real.config.folder / ledger.FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-2]))
+    with pytest.raises(LedgerBroken, match=r"does not end with the line that ledger\.head names"):
+        book.usage()
+    path.write_bytes(b"".join(lines))
+    assert book.usage()["b" * 64].rounds == 6
+
+
+def test_a_ledger_that_was_put_back_with_its_head_lacks_what_the_audit_log_saw(real):
+    real.send(TRAIN, real.request(training(), real.start))
+    folder = real.config.folder
+    earlier = {name: (folder / name).read_bytes() for name in (ledger.FILE, ledger.HEAD)}
+    real.send(TRAIN, real.request(training(fold=1), real.start))
+    Ledger(real.config).check()
+    for name, content in earlier.items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(LedgerBroken, match=r"lacks a line that it had at line \d+ of the audit log"):
+        Ledger(real.config).check()

@@ -28,6 +28,7 @@ class Bounds:
     batch_size: tuple[str, int]
     patients: tuple[str, int]
     learning_rate: tuple[str, float]
+    effective_steps: tuple[str, float]
 
 
 def bounds_of(policy: SitePolicy, task: Task) -> Bounds:
@@ -42,7 +43,16 @@ def bounds_of(policy: SitePolicy, task: Task) -> Bounds:
         return max(found.items(), key=lambda item: item[1])
 
     rate = f"{sections[0]}.most_learning_rate", getattr(policy, sections[0]).most_learning_rate
-    return Bounds(least("least_steps"), least("least_batch"), least("least_patients"), rate)
+    found = least("least_steps"), least("least_batch"), least("least_patients")
+    return Bounds(*found, rate, least("least_effective_steps"))
+
+
+def steps_of_each_network(task: Task, steps: int) -> float:
+    """How many of a round's steps each network can expect; fewer than all if each view has a network of its own."""
+    if task.model.planes != "per_view":
+        return steps
+    weights = task.views.weights.values()
+    return steps * min(weights) / sum(weights)
 
 
 def below(setting: tuple[str, int], value: float) -> list[str]:

@@ -14,7 +14,7 @@ from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
-from sahfl.federation.site.kinds.limits import above, below, bounds_of
+from sahfl.federation.site.kinds.limits import above, below, bounds_of, steps_of_each_network
 from sahfl.federation.site.kinds.local_training import (
     batch_seed,
     require_patients,
@@ -50,7 +50,7 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
     steps = task.training.local_steps if task.training else 0
     yield from TRAIN.refuses(policy, task.model_copy(update={"round": task.rounds}))
     yield from above(policy, "most_steps", steps)
-    yield from below(bounds_of(policy, task).steps, steps)
+    yield from below(bounds_of(policy, task).steps, steps_of_each_network(task, steps))
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from flwr.app import RecordDict
@@ -75,11 +75,18 @@ def batch_seed(site: Site, task: Task, header: Header, start: str) -> int:
 
 
 def train_locally(
-    site: Site, task: Task, header: Header, own: OwnNetwork, cases: Sequence[CheckedCase], *, drawn: int
+    site: Site,
+    task: Task,
+    header: Header,
+    own: OwnNetwork,
+    cases: Sequence[CheckedCase],
+    *,
+    drawn: int,
+    on_gradients: Callable[[], None] = lambda: None,
 ) -> tuple[float, int]:
     """Train a network on the site's own cases, in place; returns the mean loss and the number of cases.
 
-    ``drawn`` is the seed of the batches.
+    ``drawn`` is the seed of the batches; ``on_gradients`` is that of ``training.train``.
     """
     local = task.local
     assert local is not None
@@ -99,6 +106,7 @@ def train_locally(
         precision=local.precision,
         rate_of=lambda name: rates(name) * private.get(name, 1.0),
         on_step=lambda done, total, loss: emit(SiteStep(site.config.name, protocol.TRAIN, done, total, loss)),
+        on_gradients=on_gradients,
     )
     log.info(
         "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",

@@ -20,7 +20,7 @@ from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.declared import may_leave, shares_all, tensor_leaks
 from sahfl.federation.site.feedback import with_feedback
 from sahfl.federation.site.kinds.kind import Kind, Planned
-from sahfl.federation.site.kinds.limits import above, below, bounds_of, outside_stages, over
+from sahfl.federation.site.kinds.limits import above, below, bounds_of, outside_stages, over, steps_of_each_network
 from sahfl.federation.site.kinds.local_training import (
     batch_seed,
     require_patients,
@@ -29,6 +29,7 @@ from sahfl.federation.site.kinds.local_training import (
     training_cases,
 )
 from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
+from sahfl.federation.site.sanity import Watch
 from sahfl.federation.site.site import Site
 from sahfl.federation.site.starts import Starts
 from sahfl.federation.tensors import config_record, hash_of_tensors
@@ -57,7 +58,9 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     start = own.load(content, after_round=task.round - 1, starts=Starts(site.config, task, header))
     names = take_turn(own.net, task.method, task.round, staying=own.staying)
     drawn = batch_seed(site, task, header, hash_of_tensors(content))
-    loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn)
+    watch = Watch(own.net)
+    loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn, on_gradients=watch.note)
+    watch.require(bounds_of(site.config.policy, task).effective_steps)
     trained = exchanged.read(own.net)
     own.part.keep({name: trained[name] for name in own.staying}, n_volumes=n_volumes)
     sent = {name: trained[name] for name in names if name not in own.staying}
@@ -89,7 +92,7 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
         *above(policy, "most_rounds", max(task.round, task.rounds)),
         *over(bounds.learning_rate, max(task.learning_rate, own_rate)),
         *above(policy, "most_steps", local.steps if local else 0),
-        *(below(bounds.steps, local.steps) if local else ()),
+        *(below(bounds.steps, steps_of_each_network(task, local.steps)) if local else ()),
         *(below(bounds.batch_size, local.batch_size) if local else ()),
     ]
     if isinstance(method, AdapterTuning):
