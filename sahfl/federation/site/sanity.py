@@ -10,6 +10,7 @@ An alarm costs this site one round; the training goes on.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from sahfl.errors import UpdateHeldBack
 
+log = logging.getLogger(__name__)
 LEAST_ROWS = 4
 """Tensors with fewer rows are not judged: one row can honestly be that of a rare finding."""
 
@@ -66,14 +68,20 @@ class Watch:
         few, silent = (steps < least).float().mean(), (~alive).float().mean()
         return Measured(float(steps.median()), float(few), float(silent))
 
-    def require(self, least: tuple[str, float]) -> None:
-        """Hold back an update that too few steps explain; ``least`` is the policy's setting, its name and value.
+    def require(self, least: tuple[str, float], *, where: str) -> None:
+        """Log what was measured, and hold back an update that too few steps explain.
+
+        Args:
+            least: the policy's setting, its name and value.
+            where: names the round in the log.
 
         Raises:
             UpdateHeldBack: names the setting, and what was measured.
         """
         name, wanted = least
         measured = self.measure(least=wanted)
+        numbers = f"effective_steps={measured.steps:.3f} few={measured.few:.3f} silent={measured.silent:.3f}"
+        log.info("event=measured %s %s", where, numbers)
         if measured.steps < wanted:
             found = f"{name}: the middle row of this update is explained by {measured.steps:.2f} steps"
             raise UpdateHeldBack(f"policy.{found}, expected at least {wanted:g}; nothing of this round leaves")

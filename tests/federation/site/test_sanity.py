@@ -52,7 +52,7 @@ def test_a_view_that_was_not_drawn_and_small_tensors_do_not_count():
 
 def test_no_gradient_at_all_is_held_back():
     with pytest.raises(UpdateHeldBack, match=r"adapters.least_effective_steps: .* by 0.00 steps, expected at least 2"):
-        watched([[0.0] * 5] * 8).require(("adapters.least_effective_steps", 2.0))
+        watched([[0.0] * 5] * 8).require(("adapters.least_effective_steps", 2.0), where="here")
 
 
 def closed(hospital, least=2.0):
@@ -105,7 +105,7 @@ def alarms(monkeypatch, held):
         now["at"] = (site.config.name, header.round, header.stage)
         return reserve(site, use, kind, content, header, cases)
 
-    def require(watch, least):
+    def require(watch, least, *, where):
         site, round_, stage = now["at"]
         if stage == "finetune" and (site, round_) in held:
             raise UpdateHeldBack("an alarm")

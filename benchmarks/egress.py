@@ -1,0 +1,100 @@
+"""Would a hospital hold back an honest update? What its check measures in every kind of training.
+
+    python benchmarks/egress.py
+
+Two small simulated studies, one with float32 and one with int8 replies, train every kind of method for some rounds of
+the fewest steps and slices that a hospital's policy allows. Each site logs what it measured of each update
+(``sahfl/federation/site/sanity.py``): in how many steps, counted by size, the middle row got its gradient. The table
+has the smallest value of each method, and the number of updates that the default policy would hold back. What an
+attack's update gives is in the table of ``inversion.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import machine
+
+from sahfl.config import SitePolicy, Study, parse
+from sahfl.run.folder import RunFolder
+from sahfl.simulation.simulate import simulate
+
+MEASURED = re.compile(
+    r"event=measured stage=(\w+) method=(\S+) fold=-?\d+ round=(\d+) effective_steps=(\S+) few=(\S+) silent=(\S+)"
+)
+FORMS = ("lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora")
+METHODS: list[dict[str, Any]] = [
+    *({"method": form, "rank": 8} for form in FORMS),
+    *({"method": "cp_lora", "rank": rank} for rank in (1, 32)),
+    *({"method": "cp_lora", "rank": 8, "aggregation": rule} for rule in ("alternate", "project", "median")),
+    *({"method": "cp_lora", "rank": 8, "stays": [stay]} for stay in ("norm", "out", "inner", "encoder", "decoder")),
+    {"method": "cp_lora", "rank": 8, "private_rank": 4},
+    {"method": "cp_lora", "rank": 8, "also_train": ["norm"]},
+    {"method": "conv_lora", "rank": 8, "layers": ["decoder.1"]},
+    *({"method": method} for method in ("full", "encoder", "decoder", "norm_bias")),
+]
+
+
+def study_of(payload: str, n_cases: int) -> Study:
+    """A study with every kind of method, its rounds at the floors of a hospital's policy."""
+    policy = SitePolicy()
+    local = {"steps": policy.adapters.least_steps, "batch_size": policy.adapters.least_batch}
+    whole = {"steps": policy.weights.least_steps, "batch_size": policy.weights.least_batch}
+    profiles = {"tbi_a": "standard", "tbi_b": "sharp", "sah_a": "smooth", "sah_b": "noisy"}
+    sites = {name: {"kind": name[:3], "n_cases": n_cases, "profile": profiles[name]} for name in profiles}
+    settings = {
+        "name": f"egress-{payload}",
+        "seed": 53,
+        "data": {"source": "phantom", "shape": [48, 56, 12], "spacing_mm": [4.0, 4.0, 10.0], "sites": sites},
+        "views": {"spacing_mm": 4.0, "size": [48, 64, 32]},
+        "model": {"size": "tiny"},
+        "pretrain": {"sites": ["tbi_a", "tbi_b"], "rounds": 4, "local": whole},
+        "finetune": {"sites": ["sah_a", "sah_b"], "folds": 2, "rounds": 3, "local": local, "methods": METHODS},
+        "rounds": {"payload": payload},
+    }
+    return parse(Study, settings, where="egress")
+
+
+def measured(folder: Path) -> Iterator[tuple[str, int, float, float]]:
+    """Method, round, effective steps and share of silent rows of each update in the logs of a run."""
+    for path in sorted((folder / "logs").glob("*.log")):
+        for stage, method, round_, steps, _, silent in MEASURED.findall(path.read_text(encoding="utf-8")):
+            yield method if stage == "finetune" else "pretraining", int(round_), float(steps), float(silent)
+
+
+def main() -> None:
+    """Run both studies, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=12, help="patients of each site (default 12)")
+    n_cases, least = parser.parse_args().cases, SitePolicy().adapters.least_effective_steps
+    found: dict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        for payload in ("float32", "int8"):
+            run = RunFolder.create(Path(folder) / payload, study_of(payload, n_cases))
+            simulate(run)
+            for method, round_, steps, silent in measured(run.path):
+                found[method, payload].append((round_, steps, silent))
+    every = [one for rounds in found.values() for one in rounds]
+    print(f"{machine()}\n\n| method | payload | updates | fewest, first round | fewest, later | median | held back |")
+    print("|---|---|---|---|---|---|---|")
+    for (method, payload), rounds in found.items():
+        steps = np.array([steps for _, steps, _ in rounds])
+        first, later = (
+            min((s for r, s, _ in rounds if (r == 1) == is_first), default=np.nan) for is_first in (True, False)
+        )
+        held = int((steps < least).sum())
+        print(f"| {method} | {payload} | {len(steps)} | {first:.2f} | {later:.2f} | {np.median(steps):.2f} | {held} |")
+    held = sum(steps < least for _, steps, _ in every)
+    print(f"\n{len(every)} updates, {held} of them below {least:g} effective steps; ", end="")
+    print(f"largest share of rows without any gradient: {max(silent for _, _, silent in every):.2f}")
+
+
+if __name__ == "__main__":
+    main()
