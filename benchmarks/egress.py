@@ -4,9 +4,9 @@
 
 Two small simulated studies, one with float32 and one with int8 replies, train every kind of method for some rounds of
 the fewest steps and slices that a hospital's policy allows. Each site logs what it measured of each update
-(``sahfl/federation/site/sanity.py``): in how many steps, counted by size, the middle row got its gradient. The table
-has the smallest value of each method, and the number of updates that the default policy would hold back. What an
-attack's update gives is in the table of ``inversion.py``.
+(``sahfl/federation/site/sanity.py``): in how many steps, counted by size, a row got its gradient, how often rows were
+silent, and the size of gradients, each in the tensor where it is worst. The table has the worst value of each method,
+and the number of updates that the default policy would hold back. What attacks give is in that of ``inversion.py``.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from machine import machine
 
 from sahfl.config import SitePolicy, Study, parse
+from sahfl.federation.site.sanity import Measured
 from sahfl.run.folder import RunFolder
 from sahfl.simulation.simulate import simulate
 
 MEASURED = re.compile(
-    r"event=measured stage=(\w+) method=(\S+) fold=-?\d+ round=(\d+) effective_steps=(\S+) few=(\S+) silent=(\S+)"
+    r"event=measured stage=(\w+) method=(\S+) fold=-?\d+ round=(\d+) effective_steps=(\S+) silent=(\S+) size=(\S+)"
 )
 FORMS = ("lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora")
 METHODS: list[dict[str, Any]] = [
@@ -62,38 +63,52 @@ def study_of(payload: str, n_cases: int) -> Study:
     return parse(Study, settings, where="egress")
 
 
-def measured(folder: Path) -> Iterator[tuple[str, int, float, float]]:
-    """Method, round, effective steps and share of silent rows of each update in the logs of a run."""
+class Update(NamedTuple):
+    """What a site measured of one update."""
+
+    round: int
+    steps: float
+    silent: float
+    size: float
+
+    @property
+    def held(self) -> bool:
+        """Whether the default policy holds it back."""
+        least = SitePolicy().adapters.least_effective_steps
+        return bool(Measured(self.steps, self.silent, self.size).problems(least))
+
+
+def measured(folder: Path) -> Iterator[tuple[str, Update]]:
+    """The method of each update in the logs of a run, and what was measured."""
     for path in sorted((folder / "logs").glob("*.log")):
-        for stage, method, round_, steps, _, silent in MEASURED.findall(path.read_text(encoding="utf-8")):
-            yield method if stage == "finetune" else "pretraining", int(round_), float(steps), float(silent)
+        for stage, method, round_, *numbers in MEASURED.findall(path.read_text(encoding="utf-8")):
+            yield method if stage == "finetune" else "pretraining", Update(int(round_), *map(float, numbers))
 
 
 def main() -> None:
     """Run both studies, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=12, help="patients of each site (default 12)")
-    n_cases, least = parser.parse_args().cases, SitePolicy().adapters.least_effective_steps
-    found: dict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
+    n_cases = parser.parse_args().cases
+    found: dict[tuple[str, str], list[Update]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         for payload in ("float32", "int8"):
             run = RunFolder.create(Path(folder) / payload, study_of(payload, n_cases))
             simulate(run)
-            for method, round_, steps, silent in measured(run.path):
-                found[method, payload].append((round_, steps, silent))
-    every = [one for rounds in found.values() for one in rounds]
-    print(f"{machine()}\n\n| method | payload | updates | fewest, first round | fewest, later | median | held back |")
+            for method, update in measured(run.path):
+                found[method, payload].append(update)
+    every = [update for updates in found.values() for update in updates]
+    print(f"{machine()}\n")
+    print("| method | payload | updates | fewest steps, first round, later | most silent | least gradient | held |")
     print("|---|---|---|---|---|---|---|")
-    for (method, payload), rounds in found.items():
-        steps = np.array([steps for _, steps, _ in rounds])
-        first, later = (
-            min((s for r, s, _ in rounds if (r == 1) == is_first), default=np.nan) for is_first in (True, False)
-        )
-        held = int((steps < least).sum())
-        print(f"| {method} | {payload} | {len(steps)} | {first:.2f} | {later:.2f} | {np.median(steps):.2f} | {held} |")
-    held = sum(steps < least for _, steps, _ in every)
-    print(f"\n{len(every)} updates, {held} of them below {least:g} effective steps; ", end="")
-    print(f"largest share of rows without any gradient: {max(silent for _, _, silent in every):.2f}")
+    for (method, payload), updates in found.items():
+        first, later = ([one.steps for one in updates if (one.round == 1) == is_first] for is_first in (True, False))
+        steps = f"{min(first):.2f}, {min(later):.2f}"
+        silent, size = max(one.silent for one in updates), min(one.size for one in updates)
+        held = sum(one.held for one in updates)
+        print(f"| {method} | {payload} | {len(updates)} | {steps} | {silent:.2f} | {size:.2g} | {held} |")
+    print(f"\n{len(every)} updates, {sum(one.held for one in every)} of them held back; ", end="")
+    print(f"median {np.median([one.steps for one in every]):.1f} effective steps")
 
 
 if __name__ == "__main__":

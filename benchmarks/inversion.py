@@ -5,11 +5,11 @@
 
 Each row is an attack on a hospital of phantom patients, through the app that answers its requests. Names of rows:
 
-- ``open``: the first attack, every floor opened by the policy, from the second round on, whose start nobody checks;
+- ``open``: the first attack, every floor opened by the policy, and any start of a later round;
 - ``floors``: the same request under the default policy; prints each door's refusal;
-- ``gate``, ``thumbnails``, ``many``: a crafted base that a hospital accepted (``crafted_base``), all floors kept: every
-  pixel of one slice in 64; coarse slices, in 7 or 63 gates at once; a training of many rounds;
-- ``start``: crafted base and crafted start of a later round;
+- ``gate``, ``thumbnails``: a crafted base that a hospital accepted (``crafted_base``), all floors kept but the check of
+  updates, which counts: every pixel of one slice in 64; coarse slices, in 7 or 63 gates at once;
+- ``start``: crafted base and crafted start of a later round, with ``bounded_starts: false``;
 - ``decoy``, ``loud``: the gate, hidden from checks of norms; and with gradients as large as honest ones;
 - ``honest``: an honest base; gradient matching of 64 slices from one round, the mean of many, and a crafted start.
 
@@ -44,19 +44,23 @@ from inversion_readout import (
     score,
     undone,
 )
-from inversion_site import ROUNDS, SHAPE, SPACING_MM, Answer, Hospital, Request, attack_round
+from inversion_site import ACCEPTED, ROUNDS, SHAPE, SPACING_MM, Answer, Hospital, Request, attack_round
 from inversion_statistics import honest_round, statistics
 from inversion_table import Row, as_tables
 from machine import machine
 from numpy.typing import NDArray
 
-from sahfl.adapters import AdapterState
+from sahfl.adapters import AdapterState, digest
 from sahfl.config import AdapterTuning, SitePolicy
 from sahfl.config.policy import AdapterLimits
 from sahfl.federation.site.app import SiteFailure
+from sahfl.federation.site.known_bases import accept_base
 from sahfl.training import Schedule
 
-OPEN = SitePolicy(adapters=AdapterLimits(least_steps=1, least_batch=1, least_patients=1, most_learning_rate=1.0))
+ANY_START = ACCEPTED.model_copy(update={"bounded_starts": False})
+OPEN = ANY_START.model_copy(
+    update={"adapters": AdapterLimits(least_steps=1, least_batch=1, least_patients=1, least_effective_steps=0)}
+)
 
 
 class Bench:
@@ -87,6 +91,7 @@ class Bench:
     def note(self, row: Row, asked: Request, answer: Answer, *, opened: bool = True) -> None:
         """Count a round; of the first in which a gate opened also the statistics, and its numbers for ``--out``."""
         row.rounds, row.n_bytes, row.seconds = row.rounds + 1, answer.n_bytes, row.seconds + answer.seconds
+        row.opened, row.held = row.opened + opened, row.held + (opened and answer.held)
         if opened and not row.statistics:
             row.statistics = statistics(asked, answer)
             if self.out is not None:
@@ -153,18 +158,25 @@ def read(reader: Reader, asked: Request, answer: Answer, *, loud: bool) -> Float
 
 def refusals(bench: Bench) -> Iterator[str]:
     """What the default policy answers to the first attack, door by door."""
-    reader = bench.reader(1)
+    reader, other = bench.reader(1), bench.reader(3)
     asked = crafted_request(reader, 1, None)
     crafted = replace(asked, start=crafted_start(asked, reader))
     tiny = {"kind": "sah", "n_cases": 5, "profile": "standard"}
-    small, hospital = Hospital(Path(tempfile.mkdtemp(dir=bench.folder)), patients=tiny), bench.hospital()
-    attack_round(hospital, replace(asked, study="b" * 64))
+    small, new = (Hospital(Path(tempfile.mkdtemp(dir=bench.folder)), patients=tiny), bench.hospital(SitePolicy()))
+    hospital, alone = bench.hospital(SitePolicy()), bench.hospital(SitePolicy(confirmations=0))
+    for place, base in ((hospital, reader.base), (hospital, other.base), (alone, reader.base)):
+        accept_base(place.config, digest(base))
+    later = replace(crafted, round=2, learning_rate=1e-4)
     for door, where, request in (
-        ("one step of one slice", hospital, replace(crafted, steps=1, batch=1)),
+        ("crafted base", new, asked),
+        ("base accepted: one step of one slice", hospital, replace(crafted, steps=1, batch=1)),
         ("start of its choice", hospital, crafted),
+        ("later start of its choice", alone, later),
+        ("later start that nobody confirmed", hospital, replace(later, start=None)),
+        ("gate", hospital, asked),
+        ("round asked again", hospital, replace(asked, learning_rate=2e-8)),
         ("five patients, one held out", small, asked),
-        ("round asked again", hospital, replace(asked, study="b" * 64, learning_rate=2e-8)),
-        ("second base in a study", hospital, replace(asked, study="b" * 64, base=bench.reader(3).base, round=2)),
+        ("second base in a study", hospital, replace(asked, base=other.base, round=2)),
     ):
         try:
             attack_round(where, request)
@@ -172,12 +184,12 @@ def refusals(bench: Bench) -> Iterator[str]:
         except SiteFailure as error:
             line = where.last_line()
             reason = " ".join(str(line["details"].get("reason", "")).split())
-            yield f"{door}: {error}; audit log: {line['words']} {reason[:180]}"
+            yield f"- {door}: `{error}`. {line['words']} {reason[:300]}"
 
 
 def honest(bench: Bench, row: Row, *, rounds: int, searched: int, crafted: bool = False) -> Row:
     """Match gradients of an honest base, of one round or the mean of several; ``crafted``: ``up`` starts at random."""
-    base, hospital = honest_base(bench.own), bench.hospital()
+    base, hospital = honest_base(bench.own), bench.hospital(ANY_START if crafted else None)
     asked = Request(METHOD, TINY, base)
     changes: dict[str, Floats] = {}
     truth = []
@@ -205,7 +217,8 @@ def attacks(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
     floors, crafted = "8 x 8", ("crafted", "derived")
 
     def gated(row: Row, depth: int, rounds: int, **changes: float) -> Iterator[Row]:
-        yield gates(bench, row, bench.reader(depth, **changes), 2 if few else rounds)
+        policy = ANY_START if row.start == "crafted" else None
+        yield gates(bench, row, bench.reader(depth, **changes), 2 if few else rounds, policy=policy)
 
     def opened() -> Iterator[Row]:
         row = Row("open", "the first attack, policy open, half of the pixels", "1 x 1", "crafted", "crafted")

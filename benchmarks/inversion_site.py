@@ -30,11 +30,13 @@ from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.steps import rate_of
 from sahfl.config import AdapterTuning, LocalTraining, ModelConfig, SiteConfig, SitePolicy
 from sahfl.config.consortium import Consortium
+from sahfl.config.policy import AdapterLimits
 from sahfl.data.sampler import SliceSampler
 from sahfl.federation import flower, protocol
 from sahfl.federation.signatures import sign
 from sahfl.federation.site.app import app
 from sahfl.federation.site.audit import FILE, read_lines
+from sahfl.federation.site.sanity import Measured, Watch
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.networks import fine_tuned_network, whole_network
@@ -44,6 +46,9 @@ from sahfl.trust.kit import ServerKit
 from sahfl.trust.provision import provision
 
 NAME, SEED, FOLDS, ROUNDS = "bern", 42, 6, 200
+ACCEPTED = SitePolicy(bases="any", confirmations=0, adapters=AdapterLimits(least_effective_steps=0))
+"""The default policy of a hospital that accepted the base, and whose later starts other sites confirmed. Its check of
+updates lets all go, so that the benchmark can count those that it would hold back."""
 PATIENTS = {"kind": "sah", "n_cases": 12, "profile": "standard"}
 SHAPE, SPACING_MM = (56, 64, 22), (3.4, 3.4, 7.0)
 
@@ -83,6 +88,8 @@ class Answer:
     labels: NDArray[np.float32]
     gradients: list[dict[str, NDArray[np.float32]]] = field(repr=False)
     """Of each step, by tensor, after clipping."""
+    held: bool
+    """Whether the check of the default policy would have held it back."""
 
     def change(self, name: str) -> NDArray[np.float64]:
         """How far a tensor moved."""
@@ -100,7 +107,7 @@ class Hospital:
         data = {"source": "phantom", "seed": 5, "shape": SHAPE, "spacing_mm": SPACING_MM, "patients": patients}
         where = {"kit": folder / "consortium" / "sites" / NAME, "folder": folder / "hospital"}
         self.config = SiteConfig.model_validate(
-            {"name": NAME, "data": data, "device": "cpu", "threads": 1, "policy": policy or SitePolicy(), **where}
+            {"name": NAME, "data": data, "device": "cpu", "threads": 1, "policy": policy or ACCEPTED, **where}
         )
         Site(self.config).prepare(lambda done, total: None)
 
@@ -142,21 +149,27 @@ def attack_round(hospital: Hospital, asked: Request) -> Answer:
     start = own if asked.start is None else asked.start
     names = _order(asked)
     began = time.perf_counter()
-    with _spy() as (batches, gradients):
+    with _spy() as (batches, gradients, measured):
         content = hospital.ask(protocol.TRAIN, task, header, start)
     seconds = time.perf_counter() - began
     by_name = [{name: value for name, value in zip(names, step, strict=True)} for step in gradients]
     images, labels = (np.stack([batch[n][:, 0].numpy() for batch in batches]) for n in (0, 1))
     sent = read_state(content, like=own)
-    return Answer(start, sent, protocol.n_bytes(content), seconds, images, labels, by_name)
+    held = any(one.problems(SitePolicy().adapters.least_effective_steps) for one in measured)
+    return Answer(start, sent, protocol.n_bytes(content), seconds, images, labels, by_name, held)
 
 
 @contextlib.contextmanager
-def _spy() -> Iterator[tuple[list[tuple[Tensor, Tensor]], list[list[NDArray[np.float32]]]]]:
-    """The batches and gradients of the training inside this block."""
+def _spy() -> Iterator[tuple[list[tuple[Tensor, Tensor]], list[list[NDArray[np.float32]]], list[Measured]]]:
+    """The batches and gradients of the training inside this block, and what the site's check measured."""
     batches: list[tuple[Tensor, Tensor]] = []
     gradients: list[list[NDArray[np.float32]]] = []
-    real = SliceSampler.batch
+    measured: list[Measured] = []
+    real, measure = SliceSampler.batch, Watch.measure
+
+    def remember(watch: Watch) -> Measured:
+        measured.append(measure(watch))
+        return measured[-1]
 
     def batch(sampler: SliceSampler) -> Any:
         drawn = real(sampler)
@@ -169,10 +182,11 @@ def _spy() -> Iterator[tuple[list[tuple[Tensor, Tensor]], list[list[NDArray[np.f
 
     handle = register_optimizer_step_pre_hook(note)
     SliceSampler.batch = batch  # type: ignore[assignment, method-assign]
+    Watch.measure = remember  # type: ignore[method-assign, assignment]
     try:
-        yield batches, gradients
+        yield batches, gradients, measured
     finally:
-        SliceSampler.batch = real  # type: ignore[method-assign]
+        SliceSampler.batch, Watch.measure = real, measure  # type: ignore[method-assign]
         handle.remove()
 
 

@@ -26,9 +26,9 @@ class TrainingLimits(Section):
     """Fewest patients that a training draws from, after those of the held-out fold are left out."""
     most_learning_rate: LearningRate
     """Largest peak learning rate."""
-    least_effective_steps: Annotated[float, Field(ge=0, le=10_000)] = 2.0
-    """Steps in which the middle row of an update must have got its gradient, counted by their sizes. An update below it
-    is that of a few slices, and is held back for one round."""
+    least_effective_steps: Annotated[float, Field(ge=0, le=10_000)] = 1.25
+    """Steps in which a row of an update must have got its gradient, counted by their sizes. An update below it is that
+    of a few slices, and is held back for one round; 0 turns this check off (``federation.site.sanity``)."""
 
 
 class WeightLimits(TrainingLimits):

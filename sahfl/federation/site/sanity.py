@@ -1,11 +1,12 @@
-"""A check of an update before it leaves: whether too few steps explain it, so that it could be read as a few slices.
+"""A check of an update before it leaves: whether a few slices explain it, so that these could be read from it.
 
-A crafted base network can close its layers for all slices but one. The update of a row (an output channel, or one term
-of a factor) is then the gradient of one slice, however many steps and slices the round had. The site measures in how
-many steps each row got its gradient, and holds the update back if many rows got theirs in few steps.
+A crafted base network can close its layers for all slices but one, and make gradients so small that the optimiser adds
+them up unchanged. The update of a row (an output channel, or one term of a factor) is then the gradient of one slice,
+however many steps and slices the round had. The site watches the gradients of its training, and holds the update back
+if they look like that. An alarm costs this site one round; the training goes on.
 
 The check stands beside the limits of the policy and is no proof: an update that passes it can still tell something.
-An alarm costs this site one round; the training goes on.
+What it finds of attacks and of honest rounds is measured in ``benchmarks/inversion.py`` and ``benchmarks/egress.py``.
 """
 
 from __future__ import annotations
@@ -21,71 +22,97 @@ from sahfl.errors import UpdateHeldBack
 log = logging.getLogger(__name__)
 LEAST_ROWS = 4
 """Tensors with fewer rows are not judged: one row can honestly be that of a rare finding."""
+LOWER = 0.1
+"""A tensor is judged by the row at this place from below, so that an attack cannot hide behind rows of another kind."""
+SILENT = 0.01
+"""A row is silent in a step in which its gradient is below this share of its largest."""
+MOST_SILENT = 0.25
+"""Largest share of a tensor's rows and steps that may be silent."""
+LEAST_SIZE = 1e-6
+"""Smallest gradient of a row, as the root mean square of its numbers in its largest step. Near AdamW's epsilon, 1e-8,
+the optimiser no longer makes steps alike, and adds up gradients as they are."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a round's gradients looked like."""
+    """What the gradients of a round looked like, in the tensor where each number is worst."""
 
     steps: float
-    """Effective number of steps, of the row in the middle of those that got a gradient: (sum of norms)^2 / sum of
-    squared norms; 1 if one step explains a row, and all steps if they count alike."""
-    few: float
-    """Share of these rows that got their gradient in fewer than ``Watch.least`` effective steps."""
+    """Effective number of steps of a row near the lower end: (sum of norms)^2 / sum of squared norms; 1 if one step
+    explains the row, and all steps if they count alike."""
     silent: float
-    """Share of a training's rows that got no gradient in any step."""
+    """Share of rows and of the steps in which they train, in which a row is silent."""
+    size: float
+    """Largest gradient of a row near the lower end, as the root mean square of its numbers."""
+
+    def problems(self, least: float) -> list[str]:
+        """What speaks for few slices, in words; ``least`` is the policy's least number of effective steps."""
+        found = []
+        if self.steps < least:
+            found.append(f"{self.steps:.2f} effective steps explain a row, expected at least {least:g}")
+        if self.silent > MOST_SILENT:
+            found.append(f"rows are silent in {self.silent:.0%} of their steps, expected at most {MOST_SILENT:.0%}")
+        if self.size < LEAST_SIZE:
+            found.append(f"the gradient of a row is {self.size:.3g}, expected at least {LEAST_SIZE:g}")
+        return found
 
 
 class Watch:
-    """Watches the gradients of a training's rows during one round.
+    """Watches the gradients of a network's training during one round.
 
     Args:
-        net: the network; its trainable tensors of two and more dimensions are watched, by their first axis.
+        net: the network; of its trainable tensors, those of two and more dimensions have rows, by their first axis.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self._parameters = [p for p in net.parameters() if p.requires_grad and p.dim() > 1 and len(p) >= LEAST_ROWS]
-        self._sums = [torch.zeros(len(parameter)) for parameter in self._parameters]
-        self._squares = [torch.zeros(len(parameter)) for parameter in self._parameters]
+        trainable = (parameter for parameter in net.parameters() if parameter.requires_grad)
+        self._parameters = [one for one in trainable if one.dim() > 1 and len(one) >= LEAST_ROWS]
+        self._norms: list[list[Tensor]] = [[] for _ in self._parameters]
 
     def note(self) -> None:
         """Add the gradients of one step; a parameter without one, whose view was not drawn, adds nothing."""
-        for parameter, total, squares in zip(self._parameters, self._sums, self._squares, strict=True):
+        for parameter, norms in zip(self._parameters, self._norms, strict=True):
             if parameter.grad is not None:
-                norms = _norms(parameter.grad)
-                total += norms
-                squares += norms**2
+                norms.append(torch.linalg.vector_norm(parameter.grad.flatten(1).float(), dim=1).cpu())
 
-    def measure(self, *, least: float) -> Measured:
-        """What the round looked like; rows below ``least`` effective steps count as ``few``."""
-        if not self._parameters:
-            return Measured(float("inf"), 0.0, 0.0)
-        total, squares = torch.cat(self._sums), torch.cat(self._squares)
-        alive = squares > 0
-        steps = total[alive] ** 2 / squares[alive]
-        if not len(steps):
-            return Measured(0.0, 1.0, 1.0)
-        few, silent = (steps < least).float().mean(), (~alive).float().mean()
-        return Measured(float(steps.median()), float(few), float(silent))
+    def measure(self) -> Measured:
+        """What the round looked like; without any tensor that has rows, nothing is suspicious."""
+        found = [
+            _of_tensor(torch.stack(norms), parameter[0].numel())
+            for parameter, norms in zip(self._parameters, self._norms, strict=True)
+            if norms
+        ]
+        if not found:
+            return Measured(float("inf"), 0.0, float("inf"))
+        return Measured(
+            min(one.steps for one in found), max(one.silent for one in found), min(one.size for one in found)
+        )
 
     def require(self, least: tuple[str, float], *, where: str) -> None:
-        """Log what was measured, and hold back an update that too few steps explain.
+        """Log what was measured, and hold back an update that few slices explain.
 
         Args:
-            least: the policy's setting, its name and value.
+            least: the policy's least number of effective steps, its name and value; 0 turns the check off.
             where: names the round in the log.
 
         Raises:
-            UpdateHeldBack: names the setting, and what was measured.
+            UpdateHeldBack: names what was measured, and what is expected.
         """
-        name, wanted = least
-        measured = self.measure(least=wanted)
-        numbers = f"effective_steps={measured.steps:.3f} few={measured.few:.3f} silent={measured.silent:.3f}"
+        (name, wanted), found = least, self.measure()
+        numbers = f"effective_steps={found.steps:.3f} silent={found.silent:.3f} size={found.size:.3g}"
         log.info("event=measured %s %s", where, numbers)
-        if measured.steps < wanted:
-            found = f"{name}: the middle row of this update is explained by {measured.steps:.2f} steps"
-            raise UpdateHeldBack(f"policy.{found}, expected at least {wanted:g}; nothing of this round leaves")
+        if wanted and (problems := found.problems(wanted)):
+            text = f"policy.{name}: few slices explain this update ({'; '.join(problems)})"
+            raise UpdateHeldBack(f"{text}; nothing of this round leaves")
 
 
-def _norms(gradient: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).cpu()
+def _of_tensor(norms: Tensor, n_numbers: int) -> Measured:
+    """What one tensor looked like: ``norms`` is (steps, rows), ``n_numbers`` the size of a row."""
+    largest = norms.amax(0)
+    alive = norms[:, largest > 0]
+    if not alive.numel():
+        return Measured(float("inf"), 0.0, float("inf"))
+    steps = alive.sum(0) ** 2 / alive.square().sum(0)
+    silent = (alive < SILENT * alive.amax(0)).float().mean()
+    size = alive.amax(0).quantile(LOWER) / n_numbers**0.5
+    return Measured(float(steps.quantile(LOWER)), float(silent), float(size))

@@ -33,26 +33,37 @@ def watched(steps):
 
 
 def test_a_row_counts_the_steps_that_gave_it_its_gradient():
-    even = watched([[1.0] * 6] * 8).measure(least=2)
-    assert (round(even.steps, 4), even.few, even.silent) == (8, 0, 0)
-    one = watched([[0.0] * 6] * 7 + [[1.0] * 6]).measure(least=2)
-    assert (round(one.steps, 4), one.few, one.silent) == (1, 1, 0)
-    bins = watched((np.eye(8) + 1e-6).astype(np.float32).tolist()).measure(least=2)  # every row has a step of its own
+    even = watched([[1.0] * 6] * 8).measure()
+    assert (round(even.steps, 4), even.silent, round(even.size, 4)) == (8, 0, round(3**-0.5, 4))
+    one = watched([[0.0] * 6] * 7 + [[1.0] * 6]).measure()
+    assert (round(one.steps, 4), one.silent) == (1, 7 / 8)
+    bins = watched((np.eye(8) + 1e-6).astype(np.float32).tolist()).measure()  # every row has a step of its own
     assert bins.steps < 1.01
-    assert bins.few == 1
-    mixed = watched([[1.0, 1.0, 1.0, 0.0]] * 8).measure(least=2)
-    assert (round(mixed.steps, 4), mixed.silent) == (8, 0.25)
+    assert bins.silent == 7 / 8
+    dead = watched([[1.0, 1.0, 1.0, 0.0]] * 8).measure()  # a row that never trains says nothing
+    assert (round(dead.steps, 4), dead.silent) == (8, 0)
 
 
 def test_a_view_that_was_not_drawn_and_small_tensors_do_not_count():
-    assert round(watched([[1.0] * 5, None, [1.0] * 5]).measure(least=2).steps, 4) == 2
-    net = nn.Linear(3, 2)
-    assert Watch(net).measure(least=2) == sanity.Measured(float("inf"), 0.0, 0.0)
+    drawn = watched([[1.0] * 5, None, [1.0] * 5]).measure()
+    assert (round(drawn.steps, 4), drawn.silent) == (2, 0)
+    assert Watch(nn.Linear(3, 2)).measure() == sanity.Measured(float("inf"), 0.0, float("inf"))
 
 
-def test_no_gradient_at_all_is_held_back():
-    with pytest.raises(UpdateHeldBack, match=r"adapters.least_effective_steps: .* by 0.00 steps, expected at least 2"):
-        watched([[0.0] * 5] * 8).require(("adapters.least_effective_steps", 2.0), where="here")
+SUSPICIOUS = {
+    "one-step": ([[1.0] * 20] + [[0.05] * 20] * 7, "1.79 effective steps explain a row, expected at least 2"),
+    "a-tenth-of-the-rows": ([[1.0] * 20] + [[0.01] * 3 + [1.0] * 17] * 7, "1.1. effective steps explain a row"),
+    "gates": ([[1.0] * 5] * 2 + [[1e-5] * 5] * 6, "rows are silent in 75% of their steps, expected at most 25%"),
+    "tiny": ([[1e-7] * 5] * 8, "the gradient of a row is 5.77e-08, expected at least 1e-06"),
+}
+
+
+@pytest.mark.parametrize(("steps", "reason"), SUSPICIOUS.values(), ids=SUSPICIOUS.keys())
+def test_what_a_few_slices_explain_is_held_back_and_named(steps, reason):
+    with pytest.raises(UpdateHeldBack, match=f"policy.adapters.least_effective_steps: few slices .*{reason}"):
+        watched(steps).require(("adapters.least_effective_steps", 2.0), where="here")
+    watched(steps).require(("adapters.least_effective_steps", 0.0), where="here")  # off
+    watched([[0.5, 1.0, 2.0, 1.0]] * 8).require(("adapters.least_effective_steps", 2.0), where="here")
 
 
 def closed(hospital, least=2.0):
@@ -67,7 +78,8 @@ def test_one_step_is_held_back_and_named_and_the_round_stays_without_an_answer(h
     one = hospital.request(training(), hospital.start)  # one step
     error, line = hospital.refuses(TRAIN, one)
     assert (error, line["event"]) == ("UpdateHeldBack", "refused")
-    assert line["details"]["reason"].startswith("policy.adapters.least_effective_steps: the middle row of this update")
+    reason = "policy.adapters.least_effective_steps: few slices explain this update (1.00 effective"
+    assert line["details"]["reason"].startswith(reason)
     assert hospital.refuses(TRAIN, one)[0] == "UpdateHeldBack"
     more = training(local=LocalTraining(steps=4, batch_size=2))
     assert hospital.refuses(TRAIN, hospital.request(more, hospital.start))[0] == "RoundAlreadyAnswered"
@@ -77,7 +89,7 @@ def test_one_step_is_held_back_and_named_and_the_round_stays_without_an_answer(h
 
 def test_an_honest_round_passes(hospital):
     hospital = closed(hospital)
-    more = training(local=LocalTraining(steps=4, batch_size=2))
+    more = training(local=LocalTraining(steps=8, batch_size=8))
     assert hospital.send(TRAIN, hospital.request(more, hospital.start))
 
 

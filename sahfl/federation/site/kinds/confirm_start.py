@@ -60,7 +60,7 @@ def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
 CONFIRM_START = Kind(
     type=protocol.CONFIRM_START,
     records=frozenset({"header", "confirmation"}),
-    asked="to confirm the start of a round",
+    asked="a signature on the start of a round",
     doing="confirming a start",
     answer=confirm_start,
     refuses=_refuses,

@@ -83,7 +83,7 @@ def _lines(policy: SitePolicy) -> Iterator[str]:
 DESCRIBE = Kind(
     type=protocol.DESCRIBE,
     records=frozenset({"description"}),
-    asked="what data there are",
+    asked="a description of the data",
     doing="preparing data",
     answer=describe,
     refuses=_refuses,

@@ -44,7 +44,7 @@ def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
 INSTALL_BASE = Kind(
     type=protocol.INSTALL_BASE,
     records=frozenset({"header"}),
-    asked="to keep a base network",
+    asked="the storing of a base network",
     doing="storing the base",
     answer=install_base,
     refuses=outside_stages,

@@ -59,7 +59,7 @@ def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
 PRIVATE_PART = Kind(
     type=protocol.PRIVATE_PART,
     records=frozenset({"header", "mark"}),
-    asked="whether a network is still at this site",
+    asked="the mark of a network that stays here",
     doing="looking for a network",
     answer=private_part,
     refuses=outside_stages,
