@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/installed  ## simulated federation on a phantom cohort, to a report
 	$(BIN)/sahfl simulate configs/demo.yaml
 
-deploy-demo: .venv/installed  ## a server and three sites as processes, with keys of their own; the server is killed once
+deploy-demo: .venv/installed  ## a server and four sites as processes, with keys of their own; the server is killed once
 	$(BIN)/python examples/deployment/demo.py
 
 test: .venv/installed  ## all tests but the slow ones

@@ -28,7 +28,8 @@ from sahfl.run.folder import RunFolder
 from sahfl.simulation.simulate import simulate
 
 MEASURED = re.compile(
-    r"event=measured stage=(\w+) method=(\S+) fold=-?\d+ round=(\d+) effective_steps=(\S+) silent=(\S+) size=(\S+)"
+    r"event=measured stage=(\w+) method=(\S+) fold=-?\d+ round=(\d+) "
+    r"effective_steps=(\S+) share=(\S+) silent=(\S+) size=(\S+)"
 )
 FORMS = ("lora_c", "conv_lora", "cp_lora", "dora_c", "conv_dora", "cp_dora")
 METHODS: list[dict[str, Any]] = [
@@ -68,6 +69,7 @@ class Update(NamedTuple):
 
     round: int
     steps: float
+    share: float
     silent: float
     size: float
 
@@ -75,7 +77,7 @@ class Update(NamedTuple):
     def held(self) -> bool:
         """Whether the default policy holds it back."""
         least = SitePolicy().adapters.least_effective_steps
-        return bool(Measured(self.steps, self.silent, self.size).problems(least))
+        return bool(Measured(self.steps, self.share, self.silent, self.size).problems(least))
 
 
 def measured(folder: Path) -> Iterator[tuple[str, Update]]:

@@ -52,6 +52,10 @@ class StartNotConfirmed(PolicyRefused):
     """Too few other sites confirmed the start of a round, so that it could be one for this site alone."""
 
 
+class StartTooFar(PolicyRefused):
+    """The start of a round is farther from the one before than training can have moved it."""
+
+
 class UpdateHeldBack(PolicyRefused):
     """A site held back the update of one round, because too few slices explain it; the training goes on without it."""
 

@@ -40,6 +40,7 @@ FEDERATION += [
         "declared",
         "secret",
         "ledger",
+        "sanity",
     )
 ]
 FEDERATION += [
@@ -47,7 +48,7 @@ FEDERATION += [
     for name in ("case_results", "gain", "site", "site_check", "kinds", "policy", "guard", "dry_run", "app")
 ]
 FEDERATION += ["workers"]
-FEDERATION += [f"server.{name}" for name in ("aggregate", "mailbox", "schedule", "reuse", "plan")]
+FEDERATION += [f"server.{name}" for name in ("aggregate", "replies", "mailbox", "schedule", "reuse", "plan")]
 FEDERATION += [
     f"server.{name}"
     for name in ("studies", "base", "roster", "cell", "confirm", "rounds", "cells", "coordinator", "app")

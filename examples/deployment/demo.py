@@ -1,10 +1,10 @@
-"""A whole deployment on this machine: keys, a server, three hospitals, a study, and a server that is killed on the way.
+"""A whole deployment on this machine: keys, a server, four hospitals, a study, and a server that is killed on the way.
 
     make deploy-demo
     python examples/deployment/demo.py --out runs/deploy-demo
 
 Everything happens through the commands that a consortium uses: ``sahfl provision`` makes keys, ``sahfl-server`` runs
-the study, three ``sahfl-client`` train on their own scans (phantoms), over mutual TLS 1.3 on loopback.
+the study, four ``sahfl-client`` train on their own scans (phantoms), over mutual TLS 1.3 on loopback.
 The hospitals accept the base network by its hash (``sahfl-client accept-base``), under the policy of their kits.
 In the second round of fine-tuning the server is killed (SIGKILL) and started again; the sites are told nothing.
 """
@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-SITES = {"tbi_a": "standard", "sah_a": "smooth", "sah_b": "noisy"}
+SITES = {"tbi_a": "standard", "sah_a": "smooth", "sah_b": "noisy", "sah_c": "tilted"}
 """The hospitals and their scanners; a site trains in the stage that its name says."""
 KILL_AFTER = ("cp_lora-r8", 0, 1)
 """Method, fold and round after whose commit the server is killed."""
@@ -36,7 +36,7 @@ MOST_S = 600
 
 
 def settings(folder: Path, port: int) -> None:
-    """Write what a coordinating centre and three data managers would write by hand."""
+    """Write what a coordinating centre and four data managers would write by hand."""
     server = {"host": "localhost", "port": port, "also": ["127.0.0.1"]}
     _write(folder / "consortium.yaml", {"name": "deploy_demo", "server": server, "sites": list(SITES)})
     kit = {"kit": "consortium/server", "folder": "server", "host": "127.0.0.1", "port": port, "resume_wait_s": 20}
@@ -45,7 +45,7 @@ def settings(folder: Path, port: int) -> None:
         stage = "pretrain" if site.startswith("tbi") else "finetune"
         patients = {"kind": site[:3], "n_cases": 12, "profile": profile}
         scans = {"source": "phantom", "seed": 11, "shape": [48, 56, 12], "spacing_mm": [4.0, 4.0, 10.0]}
-        policy = {} if stage == "finetune" else {"stages": [stage]}  # that of the kit; a trauma centre opts in
+        policy = {} if stage == "finetune" else {"stages": [stage], "confirmations": 0}  # the one trauma centre opts in
         site_file = {"name": site, "kit": f"consortium/sites/{site}", "folder": f"hospitals/{site}", "threads": 1}
         _write(folder / f"{site}.yaml", site_file | {"data": scans | {"patients": patients}, "policy": policy})
 

@@ -55,6 +55,8 @@ class AdapterLimits(TrainingLimits):
     """Fewest patients that a training draws from, after those of the held-out fold are left out."""
     most_learning_rate: LearningRate = 0.05
     """Largest peak learning rate."""
+    most_alpha: Annotated[float, Field(gt=0, le=1e6)] = 64.0
+    """Largest alpha, the factor of an adapter's update; with a large one, a start in its bound replaces the base."""
     most_rank: dict[str, Rank] = Field(default_factory=dict, validate_default=True)
     """Largest rank by method; near a layer's full rank, factors reveal as much as weights. A method that is not named
     has its default."""

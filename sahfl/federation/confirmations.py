@@ -72,7 +72,7 @@ def read_reply(content: RecordDict) -> Attestation:
 
 def attach(content: RecordDict, made: Iterable[Attestation]) -> RecordDict:
     """Add confirmations to a training request."""
-    found = list(made)
+    found = list(made)[:MOST]
     record = ConfigRecord(
         {"certificates": [one.certificate for one in found], "signatures": [one.signature for one in found]}
     )

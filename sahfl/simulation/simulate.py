@@ -43,7 +43,7 @@ def open_policy() -> SitePolicy:
         share_scan_keys=True,
         most_rounds=10_000,
         most_steps=100_000,
-        adapters=AdapterLimits(**_OPEN, most_rank=dict.fromkeys(ADAPTERS, 512)),
+        adapters=AdapterLimits(**_OPEN, most_alpha=1e6, most_rank=dict.fromkeys(ADAPTERS, 512)),
         weights=WeightLimits(**_OPEN),
         most_bytes=10_000_000_000,
         most_replicates=100_000,

@@ -10,7 +10,8 @@ from flwr.app import Message, RecordDict
 from sahfl.errors import BaseNotAccepted
 from sahfl.events import StageBegun, Warned, emit
 from sahfl.federation import protocol
-from sahfl.federation.server.mailbox import Answers, Ask, error_text
+from sahfl.federation.server.mailbox import Answers, Ask
+from sahfl.federation.server.replies import error_text
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.run.folder import RunFolder
 

@@ -18,7 +18,8 @@ from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, SiteFailed,
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.cell import Cell, Run
-from sahfl.federation.server.mailbox import Answers, Ask, content_of
+from sahfl.federation.server.mailbox import Answers, Ask
+from sahfl.federation.server.replies import content_of
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import Member, cell_sites, contributors, describe_pool, why_untrained
 from sahfl.federation.server.rounds import last_used, run_cell, run_local_phase

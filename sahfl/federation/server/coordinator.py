@@ -23,7 +23,8 @@ from sahfl.federation.requests import Requests, question
 from sahfl.federation.server.base import install, waits
 from sahfl.federation.server.cell import Cell, Run
 from sahfl.federation.server.cells import StudyCells
-from sahfl.federation.server.mailbox import Ask, Mailbox, content_of, reason_of
+from sahfl.federation.server.mailbox import Ask, Mailbox
+from sahfl.federation.server.replies import content_of, reason_of
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import (
     Latecomers,
@@ -223,8 +224,10 @@ class Coordinator:
             if (did_not_answer(reply) or waits(reply)) and name != POOLED:
                 del self._run.roster[name]
                 self._late.expect(name)
-        accepted = [name for name in nodes if not waits(replies[name])]
-        if len(accepted) < min(len(nodes), needed(rounds, len(self._study.finetune.sites))):
+        accepted = [name for name, reply in replies.items() if reply is not None and not reply.has_error()]
+        if any(map(waits, replies.values())) and len(accepted) < min(
+            len(nodes), needed(rounds, len(self._study.finetune.sites))
+        ):
             found = f"accepted at {len(accepted)} of {len(nodes)} sites within {rounds.accept_s:g} s"
             raise RunFailed(
                 f"base network {digest(self._base_of(site))}: {found}; resume the run when more accepted it"

@@ -10,9 +10,9 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.errors import PayloadError, UpdateHeldBack
 from sahfl.events import Waiting, Warned, emit
 from sahfl.federation import flower
+from sahfl.federation.server.replies import error_text
 from sahfl.federation.signatures import sign
 from sahfl.trust.signing import Signer
 
@@ -25,13 +25,6 @@ NOT_ACCEPTED = (
 )
 WAITING_EVERY_S = 15.0
 """Time between two events ``Waiting``; a quarter of the deadline if that is shorter."""
-EXPLAINED = {
-    "NoGain": "the method makes this site lose, by its own measurement; numbers",
-    "StartNotConfirmed": "too few other sites confirmed the start of the round (policy.confirmations); the number",
-    "UpdateHeldBack": "the site held back its update of this round, because too few slices explain it; what it saw",
-    "BaseNotAccepted": "nobody there has accepted the base network; the command",
-}
-"""What the error class of a reply means, where its name is not enough."""
 MOST_REMEMBERED = 1000
 """Past requests whose late or second replies are still recognised."""
 
@@ -51,6 +44,8 @@ class Ask:
     """Name of these requests, for the report of a late reply."""
     cell: str = ""
     """The cell that needs the replies, if one does."""
+    enough: int | None = None
+    """How many replies without an error end the exchange; None: every site's."""
 
 
 @dataclass
@@ -96,7 +91,10 @@ class Exchange:
 
     @property
     def done(self) -> bool:
-        """Whether every site has answered or was left out."""
+        """Whether every site has answered or was left out, or enough of them answered."""
+        if self.ask.enough is not None:
+            good = sum(not reply.has_error() for reply in self.answers.replies.values())
+            return good >= self.ask.enough or not (self.unsent or self.waiting)
         return not self.unsent and not self.waiting
 
     @property
@@ -121,6 +119,8 @@ class Mailbox:
         self._exchanges: list[Exchange] = []
         self._overdue: dict[str, tuple[str, str]] = {}
         self._answered: dict[str, tuple[str, str]] = {}
+        self._unneeded: dict[str, None] = {}
+        """Requests of exchanges that ended before all sites answered; nothing is said of their replies."""
         self._invited: dict[str, str] = {}
         self._arrived: dict[str, Message] = {}
         self._stale: list[dict[str, str]] = []
@@ -146,7 +146,8 @@ class Mailbox:
     def step(self) -> None:
         """Wait a moment for replies, end overdue requests, and ask the sites that have become free."""
         self._collect(
-            [id_ for exchange in self._exchanges for id_ in exchange.waiting] + [*self._overdue, *self._invited],
+            [id_ for exchange in self._exchanges for id_ in exchange.waiting]
+            + [*self._overdue, *self._unneeded, *self._invited],
             waited_s=max((exchange.waited_s for exchange in self._exchanges), default=0.0),
         )
         for exchange in self._exchanges:
@@ -206,7 +207,7 @@ class Mailbox:
         self._overdue |= {id_: (site, ask.what or ask.message_type) for id_, site in late.items()}
         for id_ in late:
             del exchange.waiting[id_]
-        for known in (self._overdue, self._answered):
+        for known in (self._overdue, self._answered, self._unneeded):
             for old in list(known)[:-MOST_REMEMBERED]:
                 del known[old]
 
@@ -214,6 +215,7 @@ class Mailbox:
         """Remove finished exchanges; the first one takes the late and second replies into its answers."""
         for exchange in [exchange for exchange in self._exchanges if exchange.done]:
             self._exchanges.remove(exchange)
+            self._unneeded |= dict.fromkeys(exchange.waiting)
             exchange.answers.stale, self._stale = self._stale, []
             exchange.answers.duplicate, self._duplicate = self._duplicate, []
 
@@ -232,6 +234,8 @@ class Mailbox:
         id_ = reply.metadata.reply_to_message_id
         if guest := self._invited.pop(id_, None):
             self._arrived[guest] = reply
+        elif id_ in self._unneeded:
+            del self._unneeded[id_]
         elif exchange := next((exchange for exchange in self._exchanges if id_ in exchange.waiting), None):
             self._take_answer(exchange, exchange.waiting.pop(id_), reply)
         elif late := self._overdue.pop(id_, None):
@@ -268,37 +272,3 @@ def _emit_waiting(exchange: Exchange) -> None:
     if exchange.waiting and not soon and (exchange.answers.replies or waited_s > deadline_s / 2):
         exchange.reported = now
         emit(Waiting(tuple(sorted(exchange.waiting.values())), waited_s, deadline_s, exchange.ask.cell))
-
-
-def error_text(reply: Message) -> str:
-    """Reason of an error reply, cut to 120 characters."""
-    return flower.reason(reply)[:120]
-
-
-def reason_of(reply: Message | None, deadline_s: float) -> str | None:
-    """Why a site has no usable reply; None if it has one."""
-    if reply is None:
-        return f"no reply within {deadline_s:g} s"
-    if not reply.has_error():
-        return None
-    if flower.is_unreachable(reply):
-        return error_text(reply)
-    text = error_text(reply)
-    return f"error at the site: {text} ({EXPLAINED.get(text, 'details')} in the site's log)"
-
-
-def is_held_back(reply: Message | None) -> bool:
-    """Whether a site trained, and held back its update."""
-    return reply is not None and reply.has_error() and error_text(reply) == UpdateHeldBack.__name__
-
-
-def content_of(reply: Message | None, deadline_s: float) -> RecordDict:
-    """Content of a site's reply.
-
-    Raises:
-        PayloadError: the site has no usable reply; the message gives the reason.
-    """
-    if reason := reason_of(reply, deadline_s):
-        raise PayloadError(reason)
-    assert reply is not None
-    return reply.content

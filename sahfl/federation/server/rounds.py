@@ -21,7 +21,8 @@ from sahfl.federation.requests import in_round
 from sahfl.federation.server.aggregate import Aggregate, aggregate
 from sahfl.federation.server.cell import Cell, Outcome, Run
 from sahfl.federation.server.confirm import with_confirmations
-from sahfl.federation.server.mailbox import Answers, Ask, is_held_back, reason_of
+from sahfl.federation.server.mailbox import Answers, Ask
+from sahfl.federation.server.replies import is_held_back, reason_of
 from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.payload import Header

@@ -10,19 +10,22 @@ A simulated site notes its rounds and refuses none, because all is on one machin
 
 from __future__ import annotations
 
+import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import RecordDict
 
 from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.config import SiteConfig
-from sahfl.errors import RoundAlreadyAnswered, StorageError
+from sahfl.errors import PolicyRefused, RoundAlreadyAnswered, StorageError
 from sahfl.federation.flower import parcels
 from sahfl.federation.site.round_list import Line, RoundList
 from sahfl.payload import Header
+from sahfl.task import Task
 
-FOLDER, CONFIRMED = "answered", "confirmed"
+FOLDER, CONFIRMED, TRAININGS = "answered", "confirmed", "trainings"
 TRAINING = re.compile(r"[0-9a-f]{16}")
 MOST_BYTES = 500_000_000
 """Most bytes of kept answers; the oldest go first."""
@@ -44,7 +47,11 @@ class Answered:
         """
         if self._simulated:
             return None
-        earlier = self._rounds.of_round(header)
+        mine = [line for line in self._rounds.lines() if line.training == header.training]
+        earlier = [line for line in mine if line.round == header.round]
+        if not earlier and any(line.round > header.round for line in mine):
+            text = f"round_already_answered: a later round than {_named(header)}, was answered"
+            raise RoundAlreadyAnswered(f"{text}; this one gets no answer. {how_to_release(header)}")
         if not earlier:
             return None
         if any(line.asked != asked.hex() for line in earlier):
@@ -70,7 +77,7 @@ class Answered:
                 self._make_room()
             except OSError as error:
                 raise StorageError(f"{self._folder}: cannot be written ({error.strerror}); make room") from error
-        self._rounds.add(Line.of(header, asked.hex()))
+        self._add(header, asked)
 
     def hold(self, header: Header, asked: bytes) -> None:
         """Note a round whose answer was held back: another request for it gets no answer either.
@@ -78,7 +85,12 @@ class Answered:
         Raises:
             StorageError: the list cannot be written.
         """
-        self._rounds.add(Line.of(header, asked.hex()))
+        self._add(header, asked)
+
+    def _add(self, header: Header, asked: bytes) -> None:
+        if not self._rounds.add(Line.of(header, asked.hex()), alone=not self._simulated):
+            text = f"round_already_answered: another process answered {_named(header)}"
+            raise RoundAlreadyAnswered(f"{text}; this answer does not leave. {how_to_release(header)}")
 
     def close(self, training: str) -> None:
         """Delete the kept answer of a training (``Header.training``), which is over or goes on with the next round."""
@@ -120,6 +132,30 @@ class Confirmed:
         self._rounds.add(Line.of(header, start))
 
 
+class Trainings:
+    """The settings of each training that a site began in one study, which must not change from round to round."""
+
+    def __init__(self, config: SiteConfig, study: str) -> None:
+        self._simulated = config.simulated
+        self._rounds = RoundList.of_study(config.folder / TRAININGS, study, safely=not config.simulated)
+
+    def require_same(self, header: Header, task: Task) -> None:
+        """Note the settings of a training in its first round, and refuse others later.
+
+        Raises:
+            PolicyRefused: the settings are not those of the training's first round here.
+            StorageError: the list cannot be read or written.
+        """
+        if self._simulated:
+            return
+        settings = task.model_dump_json(exclude={"round", "own_round", "evaluation", "part"})
+        line = replace(Line.of(header, hashlib.sha256(settings.encode()).hexdigest()), round=0)
+        if any(known.asked != line.asked for known in self._rounds.lines() if known.training == line.training):
+            text = f"{_named(header)}: got other settings than this training began with here"
+            raise PolicyRefused(f"{text}, expected the same in all rounds. {how_to_release(replace(header, round=1))}")
+        self._rounds.add(line)
+
+
 def how_to_release(header: Header) -> str:
     """How the people of a site release a round, in words."""
     return f"To release the round: sahfl-client forget-round SITE_FILE {header.training} {header.round}"
@@ -133,8 +169,9 @@ def forget_round(config: SiteConfig, training: str, round_: int) -> int:
     if not TRAINING.fullmatch(training):
         return 0
     released = 0
-    for folder in (FOLDER, CONFIRMED):
-        counts = [RoundList(path).forget(training, round_) for path in (config.folder / folder).glob("*.jsonl")]
+    for folder in (FOLDER, CONFIRMED, TRAININGS):
+        first = 0 if folder == TRAININGS and round_ <= 1 else round_  # settings stand at round 0
+        counts = [RoundList(path).forget(training, first) for path in (config.folder / folder).glob("*.jsonl")]
         released = max(released, sum(counts))
     for path in (config.folder / FOLDER).glob(f"{training}-*.reply"):
         path.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from sahfl.federation.site.known_studies import recognise_study, remember_study
 from sahfl.federation.site.ledger import Ledger
 from sahfl.federation.site.policy import check_outgoing, check_request
 from sahfl.federation.tensors import hash_of_tensors
-from sahfl.payload import Header
+from sahfl.payload import FINGERPRINT, Header
 from sahfl.task import Task
 from sahfl.trust.kit import SiteKit
 
@@ -55,6 +55,8 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
             rounds.hold(header, asked_for)
             raise
         check_outgoing(config, kind, task, header, answer)
+        used = Ledger(config)
+        left = {} if config.simulated else {"left": used.left(), "ledger": used.head()}
         if KINDS[kind].once:
             rounds.keep(header, asked_for, answer)
     except Exception as error:
@@ -68,8 +70,6 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
         raise
     words, details = _describe(kind, task, header, answer)
     hashes = {"base": header.base[:64], "start": hash_of_tensors(request), "policy": policy_hash(config.policy)}
-    used = Ledger(config)
-    left = {} if config.simulated else {"left": used.left(), "ledger": used.head()}
     if earlier is not None:
         words = f"Once more, the same: {words}"
     head = audit.append("answered", words, **details, **hashes, **left)
@@ -87,15 +87,17 @@ def _admit(config: SiteConfig, kind: str, request: RecordDict, audit: AuditLog) 
             raise TrustError(f"site {config.name}: {config.kit} is the kit of site {kit.site}; name this site's own")
         check_signature(kind, request, kit.signer)
     task, header = protocol.read_request(request)
+    if not FINGERPRINT.fullmatch(header.study):
+        raise PayloadError("header: got another study than a fingerprint of 64 hex digits")
     check_request(config, kind, task, header)
+    if find_kind(kind).needs_base:
+        require_accepted(config, header)
     stored, current = recognise_study(config.folder, task, header, simulated=config.simulated)
     if stored is None:
         settings = {"seed": task.seed, "folds": task.folds, "sahfl": header.sahfl[:40]}
         audit.append("study", f"A new study asks: {header.study[:12]}.", study=header.study[:64], **settings)
     if stored != current:
         remember_study(config.folder, header.study, current)
-    if find_kind(kind).needs_base:
-        require_accepted(config, header)
     return task, header
 
 

@@ -21,7 +21,7 @@ from sahfl.section import Section
 
 FILE = "bases.json"
 MOST = 1000
-"""Most bases that a site notes; a server that names more gets no answer."""
+"""Most bases that wait; a server that names more gets no answer."""
 
 
 class KnownBase(Section):
@@ -46,7 +46,7 @@ def require_accepted(config: SiteConfig, header: Header) -> None:
         StorageError: the notes cannot be read or written.
     """
     allowed = config.policy.bases
-    if allowed == "any" or not header.base or header.base in allowed:
+    if allowed == "any" or header.base in allowed or (not header.base and header.stage == "pretrain"):
         return
     if not FINGERPRINT.fullmatch(header.base):
         raise BaseNotAccepted("got a base network without a hash of 64 hex digits; nothing can accept it")
@@ -55,8 +55,8 @@ def require_accepted(config: SiteConfig, header: Header) -> None:
         known = bases.get(header.base)
         if known is not None and known.accepted:
             return
-        if known is None and len(bases) >= MOST:
-            text = f"{MOST} base networks wait already; look into who sends them, then move {config.folder / FILE} away"
+        if known is None and sum(not base.accepted for base in bases.values()) >= MOST:
+            text = f"base network {header.base}: {MOST} others wait already; look into who sends them"
             raise BaseNotAccepted(text)
         if known is None:
             _write(config.folder, bases | {header.base: KnownBase(study=header.study[:64], since=now_text())})
@@ -72,6 +72,7 @@ def accept_base(config: SiteConfig, sha256: str) -> KnownBase:
         ConfigError: the hash has not 64 hex digits.
         StorageError: the notes cannot be read or written.
     """
+    sha256 = sha256.lower()
     if not FINGERPRINT.fullmatch(sha256):
         found = f"got {sha256[:80]!r}, expected the whole hash, 64 hex digits"
         raise ConfigError(f"accept-base: {found}; a part of it could be another network's")

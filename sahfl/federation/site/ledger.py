@@ -53,7 +53,7 @@ class Ledger:
         self._log = AuditLog(config.folder, FILE)
 
     def reserve(self, kind: Kind, header: Header, asked: str, scans: Iterable[str]) -> None:
-        """Note a use of scans before the work begins; a request that was noted before is not counted again.
+        """Note a use of scans before the work begins; the same request on the same scans is not counted again.
 
         Args:
             kind: what the scans are used for.
@@ -70,11 +70,11 @@ class Ledger:
             return
         with locked(self._folder / "ledger.lock"):
             book = self._read()
-            if (kind, asked) in book.asked:
-                return
             chosen = sorted(set(scans))
-            self._require_budget(kind, book.usage, chosen)
             name = hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:16]
+            if (kind, asked, name) in book.asked:
+                return
+            self._require_budget(kind, book.usage, chosen)
             new = sorted(set(chosen) - set(book.sets.get(name, ())))
             for first in range(0, len(new), MOST_SCANS):
                 part = new[first : first + MOST_SCANS]
@@ -138,13 +138,11 @@ class Ledger:
             raise StorageError(f"{self._folder / HEAD}: cannot be written ({error.strerror}); make room") from error
 
     def _read(self) -> _Book:
-        """All that the ledger has; its last line may be newer than ``ledger.head``, after a crash between both."""
+        """All that the ledger has; lines may be newer than ``ledger.head``, after a crash or a full disk."""
         book = _read_book(self._folder / FILE)
-        ends = book.hashes[-2:] + ([START] if len(book.hashes) <= 1 else [])
-        if _head(self._folder / HEAD) not in ends:
-            text = (
-                f"{self._folder / FILE}: does not end with the line that {HEAD} names; it was cut, changed or put back"
-            )
+        head = _head(self._folder / HEAD)
+        if head not in book.hashes and not (head == START and len(book.hashes) <= 2):
+            text = f"{self._folder / FILE}: lacks the line that {HEAD} names; it was cut, changed or put back"
             raise LedgerBroken(f"{text}. Restore it; without it nobody knows how often each scan was used")
         return book
 
@@ -160,8 +158,8 @@ class _Book:
     hashes: list[str] = field(default_factory=list)
     sets: dict[str, list[str]] = field(default_factory=dict)
     """Scans of each set, by its name."""
-    asked: set[tuple[str, str]] = field(default_factory=set)
-    """Kind and request of each use."""
+    asked: set[tuple[str, str, str]] = field(default_factory=set)
+    """Kind, request and set of each use."""
     usage: dict[str, Usage] = field(default_factory=dict)
 
     def add(self, text: bytes) -> None:
@@ -174,7 +172,7 @@ class _Book:
         if event == "scans":
             self.sets.setdefault(details["set"], []).extend(details["scans"])
         elif event in ("round", "evaluation"):
-            self.asked.add((event, details["asked"]))
+            self.asked.add((event, details["asked"], details["set"]))
             for scan in self.sets.get(details["set"], ()):
                 usage = self.usage.setdefault(scan, Usage())
                 usage.rounds += event == "round"

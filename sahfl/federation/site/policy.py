@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from flwr.app import RecordDict
 
-from sahfl.config import SiteConfig, SitePolicy
+from sahfl.config import POOLS, SiteConfig, SitePolicy
 from sahfl.errors import PolicyRefused
 from sahfl.federation import protocol
 from sahfl.federation.site.gain import refuse_loss
@@ -52,6 +52,8 @@ def _only_simulated(task: Task) -> Iterator[str]:
         yield "pretrain_at: got pretraining at one site alone, expected none; no average would hide its network"
     if task.training is not None and task.training.left_out is not None:
         yield "method.left_out: got a training without one site, expected none; its difference is one site's update"
+    if task.training is not None and task.training.trained_at in POOLS:
+        yield f"method.trained_at: got {task.training.trained_at}, expected a site; no hospital has all patients"
     if task.inner:
         yield "method.inner: got a trial of a learning rate, expected none; each trial is one more update that leaves"
 

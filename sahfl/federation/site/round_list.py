@@ -12,6 +12,7 @@ from pathlib import Path
 from sahfl.atomic import OWNER_ONLY, write_atomic
 from sahfl.errors import StorageError
 from sahfl.payload import Header
+from sahfl.process import locked
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RoundList:
     """
 
     def __init__(self, path: Path, *, safely: bool = True) -> None:
-        self._path, self._safely = path, safely
+        self._path, self._safely, self._lock = path, safely, path.with_suffix(".lock")
 
     @classmethod
     def of_study(cls, folder: Path, study: str, *, safely: bool = True) -> RoundList:
@@ -50,7 +51,7 @@ class RoundList:
     def lines(self) -> list[Line]:
         """All whole lines; a crash may have left a part of the last one, of something that never left."""
         try:
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -61,25 +62,35 @@ class RoundList:
         """The lines of the round that a header names."""
         return [line for line in self.lines() if (line.training, line.round) == (header.training, header.round)]
 
-    def add(self, line: Line) -> None:
-        """Write a line, unless the list has it."""
-        if line in self.lines():
-            return
+    def add(self, line: Line, *, alone: bool = False) -> bool:
+        """Write a line, unless the list has it; with ``alone`` also unless it has another line of this round.
+
+        Returns whether the list has the line now.
+        """
         try:
-            self._append(line)
+            with locked(self._lock):
+                lines = self.lines()
+                if alone and any(
+                    (one.training, one.round) == (line.training, line.round) for one in lines if one != line
+                ):
+                    return False
+                if line not in lines:
+                    self._append(line)
+                return True
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
 
     def forget(self, training: str, round_: int) -> int:
         """Remove a round of a training and all rounds after it; returns the number of removed lines."""
-        lines = self.lines()
-        left = [line for line in lines if line.training != training or line.round < round_]
-        if len(left) < len(lines):
-            try:
-                write_atomic(self._path, "".join(_text(line) for line in left), mode=OWNER_ONLY)
-            except OSError as error:
-                raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
-        return len(lines) - len(left)
+        try:
+            with locked(self._lock):
+                lines = self.lines()
+                left = [line for line in lines if line.training != training or line.round < round_]
+                if len(left) < len(lines):
+                    write_atomic(self._path, "".join(_text(line) for line in left), mode=OWNER_ONLY)
+                return len(lines) - len(left)
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
 
     def _append(self, line: Line) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,9 @@
 
 A crafted base network can close its layers for all slices but one, and make gradients so small that the optimiser adds
 them up unchanged. The update of a row (an output channel, or one term of a factor) is then the gradient of one slice,
-however many steps and slices the round had. The site watches the gradients of its training, and holds the update back
-if they look like that. An alarm costs this site one round; the training goes on.
+however many steps and slices the round had. Rows are those of every tensor that leaves, along its first two axes. The
+site watches the gradients of its training, and holds the update back if they look like that. An alarm costs this site
+one round; the training goes on.
 
 The check stands beside the limits of the policy and is no proof: an update that passes it can still tell something.
 What it finds of attacks and of honest rounds is measured in ``benchmarks/inversion.py`` and ``benchmarks/egress.py``.
@@ -12,16 +13,19 @@ What it finds of attacks and of honest rounds is measured in ``benchmarks/invers
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sahfl.errors import UpdateHeldBack
+from sahfl.training import CLIP_NORM
 
 log = logging.getLogger(__name__)
-LEAST_ROWS = 4
-"""Tensors with fewer rows are not judged: one row can honestly be that of a rare finding."""
+LEAST_SHARE = 1 / 16
+"""Smallest number of effective steps of a row, as a share of the steps in which its tensor trains."""
 LOWER = 0.1
 """A tensor is judged by the row at this place from below, so that an attack cannot hide behind rows of another kind."""
 SILENT = 0.01
@@ -40,6 +44,8 @@ class Measured:
     steps: float
     """Effective number of steps of a row near the lower end: (sum of norms)^2 / sum of squared norms; 1 if one step
     explains the row, and all steps if they count alike."""
+    share: float
+    """The same as a share of the steps in which the tensor trains."""
     silent: float
     """Share of rows and of the steps in which they train, in which a row is silent."""
     size: float
@@ -50,6 +56,8 @@ class Measured:
         found = []
         if self.steps < least:
             found.append(f"{self.steps:.2f} effective steps explain a row, expected at least {least:g}")
+        if self.share < LEAST_SHARE:
+            found.append(f"{self.share:.1%} of its steps explain a row, expected at least {LEAST_SHARE:.1%}")
         if self.silent > MOST_SILENT:
             found.append(f"rows are silent in {self.silent:.0%} of their steps, expected at most {MOST_SILENT:.0%}")
         if self.size < LEAST_SIZE:
@@ -58,34 +66,42 @@ class Measured:
 
 
 class Watch:
-    """Watches the gradients of a network's training during one round.
+    """Watches the gradients of a network's training during one round, as long as the optimiser takes them.
 
     Args:
-        net: the network; of its trainable tensors, those of two and more dimensions have rows, by their first axis.
+        net: the network.
+        names: of the tensors that leave. Those with one axis have no rows.
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        trainable = (parameter for parameter in net.parameters() if parameter.requires_grad)
-        self._parameters = [one for one in trainable if one.dim() > 1 and len(one) >= LEAST_ROWS]
-        self._norms: list[list[Tensor]] = [[] for _ in self._parameters]
+    def __init__(self, net: nn.Module, names: Collection[str]) -> None:
+        self._trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        watched = (parameter for name, parameter in net.named_parameters() if name in names and parameter.dim() > 1)
+        self._rows = [(parameter, axis) for parameter in watched for axis in (0, 1)]
+        self._norms: list[list[Tensor]] = [[] for _ in self._rows]
 
     def note(self) -> None:
         """Add the gradients of one step; a parameter without one, whose view was not drawn, adds nothing."""
-        for parameter, norms in zip(self._parameters, self._norms, strict=True):
+        gradients = [parameter.grad for parameter in self._trainable if parameter.grad is not None]
+        scale = min(1.0, CLIP_NORM / max(float(nn.utils.get_total_norm(gradients)), 1e-30))
+        for (parameter, axis), norms in zip(self._rows, self._norms, strict=True):
             if parameter.grad is not None:
-                norms.append(torch.linalg.vector_norm(parameter.grad.flatten(1).float(), dim=1).cpu())
+                rows = parameter.grad.movedim(axis, 0).flatten(1).float()
+                norms.append(torch.linalg.vector_norm(rows, dim=1).cpu() * scale)
 
     def measure(self) -> Measured:
         """What the round looked like; without any tensor that has rows, nothing is suspicious."""
         found = [
-            _of_tensor(torch.stack(norms), parameter[0].numel())
-            for parameter, norms in zip(self._parameters, self._norms, strict=True)
+            _of_tensor(torch.stack(norms), parameter.numel() // parameter.shape[axis])
+            for (parameter, axis), norms in zip(self._rows, self._norms, strict=True)
             if norms
         ]
         if not found:
-            return Measured(float("inf"), 0.0, float("inf"))
+            return Measured(math.inf, 1.0, 0.0, math.inf)
         return Measured(
-            min(one.steps for one in found), max(one.silent for one in found), min(one.size for one in found)
+            min(one.steps for one in found),
+            min(one.share for one in found),
+            max(one.silent for one in found),
+            min(one.size for one in found),
         )
 
     def require(self, least: tuple[str, float], *, where: str) -> None:
@@ -99,7 +115,9 @@ class Watch:
             UpdateHeldBack: names what was measured, and what is expected.
         """
         (name, wanted), found = least, self.measure()
-        numbers = f"effective_steps={found.steps:.3f} silent={found.silent:.3f} size={found.size:.3g}"
+        numbers = (
+            f"effective_steps={found.steps:.3f} share={found.share:.3f} silent={found.silent:.3f} size={found.size:.3g}"
+        )
         log.info("event=measured %s %s", where, numbers)
         if wanted and (problems := found.problems(wanted)):
             text = f"policy.{name}: few slices explain this update ({'; '.join(problems)})"
@@ -108,11 +126,10 @@ class Watch:
 
 def _of_tensor(norms: Tensor, n_numbers: int) -> Measured:
     """What one tensor looked like: ``norms`` is (steps, rows), ``n_numbers`` the size of a row."""
-    largest = norms.amax(0)
-    alive = norms[:, largest > 0]
+    alive = norms[:, norms.amax(0) > 0]
     if not alive.numel():
-        return Measured(float("inf"), 0.0, float("inf"))
-    steps = alive.sum(0) ** 2 / alive.square().sum(0)
-    silent = (alive < SILENT * alive.amax(0)).float().mean()
-    size = alive.amax(0).quantile(LOWER) / n_numbers**0.5
-    return Measured(float(steps.quantile(LOWER)), float(silent), float(size))
+        return Measured(math.inf, 1.0, 0.0, math.inf)
+    steps = float((alive.sum(0) ** 2 / alive.square().sum(0)).quantile(LOWER))
+    silent = float((alive < SILENT * alive.amax(0)).float().mean())
+    size = float(alive.amax(0).quantile(LOWER)) / n_numbers**0.5
+    return Measured(steps, steps / len(alive), silent, size)

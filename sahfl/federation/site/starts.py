@@ -9,6 +9,7 @@ One start that is crafted for all sites together, within this bound, is not excl
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ from sahfl.adapters import AdapterState
 from sahfl.adapters.exchanged import factored_layers
 from sahfl.adapters.steps import factor_at
 from sahfl.config import SiteConfig
-from sahfl.errors import PayloadError, PolicyRefused, StartNotConfirmed, TrustError
+from sahfl.errors import PayloadError, PolicyRefused, StartNotConfirmed, StartTooFar, TrustError
 from sahfl.federation import confirmations
 from sahfl.federation.site.answered import Confirmed
 from sahfl.federation.site.kept import KeptTensors
@@ -29,13 +30,16 @@ from sahfl.payload import Header
 from sahfl.task import Task
 from sahfl.trust.attestation import who_attests
 
+log = logging.getLogger(__name__)
 FOLDER = "starts"
 ROUNDING = 1e-6
 """Largest difference, as a share of a tensor's largest number, between one start that two processors derive."""
 SLACK = 1.02
 """For the rounding of int8 replies, which move an average by up to half a step of a 127th of a change."""
-RECOMPUTED = 3.0
-"""For DoRA's magnitudes and their factors: the average computes them anew, from the mean kernel and its lengths."""
+RECOMPUTED = 30.0
+"""For DoRA's magnitudes and their factors, coarsely: the average computes them anew, from the mean kernel's lengths."""
+MOST_MISSED = 5
+"""Most rounds that a site may have missed. The bound grows with each, so a site that missed more takes no part."""
 
 
 def require_own_start(received: AdapterState, own: AdapterState) -> None:
@@ -83,8 +87,10 @@ class Starts:
         for one in confirmations.attached(content):
             try:
                 names.add(who_attests(one, document, kit=self._config.kit))
-            except TrustError as error:
-                raise StartNotConfirmed(f"got a confirmation that nobody made: {error}") from error
+            except TrustError as error:  # one bad signature does not undo the good ones
+                log.warning(
+                    "event=bad_confirmation method=%s round=%d: %s", self._header.method, self._header.round, error
+                )
         names -= {self._config.name}
         if len(names) < least:
             found = f"the start of {self._header.method}, round {self._header.round}, is confirmed by {len(names)}"
@@ -102,7 +108,8 @@ class Starts:
             net: the network of the training.
 
         Raises:
-            PolicyRefused: names the first tensor that moved too far, with how far and the most.
+            StartTooFar: names the first tensor that moved too far, with how far and the most; or the site missed too
+                many rounds to judge.
         """
         if not self._config.policy.bounded_starts or not received:
             return
@@ -111,6 +118,13 @@ class Starts:
             if (kept := self._kept.last(up_to=self._header.round - 1)) is not None:
                 found = next(self._kept.read(up_to=self._header.round - 1, like=received), None)
                 before, since = (found, kept[0]) if found is not None else (own, 1)
+            if self._header.round - since > MOST_MISSED + 1:
+                found_text = (
+                    f"round {self._header.round} comes {self._header.round - since} rounds after the last one here"
+                )
+                raise StartTooFar(
+                    f"{found_text}, expected at most {MOST_MISSED + 1}; the next training is open to this site"
+                )
             self._require_near(received, before, since, net)
         self._kept.keep(received)
 
@@ -131,9 +145,7 @@ class Starts:
             moved = float(np.abs(value - old).max(initial=0.0))
             if not moved <= most:
                 found = f"the start of round {self._header.round} moved {name} by {moved:.3g} since round {since}"
-                raise PolicyRefused(
-                    f"{found}, expected at most {most:.3g}, as far as training can; nothing was trained"
-                )
+                raise StartTooFar(f"{found}, expected at most {most:.3g}, as far as training can; nothing was trained")
 
 
 def _recomputed(net: nn.Module, task: Task) -> frozenset[str]:

@@ -19,7 +19,8 @@ from sahfl.config import Study, parse
 from sahfl.errors import ConfigError, RunError, RunFailed
 from sahfl.federation import flower, protocol
 from sahfl.federation.server.app import app, session
-from sahfl.federation.server.mailbox import NOT_ACCEPTED, Ask, Mailbox, reason_of
+from sahfl.federation.server.mailbox import NOT_ACCEPTED, Ask, Mailbox
+from sahfl.federation.server.replies import reason_of
 from sahfl.federation.site.app import SiteFailure
 from sahfl.federation.site.app import app as client_app
 from sahfl.payload import Header

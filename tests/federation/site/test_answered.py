@@ -70,11 +70,27 @@ def test_another_request_for_an_answered_round_is_refused_until_the_hospital_rel
     assert (error, line["event"]) == ("RoundAlreadyAnswered", "refused")
     reason = line["details"]["reason"]
     assert reason.startswith("round_already_answered: another request was answered for cp_lora-r2, fold 1, round 2;")
-    _, name, round_ = reason.rpartition("sahfl-client forget-round ")[2].split()
-    assert forget_round(real.config, name, int(round_)) == 1
+    _, name, _ = reason.rpartition("sahfl-client forget-round ")[2].split()
+    assert forget_round(real.config, name, 1) == 2  # other settings need the whole training
     real.send(TRAIN, other(real, real.start))
     error, _ = real.refuses(TRAIN, second_round(real, real.start))
     assert error == "RoundAlreadyAnswered"
+
+
+def test_a_round_before_an_answered_one_gets_no_first_answer(real):
+    real.send(TRAIN, real.request(training(rounds=3), real.start))
+    real.send(TRAIN, real.request(training(round=3, rounds=3), real.start))
+    error, line = real.refuses(TRAIN, real.request(training(round=2, rounds=3), real.start))
+    assert error == "RoundAlreadyAnswered"
+    assert "a later round than cp_lora-r2, fold 1, round 2, was answered" in line["details"]["reason"]
+    real.send(TRAIN, real.request(training(round=3, rounds=3), real.start))  # the same again
+
+
+def test_of_two_processes_that_answer_one_round_only_one_answer_leaves(real):
+    header = header_of(training(), base=real.base)
+    answer = real.send(TRAIN, real.request(training(), real.start))
+    with pytest.raises(RoundAlreadyAnswered, match="another process answered cp_lora-r2, fold 1, round 1"):
+        Answered(real.config, header.study).keep(header, b"\2" * 32, answer)
 
 
 def test_what_was_refused_or_failed_is_not_an_answer(real):
@@ -120,7 +136,7 @@ def test_only_the_owner_reads_the_answers_and_their_bytes_have_a_limit(real, mon
     for fold in range(4):
         header = Header("c" * 64, stage="finetune", method="m", fold=fold, round=1, base="")
         rounds.keep(header, bytes([fold]) * 32, answer)
-    files = list((real.config.folder / FOLDER).iterdir())
+    files = [path for path in (real.config.folder / FOLDER).iterdir() if path.suffix != ".lock"]
     assert len([path for path in files if path.suffix == ".reply"]) == 2
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert rounds.find(Header("c" * 64, stage="finetune", method="m", fold=0, round=1, base=""), b"\0" * 32) is None

@@ -11,7 +11,7 @@ from harness.made_cases import a_case
 from sahfl.config import AdapterTuning, ZeroShot
 from sahfl.errors import NoGain, StorageError
 from sahfl.federation import flower, protocol
-from sahfl.federation.server.mailbox import reason_of
+from sahfl.federation.server.replies import reason_of
 from sahfl.federation.site.case_results import FILE, keep_results, read_results
 from sahfl.federation.site.gain import measure_gains
 from sahfl.federation.site.policy import check_request

@@ -5,6 +5,7 @@ from harness import asking
 from harness.asking import training
 from harness.tiny_study import TINY, changed
 
+from sahfl.config import EvaluationConfig
 from sahfl.errors import BaseNotAccepted, ConfigError, RunFailed, StorageError
 from sahfl.federation import protocol
 from sahfl.federation.server import base as module
@@ -40,7 +41,7 @@ def test_a_base_in_the_site_s_file_needs_no_command_and_another_one_still_waits(
         require_accepted(hospital.config, asking.header_of(training(), base="e" * 64))
 
 
-@pytest.mark.parametrize("sha256", ["", "ab", "a" * 63, "A" * 64, "g" * 64, "../" + "a" * 61])
+@pytest.mark.parametrize("sha256", ["", "ab", "a" * 63, "g" * 64, "../" + "a" * 61])
 def test_only_a_whole_hash_is_accepted(hospital, sha256):
     with pytest.raises(ConfigError, match="expected the whole hash, 64 hex digits"):
         accept_base(hospital.config, sha256)
@@ -52,7 +53,7 @@ def test_a_server_cannot_fill_the_list_and_a_base_without_a_hash_is_never_noted(
     for digit in "ab":
         with pytest.raises(BaseNotAccepted, match="waits for acceptance"):
             require_accepted(hospital.config, asking.header_of(training(), base=digit * 64))
-    for name, reason in (("c" * 64, "2 base networks wait already"), ("x\n" * 500, "without a hash")):
+    for name, reason in (("c" * 64, "2 others wait already"), ("x\n" * 500, "without a hash")):
         with pytest.raises(BaseNotAccepted, match=reason):
             require_accepted(hospital.config, asking.header_of(training(), base=name))
     assert set(known_bases.known_bases(hospital.config.folder)) == {"a" * 64, "b" * 64}
@@ -128,3 +129,31 @@ def test_without_any_acceptance_the_run_ends_and_names_the_reason(federate, monk
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.01)
     with pytest.raises(RunFailed, match=r"base network [0-9a-f]{64}: accepted at 0 of 3 sites within 0\.02 s"):
         federate(changed(ONE, rounds=TINY["rounds"] | {"accept_s": 0.02}), policy={"bases": ()})
+
+
+# --- what an attack found --------------------------------------------------------------------------------------------
+
+
+def test_no_evaluation_and_no_training_goes_around_the_base(hospital):
+    hospital.allow(bases=())
+    whole = asking.task_of(stage="pretrain", evaluation=EvaluationConfig(replicates=100))
+    error, line = hospital.refuses(protocol.EVALUATE, hospital.request(whole, hospital.network, base=""))
+    assert error == "PolicyRefused"
+    assert "policy.stages: got an evaluation in pretrain, expected finetune" in line["details"]["reason"]
+    for kind, task in ((protocol.TRAIN, training()), (protocol.EVALUATE, asking.evaluating())):
+        assert hospital.refuses(kind, hospital.request(task, hospital.start, base=""))[0] == "BaseNotAccepted"
+
+
+def test_a_base_that_nobody_accepted_is_not_the_base_of_the_study(hospital):
+    hospital.config = hospital.config.model_copy(update={"simulated": False})
+    hospital.allow(bases=(hospital.base,))
+    wrong = hospital.request(asking.task_of(), hospital.network, base="e" * 64)
+    assert hospital.refuses(protocol.INSTALL_BASE, wrong)[0] == "BaseNotAccepted"
+    assert hospital.send(protocol.TRAIN, hospital.request(training(), hospital.start))
+
+
+def test_a_study_is_named_by_its_fingerprint_alone(hospital):
+    for study in ("", "a" * 63, "a" * 65, "x" * 3000, "A" * 64):
+        content = hospital.request(training(), hospital.start, study=study)
+        assert hospital.refuses(protocol.TRAIN, content)[0] == "PayloadError"
+    assert not (hospital.config.folder / "studies.json").exists()

@@ -9,7 +9,7 @@ from harness.asking import METHOD, STUDY, evaluating, header_of, training
 
 from sahfl.adapters import exchanged
 from sahfl.config.policy import Budget
-from sahfl.errors import LedgerBroken
+from sahfl.errors import LedgerBroken, StorageError
 from sahfl.federation import protocol
 from sahfl.federation.site import ledger
 from sahfl.federation.site.audit import FILE as AUDIT
@@ -154,7 +154,7 @@ def test_a_ledger_that_was_cut_changed_or_put_back_stops_all_work(real, tmp_path
     else:
         error, _ = real.refuses(TRAIN, real.request(training(round=2, fold=1), real.start))
         assert error == "LedgerBroken"
-        with pytest.raises(LedgerBroken, match=r"does not end with the line that ledger\.head names"):
+        with pytest.raises(LedgerBroken, match=r"lacks the line that ledger\.head names"):
             Ledger(real.config).check()
 
 
@@ -215,7 +215,7 @@ def test_only_what_was_written_since_is_read_again_and_a_changed_beginning_is_no
     path = real.config.folder / ledger.FILE
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-2]))
-    with pytest.raises(LedgerBroken, match=r"does not end with the line that ledger\.head names"):
+    with pytest.raises(LedgerBroken, match=r"lacks the line that ledger\.head names"):
         book.usage()
     path.write_bytes(b"".join(lines))
     assert book.usage()["b" * 64].rounds == 6
@@ -231,3 +231,34 @@ def test_a_ledger_that_was_put_back_with_its_head_lacks_what_the_audit_log_saw(r
         (folder / name).write_bytes(content)
     with pytest.raises(LedgerBroken, match=r"lacks a line that it had at line \d+ of the audit log"):
         Ledger(real.config).check()
+
+
+def test_a_refused_start_uses_no_scan(real):
+    crafted = {name: value + 1 for name, value in real.start.items()}
+    assert real.refuses(TRAIN, real.request(training(), crafted))[0] == "PolicyRefused"
+    assert not Ledger(real.config).usage()
+
+
+def test_the_same_request_on_other_scans_counts_for_these(real):
+    header, book = header_of(training(), base=real.base), Ledger(real.config)
+    book.reserve("round", header, "a" * 64, ["b" * 64])
+    book.reserve("round", header, "a" * 64, ["c" * 64])
+    book.reserve("round", header, "a" * 64, ["b" * 64])
+    assert {scan[0]: one.rounds for scan, one in book.usage().items()} == {"b": 1, "c": 1}
+
+
+def test_a_full_disk_after_the_line_and_before_the_head_is_no_damage(real, monkeypatch):
+    header, book = header_of(training(), base=real.base), Ledger(real.config)
+    book.reserve("round", header, "1" * 64, ["b" * 64])
+
+    def full(*args, **more):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write_atomic", full)
+        for digit in "234":
+            with pytest.raises(StorageError, match="make room"):
+                book.reserve("round", header, digit * 64, ["b" * 64])
+    book.reserve("round", header, "5" * 64, ["b" * 64])
+    assert book.usage()["b" * 64].rounds == 5
+    book.check()

@@ -139,6 +139,11 @@ REFUSED = {
         dict(open_policy()),
         "method.left_out: got a training without one site, expected none; its difference is one site's update",
     ),
+    "pool": (
+        training(method=METHOD.model_copy(update={"trained_at": "pooled"})),
+        dict(open_policy()),
+        "method.trained_at: got pooled, expected a site; no hospital has all patients",
+    ),
     "trial": (
         training(method=METHOD.model_copy(update={"inner": True})),
         dict(open_policy()),

@@ -1,22 +1,24 @@
 """Later starts of a round: as far from the one before as training can move them, and confirmed by other sites."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord
 from harness import asking
 from harness.asking import header_of, training
 from harness.tiny_study import TINY, changed
 from harness.trust_kits import make_consortium
 
-from sahfl.config import AdapterTuning
+from sahfl.config import AdapterTuning, LocalTraining
 from sahfl.errors import RoundAlreadyAnswered, RunFailed
 from sahfl.events import Warned, listening
 from sahfl.federation import confirmations, protocol
 from sahfl.federation.site.answered import Confirmed, forget_round
 from sahfl.federation.site.audit import FILE, read_lines
-from sahfl.federation.site.starts import FOLDER
+from sahfl.federation.site.starts import FOLDER, MOST_MISSED
 from sahfl.federation.tensors import hash_of_tensors, read_state
 from sahfl.training import BETAS, Schedule
 from sahfl.trust.attestation import attest
@@ -86,17 +88,17 @@ def test_a_start_may_move_as_far_as_training_and_no_farther(hospital):
     assert 0 < np.abs(trained[up]).max() <= most
     hospital.send(TRAIN, second(hospital, moved_by(hospital.start, 0.99 * most, up)))
     error, line = hospital.refuses(TRAIN, second(hospital, moved_by(hospital.start, 1.05 * most, up)))
-    assert error == "PolicyRefused"
+    assert error == "StartTooFar"
     assert f"moved {up} by {1.05 * most:.3g} since round 1, expected at most {most:.3g}" in line["details"]["reason"]
 
 
 def test_every_tensor_has_the_bound_and_numbers_that_are_none_do_not_pass(hospital):
     hospital.send(TRAIN, hospital.request(training(), hospital.start))
     for name in hospital.start:
-        assert hospital.refuses(TRAIN, second(hospital, moved_by(hospital.start, 1.0, name)))[0] == "PolicyRefused"
+        assert hospital.refuses(TRAIN, second(hospital, moved_by(hospital.start, 1.0, name)))[0] == "StartTooFar"
     for bad in (math.nan, math.inf):
         error, _ = hospital.refuses(TRAIN, second(hospital, moved_by(hospital.start, bad, next(iter(hospital.start)))))
-        assert error in ("PolicyRefused", "PayloadError")
+        assert error in ("StartTooFar", "PayloadError")
 
 
 def test_a_site_that_missed_rounds_counts_them_and_one_that_kept_nothing_begins_at_its_own_start(hospital):
@@ -107,7 +109,7 @@ def test_a_site_that_missed_rounds_counts_them_and_one_that_kept_nothing_begins_
     hospital.send(TRAIN, hospital.request(later, far))  # it never saw an earlier round
     assert len(list((hospital.config.folder / FOLDER).glob("*.safetensors"))) == 1
     farther = moved_by(hospital.start, 3 * both, up)
-    assert hospital.refuses(TRAIN, hospital.request(training(round=2, rounds=3), farther))[0] == "PolicyRefused"
+    assert hospital.refuses(TRAIN, hospital.request(training(round=2, rounds=3), farther))[0] == "StartTooFar"
 
 
 def test_a_damaged_kept_start_opens_nothing(hospital):
@@ -117,7 +119,7 @@ def test_a_damaged_kept_start_opens_nothing(hospital):
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_bytes(b"damaged")
     far = moved_by(hospital.start, 2 * largest(hospital, up), up)
-    assert hospital.refuses(TRAIN, second(hospital, far))[0] == "PolicyRefused"
+    assert hospital.refuses(TRAIN, second(hospital, far))[0] == "StartTooFar"
 
 
 HONEST = {
@@ -223,8 +225,6 @@ def test_other_signatures_on_the_same_request_are_the_same_request(hospital, con
     ],
 )
 def test_confirmations_have_a_form_and_a_limit(hospital, consortium, spoil):
-    from flwr.app import ConfigRecord
-
     hospital = in_consortium(hospital, consortium)
     content = second(hospital, hospital.start)
     content[confirmations.RECORD] = ConfigRecord(spoil)
@@ -237,6 +237,10 @@ def test_a_site_confirms_one_start_for_each_round_and_trains_from_no_other(hospi
     content = second(hospital, hospital.start)
     header = header_of(task, base=hospital.base)
     ask = confirmations.ask(task, header, hash_of_tensors(content))
+    error, line = hospital.refuses(kind, ask)
+    assert error == "PolicyRefused"
+    assert "has not trained cp_lora-r2, fold 1, in an earlier round" in line["details"]["reason"]
+    hospital.send(TRAIN, hospital.request(training(), hospital.start))
     for _ in range(2):  # a second question gets a signature too
         assert set(hospital.send(kind, ask)) == {"header", "confirmation"}
     error, line = hospital.refuses(kind, confirmations.ask(task, header, "d" * 64))
@@ -261,13 +265,13 @@ def test_a_rank_of_one_s_own_needs_a_policy_without_confirmations(hospital, cons
 
 # --- the run ---------------------------------------------------------------------------------------------------------
 
-RUN = changed(TINY, finetune__rounds=2, finetune__methods=[{"method": "cp_lora", "rank": 2}], pretrain__rounds=2)
+RUN = changed(TINY, finetune__rounds=2, finetune__methods=[{"method": "cp_lora", "rank": 2}], pretrain__rounds=1)
 
 
-def with_kits(federate, consortium, study=RUN, **more):
+def with_kits(federate, consortium, study=RUN, *, least=2, **more):
     return federate(
         study,
-        policy={"confirmations": 2, "bounded_starts": True},
+        policy={"confirmations": least, "bounded_starts": True},
         site=lambda config: {"kit": consortium.sites[config.name]},
         **more,
     )
@@ -277,13 +281,16 @@ def with_kits(federate, consortium, study=RUN, **more):
 def test_a_study_whose_sites_want_confirmations_has_the_results_of_one_without(federate, consortium, lanes):
     folder, grid = with_kits(federate, consortium, lanes=lanes)
     asked = [site for site, request, _ in grid.seen if request.metadata.message_type == protocol.CONFIRM_START]
-    assert {site: asked.count(site) for site in asked} == dict.fromkeys(NAMES, 3)  # pretraining, and each fold, once
+    assert {site: asked.count(site) for site in asked} == dict.fromkeys(
+        ("sah_a", "sah_b", "sah_c"), 2
+    )  # each fold, once
     plain, _ = federate(RUN)
     for cell in ("pretrain", "cp_lora-r2/fold-0", "cp_lora-r2/fold-1"):
         one, other = folder.last_checkpoint(cell), plain.last_checkpoint(cell)
-        assert one.round == other.round == 2
+        assert one.round == other.round == (1 if cell == "pretrain" else 2)
         assert all(np.array_equal(one.state[name], other.state[name]) for name in one.state)
-    lines = list(read_lines(grid.nodes[min(grid.nodes)].folder / FILE))
+    (signer,) = [config for config in grid.nodes.values() if config.name == "sah_b"]
+    lines = list(read_lines(signer.folder / FILE))
     words = [line["words"] for line in lines if line["details"].get("asked") == protocol.CONFIRM_START]
     assert words[0].startswith("Sent to the server: this site's signature on the hash of a round's start")
 
@@ -315,3 +322,85 @@ def test_with_too_few_sites_the_run_warns_at_its_start_and_fails_in_words(federa
         federate(study, policy={"confirmations": 5}, **kits)
     warned = [event.text for event in seen if isinstance(event, Warned)]
     assert "sah_a: 5 other sites must confirm each later start there (policy.confirmations); this study has 4" in warned
+
+
+def test_a_site_that_is_away_is_not_waited_for_where_enough_others_confirm(federate, consortium):
+    """The confirmations of sah_c never come; every site still has one of another."""
+
+    def lose(site, request, reply):
+        away = site == "sah_c" and request.metadata.message_type == protocol.CONFIRM_START
+        return None if away else reply
+
+    began = time.monotonic()
+    study = changed(RUN, rounds=TINY["rounds"] | {"deadline_s": 300.0, "quorum": 1.0})
+    folder, _ = with_kits(federate, consortium, study, least=1, change=lose)
+    assert time.monotonic() - began < 250
+    rounds = [line for line in folder.journal() if line["event"] == "round"]
+    assert all(line["committed"] and not line["missing"] for line in rounds)
+
+
+def test_a_late_confirmation_that_nobody_needs_is_no_oddity(federate, consortium):
+    """Nobody reads sah_c's confirmations; the journal has no stale or second reply."""
+    kept = []
+
+    def delay(site, request, reply):
+        if site == "sah_c" and request.metadata.message_type == protocol.CONFIRM_START:
+            kept.append(reply)
+            return None
+        return reply
+
+    folder, _ = with_kits(federate, consortium, least=1, change=delay)
+    assert kept
+    lines = [line for line in folder.journal() if line["event"] in ("round", "replies")]
+    assert not [line for line in lines if line["stale"] or line["duplicate"]]
+
+
+# --- what an attack found -------------------------------------------------------------------------------------------
+
+
+def test_one_bad_signature_does_not_undo_the_good_ones(hospital, consortium):
+    hospital = in_consortium(hospital, consortium)
+    content = second(hospital, hospital.start)
+    good = confirmed_by(consortium, content, "sah_b", "sah_c")[confirmations.RECORD]
+    bad = confirmed_by(consortium, content, "tbi_a", round=5)[confirmations.RECORD]
+    content[confirmations.RECORD] = ConfigRecord({key: [*bad[key], *good[key]] for key in good})
+    hospital.send(TRAIN, content)
+
+
+def test_the_settings_of_a_training_are_those_of_its_first_round(hospital):
+    hospital.config = hospital.config.model_copy(update={"simulated": False})
+    hospital.send(TRAIN, hospital.request(training(rounds=3), hospital.start))
+    for other in ({"learning_rate": 0.05}, {"local": LocalTraining(steps=9, batch_size=2)}, {"rounds": 9}):
+        error, line = hospital.refuses(TRAIN, second(hospital, hospital.start, **{"rounds": 3, **other}))
+        assert error == "PolicyRefused"
+        assert "got other settings than this training began with here" in line["details"]["reason"]
+    hospital.send(TRAIN, second(hospital, hospital.start, rounds=3))
+    assert forget_round(hospital.config, header_of(training()).training, 1) == 2
+    hospital.send(TRAIN, hospital.request(training(rounds=9), hospital.start))
+
+
+def test_a_site_that_missed_many_rounds_takes_no_part(hospital):
+    late = training(round=MOST_MISSED + 2, rounds=20)
+    hospital.send(TRAIN, hospital.request(late, hospital.start))
+    error, line = hospital.refuses(
+        TRAIN, hospital.request(training(fold=1, round=MOST_MISSED + 3, rounds=20), hospital.start)
+    )
+    assert error == "StartTooFar"
+    assert "comes 7 rounds after the last one here, expected at most 6" in line["details"]["reason"]
+
+
+def test_a_large_alpha_and_the_sum_of_two_ranks_have_limits(hospital):
+    for method, reason in (
+        (
+            AdapterTuning(method="conv_lora", rank=2, alpha=65.0),
+            "policy.adapters.most_alpha: got 65, expected at most 64",
+        ),
+        (
+            AdapterTuning(method="conv_lora", rank=20, private_rank=20, share_private_at_end=True),
+            "policy.adapters.most_rank.conv_lora: got 40, expected at most 32",
+        ),
+    ):
+        hospital.allow(private_mean=True)
+        error, line = hospital.refuses(TRAIN, hospital.request(training(method=method), hospital.start))
+        assert error == "PolicyRefused"
+        assert reason in line["details"]["reason"]

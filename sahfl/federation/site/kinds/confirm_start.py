@@ -1,7 +1,8 @@
 """The request to confirm the start of a round: the site signs its hash, and signs no other start of this round.
 
-Every site of a study is asked, also one that does not train in the round. Other sites train only from a start that
-some sites confirmed (``policy.confirmations``), so that a server cannot show one hospital a start of its own.
+Only a site that trained in an earlier round signs, so that a server needs a training at several sites for one start.
+Other sites train only from a start that some sites confirmed (``policy.confirmations``). A site signs what it is shown:
+it sees the hash, and trains from no other start in this round.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 from flwr.app import RecordDict
 
 from sahfl.config import SiteConfig, SitePolicy
-from sahfl.errors import PayloadError, TrustError
+from sahfl.errors import PayloadError, PolicyRefused, TrustError
 from sahfl.federation import confirmations, protocol
 from sahfl.federation.requests import Requests, question
-from sahfl.federation.site.answered import Confirmed
+from sahfl.federation.site.answered import Answered, Confirmed
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.received import task_and_header, which_cell
 from sahfl.federation.site.site import Site
@@ -29,6 +30,9 @@ def confirm_start(site: Site, content: RecordDict) -> RecordDict:
     start = confirmations.read_asked(content)
     if site.config.kit is None:
         raise TrustError(f"site {site.config.name}: has no kit, so it cannot sign the start of a round")
+    if not Answered(site.config, header.study).took_part(header):
+        found = f"has not trained {header.method}, fold {header.fold + 1}, in an earlier round"
+        raise PolicyRefused(f"site {site.config.name}: {found}, so it confirms no start of it")
     Confirmed(site.config, header.study).confirm(header, start)
     return confirmations.reply(header, attest(site.config.kit, confirmations.document(header, start)))
 
@@ -49,9 +53,10 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
 
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
-    if requests is None or config.name in requests.study.sites:
+    trains = requests is None or any(task.rounds > 1 for task in requests.trainings(config.name))
+    if config.policy.confirmations and trains:
         lines = [
-            "each round of each training, from the second on, if a site wants it (confirm_start):",
+            "each round of each training at several sites, from the second on (confirm_start):",
             "  leaves: this site's certificate and its signature on the hash of the round's start",
         ]
         yield Planned("confirm_start", (question(requests),), lines)
@@ -66,7 +71,7 @@ CONFIRM_START = Kind(
     refuses=_refuses,
     leaks=_leaks,
     audit=_audit,
-    needs_base=False,
+    needs_base=True,
     once=False,
     plan=_plan,
 )

@@ -98,6 +98,8 @@ def score_cases(site: Site, task: Task, net: Network, cases: Sequence[CheckedCas
 def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
     if not policy.evaluation:
         yield "evaluation: got a request to evaluate, expected none"
+    if task.stage != "finetune":
+        yield f"stages: got an evaluation in {task.stage}, expected finetune"
     if task.evaluation is not None:
         yield from above(policy, "most_replicates", task.evaluation.replicates)
 

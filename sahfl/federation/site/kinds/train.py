@@ -17,6 +17,7 @@ from sahfl.config.methods import method_at_defaults
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
+from sahfl.federation.site.answered import Trainings
 from sahfl.federation.site.declared import may_leave, shares_all, tensor_leaks
 from sahfl.federation.site.feedback import with_feedback
 from sahfl.federation.site.kinds.kind import Kind, Planned
@@ -53,12 +54,14 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         raise PayloadError(f"task: got round {task.round} of {task.rounds}, expected settings of a training round")
     cases = training_cases(site, task)
     require_patients(site, task, cases)
-    reserve(site, "round", protocol.TRAIN, content, header, cases)
+    Trainings(site.config, header.study).require_same(header, task)
     own = open_network(site, task, header)
     start = own.load(content, after_round=task.round - 1, starts=Starts(site.config, task, header))
+    reserve(site, "round", protocol.TRAIN, content, header, cases)
     names = take_turn(own.net, task.method, task.round, staying=own.staying)
     drawn = batch_seed(site, task, header, hash_of_tensors(content))
-    watch = Watch(own.net)
+    leaving = tuple(name for name in names if shares_all(task) or name not in own.staying)
+    watch = Watch(own.net, leaving)
     loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn, on_gradients=watch.note)
     watch.require(bounds_of(site.config.policy, task).effective_steps, where=_named(header))
     trained = exchanged.read(own.net)
@@ -102,9 +105,10 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
     ]
     if isinstance(method, AdapterTuning):
         name = method.record.name
-        found += over(
-            (f"adapters.most_rank.{name}", policy.adapters.most_rank[name]), max(method.rank, method.private_rank)
-        )
+        private = method.private_rank
+        rank = method.rank + private if method.share_private_at_end else max(method.rank, private)
+        found += over((f"adapters.most_rank.{name}", policy.adapters.most_rank[name]), rank)
+        found += over(("adapters.most_alpha", policy.adapters.most_alpha), method.alpha)
         found += _start_problems(policy, method, task)
         if more := [name for name in method.also_train if name not in policy.also_train]:
             found.append(f"also_train: got {', '.join(more)}, expected {', '.join(policy.also_train) or 'none'}")
