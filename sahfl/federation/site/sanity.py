@@ -30,9 +30,9 @@ LOWER = 0.1
 """A tensor is judged by the row at this place from below, so that an attack cannot hide behind rows of another kind."""
 SILENT = 0.01
 """A row is silent in a step in which its gradient is below this share of its largest."""
-MOST_SILENT = 0.25
+MOST_SILENT = 0.5
 """Largest share of a tensor's rows and steps that may be silent."""
-LEAST_SIZE = 1e-6
+LEAST_SIZE = 2e-7
 """Smallest gradient of a row, as the root mean square of its numbers in its largest step. Near AdamW's epsilon, 1e-8,
 the optimiser no longer makes steps alike, and adds up gradients as they are."""
 

@@ -53,8 +53,8 @@ def test_a_view_that_was_not_drawn_and_tensors_without_rows_do_not_count():
 SUSPICIOUS = {
     "one-step": ([[0.1] * 20] + [[0.005] * 20] * 7, "1.79 effective steps explain a row, expected at least 2"),
     "a-tenth-of-the-rows": ([[1.0] * 20] + [[0.01] * 3 + [1.0] * 17] * 7, "1.1. effective steps explain a row"),
-    "gates": ([[1.0] * 5] * 2 + [[1e-5] * 5] * 6, "rows are silent in 75% of their steps, expected at most 25%"),
-    "tiny": ([[1e-7] * 5] * 8, "the gradient of a row is 5.77e-08, expected at least 1e-06"),
+    "gates": ([[1.0] * 5] * 2 + [[1e-5] * 5] * 6, "rows are silent in 75% of their steps, expected at most 50%"),
+    "tiny": ([[1e-7] * 5] * 8, "the gradient of a row is 5.77e-08, expected at least 2e-07"),
 }
 
 
