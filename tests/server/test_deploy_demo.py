@@ -18,6 +18,6 @@ def test_the_deployment_demo_survives_the_end_of_its_server_and_runs_to_its_repo
         [sys.executable, DEMO, "--out", tmp_path / "demo"], capture_output=True, text=True, timeout=900, check=True
     )
     assert Path(done.stdout.strip().splitlines()[-1]).is_file()
-    assert "the sites, on SIGTERM, with [0, 0, 0]" in done.stdout
+    assert "the sites, on SIGTERM, with [0, 0, 0, 0]" in done.stdout
     assert len(re.findall(r"^  cp_lora-r8, fold [01], round [1-4]: ", done.stdout, re.MULTILINE)) == 8
-    assert len(re.findall(r"^whole: \d+ lines", done.stdout, re.MULTILINE)) == 3
+    assert len(re.findall(r"^whole: \d+ lines", done.stdout, re.MULTILINE)) == 4

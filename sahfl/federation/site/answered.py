@@ -138,18 +138,21 @@ class Trainings:
     def __init__(self, config: SiteConfig, study: str) -> None:
         self._simulated = config.simulated
         self._rounds = RoundList.of_study(config.folder / TRAININGS, study, safely=not config.simulated)
+        self._answered = Answered(config, study)
 
     def require_same(self, header: Header, task: Task) -> None:
-        """Note the settings of a training in its first round, and refuse others later.
+        """Note the settings of a training until a round of it is answered, and refuse others later.
 
         Raises:
-            PolicyRefused: the settings are not those of the training's first round here.
+            PolicyRefused: the settings are not those of the training's first answered round.
             StorageError: the list cannot be read or written.
         """
         if self._simulated:
             return
         settings = task.model_dump_json(exclude={"round", "own_round", "evaluation", "part"})
         line = replace(Line.of(header, hashlib.sha256(settings.encode()).hexdigest()), round=0)
+        if not self._answered.took_part(header):
+            self._rounds.forget(header.training, 0)
         if any(known.asked != line.asked for known in self._rounds.lines() if known.training == line.training):
             text = f"{_named(header)}: got other settings than this training began with here"
             raise PolicyRefused(f"{text}, expected the same in all rounds. {how_to_release(replace(header, round=1))}")

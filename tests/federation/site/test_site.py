@@ -230,7 +230,7 @@ def ask(site, kind, *, tensors=None, base="", config=None, header=None, **task):
         "round": task.get("round", 0),
     }
     named |= {"base": base} | (header or {})
-    content = protocol.request(Task.model_validate(settings), Header("abc", **named), tensors or {})
+    content = protocol.request(Task.model_validate(settings), Header("a" * 64, **named), tensors or {})
     message = flower.new_message(content, 7, kind, "", None)
     flower.give_id(message)
     site = config if config is not None else site.config.model_dump_json()
@@ -308,7 +308,7 @@ def test_a_header_with_unknown_fields_is_refused(phantom, caplog):
     flower.enter_run(1)
     content = protocol.request(
         Task(stage="finetune", seed=SEED, views=STUDY.views, model=STUDY.model, folds=FOLDS),
-        Header("abc", stage="finetune", method="x", fold=-1, round=0, base=""),
+        Header("a" * 64, stage="finetune", method="x", fold=-1, round=0, base=""),
         {},
     )
     content["header"] = ConfigRecord({"path": "/etc"})
@@ -320,7 +320,7 @@ def test_a_header_with_unknown_fields_is_refused(phantom, caplog):
 
 def test_a_simulated_site_allows_all_that_a_hospital_does_not():
     closed, opened = SitePolicy(), open_policy()
-    forbidding = {"require_signature", "norms_stay"}
+    forbidding = {"require_signature", "norms_stay", "bounded_starts"}
     for name, field in SitePolicy.model_fields.items():
         if field.annotation is bool:
             assert getattr(opened, name) is (name not in forbidding), name
