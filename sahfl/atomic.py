@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from sahfl.errors import StorageError
 
 OWNER_ONLY = 0o600
 """Mode of files that nobody but their owner reads or writes."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system in the block, which writes a file, into a StorageError with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); make room") from error
 
 
 def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:

@@ -75,10 +75,8 @@ def accept_base(
 
     Example: sahfl-client accept-base site.yaml 5f3c0a9e12b4d6785f3c0a9e12b4d6785f3c0a9e12b4d6785f3c0a9e12b4d678
     """
-    from sahfl.federation.site.audit import AuditLog
     from sahfl.federation.site.known_bases import accept_base as accept
     from sahfl.federation.site.known_bases import known_bases
-    from sahfl.payload import FINGERPRINT
 
     config = load_site(site)
     if sha256 is None:
@@ -86,12 +84,9 @@ def accept_base(
             state = f"accepted {base.accepted}" if base.accepted else f"waits since {base.since}"
             print(f"{name}  {state}  {f'study {base.study[:12]}' if base.study else 'no study yet'}")
         return
-    sha256 = sha256.lower()
-    known = known_bases(config.folder).get(sha256)
-    if FINGERPRINT.fullmatch(sha256) and not (known and known.accepted):
-        AuditLog(config.folder).append("base_accepted", f"Accepted: base network {sha256}.", base=sha256)
-    accept(config, sha256)
-    print(f"accepted: base network {sha256}" + ("" if known else "; no request has named it yet"))
+    known = accept(config, sha256)
+    named = bool(known.study or known.accepted)
+    print(f"accepted: base network {sha256.lower()}" + ("" if named else "; no request has named it yet"))
 
 
 @app.command("forget-round", cls=Command)

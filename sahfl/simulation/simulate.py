@@ -24,8 +24,10 @@ from sahfl.run.session import session
 from sahfl.simulation.case_overlays import add_overlays
 from sahfl.simulation.local_grid import LocalGrid
 
-_OPEN: dict[str, Any] = {"least_steps": 1, "least_batch": 1, "least_patients": 1, "least_effective_steps": 0.0}
-_OPEN |= {"most_learning_rate": 1.0}
+_OPEN: dict[str, Any] = {
+    **dict.fromkeys(("least_steps", "least_batch", "least_patients", "most_learning_rate"), 1),
+    "least_effective_steps": 0,
+}
 
 
 def open_policy() -> SitePolicy:

@@ -92,10 +92,8 @@ class Exchange:
     @property
     def done(self) -> bool:
         """Whether every site has answered or was left out, or enough of them answered."""
-        if self.ask.enough is not None:
-            good = sum(not reply.has_error() for reply in self.answers.replies.values())
-            return good >= self.ask.enough or not (self.unsent or self.waiting)
-        return not self.unsent and not self.waiting
+        good = sum(not reply.has_error() for reply in self.answers.replies.values())
+        return not (self.unsent or self.waiting) or (self.ask.enough is not None and good >= self.ask.enough)
 
     @property
     def waited_s(self) -> float:

@@ -5,6 +5,8 @@ difference says more than any one of them. The folder ``answered`` of a site has
 each answered round: its training, and the hash of the request. The last answer of a training is kept until the next
 round or the evaluation. If it is no longer there, the same request is worked on again, with the same result.
 
+Beside it, ``confirmed`` has the start of each round that the site signed, and ``trainings`` each training's settings.
+
 A simulated site notes its rounds and refuses none, because all is on one machine.
 """
 
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from sahfl.atomic import OWNER_ONLY, write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import PolicyRefused, RoundAlreadyAnswered, StorageError
 from sahfl.federation.flower import parcels
@@ -49,10 +51,10 @@ class Answered:
             return None
         mine = [line for line in self._rounds.lines() if line.training == header.training]
         earlier = [line for line in mine if line.round == header.round]
-        if not earlier and any(line.round > header.round for line in mine):
-            text = f"round_already_answered: a later round than {_named(header)}, was answered"
-            raise RoundAlreadyAnswered(f"{text}; this one gets no answer. {how_to_release(header)}")
         if not earlier:
+            if any(line.round > header.round for line in mine):
+                text = f"round_already_answered: a later round than {_named(header)}, was answered"
+                raise RoundAlreadyAnswered(f"{text}; this one gets no answer. {how_to_release(header)}")
             return None
         if any(line.asked != asked.hex() for line in earlier):
             text = "round_already_answered: another request was answered for"
@@ -68,26 +70,23 @@ class Answered:
         """Note an answered round, and keep its answer in the place of that of the round before.
 
         Raises:
+            RoundAlreadyAnswered: as ``note``.
             StorageError: the disk is full; the answer must not leave.
         """
         if not self._simulated:
-            try:
+            with writing(self._folder):
                 self.close(header.training)
                 write_atomic(self._kept(header), parcels.to_bytes(answer), mode=OWNER_ONLY)
                 self._make_room()
-            except OSError as error:
-                raise StorageError(f"{self._folder}: cannot be written ({error.strerror}); make room") from error
-        self._add(header, asked)
+        self.note(header, asked)
 
-    def hold(self, header: Header, asked: bytes) -> None:
-        """Note a round whose answer was held back: another request for it gets no answer either.
+    def note(self, header: Header, asked: bytes) -> None:
+        """Note a round as answered, by itself if its answer was held back: another request for it gets no answer.
 
         Raises:
+            RoundAlreadyAnswered: another process answered another request for this round meanwhile.
             StorageError: the list cannot be written.
         """
-        self._add(header, asked)
-
-    def _add(self, header: Header, asked: bytes) -> None:
         if not self._rounds.add(Line.of(header, asked.hex()), alone=not self._simulated):
             text = f"round_already_answered: another process answered {_named(header)}"
             raise RoundAlreadyAnswered(f"{text}; this answer does not leave. {how_to_release(header)}")
@@ -126,10 +125,9 @@ class Confirmed:
             RoundAlreadyAnswered: another start was confirmed for this round.
             StorageError: the list cannot be read or written.
         """
-        if any(line.asked != start for line in self._rounds.of_round(header)):
+        if not self._rounds.add(Line.of(header, start), alone=True):
             text = "round_already_answered: another start was confirmed for"
             raise RoundAlreadyAnswered(f"{text} {_named(header)}; this one is not. {how_to_release(header)}")
-        self._rounds.add(Line.of(header, start))
 
 
 class Trainings:
@@ -153,10 +151,9 @@ class Trainings:
         line = replace(Line.of(header, hashlib.sha256(settings.encode()).hexdigest()), round=0)
         if not self._answered.took_part(header):
             self._rounds.forget(header.training, 0)
-        if any(known.asked != line.asked for known in self._rounds.lines() if known.training == line.training):
+        if not self._rounds.add(line, alone=True):
             text = f"{_named(header)}: got other settings than this training began with here"
             raise PolicyRefused(f"{text}, expected the same in all rounds. {how_to_release(replace(header, round=1))}")
-        self._rounds.add(line)
 
 
 def how_to_release(header: Header) -> str:

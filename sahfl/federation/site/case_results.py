@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sahfl.atomic import writing
 from sahfl.config import ZeroShot
-from sahfl.errors import StorageError
 from sahfl.payload import Header
 from sahfl.statistics.cases import CaseResult
 from sahfl.task import Part, Task
@@ -69,11 +69,8 @@ def keep_results(
         "fold": task.fold,
     }
     path = folder / FILE
-    try:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(about | {"case": case} | result.row()) + "\n" for case, result in results)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); make room") from error
+    with writing(path), path.open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(about | {"case": case} | result.row()) + "\n" for case, result in results)
 
 
 def read_results(folder: Path) -> Iterator[Kept]:

@@ -52,7 +52,7 @@ def guarded(config: SiteConfig, kind: str, request: RecordDict, work: Callable[[
         try:
             answer = work() if earlier is None else earlier
         except UpdateHeldBack:
-            rounds.hold(header, asked_for)
+            rounds.note(header, asked_for)
             raise
         check_outgoing(config, kind, task, header, answer)
         used = Ledger(config)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sahfl.atomic import OWNER_ONLY, write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import BaseNotAccepted, ConfigError, StorageError
+from sahfl.federation.site.audit import AuditLog
 from sahfl.payload import FINGERPRINT, Header
 from sahfl.process import locked, now_text
 from sahfl.section import Section
@@ -68,6 +69,10 @@ def require_accepted(config: SiteConfig, header: Header) -> None:
 def accept_base(config: SiteConfig, sha256: str) -> KnownBase:
     """Accept a base network by its hash, whether or not a request named it before.
 
+    The audit log has a line for it before it counts.
+
+    Returns the record of the network before this; it has no study if no request named the network.
+
     Raises:
         ConfigError: the hash has not 64 hex digits.
         StorageError: the notes cannot be read or written.
@@ -78,10 +83,11 @@ def accept_base(config: SiteConfig, sha256: str) -> KnownBase:
         raise ConfigError(f"accept-base: {found}; a part of it could be another network's")
     with locked(config.folder / "bases.lock"):
         bases, now = known_bases(config.folder), now_text()
-        known = bases.get(sha256) or KnownBase(study="", since=now)
-        accepted = known.model_copy(update={"accepted": known.accepted or now})
-        _write(config.folder, bases | {sha256: accepted})
-    return accepted
+        known = bases.get(sha256, KnownBase(study="", since=now))
+        if known.accepted is None:
+            AuditLog(config.folder).append("base_accepted", f"Accepted: base network {sha256}.", base=sha256)
+            _write(config.folder, bases | {sha256: known.model_copy(update={"accepted": now})})
+    return known
 
 
 def known_bases(folder: Path) -> dict[str, KnownBase]:
@@ -101,7 +107,5 @@ def known_bases(folder: Path) -> dict[str, KnownBase]:
 
 
 def _write(folder: Path, bases: dict[str, KnownBase]) -> None:
-    try:
+    with writing(folder / FILE):
         write_atomic(folder / FILE, _format.dump_json(bases, indent=1), mode=OWNER_ONLY)
-    except OSError as error:
-        raise StorageError(f"{folder / FILE}: cannot be written ({error.strerror}); make room") from error

@@ -7,9 +7,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from sahfl.atomic import OWNER_ONLY, write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic, writing
 from sahfl.config import SiteConfig, SitePolicy
-from sahfl.errors import StorageError
 from sahfl.federation.site.audit import AuditLog
 
 FILE = "policy.json"
@@ -33,10 +32,8 @@ def note_policy(config: SiteConfig, audit: AuditLog) -> None:
     changed = [] if before is None else list(_changes("policy", json.loads(before), json.loads(now)))
     words = f"The policy changed: {'; '.join(changed)}." if before is not None else "The policy of this site is noted."
     audit.append("policy", words, policy=policy_hash(config.policy), changed=changed)
-    try:
+    with writing(path):
         write_atomic(path, now, mode=OWNER_ONLY)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); make room") from error
 
 
 def _read(path: Path) -> str | None:

@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sahfl.atomic import write_atomic
+from sahfl.atomic import write_atomic, writing
 from sahfl.config import Section
-from sahfl.errors import PolicyRefused, StorageError
+from sahfl.errors import PolicyRefused
 from sahfl.payload import Header
 from sahfl.process import now_text
 from sahfl.task import Task
@@ -76,10 +76,8 @@ def remember_study(folder: Path, study: str, record: KnownStudy) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    try:
+    with writing(folder / FILE):
         write_atomic(folder / FILE, _format.dump_json(_read(folder) | {study: record}, indent=1))
-    except OSError as error:
-        raise StorageError(f"{folder / FILE}: cannot be written ({error.strerror}); make room") from error
 
 
 def _read(folder: Path) -> dict[str, KnownStudy]:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from sahfl.atomic import OWNER_ONLY, write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic, writing
 from sahfl.config import SiteConfig
-from sahfl.errors import AuditBroken, BudgetSpent, LedgerBroken, StorageError
+from sahfl.errors import AuditBroken, BudgetSpent, LedgerBroken
 from sahfl.federation.site.audit import FILE as AUDIT
 from sahfl.federation.site.audit import LONGEST, START, AuditLog, parse, read_lines, verify
 from sahfl.payload import Header
@@ -132,10 +132,8 @@ class Ledger:
 
     def _append(self, event: str, words: str, **details: object) -> None:
         head = self._log.append(event, words, **details)
-        try:
+        with writing(self._folder / HEAD):
             write_atomic(self._folder / HEAD, head + "\n", mode=OWNER_ONLY)
-        except OSError as error:
-            raise StorageError(f"{self._folder / HEAD}: cannot be written ({error.strerror}); make room") from error
 
     def _read(self) -> _Book:
         """All that the ledger has; lines may be newer than ``ledger.head``, after a crash or a full disk."""

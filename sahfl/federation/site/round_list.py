@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sahfl.atomic import OWNER_ONLY, write_atomic
+from sahfl.atomic import OWNER_ONLY, write_atomic, writing
 from sahfl.errors import StorageError
 from sahfl.payload import Header
 from sahfl.process import locked
@@ -58,39 +58,27 @@ class RoundList:
             raise StorageError(f"{self._path}: cannot be read ({error.strerror})") from error
         return list(_read(text))
 
-    def of_round(self, header: Header) -> list[Line]:
-        """The lines of the round that a header names."""
-        return [line for line in self.lines() if (line.training, line.round) == (header.training, header.round)]
-
     def add(self, line: Line, *, alone: bool = False) -> bool:
         """Write a line, unless the list has it; with ``alone`` also unless it has another line of this round.
 
         Returns whether the list has the line now.
         """
-        try:
-            with locked(self._lock):
-                lines = self.lines()
-                if alone and any(
-                    (one.training, one.round) == (line.training, line.round) for one in lines if one != line
-                ):
-                    return False
-                if line not in lines:
-                    self._append(line)
-                return True
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
+        with writing(self._path), locked(self._lock):
+            lines = self.lines()
+            if alone and any((one.training, one.round) == (line.training, line.round) for one in lines if one != line):
+                return False
+            if line not in lines:
+                self._append(line)
+            return True
 
     def forget(self, training: str, round_: int) -> int:
         """Remove a round of a training and all rounds after it; returns the number of removed lines."""
-        try:
-            with locked(self._lock):
-                lines = self.lines()
-                left = [line for line in lines if line.training != training or line.round < round_]
-                if len(left) < len(lines):
-                    write_atomic(self._path, "".join(_text(line) for line in left), mode=OWNER_ONLY)
-                return len(lines) - len(left)
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written ({error.strerror}); make room") from error
+        with writing(self._path), locked(self._lock):
+            lines = self.lines()
+            left = [line for line in lines if line.training != training or line.round < round_]
+            if len(left) < len(lines):
+                write_atomic(self._path, "".join(_text(line) for line in left), mode=OWNER_ONLY)
+            return len(lines) - len(left)
 
     def _append(self, line: Line) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

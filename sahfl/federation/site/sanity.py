@@ -65,8 +65,12 @@ class Measured:
         return found
 
 
+NOTHING = Measured(math.inf, 1.0, 0.0, math.inf)
+"""Where there is no row to judge: nothing is suspicious."""
+
+
 class Watch:
-    """Watches the gradients of a network's training during one round, as long as the optimiser takes them.
+    """Watches the gradients of a network's training during one round, at the length that clipping leaves them.
 
     Args:
         net: the network.
@@ -96,7 +100,7 @@ class Watch:
             if norms
         ]
         if not found:
-            return Measured(math.inf, 1.0, 0.0, math.inf)
+            return NOTHING
         return Measured(
             min(one.steps for one in found),
             min(one.share for one in found),
@@ -128,7 +132,7 @@ def _of_tensor(norms: Tensor, n_numbers: int) -> Measured:
     """What one tensor looked like: ``norms`` is (steps, rows), ``n_numbers`` the size of a row."""
     alive = norms[:, norms.amax(0) > 0]
     if not alive.numel():
-        return Measured(math.inf, 1.0, 0.0, math.inf)
+        return NOTHING
     steps = float((alive.sum(0) ** 2 / alive.square().sum(0)).quantile(LOWER))
     silent = float((alive < SILENT * alive.amax(0)).float().mean())
     size = float(alive.amax(0).quantile(LOWER)) / n_numbers**0.5

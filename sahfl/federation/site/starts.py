@@ -118,13 +118,9 @@ class Starts:
             if (kept := self._kept.last(up_to=self._header.round - 1)) is not None:
                 found = next(self._kept.read(up_to=self._header.round - 1, like=received), None)
                 before, since = (found, kept[0]) if found is not None else (own, 1)
-            if self._header.round - since > MOST_MISSED + 1:
-                found_text = (
-                    f"round {self._header.round} comes {self._header.round - since} rounds after the last one here"
-                )
-                raise StartTooFar(
-                    f"{found_text}, expected at most {MOST_MISSED + 1}; the next training is open to this site"
-                )
+            if (passed := self._header.round - since) > MOST_MISSED + 1:
+                text = f"round {self._header.round} comes {passed} rounds after the last one here"
+                raise StartTooFar(f"{text}, expected at most {MOST_MISSED + 1}; the next training is open to this site")
             self._require_near(received, before, since, net)
         self._kept.keep(received)
 
