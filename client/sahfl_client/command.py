@@ -68,7 +68,7 @@ def accept_base(
 ) -> None:
     """Accept a base network, so that this site trains and evaluates with it; without a hash, list the networks.
 
-    Compare all digits with what the coordinating centre published, on another way than the server's connection: a
+    Compare all digits with what the coordinating centre published by another channel than the server's connection: a
     network that an attacker designed can copy scans into what leaves. The daemon goes on by itself.
 
     Example: sahfl-client accept-base site.yaml

@@ -2,7 +2,7 @@
 
 Whoever chooses the base network can choose one that copies scans into updates. The signature of a request is no
 evidence against that, because an attacker may have the signer's key. So a site works with a base only if a person
-compared its hash with the one that the coordinating centre published, on another way than this connection. Any other
+compared its hash with the one that the coordinating centre published by another channel than this connection. Any other
 base waits: the request is refused, and the server asks again later.
 """
 
