@@ -61,8 +61,8 @@ class CellStageBegun:
 
     @property
     def text(self) -> str:
-        """The stage, as it is shown; folds count from 1."""
-        return f"{self.stage}, {self.method}, fold {self.fold + 1} of {self.folds}"
+        """The stage, as it is shown; folds count from 0, as in the names of files."""
+        return f"{self.stage}, {self.method}, fold {self.fold} of 0-{self.folds - 1}"
 
 
 @dataclass(frozen=True)

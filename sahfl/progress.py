@@ -191,7 +191,7 @@ def waiting_text(event: events.Waiting | events.Paused) -> str:
         return f"paused for {clock(event.seconds)}, {event.text}"
     whose = f"{event.cell}: " if event.cell else ""
     left = clock(event.deadline_s - event.waited_s)
-    return f"{whose}waiting for {', '.join(event.sites)}: {left} left until the deadline"
+    return f"{whose}waiting for {', '.join(event.sites)}, for at most {left} more"
 
 
 def loss_text(loss: float | None) -> str:

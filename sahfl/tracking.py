@@ -37,7 +37,7 @@ def learning_curves(results: Results) -> Iterator[Point]:
         if not entry["committed"]:
             continue
         training = entry["method"] or entry["stage"]
-        fold = "" if entry["fold"] is None else f"/fold-{entry['fold'] + 1}"
+        fold = "" if entry["fold"] is None else f"/fold-{entry['fold']}"
         known = [(used["loss"], used["n_volumes"]) for used in entry["used"] if used["loss"] is not None]
         if total := sum(n for _, n in known):
             yield Point(training, f"loss{fold}", entry["round"], sum(loss * n for loss, n in known) / total)

@@ -54,7 +54,21 @@ FEDERATION += [
     for name in ("studies", "base", "roster", "cell", "confirm", "rounds", "cells", "coordinator", "app")
 ]
 ORDER = ["errors", "seeds", "atomic", "process", "payload", "aggregation", "adapters.updates", "adapters.methods"]
-ORDER += ["model", "section", "data", "config", "cell_names", "trust", "adapters", "training", "task", "networks"]
+ORDER += [
+    "model",
+    "section",
+    "section_tree",
+    "problems",
+    "settings_file",
+    "data",
+    "config",
+    "cell_names",
+    "trust",
+    "adapters",
+    "training",
+    "task",
+    "networks",
+]
 ORDER += ["statistics", "evaluation", "events", "log_lines", "report", "tracking", "run", "results"]
 ORDER += [f"federation.{name}" for name in FEDERATION]
 ORDER += ["prediction", "export", "doctor", "simulation", "progress", "console", "commands", "cli"]
@@ -69,7 +83,7 @@ ONLY_IN = {
     "fcntl": {"process"},
     "signal": {"process", "federation"},
     "typer": {"commands", "sahfl_server", "sahfl_client"},
-    "yaml": {"section"},
+    "yaml": {"settings_file"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
     "highdicom": {"data"},

@@ -74,7 +74,7 @@ PLAIN = {
     "warning": (Warned("2 line(s)"), ["warning: 2 line(s)"]),
     "waiting": (
         Waiting(("sah_b", "sah_c"), 15, 90),
-        ["waiting for sah_b, sah_c: 1:15 left until the deadline"],
+        ["waiting for sah_b, sah_c, for at most 1:15 more"],
     ),
     "paused": (
         Paused("pretrain", 1, ("tbi_a",), 30),
@@ -134,7 +134,7 @@ def test_the_picture_shows_stage_round_sites_losses_the_last_commit_and_the_last
         elapsed_s=61,
     )
     lines = live(progress).splitlines()
-    assert lines[0].rstrip() == "tiny  fine-tuning, cp_lora-r2, fold 1 of 2  round 2 of 2"
+    assert lines[0].rstrip() == "tiny  fine-tuning, cp_lora-r2, fold 0 of 0-1  round 2 of 2"
     assert lines[1].startswith("elapsed 1:01   time left: ")
     rows = {line.split()[0]: line for line in lines[3:8]}
     assert list(rows) == SITES
@@ -150,9 +150,9 @@ def test_the_picture_shows_stage_round_sites_losses_the_last_commit_and_the_last
 
 def test_the_picture_says_for_whom_the_run_waits_until_the_round_ends():
     waiting = Waiting(("sah_b",), 15, 90)
-    assert "waiting for sah_b: 1:15 left until the deadline" in live(after(waiting))
+    assert "waiting for sah_b, for at most 1:15 more" in live(after(waiting))
     whose = Waiting(("sah_b",), 15, 90, "cp_lora-r2/fold-0")
-    assert "cp_lora-r2/fold-0: waiting for sah_b: 1:15 left" in live(after(whose))
+    assert "cp_lora-r2/fold-0: waiting for sah_b, for at most 1:15 more" in live(after(whose))
     assert "until the deadline" not in live(after(waiting, RoundCommitted("pretrain", 1, 2, 0.5)))
 
 

@@ -13,10 +13,10 @@ CELL = "cp_lora-r2/fold-0"
 LINES = {
     events.StageBegun("pretraining"): "event=stage what='pretraining'",
     events.CellStageBegun("fine-tuning", CELL, "cp_lora-r2", 0, 2): (
-        f"event=stage cell={CELL} what='fine-tuning, cp_lora-r2, fold 1 of 2'"
+        f"event=stage cell={CELL} what='fine-tuning, cp_lora-r2, fold 0 of 0-1'"
     ),
     events.CellStageBegun("evaluating", CELL, "cp_lora-r2", 1, 2): (
-        f"event=stage cell={CELL} what='evaluating, cp_lora-r2, fold 2 of 2'"
+        f"event=stage cell={CELL} what='evaluating, cp_lora-r2, fold 1 of 0-1'"
     ),
     events.RoundBegun("pretrain", 2, 5): "event=round what='pretrain' done=2 total=5",
     events.RoundCommitted("pretrain", 2, 5, 0.5): "event=committed what='pretrain' done=2 total=5 loss=0.5000",

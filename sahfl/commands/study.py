@@ -159,8 +159,9 @@ def _run_there(file: Path, server: Path) -> Path:
     """Put a study into a server's queue if it is not there yet, and watch it to its end."""
     from sahfl.federation.server.studies import Studies, read_deployed
 
-    studies, name = Studies(server), file.stem
-    settings, waiting, done = read_deployed(file), server / "queue" / f"{name}.yaml", server / "done" / f"{name}.yaml"
+    studies, settings = Studies(server), read_deployed(file)
+    name = settings.name
+    waiting, done = server / "queue" / f"{name}.yaml", server / "done" / f"{name}.yaml"
     report = studies.run_of(name) / "report.html"
     if done.exists() and not waiting.exists() and read_deployed(done) == settings:
         print("finished already; nothing is left to do", file=sys.stderr)
@@ -168,7 +169,7 @@ def _run_there(file: Path, server: Path) -> Path:
     if not waiting.exists():
         print(f"submitted: {studies.submit(file)}", file=sys.stderr)
     elif read_deployed(waiting) != settings:
-        raise RunError(f"{waiting}: waits with other settings; take it out of the queue, or rename the new file")
+        raise RunError(f"{waiting}: waits with other settings; take it out of the queue, or change name in {file}")
     try:
         _watch(waiting, server)
     except KeyboardInterrupt:

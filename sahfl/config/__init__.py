@@ -19,7 +19,8 @@ from sahfl.config.stages import (
 from sahfl.config.study import EvaluationConfig, HostileAct, Study, kind_of, load_study
 from sahfl.config.training import POOLED, POOLED_STEPS, POOLS
 from sahfl.data.view_settings import View, ViewsConfig
-from sahfl.section import Name, Section, parse
+from sahfl.section import Name, Section
+from sahfl.settings_file import parse
 
 __all__ = [
     "POOLED",

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sahfl.section import Name, Section, load
+from sahfl.section import Name, Section
+from sahfl.settings_file import load
 
 LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
 RESERVED = ("authority", "server")

@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sahfl.config.methods import Method
+from sahfl.adapters.methods import ADAPTERS
+from sahfl.config.methods import WEIGHTS, AdapterTuning, Method, WeightTuning, ZeroShot
 from sahfl.config.training import MOST_REPEATS
+from sahfl.problems import describe
 
 MOST_METHODS = 2000
 """Most methods of one entry; more is taken for a typing error."""
@@ -72,7 +74,8 @@ def _values(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
 
 
 def _problem(number: int, settings: Mapping[str, Any], error: ValidationError) -> str:
-    found = [(".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in error.errors()]
-    texts = "; ".join(f"{where}: {text}" if where else text for where, text in found)
+    name = settings.get("method")
+    kind = WeightTuning if name in WEIGHTS else AdapterTuning if name in ADAPTERS else ZeroShot
+    texts = "; ".join(describe(error, kind, settings))
     named = ", ".join(f"{name}: {'null' if value is None else value}" for name, value in settings.items())
     return f"grid.{number} ({named}): {texts}"

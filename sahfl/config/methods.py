@@ -13,7 +13,7 @@ from sahfl.adapters import Scaling
 from sahfl.adapters.methods import ADAPTERS, AdapterMethod
 from sahfl.aggregation.rules import RULES, USUAL
 from sahfl.config.training import LearningRate, Part, Rank, Rates, Training
-from sahfl.section import Name, Section, one_of
+from sahfl.section import Name, OneOf, Section
 
 Weights = Literal["full", "encoder", "bottleneck", "decoder", "last_layer", "norm_bias"]
 """What standard fine-tuning trains: all weights, a part of the network, or norms and biases."""
@@ -43,7 +43,7 @@ class WeightTuning(Training):
     """Peak learning rate of AdamW, or several to choose from in each fold."""
     start: Literal["base", "scratch"] = "base"
     """What the training starts from: the pretrained network, or for ``full`` a network with random weights."""
-    aggregation: Annotated[str, one_of(lambda: [n for n, rule in RULES.items() if not rule.needs_layers])] = USUAL
+    aggregation: Annotated[str, OneOf(lambda: [n for n, rule in RULES.items() if not rule.needs_layers])] = USUAL
     """How the sites' weights become the next global ones."""
 
     @property
@@ -76,7 +76,7 @@ class AdapterTuning(Training):
     DoRA's magnitudes (arXiv 2402.09353).
     """
 
-    method: Annotated[str, one_of(lambda: ADAPTERS)]
+    method: Annotated[str, OneOf(lambda: ADAPTERS)]
     """How the update of a convolution's kernel is factorised."""
     rank: Rank = 8
     """Number of terms; payload bytes grow linearly with it. More than a layer's full rank is legal."""
@@ -102,7 +102,7 @@ class AdapterTuning(Training):
     """DoRA forms only: also train the magnitudes that a following norm cancels."""
     learning_rate: LearningRate | Rates = 5e-3
     """Peak learning rate of AdamW, or several to choose from in each fold."""
-    aggregation: Annotated[str, one_of(lambda: RULES)] = USUAL
+    aggregation: Annotated[str, OneOf(lambda: RULES)] = USUAL
     """How the sites' factors become the next global ones: ``project`` is the exact mean of the updates brought back to
     the rank, ``alternate`` trains one factor per round, so that the plain mean is exact."""
     private_rank: Annotated[int, Field(ge=0, le=512)] = 0

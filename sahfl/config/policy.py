@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config.methods import WEIGHTS
 from sahfl.config.training import LearningRate, Part, Rank
-from sahfl.section import Section, one_of
+from sahfl.section import OneOf, Section
 
 Stage = Literal["pretrain", "finetune"]
 Least = Annotated[int, Field(ge=1, le=10_000)]
@@ -91,7 +91,7 @@ class SitePolicy(Section):
     stages: tuple[Stage, ...] = ("finetune",)
     """Stages that the site trains in. In ``pretrain`` all weights of the network leave, in ``finetune`` what a method
     trains."""
-    methods: tuple[Annotated[str, one_of(lambda: (*ADAPTERS, *WEIGHTS))], ...] = Field(
+    methods: tuple[Annotated[str, OneOf(lambda: (*ADAPTERS, *WEIGHTS))], ...] = Field(
         default_factory=lambda: tuple(ADAPTERS)
     )
     """Methods that the site trains. Adapter methods (the default) send only factors, all others the network's own

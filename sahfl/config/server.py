@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sahfl.section import PathInFile, Section, load
+from sahfl.section import PathInFile, Section
+from sahfl.settings_file import load
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 

@@ -13,7 +13,8 @@ from sahfl.data.manifest import Case
 from sahfl.data.sources.scans import SiteScans
 from sahfl.data.sources.table import AnySiteScans, one_of, site_sections
 from sahfl.errors import DataError
-from sahfl.section import Name, PathInFile, Section, load
+from sahfl.section import Name, PathInFile, Section
+from sahfl.settings_file import load
 
 
 def _site_scans_or_pooled(value: Any, info: ValidationInfo) -> Any:

@@ -18,7 +18,8 @@ from sahfl.config.training import POOLED, POOLS
 from sahfl.data.sources.table import AnyStudyScans
 from sahfl.data.view_settings import ViewsConfig
 from sahfl.errors import ConfigError
-from sahfl.section import Name, Section, parse, read_mapping
+from sahfl.section import Name, Section
+from sahfl.settings_file import parse, read_settings
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
 """What a hostile site of a simulation does; ``simulation.hostile`` defines each."""
@@ -260,7 +261,7 @@ class Study(Section):
 
 def kind_of(path: Path) -> Literal["study", "site", "server", "consortium"]:
     """The kind of a settings file, by its keys; ConfigError if it cannot be read or has another content."""
-    keys = read_mapping(path).keys()
+    keys = read_settings(path).content.keys()
     study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "policy", "kit"}
     consortium = keys & {"server", "sites", "valid_days"}
     if {"kit", "folder"} <= keys and "name" not in keys:
@@ -280,10 +281,10 @@ def kind_of(path: Path) -> Literal["study", "site", "server", "consortium"]:
 
 def load_study(path: Path, *, datalist: Path | None = None) -> Study:
     """Read a study file, as ``section.load``; ``datalist`` replaces ``data.path`` in it."""
-    settings = read_mapping(path)
-    data = settings.get("data")
+    file = read_settings(path)
+    data = file.content.get("data")
     if datalist is not None:
         if not isinstance(data, dict) or data.get("source") != "datalist":
             raise ConfigError(f"{path}: --datalist needs a study whose data.source is 'datalist'")
         data["path"] = str(datalist.resolve())
-    return parse(Study, settings, where=str(path), folder=path.parent)
+    return parse(Study, file.content, where=str(path), folder=path.parent, lines=file.lines)

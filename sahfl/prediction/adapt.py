@@ -103,7 +103,7 @@ def _adapt_fold(
     header = requests.header("finetune", method.id, fold)
     evaluation = requests.evaluation(method, fold, "personal")
     if _part(site, evaluation, header).is_of_a_study():
-        what = f"this site took part, and its own network of {method.id}, fold {fold + 1}, is stored"
+        what = f"this site took part, and its own network of {method.id}, fold {fold}, is stored"
         hint = f"predict with it, or delete it first: sahfl private delete SITE_FILE {header.training}"
         raise RunError(f"site {site.config.name}: {what}; {hint}")
     net = network_of(site, evaluation, header)

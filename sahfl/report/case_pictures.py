@@ -35,7 +35,7 @@ def read_overlays(results: Results, folder: Path) -> tuple[Overlay, ...]:
     for overlay in results.get("overlays", []):
         data, missing = _read_png(overlay["png"], folder)
         words = (
-            f"{titles.get(overlay['method'], overlay['method'])}, {overlay['site']}, fold {overlay['fold'] + 1}: Dice "
+            f"{titles.get(overlay['method'], overlay['method'])}, {overlay['site']}, fold {overlay['fold']}: Dice "
             f"{number(overlay['dice'])}, {number(overlay['volume_ml'], 1)} mL annotated, "
             f"{number(overlay['predicted_ml'], 1)} mL predicted."
         )

@@ -110,7 +110,7 @@ def support_sentences(results: Results) -> tuple[str, ...]:
     sentences = []
     for note in results.get("support", {"notes": []})["notes"]:
         place = [note["site"]] if "site" in note else []
-        place += [f"fold {note['fold'] + 1}"] if "fold" in note else []
+        place += [f"fold {note['fold']}"] if "fold" in note else []
         n = f" ({count(note['n_patients'], 'patient')})" if "n_patients" in note else ""
         n = f" ({note['n'] or 'few'} scans)" if "n" in note else n
         sentences.append(f"{', '.join(place)}{n}: {note['policy']}.")

@@ -275,7 +275,7 @@ def withheld_table(results: Results) -> Table:
 
 def _fold_of(lost: Results) -> str:
     repeat = lost.get("repeat", 1)
-    return f"{lost['fold'] + 1}" + (f", repeat {repeat}" if repeat > 1 else "")
+    return f"{lost['fold']}" + (f", repeat {repeat}" if repeat > 1 else "")
 
 
 def not_evaluated_table(results: Results) -> Table:

@@ -86,7 +86,7 @@ def test_C10_a_key_that_others_can_read_is_refused(monkeypatch, capsys, tmp_path
 
 def test_wrong_settings_are_all_named(monkeypatch, capsys, site_file):
     line = error_of(monkeypatch, capsys, site_file, device="gpu", threads=0)
-    assert "2 problem(s)" in line
+    assert "2 problems" in line
 
 
 def test_a_study_without_a_dry_run_is_refused(monkeypatch, capsys, site_file):

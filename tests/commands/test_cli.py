@@ -87,8 +87,8 @@ def test_another_datalist_needs_a_study_of_a_datalist(sahfl, study_file):
 def test_a_bad_study_tells_all_its_problems_and_leaves_no_folder(sahfl, tmp_path, command):
     code, out, err = sahfl(command, bad_study(tmp_path))
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {tmp_path / 'bad.yaml'}: 4 problem(s)\n")
-    for problem in ("  name: ", "  seed: ", "  rounds.quorum: ", "  views.sise: "):
+    assert err.startswith(f"error: {tmp_path / 'bad.yaml'}: 4 problems\n")
+    for problem in (" name: ", " seed: ", " rounds.quorum: ", " views.sise: is not a setting; did you mean size?"):
         assert problem in err
     assert list(Path.cwd().iterdir()) == []
 

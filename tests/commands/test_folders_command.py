@@ -54,7 +54,7 @@ def folders(tmp_path_factory):
     training = [{"image": f"images/{name}", "label": f"labels/{name}"} for name in names]
     (scans / "sah_b" / "monai.json").write_text(json.dumps({"training": training}))
     sites = {"tbi_a": "dicom", "sah_a": "raw", "sah_b": "phantoms/sah_b/monai.json"}
-    write(tmp_path / "study.yaml", changed(STUDY, data={"source": "folders", "sites": sites}))
+    write(tmp_path / "study.yaml", changed(STUDY, data={"source": "folder", "sites": sites}))
     return tmp_path
 
 
@@ -76,7 +76,7 @@ def test_a_study_over_three_kinds_of_folder_runs_to_its_report_and_tells_nothing
 
 def test_a_folder_without_scans_stops_the_study_before_it_starts_naming_every_such_site(folders):
     sites = {"tbi_a": "absent", "sah_a": "phantoms/sah_a/images", "sah_b": "raw"}
-    write(folders / "wrong.yaml", changed(STUDY, data={"source": "folders", "sites": sites}))
+    write(folders / "wrong.yaml", changed(STUDY, data={"source": "folder", "sites": sites}))
     result = sahfl(folders, "simulate", "wrong.yaml", "--out", "wrong")
     assert (result.returncode, result.stdout) == (2, "")
     assert re.search(r"site tbi_a: \S+absent: got nothing, expected a datalist", result.stderr)

@@ -219,7 +219,7 @@ def test_what_the_server_does_is_one_line(server):
     status = {"schema": 2, "study": found}
     (server / "status.json").write_text(json.dumps(status))
     with running(server):
-        line = "fine-tuning and evaluation; cp_lora-r2, fold 2: round 2 of 3; zero_shot, fold 1: evaluating"
+        line = "fine-tuning and evaluation; cp_lora-r2, fold 1: round 2 of 3; zero_shot, fold 0: evaluating"
         line += "; waiting for sah_b"
         assert command._doing("trial", server) == line
         assert command._doing("next", server) == "waits in the queue behind trial"

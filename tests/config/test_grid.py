@@ -157,7 +157,7 @@ def test_only_pooled_training_makes_a_study_one_for_simulations():
 def test_a_site_file_cannot_ask_for_pooled_data(tmp_path):
     settings = {"name": "sah_a", "folder": "work", "data": {"source": "pooled", "members": []}}
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(ConfigError, match=r"data: Input tag 'pooled' .* tags: 'phantom', 'datalist', 'folder'$"):
+    with pytest.raises(ConfigError, match=r"data.source: expected 'phantom', 'datalist' or 'folder', got 'pooled'$"):
         load_site(tmp_path / "site.yaml")
 
 
@@ -231,14 +231,14 @@ def test_a_run_keeps_the_methods_and_forgets_the_grid():
 IMPOSSIBLE = {
     "rank-of-full": (
         [{"method": "cp_lora"}, {"method": ["cp_lora", "full"], "rank": [1, 2]}],
-        "grid.1 (method: full, rank: 1): rank: Extra inputs are not permitted; grid.1 (method: full, rank: 2): rank",
+        "grid.1 (method: full, rank: 1): rank: is not a setting of full, which has learning_rate, ",
     ),
     "option": (
         [{"method": ["cp_lora", "lora_c"], "joint_kernel": True}],
         "grid.0 (method: lora_c, joint_kernel: True)",
     ),
-    "no-method": ([{"rank": [1]}], "grid.0 (rank: 1): Unable to extract tag"),
-    "unknown": ([{"method": "cp_lorra"}], "grid.0 (method: cp_lorra): Input tag 'cp_lorra'"),
+    "no-method": ([{"rank": [1]}], "grid.0 (rank: 1): method: is missing"),
+    "unknown": ([{"method": "cp_lorra"}], "grid.0 (method: cp_lorra): method: expected 'zero_shot'"),
     "place": ([{"method": "full", "trained_at": ["oslo", None]}], "full-at-oslo: trained_at names oslo"),
     "repeats": ([{"method": "full", "repeats": 0}], "grid.0: got repeats 0, expected repeats, a number from 1 to 100"),
     "repeats-list": ([{"method": "full", "repeats": [1, 2]}], "grid.0: got repeats [1, 2]"),
@@ -250,7 +250,7 @@ IMPOSSIBLE = {
         "methods must be distinct, got twice: full; label one of them",
     ),
     "same-name-label": ([{"method": "cp_lora", "alpha": [8.0, 16.0]}], "got twice: cp_lora-r8"),
-    "no-entry": (["full"], "finetune.grid.0: Input should be an object"),
+    "no-entry": (["full"], "finetune.grid.0: expected settings (name: value), got 'full'"),
 }
 
 

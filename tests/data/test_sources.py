@@ -19,7 +19,7 @@ AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
 STUDY = """
 name: several
 data:
-  source: folders
+  source: folder
   sites: {graz: scans/list.json, bern: scans/raw, linz: scans/dicom}
 pretrain: {sites: [graz], rounds: 1, local: {steps: 2}}
 finetune: {sites: [bern, linz], rounds: 1, local: {steps: 2}, methods: [{method: zero_shot}]}
@@ -157,9 +157,9 @@ def test_the_fingerprint_depends_on_the_sites_and_not_on_their_paths(scans, tmp_
     [
         ("bern: scans/raw", "bern: scans/../scans/dicom", "each site needs scans of .* one path for bern, linz"),
         ("linz: scans/dicom", "oslo: scans/dicom", r"unknown site\(s\) linz; data.sites has bern, graz, oslo"),
-        ("bern: scans/raw", "bern: 7", "data.folders.sites.bern: Input should be a valid string, got 7"),
-        ("{graz: scans/list.json, bern: scans/raw, linz: scans/dicom}", "{}", "data.folders.sites: .*at least 1 item"),
-        ("source: folders", "source: folder", "data: .*'folder'.*'phantom', 'datalist', 'folders'"),
+        ("bern: scans/raw", "bern: 7", "data.sites.bern: expected text, got 7"),
+        ("{graz: scans/list.json, bern: scans/raw, linz: scans/dicom}", "{}", "data.sites: expected at least 1 entry"),
+        ("source: folder", "source: folders", "data.source: expected 'phantom', .*, got 'folders' .*is called folder"),
     ],
 )  # fmt: skip
 def test_a_wrong_data_section_is_named(tmp_path, old, new, message):

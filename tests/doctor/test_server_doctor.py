@@ -161,7 +161,7 @@ def test_a_study_that_cannot_be_read_is_found(server):
     submit(config, "10-a.yaml", changed(DEPLOYED, seed=-1))
     found = go(config)["queue"]
     assert found.verdict == "FAIL"
-    assert "10-a.yaml: 1 problem(s) seed: " in found.found
+    assert "10-a.yaml: 1 problem line " in found.found
     assert found.remedy == f"correct {config.folder / 'queue' / '10-a.yaml'}, or take it out of the queue"
 
 

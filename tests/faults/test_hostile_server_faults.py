@@ -142,7 +142,7 @@ def test_C03_the_same_answer_without_it_leaves_and_is_audited(hospital):
     numbers = sum(value.size for value in hospital.start.values())
     assert (line["details"]["tensors"], line["details"]["numbers"]) == (len(hospital.start), numbers)
     assert line["details"]["bytes"] == protocol.n_bytes(answer)
-    assert f"{numbers:,} numbers (cp_lora-r2, fold 1, round 1 of 2)" in line["words"]
+    assert f"{numbers:,} numbers (cp_lora-r2, fold 0, round 1 of 2)" in line["words"]
 
 
 def test_C05_groups_smaller_than_allowed_are_withheld_at_the_site(hospital):

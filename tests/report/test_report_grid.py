@@ -196,7 +196,7 @@ def test_the_checklist_has_all_items_and_leaves_to_the_authors_what_the_results_
 
 
 def test_an_overlay_is_on_the_page_and_one_that_is_not_there_is_said(page):
-    assert "Best case. CP-LoRA (rank 8), sah_a, fold 1: Dice 0.830, 41.2 mL annotated, 38.2 mL predicted." in page.text
+    assert "Best case. CP-LoRA (rank 8), sah_a, fold 0: Dice 0.830, 41.2 mL annotated, 38.2 mL predicted." in page.text
     assert page.text.count("No picture: its file is not there.") == 2
 
 

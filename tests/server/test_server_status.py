@@ -84,8 +84,8 @@ def test_of_two_cells_that_are_worked_on_each_has_its_own_round_and_its_own_wait
     status.write(force=True)
     shown = CliRunner().invoke(app, ["status", str(server_file)]).stdout
     assert "study study: fine-tuning and evaluation" in shown
-    assert "  cp_lora-r2, fold 1: round 2 of 5, attempt 2; waiting for tbi_b, sah_a, until 20" in shown
-    assert "  cp_lora-r2, fold 2: evaluating\n" in shown
+    assert "  cp_lora-r2, fold 0: round 2 of 5, attempt 2; waiting for tbi_b, sah_a, until 20" in shown
+    assert "  cp_lora-r2, fold 1: evaluating\n" in shown
     assert f"last commit: {OTHER}, round 1" in shown
     lines = prometheus(status.content()).splitlines()
     assert {f'sahfl_round{{cell="{cell}"}} 2' for cell in (ONE, OTHER)} < set(lines)

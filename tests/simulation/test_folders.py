@@ -18,7 +18,7 @@ def test_the_same_scans_from_three_kinds_of_folder_give_the_same_base_network(fe
         "tbi_b": as_nnunet(scans / "tbi_b" / "scans", tmp_path / "raw"),
         **{site: str(scans / site / "scans" / "datalist.json") for site in ("sah_a", "sah_b", "sah_c")},
     }
-    folder, grid = federate(changed(settings, data={"source": "folders", "sites": paths}), name="folders")
+    folder, grid = federate(changed(settings, data={"source": "folder", "sites": paths}), name="folders")
     (one, _), (other, _) = (load_tensors(run.path / "base" / "base.safetensors") for run in (phantom, folder))
     assert all(np.array_equal(one[name], other[name]) for name in one)
     sources = {site["site"]: site["source"] for site in json.loads((folder.path / "results.json").read_text())["sites"]}

@@ -95,7 +95,7 @@ def test_a_bad_file_tells_all_its_problems_and_leaves_no_folder(sahfl, file):
     file.write_text(yaml.safe_dump(FILE | {"sites": [], "port": 1}))
     code, out, err = sahfl("provision", file)
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {file}: 2 problem(s)\n")
+    assert err.startswith(f"error: {file}: 2 problems\n")
     assert list(Path.cwd().iterdir()) == []
 
 

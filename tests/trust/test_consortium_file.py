@@ -36,29 +36,29 @@ def test_all_problems_of_a_file_come_in_one_message(tmp_path):
     with pytest.raises(ConfigError) as info:
         load(tmp_path, bad)
     text = str(info.value)
-    assert text.startswith(f"{tmp_path / 'consortium.yaml'}: 8 problem(s)\n")
+    assert text.startswith(f"{tmp_path / 'consortium.yaml'}: 8 problems\n")
     for problem in (
-        "  name: String should match pattern",
-        "  server.host: Value error, expected a DNS name or an IP address, without scheme, port or wildcard, got",
-        "  server.port: Input should be greater than or equal to 1, got 0",
-        "  server.also.0: Value error, expected a DNS name",
-        "  server.also.1: Value error, expected a DNS name",
-        "  server.cert: Extra inputs are not permitted, got 'x'",
-        "  sites: Value error, named twice: bern",
-        "  valid_days: Value error, authority: 100 is less than certificates: 397",
+        " name: expected 1 to 40 lower-case letters",
+        " server.host: expected a DNS name or an IP address, without scheme, port or wildcard, got",
+        " server.port: expected at least 1, got 0",
+        " server.also.0: expected a DNS name",
+        " server.also.1: expected a DNS name",
+        " server.cert: is not a setting; its section has host, port, also",
+        " sites: named twice: bern",
+        " valid_days: authority: 100 is less than certificates: 397",
     ):
         assert problem in text
 
 
 @pytest.mark.parametrize("site", ["server", "authority"])
 def test_a_site_cannot_have_a_name_that_the_commands_use(tmp_path, site):
-    with pytest.raises(ConfigError, match=f"sites: Value error, no site can be called {site}; choose another name"):
+    with pytest.raises(ConfigError, match=f"sites: no site can be called {site}; choose another name"):
         load(tmp_path, GOOD | {"sites": ["bern", site]})
 
 
 @pytest.mark.parametrize("sites", [[], ["../etc"], ["a.previous"], [".a.new"], ["A"], "bern", None])
 def test_a_name_that_could_be_another_folder_is_refused(tmp_path, sites):
-    with pytest.raises(ConfigError, match=r"  sites"):
+    with pytest.raises(ConfigError, match=r" sites(\.0)?: "):
         load(tmp_path, GOOD | {"sites": sites})
 
 

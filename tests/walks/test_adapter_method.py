@@ -98,7 +98,7 @@ def test_its_form_gives_the_exact_mean_where_the_rank_is_enough(toy):
 
 
 def test_settings_and_policy_refuse_a_method_that_the_table_does_not_hold():
-    with pytest.raises(ConfigError, match=rf"finetune.methods.1: Input tag 'toy_box' .*{UNKNOWN}"):
+    with pytest.raises(ConfigError, match=rf"finetune.methods.1.method: expected .*{UNKNOWN}.*, got 'toy_box'"):
         parse(Study, SETTINGS, where="test")
     with pytest.raises(ValidationError, match=f"Input should be {UNKNOWN}"):
         AdapterTuning(method="toy_box")

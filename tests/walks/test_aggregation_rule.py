@@ -60,8 +60,8 @@ def test_standard_fine_tuning_can_name_it_too(toy):
 
 
 def test_settings_refuse_a_rule_that_the_table_does_not_hold():
-    expected = "Input should be 'mean', 'project', 'alternate', 'median' or 'trimmed_mean', got 'midrange'"
-    with pytest.raises(ConfigError, match=f"finetune.methods.1.cp_lora.aggregation: {expected}"):
+    expected = "expected 'mean', 'project', 'alternate', 'median' or 'trimmed_mean', got 'midrange'"
+    with pytest.raises(ConfigError, match=f"finetune.methods.1.aggregation: {expected}"):
         parse(Study, SETTINGS, where="test")
     with pytest.raises(ValidationError, match="Input should be 'mean', 'median' or 'trimmed_mean'"):
         WeightTuning(method="full", aggregation="project")

@@ -46,9 +46,11 @@ def folder(tmp_path, scans):
 
 
 def test_a_source_that_the_table_does_not_name_is_refused_with_those_that_it_names(folder):
-    with pytest.raises(ConfigError, match=r"data: .*'arrays'.*'phantom', 'datalist', 'folders', 'sites'"):
+    with pytest.raises(
+        ConfigError, match=r"data.source: expected 'phantom', 'datalist', 'folder' or 'sites', got 'arrays'"
+    ):
         load_study(folder / "study.yaml")
-    with pytest.raises(ConfigError, match=r"data: .*'arrays'.*'phantom', 'datalist', 'folder'$"):
+    with pytest.raises(ConfigError, match=r"data.source: expected 'phantom', 'datalist' or 'folder', got 'arrays'$"):
         load_site(folder / "site.yaml")
 
 

@@ -1,4 +1,4 @@
-"""The source ``folders``: scans on disk, at one path per site, in a format that is recognised from the files there."""
+"""The source ``folder``: scans on disk, at one path per site, in a format that is recognised from the files there."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class SiteScansFolder(SiteScans):
 class StudyScansFolders(StudyScans):
     """Scans on disk, at one path per site."""
 
-    source: Literal["folders"]
+    source: Literal["folder"]
     """Which kind of data section this is."""
     sites: Annotated[dict[Name, PathInFile], Field(min_length=1)]
     """Per site a datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""

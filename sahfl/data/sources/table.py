@@ -15,7 +15,7 @@ from sahfl.data.sources.datalist import SiteScansDatalist, StudyScansDatalist
 from sahfl.data.sources.folders import SiteScansFolder, StudyScansFolders
 from sahfl.data.sources.phantom import SiteScansPhantom, StudyScansPhantom
 from sahfl.data.sources.scans import SiteScans, StudyScans, StudyScansAtSites
-from sahfl.section import Section
+from sahfl.section import Section, SectionOf
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,19 @@ def _union(sections: tuple[type[Section], ...]) -> TypeAdapter[Any]:
 
 
 def _read_study_scans(value: Any, info: ValidationInfo) -> Any:
-    return one_of([source.study for source in SOURCES], value, info)
+    return one_of(study_sections(), value, info)
 
 
 def _read_site_scans(value: Any, info: ValidationInfo) -> Any:
     return one_of(site_sections(), value, info)
 
 
-AnyStudyScans = Annotated[SerializeAsAny[StudyScans], BeforeValidator(_read_study_scans)]
+def study_sections() -> tuple[type[StudyScans], ...]:
+    """The classes for the data section of a study file."""
+    return tuple(source.study for source in SOURCES)
+
+
+AnyStudyScans = Annotated[SerializeAsAny[StudyScans], BeforeValidator(_read_study_scans), SectionOf(study_sections)]
 """The data section of a study file, of any source."""
-AnySiteScans = Annotated[SerializeAsAny[SiteScans], BeforeValidator(_read_site_scans)]
+AnySiteScans = Annotated[SerializeAsAny[SiteScans], BeforeValidator(_read_site_scans), SectionOf(site_sections)]
 """The data section of a site file, of any source."""

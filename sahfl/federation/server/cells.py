@@ -201,7 +201,7 @@ class StudyCells:
     def _leave_untrained(self, method: TrainedMethod, fold: int, reason: str) -> None:
         """Note that a training is left out, for example at one site that is absent or has no patients for it."""
         self._folder.note({"event": "not_trained", "method": method.id, "fold": fold, "reason": reason})
-        emit(Warned(f"{method.id}, fold {fold + 1}: {reason}"))
+        emit(Warned(f"{method.id}, fold {fold}: {reason}"))
         missing = dict.fromkeys(self._study.evaluating_sites(method), reason)
         for part in parts_of(method):
             self._folder.write_evaluation(cell_of(method, fold), {"sums": {}, "missing": missing}, part)

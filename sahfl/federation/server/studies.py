@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from sahfl.atomic import write_atomic
 from sahfl.config import POOLS, Study, load_study
 from sahfl.errors import ConfigError, RunError
 
-STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-
 
 class Studies:
-    """Study files below a server's folder; a file's name without ``.yaml`` names its run.
+    """Study files below a server's folder; a file's name without ``.yaml`` is the study's name and that of its run.
 
     ``queue/`` holds the files that wait, in the order of their names; ``runs/<name>`` is the run folder of each;
     ``done/`` and ``failed/`` hold the files of studies that ended, a failed one with its reason in ``<name>.txt``;
@@ -25,21 +22,19 @@ class Studies:
         self._unusable: set[Path] = set()
 
     def submit(self, file: Path) -> Path:
-        """Check a study file and put it into the queue; its files of an earlier attempt leave ``failed/``.
+        """Check a study file and put it into the queue by its name; those of an earlier attempt leave ``failed/``.
 
         Raises:
-            ConfigError: the file has problems, names the sites' data, or has a name that no folder may have.
+            ConfigError: the file has problems, or names the sites' data.
             RunError: a study of this name waits already, or ran with other settings.
         """
         study = read_deployed(file)
-        if not STEM.fullmatch(file.stem):
-            raise ConfigError(f"{file}: rename it to letters, digits, '.', '-' and '_'; the name becomes a folder's")
-        target = self.folder / "queue" / f"{file.stem}.yaml"
+        target = self.folder / "queue" / f"{study.name}.yaml"
         if target.exists():
-            raise RunError(f"{target}: waits already; take it out of the queue, or rename the new file")
-        self.check_run(file.stem, study)
+            raise RunError(f"{target}: waits already; take it out of the queue, or change name in {file}")
+        self.check_run(study.name, study)
         for ending in ("yaml", "txt"):  # who watches this attempt must not see the outcome of an earlier one
-            (self.folder / "failed" / f"{file.stem}.{ending}").unlink(missing_ok=True)
+            (self.folder / "failed" / f"{study.name}.{ending}").unlink(missing_ok=True)
         write_atomic(target, study.model_dump_json(indent=1) + "\n")  # JSON is YAML; paths in it are absolute
         return target
 
@@ -53,7 +48,7 @@ class Studies:
 
         path = self.run_of(name)
         if (path / "study.json").is_file() and RunFolder.reopen(path).study() != study:
-            raise RunError(f"{path}: ran with other settings; give the changed study another file name")
+            raise RunError(f"{path}: ran with other settings; give the changed study another name")
 
     def waiting(self) -> list[Path]:
         """Files of the queue: interrupted studies first, then in the order of their names."""

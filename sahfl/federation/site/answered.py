@@ -179,4 +179,4 @@ def forget_round(config: SiteConfig, training: str, round_: int) -> int:
 
 
 def _named(header: Header) -> str:
-    return f"{header.method}, fold {header.fold + 1}, round {header.round}"
+    return f"{header.method}, fold {header.fold}, round {header.round}"

@@ -80,7 +80,7 @@ class Ledger:
                 part = new[first : first + MOST_SCANS]
                 self._append("scans", f"{len(part)} scans of a set of {len(chosen)}.", set=name, scans=part)
             place = {"study": header.study[:64], "method": header.method, "fold": header.fold, "round": header.round}
-            what = f"{'Round' if kind == 'round' else 'Evaluation'} of {header.method}, fold {header.fold + 1}"
+            what = f"{'Round' if kind == 'round' else 'Evaluation'} of {header.method}, fold {header.fold}"
             self._append(kind, f"{what}: uses {len(chosen)} scans.", asked=asked, set=name, **place)
 
     def usage(self) -> dict[str, Usage]:

@@ -137,7 +137,7 @@ class PrivatePart:
 
     def _what(self, round_: int) -> str:
         header = self._header
-        return f"the part of {header.method}, fold {header.fold + 1}, that stays at this site (round {round_})"
+        return f"the part of {header.method}, fold {header.fold}, that stays at this site (round {round_})"
 
     def _remedy(self) -> str:
         name = self._header.training

@@ -69,7 +69,7 @@ def test_another_request_for_an_answered_round_is_refused_until_the_hospital_rel
     error, line = real.refuses(TRAIN, other(real, real.start))
     assert (error, line["event"]) == ("RoundAlreadyAnswered", "refused")
     reason = line["details"]["reason"]
-    assert reason.startswith("round_already_answered: another request was answered for cp_lora-r2, fold 1, round 2;")
+    assert reason.startswith("round_already_answered: another request was answered for cp_lora-r2, fold 0, round 2;")
     _, name, _ = reason.rpartition("sahfl-client forget-round ")[2].split()
     assert forget_round(real.config, name, 1) == 2  # other settings need the whole training
     real.send(TRAIN, other(real, real.start))
@@ -82,14 +82,14 @@ def test_a_round_before_an_answered_one_gets_no_first_answer(real):
     real.send(TRAIN, real.request(training(round=3, rounds=3), real.start))
     error, line = real.refuses(TRAIN, real.request(training(round=2, rounds=3), real.start))
     assert error == "RoundAlreadyAnswered"
-    assert "a later round than cp_lora-r2, fold 1, round 2, was answered" in line["details"]["reason"]
+    assert "a later round than cp_lora-r2, fold 0, round 2, was answered" in line["details"]["reason"]
     real.send(TRAIN, real.request(training(round=3, rounds=3), real.start))  # the same again
 
 
 def test_of_two_processes_that_answer_one_round_only_one_answer_leaves(real):
     header = header_of(training(), base=real.base)
     answer = real.send(TRAIN, real.request(training(), real.start))
-    with pytest.raises(RoundAlreadyAnswered, match="another process answered cp_lora-r2, fold 1, round 1"):
+    with pytest.raises(RoundAlreadyAnswered, match="another process answered cp_lora-r2, fold 0, round 1"):
         Answered(real.config, header.study).keep(header, b"\2" * 32, answer)
 
 

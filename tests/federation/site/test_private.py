@@ -116,7 +116,7 @@ def without_a_note(path):
 def test_a_missing_or_damaged_part_is_an_error_and_no_older_one_takes_its_place(tmp_path, damage, evaluating):
     keep(tmp_path, 1, 2, 3)
     damage(max((tmp_path / "private").iterdir()))
-    what = r"the part of m, fold 1, that stays at this site \(round 3\) is (missing|damaged)"
+    what = r"the part of m, fold 0, that stays at this site \(round 3\) is (missing|damaged)"
     remedy = r"restore .*/private/\w{16}-\* from a backup"
     anew, lost = r", or begin it anew: sahfl private delete SITE_FILE \w{16}", "; without it, this fold has no result"
     remedy += lost if evaluating else f"{anew}$"  # what was deleted is not evaluated

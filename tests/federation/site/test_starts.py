@@ -239,7 +239,7 @@ def test_a_site_confirms_one_start_for_each_round_and_trains_from_no_other(hospi
     ask = confirmations.ask(task, header, hash_of_tensors(content))
     error, line = hospital.refuses(kind, ask)
     assert error == "PolicyRefused"
-    assert "has not trained cp_lora-r2, fold 1, in an earlier round" in line["details"]["reason"]
+    assert "has not trained cp_lora-r2, fold 0, in an earlier round" in line["details"]["reason"]
     hospital.send(TRAIN, hospital.request(training(), hospital.start))
     for _ in range(2):  # a second question gets a signature too
         assert set(hospital.send(kind, ask)) == {"header", "confirmation"}

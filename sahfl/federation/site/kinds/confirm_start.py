@@ -31,7 +31,7 @@ def confirm_start(site: Site, content: RecordDict) -> RecordDict:
     if site.config.kit is None:
         raise TrustError(f"site {site.config.name}: has no kit, so it cannot sign the start of a round")
     if not Answered(site.config, header.study).took_part(header):
-        found = f"has not trained {header.method}, fold {header.fold + 1}, in an earlier round"
+        found = f"has not trained {header.method}, fold {header.fold}, in an earlier round"
         raise PolicyRefused(f"site {site.config.name}: {found}, so it confirms no start of it")
     Confirmed(site.config, header.study).confirm(header, start)
     return confirmations.reply(header, attest(site.config.kit, confirmations.document(header, start)))

@@ -138,7 +138,7 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
     which = {"personal": ", with this site's own part", "shared": ", shared part", "mean": ", mean of all parts"}
     method += which.get(task.part or "", "")
-    what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold + 1})"
+    what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold})"
     kept = f", withholding {withheld}: groups too small" if withheld else ""
     withheld_parts = vars(sums.withheld) | {"replicates": sums.overall.bare > 0}
     withheld_parts |= {"misses": sums.overall.hidden > 0, "misses_of_groups": sums.hides_groups}

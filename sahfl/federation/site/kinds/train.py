@@ -160,7 +160,7 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     metrics = sorted(answer.metric_records["metrics"])
     local = task.local
     assert local is not None  # train_round refuses anything else
-    where = "all weights, pretraining" if task.method is None else f"{task.method.id}, fold {task.fold + 1}"
+    where = "all weights, pretraining" if task.method is None else f"{task.method.id}, fold {task.fold}"
     what = f"{len(names)} tensors with {numbers:,} numbers ({where}, round {task.round} of {task.rounds})"
     digest = hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
     details = {"tensors": len(names), "names_sha256": digest, "numbers": numbers, "metrics": metrics}

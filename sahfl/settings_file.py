@@ -1,0 +1,162 @@
+"""Reading a settings file: YAML 1.2, as a section, with all problems and their lines in one message."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import ValidationError
+
+from sahfl.errors import ConfigError
+from sahfl.problems import describe
+from sahfl.section import Place, SectionT
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """The content of a settings file, and where each setting stands in it."""
+
+    path: Path
+    """The file."""
+    content: dict[str, Any]
+    """The mapping in the file."""
+    lines: Mapping[Place, int] = field(default_factory=dict)
+    """Line of each key and list entry, counted from 1."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the scalars of the core schema of YAML 1.2, in which a key that is given twice is an error.
+
+    PyYAML follows YAML 1.1, which reads ``1e-3`` and ``0o17`` as text, ``1:30`` as 90, and ``no`` as false.
+    Source: YAML 1.2.2, section 10.3.2.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # none of YAML 1.1
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key, _ in node.value if keys.count(key.value) > 1 and key.value != "<<"]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {twice[-1].value!r} is given twice", twice[-1].start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Read a whole number of YAML 1.2: decimal, ``0o`` and ``0x``."""
+        text = self.construct_scalar(node)
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Read a number of YAML 1.2, with or without a point."""
+        text = self.construct_scalar(node).lower()
+        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+)
+for _name, _form, _first in _SCALARS:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_form})$"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
+def read_settings(path: Path) -> SettingsFile:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, gives a key twice, or holds something else than a mapping.
+    """
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        top = loader.get_single_node()
+        content = None if top is None else loader.construct_document(top)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError(f"{path}: cannot be read ({reason})") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: is not YAML: {getattr(error, 'problem', error)}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    if top is None or not isinstance(content, dict):
+        found = "nothing" if content is None else type(content).__name__
+        raise ConfigError(f"{path}: got {found}, expected a mapping of settings (lines like name: value)")
+    return SettingsFile(path, content, dict(_lines(top)))
+
+
+def _lines(top: yaml.Node) -> Iterator[tuple[Place, int]]:
+    """The line of each key and entry; what stands behind an anchor is followed once."""
+    waiting: list[tuple[Place, yaml.Node]] = [((), top)]
+    seen: set[int] = set()
+    while waiting:
+        place, node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            parts = [(key.value, key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = [(number, value, value) for number, value in enumerate(node.value)]
+        else:
+            continue
+        for name, marked, value in parts:
+            yield (*place, name), marked.start_mark.line + 1
+            waiting.append(((*place, name), value))
+
+
+def parse(
+    model: type[SectionT],
+    settings: Any,
+    *,
+    where: str,
+    folder: Path | None = None,
+    lines: Mapping[Place, int] | None = None,
+) -> SectionT:
+    """Check settings against a section.
+
+    Args:
+        model: the section.
+        settings: the content of a file.
+        where: the file's name, for messages.
+        folder: where relative paths (``PathInFile``) start; without it they stay as they are.
+        lines: the line of each setting, for messages.
+
+    Raises:
+        ConfigError: all problems in one message, each with its line, its key, the value found and the expected one.
+    """
+    try:
+        # From JSON, strict mode takes a list for a tuple and a string for a path.
+        text = json.dumps(settings, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # an anchor that contains itself
+        raise ConfigError(f"{where}: holds what a settings file cannot: {error}") from error
+    try:
+        return model.model_validate_json(text, context={"folder": folder})
+    except ValidationError as error:
+        problems = describe(error, model, json.loads(text), lines)
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    raise ConfigError("\n  ".join([f"{where}: {count}", *problems]))
+
+
+def load(model: type[SectionT], path: Path) -> SectionT:
+    """Read a settings file; relative paths in it start at the file's folder.
+
+    Raises:
+        ConfigError: the file cannot be read, or has problems: every unknown key and bad value, in one message.
+    """
+    file = read_settings(path)
+    return parse(model, file.content, where=str(path), folder=path.parent, lines=file.lines)
