@@ -2,12 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo deploy-demo test test-all check format clean
+.PHONY: demo deploy-demo test test-all check docs format clean
 
 demo: .venv/installed  ## simulated federation on a phantom cohort, to a report
 	$(BIN)/sahfl simulate configs/demo.yaml
 
-deploy-demo: .venv/installed  ## a server and four sites as processes, with keys of their own; the server is killed once
+deploy-demo: .venv/installed  ## a server and three sites as processes, with keys of their own; the server is killed once
 	$(BIN)/python examples/deployment/demo.py
 
 test: .venv/installed  ## all tests but the slow ones
@@ -21,17 +21,24 @@ check: .venv/installed  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: .venv/docs  ## the documents as a site with a search: site/index.html; a broken link is an error
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs . site
+
 format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis site *.egg-info
 
-# torch first and pinned: as a dependency of something else, pip would take the newest build with gigabytes of CUDA.
+# torch first: as a dependency of something else, pip would take PyPI's build, with gigabytes of CUDA on Linux.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sahfl needs Python 3.11 or newer; make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python tools/install_torch.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@

@@ -20,8 +20,11 @@ from sahfl.events import Event, SiteEvent, listening
 from sahfl.progress import RunProgress, clock, doing_text, loss_text, waiting_text
 
 if TYPE_CHECKING:
+    from sahfl.report import Conclusion
     from sahfl.trust.overview import Line
 
+PLAIN_WIDTH, WIDE, NARROW = 130, 130, 105
+"""Width of a conclusion without a terminal; least widths for an interval beside its value, and below it in one line."""
 LINES_EVERY_S = 15.0
 """Shortest time between two lines of a plain log on the steps of one site."""
 
@@ -150,6 +153,43 @@ def _line(event: Event, progress: RunProgress) -> str:
             return ""
         case _:
             assert_never(event)
+
+
+def show_conclusion(conclusion: Conclusion, console: Console) -> None:
+    """Print the table of methods and which one to use: as wide as a terminal, ``PLAIN_WIDTH`` elsewhere."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=PLAIN_WIDTH)
+    points = Table.grid(Column(style="dim"), Column(), padding=(0, 2))
+    for point in conclusion.points:
+        points.add_row(Text(printable(point.label)), Text(printable(point.text)))
+    for notice in conclusion.notices:
+        console.print(Text(printable(notice), "bold yellow"))
+    use = Text(f"\n{printable(conclusion.use)}\n", "bold")
+    for part in (_method_table(conclusion, console.width), use, points):
+        console.print(part)
+
+
+def _method_table(conclusion: Conclusion, width: int) -> Table:
+    """The table of a conclusion; where there is little space, intervals stand below their values."""
+    shown = conclusion.table
+    table = Table(
+        title=Text(printable(shown.caption)), title_justify="left", box=None, pad_edge=False, header_style="dim"
+    )
+    for place, name in enumerate(shown.columns):
+        words = place < shown.n_text or name == "Verdict"  # only words are broken where they do not fit
+        head = name.replace(" (", "\n(") if width >= NARROW else name.replace(" ", "\n")
+        table.add_column(head, justify="left" if place < shown.n_text else "right", no_wrap=not words, min_width=8)
+    for row in shown.rows:
+        cells = [_broken(printable(cell), width) for cell in row.cells[1:]]
+        first = Text(printable(row.cells[0] if row.span is None else f"{row.cells[0]}. {row.span}"))
+        table.add_row(first, *map(Text, cells))
+    return table
+
+
+def _broken(text: str, width: int) -> str:
+    """A cell in as many lines as a table of this width needs."""
+    text = text if width >= WIDE else text.replace(" (", "\n(")
+    return text if width >= NARROW else text.replace(" to ", "\nto ")
 
 
 def printable(text: str) -> str:

@@ -139,3 +139,7 @@ class RunFailed(SahflError):
     """A run ended without its result, for example below the quorum of sites."""
 
     exit_code = 3
+
+
+class StudyCancelled(RunFailed):
+    """Somebody took a study out of the server's queue while it ran; what it committed is kept."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from monai.networks.blocks import Convolution
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
 
+from sahfl.errors import ConfigError
 from sahfl.seeds import derive_seed
+from sahfl.unet import DEPTHS, UNet
 
 WIDTHS: dict[str, tuple[int, int, int, int, int]] = {
     "tiny": (16, 16, 32, 64, 128),
@@ -19,9 +21,16 @@ WIDTHS: dict[str, tuple[int, int, int, int, int]] = {
     "large": (64, 128, 256, 512, 800),
 }
 """Channels at the depths 1 (full resolution) to 4, and in the bottleneck."""
-DEPTHS = ("1", "2", "3", "4")
-BLOOD_PRIOR_LOGIT = -4.0
-"""Initial output bias: about 2 % of the pixels of a slice are blood."""
+
+
+@dataclass(frozen=True)
+class PlainNetwork:
+    """The network of one view by itself. The file of its class imports nothing of sahfl: a bundle has a copy of it."""
+
+    module: nn.Module
+    """Takes slices (batch, in_channels, height, width) alone; returns logits (batch, 1, height, width)."""
+    arguments: Mapping[str, Any]
+    """The class, called with these, builds a module with the same tensors; values are those of JSON."""
 
 
 class Network(nn.Module, ABC):
@@ -60,6 +69,15 @@ class Network(nn.Module, ABC):
             (batch, 1, height, width). In training with deep supervision a list: that, at half, and at quarter size.
         """
 
+    def plain(self, view: str) -> PlainNetwork:
+        """The network of a view by itself, for a MONAI bundle; a subclass may leave it out.
+
+        Raises:
+            ConfigError: this kind of network has no class that works without sahfl.
+        """
+        found = f"the network {type(self).__name__} does not work without sahfl"
+        raise ConfigError(f"--format bundle: {found}, as a bundle must; name another format, such as onnx")
+
 
 class MultiViewUNet(Network):
     """U-Nets on slices with neighbours and HU windows as channels: one shared by all views, or one for each.
@@ -73,11 +91,17 @@ class MultiViewUNet(Network):
     ) -> None:
         super().__init__(in_channels, size=size, seed=seed)
         self._shared = not views
+        n_outputs = 3 if deep_supervision else 1
+        self._arguments: dict[str, Any] = {
+            "in_channels": in_channels,
+            "widths": list(WIDTHS[size]),
+            "n_outputs": n_outputs,
+        }
         seeds: dict[str, int] = {view: derive_seed(seed, view) for view in views} or {"net": seed}
         for name, own_seed in seeds.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(own_seed)
-                self.add_module(name, UNet(in_channels, WIDTHS[size], n_outputs=3 if deep_supervision else 1))
+                self.add_module(name, UNet(**self._arguments))
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -88,71 +112,19 @@ class MultiViewUNet(Network):
 
     def forward(self, slices: Tensor, view: str | None = None) -> Tensor | list[Tensor]:
         """(batch, in_channels, height, width) -> logits (batch, 1, height, width); the mean of all without a view."""
-        nets = list(self.children()) if view is None or self._shared else [self.get_submodule(view)]
-        outputs = [net(slices) for net in nets]
-        logits = [level[0] if len(nets) == 1 else torch.stack(level).mean(0) for level in zip(*outputs, strict=True)]
-        return logits if len(logits) > 1 else logits[0]
+        if self._shared or view is not None:
+            return self._net(view)(slices)
+        outputs = [net(slices) for net in self.children()]
+        if isinstance(outputs[0], Tensor):
+            return torch.stack(outputs).mean(0)
+        return [torch.stack(level).mean(0) for level in zip(*outputs, strict=True)]
 
+    def plain(self, view: str) -> PlainNetwork:
+        """The U-Net of a view."""
+        return PlainNetwork(self._net(view), self._arguments)
 
-class UNet(nn.Module):
-    """A 2-D U-Net of four halvings, its modules named by role and depth, with 1x1 outputs that start at rare blood.
-
-    Each depth has two of MONAI's convolutions with instance norm and leaky ReLU. No convolution has a bias, because the
-    next norm would remove it (after a transposed one, but for the picture's edge).
-
-    Source: Ronneberger et al. 2015, arXiv 1505.04597; instance norm, transposed convolutions and outputs at several
-    resolutions as in nnU-Net, Isensee et al. 2021, doi 10.1038/s41592-020-01008-z.
-
-    Args:
-        in_channels: channels of a slice.
-        widths: channels at the depths 1 to 4, and in the bottleneck.
-        n_outputs: resolutions with an output, the finest first; all but the finest are computed in training only.
-    """
-
-    def __init__(self, in_channels: int, widths: tuple[int, ...], *, n_outputs: int) -> None:
-        super().__init__()
-        inputs, below = (in_channels, *widths), widths[1:]
-        self.encoder = nn.ModuleDict({d: _two_convolutions(*inputs[n : n + 2]) for n, d in enumerate(DEPTHS)})
-        self.bottleneck = _two_convolutions(*widths[-2:])
-        steps = reversed(list(zip(DEPTHS, below, widths, strict=False)))
-        self.decoder = nn.ModuleDict({depth: UpStep(deeper, width) for depth, deeper, width in steps})
-        self.head = nn.ModuleDict({DEPTHS[n]: nn.Conv2d(widths[n], 1, kernel_size=1) for n in range(n_outputs)})
-        for output in self.head.values():
-            nn.init.constant_(output.bias, BLOOD_PRIOR_LOGIT)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(batch, in_channels, height, width) -> logits (batch, 1, ...), the finest first; alone unless training."""
-        skips, logits = {}, {}
-        for depth in DEPTHS:
-            skips[depth] = x = self.encoder[depth](x)
-            x = max_pool2d(x, 2)
-        x = self.bottleneck(x)
-        for depth, step in self.decoder.items():
-            x = step(x, skips[depth])
-            if depth == "1" or (self.training and depth in self.head):
-                logits[depth] = self.head[depth](x)
-        return [logits[depth] for depth in sorted(logits)]
-
-
-class UpStep(nn.Module):
-    """One depth of the decoder: doubles the size and appends the encoder's channels of that depth."""
-
-    def __init__(self, deeper: int, width: int) -> None:
-        super().__init__()
-        self.up = nn.ConvTranspose2d(deeper, width, kernel_size=2, stride=2, bias=False)
-        self.convs = _two_convolutions(2 * width, width)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """(batch, deeper, height, width) and (batch, width, 2 height, 2 width) -> the shape of the second."""
-        return self.convs(torch.cat([skip, self.up(x)], dim=1))
-
-
-def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
-    act, norm = ("leakyrelu", {"negative_slope": 0.1, "inplace": True}), ("instance", {"affine": True})
-    return nn.Sequential(
-        Convolution(2, in_channels, out_channels, act=act, norm=norm, bias=False),
-        Convolution(2, out_channels, out_channels, act=act, norm=norm, bias=False),
-    )
+    def _net(self, view: str | None) -> nn.Module:
+        return self.get_submodule("net" if self._shared else str(view))
 
 
 def for_inference(net: nn.Module) -> nn.Module:

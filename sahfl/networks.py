@@ -15,7 +15,7 @@ from sahfl.adapters import AdapterState, digest, exchanged
 from sahfl.adapters.adapted import AdaptedConv
 from sahfl.adapters.attach import attach, attach_everything, norm_tensors, staying
 from sahfl.adapters.files import load_tensors
-from sahfl.config import AdapterTuning, ModelConfig, Study, TrainedMethod, ViewsConfig, WeightTuning
+from sahfl.config import AdapterTuning, LoadedBase, ModelConfig, Study, TrainedMethod, ViewsConfig, WeightTuning
 from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
 from sahfl.errors import AdapterError
@@ -94,17 +94,21 @@ def base_network(views: ViewsConfig, model: ModelConfig, base: AdapterState) -> 
     return net
 
 
-def read_base(study: Study, *, copy: Path) -> AdapterState:
-    """The base network that a study names by file and hash, or the run's own copy of it once that exists.
+def read_base(study: Study, *, copy: Path | None = None) -> AdapterState:
+    """The base network that a study names in the place of pretraining; random weights for ``base: none``.
+
+    The run's own copy takes the place of the file once it exists.
 
     Raises:
         AdapterError: the file is missing or damaged, or holds another base or a base of another network.
     """
-    assert study.base is not None
-    path = copy if copy.exists() else study.base.path
+    if not isinstance(study.base, LoadedBase):
+        return exchanged.read(whole_network(study.views, study.model, study.seed))
+    path = copy if copy and copy.exists() else study.base.path
     base, _ = load_tensors(path)
-    if (found := digest(base)) != study.base.sha256:
-        raise AdapterError(f"{path}: got a base with hash {found}, expected base.sha256 {study.base.sha256}")
+    if (found := digest(base)) != study.base.content_sha256 is not None:
+        expected = f"base.content_sha256 {study.base.content_sha256}"
+        raise AdapterError(f"{path}: got a base with hash {found}, expected {expected}")
     if odd := [name for name, value in base.items() if not np.isfinite(value).all()]:
         raise AdapterError(f"{path}: tensor {odd[0]!r} contains NaN or inf")
     try:

@@ -88,7 +88,6 @@ NOTES = {
     "optimizer": "the optimiser is always AdamW",
     "optimiser": "the optimiser is always AdamW",
     "loss": "the loss is always Dice with cross-entropy",
-    "folders": "the source is called folder",
 }
 """What a message adds about an unknown name or value."""
 

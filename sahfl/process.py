@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 RAISE_AGAIN_S = 0.1
 """Time after which an interrupt that Python dropped is raised once more."""
+
+_MAIN = threading.Lock()
+"""Held while another module stands in the place of the main file."""
 
 
 @contextmanager
@@ -71,6 +74,22 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def main_left_out() -> Iterator[None]:
+    """Keep processes that are spawned in the block from running this program's main file once more.
+
+    multiprocessing runs it in every new process, so that a script without ``if __name__ == "__main__"`` would start its
+    work again there. With an empty module in its place there is nothing to run. What such a process needs must
+    therefore lie in a module, not in the main file.
+    """
+    with _MAIN:
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 @contextmanager

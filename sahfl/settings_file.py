@@ -28,6 +28,10 @@ class SettingsFile:
     lines: Mapping[Place, int] = field(default_factory=dict)
     """Line of each key and list entry, counted from 1."""
 
+    def line(self, name: str) -> int:
+        """Line of a setting at the top of the file; 1 without it."""
+        return self.lines.get((name,), 1)
+
 
 class _Loader(yaml.SafeLoader):
     """YAML with the scalars of the core schema of YAML 1.2, in which a key that is given twice is an error.
@@ -81,12 +85,18 @@ def read_settings(path: Path) -> SettingsFile:
         ConfigError: it cannot be read, is not YAML, gives a key twice, or holds something else than a mapping.
     """
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        top = loader.get_single_node()
-        content = None if top is None else loader.construct_document(top)
+        return read_text(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"{path}: cannot be read ({reason})") from error
+
+
+def read_text(text: str, path: Path) -> SettingsFile:
+    """Read the text of a YAML file that holds a mapping, as ``read_settings``; ``path`` is for messages."""
+    try:
+        loader = _Loader(text)
+        top = loader.get_single_node()
+        content = None if top is None else loader.construct_document(top)
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""

@@ -1,6 +1,6 @@
 """Export of a run's results to trackers: TensorBoard's event files, and MLflow.
 
-Both are optional (``pip install 'sahfl[tensorboard]'``, ``'sahfl[mlflow]'``). They get settings, learning curves and
+Both need further packages (``PACKAGES``). They get settings, learning curves and
 the metrics of each method from ``results.json``, and no data of patients beyond those in the report.
 """
 
@@ -15,6 +15,8 @@ from typing import Any
 from sahfl.errors import DataError, RunError
 
 Results = Mapping[str, Any]
+PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow-skinny alembic sqlalchemy"}
+"""What each tracker needs, as names for pip."""
 SETTINGS = ("method", "rank", "aggregation", "trained_at", "trainable", "bytes_up_per_round")
 MOST_AT_ONCE = 1000
 """Limit of metrics in one call to MLflow."""
@@ -132,4 +134,4 @@ def _optional(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise RunError(f"{module} is not installed; pip install 'sahfl[{extra}]'") from error
+        raise RunError(f"{module} is not installed; pip install {PACKAGES[extra]}") from error

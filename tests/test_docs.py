@@ -1,15 +1,17 @@
-"""The documents: every command, file, link and number in them exists."""
+"""The documents: every command, file and number in them exists."""
 
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import yaml
+from harness.documents import PAGES, ROOT, TASKS, blocks
 from harness.tiny_study import TINY
 
 from sahfl.adapters import exchanged
@@ -40,17 +42,16 @@ from sahfl.results.verdicts import MARGIN
 from sahfl.section import Section
 from sahfl.statistics.sums import EvaluationSums
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-RUNBOOKS = {name: (ROOT / name).read_text() for name in ("SECURITY.md", "client/README.md", "server/README.md")}
+README, PRIVACY = PAGES["README.md"], PAGES["docs/privacy.md"]
+RUNBOOKS = {name: PAGES[name] for name in ("SECURITY.md", "client/README.md", "server/README.md")}
 SAHFL = Path(sys.executable).with_name("sahfl")
 DAEMONS = {"sahfl-server": "sahfl_server", "sahfl-client": "sahfl_client"}
-COMMANDS = re.findall(r"^\$ (.+?)(?:\s+#.*)?$", "\n".join([README, CONTRIBUTING, *RUNBOOKS.values()]), re.MULTILINE)
-COMMANDS += [text for text in re.findall(r"`(sahfl [a-z][^`]*)`", "\n".join(RUNBOOKS.values())) if "..." not in text]
+PAGES_OF_USERS = "\n".join(text for name, text in PAGES.items() if name != "CHANGELOG.md")
+COMMANDS = re.findall(r"^\$ (.+?)(?:\s+#.*)?$", PAGES_OF_USERS, re.MULTILINE)
+COMMANDS += [text for text in re.findall(r"`(sahfl [a-z][^`]*)`", PAGES_OF_USERS) if "..." not in text]
 OF_THE_SYSTEM = {"openssl", "sha256sum", "useradd", "install", "cp", "chown", "chmod", "sudoedit", "systemctl"}
-OF_THE_SYSTEM |= {"journalctl", "timedatectl", "python3.11", "python"}
-"""What the runbooks take from Linux; a name that is not here is a slip."""
+OF_THE_SYSTEM |= {"journalctl", "timedatectl", "python3.11", "python", "source"}
+"""What the documents take from Linux; a name that is not here is a slip."""
 
 
 FILES = {
@@ -61,10 +62,12 @@ FILES = {
 }
 
 
+@cache
 def help_of(*command):
     return subprocess.run([SAHFL, *command, "-h"], capture_output=True, text=True, check=True).stdout
 
 
+@cache
 def help_of_daemon(program):
     words = [program, "serve", "-h"] if program == "sahfl-client" else [program, "-h"]
     code = f"import sys; from {DAEMONS[program]}.main import main; sys.argv = {words!r}; main()"
@@ -79,13 +82,13 @@ def test_each_command_of_the_documents_exists(command):
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
     if program in OF_THE_SYSTEM:
-        named = [argument for argument in arguments if argument.startswith(("client/", "server/", "configs/"))]
+        named = [
+            argument for argument in arguments if argument.startswith(("client/", "server/", "configs/", "benchmarks/"))
+        ]
         assert all((ROOT / argument).is_file() for argument in named)
         return
     assert program == "sahfl" or program in DAEMONS
-    known = (
-        help_of(*arguments[: 2 if arguments[0] == "audit" else 1]) if program == "sahfl" else help_of_daemon(program)
-    )
+    known = help_of(*words_of(arguments)) if program == "sahfl" else help_of_daemon(program)
     for argument in arguments[1:]:
         if argument.startswith("--"):
             assert argument in known
@@ -93,36 +96,28 @@ def test_each_command_of_the_documents_exists(command):
             assert (ROOT / argument).is_file()
 
 
-def test_the_readme_names_every_command_of_the_program():
+def words_of(arguments):
+    """The words that name a command; ``sahfl study FILE`` is short for ``sahfl study run FILE``."""
+    if arguments[0] == "study" and len(arguments) > 1:
+        return ["study", arguments[1] if arguments[1] in ("list", "cancel", "archive") else "run"]
+    return arguments[: 2 if arguments[0] in ("audit", "private") else 1]
+
+
+def test_the_readme_and_the_pages_by_task_name_every_command_of_the_program():
     listed = subprocess.run([SAHFL, "-h"], capture_output=True, text=True, check=True).stdout
     commands = re.findall(r"^\W*([a-z]+)  +[A-Z]", listed.split("Commands", 1)[1], re.MULTILINE)
     assert commands
-    assert not [command for command in commands if f"$ sahfl {command}" not in README]
+    named = re.findall(r"(?:\$ |`)sahfl ([a-z]+)", "".join(PAGES[name] for name in ("README.md", *TASKS)))
+    assert not set(commands) - set(named)
 
 
 def test_every_example_in_a_help_text_is_a_command_of_the_program():
-    of_a_run = ("simulate", "study", "report", "predict", "export", "adapt")
+    of_a_run = ("init", "simulate", "study", "report", "predict", "export", "adapt")
     for command in (*of_a_run, "check", "provision", "renew", "revoke", "status", "doctor"):
-        examples = re.findall(r"Example: (sahfl \S+)", help_of(command))
+        words = ["study", "run"] if command == "study" else [command]
+        examples = re.findall(r"Example: (sahfl \S+)", help_of(*words))
         assert examples
         assert {example.split()[1] for example in examples} == {command}
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)", README + CONTRIBUTING))
-def test_each_link_leads_to_a_file(link):
-    assert (ROOT / link).exists()
-
-
-@pytest.mark.parametrize("name", RUNBOOKS)
-def test_each_link_of_a_runbook_leads_to_a_file_and_a_heading(name):
-    links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", RUNBOOKS[name])
-    assert links
-    for path, heading in links:
-        target = (ROOT / name).parent / path
-        assert target.exists(), f"{name}: {path}"
-        if heading:
-            titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
-            assert heading in {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 DAEMON_LOG = re.compile(r"(?:\blog_event|\bwarn|logger\.\w+)\(\s*\"(\w+)\"|event=([a-z_]+) ")
@@ -227,11 +222,12 @@ def test_every_setting_of_the_policy_is_documented_with_its_default():
             assert rows[name].replace(" ", "") == str(value).replace("True", "true").replace("False", "false")
 
 
-def test_the_readme_counts_the_rules_of_the_data_checks():
+def test_the_documents_count_the_rules_of_the_data_checks():
     assert f"[{len(RULES)} rules](docs/data-checks.md)" in README
+    assert f"[{len(RULES)} rules](data-checks.md)" in PAGES["docs/data.md"]
 
 
-def test_the_demo_is_the_one_that_the_readme_describes():
+def test_the_demo_is_the_one_that_the_documents_describe():
     study = load_study(ROOT / "configs" / "demo.yaml")
     assert (len(study.pretrain.sites), len(study.finetune.sites), study.finetune.folds) == (4, 3, 3)
     assert sum(study.data.sites[site].n_cases for site in study.finetune.sites) == 30
@@ -240,7 +236,7 @@ def test_the_demo_is_the_one_that_the_readme_describes():
     assert study.evaluation.replicates == 1000
 
 
-def test_the_bytes_in_the_readme_s_table_are_those_of_the_demo():
+def test_the_bytes_in_the_tables_of_what_leaves_are_those_of_the_demo():
     study = load_study(ROOT / "configs" / "demo.yaml")
     base = exchanged.read(whole_network(study.views, study.model, study.seed))
     adapter = exchanged.read(fine_tuned_network(study.views, study.model, base, study.finetune.methods[1], study.seed))
@@ -248,30 +244,33 @@ def test_the_bytes_in_the_readme_s_table_are_those_of_the_demo():
     sizes = [n_bytes(train_reply(header, tensors, n_volumes=8, loss=0.5, seconds=5.0)) for tensors in (base, adapter)]
     sums = EvaluationSums.zero(study.evaluation).to_array()
     sizes.append(n_bytes(evaluation_reply(header, sums)))
-    table = README.split("## What leaves a hospital", 1)[1]
-    assert [f"{sizes[0] / 1e6:.0f} MB", f"{sizes[1] / 1e3:.0f} kB", f"{sizes[2] / 1e3:.0f} kB"] == [
-        row.rsplit("|", 2)[1].strip() for row in table.splitlines() if re.match(r"\| (pretr|CP-|eval)", row)
-    ]
+    expected = {f"{sizes[0] / 1e6:.0f} MB", f"{sizes[1] / 1e3:.0f} kB", f"{sizes[2] / 1e3:.0f} kB"}
+    for page in (README, PRIVACY):
+        table = page.split("## What leaves a hospital", 1)[1].split("\n## ")[0]
+        rows = re.findall(r"^\| ((?:pretr|CP-|eval|fine-t).*) \|$", table, re.MULTILINE)
+        assert len(rows) == 3
+        assert {row.rsplit("|", 1)[1].strip() for row in rows} == expected
 
 
-def test_the_readme_s_example_of_a_datalist_is_one(tmp_path):
-    example = re.search(r"A datalist is JSON: `(.+?)`", README).group(1)
+def test_the_example_of_a_datalist_is_one(tmp_path):
+    (example,) = blocks(PAGES["docs/data.md"], "json")
     (tmp_path / "datalist.json").write_text(example)
     (case,) = read_datalist(tmp_path / "datalist.json", "site_name")
     assert case.image == tmp_path / "a.nii.gz"
 
 
-def test_the_readme_s_example_of_ranks_is_one():
-    (example,) = re.findall(r"```yaml\nmethods:\n  - (.+?)\n```", README)
-    assert AdapterTuning.model_validate(yaml.safe_load(example)).site_ranks == {"bern": 2, "graz": 16}
+def test_the_example_of_ranks_is_one():
+    (example,) = [code for code in blocks(PAGES["docs/methods.md"], "yaml") if "site_ranks" in code]
+    (method,) = yaml.safe_load(example)["finetune"]["methods"]
+    assert AdapterTuning.model_validate(method).site_ranks == {"bern": 2, "graz": 16}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/comparisons.md"])
+@pytest.mark.parametrize("name", ["docs/methods.md", "docs/comparisons.md"])
 def test_the_examples_of_a_grid_are_some(name):
-    (example,) = re.findall(r"```yaml\n((?:methods:\n.+?\n)?grid:.+?)```", (ROOT / name).read_text(), re.DOTALL)
-    settings = {"methods": [], "sites": ["bern", "linz"], "rounds": 1, "local": {"steps": 1}} | yaml.safe_load(example)
+    (example,) = [code for code in blocks(PAGES[name], "yaml") if "grid:" in code]
+    settings = {"sites": ["bern", "linz"], "rounds": 1, "local": {"steps": 1}} | yaml.safe_load(example)["finetune"]
     methods = {method.id for method in parse(FinetuneConfig, settings, where=name).methods}
-    pooled = {"README.md": "cp_lora-r8", "docs/comparisons.md": "full"}[name]
+    pooled = {"docs/methods.md": "cp_lora-r8", "docs/comparisons.md": "full"}[name]
     assert {f"{pooled}-pooled", f"{pooled}-at-bern", "cp_lora-r64-repeat2"} <= methods
 
 

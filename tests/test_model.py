@@ -7,7 +7,8 @@ from torch import nn
 from sahfl.config import AdapterTuning, ModelConfig, ViewsConfig
 from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
-from sahfl.model import BLOOD_PRIOR_LOGIT, WIDTHS, MultiViewUNet
+from sahfl.model import WIDTHS, MultiViewUNet
+from sahfl.unet import BLOOD_PRIOR_LOGIT
 
 CHANNELS = n_channels(ViewsConfig())
 

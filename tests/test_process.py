@@ -184,3 +184,22 @@ def test_the_time_is_written_in_utc_to_the_second_or_finer():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", now_text())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", now_text("milliseconds"))
     assert abs(now().timestamp() - time.time()) < 5
+
+
+def test_a_spawned_process_does_not_run_a_script_that_has_no_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, sys, time\n"
+        "from sahfl.process import main_left_out\n"
+        "print('begun', flush=True)\n"
+        "process = multiprocessing.get_context('spawn').Process(target=time.sleep, args=(0,))\n"
+        "main = sys.modules['__main__']\n"
+        "with main_left_out():\n"
+        "    process.start()\n"
+        "assert sys.modules['__main__'] is main\n"
+        "process.join()\n"
+        "print('ended', process.exitcode)\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, env=env)
+    assert done.stdout == "begun\nended 0\n", done.stderr

@@ -47,7 +47,7 @@ def test_a_failed_method_has_no_metrics_and_unknown_ones_are_left_out():
 
 
 def test_event_files_hold_curves_and_metrics_of_each_training(tmp_path):
-    pytest.importorskip("tensorboardX", reason="pip install 'sahfl[tensorboard]'")
+    pytest.importorskip("tensorboardX", reason="pip install tensorboardX")
     folder = export_tensorboard(gain(), tmp_path)
     assert folder == tmp_path / "demo-c0ffeec0"
     assert sorted(path.name for path in folder.iterdir()) == ["cp_lora-r8", "full", "pretrain", "zero_shot"]
@@ -59,7 +59,7 @@ def test_event_files_hold_curves_and_metrics_of_each_training(tmp_path):
 
 
 def test_a_study_is_written_to_tensorboard_once(tmp_path):
-    pytest.importorskip("tensorboardX", reason="pip install 'sahfl[tensorboard]'")
+    pytest.importorskip("tensorboardX", reason="pip install tensorboardX")
     export_tensorboard(gain(), tmp_path)
     with pytest.raises(RunError, match=r"demo-c0ffeec0: holds this study already; delete it to write it again"):
         export_tensorboard(gain(), tmp_path)
@@ -67,7 +67,7 @@ def test_a_study_is_written_to_tensorboard_once(tmp_path):
 
 @pytest.mark.filterwarnings("default")  # of MLflow's own dependencies
 def test_mlflow_holds_a_run_for_each_training_once(tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="pip install 'sahfl[mlflow]'")
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny alembic sqlalchemy")
     uri = export_mlflow(gain(), str(tmp_path / "store"))
     assert uri == f"sqlite:///{tmp_path}/store/mlflow.db"
     client = mlflow.MlflowClient(tracking_uri=uri)

@@ -1,10 +1,10 @@
-"""A whole deployment on this machine: keys, a server, four hospitals, a study, and a server that is killed on the way.
+"""A whole deployment on this machine: keys, a server, three hospitals, a study, and a server that is killed.
 
     make deploy-demo
     python examples/deployment/demo.py --out runs/deploy-demo
 
 Everything happens through the commands that a consortium uses: ``sahfl provision`` makes keys, ``sahfl-server`` runs
-the study, four ``sahfl-client`` train on their own scans (phantoms), over mutual TLS 1.3 on loopback.
+the study, three ``sahfl-client`` train on their own scans (phantoms), over mutual TLS 1.3 on loopback.
 The hospitals accept the base network by its hash (``sahfl-client accept-base``), under the policy of their kits.
 In the second round of fine-tuning the server is killed (SIGKILL) and started again; the sites are told nothing.
 """
@@ -28,26 +28,24 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-SITES = {"tbi_a": "standard", "sah_a": "smooth", "sah_b": "noisy", "sah_c": "tilted"}
-"""The hospitals and their scanners; a site trains in the stage that its name says."""
+SITES = {"sah_a": "smooth", "sah_b": "noisy", "sah_c": "tilted"}
+"""The hospitals and their scanners."""
 KILL_AFTER = ("cp_lora-r8", 0, 1)
 """Method, fold and round after whose commit the server is killed."""
 MOST_S = 600
 
 
 def settings(folder: Path, port: int) -> None:
-    """Write what a coordinating centre and four data managers would write by hand."""
+    """Write what a coordinating centre and three data managers would write by hand."""
     server = {"host": "localhost", "port": port, "also": ["127.0.0.1"]}
     _write(folder / "consortium.yaml", {"name": "deploy_demo", "server": server, "sites": list(SITES)})
     kit = {"kit": "consortium/server", "folder": "server", "host": "127.0.0.1", "port": port, "resume_wait_s": 20}
     _write(folder / "server.yaml", kit)
     for site, profile in SITES.items():
-        stage = "pretrain" if site.startswith("tbi") else "finetune"
-        patients = {"kind": site[:3], "n_cases": 12, "profile": profile}
-        scans = {"source": "phantom", "seed": 11, "shape": [48, 56, 12], "spacing_mm": [4.0, 4.0, 10.0]}
-        policy = {} if stage == "finetune" else {"stages": [stage], "confirmations": 0}  # the one trauma centre opts in
+        patients = {"kind": "sah", "n_cases": 12, "profile": profile}
+        scans = {"source": "phantom", "seed": 11, "shape": [64, 72, 16], "spacing_mm": [3.0, 3.0, 7.0]}
         site_file = {"name": site, "kit": f"consortium/sites/{site}", "folder": f"hospitals/{site}", "threads": 1}
-        _write(folder / f"{site}.yaml", site_file | {"data": scans | {"patients": patients}, "policy": policy})
+        _write(folder / f"{site}.yaml", site_file | {"data": scans | {"patients": patients}})
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -55,10 +53,9 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def accept_base(folder: Path, sha256: str) -> None:
-    """Accept the base network at each hospital that fine-tunes it, as its people would after a telephone call."""
+    """Accept the base network at each hospital, as its people would after they compared the hash with its card."""
     for site in SITES:
-        if site.startswith("sah"):
-            run(command("sahfl-client"), "accept-base", folder / f"{site}.yaml", sha256)
+        run(command("sahfl-client"), "accept-base", folder / f"{site}.yaml", sha256)
 
 
 def command(name: str) -> str:
@@ -125,7 +122,7 @@ class Rounds:
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def base_that_waits(self) -> str:
-        """Hash of the base network that the sites have to accept; empty before the pretraining is over."""
+        """Hash of the base network that the sites have to accept; empty before they were asked."""
         waits = [line["base"] for line in self._lines() if line["event"] == "base_waits"]
         return waits[-1] if waits else ""
 
@@ -157,7 +154,7 @@ def play(folder: Path) -> Path:
     run(sahfl, "provision", folder / "consortium.yaml", "--out", folder / "consortium")
     run(sahfl_client, folder / "sah_a.yaml", "--dry-run", "--study", HERE / "study.yaml")
     run(sahfl_server, folder / "server.yaml", "--submit", HERE / "study.yaml")
-    run_folder = folder / "server" / "runs" / "study"
+    run_folder = folder / "server" / "runs" / "deploy-demo"
     rounds = Rounds(run_folder / "journal.jsonl")
     serve = (folder / "server.log", sahfl_server, folder / "server.yaml", "--until-done")
     with ExitStack() as started:
@@ -170,7 +167,7 @@ def play(folder: Path) -> Path:
         server = start(*serve)
         sites = [start(folder / f"{site}.log", sahfl_client, folder / f"{site}.yaml") for site in SITES]
         wait_for("the base network", lambda: bool(rounds.base_that_waits()), [server, *sites])
-        say("the pretraining is over; the hospitals compare the hash of its network with the one that was published")
+        say("the hospitals compare the hash of the base network with the one on its card, and accept it")
         accept_base(folder, rounds.base_that_waits())
         wait_for("the first rounds", lambda: rounds.reached(*KILL_AFTER), [server, *sites])
         server.kill()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from sahfl.commands.program import Datalist
 from sahfl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sahfl.config import Study
 
 
 def check(
@@ -22,7 +25,8 @@ def check(
 ) -> None:
     """Check a study, server or consortium file, or the data of a site.
 
-    A study, server or consortium file is printed with every default filled in. For a site file, every scan is checked
+    A study, server or consortium file is printed with every default filled in; a study's scans must be where it names
+    them, and its base network must fit. For a site file, every scan is checked
     against the data rules, and checks.json and checks.html are written into the site's folder; the exit code is 2 if
     the site may not train.
 
@@ -39,7 +43,7 @@ def check(
     elif file is None:
         raise ConfigError("check: expected a study file or a site file; see sahfl check -h")
     elif kind_of(file) == "study":
-        print(load_study(file, datalist=datalist).model_dump_json(indent=2))
+        _check_study(load_study(file, datalist=datalist))
     elif kind_of(file) == "server":
         print(load_server(file).model_dump_json(indent=2))
     elif datalist is not None:
@@ -48,6 +52,16 @@ def check(
         print(load_consortium(file).model_dump_json(indent=2))
     else:
         _check_site(file)
+
+
+def _check_study(study: Study) -> None:
+    if study.data.source != "sites":
+        from sahfl.networks import read_base
+
+        study.data.for_sites(study.sites, study=study.name, seed=study.seed)
+        if study.base:
+            read_base(study)
+    print(study.model_dump_json(indent=2))
 
 
 def _check_site(file: Path) -> None:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from sahfl.commands.program import read_fold
-from sahfl.errors import ConfigError, RunError
+from sahfl.errors import ConfigError
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 RunOrSite = Annotated[Path, typer.Argument(help="Folder of a finished run, or a site's own folder.")]
@@ -22,10 +22,13 @@ RunOrSite = Annotated[Path, typer.Argument(help="Folder of a finished run, or a 
 def report(
     run_dir: Run,
     tensorboard: Annotated[
-        Path | None, typer.Option(help="Also write event files into this folder; needs sahfl\\[tensorboard].")
+        Path | None, typer.Option(help="Also write event files into this folder; needs the package tensorboardX.")
     ] = None,
     mlflow: Annotated[
-        str | None, typer.Option(help="Also log to this tracking URI, or into this folder; needs sahfl\\[mlflow].")
+        str | None,
+        typer.Option(
+            help="Also log to this tracking URI, or into this folder; needs mlflow-skinny, alembic and sqlalchemy."
+        ),
     ] = None,
 ) -> None:
     """Write the report of a finished run again, from its results.json: page, figures, CSV and LaTeX tables.
@@ -38,12 +41,7 @@ def report(
     from sahfl.run.folder import RunFolder
     from sahfl.tracking import export_mlflow, export_tensorboard
 
-    results = RunFolder(run_dir).read_json("results.json")
-    if results is None:
-        how = f"sahfl simulate --resume {run_dir}, or the same sahfl study; a server goes on by itself"
-        raise RunError(f"{run_dir}: has no results.json; the run is not finished ({how})")
-    if not isinstance(results, dict):
-        raise RunError(f"{run_dir}: results.json is not a mapping; delete it to have it made again")
+    results = RunFolder(run_dir).results()
     print(write_report(results, run_dir))
     if tensorboard is not None:
         print(export_tensorboard(results, tensorboard))
@@ -86,14 +84,15 @@ def export(
 ) -> None:
     """Write a run's networks, merged, in other programs' forms; each is read back and compared.
 
-    The largest difference of logits is printed; exit code 3 if it is above 0.001.
+    A bundle and an ONNX folder have the networks of all folds, and run without sahfl: their README.md says how. The
+    largest difference of logits is printed; exit code 3 if it is above 0.001.
 
     A site's own folder has the networks that stay there. They were trained on this site's patients and may reveal
     something of them, so that their export needs --with-private.
 
-    Example: sahfl export runs/a --method cp_lora-r8 --to export --format safetensors --format bundle
+    Example: sahfl export runs/a --method cp_lora-r8 --to export --format bundle --format onnx
 
-    Example: sahfl export runs/a --method cp_lora-r8 --fold 0 --to export --format onnx
+    Example: sahfl export runs/a --method cp_lora-r8 --fold 0 --to export --format safetensors
 
     Example: sahfl export runs/a/sites/sah_a --method cp_lora-r8-private4 --to export --with-private
     """
@@ -147,9 +146,8 @@ def predict(
     check_output(out, new, wanted)
     for item in new.findings:
         print(f"{item.severity}: {item.text} ({item.rule})", file=sys.stderr)
-    if trained.part in ("shared", "mean"):
-        what = {"shared": "without any of it", "mean": "with its mean over the sites"}[trained.part]
-        print(f"warning: a part of this method stays at each site; these networks are {what}", file=sys.stderr)
+    if trained.caution:
+        print(f"warning: {trained.caution}", file=sys.stderr)
     with counting(["segmented"], Console(stderr=True), unit="slices") as show:
         found = segment(new, trained, threshold=threshold, on_slice=lambda done, total: show("segmented", done, total))
     written = write_prediction(out, new, trained, found, wanted)

@@ -98,7 +98,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def cell_text(cell: str, at: dict[str, Any]) -> str:
-    """What a cell of the study is doing; folds count from 1 here."""
+    """What a cell of the study is doing; folds count from 0."""
     method, fold = method_and_fold(cell)
     named = method if fold is None else f"{method}, fold {fold}"
     if at["doing"] != "training" or not at["round"]:

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from sahfl.commands.program import INTERRUPTED, Datalist, Workers
 from sahfl.commands.status import cell_text, is_running, read_status
-from sahfl.errors import ConfigError, RunError, RunFailed, StorageError
+from sahfl.errors import ConfigError, LosingSite, RunError, RunFailed, SahflError, StorageError
 
 if TYPE_CHECKING:
     from sahfl.config import Study
@@ -110,49 +110,62 @@ def study(
 
 
 def _run_here(settings: Study, out: Path | None, cells: Path, workers: int | None, lanes: int | None) -> Path:
-    folder = _open(out or Path("runs") / f"{settings.name}-{settings.fingerprint()[:8]}", settings)
-    report = folder.path / "report.html"
-    if (folder.path / "results.json").exists() and report.exists():
-        from sahfl.results.gains import check_gains
+    from sahfl.local_study import check_gain, is_finished, open_run
 
+    folder = open_run(settings, out)
+    if is_finished(folder):
         print("finished already; nothing is left to do", file=sys.stderr)
-        check_gains(settings, (folder.read_json("results.json") or {}).get("gains", ()))
-        return report
+        _show_conclusion(folder.path)
+        check_gain(folder)
+        return folder.path / "report.html"
     return _run_shown(folder, _same_command(), workers=workers, lanes=lanes, cells=cells)
 
 
 def _run_shown(
     folder: RunFolder, again: str, *, workers: int | None, lanes: int | None = None, cells: Path | None = None
 ) -> Path:
-    """Run a study on this machine and show its progress; if it stops early, print ``again``, the command to go on."""
-    from sahfl.console import showing
-    from sahfl.simulation.simulate import simulate as run_study
+    """Run a study on this machine, show its progress and then its conclusion.
+
+    If it stops early, print ``again``, the command to go on.
+    """
+    from sahfl.local_study import run_study
 
     try:
-        with showing(folder.study(), Console(stderr=True)):
-            return run_study(folder, workers=workers, lanes=lanes, cells=cells)
+        report = run_study(folder, workers=workers, lanes=lanes, cells=cells)
+    except LosingSite:
+        _show_conclusion(folder.path)
+        raise
     except KeyboardInterrupt:
         print(f"interrupted; go on with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except (RunFailed, StorageError, OSError):
         print(f"the run can go on: {again}", file=sys.stderr)
         raise
+    _show_conclusion(folder.path)
+    return report
+
+
+def _show_conclusion(run: Path) -> None:
+    """Print what a finished run found; its page needs no table here, so that unreadable results are only named."""
+    from sahfl.console import show_conclusion
+    from sahfl.report import check_results, conclude
+    from sahfl.run.folder import RunFolder
+
+    try:
+        if not isinstance(results := RunFolder(run).read_json("results.json"), dict):
+            raise RunError(f"{run}: has no results.json with the results of a study")
+        check_results(results)
+    except SahflError as error:
+        print(f"no table of the results: {error}", file=sys.stderr)
+        return
+    show_conclusion(conclude(results), Console(stderr=True))
+    base = f"base network of the run: {run / 'base' / 'base.safetensors'}, content_sha256: {results['base']['sha256']}"
+    print(base, file=sys.stderr)
 
 
 def _same_command() -> str:
     """The command as it was given, for a shell: options such as --out belong to it."""
     return shlex.join(["sahfl", *sys.argv[1:]])
-
-
-def _open(path: Path, settings: Study) -> RunFolder:
-    from sahfl.run.folder import RunFolder
-
-    if not (path / "study.json").exists():
-        return RunFolder.create(path, settings)
-    folder = RunFolder.reopen(path)
-    if folder.study() != settings:
-        raise RunError(f"{path}: holds another study, or this one on data elsewhere; name another folder with --out")
-    return folder
 
 
 def _run_there(file: Path, server: Path) -> Path:
@@ -165,6 +178,7 @@ def _run_there(file: Path, server: Path) -> Path:
     report = studies.run_of(name) / "report.html"
     if done.exists() and not waiting.exists() and read_deployed(done) == settings:
         print("finished already; nothing is left to do", file=sys.stderr)
+        _show_conclusion(report.parent)
         return report
     if not waiting.exists():
         print(f"submitted: {studies.submit(file)}", file=sys.stderr)
@@ -178,6 +192,7 @@ def _run_there(file: Path, server: Path) -> Path:
     reason = server / "failed" / f"{name}.txt"
     if reason.exists():
         raise RunFailed(f"{name}: {reason.read_text(encoding='utf-8').strip()}")
+    _show_conclusion(report.parent)
     return report
 
 

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator
-
-from sahfl.section import Section
+from sahfl.section import OneOf, Section
 
 if TYPE_CHECKING:
     from sahfl.model import Network
@@ -34,16 +32,10 @@ NETWORKS = dict.fromkeys(("tiny", "base", "large"), NetworkKind("2-D U-Net", _mu
 """The networks by the name that a study gives in ``model.size``."""
 
 
-def _named_in_the_table(size: str) -> str:
-    if size not in NETWORKS:
-        raise ValueError(f"must be one of {', '.join(NETWORKS)}")
-    return size
-
-
 class ModelConfig(Section):
     """The network: by default the multi-view U-Net, 2-D networks on slices of every view."""
 
-    size: Annotated[str, AfterValidator(_named_in_the_table)] = "tiny"
+    size: Annotated[str, OneOf(lambda: NETWORKS)] = "tiny"
     """Name of the network in the table ``NETWORKS``. ``tiny``, ``base`` and ``large`` are widths of the U-Net: 496161,
     6471809 and 25871105 parameters, at three windows and one neighbour."""
     planes: Literal["shared", "per_view"] = "shared"

@@ -46,12 +46,13 @@ class PretrainConfig(Section):
 
 
 class LoadedBase(Section):
-    """A base network from a file in the place of stage 1; no site then sends weights."""
+    """A base network from a file in the place of stage 1. No site then sends weights in pretraining."""
 
     path: PathInFile
     """``base/base.safetensors`` of a finished run."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Hash of its content: ``base.sha256`` in that run's results.json."""
+    content_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Hash of the tensors in it, which a run and ``sahfl check`` print; ``sha256sum`` gives the hash of the file, which
+    is another one. On one machine it may be left out, and is that of the file; hospitals need it."""
 
 
 class FinetuneConfig(Section):

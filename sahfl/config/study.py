@@ -5,25 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from sahfl.bases import PHANTOM, PHANTOM_SHA256
 from sahfl.config.grid import EACH, OTHERS
-from sahfl.config.methods import Method, TrainedMethod, ZeroShot
+from sahfl.config.methods import Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig
 from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, PretrainConfig, RoundsConfig
 from sahfl.config.training import POOLED, POOLS
 from sahfl.data.sources.table import AnyStudyScans
 from sahfl.data.view_settings import ViewsConfig
-from sahfl.errors import ConfigError
 from sahfl.section import Name, Section
-from sahfl.settings_file import parse, read_settings
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
 """What a hostile site of a simulation does; ``simulation.hostile`` defines each."""
 Edges = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=5)]
+
+
+SCRATCH_RATE = 2e-3
+"""Peak learning rate of a network with random weights: that of ``pretrain``."""
 
 
 class EvaluationConfig(Section):
@@ -63,8 +65,9 @@ class Study(Section):
     """The network."""
     pretrain: PretrainConfig | None = None
     """Stage 1, or ``base`` in its place."""
-    base: LoadedBase | None = None
-    """The base network of an earlier run, in the place of ``pretrain``."""
+    base: LoadedBase | Literal["phantom", "none"] | None = None
+    """In the place of ``pretrain``: ``phantom`` is a small network that comes with sahfl, trained on simulated patients
+    alone; ``none`` trains from scratch, so that ``full`` is the only method; a file is the base of an earlier run."""
     finetune: FinetuneConfig
     """Stages 2 and 3."""
     rounds: RoundsConfig = RoundsConfig()
@@ -101,8 +104,26 @@ class Study(Section):
     def _base_comes_from_one_place(self) -> Self:
         if (self.pretrain is None) == (self.base is None):
             found = "neither" if self.base is None else "both"
-            raise ValueError(f"expected either pretrain (stage 1) or base (a file that holds its result), got {found}")
+            raise ValueError(f"expected either pretrain (stage 1) or base (phantom, none or a file), got {found}")
         return self
+
+    @field_validator("base")
+    @classmethod
+    def _base_that_comes_with_sahfl(cls, base: LoadedBase | str | None) -> LoadedBase | str | None:
+        return LoadedBase(path=PHANTOM, content_sha256=PHANTOM_SHA256) if base == "phantom" else base
+
+    @model_validator(mode="after")
+    def _without_a_base_whole_networks_start_from_scratch(self) -> Self:
+        if self.base != "none":
+            return self
+        whole = [
+            method for method in self.finetune.methods if isinstance(method, WeightTuning) and method.method == "full"
+        ]
+        if others := [method.id for method in self.finetune.methods if method not in whole]:
+            need = "need a trained network to start from, take base: phantom, a file or pretrain"
+            raise ValueError(f"base: none trains from scratch with method: full; {', '.join(others)} {need}")
+        methods = tuple(_from_scratch(method) for method in whole)
+        return self.model_copy(update={"finetune": self.finetune.model_copy(update={"methods": methods})})
 
     @model_validator(mode="after")
     def _sites_are_known_and_have_one_role(self) -> Self:
@@ -246,7 +267,9 @@ class Study(Section):
         if self.base is None:
             del settings["base"]
         else:
-            del settings["base"]["path"], settings["pretrain"]
+            del settings["pretrain"]
+        if isinstance(self.base, LoadedBase):
+            del settings["base"]["path"]
         del settings["require_gain"]  # it judges a result and changes none
         if not self.hostile:  # keeps the fingerprint of before this setting existed, as below
             del settings["hostile"]
@@ -259,32 +282,7 @@ class Study(Section):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def kind_of(path: Path) -> Literal["study", "site", "server", "consortium"]:
-    """The kind of a settings file, by its keys; ConfigError if it cannot be read or has another content."""
-    keys = read_settings(path).content.keys()
-    study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "policy", "kit"}
-    consortium = keys & {"server", "sites", "valid_days"}
-    if {"kit", "folder"} <= keys and "name" not in keys:
-        return "server"
-    if study and not site:
-        return "study"
-    if site and not study:
-        return "site"
-    if consortium and not study and not site:
-        return "consortium"
-    raise ConfigError(
-        f"{path}: is neither a study file (name, data, pretrain, finetune), nor a site file (name, folder, data), nor "
-        "a server file (kit, folder, port), nor a consortium file (name, server, sites); see configs/demo.yaml, "
-        "configs/site.example.yaml, configs/server.example.yaml and configs/consortium.example.yaml"
-    )
-
-
-def load_study(path: Path, *, datalist: Path | None = None) -> Study:
-    """Read a study file, as ``section.load``; ``datalist`` replaces ``data.path`` in it."""
-    file = read_settings(path)
-    data = file.content.get("data")
-    if datalist is not None:
-        if not isinstance(data, dict) or data.get("source") != "datalist":
-            raise ConfigError(f"{path}: --datalist needs a study whose data.source is 'datalist'")
-        data["path"] = str(datalist.resolve())
-    return parse(Study, file.content, where=str(path), folder=path.parent, lines=file.lines)
+def _from_scratch(method: WeightTuning) -> WeightTuning:
+    """A method on random weights, with the learning rate of pretraining unless the file gives another."""
+    rate = {} if "learning_rate" in method.model_fields_set else {"learning_rate": SCRATCH_RATE}
+    return method.model_copy(update={"start": "scratch", **rate})

@@ -1,77 +1,102 @@
-"""A network as a MONAI bundle: its configuration as JSON, its weights as safetensors, no pickle.
+"""Networks as a MONAI bundle that runs without sahfl: MONAI builds the network, scripts do the rest; no pickles.
 
-``monai.bundle.ConfigParser`` and ``python -m monai.bundle run`` read it without a network connection. The function
-``monai.bundle.load`` cannot read it, because it reads only pickles (``torch.load``). The bundle needs sahfl installed;
-its ``required_packages_version`` names it.
+``python -m monai.bundle run`` reads it without a network connection. The function ``monai.bundle.load`` cannot read it,
+because it reads only pickles (``torch.load``).
 
 Source: https://docs.monai.io/en/stable/mb_specification.html
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from sahfl import __version__
 from sahfl.atomic import write_atomic
+from sahfl.config import View
 from sahfl.config.network import NETWORKS
 from sahfl.data.views import n_channels
+from sahfl.export.alone import PREPROCESSING, README, SCAN_SCRIPT, channel_names, preprocessing, script
+from sahfl.export.merged import Merged
 from sahfl.export.parity import Computes
-from sahfl.model import Network
-from sahfl.prediction.exported import WEIGHTS, ExportNote, write_exported
+from sahfl.export.readme import RUN_BUNDLE, instructions
+from sahfl.export.scripts.head_ct import windows
+from sahfl.model import PlainNetwork
 
-INFERENCE, METADATA, MODELS = Path("configs") / "inference.json", Path("configs") / "metadata.json", "models"
-
-
-def write_bundle(folder: Path, net: Network, note: ExportNote) -> None:
-    """Write a bundle; ``sahfl predict`` can read its folder ``models/``."""
-    write_exported(folder / MODELS, net, note)
-    for path, content in ((INFERENCE, _inference(type(net), note)), (METADATA, _metadata(note))):
-        write_atomic(folder / path, json.dumps(content, indent=2) + "\n")
-    write_atomic(folder / "docs" / "README.md", _readme(note))
+CONFIGS, MODELS, SCRIPTS, ENDING = Path("configs"), "models/", Path("scripts"), ".safetensors"
+INFERENCE = CONFIGS / "inference.json"
 
 
-def read_bundle(folder: Path) -> Computes:
-    """The network as MONAI builds it from the bundle."""
-    parser = ConfigParser()
-    parser.read_config(str(folder / INFERENCE))
-    parser["bundle_root"] = str(folder)
-    return parser.get_parsed_content("network")
+def write_bundle(folder: Path, merged: Sequence[Merged]) -> None:
+    """Write a bundle of the networks of all folds.
+
+    Raises:
+        ConfigError: this kind of network does not work without sahfl.
+    """
+    first = merged[0]
+    plain = first.plain.plain(next(iter(first.note.views.weights)))
+    source = Path(inspect.getfile(type(plain.module)))
+    for one in merged:
+        for stem, view in one.views_by_stem().items():
+            weights = {name: value.contiguous() for name, value in one.plain.plain(view).module.state_dict().items()}
+            write_atomic(folder / f"{MODELS}{stem}{ENDING}", save(weights))
+    write_atomic(folder / SCRIPTS / "__init__.py", "")
+    write_atomic(folder / SCRIPTS / source.name, source.read_text(encoding="utf-8"))
+    write_atomic(folder / SCRIPTS / SCAN_SCRIPT, script(SCAN_SCRIPT))
+    write_atomic(folder / SCRIPTS / "predict.py", script("predict_bundle.py", package=SCRIPTS.name))
+    write_atomic(folder / CONFIGS / PREPROCESSING, preprocessing(merged, folder=MODELS, ending=ENDING))
+    for name, content in (("inference", _inference(first, plain)), ("metadata", _metadata(merged))):
+        write_atomic(folder / CONFIGS / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    run = RUN_BUNDLE.format(network=source.name, channels=n_channels(first.note.views))
+    write_atomic(folder / README, instructions(merged, run=run))
 
 
-def _inference(kind: type[Network], note: ExportNote) -> dict[str, Any]:
-    views, own = note.views, note.model.planes == "per_view"
+def read_bundle(folder: Path, one: Merged) -> Computes:
+    """The networks of one fold, from the bundle's files."""
+    nets: dict[str, nn.Module] = {}
+    for stem, view in one.views_by_stem().items():
+        plain = one.plain.plain(view)
+        nets[stem] = type(plain.module)(**plain.arguments).eval()
+        nets[stem].load_state_dict(load_file(folder / f"{MODELS}{stem}{ENDING}"))
+    windows_hu = [list(window) for window in one.note.views.windows_hu]
+
+    def compute(slabs: Tensor, view: View) -> Tensor:
+        return nets[one.stem(view)](torch.from_numpy(windows(slabs.numpy(), windows_hu)))
+
+    return compute
+
+
+def _inference(first: Merged, plain: PlainNetwork) -> dict[str, Any]:
+    kind, source = type(plain.module), Path(inspect.getfile(type(plain.module)))
+    weights = f"{MODELS}{first.stem(next(iter(first.note.views.weights)))}{ENDING}"
     return {
-        "imports": [
-            "$from safetensors.torch import load_file",
-            "$from pathlib import Path",
-            "$from sahfl.prediction.segment import predict_file",
-        ],
+        "imports": ["$from safetensors.torch import load_file", "$from scripts.predict import predict"],
         "bundle_root": ".",
         "scan": "scan.nii.gz",
-        "output_dir": "$@bundle_root + '/prediction'",
-        "network_def": {
-            "_target_": f"{kind.__module__}.{kind.__qualname__}",
-            "in_channels": n_channels(views),
-            "size": note.model.size,
-            "seed": 0,
-            "views": list(views.weights) if own else [],
-            "deep_supervision": note.model.deep_supervision,
-        },
-        "weights": f"$load_file(@bundle_root + '/{MODELS}/{WEIGHTS}')",
-        "network": "$(@network_def.load_state_dict(@weights), @network_def.eval())[1]",
-        "run": [f"$predict_file(Path(@bundle_root) / '{MODELS}', Path(@scan), Path(@output_dir))"],
+        "mask": "mask.nii.gz",
+        "device": "cpu",
+        "network_def": {"_target_": f"{SCRIPTS}.{source.stem}.{kind.__qualname__}", **plain.arguments},
+        "weights": f"$load_file(@bundle_root + '/{weights}')",
+        "network": "$(@network_def.load_state_dict(@weights), @network_def.eval().to(@device))[1]",
+        "volume_ml": "$predict(@scan, @mask, @network, @bundle_root)",
+        "run": ["$print('%.2f mL of blood; for research use only, not a medical device' % @volume_ml)"],
     }
 
 
-def _metadata(note: ExportNote) -> dict[str, Any]:
+def _metadata(merged: Sequence[Merged]) -> dict[str, Any]:
+    note, first = merged[0].note, merged[0]
     views, kind = note.views, NETWORKS[note.model.size].description
+    folds = ", ".join(str(one.note.fold) for one in merged)
     image = {"type": "image", "spatial_shape": ["16*n", "16*n"], "dtype": "float32", "is_patch_data": False}
-    channels = {str(index): text for index, text in enumerate(_channel_names(note))}
+    channels = {str(index): text for index, text in enumerate(channel_names(first))}
     inputs = {"format": "hounsfield", "modality": "CT", "num_channels": n_channels(views), "value_range": [0, 1]}
     outputs = {"format": "segmentation", "num_channels": 1, "value_range": []}
     inputs |= image | {"channel_def": channels}
@@ -80,47 +105,17 @@ def _metadata(note: ExportNote) -> dict[str, Any]:
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
         "meta_schema_20240725.json",
         "version": __version__,
-        "changelog": {__version__: f"study {note.study}, {note.method}, fold {note.fold}"},
+        "changelog": {__version__: f"study {note.study}, {note.method}, fold {folds}"},
         "monai_version": version("monai"),
         "pytorch_version": version("torch").partition("+")[0],
         "numpy_version": version("numpy"),
-        "required_packages_version": {
-            "sahfl": __version__,
-            **{name: version(name) for name in ("safetensors", "nibabel")},
-        },
+        "required_packages_version": {name: version(name) for name in ("nibabel", "safetensors")},
         "name": f"sahfl {note.study} {note.method}",
         "task": "Segmentation of intracranial hemorrhage on non-contrast head CT",
-        "description": f"Multi-view {kind}, fine-tuned over hospitals that share no scan; see docs/README.md",
+        "description": f"Multi-view {kind}, fine-tuned over hospitals that share no scan; see README.md",
         "authors": f"the sites of study {note.study}",
         "copyright": "see the study's agreement",
         "intended_use": note.intended_use,
-        "sahfl": note.model_dump(mode="json"),
+        "sahfl": [one.note.model_dump(mode="json") for one in merged],
         "network_data_format": {"inputs": {"image": inputs}, "outputs": {"pred": outputs}},
     }
-
-
-def _channel_names(note: ExportNote) -> list[str]:
-    around = range(-note.views.neighbours, note.views.neighbours + 1)
-    return [f"slice {n:+d}, window {low:g} to {high:g} HU" for low, high in note.views.windows_hu for n in around]
-
-
-def _readme(note: ExportNote) -> str:
-    return f"""# sahfl {note.study}, {note.method}
-
-{note.intended_use}
-
-The network sees 2-D slices with their neighbours and HU windows as channels (`configs/metadata.json` lists them).
-Volumes are cut, segmented and put together by sahfl:
-
-    python -m monai.bundle run --config_file configs/inference.json --bundle_root . --scan scan.nii.gz
-
-From Python, the plain network with its weights:
-
-    from monai.bundle import ConfigParser
-    parser = ConfigParser()
-    parser.read_config("configs/inference.json")
-    parser["bundle_root"] = "."
-    net = parser.get_parsed_content("network")
-
-`monai.bundle.load` reads pickled weights only; these are safetensors.
-"""

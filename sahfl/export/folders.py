@@ -1,8 +1,7 @@
-"""``sahfl export``: one folder per fold and format; each is compared with the run's network before it gets its name."""
+"""``sahfl export``: a folder per format; each is compared with the run's networks before it gets its name."""
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from sahfl.atomic import write_atomic
 from sahfl.config import Method, Study, ViewsConfig
 from sahfl.errors import RunError
 from sahfl.export.bundle import read_bundle, write_bundle
+from sahfl.export.merged import Merged, merged_copy
 from sahfl.export.onnx_file import read_onnx, write_onnx
-from sahfl.export.parity import Computes, compare
+from sahfl.export.parity import Computes, compare, from_hu
 from sahfl.federation.site.private import Stored
 from sahfl.model import Network
 from sahfl.networks import base_network
@@ -37,6 +37,8 @@ from sahfl.prediction.site_networks import SiteNetwork, choose, is_site, read_ne
 
 Form = Literal["safetensors", "bundle", "onnx", "adapter"]
 FORMS: tuple[Form, ...] = get_args(Form)
+ALONE: tuple[Form, ...] = ("bundle", "onnx")
+"""Formats of which one folder has the networks of all folds, because it also averages them."""
 OF_SITE = (
     "Trained on this site's patients: these weights may reveal something of them, and leave the site only by its will."
 )
@@ -44,12 +46,12 @@ OF_SITE = (
 
 @dataclass(frozen=True)
 class Written:
-    """One format of one fold's network."""
+    """A written folder: one format of one fold's network, or of all folds' networks."""
 
     folder: Path
     form: Form
     difference: float
-    """Largest absolute difference of its logits from those of the run's network."""
+    """Largest absolute difference of its logits from those of the run's networks."""
 
 
 def export(
@@ -57,15 +59,16 @@ def export(
 ) -> Iterator[Written]:
     """Write networks of a run's method in formats for other programs, for one fold or by default for all.
 
-    They are written to ``fold-<k>/<form>/`` in ``to``, and to ``base/<form>/`` for the base network alone. ``run`` may
-    also be a site's own folder: its networks were trained on the site's patients, so ``with_private`` must be given.
+    Formats of ``ALONE`` are written to ``<form>/`` in ``to``, with all folds together. The others are written to
+    ``fold-<k>/<form>/``, and to ``base/<form>/`` for the base network alone. ``run`` may also be a site's own folder:
+    its networks were trained on the site's patients, so ``with_private`` must be given.
 
     Guarantees: a format's folder gets its name only after it was read back and compared; nothing is overwritten.
 
     Raises:
         RunError: the run has no such method or fold, a format's folder exists, or ``with_private`` does not fit.
         AdapterError: a file of the run is damaged.
-        ConfigError: packages for a format are not installed.
+        ConfigError: packages for a format are not installed, or the network does not have this format.
         ExportDiffers: the written network computes something else than the run's; its folder is removed.
     """
     find = _of_site if is_site(run) else _of_run
@@ -73,11 +76,12 @@ def export(
     if "adapter" in forms and not all(source.adapter for source in sources):
         what = "networks of a site have" if with_private else "zero_shot is the base network, which has"
         raise RunError(f"{run}: {what} no adapter; name other formats")
-    places = [(source, form, to / source.name / form) for source in sources for form in forms]
-    if there := [place for _, _, place in places if place.exists()]:
+    single = [(to / source.name / form, form, [source]) for source in sources for form in forms if form not in ALONE]
+    places = single + [(to / form, form, sources) for form in forms if form in ALONE]
+    if there := [place for place, _, _ in places if place.exists()]:
         raise RunError(f"{there[0]}: is there already; name another folder with --to, or remove it")
-    for source, form, place in places:
-        yield _write(source, form, place)
+    for place, form, chosen in places:
+        yield _write(place, form, chosen)
 
 
 @dataclass(frozen=True)
@@ -127,23 +131,26 @@ def _read_again(folder: Path, one: Stored) -> tuple[Network, str]:
     return item.net, item.sha256
 
 
-def _write(source: _Source, form: Form, place: Path) -> Written:
-    net, sha256 = source.read()
+def _write(place: Path, form: Form, sources: Sequence[_Source]) -> Written:
     temporary = place.with_name(f"{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed call
     try:
-        if form == "adapter":
-            assert source.adapter is not None
-            found: Computes = source.adapter(temporary)
-        else:
-            plain = copy.deepcopy(net)
-            merge(plain)
-            found = _write_merged(temporary, plain, source.note(plain, sha256), form)
-        difference = compare(str(place), found, net, source.views)
+        merged = [_merged(source) for source in sources]
+        found = _write_form(temporary, form, merged, sources)
+        views = sources[0].views
+        difference = max(
+            compare(str(place), computes, one.trained, views) for computes, one in zip(found, merged, strict=True)
+        )
         temporary.rename(place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Written(place, form, difference)
+
+
+def _merged(source: _Source) -> Merged:
+    net, sha256 = source.read()
+    plain = merged_copy(net)
+    return Merged(net, plain, source.note(plain, sha256))
 
 
 def note_of(study: Study, method: Method, fold: int | None, plain: Network, sha256: str) -> ExportNote:
@@ -182,18 +189,24 @@ def _note_of_site(item: SiteNetwork, plain: Network, sha256: str) -> ExportNote:
     )
 
 
-def _write_merged(folder: Path, plain: Network, note: ExportNote, form: Form) -> Computes:
+def _write_form(folder: Path, form: Form, merged: Sequence[Merged], sources: Sequence[_Source]) -> Sequence[Computes]:
+    """Write a format, and read back the networks of each fold."""
+    views = sources[0].views
     match form:
         case "bundle":
-            write_bundle(folder, plain, note)
-            return read_bundle(folder)
+            write_bundle(folder, merged)
+            return [read_bundle(folder, one) for one in merged]
         case "onnx":
-            write_onnx(folder, plain, note)
-            write_atomic(folder / "config.json", note.model_dump_json(indent=1) + "\n")
-            return read_onnx(folder, note)
+            write_onnx(folder, merged)
+            return [read_onnx(folder, one) for one in merged]
+        case "adapter":
+            (adapter,) = (source.adapter for source in sources)
+            assert adapter is not None
+            return [from_hu(adapter(folder), views)]
         case _:
-            write_exported(folder, plain, note)
-            return read_exported(folder).nets[0]
+            (one,) = merged
+            write_exported(folder, one.plain, one.note)
+            return [from_hu(read_exported(folder).nets[0], views)]
 
 
 def _copy_adapter(run: Path, study: Study, method: Method, fold: int, folder: Path) -> Network:

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from sahfl.config import View, ViewsConfig
-from sahfl.data.views import n_channels
+from sahfl.data.views import windows
 from sahfl.errors import ExportDiffers
 
 MOST_DIFFERENCE = 1e-3
 """Allowed difference of logits, 0.00025 of a probability; other kernels and a merged adapter round differently."""
 Computes = Callable[[Tensor, View], Tensor]
+"""From slices in HU with their neighbours, (batch, slices, height, width), and their view to logits (batch, 1, ...)."""
+
+
+def from_hu(net: nn.Module, views: ViewsConfig) -> Computes:
+    """A network with the HU windows in front of it."""
+    return lambda slabs, view: net(windows(slabs, views.windows_hu), view)
 
 
 @torch.no_grad()
@@ -28,12 +34,11 @@ def compare(what: str, found: Computes, net: nn.Module, views: ViewsConfig) -> f
     generator = torch.Generator().manual_seed(0)
     x, y, z = views.size
     sizes: dict[View, tuple[int, int]] = {"axial": (x, y), "coronal": (x, z), "sagittal": (y, z)}
-    largest = 0.0
-    net.eval()
+    largest, expected = 0.0, from_hu(net.eval(), views)
     for view in views.weights:
         for n, size in ((2, sizes[view]), (1, (64, 48))):
-            slices = torch.rand(n, n_channels(views), *size, generator=generator)
-            largest = max(largest, float((found(slices, view) - net(slices, view)).abs().max()))
+            slabs = 100 * torch.randn(n, 2 * views.neighbours + 1, *size, generator=generator)
+            largest = max(largest, float((found(slabs, view) - expected(slabs, view)).abs().max()))
     if not largest <= MOST_DIFFERENCE:
         raise ExportDiffers(f"{what}: differs by {largest:.3g} from the run's network, expected {MOST_DIFFERENCE:g}")
     return largest

@@ -43,6 +43,12 @@ class Trained:
     part: NetworkPart
     """How much of what a method trained is in these networks."""
 
+    @property
+    def caution(self) -> str | None:
+        """A sentence for the user if a part of the method is not in these networks, otherwise None."""
+        lacking = {"shared": "without any of it", "mean": "with its mean over the sites"}.get(self.part)
+        return lacking and f"a part of this method stays at each site; these networks are {lacking}"
+
 
 def read_trained(run: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
     """The networks of a run: of the method as ``choose_method`` chooses it, in one fold or by default in all.

@@ -10,6 +10,7 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 
 from sahfl.report import theme
+from sahfl.report.compared import gain_over_zero_shot
 from sahfl.report.names import (
     EACH,
     OTHERS,
@@ -24,7 +25,6 @@ from sahfl.report.names import (
     method_name,
     with_dice,
 )
-from sahfl.report.summary import gain_over_zero_shot
 from sahfl.report.tables import KINDS
 from sahfl.report.text import DASH, Results, stratum_name
 from sahfl.report.theme import Drawing

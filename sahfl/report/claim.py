@@ -7,8 +7,8 @@ Radiol. Artif. Intell. 6:e240300. Items are shortened here; the papers contain t
 from __future__ import annotations
 
 from sahfl.config.network import NETWORKS
+from sahfl.report.compared import n_folds
 from sahfl.report.names import left_out, measured
-from sahfl.report.summary import n_folds
 from sahfl.report.tables import METRICS, Row, Table
 from sahfl.report.text import DASH, Results, count, whole
 

@@ -29,6 +29,10 @@ KIND_COLOURS: Mapping[str, str] = {
 """Distinguishable for colour-blind readers, and visible on grey."""
 PUBLISHED_MEDIAN_ML = {"IPH": (6.3, "525 real masks"), "SAH, aneurysm": (30.6, "Boers 2014")}
 """Median volumes; that of SAH is the median of a log-normal with the published 39.7 +- 32.8 mL."""
+VOLUMES_NOTE = """Solid line: median of this cohort's masks. Dashed line: published median, where there is one.
+A lower median of SAH, aneurysm is expected: phantoms are drawn with the published volume of blood, but a mask has only
+voxels that a rater would mark (42 % blood or more), about half of the volume drawn. The rest lies in thin layers."""
+"""In 30 phantoms (seeds 1000 to 1029) the median was 38 mL as drawn, and 20 mL in the masks of subarachnoid blood."""
 SHOWN_CASES, AXIAL_SLICES = 4, 6
 AXIAL_MM = (-38.0, 58.0)
 """Range of heights of the axial slices shown (mm above the origin of the affine)."""
@@ -132,7 +136,7 @@ def draw_volumes(specs: Sequence[CohortSpec], volumes: Mapping[str, Sequence[Map
     kinds = _by_kind(specs, volumes)
     sites = {spec.site: np.array([sum(case.values()) for case in volumes[spec.site]]) for spec in specs}
     rows = max(len(kinds), len(sites))
-    figure = Figure(figsize=(11, 1.2 + 0.66 * rows), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(11, 1.6 + 0.66 * rows), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(1, 2)
     for part, title, shown in zip(parts, ("By kind, all sites", "By site, all kinds"), (kinds, sites), strict=True):
@@ -145,8 +149,7 @@ def draw_volumes(specs: Sequence[CohortSpec], volumes: Mapping[str, Sequence[Map
             axes.set_axis_off()
         every[len(shown) - 1].tick_params(labelbottom=True)
         every[len(shown) - 1].set_xlabel("annotated volume (mL)")
-    label = "Solid line: median of this cohort. Dashed line: published median, where there is one."
-    figure.supxlabel(label, fontsize=9)
+    figure.supxlabel(VOLUMES_NOTE, fontsize=9)
     return figure
 
 

@@ -27,6 +27,8 @@ from sahfl.report.names import (
 from sahfl.report.text import Results, percent, short, short_size, size, whole
 from sahfl.report.theme import Drawing
 
+FEWEST = 3
+"""Methods from which the figure has more to show than the table."""
 COSTS = (
     ("trainable", "Trainable parameters (log axis)", short),
     ("bytes_up_per_round", "Sent per site and round (log axis)", short_size),
@@ -34,10 +36,13 @@ COSTS = (
 
 
 def draw_costs(results: Results) -> Drawing | None:
-    """Dice against trainable parameters and against bytes, each on a log axis; lines join the ranks of a family."""
+    """Dice against trainable parameters and against bytes, each on a log axis; lines join the ranks of a family.
+
+    None for fewer than ``FEWEST`` methods.
+    """
     methods = [m for m in with_dice(results) if m["trained_at"] is None]
     methods = [m for m in methods if m["trainable"] > 0 and m["bytes_up_per_round"] > 0]
-    if not methods:
+    if len(methods) < FEWEST:
         return None
     look, figure = looks(results["methods"]), theme.new_figure(4.0, theme.WIDE_IN)
     every = figure.subplots(1, len(COSTS), sharey=True)
@@ -58,7 +63,7 @@ def draw_costs(results: Results) -> Drawing | None:
     )
     caption = (
         "Federated methods; lines join the ranks of one family under one aggregation rule. Dashed: zero-shot, which "
-        "trains and sends nothing. Up and to the left is better. Intervals are in the figure of every method."
+        "trains and sends nothing. Bars are 95 % intervals. Up and to the left is better."
     )
     alt = f"Mean Dice against cost. {theme.listed(estimates)}"
     return Drawing("costs", "Dice against parameters and bytes", caption, alt, figure)
@@ -77,7 +82,9 @@ def _draw_lines(axes: Axes, methods: Sequence[Results], key: str, look: dict[str
 
 
 def _draw_mark(axes: Axes, method: Results, key: str, look: Look) -> None:
-    place = method[key], dice_of(method)["mean"]
+    within, place = dice_of(method), (method[key], dice_of(method)["mean"])
+    if within["low"] is not None and within["high"] is not None:
+        axes.plot([method[key]] * 2, [within["low"], within["high"]], color=look.family.colour, linewidth=1, alpha=0.6)
     theme.point(axes, *place, look, markersize=7)
     if method["method"] in STANDARD:
         text = method["method"].replace("_", " ")

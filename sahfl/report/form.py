@@ -8,8 +8,15 @@ from itertools import pairwise
 from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
+from sahfl.errors import DataError
 from sahfl.report.names import STANDARD, ZERO_SHOT
 from sahfl.report.tables import METRICS, WITHHELD
+
+SCHEMA = 3
+"""The schema of results.json that this version reads."""
+REMAKE = "delete results.json and go on with the run, which makes it again"
+MOST_PROBLEMS = 20
+"""Further problems are only counted."""
 
 TEXT, FLAG, WHOLE, NUMBER = (str,), (bool,), (int,), (int, float)
 TEXT_OR_NONE, FLAG_OR_NONE, WHOLE_OR_NONE, NUMBER_OR_NONE = (
@@ -98,6 +105,22 @@ FORM: dict[str, Any] = {
 
 OPTIONAL: dict[str, Any] = {"cells": {"total": WHOLE, "reused": WHOLE}, "overlays": [_OVERLAY]}
 """Keys of some runs only: cells that can be reused, cases whose pictures may be released."""
+
+
+def check_results(results: Mapping[str, Any]) -> None:
+    """Check that this version can read the results.
+
+    Raises:
+        DataError: they have another schema number, or differ from ``FORM``.
+    """
+    if (schema := results.get("schema")) != SCHEMA:
+        known = isinstance(schema, int) and not isinstance(schema, bool) and schema < SCHEMA
+        advice = REMAKE if known else "use the sahfl that wrote them"
+        raise DataError(f"results: got schema {schema!r}, expected {SCHEMA}; {advice}")
+    if problems := tuple(form_problems(results)):
+        listed = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
+        more = f"\n  and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+        raise DataError(f"results: {len(problems)} problem(s); {REMAKE}\n{listed}{more}")
 
 
 def form_problems(results: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from sahfl.report.theme import encode
 
 ANNOTATED, PREDICTED = "#FFB000", "#4CC3FF"
 """Distinguishable with any of the usual colour blindnesses, and in grey."""
-COLUMNS, TILE_INCHES, DPI = 3, 2.4, 120
+COLUMNS, TILE_INCHES, DPI = 3, 2.4, 160
 MOST_SLICES = 6
 INK, QUIET = "#F2F4F7", "#A8AFBA"
 
@@ -85,12 +85,12 @@ def draw_overlay(
         axes = draw_slice(figure, box, image, index)
         for contour in contours:
             draw_contour(axes, contour.mask, index, contour.colour, 1.1)
-        axes.text(0.03, 0.03, f"slice {index + 1}", color=INK, fontsize=7, transform=axes.transAxes)
-        axes.text(0.03, 0.92, "R", color=INK, fontsize=8, transform=axes.transAxes)
-    figure.text(0.5, 1 - bar / 2 / whole, title, color=INK, fontsize=10, ha="center", va="center")
+        axes.text(0.03, 0.03, f"slice {index + 1}", color=INK, fontsize=9, transform=axes.transAxes)
+        axes.text(0.03, 0.92, "R", color=INK, fontsize=9, transform=axes.transAxes)
+    figure.text(0.5, 1 - bar / 2 / whole, title, color=INK, fontsize=11, ha="center", va="center")
     handles = [Line2D([], [], color=contour.colour, linewidth=1.6, label=contour.label) for contour in contours]
     below = 0.5, (whole - bar * 1.5 - height) / whole
-    style = {"ncols": len(handles), "frameon": False, "labelcolor": INK, "fontsize": 8}
+    style = {"ncols": len(handles), "frameon": False, "labelcolor": INK, "fontsize": 10}
     figure.legend(handles=handles, loc="center", bbox_to_anchor=below, **style)
     if notice:
         figure.text(0.5, bar / 2 / whole, notice, color=QUIET, fontsize=5.5, ha="center", va="center", wrap=True)

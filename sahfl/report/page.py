@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,38 +13,36 @@ import matplotlib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sahfl.atomic import write_atomic
-from sahfl.errors import DataError
-from sahfl.report import run_tables, tables
+from sahfl.report import outcome_tables, run_tables, tables
 from sahfl.report.accuracy_figures import draw_methods, draw_places, draw_ranks, draw_strata
 from sahfl.report.case_pictures import read_overlays
 from sahfl.report.claim import claim_table, n_filled
 from sahfl.report.cost_figures import draw_bytes, draw_costs
-from sahfl.report.form import form_problems
+from sahfl.report.form import check_results
 from sahfl.report.names import FROM_EACH, families, left_out, name_methods
+from sahfl.report.overlays import ANNOTATED, PREDICTED
 from sahfl.report.paper import paper_table
 from sahfl.report.paper_files import write_paper_files
-from sahfl.report.summary import cells_sentence, headline, hostile_sentence, tiles
+from sahfl.report.summary import conclude
 from sahfl.report.text import DASH, Results, moment
 from sahfl.report.theme import STYLE, Drawing
 from sahfl.report.training_figures import draw_losses
 from sahfl.report.volume_figures import draw_bland_altman, draw_histograms
 
-SCHEMA = 3
-"""The schema of results.json that this version reads."""
-REMAKE = "delete results.json and go on with the run, which makes it again"
 CONTENTS = (
-    ("findings", "Findings"),
-    ("paper", "The paper"),
     ("accuracy", "Accuracy"),
+    ("gain", "Each hospital"),
+    ("findings", "Findings"),
     ("differences", "Differences"),
-    ("cost", "Ranks and cost"),
+    ("cost", "Cost"),
     ("places", "Pooled, federated, single-site"),
     ("volume", "Volume"),
     ("cases", "Cases"),
     ("bytes", "Bytes"),
     ("training", "Training"),
     ("failures", "Failures"),
-    ("hospitals", "Hospitals"),
+    ("hospitals", "Data of the hospitals"),
+    ("paper", "The paper"),
     ("claim", "CLAIM"),
     ("limits", "Limits"),
     ("reproduce", "Reproduce"),
@@ -61,8 +60,6 @@ DRAWINGS: tuple[Callable[[Results], Drawing | None], ...] = (
     draw_losses,
 )
 """All figures, in the order of the page."""
-MOST_PROBLEMS = 20
-"""Further problems are only counted."""
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -77,7 +74,7 @@ def write_report(results: Results, folder: Path) -> Path:
     Raises:
         DataError: the results have another schema number, or lack required keys; nothing is written.
     """
-    _check(results)
+    check_results(results)
     pictures = draw_figures(results)
     for picture in pictures:
         write_atomic(folder / "figures" / f"{picture.name}.png", picture.png)
@@ -85,17 +82,6 @@ def write_report(results: Results, folder: Path) -> Path:
     path = folder / "report.html"
     write_atomic(path, render_page(results, pictures, folder))
     return path
-
-
-def _check(results: Results) -> None:
-    if (schema := results.get("schema")) != SCHEMA:
-        known = isinstance(schema, int) and not isinstance(schema, bool) and schema < SCHEMA
-        advice = REMAKE if known else "use the sahfl that wrote them"
-        raise DataError(f"results: got schema {schema!r}, expected {SCHEMA}; {advice}")
-    if problems := tuple(form_problems(results)):
-        listed = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
-        more = f"\n  and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
-        raise DataError(f"results: {len(problems)} problem(s); {REMAKE}\n{listed}{more}")
 
 
 def draw_figures(results: Results) -> tuple[Drawing, ...]:
@@ -115,7 +101,7 @@ def render_page(results: Results, pictures: tuple[Drawing, ...], folder: Path) -
 
 def make_environment() -> Environment:
     """The templates of this package: text is escaped, a missing value is an error, None is a dash."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -123,6 +109,13 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["pieces"] = _pieces
+    return environment
+
+
+def _pieces(cell: str) -> list[str]:
+    """A value and its interval, which a narrow column shows in two lines: ``0.412``, ``(0.350 to 0.469)``."""
+    return re.split(r" (?=\()", cell)
 
 
 def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> dict[str, Any]:
@@ -131,16 +124,16 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
         "results": results,
         "families": families(),
         "contents": _contents(results, {picture.name for picture in pictures}),
-        "headline": headline(results),
-        "tiles": tiles(results),
+        "conclusion": conclude(results),
+        "run": run_tables.run_sentence(results),
         "pictures": {picture.name: picture for picture in pictures},
         "sources": {picture.name: base64.b64encode(picture.png).decode() for picture in pictures},
-        "hostile": hostile_sentence(results),
-        "phantom": any(site["source"].startswith("phantom") for site in results["sites"]),
         "findings": [_finding(finding, results) for finding in results["findings"]],
         "untested": [finding["claim"] for finding in results["findings"] if not finding["pairs"]],
         "overlays": read_overlays(results, folder),
-        "cells": cells_sentence(results),
+        "annotated": ANNOTATED,
+        "predicted": PREDICTED,
+        "cells": run_tables.cells_sentence(results),
         "paper": paper_table(results),
         "claim": claim,
         "claim_filled": n_filled(claim),
@@ -166,15 +159,15 @@ def _contents(results: Results, pictures: set[str]) -> list[tuple[str, str]]:
     there = {
         "findings": results["findings"],
         "cases": results.get("overlays"),
-        "places": "places" in pictures or results["gains"],
+        "places": "places" in pictures,
     }
-    there["cost"] = {"ranks", "costs"} & pictures
     return [(anchor, title) for anchor, title in CONTENTS if there.get(anchor, True)]
 
 
 def _tables(results: Results) -> dict[str, tables.Table]:
     return {
-        "methods": tables.method_table(results),
+        "methods": outcome_tables.method_table(results),
+        "cost": outcome_tables.cost_table(results),
         "metrics": tables.metric_table(results),
         "by_volume": tables.stratum_table(results, "by_volume"),
         "by_extent": tables.stratum_table(results, "by_extent"),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sahfl.report.compared import compared, n_folds, short_verdict
 from sahfl.report.names import ZERO_SHOT, dice_of, families, family_of, measured, measured_method, method_name
-from sahfl.report.summary import compared, n_folds
-from sahfl.report.tables import Row, Table, short_verdict, shown_estimate
+from sahfl.report.tables import Row, Table, shown_estimate
 from sahfl.report.text import DASH, Results, count, number, stratum_name
 
 PAPER = "Minoccheri, Hodgman et al. 2025, arXiv:2508.01772"
-UNKNOWN = "not known here"
 ABSTRACT = {
     "standard": "above zero-shot, below the LoRA family",
     "lora_c": "above standard fine-tuning; higher ranks better",
@@ -24,43 +23,43 @@ ABSTRACT = {
 
 
 def paper_table(results: Results) -> Table:
-    """The quantities of the paper's tables, its numbers if they are known, and those of this run with verdicts."""
+    """What the paper's abstract says, with its numbers where it has some, beside this run with verdicts."""
     rows = (*_cohort_rows(results), *_dice_rows(results), *_other_rows(results))
-    columns = (
-        "Quantity",
-        "In words, the paper",
-        "The paper's number",
-        "This run",
-        "Against full fine-tuning, this run",
-    )
-    return Table(f"The paper ({PAPER}) and this run", columns, rows, n_text=5)
+    columns = ("Quantity", "The paper's abstract", "This run", "Against full fine-tuning, this run")
+    return Table(f"The paper ({PAPER}) and this run", columns, rows, n_text=4)
 
 
 def _cohort_rows(results: Results) -> Iterator[Row]:
     yield Row(("Cohorts",), heading=True)
-    for role, title, words, known in (
-        ("pretrain", "Patients, pretraining", "traumatic brain injury, several institutions", "124"),
-        ("finetune", "Patients, fine-tuning", "aneurysmal SAH, one institution", "30"),
+    for role, title, known in (
+        ("pretrain", "Patients, pretraining", "124 with traumatic brain injury, several institutions"),
+        ("finetune", "Patients, fine-tuning", "30 with aneurysmal SAH, one institution"),
     ):
         sites = [site for site in results["sites"] if site["role"] == role]
         n = sum(site["n_patients"] for site in sites)
-        yield Row((title, words, known, f"{n:,} at {count(len(sites), 'site')}" if sites else DASH, DASH))
-    yield Row(("Folds", "cross-validation over patients", "3", str(n_folds(results) or DASH), DASH))
+        yield Row((title, known, f"{n:,} at {count(len(sites), 'site')}" if sites else DASH, DASH))
+    yield Row(("Federation", "none: one place", "see Bytes and Pooled, federated, single-site", DASH))
+    yield Row(("Folds", "3, cross-validation over patients", str(n_folds(results) or DASH), DASH))
 
 
 def _dice_rows(results: Results) -> Iterator[Row]:
     yield Row(("Mean Dice ± SD",), heading=True)
     zero_shot = measured_method(results, ZERO_SHOT)
     here = DASH if zero_shot is None else _with_sd(dice_of(zero_shot))
-    yield Row(("Zero-shot", "no fine-tuning", "0.410 ± 0.26", here, DASH), "zero_shot")
+    yield Row(("Zero-shot", "0.410 ± 0.26", here, DASH), "zero_shot")
+    absent = []
     for family in families():
         if family.key in ABSTRACT:
             methods = [m for m in measured(results) if family_of(m) == family and _is_plain(m)]
             here = "; ".join(f"{_short(m)}: {_with_sd(dice_of(m))}" for m in methods)
             gaps = [(_short(m), compared(results, m["id"], "full")) for m in methods]
             verdicts = "; ".join(f"{name}: {short_verdict(gap['verdict'])}" for name, gap in gaps if gap is not None)
-            shown = here or "not in this run", verdicts or DASH
-            yield Row((family.name, ABSTRACT[family.key], UNKNOWN, *shown), family.key)
+            if here:
+                yield Row((family.name, ABSTRACT[family.key], here, verdicts or DASH), family.key)
+            else:
+                absent.append(family.name)
+    if absent:
+        yield Row(("Not in this run", ", ".join(absent), DASH, DASH))
 
 
 def _is_plain(method: Results) -> bool:
@@ -83,11 +82,8 @@ def _with_sd(overall: Results) -> str:
 
 
 def _other_rows(results: Results) -> Iterator[Row]:
-    yield Row(("Beyond the mean",), heading=True)
     zero_shot = measured_method(results, ZERO_SHOT)
     parts = [] if zero_shot is None else zero_shot["metrics"]["dice"]["by_volume"]
-    here = "; ".join(f"{stratum_name(part['stratum'])}: {shown_estimate(part)}" for part in parts)
-    words = "all methods better on larger volumes"
-    yield Row(("Dice by volume (zero-shot)", words, UNKNOWN, here or DASH, DASH))
-    yield Row(("Predicted against annotated volume", "reported", UNKNOWN, "see Hemorrhage volume", DASH))
-    yield Row(("Federation", "none: one place", "none", "see Bytes and Pooled, federated, single-site", DASH))
+    if here := "; ".join(f"{stratum_name(part['stratum'])}: {shown_estimate(part)}" for part in parts):
+        yield Row(("Beyond the mean",), heading=True)
+        yield Row(("Dice by volume (zero-shot)", "all methods better on larger volumes", here, DASH))

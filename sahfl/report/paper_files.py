@@ -11,7 +11,8 @@ from typing import Any
 
 from sahfl.atomic import write_atomic
 from sahfl.report import tables
-from sahfl.report.names import by_family, family_of, method_name
+from sahfl.report.names import ZERO_SHOT, by_family, family_of, method_name
+from sahfl.report.outcome_tables import paper_method_table
 from sahfl.report.tables import METRICS, Table
 from sahfl.report.text import DASH, Results
 
@@ -34,27 +35,16 @@ def write_paper_files(results: Results, folder: Path) -> None:
     formula starts with an apostrophe.
     """
     for name, rows in (
-        ("methods", _method_rows(results)),
-        ("comparisons", _comparison_rows(results)),
+        ("methods", method_rows(results)),
+        ("comparisons", comparison_rows(results)),
         ("strata", _stratum_rows(results)),
         ("findings", _finding_rows(results)),
     ):
         write_atomic(folder / f"{name}.csv", _csv(rows))
-    write_atomic(folder / "methods.tex", latex_table(_narrow(tables.method_table(results)), "tab:methods"))
+    write_atomic(folder / "methods.tex", latex_table(paper_method_table(results), "tab:methods"))
     gaps = [tables.comparison_table(results, with_zero_shot=known) for known in (True, False)]
     whole = Table("Paired differences in Dice", gaps[0].columns, (*gaps[0].rows, *gaps[1].rows))
     write_atomic(folder / "comparisons.tex", latex_table(whole, "tab:comparisons"))
-
-
-def _narrow(table: Table) -> Table:
-    """The table without the columns that do not fit on a printed page."""
-    kept = [i for i, column in enumerate(table.columns) if column not in ("Median", "Repeats", "Of the full model")]
-    rows = []
-    for row in table.rows:
-        whole = row.heading or row.span is not None
-        cells = row.cells if whole else tuple(row.cells[i] for i in kept)
-        rows.append(tables.Row(cells, row.family, row.span, row.heading))
-    return Table(table.caption, tuple(table.columns[i] for i in kept), tuple(rows), table.n_text)
 
 
 def _identity(method: Results) -> dict[str, Any]:
@@ -62,7 +52,9 @@ def _identity(method: Results) -> dict[str, Any]:
     return {key: method[key] for key in keys} | {"name": method_name(method), "family": family_of(method).name}
 
 
-def _method_rows(results: Results) -> Iterator[dict[str, Any]]:
+def method_rows(results: Results) -> Iterator[dict[str, Any]]:
+    """The rows of ``methods.csv``; the columns ``against_zero_shot`` and ``verdict`` are about mean Dice."""
+    judged = {pair["method"]: pair for pair in results["comparisons"] if pair["reference"] == ZERO_SHOT}
     for method in by_family(results["methods"]):
         row = _identity(method) | {key: method[key] for key in ("trainable", "bytes_up_per_round", "failed")}
         row |= {"repeats": len(method["repeats"]), "sd_repeats": method["sd_repeats"]}
@@ -70,13 +62,25 @@ def _method_rows(results: Results) -> Iterator[dict[str, Any]]:
         for metric in METRICS:
             of = {} if failed else method["metrics"][metric]["overall"]
             row |= {f"{metric}_{key}": of.get(key) for key in ESTIMATE}
+            row |= {f"{metric}_interval": _interval_over(of)}
         volume = {} if failed else method["volume"]
         row |= {key: volume.get(key) for key in ("pearson_r", "icc", "bias_ml", "loa_low_ml", "loa_high_ml")}
         empty = {} if failed else method["no_blood"]
-        yield row | {"no_blood_n": empty.get("n"), "no_blood_false_positive": empty.get("n_false_positive")}
+        row |= {"no_blood_n": empty.get("n"), "no_blood_false_positive": empty.get("n_false_positive")}
+        pair = judged.get(method["id"])
+        row |= {"against_zero_shot": pair and pair["metrics"]["dice"]["overall"]["difference"]}
+        yield row | {"verdict": pair and pair["verdict"]}
 
 
-def _comparison_rows(results: Results) -> Iterator[dict[str, Any]]:
+def _interval_over(of: Results) -> str | None:
+    """The randomness that an interval contains; None without an interval."""
+    if of.get("low") is None:
+        return None
+    return "patients and trainings" if of["trainings"] > 1 else "patients"
+
+
+def comparison_rows(results: Results) -> Iterator[dict[str, Any]]:
+    """The rows of ``comparisons.csv``: one for each pair of methods, metric and group of patients."""
     for comparison in results["comparisons"]:
         differs = ", ".join(comparison["differs"])
         for metric, part in comparison["metrics"].items():

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import add
 from typing import Any
 
+from sahfl.report.compared import n_folds, short_verdict
 from sahfl.report.names import POOLED, method_name, name_methods, names, row_of_training
-from sahfl.report.tables import Row, Table, short_verdict, shown_difference, with_headings
+from sahfl.report.tables import Row, Table, shown_difference, with_headings
 from sahfl.report.text import DASH, Results, count, duration, number, p_value, percent, size, whole
 
 
@@ -103,6 +104,30 @@ def site_table(results: Results) -> Table:
         *("Patients per fold", "Refused scans"),
     )
     return Table("Hospitals and their data", columns, rows, n_text=4)
+
+
+def cells_sentence(results: Results) -> str:
+    """Number of cells taken from an earlier run; empty if the run has no reusable cells."""
+    if (cells := results.get("cells")) is None:
+        return ""
+    reused = cells["reused"] or "none"
+    were = "was" if reused == 1 else "were"
+    taken = f"{reused} {were} taken from an earlier run with the same content"
+    return f"Cells of the grid (a method in a fold): {cells['total']}, of which {taken}."
+
+
+def run_sentence(results: Results) -> str:
+    """Patients, sites, folds, rounds and duration of a run, in one line."""
+    tuned = [site for site in results["sites"] if site["role"] == "finetune"]
+    rounds, folds, patients = results["rounds"], n_folds(results), sum(site["n_patients"] for site in tuned)
+    asked = {(r["stage"], r["method"], r["fold"], r["round"]) for r in rounds}
+    parts = [f"{count(patients, 'patient')} for fine-tuning at {count(len(tuned), 'site')}"]
+    parts += [count(folds, "fold")] if folds else []
+    done = sum(entry["committed"] for entry in rounds)
+    cells = results.get("cells")
+    saved = f", {cells['reused']} of {cells['total']} cells reused" if cells and cells["reused"] else ""
+    committed = f"{done} of {count(len(asked), 'round')} committed in {duration(results['seconds'])}"
+    return f"{', '.join(parts)}; {committed}{saved}."
 
 
 def support_sentences(results: Results) -> tuple[str, ...]:

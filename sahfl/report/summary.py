@@ -1,273 +1,282 @@
-"""The start of the report: a headline worded according to its verdict, and the key figures."""
+"""The conclusion of a study: which method to use, at what cost, where it is worse, and what is not known.
+
+``conclude`` makes the first box of the report and the text at the end of a run in a terminal.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sahfl.report.names import (
-    EACH,
-    OTHERS,
-    POOLED,
-    POOLED_STEPS,
-    ZERO_SHOT,
-    dice_of,
-    measured_method,
-    method_name,
-    method_named,
+from sahfl.report.choice import FULL, Choice, choose, first_adapter
+from sahfl.report.compared import (
+    BETTER,
+    ONE_TRAINING,
+    UNDECIDED,
+    WORSE,
+    compared,
+    difference_words,
+    n_folds,
+    short_verdict,
+    site_seconds,
+    turned,
+    unit,
+    verdict_between,
 )
-from sahfl.report.text import (
-    DASH,
-    Results,
-    count,
-    duration,
-    interval,
-    marked_interval,
-    number,
-    p_value,
-    percent,
-    signed,
-    size,
-)
+from sahfl.report.names import ZERO_SHOT, dice_of, left_out, measured_method, method_name, method_named
+from sahfl.report.outcome_tables import outcome_table
+from sahfl.report.tables import Table
+from sahfl.report.text import Results, count, duration, estimate, number, percent, signed, size, whole
 
-MOST_SENTENCES = 3
-"""Number of other methods with their own sentence; if there are more, all are counted by outcome."""
+UNTRAINED = "the pretrained network without fine-tuning (zero-shot)"
+TONES = {BETTER: "gain", WORSE: "loss", UNDECIDED: "unclear", ONE_TRAINING: "once"}
 
 
 @dataclass(frozen=True)
-class Headline:
-    """The first sentence of the report, and its verdict."""
-
-    verdict: str
-    """gain, loss, unclear, once or none; determines the colour of the page's first box."""
-    sentence: str
-    others: tuple[str, ...]
-    """One sentence for each other method, or counts of their outcomes."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One key figure."""
+class Point:
+    """One labelled sentence of a conclusion."""
 
     label: str
-    value: str
-    note: str
+    text: str
 
 
-OF_ALL = (None, POOLED, POOLED_STEPS, EACH, OTHERS)
-"""``trained_at`` of the headline's methods, which have the patients of all sites and start from the base of all."""
-OUTCOMES = {"better": "gain", "worse": "loss", "one training: no verdict": "once"}
-"""Verdict of a comparison with zero-shot -> the headline's; any other verdict of an interval is ``unclear``."""
+@dataclass(frozen=True)
+class Conclusion:
+    """What a reader must know first."""
+
+    notices: tuple[str, ...]
+    """What the results are not, such as results of patients; above everything else."""
+    tone: str
+    """gain, loss, unclear, once or none; determines the colour of the page's first box."""
+    use: str
+    """Which method to use, or that none can be recommended."""
+    points: tuple[Point, ...]
+    table: Table
 
 
-def compared(results: Results, name: str, reference: str) -> Results | None:
-    """The comparison of a method with another one; None if they were not compared or the method failed."""
-    if measured_method(results, name) is None:
-        return None
-    return next((c for c in results["comparisons"] if (c["method"], c["reference"]) == (name, reference)), None)
+def conclude(results: Results) -> Conclusion:
+    """The conclusion of a study, by the rule of ``choice`` and the verdicts of its comparisons."""
+    choice, first = choose(results), first_adapter(results)
+    shown = [method for method in (choice.method or first, choice.cheaper) if method is not None]
+    if choice.method is not None:
+        tone, use = "gain", _advice(results, choice.method, choice.cheaper)
+    else:
+        tone, use = _no_advice(results, choice, first)
+    points = [*_dice_points(results, shown), *_cost_points(results, shown), *_limit_points(results, shown)]
+    if choice.method is not None:
+        points.append(Point("How chosen", _rule(results, choice)))
+    table = outcome_table(results, [method["id"] for method in shown])
+    return Conclusion(tuple(_notices(results)), tone, use, tuple(points), table)
 
 
-def gain_over_zero_shot(results: Results, name: str) -> Results | None:
-    """The difference in Dice of a method from zero-shot; None if it was not compared or failed."""
-    comparison = compared(results, name, ZERO_SHOT)
-    return None if comparison is None else comparison["metrics"]["dice"]["overall"]
-
-
-def outcome(results: Results, name: str) -> str:
-    """The verdict of a method's comparison with zero-shot, for the headline."""
-    comparison = compared(results, name, ZERO_SHOT)
-    if comparison is None or comparison["metrics"]["dice"]["overall"]["low"] is None:
-        return "none"
-    return OUTCOMES.get(comparison["verdict"], "unclear")
-
-
-def headline_method(results: Results) -> Results | None:
-    """The study file's first federated adapter; results play no part in the choice.
-
-    Without an adapter it is the first trained method; None if there is none.
-    """
-    tuned = _tuned(results)
-    federated = [method for method in tuned if method["trained_at"] is None] or tuned
-    return next((method for method in federated if method["rank"] is not None), next(iter(federated), None))
-
-
-def _tuned(results: Results) -> list[Results]:
-    """Fine-tuned methods for the patients of all sites: not those of one site, of one base or without one site."""
-    return [method for method in results["methods"] if method["id"] != ZERO_SHOT and method["trained_at"] in OF_ALL]
-
-
-def headline(results: Results) -> Headline:
-    """State the effect of fine-tuning on Dice, and its cost in bytes."""
-    first = headline_method(results)
-    if first is None:
-        return Headline("none", _zero_shot_sentence(results), ())
-    if method_named(results, ZERO_SHOT) is None:
-        return Headline("none", method_sentence(results, first), ())
-    others = [method for method in _tuned(results) if method["id"] != first["id"]]
-    sentences = [method_sentence(results, m) for m in others if len(others) <= MOST_SENTENCES or m["id"] == "full"]
-    if len(others) > MOST_SENTENCES:
-        sentences.append(_count_outcomes(results, others))
-    return Headline(outcome(results, first["id"]), method_sentence(results, first), tuple(sentences))
-
-
-def _count_outcomes(results: Results, methods: list[Results]) -> str:
-    """For example: Of 23 other methods: 19 raised Dice over zero-shot, 3 made no clear change, 1 without a result."""
-    words = {"gain": "raised Dice over zero-shot", "unclear": "made no clear change", "loss": "lowered Dice"}
-    words |= {"once": "without a verdict for lack of trainings", "none": "have too few patients for an interval"}
-    words |= {"failed": "without a result"}
-    outcomes = Counter(
-        "failed" if method["failed"] is not None else outcome(results, method["id"]) for method in methods
-    )
-    parts = [f"{outcomes[key]} {text}" for key, text in words.items() if outcomes[key]]
-    return f"Of {count(len(methods), 'other method')}: {', '.join(parts)}."
-
-
-def hostile_sentence(results: Results) -> str | None:
-    """The hostile sites of a simulation and their acts; None if all sites were honest."""
+def _notices(results: Results) -> Iterator[str]:
+    """Sentences about results that are no results of patients at real hospitals."""
+    sources = [site["source"] for site in results["sites"] if site["source"]]
+    made = sum(source.startswith("phantom") for source in sources)
+    if made:
+        some = "" if made == len(sources) else " IN PART"
+        which = "All scans are" if made == len(sources) else f"The scans of {made} of {len(sources)} sites are"
+        yield f"SIMULATED{some}. {which} made by a program. No number here says how accurate a method is in patients."
+    elif _source(results) not in (None, "sites"):
+        yield "SIMULATED FEDERATION. The scans are real, but one machine computed for all sites."
     hostile = results.get("hostile", {})
-    acts = ", ".join(f"{site} ({act.replace('_', ' ')})" for site, act in sorted(hostile.items()))
-    return f"A simulation with hostile sites: {acts}. No result of a real study." if hostile else None
+    if acts := ", ".join(f"{site} ({act.replace('_', ' ')})" for site, act in sorted(hostile.items())):
+        yield f"A simulation with hostile sites: {acts}. No result of a real study."
 
 
-def cells_sentence(results: Results) -> str:
-    """Number of cells taken from an earlier run; empty if the run has no reusable cells."""
-    if (cells := results.get("cells")) is None:
-        return ""
-    reused = cells["reused"] or "none"
-    were = "was" if reused == 1 else "were"
-    taken = f"{reused} {were} taken from an earlier run with the same content"
-    return f"Cells of the grid (a method in a fold): {cells['total']}, of which {taken}."
+def _source(results: Results) -> str | None:
+    data = results["study"].get("data")
+    return data.get("source") if isinstance(data, dict) else None
 
 
-def method_sentence(results: Results, method: Results) -> str:
-    """One sentence about one fine-tuned method; its verb depends on the interval."""
-    subject = method_name(method)
-    subject = subject if method["rank"] is None else f"Fine-tuning with {subject}"
-    if method["failed"] is not None:
-        return f"{subject} has no result: {method['failed'].rstrip('.')}."
-    cost = _cost(results, method)
+# ---------------------------------------------------------------------------------------------------- what to use
+
+
+def _in_text(method: Results) -> str:
+    """The method's name inside a sentence: ``full fine-tuning``, ``CP-LoRA (rank 8)``."""
+    name = method_name(method)
+    return name if method["rank"] is not None else name[0].lower() + name[1:]
+
+
+def _advice(results: Results, method: Results, cheaper: Results | None) -> str:
+    if cheaper is None:
+        return f"Use {_in_text(method)}."
+    share = percent(cheaper["bytes_up_per_round"], method["bytes_up_per_round"])
+    use = f"Use {_in_text(method)}, or {_in_text(cheaper)} if a site is to send only {share} of the bytes."
+    found = compared(results, cheaper["id"], method["id"])
+    if found is None:
+        return f"{use} The two were not compared with each other."
+    return (
+        f"{use} Against {_in_text(method)}, Dice of {_in_text(cheaper)} differs by {difference_words(results, found)}."
+    )
+
+
+def _no_advice(results: Results, choice: Choice, first: Results | None) -> tuple[str, str]:
+    """Tone and sentence if no method is shown to be better than zero-shot."""
+    nobody = "No method can be recommended"
+    if first is None:
+        return "none", f"{nobody}: no method was fine-tuned for the patients of all sites."
     if method_named(results, ZERO_SHOT) is None:
-        reached = f"{subject} reached {_reached(results, dice_of(method))}"
-        return f"{reached}, {cost}. The study has no zero-shot to compare with."
-    compared_with = compared(results, method["id"], ZERO_SHOT)
-    if compared_with is None or compared_with["metrics"]["dice"]["overall"]["difference"] is None:
-        return f"{subject} cannot be compared with zero-shot: no scan with blood was evaluated with both."
-    scope = _scope(results, compared_with["metrics"]["dice"]["overall"]["n"])
-    change = _change(results, method, compared_with)
-    return f"{subject}{':' if change.startswith('Dice') else ''} {change} {scope}, {cost}."
+        return "none", f"{nobody}: the study has no zero-shot, so nothing shows what fine-tuning changes."
+    if not choice.candidates:
+        return "none", f"{nobody}: no method that all sites train together has a result."
+    verdicts = [verdict_between(results, method["id"], ZERO_SHOT) for method in choice.candidates]
+    gaps = [compared(results, method["id"], ZERO_SHOT) for method in choice.candidates]
+    known = [gap for gap in gaps if gap is not None and gap["metrics"]["dice"]["overall"]["low"] is not None]
+    if not known:
+        return "none", f"{nobody}: the study has too few patients for an interval."
+    if set(verdicts) == {WORSE}:
+        return "loss", f"Use {UNTRAINED}: fine-tuning made Dice worse."
+    if set(verdicts) == {ONE_TRAINING}:
+        each = "each" if len(verdicts) > 1 else _in_text(choice.candidates[0])
+        again = "Train it at least twice (repeats: 2 in the grid)."
+        return "once", f"{nobody}: {each} {_once(choice.candidates)}, and one training decides nothing. {again}"
+    n = Counter(verdict for verdict in verdicts if verdict is not None)
+    if len(verdicts) == 1:
+        return "unclear", f"{nobody}: whether {_in_text(choice.candidates[0])} is better than zero-shot is undecided."
+    counts = ", ".join(f"{n[verdict]} {verdict}" for verdict in (UNDECIDED, ONE_TRAINING, WORSE) if n[verdict])
+    tone = TONES.get(verdict_between(results, first["id"], ZERO_SHOT) or "", "none")
+    return tone, f"{nobody}: none of {len(verdicts)} is shown to be better than zero-shot ({counts})."
 
 
-def _reached(results: Results, overall: Results) -> str:
-    """``Dice 0.41 (95 % interval 0.35 to 0.47) over 30 patients in 3 folds``."""
-    within = f" (95 % interval {interval(overall, 2)})" if overall["low"] is not None else ""
-    return f"Dice {number(overall['mean'], 2)}{within} {_scope(results, overall['n'])}"
+def _once(methods: Sequence[Results]) -> str:
+    several = any(len(method["repeats"]) > 1 for method in methods)
+    return "was trained once" + (", or not equally often for all patients" if several else "")
 
 
-def _change(results: Results, method: Results, compared_with: Results) -> str:
-    """``raised Dice from 0.41 to 0.50: +0.09 (95 % interval +0.05 to +0.13)``, or another outcome.
-
-    Both means are over the scans that both methods were evaluated on.
-    """
-    comparison = compared_with["metrics"]["dice"]["overall"]
-    (after, before), gap = compared_with["dice"], comparison["difference"]
-    digits = _digits(before, after, comparison)
-    change = f"{signed(gap, digits)} (95 % interval {interval(comparison, digits, plus=True)})"
-    was = f"Dice was {number(before, digits)} before and {number(after, digits)} after: {signed(gap, digits)}"
-    span = f"from {number(before, digits)} to {number(after, digits)}"
-    verdict = outcome(results, method["id"])
-    if verdict == "none":
-        return f"{was}, with too few patients for an interval,"
-    if verdict == "once":
-        within = f"95 % interval over patients only, {interval(comparison, digits, plus=True)}"
-        several = len(method["repeats"]) > 1
-        trained = "not trained equally often for all patients" if several else "trained once"
-        return f"{was} ({within}; {trained}, so without a verdict)"
-    if verdict == "unclear":
-        return f"made no clear change to Dice, {span}: {change[:-1]}, p (Holm) {p_value(comparison['p_holm'])})"
-    return f"{'raised' if verdict == 'gain' else 'lowered'} Dice {span}: {change}"
-
-
-def _digits(before: float | None, after: float | None, comparison: Results) -> int:
-    """Two decimals; three if two would be inconsistent (0.414 to 0.496 is not +0.09) or round a number to 0."""
-    shown = [comparison[key] for key in ("difference", "low", "high") if comparison[key] is not None]
-    false_zero = any(value != 0 and abs(value) < 0.005 for value in shown)
-    if before is None or after is None:
-        return 3 if false_zero else 2
-    agrees = round(round(after, 2) - round(before, 2), 2) == round(comparison["difference"], 2)
-    return 2 if agrees and not false_zero else 3
+def _rule(results: Results, choice: Choice) -> str:
+    n_all, n_better = len(choice.candidates), len(choice.better)
+    others = [method for method in choice.fit if method["id"] != FULL]
+    taken = "the one that sends least was taken"
+    if n_better == 1:
+        last = "It was taken."
+    elif not any(method["id"] == FULL for method in choice.better):
+        beaten = n_better - len(others)
+        last = f"Another one of them beats {beaten}; of the rest, {taken}." if beaten else f"Of these, {taken}."
+    elif others:
+        as_good = BETTER if choice.fit[0]["id"] != FULL else "not worse"
+        last = (
+            f"Of these, {len(others)} {'is' if len(others) == 1 else 'are'} {as_good} than full fine-tuning; {taken}."
+        )
+    else:
+        last = "No other one is shown to be as good as full fine-tuning, so this was taken."
+    return (
+        f"After the results, by a rule that was fixed before. Of {count(n_all, 'method')} that all sites trained "
+        f"together, {n_better} {'is' if n_better == 1 else 'are'} better than zero-shot. {last} The verdicts are "
+        f"corrected over all {results['correction']['n']['dice']} differences of the study; a mean decides nothing."
+    )
 
 
-def _scope(results: Results, n: int) -> str:
-    folds = n_folds(results)
-    return f"over {count(n, unit(results))}" + (f" in {count(folds, 'fold')}" if folds else "")
+# ------------------------------------------------------------------------------------------------ why, and its price
 
 
-def _cost(results: Results, method: Results) -> str:
-    sent, full = method["bytes_up_per_round"], results["base"]["bytes"]
-    whole_model = sent >= 0.995 * full
-    share = "as much as the full model" if whole_model else f"{percent(sent, full)} of the bytes of the full model"
-    return f"sending {size(sent)} per site and round, {share}"
-
-
-def _zero_shot_sentence(results: Results) -> str:
+def _dice_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]:
     zero_shot = measured_method(results, ZERO_SHOT)
-    if zero_shot is None or dice_of(zero_shot)["mean"] is None:
-        return "No method was fine-tuned for the patients of all sites, and the pretrained network has no result."
-    reached = f"Without fine-tuning, the pretrained network reached {_reached(results, dice_of(zero_shot))}"
-    tuned = any(method["start"] is not None for method in results["methods"])
-    return f"{reached}; no method was fine-tuned{' for the patients of all sites' if tuned else ''}."
-
-
-def n_folds(results: Results) -> int:
-    """Folds of the study; 0 if no site fine-tuned."""
-    return max((len(site["fold_sizes"]) for site in results["sites"]), default=0)
-
-
-def unit(results: Results) -> str:
-    """The unit of n: ``patient`` if every patient has one scan, otherwise ``scan``."""
-    tuned = [site for site in results["sites"] if site["role"] == "finetune"]
-    return "patient" if all(site["n_patients"] == site["n_volumes"] for site in tuned) else "scan"
-
-
-def tiles(results: Results) -> tuple[Tile, ...]:
-    """Key figures of the headline's method."""
-    first = headline_method(results)
-    first = None if first is None else measured_method(results, first["id"])
-    shown = [*_dice_tiles(results, first)]
-    if first is not None:
-        sent, base = first["bytes_up_per_round"], results["base"]
-        shown.append(Tile("Sent per site and round", size(sent), f"{percent(sent, base['bytes'])} of the full model"))
-    return (*shown, *_run_tiles(results))
-
-
-def _dice_tiles(results: Results, first: Results | None) -> list[Tile]:
-    """Dice of zero-shot and of the method, over the scans that both were evaluated on, and their difference."""
-    found = compared(results, first["id"], ZERO_SHOT) if first else None
-    gain = None if found is None else found["metrics"]["dice"]["overall"]
-    means = (None, None) if found is None else (found["dice"][1], found["dice"][0])
-    shown = []
-    for method, mean in zip((measured_method(results, ZERO_SHOT), first), means, strict=True):
-        if method is not None:
+    if not shown and zero_shot is not None and dice_of(zero_shot)["mean"] is not None:
+        overall = dice_of(zero_shot)
+        yield Point(
+            "Dice", f"{estimate(overall['mean'], overall)} without fine-tuning, {_scope(results, overall['n'])}."
+        )
+    for method in shown:
+        if method["failed"] is not None:
+            yield Point(method_name(method), f"No result: {method['failed'].rstrip('.')}.")
+            continue
+        found = compared(results, method["id"], ZERO_SHOT)
+        if found is None:
             overall = dice_of(method)
-            fewer = gain is not None and gain["n"] != overall["n"]
-            whole = {"mean": mean, "low": None, "n": gain["n"]} if gain is not None and fewer else overall
-            note = f"95 %: {marked_interval(overall)}" if whole["low"] is not None else f"n = {whole['n']}"
-            shown.append(Tile(f"Dice, {method_name(method)}", number(whole["mean"]), note))
-    if gain is not None:
-        note = f"95 %: {marked_interval(gain, plus=True)}" if gain["low"] is not None else "too few for an interval"
-        shown.append(Tile("Change in Dice", signed(gain["difference"]), note))
-    return shown
+            text = f"Dice {estimate(overall['mean'], overall)}, {_scope(results, overall['n'])}."
+        else:
+            after, before = found["dice"]
+            n = found["metrics"]["dice"]["overall"]["n"]
+            text = f"Dice {number(after)}, without fine-tuning {number(before)}: {difference_words(results, found)}; "
+            text += f"{_scope(results, n)}."
+        named = method["id"] != shown[0]["id"]  # the first sentence compares the second method with full fine-tuning
+        against = None if named else compared(results, method["id"], FULL)
+        text += "" if against is None else f" Against full fine-tuning: {difference_words(results, against)}."
+        yield Point(method_name(method), text)
+    if (each := _each_site(results, shown)) is not None:
+        yield Point("Each hospital", each)
 
 
-def _run_tiles(results: Results) -> list[Tile]:
-    tuned = [site for site in results["sites"] if site["role"] == "finetune"]
-    patients, rounds = sum(site["n_patients"] for site in tuned), results["rounds"]
-    asked = {(r["stage"], r["method"], r["fold"], r["round"]) for r in rounds}
-    done, folds = sum(r["committed"] for r in rounds), n_folds(results)
-    where = f"{count(len(tuned), 'site')}, {count(folds, 'fold')}" if folds else DASH
-    cells = results.get("cells")
-    saved = f", {cells['reused']} of {cells['total']} cells reused" if cells and cells["reused"] else ""
-    return [
-        Tile("Patients, fine-tuning", str(patients), where),
-        Tile("Rounds committed", f"{done} of {len(asked)}", f"in {duration(results['seconds'])}{saved}"),
-    ]
+def _scope(results: Results, n: int | None) -> str:
+    folds = n_folds(results)
+    return f"{count(n or 0, unit(results))}" + (f" in {count(folds, 'fold')}" if folds else "")
+
+
+def _each_site(results: Results, shown: Sequence[Results]) -> str | None:
+    """What the first method that is shown changes at each hospital, and what taking part gives a hospital."""
+    sentences = []
+    measured = [method for method in shown if method["failed"] is None]
+    if measured and (listed := ", ".join(_site_changes(results, measured[0]))):
+        sentences.append(f"Dice of {_in_text(measured[0])} minus zero-shot: {listed}; no interval for one hospital.")
+    gains = [gain for method in measured[:1] for gain in results["gains"] if gain["method"] == method["id"]]
+    if gains:
+        listed = ", ".join(f"{g['site']} {signed(g['difference'])} ({short_verdict(g['verdict'])})" for g in gains)
+        sentences.append(f"Taking part against training alone: {listed}.")
+    return " ".join(sentences) or None
+
+
+def _site_changes(results: Results, method: Results) -> Iterator[str]:
+    """``sah_a +0.04``, for each site on whose patients both the method and zero-shot were evaluated."""
+    zero_shot = measured_method(results, ZERO_SHOT)
+    before = {} if zero_shot is None else {part["site"]: part for part in zero_shot["by_site"]}
+    for part in method["by_site"]:
+        old = before.get(part["site"])
+        if old is not None and old["n"] == part["n"] and None not in (old["dice"], part["dice"]):
+            yield f"{part['site']} {signed(part['dice'] - old['dice'])}"
+
+
+def _cost_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]:
+    full, base = measured_method(results, FULL), results["base"]
+    costly = [method for method in shown if method["failed"] is None]
+    costly += [] if full is None or full in costly else [full]
+    parts = []
+    for method in costly:
+        sent, seconds = method["bytes_up_per_round"], site_seconds(results, method)
+        whole_network = sent >= 0.995 * base["bytes"]
+        share = "the whole network" if whole_network else f"{percent(sent, base['bytes'])} of the network"
+        time = f", {duration(seconds)} of training" if seconds is not None else ""
+        cost = f"{size(sent)} per site and round ({share}), {whole(method['trainable'])} trained parameters{time}"
+        parts.append(f"{method_name(method)}: {cost}")
+    if parts:
+        yield Point("Cost", f"{'; '.join(parts)}.")
+
+
+def _limit_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]:
+    if shown:
+        worse = list(_worse(results, shown[0]))
+        yield Point("Where it is worse", f"{'; '.join(worse)}." if worse else "In no comparison of this study.")
+    yield Point("Not known", f"{'; '.join(_unknown(results, shown))}.")
+
+
+def _worse(results: Results, method: Results) -> Iterator[str]:
+    """Comparisons in which a method is worse, or below the other one by an interval that is not corrected."""
+    for comparison in results["comparisons"]:
+        if method["id"] in (comparison["method"], comparison["reference"]):
+            found = comparison if comparison["method"] == method["id"] else turned(comparison)
+            high = found["metrics"]["dice"]["overall"]["high"]
+            if high is not None and high < 0:
+                other = method_named(results, found["reference"])
+                name = found["reference"] if other is None else _in_text(other)
+                yield f"than {name}: {difference_words(results, found)}"
+    for gain in results["gains"]:
+        if gain["method"] == method["id"] and gain["verdict"] == WORSE:
+            yield f"at {gain['site']} than training alone there: {signed(gain['difference'])}"
+
+
+def _unknown(results: Results, shown: Sequence[Results]) -> Iterator[str]:
+    if any(site["source"].startswith("phantom") for site in results["sites"]):
+        yield "accuracy in patients (the scans are simulated)"
+    once = [method for method in shown if method["failed"] is None and dice_of(method)["trainings"] == 1]
+    if once:
+        yield f"how another training of {' or '.join(map(method_name, once))} would differ (it {_once(once)})"
+    yield "what another base network would change (there is one)"
+    if not left_out(results):
+        yield "accuracy at a hospital that took no part"
+    if not results["gains"]:
+        yield "whether a hospital does as well alone"
+    if method_named(results, FULL) is None and shown:
+        yield "whether full fine-tuning is better (the study does not have it)"
+    n = sum(site["n_patients"] for site in results["sites"] if site["role"] == "finetune")
+    yield f"cases too rare to be among {count(n, 'patient')}"

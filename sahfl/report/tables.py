@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sahfl.report.names import ZERO_SHOT, by_family, dice_of, families, family_of, method_name
-from sahfl.report.summary import gain_over_zero_shot
+from sahfl.report.compared import short_verdict
+from sahfl.report.names import ZERO_SHOT, by_family, families, family_of, method_name
 from sahfl.report.text import (
     DASH,
     Results,
@@ -16,11 +16,8 @@ from sahfl.report.text import (
     marked_interval,
     number,
     p_value,
-    percent,
     signed,
-    size,
     stratum_name,
-    whole,
 )
 
 METRICS = {
@@ -80,12 +77,13 @@ def with_headings(rows: Sequence[Row], headings: Iterable[str]) -> tuple[Row, ..
     return tuple(found)
 
 
-def _by_family(rows: Sequence[Row]) -> tuple[Row, ...]:
+def group_by_family(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Rows with a heading for each family, if there are many rows."""
     names = {family.key: family.name for family in families()}
     return with_headings(rows, [names[row.family or ""] for row in rows])
 
 
-def _named_rows(results: Results) -> Iterator[tuple[Results, Row]]:
+def named_rows(results: Results) -> Iterator[tuple[Results, Row]]:
     """Each method, sorted by family, with the start of its row; for a failed one, with the reason."""
     for method in by_family(results["methods"]):
         reason = None if method["failed"] is None else f"Failed: {method['failed']}"
@@ -93,34 +91,7 @@ def _named_rows(results: Results) -> Iterator[tuple[Results, Row]]:
 
 
 def _measured_rows(results: Results) -> list[tuple[Results, Row]]:
-    return [(method, row) for method, row in _named_rows(results) if row.span is None]
-
-
-def method_table(results: Results) -> Table:
-    """Every method: Dice, difference from zero-shot, parameters and bytes."""
-    columns = (
-        *("Method", "Dice, mean", "SD", "Median", "95 % interval", "n"),
-        *("Difference from zero-shot", "95 % interval", "p (Holm)", "Repeats"),
-        *("Trainable parameters", "Sent per site and round", "Of the full model"),
-    )
-    rows = _by_family(list(_method_rows(results)))
-    return Table("Methods on held-out scans with blood, whose number is n", columns, rows)
-
-
-def _method_rows(results: Results) -> Iterator[Row]:
-    base = results["base"]
-    for method, row in _named_rows(results):
-        if row.span is not None:
-            yield row
-            continue
-        overall, gain = dice_of(method), gain_over_zero_shot(results, method["id"])
-        dice = number(overall["mean"]), number(overall["sd"]), number(overall["median"]), marked_interval(overall)
-        change = (DASH,) * 3
-        if gain is not None:
-            change = signed(gain["difference"]), marked_interval(gain, plus=True), p_value(gain["p_holm"])
-        sent = method["bytes_up_per_round"]
-        cost = whole(method["trainable"]), size(sent), percent(sent, base["bytes"])
-        yield Row((*row.cells, *dice, cases(overall), *change, _repeats(method), *cost), row.family)
+    return [(method, row) for method, row in named_rows(results) if row.span is None]
 
 
 def magnitude_sentences(results: Results) -> tuple[str, ...]:
@@ -146,11 +117,6 @@ def rate_sentences(results: Results) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _repeats(method: Results) -> str:
-    n = len(method["repeats"])
-    return f"{n}, SD {number(method['sd_repeats'])}" if method["sd_repeats"] is not None else str(n)
-
-
 def cases(of: Results) -> str:
     """Number of cases of an estimate."""
     return DASH if of["n"] is None else str(of["n"])
@@ -170,7 +136,7 @@ def metric_table(results: Results) -> Table:
         of = (shown_estimate(method["metrics"][key]["overall"], digits) for key, (_, digits) in METRICS.items())
         rows.append(Row((*row.cells, *of), row.family))
     columns = ("Method", *(f"{name}, mean (95 % interval)" for name, _ in METRICS.values()))
-    return Table("All metrics over all cases with blood", columns, _by_family(rows))
+    return Table("All metrics over all cases with blood", columns, group_by_family(rows))
 
 
 def stratum_table(results: Results, kind: str) -> Table:
@@ -182,7 +148,7 @@ def stratum_table(results: Results, kind: str) -> Table:
         for m, row in working
     ]
     title = f"Mean Dice (95 % interval) by {KINDS[kind]}"
-    return Table(title, ("Method", *labels), _by_family(rows) if labels else ())
+    return Table(title, ("Method", *labels), group_by_family(rows) if labels else ())
 
 
 def site_dice_table(results: Results) -> Table:
@@ -193,7 +159,7 @@ def site_dice_table(results: Results) -> Table:
     for method, row in working:
         at = {part["site"]: f"{number(part['dice'])}, n = {part['n']}" for part in method["by_site"]}
         rows.append(Row((*row.cells, *(at.get(site, DASH) for site in sites)), row.family))
-    return Table("Mean Dice by hospital", ("Method", *sites), _by_family(rows))
+    return Table("Mean Dice by hospital", ("Method", *sites), group_by_family(rows))
 
 
 def volume_table(results: Results) -> Table:
@@ -203,7 +169,7 @@ def volume_table(results: Results) -> Table:
         *("Scans without blood", "of those, false positive"),
     )
     rows = []
-    for method, row in _named_rows(results):
+    for method, row in named_rows(results):
         if row.span is None:
             volume, empty = method["volume"], method["no_blood"]
             limits = {"low": volume["loa_low_ml"], "high": volume["loa_high_ml"]}
@@ -211,7 +177,7 @@ def volume_table(results: Results) -> Table:
             counts = interval(limits, 1, plus=True), cases(empty), _count_of(empty["n_false_positive"])
             row = Row((*row.cells, cases(volume), *agreement, *counts), row.family)
         rows.append(row)
-    return Table("Volume: predicted minus annotated", columns, _by_family(rows))
+    return Table("Volume: predicted minus annotated", columns, group_by_family(rows))
 
 
 def _count_of(value: float | None) -> str:
@@ -256,16 +222,11 @@ def shown_difference(gap: Results) -> tuple[str, ...]:
     return cases(gap), signed(gap["difference"]), marked_interval(gap, plus=True)
 
 
-def short_verdict(verdict: str) -> str:
-    """``one training`` for ``one training: no verdict``."""
-    return verdict.partition(":")[0]
-
-
 def withheld_table(results: Results) -> Table:
     """Results that hospitals withheld because their groups are small."""
     rows = tuple(
         Row((*row.cells, part["site"], *(f"{part[what]} of {part['n_folds']}" for what in WITHHELD)), row.family)
-        for method, row in _named_rows(results)
+        for method, row in named_rows(results)
         for part in method["withheld"]
     )
     n = len({row.cells[1] for row in rows})
@@ -282,7 +243,7 @@ def not_evaluated_table(results: Results) -> Table:
     """Table of folds that a site did not evaluate; their patients are missing from the method's numbers."""
     rows = tuple(
         Row((*row.cells, _fold_of(lost), lost["site"], lost["reason"]), row.family)
-        for method, row in _named_rows(results)
+        for method, row in named_rows(results)
         for lost in method["not_evaluated"]
     )
     return Table("Folds that a site did not evaluate", ("Method", "Fold", "Hospital", "Reason"), rows, n_text=4)

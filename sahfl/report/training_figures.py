@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,15 +34,17 @@ def draw_losses(results: Results) -> Drawing | None:
     every = list(figure.subplots(rows, columns, squeeze=False).ravel())
     if pretrain:
         texts.append(_draw_pretraining(every.pop(0), pretrain))
-    for family, methods in finetune.items():
-        texts.append(_draw_family(every.pop(0), family, methods, _looks(results)))
+    panels = [every.pop(0) for _ in finetune]
+    for axes, (family, methods) in zip(panels, finetune.items(), strict=True):
+        texts.append(_draw_family(axes, family, methods, _looks(results)))
+    _same_range(panels)
     for axes in every:
         axes.set_axis_off()
     figure.supxlabel("Round", fontsize=10.5)
     figure.supylabel("Training loss", fontsize=10.5)
     caption = (
         "Pretraining: one line per site. Fine-tuning: mean over sites, a thin line per fold, their mean in bold. "
-        "Repeats have lines of their own."
+        "Repeats have lines of their own. The panels of fine-tuning have the same axis of losses; no axis starts at 0."
     )
     return Drawing("losses", "Training loss by round", caption, f"Training loss. {' '.join(texts)}", figure)
 
@@ -126,10 +129,22 @@ def _finish(axes: Axes, title: str, n: int) -> None:
     axes.set_title(title, fontsize=10.5, loc="left")
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
+    _frame(axes, axes.dataLim.ymin, axes.dataLim.ymax)
     if n <= MOST_LABELS:
-        legend = axes.legend(frameon=False, fontsize=8 if n <= 6 else 6.5, ncols=1 if n <= 6 else 2, loc="lower left")
+        legend = axes.legend(frameon=False, fontsize=8 if n <= 6 else 6.5, ncols=1 if n <= 6 else 2, loc="best")
         legend.set_in_layout(False)
+
+
+def _frame(axes: Axes, low: float, high: float) -> None:
+    """Limit the axis of losses to what is drawn, so that the change of a curve fills it."""
+    space = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - space, high + space)
+
+
+def _same_range(panels: Sequence[Axes]) -> None:
+    drawn = [axes.dataLim for axes in panels]
+    for axes in panels:
+        _frame(axes, min(part.ymin for part in drawn), max(part.ymax for part in drawn))
 
 
 def _from_to(curve: Curve) -> str:

@@ -51,7 +51,7 @@ def collect(
             "sha256": digest(base),
             "parameters": sum(value.size for value in base.values()),
             "bytes": sum(value.nbytes for value in base.values()),
-            "mode": "federated" if study.pretrain else "loaded",
+            "mode": "federated" if study.pretrain else "none" if study.base == "none" else "loaded",
         },
         "support": {"folds": fold_support(study, sites), "notes": support_notes(study, sites)},
         "evaluation": study.evaluation.model_dump(mode="json"),

@@ -64,15 +64,19 @@ def _finding(claim: Claim, pairs: Sequence[Pair]) -> dict[str, Any]:
         return found | {"verdict": NOT_TESTED, "supported": None, "text": text, "pairs": []} | nothing
     least = min(pairs, key=_support)
     numbers = {key: least.gap[key] for key in ("difference", "low", "high", "n")}
-    found |= {"verdict": least.verdict, "supported": _supported(claim, pairs), "text": _text(pairs, least)}
+    found |= {"verdict": least.verdict, "supported": _supported(claim, pairs), "text": _text(claim, pairs, least)}
     return found | {"pairs": [pair.row() for pair in pairs]} | numbers
 
 
 def _supported(claim: Claim, pairs: Sequence[Pair]) -> bool | None:
     if any(pair.against or pair.verdict == WORSE for pair in pairs):
         return False
+    return True if all(_supports(claim, pair) for pair in pairs) else None
+
+
+def _supports(claim: Claim, pair: Pair) -> bool:
     enough = (BETTER,) if claim.wanted == BETTER else (BETTER, NOT_WORSE)
-    return True if all(pair.verdict in enough for pair in pairs) else None
+    return pair.verdict in enough and not pair.against
 
 
 def _support(pair: Pair) -> tuple[bool, int, bool, float]:
@@ -81,15 +85,17 @@ def _support(pair: Pair) -> tuple[bool, int, bool, float]:
     return not pair.against, WEAKEST_FIRST.index(pair.verdict), low is not None, 0.0 if low is None else low
 
 
-def _text(pairs: Sequence[Pair], least: Pair) -> str:
+def _text(claim: Claim, pairs: Sequence[Pair], least: Pair) -> str:
     if len(pairs) == 1:
         return f"Difference of Dice: {least}."
     n = Counter(pair.verdict for pair in pairs)
     counts = ", ".join(f"{n[verdict]} {verdict.partition(':')[0]}" for verdict in reversed(WEAKEST_FIRST) if n[verdict])
+    support = sum(_supports(claim, pair) for pair in pairs)
     worse = [str(pair) for pair in pairs if (pair.verdict == WORSE or pair.against) and pair is not least]
     rest = f" Also against the claim: {'; '.join(worse)}." if worse else ""
-    least_support = f"The comparison that supports the claim least: {least}."
-    return f"{len(pairs)} comparisons: {counts}. {least_support}{rest}"
+    weakest = f"The comparison with the weakest support: {least}."
+    verb = "supports" if support == 1 else "support"
+    return f"{support} of {len(pairs)} comparisons {verb} the claim ({counts}). {weakest}{rest}"
 
 
 # ------------------------------------------------------------------------------------------------------------- pairs

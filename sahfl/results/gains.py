@@ -2,8 +2,8 @@
 
 A study measures it for every method that it trains both at all sites and at the site alone. Of a method with a part at
 each site, the federation's network is the one with the site's own part, and training alone may be that of the same
-method without parts. The verdicts are those of one question to one site: their p values are not corrected, neither for
-many methods nor for many sites.
+method without parts. The verdicts are those of comparisons (``verdicts``) for one question to one site: their p values
+are not corrected, neither for many methods nor for many sites.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sahfl.config import Study, ZeroShot
 from sahfl.errors import LosingSite
 from sahfl.results.method_results import Evaluated, Key, Sums, compare
 from sahfl.results.method_rows import MethodRow
-from sahfl.results.verdicts import verdict_of
+from sahfl.results.verdicts import MARGIN, verdict_of
 
 
 def site_gains(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
@@ -39,7 +39,9 @@ def _gain(study: Study, site: str, row: MethodRow, alone: MethodRow) -> dict[str
     gap = compared["metrics"]["dice"]["overall"]
     numbers = {key: gap[key] for key in ("n", "difference", "low", "high", "p", "trainings")}
     means = dict(zip(("dice", "dice_alone"), compared["dice"], strict=True))
-    return means | numbers | {"verdict": verdict_of(gap | {"p_holm": gap["p"]}, None)}
+    blank = max(mean or 0.0 for mean in compared["dice"]) <= MARGIN
+    margin = None if blank else compared["p_margin"]
+    return means | numbers | {"verdict": verdict_of(gap | {"p_holm": gap["p"]}, margin)}
 
 
 def _at(site: str, evaluated: Evaluated) -> Evaluated:

@@ -237,6 +237,20 @@ class RunFolder:
         with storing(self.path / name):
             write_atomic(self.path / name, text + "\n")
 
+    def results(self) -> Record:
+        """The results of a finished run (``results.json``).
+
+        Raises:
+            RunError: the run is not finished, or the file is damaged.
+        """
+        found = self.read_json("results.json")
+        if found is None:
+            how = f"sahfl simulate --resume {self.path}, or the same sahfl study; a server goes on by itself"
+            raise RunError(f"{self.path}: has no results.json; the run is not finished ({how})")
+        if not isinstance(found, dict):
+            raise RunError(f"{self.path}: results.json is not a mapping; delete it to have it made again")
+        return found
+
     def read_json(self, name: str) -> Any | None:
         """Read a JSON file of the run; None if it does not exist.
 

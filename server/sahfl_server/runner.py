@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sahfl.config import ServerConfig, Study
-from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError
+from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError, StudyCancelled
 from sahfl.events import Event, Paused, RoundFailed, SiteFailed, Warned, listening
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
@@ -56,11 +58,15 @@ class Runner:
             study = read_deployed(file)
             self._studies.check_run(name, study)
             self._status.begin(name, study)
-            self._run(name, study)
+            self._run(file, study)
         except StorageError as error:  # nothing is lost, and there may be room later
             log.error("event=study_waits study=%s reason=%r retry_s=%.0f", name, str(error), RETRY_S)
             self.last = {"study": name, "ended": "waits for room", "reason": str(error)}
             self._sleep(RETRY_S)
+            return False
+        except StudyCancelled as error:
+            log.warning("event=study_cancelled study=%s reason=%r", name, str(error))
+            self.last = {"study": name, "ended": "cancelled", "reason": str(error)}
             return False
         except SahflError as error:
             log.error("event=study_failed study=%s exit_code=%d reason=%r", name, error.exit_code, str(error))
@@ -76,8 +82,9 @@ class Runner:
         log.info("event=study_done study=%s report=%s", name, self._studies.run_of(name) / "report.html")
         return True
 
-    def _run(self, name: str, study: Study) -> None:
-        names = list(study.sites)
+    def _run(self, file: Path, study: Study) -> None:
+        name, names = file.stem, list(study.sites)
+        stop_if_cancelled = partial(_stop_if_cancelled, file)
         known = {seat.site: seat.node_id for seat in self._fleet.seats()}
         if strangers := [site for site in names if site not in known]:
             raise ConfigError(
@@ -93,8 +100,11 @@ class Runner:
         folder = RunFolder(path) if (path / "study.json").exists() else RunFolder.create(path, study)
         self._gate.payload_bytes = payload_bytes(study)
         log.info("event=study study=%s run=%s loaded_s=%.1f", name, path, time.monotonic() - began)
-        self._await_sites(name, study, fresh=fresh)
-        self._grid = grid = StateGrid(self._link, self._fleet, wake=self._gate.wake, give_up_s=self._config.give_up_s)
+        self._await_sites(name, study, fresh=fresh, on_look=stop_if_cancelled)
+        give_up_s, wake = self._config.give_up_s, self._gate.wake
+        self._grid = grid = StateGrid(
+            self._link, self._fleet, wake=wake, give_up_s=give_up_s, on_look=stop_if_cancelled
+        )
         from sahfl.run.session import session
 
         with session(folder), listening(_log_event):
@@ -114,16 +124,18 @@ class Runner:
         }
         app(grid, Context(self._link.run_id, 1, {}, RecordDict(), settings))
 
-    def _await_sites(self, name: str, study: Study, *, fresh: bool) -> None:
+    def _await_sites(self, name: str, study: Study, *, fresh: bool, on_look: Callable[[], None]) -> None:
         """Wait until the study's sites are connected.
 
         Raises:
             RunFailed: too few sites connected in the time that the settings allow; the missing ones are named.
+            StudyCancelled: the study was taken out of the queue.
         """
         config, began, logged = self._config, time.monotonic(), (0.0, [""])
         names = list(study.sites)
         patience_s = config.wait_for_sites_s if fresh else config.resume_wait_s
         while missing := self._fleet.missing(names):
+            on_look()
             waited = time.monotonic() - began
             self._status.wait_for(missing, deadline_s=max(0.0, config.wait_for_sites_s - waited))
             if missing != logged[1] or waited - logged[0] > LOG_EVERY_S:
@@ -145,6 +157,11 @@ class Runner:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(0.5, left))
+
+
+def _stop_if_cancelled(file: Path) -> None:
+    if not file.exists():
+        raise StudyCancelled(f"{file.name}: was taken out of the queue; submit it again to go on")
 
 
 def _enough(study: Study, missing: list[str]) -> bool:

@@ -1,9 +1,7 @@
 """The adapter folder: what is written is what is read, on its own base only; and Hugging Face PEFT reads it too."""
 
 import json
-import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,16 +121,6 @@ def test_switching_and_averaging_adapters_is_loading_another_state(tmp_path):
     for name, parameter in exchanged.parameters(expected).items():
         parameter.data = torch.from_numpy((one.state[name] + other.state[name]) / 2)
     assert torch.equal(net(X), expected(X))
-
-
-def test_the_readme_s_lines_on_switching_and_averaging_run(tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "put_adapter" in text]
-    for fold in range(3):
-        save(tmp_path / f"fold-{fold}", ADAPTERS["cp_lora"], seed=fold)
-    net = TwoLevels()
-    exec(block.replace("runs/a/adapters/cp_lora-r8", str(tmp_path)), {"net": net})
-    assert torch.equal(net(X), TwoLevels()(X))
 
 
 # --- D07: another architecture, method, rank or base ---------------------------------------------------------------

@@ -14,6 +14,7 @@ import yaml
 from harness.tiny_study import TINY, changed
 from report.test_report_sample import gain
 
+from sahfl import __version__
 from sahfl.commands.app import app
 from sahfl.config import Study, load_study, parse
 from sahfl.run.folder import RunFolder
@@ -72,9 +73,15 @@ def test_check_prints_the_study_with_every_default(sahfl, study_file):
 def test_check_puts_another_datalist_into_the_study(sahfl, tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(changed(TINY, data={"source": "datalist", "path": "old.json"})))
+    entry = {"image": "a.nii.gz", "label": "b.nii.gz", "patient": "p"}
+    sites = {site: [entry] for site in ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")}
+    (tmp_path / "new.json").write_text(json.dumps({"sites": sites}))
     code, out, _ = sahfl("check", path, "--datalist", tmp_path / "new.json")
     assert code == 0
     assert json.loads(out)["data"]["path"] == str(tmp_path / "new.json")
+    code, out, err = sahfl("check", path)
+    assert (code, out) == (2, "")
+    assert "old.json: No such file" in err
 
 
 def test_another_datalist_needs_a_study_of_a_datalist(sahfl, study_file):
@@ -176,8 +183,8 @@ def finished(tmp_path):
 
 def test_the_help_of_report_names_the_extras(sahfl):
     _, out, _ = sahfl("report", "-h")
-    assert "needs sahfl[tensorboard]" in out
-    assert "needs sahfl[mlflow]" in out
+    assert "needs the package tensorboardX" in out
+    assert "needs mlflow-skinny, alembic and sqlalchemy" in out
 
 
 def test_report_writes_the_page_again_from_the_results(sahfl, finished):
@@ -195,9 +202,9 @@ def test_report_exports_to_a_tracker_where_it_is_installed(sahfl, finished, tmp_
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     code, out, err = sahfl("report", finished.path, "--tensorboard", tmp_path / "events")
     assert (code, out) == (2, f"{finished.path / 'report.html'}\n")
-    assert err == "error: tensorboardX is not installed; pip install 'sahfl[tensorboard]'\n"
+    assert err == "error: tensorboardX is not installed; pip install tensorboardX\n"
     monkeypatch.undo()
-    pytest.importorskip("tensorboardX", reason="pip install 'sahfl[tensorboard]'")
+    pytest.importorskip("tensorboardX", reason="pip install tensorboardX")
     code, out, err = sahfl("report", finished.path, "--tensorboard", tmp_path / "events")
     assert (code, out.splitlines()[1]) == (0, str(tmp_path / "events" / "demo-c0ffeec0"))
 
@@ -269,3 +276,7 @@ def test_a_full_disk_is_a_failed_run_with_what_to_do(sahfl, finished):
         code, out, err = sahfl("report", finished.path)
     assert (code, out) == (3, "")
     assert err == "error: File too large; make room, then go on\n"
+
+
+def test_the_version_is_printed(sahfl):
+    assert sahfl("--version") == (0, f"sahfl {__version__}\n", "")

@@ -47,4 +47,9 @@ def test_the_help_of_a_command_shows_the_text_of_each_argument_and_option(app, c
 
 def test_the_commands_of_all_programs_are_known_to_this_test():
     known = {words for _, _, words in FOUND}
-    assert {("sahfl", "study"), ("sahfl", "audit", "show"), ("sahfl-server",), ("sahfl-client", "serve")} <= known
+    assert {
+        ("sahfl", "study", "run"),
+        ("sahfl", "audit", "show"),
+        ("sahfl-server",),
+        ("sahfl-client", "serve"),
+    } <= known

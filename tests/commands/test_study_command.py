@@ -13,6 +13,7 @@ import pytest
 import yaml
 from harness.commands import SAHFL, journal, tensors, wait_for_no_process, wait_for_round, write
 from harness.tiny_study import TINY, changed
+from report.test_report_sample import gain
 from typer.testing import CliRunner
 
 from sahfl.atomic import write_atomic
@@ -77,7 +78,8 @@ def test_a_study_that_was_interrupted_or_grew_goes_on_with_the_same_command(tmp_
     ]
     code, out, err = run(tmp_path, "study.yaml")
     assert (code, out.strip()) == (0, f"{folder_of(MORE)}/report.html")
-    assert err == "finished already; nothing is left to do\n"
+    assert err.startswith("finished already; nothing is left to do\nSIMULATED. All scans are made by a program.")
+    assert "CP-LoRA (rank 2)" in err
     write(tmp_path / "study.yaml", ONE)  # of another folder, and nothing of it is new
     code, _, err = run(tmp_path, "study.yaml")
     assert code == 0, err
@@ -152,8 +154,13 @@ def test_a_study_is_put_into_the_server_s_queue_and_watched_to_its_end(server, t
     assert "submitted: " in result.stderr
     assert "the server does not run; the study waits in its queue" in result.stderr
     assert parse(Study, yaml.safe_load((server / "done" / "trial.yaml").read_text()), where="test").name == "tiny"
+    assert "no table of the results: " in result.stderr  # this server has no results
+    (server / "runs" / "trial").mkdir(parents=True)
+    (server / "runs" / "trial" / "results.json").write_text(json.dumps(gain()))
     again = called(path, "--server", tmp_path / "server.yaml")
     assert "finished already" in again.stderr
+    assert "CP-LoRA (rank 8)" in again.stderr
+    assert again.stdout == result.stdout
     assert not (server / "queue" / "trial.yaml").exists()
 
 

@@ -159,7 +159,7 @@ def test_the_fingerprint_depends_on_the_sites_and_not_on_their_paths(scans, tmp_
         ("linz: scans/dicom", "oslo: scans/dicom", r"unknown site\(s\) linz; data.sites has bern, graz, oslo"),
         ("bern: scans/raw", "bern: 7", "data.sites.bern: expected text, got 7"),
         ("{graz: scans/list.json, bern: scans/raw, linz: scans/dicom}", "{}", "data.sites: expected at least 1 entry"),
-        ("source: folder", "source: folders", "data.source: expected 'phantom', .*, got 'folders' .*is called folder"),
+        ("source: folder", "source: folders", "data.source: expected .*, got 'folders'; did you mean folder"),
     ],
 )  # fmt: skip
 def test_a_wrong_data_section_is_named(tmp_path, old, new, message):

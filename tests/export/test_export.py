@@ -1,21 +1,23 @@
 """``sahfl export``: each form computes what the run's network computes, in the program it is for."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 from harness.finished_run import phantom_hu, write_run, write_scan
 from harness.tiny_study import TINY, changed
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
 from sahfl.adapters.attach import merge
 from sahfl.adapters.folder import put_adapter, read_adapter
 from sahfl.config import Study, parse
 from sahfl.data.new_scan import read_new_scan
+from sahfl.data.views import windows
 from sahfl.errors import ExportDiffers, RunError
 from sahfl.export.folders import export
-from sahfl.export.parity import MOST_DIFFERENCE, compare
+from sahfl.export.parity import MOST_DIFFERENCE, compare, from_hu
 from sahfl.networks import base_network, plain_network
 from sahfl.prediction.networks import adapted_network, read_base
 from sahfl.prediction.segment import read_networks, segment
@@ -74,56 +76,74 @@ def test_an_export_of_all_folds_segments_as_their_mean_and_by_the_command(sahfl,
     assert "(tiny, cp_lora-r2, fold 1; threshold 0.5)" in out
 
 
-def test_a_bundle_is_built_by_monai_with_equal_output(run, tmp_path):
+def test_a_bundle_is_built_by_monai_with_equal_output(run, tmp_path, monkeypatch):
     (written,) = export(run[0], tmp_path, ["bundle"], method="cp_lora-r2", fold=0)
+    assert written.folder == tmp_path / "bundle"
+    monkeypatch.syspath_prepend(written.folder)  # as a program in the bundle's folder has it
     parser = ConfigParser()
     parser.read_config(str(written.folder / "configs" / "inference.json"))
     parser.read_meta(str(written.folder / "configs" / "metadata.json"))
     parser["bundle_root"] = str(written.folder)
-    assert largest(parser.get_parsed_content("network"), adapted(run, "cp_lora-r2", 0)) < 1e-4
+    try:
+        network = parser.get_parsed_content("network")
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+            del sys.modules[name]
+    assert type(network).__module__ == "scripts.unet"
+    assert largest(lambda slices, view: network(slices), adapted(run, "cp_lora-r2", 0)) < 1e-4
     inputs = parser.get("_meta_")["network_data_format"]["inputs"]["image"]
     assert (inputs["num_channels"], len(inputs["channel_def"])) == (9, 9)
     assert "not a medical device" in parser.get("_meta_")["intended_use"]
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".pth", ".ts", ".pkl")]
 
 
-def test_a_bundle_runs_as_monai_runs_it(run, tmp_path):
-    (written,) = export(run[0], tmp_path, ["bundle"], method="cp_lora-r2", fold=0)
-    scan = write_scan(tmp_path / "scan.nii.gz", IMAGE, AFFINE)
-    workflow = ConfigWorkflow(
-        config_file=str(written.folder / "configs" / "inference.json"),
-        meta_file=str(written.folder / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="infer",
-        bundle_root=str(written.folder),
-        scan=str(scan),
-        output_dir=str(tmp_path / "out"),
+@pytest.mark.parametrize("planes", ["shared", "per_view"])
+def test_a_bundle_has_a_file_per_fold_or_per_fold_and_view(tmp_path, planes):
+    model = {"planes": planes, "deep_supervision": True}
+    settings = changed(STUDY, model=model, finetune__methods=METHODS[1:2])
+    write_run(tmp_path / "run", settings)
+    (written,) = export(tmp_path / "run", tmp_path / "ex", ["bundle"], method="cp_lora-r2")
+    names = {path.stem for path in (written.folder / "models").iterdir()}
+    assert (
+        names
+        == {
+            "shared": {"fold-0", "fold-1"},
+            "per_view": {f"fold-{k}-{view}" for k in (0, 1) for view in IN_PLANE},
+        }[planes]
     )
-    workflow.run()
-    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["method"] == "cp_lora-r2"
+    listed = json.loads((written.folder / "configs" / "preprocessing.json").read_text())["networks"]
+    assert {name for files in listed.values() for name in files} == {f"models/{name}.safetensors" for name in names}
 
 
 @pytest.mark.parametrize("planes", ["shared", pytest.param("per_view", marks=pytest.mark.slow)])
-def test_onnx_is_run_by_onnxruntime_with_equal_output_at_any_size(tmp_path, planes):
+def test_onnx_is_run_by_onnxruntime_with_equal_output_at_any_size(tmp_path, planes, monkeypatch):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     settings = changed(STUDY, model={"planes": planes}, finetune__methods=METHODS[1:2])
-    one = (tmp_path / "run", write_run(tmp_path / "run", settings, folds=1))
-    (written,) = export(one[0], tmp_path / "ex", ["onnx"], method="cp_lora-r2", fold=0)
-    names = {"shared": {"network.onnx"}, "per_view": {"axial.onnx", "sagittal.onnx"}}[planes]
-    assert {path.name for path in written.folder.iterdir()} == names | {"config.json"}
-    views = one[1].views.weights
-    files = file_names_of(written.folder, views, planes)
+    one = (tmp_path / "run", write_run(tmp_path / "run", settings))
+    made, real = [], torch.onnx.export
+    monkeypatch.setattr("torch.onnx.export", lambda *args, **options: made.append(args) or real(*args, **options))
+    (written,) = export(one[0], tmp_path / "ex", ["onnx"], method="cp_lora-r2")
+    stems = {"shared": [""], "per_view": ["-axial", "-sagittal"]}[planes]
+    assert len(made) == len(stems)  # once for all folds
+    names = {f"fold-{k}{stem}.onnx" for k in (0, 1) for stem in stems}
+    beside = {"README.md", "predict.py", "head_ct.py", "preprocessing.json"}
+    assert {path.name for path in written.folder.iterdir()} == names | beside
 
-    def by_onnx(slices, view):
-        session = runtime.InferenceSession(files[view], providers=["CPUExecutionProvider"])
-        return torch.from_numpy(session.run(["logits"], {"slices": slices.numpy()})[0])
+    for fold in (0, 1):
+        net, windows_hu = adapted(one, "cp_lora-r2", fold), one[1].views.windows_hu
 
-    assert largest(by_onnx, adapted(one, "cp_lora-r2", 0)) < 1e-3
+        def by_onnx(slabs, view, fold=fold):
+            name = f"fold-{fold}-{view}.onnx" if planes == "per_view" else f"fold-{fold}.onnx"
+            session = runtime.InferenceSession(written.folder / name, providers=["CPUExecutionProvider"])
+            return torch.from_numpy(session.run(["logits"], {"slices_hu": slabs.numpy()})[0])
 
-
-def file_names_of(folder, views, planes):
-    return {view: str(folder / (f"{view}.onnx" if planes == "per_view" else "network.onnx")) for view in views}
+        for n, size in ((1, (80, 32)), (3, (32, 160))):
+            slabs = 100 * torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(1))
+            for view in IN_PLANE:
+                with torch.no_grad():
+                    expected = net(windows(slabs, windows_hu), view)
+                assert float((by_onnx(slabs, view) - expected).abs().max()) < 1e-3
 
 
 def test_the_adapter_alone_goes_on_the_base_again(run, tmp_path):
@@ -146,11 +166,12 @@ def test_the_adapter_alone_goes_on_the_base_again(run, tmp_path):
 def test_a_network_that_computes_something_else_is_refused():
     study = parse(Study, STUDY, where="study")
     net, other = (plain_network(study.views, study.model, seed=0) for _ in range(2))
-    assert compare("same", other, net, study.views) == 0
+    found = from_hu(other, study.views)
+    assert compare("same", found, net, study.views) == 0
     with torch.no_grad():
         other.get_parameter("net.head.1.bias").add_(2 * MOST_DIFFERENCE)
     with pytest.raises(ExportDiffers, match=r"other: differs by 0\.002 from the run's network, expected 0\.001"):
-        compare("other", other, net, study.views)
+        compare("other", found, net, study.views)
 
 
 def test_what_differs_is_not_kept(run, tmp_path, monkeypatch):

@@ -156,7 +156,7 @@ def test_A09_A06_with_a_quorum_the_study_starts_and_a_late_site_comes_in_at_a_la
         for site in ("tbi_a", "sah_a", "sah_b", "sah_c"):
             deployment.site(site)
         server.wait_for_line("event=committed what='pretrain'", timeout_s=240)
-        assert "event=starts_without study=study missing=tbi_b" in server.log
+        assert "event=starts_without study=tiny missing=tbi_b" in server.log
         assert journal(run, "round")[0]["missing"][0]["site"] == "tbi_b"
         deployment.site("tbi_b")
         wait_for(

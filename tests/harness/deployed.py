@@ -104,12 +104,14 @@ class Deployment:
         path.write_text(yaml.safe_dump(settings | more))
         return path
 
-    def submit(self, name="study", **changes):
-        path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(changed(self.settings, data={"source": "sites"}, **changes)))
+    def submit(self, name=None, **changes):
+        settings = changed(self.settings, data={"source": "sites"}, **changes)
+        settings |= {"name": name} if name else {}
+        path = self.folder / "study.yaml"
+        path.write_text(yaml.safe_dump(settings))
         command = Command(self.folder / "submit.log", "sahfl_server", self.server_file, "--submit", path)
         assert command.process.wait(60) == 0, command.log
-        return self.state / "runs" / name
+        return self.state / "runs" / settings["name"]
 
     def server(self, *options, **more):
         self.commands.append(Command(self.folder / "server.log", "sahfl_server", self.server_file, *options, **more))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from harness.toy_layers import ToyLayers
 from sahfl.errors import ConfigError
-from sahfl.model import Network
+from sahfl.model import Network, PlainNetwork
 
 
 class ToyNetwork(Network):
-    """One network for all views: a convolution that looks around, and one that decides for each pixel."""
+    """One network of two convolutions for all views."""
 
     def __init__(
         self, in_channels: int, *, size: str, seed: int, views: Sequence[str] = (), deep_supervision: bool = False
@@ -22,13 +23,17 @@ class ToyNetwork(Network):
             raise ConfigError(f"model: {size} has neither planes: per_view nor deep_supervision")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.look = nn.Conv2d(in_channels, 6, kernel_size=3, padding=1)
-            self.decide = nn.Conv2d(6, 1, kernel_size=1)
+            self.net = ToyLayers(in_channels)
+        self.in_channels = in_channels
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        return {"encoder": ("look",), "head": ("decide",)}
+        return {"encoder": ("net.look",), "head": ("net.decide",)}
 
     def forward(self, slices: Tensor, view: str | None = None) -> Tensor:
         """(batch, in_channels, height, width) -> logits (batch, 1, height, width)."""
-        return self.decide(torch.relu(self.look(slices)))
+        return self.net(slices)
+
+    def plain(self, view: str) -> PlainNetwork:
+        """The layers by themselves."""
+        return PlainNetwork(self.net, {"in_channels": self.in_channels})

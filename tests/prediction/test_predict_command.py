@@ -120,7 +120,7 @@ def test_a_missing_extra_is_said_before_the_work(sahfl, run, tmp_path, monkeypat
     write_series(tmp_path / "patient", IMAGE, AFFINE)
     code, out, err = sahfl("predict", run, tmp_path / "patient", "--out", tmp_path / "out", "--dicom-seg")
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == "error: --dicom-seg: highdicom is not installed; pip install 'sahfl[dicom-seg]'"
+    assert err.splitlines()[-1] == "error: --dicom-seg: highdicom is not installed; pip install highdicom"
     assert "segmented" not in err
     assert not (tmp_path / "out").exists()
 

@@ -78,7 +78,7 @@ def test_an_interval_over_patients_only_is_marked(tmp_path):
     write_paper_files(once(), tmp_path)
     assert {row["dice_trainings"] for row in rows(tmp_path / "methods.csv")} == {"1", "3"}
     assert {row["trainings"] for row in rows(tmp_path / "comparisons.csv")} == {"1"}
-    assert r"0.441 to 0.560 $\ddagger$ & 30 & +0.091" in (tmp_path / "methods.tex").read_text()
+    assert r"0.503 (0.441 to 0.560 $\ddagger$) & 0.171 & +0.091" in (tmp_path / "methods.tex").read_text()
     assert r"+0.050 to +0.132 $\ddagger$ & -- & --" in (tmp_path / "comparisons.tex").read_text()
 
 
@@ -124,7 +124,7 @@ def test_every_row_of_a_latex_table_fills_its_columns(written, name):
 
 
 def test_the_latex_tables_hold_the_numbers_of_the_page(written):
-    assert r"CP-LoRA (rank 8) & 0.505 & 0.171 & 0.443 to 0.562 & 30 & +0.093" in (written / "methods.tex").read_text()
+    assert r"CP-LoRA (rank 8) & 30 & 0.505 (0.443 to 0.562) & 0.171 & +0.093" in (written / "methods.tex").read_text()
     assert r"\multicolumn{7}{l}{\textbf{Against Full fine-tuning}}" in (written / "comparisons.tex").read_text()
     assert r"$-$0.041 to +0.041" in (written / "comparisons.tex").read_text()
 

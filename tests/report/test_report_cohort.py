@@ -110,3 +110,4 @@ def test_the_histogram_marks_the_medians_and_counts_cases_without_blood():
     assert "in 1 of 3 cases" in by_name["IPH"].texts[0].get_text()
     assert by_name["graz"].texts[0].get_text() == "in 0 of 1 cases"
     assert [line.get_xdata()[0] for line in by_name["bern"].lines] == [27.0]
+    assert "A lower median of SAH, aneurysm is expected" in figure.get_supxlabel()

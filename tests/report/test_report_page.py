@@ -14,11 +14,10 @@ from test_report_sample import DIED, VARIANTS, failed, gain, refusals, unclear
 from test_report_sample import method as one_method
 
 from sahfl.errors import DataError
-from sahfl.report import write_report
+from sahfl.report import conclude, write_report
 from sahfl.report.claim import claim_table
 from sahfl.report.form import form_problems
 from sahfl.report.page import draw_figures, render_page
-from sahfl.report.summary import headline
 
 
 class Page(HTMLParser):
@@ -44,14 +43,16 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         self._tag = "" if tag == "style" else self._tag
-        self._in_cell = self._in_cell and tag not in ("th", "td")
+        if tag in ("th", "td"):
+            self.rows[-1][-1] = " ".join(self.rows[-1][-1].split())
+            self._in_cell = False
 
     def handle_data(self, data):
         if self._tag == "style":
             return
         self.text += data + " "
         if self._in_cell:
-            self.rows[-1][-1] += data.strip()
+            self.rows[-1][-1] += data
 
 
 def without_figures(results, folder):
@@ -73,7 +74,9 @@ def test_every_name_is_on_every_page(written):
     tuned = {"cp_lora-r8": "CP-LoRA (rank 8)", "full": "Full fine-tuning", "zero_shot": "Zero-shot"}
     names = [tuned[m["id"]] for m in results["methods"]] + [s["site"] for s in results["sites"]]
     assert [name for name in [*names, results["name"], results["fingerprint"]] if name not in page.text] == []
-    assert headline(results).sentence in page.text
+    conclusion = conclude(results)
+    texts = [*conclusion.notices, conclusion.use, *(point.text for point in conclusion.points)]
+    assert [text for text in texts if text not in page.text] == []
 
 
 def test_nothing_unknown_is_written_as_none_or_nan(written):
@@ -121,17 +124,20 @@ def row_of(page, first, length):
 def test_numbers_in_the_method_table_are_those_of_the_results(written):
     results, _, page = written
     if results["methods"][0]["metrics"]["dice"]["overall"]["low"] is None:
-        assert row_of(page, "Zero-shot", 13)[1:6] == ["0.412", "0.171", "0.424", "–", "4"]
+        assert row_of(page, "Zero-shot", 9)[1:5] == ["4", "0.412", "0.171", "0.424"]
         return
-    assert row_of(page, "Zero-shot", 13) == [
-        *("Zero-shot", "0.412", "0.171", "0.424", "0.350 to 0.469", "30", "–", "–", "–", "1", "0", "0 B", "0 %"),
-    ]
+    zero_shot = ["Zero-shot", "30", "0.412 (0.350 to 0.469)", "0.171", "0.424", "1", "–", "–", "–"]
+    assert row_of(page, "Zero-shot", 9) == zero_shot
     if len(results["methods"]) > 1:
         once = results["comparisons"][-1]["metrics"]["dice"]["overall"]["trainings"] == 1
-        mark, p = (" ‡", "–") if once else ("", "0.002")
-        full = ["Full fine-tuning", "0.527", "0.171", "0.539", f"0.465 to 0.584{mark}", "30"]
-        gain = ["+0.115", f"+0.074 to +0.156{mark}", p]
-        assert row_of(page, "Full fine-tuning", 13) == [*full, *gain, "1", "812,345", "3.25 MB", "100 %"]
+        mark, p, verdict = (" ‡", "–", "one training") if once else ("", "0.002", None)
+        full = ["Full fine-tuning", "30", f"0.527 (0.465 to 0.584{mark})", "0.171", "0.539", "1"]
+        found = row_of(page, "Full fine-tuning", 9)
+        assert found[:8] == [*full, f"+0.115 (+0.074 to +0.156{mark})", p]
+        assert verdict in (None, found[8])
+        price = ["812,345", "100 %", "3.25 MB", "100 %", "9.9 s"]
+        cost = [row for row in page.rows if row[0] == "Full fine-tuning" and row[2:] == price]
+        assert [row[1] for row in cost] == ["0.527"]
 
 
 def test_other_tables_hold_the_numbers_of_the_results(tmp_path):
@@ -139,10 +145,10 @@ def test_other_tables_hold_the_numbers_of_the_results(tmp_path):
     assert row_of(page, "CP-LoRA (rank 8)", 8) == [
         *("CP-LoRA (rank 8)", "30", "0.81", "0.79", "−3.1", "−20.2 to +13.9", "4", "1"),
     ]
-    assert row_of(page, "CP-LoRA (rank 8)", 7)[1:] == [
-        *("0.431 (0.369 to 0.488)", "0.474 (0.406 to 0.537)", "22.8 (20.3 to 25.0)"),
+    assert [
+        *("CP-LoRA (rank 8)", "0.431 (0.369 to 0.488)", "0.474 (0.406 to 0.537)", "22.8 (20.3 to 25.0)"),
         *("0.171 (0.109 to 0.228)", "8.5 (7.6 to 9.4)", "0.388 (0.326 to 0.445)"),
-    ]
+    ] in page.rows
     assert row_of(page, "sah_a", 10)[3:] == ["thick slices: 2", "15", "15", "15", "315.8", "5 + 5 + 5", "0"]
     assert row_of(page, "sah_a", 5) == ["sah_a", "CP-LoRA (rank 8)", "15", "6.08 MB", "6.08 MB"]
     assert row_of(page, "sah_a", 6) == ["sah_a", "30", "54.8 MB", "54.8 MB", "97.5 MB", "56 %"]
@@ -209,12 +215,29 @@ def test_bounds_and_aggregation_error_are_shown_where_the_rounds_say_them(tmp_pa
     assert row in page.rows
 
 
-def test_phantom_data_are_called_so_only_where_they_are(tmp_path):
+def test_simulated_is_above_the_conclusion_and_only_where_it_is_so(tmp_path):
     real = gain()
     for each in real["sites"]:
         each["source"] = "datalist"
-    assert "Simulated heads." in without_figures(gain(), tmp_path).text
-    assert "Simulated heads." not in without_figures(real, tmp_path).text
+    text = without_figures(gain(), tmp_path).text
+    assert 0 < text.index("SIMULATED. All scans are made by a program.") < text.index(conclude(gain()).use)
+    assert "made by a program" not in without_figures(real, tmp_path).text
+
+
+def test_the_run_s_own_accuracy_and_each_hospital_s_gain_come_before_findings_and_the_paper(tmp_path):
+    page = without_figures(grid(), tmp_path)
+    places = [value for tag, name, value in page.attributes if (tag, name) == ("h2", "id")]
+    assert places[:3] == ["accuracy", "gain", "findings"]
+    assert places.index("paper") > places.index("hospitals")
+    assert "Not measured: no hospital trained alone in this study" in without_figures(gain(), tmp_path).text
+
+
+def test_every_picture_can_be_enlarged_without_a_script(tmp_path):
+    page = Page(write_report(gain(), tmp_path))
+    boxes = [value for tag, name, value in page.attributes if (tag, name) == ("input", "aria-label")]
+    images = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert len(boxes) == len(images) == len({*boxes}) >= 5
+    assert all(box.startswith("Enlarge: ") for box in boxes)
 
 
 def test_hostile_names_are_escaped(tmp_path):
@@ -322,7 +345,7 @@ def test_a_hospital_that_is_out_and_a_fold_that_was_not_evaluated_are_named_with
     page = without_figures(results, tmp_path)
     (out,) = [row for row in page.rows if "out: error at the site: DataError" in row]
     assert out[0] == results["sites"][-1]["site"]
-    assert ["CP-LoRA (rank 8)", "2", "sah_b", "no reply within 300 s"] in page.rows
+    assert ["CP-LoRA (rank 8)", "1", "sah_b", "no reply within 300 s"] in page.rows
 
 
 def test_results_that_hospitals_withhold_are_named_and_intervals_that_are_missing_are_no_error(tmp_path):

@@ -98,7 +98,7 @@ def test_every_rank_and_every_setting_of_an_adapter_is_judged():
     pairs[0]["verdict"] = "worse"
     found = finding("adapters", methods, pairs)
     assert (found["verdict"], found["supported"]) == ("worse", False)
-    assert "The comparison that supports the claim least: cp_lora-r1 against full" in found["text"]
+    assert "The comparison with the weakest support: cp_lora-r1 against full" in found["text"]
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,10 @@ def test_the_text_counts_the_verdicts_and_names_all_that_contradict_the_claim():
         against("decoder", "zero_shot", "worse", value=-0.05, half=0.04, p_holm=0.0002),
     ]
     assert finding("fine_tuning", rows, pairs)["text"] == (
-        "4 comparisons: 1 better, 1 one training, 2 worse. The comparison that supports the claim least: decoder "
-        "against zero_shot: -0.050 (95 % interval -0.090 to -0.010, n = 30, p (Holm) < 0.001). Also against the claim: "
-        "cp_lora-r8 against zero_shot: -0.050 (95 % interval -0.060 to -0.040, n = 30, p (Holm) 0.010)."
+        "1 of 4 comparisons supports the claim (1 better, 1 one training, 2 worse). The comparison with the weakest "
+        "support: decoder against zero_shot: -0.050 (95 % interval -0.090 to -0.010, n = 30, p (Holm) < 0.001). Also "
+        "against the claim: cp_lora-r8 against zero_shot: -0.050 (95 % interval -0.060 to -0.040, n = 30, p (Holm) "
+        "0.010)."
     )
 
 
@@ -147,7 +148,8 @@ def test_pairs_with_too_many_parameters_are_against_the_claim_and_not_worse():
     rows = [row(f"{kind}-r{rank}", rank=rank, trainable=n * rank) for rank in (1, 8) for kind, n in KINDS.items()]
     pairs = [against(f"cp_lora-r{rank}", f"conv_lora-r{rank}", value=0.01 * rank) for rank in (1, 8)]
     assert finding("cp_lora", rows, pairs)["text"] == (
-        "2 comparisons: 2 better. The comparison that supports the claim least: cp_lora-r1 against conv_lora-r1: "
+        "0 of 2 comparisons support the claim (2 better). The comparison with the weakest support: cp_lora-r1 against "
+        "conv_lora-r1: "
         "+0.010 (95 % interval -0.010 to +0.030, n = 30, p (Holm) 0.010); it has 40% of the parameters. Also against "
         "the claim: cp_lora-r8 against conv_lora-r8: +0.080 (95 % interval +0.060 to +0.100, n = 30, p (Holm) 0.010); "
         "it has 40% of the parameters."

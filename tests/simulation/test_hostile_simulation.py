@@ -43,5 +43,5 @@ def test_an_unknown_hostile_site_is_refused_with_exit_code_2_before_anything_is_
     study = write(tmp_path / "study.yaml", STUDY | {"hostile": {"sah_x": "nan"}})
     code, _, err = run(study, "--out", tmp_path / "run")
     assert code == 2
-    assert "hostile: Value error, unknown site(s) sah_x; the study's are sah_a, sah_b, sah_c, tbi_a, tbi_b" in err
+    assert "hostile: unknown site(s) sah_x; the study's are sah_a, sah_b, sah_c, tbi_a, tbi_b" in err
     assert not (tmp_path / "run").exists()

@@ -34,8 +34,11 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_ends_with_a_report_results_adapters_and_base(finished):
-    folder, out, _ = finished
+    folder, out, err = finished
     assert out.strip() == str(folder / "report.html")
+    assert "SIMULATED. All scans are made by a program." in err
+    assert re.search(r"^CP-LoRA \(rank 2\) .*one training +4,112 ", err, re.MULTILINE)
+    assert "No method can be recommended: CP-LoRA (rank 2) was trained once" in err
     assert "<html" in (folder / "report.html").read_text()
     assert sorted(tensors(folder)) == [
         "adapters/cp_lora-r2/fold-0/adapter_model.safetensors",

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from harness.finished_run import phantom_hu, write_scan
+from harness.finished_run import phantom_hu, write_run, write_scan
 from harness.tiny_study import TINY, changed
 from harness.toy_network import ToyNetwork
 
@@ -33,7 +33,7 @@ def toy(monkeypatch):
 
 
 def test_a_network_that_the_table_does_not_name_is_refused_with_those_that_it_names():
-    with pytest.raises(ConfigError, match=r"model\.size: .*must be one of tiny, base, large, got 'toy'"):
+    with pytest.raises(ConfigError, match=r"model\.size: expected 'tiny', 'base' or 'large', got 'toy'"):
         parse(Study, SETTINGS, where="test")
 
 
@@ -41,7 +41,7 @@ def test_a_study_with_a_new_network_runs_from_its_settings_to_a_prediction(toy, 
     study = parse(Study, SETTINGS, where="test")
     (method,) = study.finetune.methods
     shapes = trained_tensors(study.views, study.model, method).shared
-    assert {name.partition(".")[0] for name in shapes} == {"look", "decide"}
+    assert {name.split(".")[1] for name in shapes} == {"look", "decide"}
     assert sum(map(math.prod, shapes.values())) == N_SENT
     (site,) = [config for config in site_configs(study, tmp_path) if config.name == "sah_a"]
     assert f"{len(shapes)} tensors, {N_SENT} numbers, {4 * N_SENT} bytes" in dry_run(site, study)
@@ -63,4 +63,14 @@ def test_a_study_with_a_new_network_runs_from_its_settings_to_a_prediction(toy, 
     assert segment(scan, networks).probability.shape == image.shape
     forms = ("safetensors", "bundle", "adapter")
     written = list(export(folder.path, tmp_path / "export", forms, method=ID, fold=0))  # each is read back and compared
-    assert tuple(form.form for form in written) == forms
+    assert sorted(form.form for form in written) == sorted(forms)
+
+
+def test_a_network_that_needs_sahfl_has_no_bundle_and_says_so(toy, tmp_path, monkeypatch):
+    monkeypatch.delattr(ToyNetwork, "plain")
+    write_run(tmp_path / "run", SETTINGS)
+    with pytest.raises(
+        ConfigError, match="bundle: the network ToyNetwork does not work without sahfl, as a bundle must"
+    ):
+        list(export(tmp_path / "run", tmp_path / "export", ["bundle"], method=ID))
+    assert not (tmp_path / "export").exists()

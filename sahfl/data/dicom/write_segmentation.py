@@ -1,6 +1,6 @@
 """Writing a mask as a DICOM segmentation object (SEG) that refers to the series it was drawn on.
 
-highdicom writes it, an optional dependency (``pip install sahfl[dicom-seg]``) for users who file results in an archive.
+highdicom writes it, an optional dependency (``pip install highdicom``) for users who file results in an archive.
 A SEG belongs to the patient's study, so it contains the patient's name and identifiers, copied from the series: keep it
 where the series is kept.
 """
@@ -35,7 +35,7 @@ def require_highdicom() -> None:
         ConfigError: highdicom is not installed.
     """
     if find_spec("highdicom") is None:
-        raise ConfigError("--dicom-seg: highdicom is not installed; pip install 'sahfl[dicom-seg]'")
+        raise ConfigError("--dicom-seg: highdicom is not installed; pip install highdicom")
 
 
 def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, algorithm: str) -> None:

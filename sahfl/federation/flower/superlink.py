@@ -43,13 +43,23 @@ class StateGrid(Grid):
         fleet: the registered sites.
         wake: called with the ids of the nodes that have a new message.
         give_up_s: seconds without a sign of life after which the request to a site fails.
+        on_look: called before each look for replies; an exception of it ends the run.
     """
 
     waits = True
     """``pull_messages`` waits by itself."""
 
-    def __init__(self, link: Link, fleet: Fleet, *, wake: Callable[[list[int]], None], give_up_s: float) -> None:
+    def __init__(
+        self,
+        link: Link,
+        fleet: Fleet,
+        *,
+        wake: Callable[[list[int]], None],
+        give_up_s: float,
+        on_look: Callable[[], None] = lambda: None,
+    ) -> None:
         self._link, self._fleet, self._wake, self._give_up_s = link, fleet, wake, give_up_s
+        self._on_look = on_look
         self._run = link.start_run()
         self._open: dict[str, Request] = {}
         self._made: dict[str, Message] = {}
@@ -92,6 +102,7 @@ class StateGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that have arrived; waits for half a second at most if there are none."""
+        self._on_look()
         wanted, end = list(message_ids), time.monotonic() + WAIT_S
         while not (found := [reply for id_ in wanted if (reply := self._look(id_)) is not None]):
             if (left := end - time.monotonic()) <= 0:

@@ -31,6 +31,7 @@ from sahfl.federation.server.roster import (
     Member,
     check_description,
     did_not_answer,
+    left_out_text,
     needed,
     refuse_shared_scans,
     require_quorum,
@@ -136,15 +137,25 @@ class Coordinator:
         if self._study.pretrain:
             require_quorum(self._study.rounds, "pretrain", self._study.pretrain.sites, self._run.roster)
         require_quorum(self._study.rounds, "finetune", self._study.finetune.sites, self._run.roster)
-        for site, member in self._run.roster.items():
-            least, others = member.description.confirmations, len(self._run.roster) - 1
-            if least > others:
-                wanted = f"{least} other sites must confirm each later start there (policy.confirmations)"
-                emit(Warned(f"{site}: {wanted}; this study has {others}"))
+        self._warn_of_confirmations()
         known = self._folder.journal()
         for note in support_notes(self._study, self._run.descriptions()):
             if note not in known:
                 self._folder.note(note)
+
+    def _warn_of_confirmations(self) -> None:
+        """Warn of sites whose policy asks for more confirming sites than a stage has, so that they will not train."""
+        study, roster = self._study, self._run.roster
+        for stage, sites in (
+            ("pretrain", study.pretrain.sites if study.pretrain else ()),
+            ("finetune", study.finetune.sites),
+        ):
+            present = [site for site in sites if site in roster]
+            for site in present:
+                least, others = roster[site].description.confirmations, len(present) - 1
+                if least > others:
+                    wanted = f"{least} other sites must confirm each later start there (policy.confirmations)"
+                    emit(Warned(f"{site}: {wanted}; {stage} has {others}"))
 
     def _question(self) -> RecordDict:
         return protocol.request(question(self._requests), self._requests.header("finetune", "describe"), {})
@@ -153,6 +164,8 @@ class Coordinator:
         self._run.roster[site] = Member(self._node_of[site], description)
         described = {"data": description.data, "software": description.software}
         self._folder.note({"event": "described", "site": site} | described)
+        if description.n_refused:
+            emit(Warned(f"{site}: {left_out_text(description)}"))
 
     def _invite(self, sites: tuple[str, ...]) -> None:
         """Admit sites of a cell that came late, without waiting for others."""

@@ -13,6 +13,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from sahfl.config import POOLED, POOLS, RoundsConfig, Study, TrainedMethod
+from sahfl.data.rules import BY_ID
 from sahfl.errors import DataShared, PayloadError, RunFailed
 from sahfl.events import SiteFailed, emit
 from sahfl.federation import flower, protocol
@@ -193,3 +194,11 @@ class Latecomers:
             self.awaited[site] = description
         else:
             ready[site] = description
+
+
+def left_out_text(description: SiteDescription) -> str:
+    """How many cases a site cannot use, and which rules of the data checks they break."""
+    n = description.n_refused
+    broken = [name for name in description.findings if name in BY_ID and BY_ID[name].severity == "error"]
+    why = f" ({', '.join(sorted(broken))})" if broken else ""
+    return f"{n} case{'s are' if n > 1 else ' is'} left out{why}; sahfl check of a site file lists all of them"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sahfl.atomic import write_atomic
 from sahfl.config import POOLS, Study, load_study
 from sahfl.errors import ConfigError, RunError
+from sahfl.process import now
 
 
 class Studies:
@@ -14,6 +16,7 @@ class Studies:
 
     ``queue/`` holds the files that wait, in the order of their names; ``runs/<name>`` is the run folder of each;
     ``done/`` and ``failed/`` hold the files of studies that ended, a failed one with its reason in ``<name>.txt``;
+    ``archive/`` holds studies that nobody needs in the lists any more, each with all of this in a folder of its own;
     ``cells/`` holds the finished cells (``CellStore``), which later studies share.
     """
 
@@ -63,6 +66,44 @@ class Studies:
     def run_of(self, name: str) -> Path:
         """Run folder of a study."""
         return self.folder / "runs" / name
+
+    def cancel(self, name: str) -> Path:
+        """Take a study out of the queue; a server that runs it stops between two messages, and keeps what is committed.
+
+        Returns:
+            The study's file, in ``failed/``; ``submit`` puts it back, and the run goes on.
+
+        Raises:
+            RunError: no study of this name waits or runs.
+        """
+        file = self.folder / "queue" / f"{name}.yaml"
+        if not file.exists():
+            raise RunError(f"study {name}: is not in the queue (in it: {self._listed([self.folder / 'queue'])})")
+        self.end(file, "cancelled; submit it again to go on")
+        return self.folder / "failed" / file.name
+
+    def archive(self, name: str) -> Path:
+        """Move a study that ended, and its run, into a folder of their own below ``archive/``; the name is free again.
+
+        Raises:
+            RunError: the study waits or runs, or there is none of this name.
+        """
+        if (self.folder / "queue" / f"{name}.yaml").exists():
+            raise RunError(f"study {name}: waits or runs; cancel it first")
+        ended = [self.folder / state / f"{name}.{ending}" for state in ("done", "failed") for ending in ("yaml", "txt")]
+        parts = [path for path in (self.run_of(name), *ended) if path.exists()]
+        if not parts:
+            known = self._listed([self.folder / state for state in ("runs", "done", "failed")])
+            raise RunError(f"study {name}: there is none (ended: {known})")
+        target = self.folder / "archive" / f"{name}-{now():%Y%m%d-%H%M%S}"
+        target.mkdir(parents=True)
+        for path in parts:
+            path.rename(target / ("run" if path == self.run_of(name) else f"{path.parent.name}-{path.name}"))
+        return target
+
+    def _listed(self, folders: Iterable[Path]) -> str:
+        names = {path.stem for folder in folders if folder.is_dir() for path in folder.iterdir()}
+        return ", ".join(sorted(names)) or "none"
 
     def end(self, file: Path, reason: str = "") -> None:
         """Move a file out of the queue: to ``done``, or with a reason to ``failed``."""

@@ -10,14 +10,16 @@ from harness.tiny_study import TINY, changed
 
 from sahfl.adapters import digest
 from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.bases import PHANTOM, PHANTOM_SHA256
 from sahfl.config import Study, load_study, parse
 from sahfl.errors import AdapterError, ConfigError
 from sahfl.federation import protocol
+from sahfl.networks import read_base
 
 
 def from_base(path, sha256):
     settings = {key: value for key, value in TINY.items() if key != "pretrain"}
-    return settings | {"base": {"path": str(path), "sha256": sha256}}
+    return settings | {"base": {"path": str(path), "content_sha256": sha256}}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_a_run_keeps_its_own_copy_of_the_base(federate, base, tmp_path):
 
 def test_another_base_than_the_one_named_is_refused_with_its_hash(federate, base):
     path, sha256, _ = base
-    with pytest.raises(AdapterError, match=f"got a base with hash {sha256}, expected base.sha256 {'0' * 64}"):
+    with pytest.raises(AdapterError, match=f"got a base with hash {sha256}, expected base.content_sha256 {'0' * 64}"):
         federate(from_base(path, "0" * 64), name="loaded")
 
 
@@ -94,7 +96,7 @@ def test_the_base_of_another_network_is_refused(federate, base):
 
 def test_a_study_needs_pretraining_or_a_base_and_never_both(tmp_path):
     neither = {key: value for key, value in TINY.items() if key != "pretrain"}
-    both = TINY | {"base": {"path": "base.safetensors", "sha256": "0" * 64}}
+    both = TINY | {"base": {"path": "base.safetensors", "content_sha256": "0" * 64}}
     for settings, found in ((neither, "neither"), (both, "both")):
         with pytest.raises(ConfigError, match=f"expected either pretrain .* or base .*, got {found}"):
             parse(Study, settings, where="test")
@@ -102,8 +104,103 @@ def test_a_study_needs_pretraining_or_a_base_and_never_both(tmp_path):
 
 def test_where_the_base_lies_is_beside_the_study_file_and_does_not_change_the_fingerprint(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(from_base("a/base.safetensors", "0" * 64)))
-    study = load_study(tmp_path / "study.yaml")
+    study = parse(Study, yaml.safe_load((tmp_path / "study.yaml").read_text()), where="test", folder=tmp_path)
     assert study.base.path == tmp_path / "a" / "base.safetensors"
     elsewhere = parse(Study, from_base("/b.safetensors", "0" * 64), where="test")
     assert study.fingerprint() == elsewhere.fingerprint()
     assert study.fingerprint() != parse(Study, from_base("/b.safetensors", "1" * 64), where="test").fingerprint()
+
+
+# --- the hash of the base -------------------------------------------------------------------------------------------
+
+
+def written(tmp_path, base, *, source=None):
+    settings = {key: value for key, value in TINY.items() if key != "pretrain"} | {"base": base}
+    settings |= {"data": {"source": "sites"}} if source else {}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    return tmp_path / "study.yaml"
+
+
+def test_on_one_machine_the_hash_of_the_base_is_that_of_the_file(tmp_path, base):
+    path, sha256, _ = base
+    study = load_study(written(tmp_path, {"path": str(path)}))
+    assert study.base.content_sha256 == sha256
+    named = load_study(written(tmp_path, {"path": str(path), "content_sha256": sha256}))
+    assert study.fingerprint() == named.fingerprint()
+
+
+def test_a_wrong_hash_a_missing_file_and_another_file_are_refused_when_the_study_is_read(tmp_path, base):
+    path, sha256, _ = base
+    with pytest.raises(ConfigError, match=rf"study.yaml, line \d+: base: .* has the hash {sha256}, expected content_"):
+        load_study(written(tmp_path, {"path": str(path), "content_sha256": "0" * 64}))
+    with pytest.raises(ConfigError, match=r"line \d+: base: .*none.safetensors: No such file.*; expected base/base"):
+        load_study(written(tmp_path, {"path": "none.safetensors"}))
+    with pytest.raises(ConfigError, match=r"study.yaml: is damaged or not safetensors; expected base/base.safetensors"):
+        load_study(written(tmp_path, {"path": "study.yaml"}))
+
+
+def test_hospitals_need_the_hash_and_can_look_at_a_study_without_the_file(tmp_path, base):
+    path, sha256, _ = base
+    with pytest.raises(ConfigError, match=r"base.content_sha256 is missing; sahfl check of a study on this machine"):
+        load_study(written(tmp_path, {"path": str(path)}, source="sites"))
+    study = load_study(written(tmp_path, {"path": "elsewhere", "content_sha256": sha256}, source="sites"))
+    assert study.base.content_sha256 == sha256
+
+
+# --- the base that comes with sahfl, and none -------------------------------------------------------------------------
+
+
+def test_the_shipped_base_is_the_one_that_its_hash_names_and_fits_the_default_network(tmp_path):
+    state, note = load_tensors(PHANTOM)
+    assert digest(state) == note["sha256"] == PHANTOM_SHA256
+    study = load_study(written(tmp_path, "phantom"))
+    assert (study.base.path, study.base.content_sha256) == (PHANTOM, PHANTOM_SHA256)
+    assert digest(read_base(study)) == PHANTOM_SHA256
+    assert Study.model_validate_json(study.model_dump_json()) == study
+
+
+def test_the_shipped_base_has_a_card_that_names_its_hash_and_the_command_that_made_it():
+    card = PHANTOM.with_suffix(".md").read_text()
+    assert PHANTOM_SHA256 in card
+    assert "python benchmarks/phantom_base.py" in card
+
+
+def test_the_shipped_base_finds_simulated_blood_without_any_training(federate):
+    settings = {key: value for key, value in TINY.items() if key != "pretrain"} | {"base": "phantom"}
+    folder, grid = federate(changed(settings, finetune__methods=[{"method": "zero_shot"}]), name="phantom")
+    results = folder.read_json("results.json")
+    assert results["base"]["sha256"] == PHANTOM_SHA256
+    assert {site for site, _, _ in grid.seen} == {"sah_a", "sah_b", "sah_c"}
+    assert results["methods"][0]["id"] == "zero_shot"
+
+
+def scratch(methods):
+    settings = {key: value for key, value in TINY.items() if key != "pretrain"} | {"base": "none"}
+    return changed(settings, finetune__methods=methods)
+
+
+def test_a_study_without_a_base_trains_whole_networks_from_scratch(federate):
+    folder, grid = federate(scratch([{"method": "full"}]), name="scratch")
+    results = folder.read_json("results.json")
+    assert results["base"]["mode"] == "none"
+    (method,) = results["methods"]
+    assert method["id"] == "full-scratch"
+    assert folder.study().finetune.methods[0].learning_rate == 2e-3
+    slower = parse(Study, scratch([{"method": "full", "learning_rate": 0.01}]), where="test")
+    assert slower.finetune.methods[0].learning_rate == 0.01
+    assert any(request.metadata.message_type == protocol.TRAIN for _, request, _ in grid.seen)
+
+
+def test_what_needs_a_trained_network_is_refused_without_a_base():
+    methods = [{"method": "zero_shot"}, {"method": "cp_lora"}, {"method": "decoder"}, {"method": "full"}]
+    with pytest.raises(ConfigError, match=r"method: full; zero_shot, cp_lora-r8, decoder need a trained network"):
+        parse(Study, scratch(methods), where="test")
+
+
+def test_runs_with_another_base_or_none_have_other_fingerprints(tmp_path, base):
+    path, sha256, _ = base
+    whole = [{"method": "full", "start": "scratch", "learning_rate": 2e-3}]
+    prints = {parse(Study, changed(from_base(path, sha256), finetune__methods=whole), where="t").fingerprint()}
+    prints |= {parse(Study, scratch(whole), where="t").fingerprint()}
+    prints |= {parse(Study, scratch(whole) | {"base": "phantom"}, where="t").fingerprint()}
+    assert len(prints) == 3

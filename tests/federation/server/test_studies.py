@@ -11,7 +11,8 @@ DEPLOYED = changed(TINY, data={"source": "sites"})
 
 
 def write(path, settings=DEPLOYED):
-    path.write_text(yaml.safe_dump(settings))
+    named = {"name": path.stem} if len(path.stem) == 1 else {}
+    path.write_text(yaml.safe_dump(settings | named))
     return path
 
 
@@ -58,14 +59,16 @@ def test_a_study_of_pooled_data_is_refused_and_one_of_single_sites_is_not(tmp_pa
 
 def test_the_base_that_a_study_names_is_found_from_the_queue_too(tmp_path):
     settings = {name: value for name, value in DEPLOYED.items() if name != "pretrain"}
-    settings["base"] = {"path": "base.safetensors", "sha256": "0" * 64}
+    settings["base"] = {"path": "base.safetensors", "content_sha256": "0" * 64}
     target = Studies(tmp_path / "state").submit(write(tmp_path / "a.yaml", settings))
     assert load_study(target).base.path == tmp_path / "base.safetensors"
 
 
-def test_a_name_that_cannot_be_a_folder_s_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="rename it"):
-        Studies(tmp_path).submit(write(tmp_path / "a b.yaml"))
+def test_the_study_s_name_is_that_of_its_file_in_the_queue_and_of_its_run(tmp_path):
+    studies = Studies(tmp_path / "state")
+    target = studies.submit(write(tmp_path / "Some file.yaml"))
+    assert target == tmp_path / "state" / "queue" / "tiny.yaml"
+    assert studies.run_of(target.stem) == tmp_path / "state" / "runs" / "tiny"
 
 
 def test_a_study_of_a_known_name_with_other_settings_is_refused(tmp_path):
@@ -74,7 +77,7 @@ def test_a_study_of_a_known_name_with_other_settings_is_refused(tmp_path):
     with pytest.raises(RunError, match="waits already"):
         studies.submit(tmp_path / "a.yaml")
     studies.end(studies.waiting()[0])
-    RunFolder.create(studies.run_of("a"), parse(Study, DEPLOYED, where="test"))
+    RunFolder.create(studies.run_of("a"), parse(Study, DEPLOYED | {"name": "a"}, where="test"))
     with pytest.raises(RunError, match="ran with other settings"):
         studies.submit(write(tmp_path / "a.yaml", changed(DEPLOYED, seed=99)))
     studies.submit(write(tmp_path / "a.yaml"))
@@ -92,3 +95,36 @@ def test_a_study_that_ended_is_moved_with_its_reason_if_it_failed(tmp_path):
     assert (tmp_path / "state" / "failed" / "b.txt").read_text() == "too few sites\n"
     studies.end(b, "taken out meanwhile")
     assert studies.waiting() == []
+
+
+# --- cancel and archive ---------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_study_leaves_the_queue_with_the_reason_and_can_be_submitted_again(tmp_path):
+    studies = Studies(tmp_path / "state")
+    for name in "ab":
+        studies.submit(write(tmp_path / f"{name}.yaml"))
+    assert studies.cancel("a") == tmp_path / "state" / "failed" / "a.yaml"
+    assert [path.stem for path in studies.waiting()] == ["b"]
+    assert (tmp_path / "state" / "failed" / "a.txt").read_text() == "cancelled; submit it again to go on\n"
+    with pytest.raises(RunError, match=r"study a: is not in the queue \(in it: b\)"):
+        studies.cancel("a")
+    studies.submit(tmp_path / "a.yaml")
+    assert [path.stem for path in studies.waiting()] == ["a", "b"]
+    assert not (tmp_path / "state" / "failed" / "a.txt").exists()
+
+
+def test_an_archived_study_is_kept_whole_and_its_name_is_free(tmp_path):
+    studies = Studies(tmp_path / "state")
+    file = studies.submit(write(tmp_path / "a.yaml"))
+    RunFolder.create(studies.run_of("a"), parse(Study, DEPLOYED, where="test"))
+    with pytest.raises(RunError, match="study a: waits or runs; cancel it first"):
+        studies.archive("a")
+    studies.end(file, "too few sites")
+    archived = studies.archive("a")
+    assert archived.parent == tmp_path / "state" / "archive"
+    assert sorted(path.name for path in archived.iterdir()) == ["failed-a.txt", "failed-a.yaml", "run"]
+    assert (archived / "run" / "study.json").is_file()
+    studies.submit(write(tmp_path / "a.yaml", changed(DEPLOYED, seed=99)))
+    with pytest.raises(RunError, match=r"study z: there is none \(ended: none\)"):
+        studies.archive("z")

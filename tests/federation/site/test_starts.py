@@ -321,7 +321,9 @@ def test_with_too_few_sites_the_run_warns_at_its_start_and_fails_in_words(federa
     with pytest.raises(RunFailed, match=words), listening(seen.append):
         federate(study, policy={"confirmations": 5}, **kits)
     warned = [event.text for event in seen if isinstance(event, Warned)]
-    assert "sah_a: 5 other sites must confirm each later start there (policy.confirmations); this study has 4" in warned
+    wanted = "5 other sites must confirm each later start there (policy.confirmations)"
+    assert f"sah_a: {wanted}; finetune has 2" in warned
+    assert f"tbi_a: {wanted}; pretrain has 1" in warned
 
 
 def test_a_site_that_is_away_is_not_waited_for_where_enough_others_confirm(federate, consortium):

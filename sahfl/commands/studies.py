@@ -1,0 +1,144 @@
+"""``sahfl study``: run a study, and look after the studies that there are."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sahfl.commands.program import Command, WithDefault, new_app
+from sahfl.commands.study import study
+from sahfl.errors import RunError
+
+app = new_app("study", "Run a study, or list, cancel and archive studies.", cls=WithDefault)
+app.command("run", cls=Command)(study)
+Server = Annotated[Path | None, typer.Option(help="Server file (YAML): the studies of that server.")]
+Runs = Annotated[Path, typer.Option(help="Folder of the runs on this machine.")]
+RUNS = Path("runs")
+
+
+@app.command("list", cls=Command)
+def list_studies(
+    server: Server = None,
+    runs: Runs = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the studies of this machine's folder of runs, or of a server, with their state.
+
+    Example: sahfl study list
+
+    Example: sahfl study list --server server.yaml
+    """
+    rows = _at_server(server) if server else _here(runs)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    from sahfl.console import printable
+
+    table = Table("study", "state", "last change", "report", box=None, pad_edge=False, header_style="dim")
+    for row in rows:
+        table.add_row(*(printable(str(row[key] or "")) for key in ("study", "state", "changed", "report")))
+    Console().print(table if rows else f"no study in {server or runs}")
+
+
+@app.command(cls=Command)
+def cancel(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    server: Annotated[Path, typer.Option(help="Server file (YAML).")],
+) -> None:
+    """Take a study out of a server's queue; if it runs, it stops after the messages that are under way.
+
+    What is committed stays: submit the study again, and it goes on. A study on this machine stops with Ctrl-C.
+
+    Example: sahfl study cancel two-hospitals --server server.yaml
+    """
+    from sahfl.config import load_server
+    from sahfl.federation.server.studies import Studies
+
+    print(Studies(load_server(server).folder).cancel(name))
+
+
+@app.command(cls=Command)
+def archive(
+    name: Annotated[str, typer.Argument(help="Name of the study, or of its folder in the folder of runs.")],
+    server: Server = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Move a study that ended into a folder of its own below archive, so that lists are short and its name is free.
+
+    Example: sahfl study archive demo-1a2b3c4d
+
+    Example: sahfl study archive two-hospitals --server server.yaml
+    """
+    from sahfl.config import load_server
+    from sahfl.federation.server.studies import Studies
+    from sahfl.process import is_locked
+
+    if server is not None:
+        print(Studies(load_server(server).folder).archive(name))
+        return
+    run = runs / name
+    if run.parent != runs or not (run / "study.json").is_file():
+        listed = ", ".join(row["run"] for row in _here(runs)) or "none"
+        raise RunError(f"{run}: is no run (in {runs}: {listed})")
+    if is_locked(run / "run.lock"):
+        raise RunError(f"{run}: a process works on it; stop it with Ctrl-C first")
+    target = runs / "archive" / name
+    if target.exists():
+        raise RunError(f"{target}: is there already; rename one of them")
+    target.parent.mkdir(exist_ok=True)
+    print(run.rename(target))
+
+
+def _here(runs: Path) -> list[dict[str, Any]]:
+    """The runs in a folder, the latest first."""
+    from sahfl.process import is_locked
+
+    rows = []
+    for run in runs.iterdir() if runs.is_dir() else ():
+        if not (run / "study.json").is_file():
+            continue
+        finished, running = (run / "results.json").exists(), is_locked(run / "run.lock")
+        state = "running" if running else "finished" if finished else "interrupted"
+        rows.append(_row(_study_name(run), state, run, run / "journal.jsonl") | {"run": run.name})
+    return sorted(rows, key=lambda row: row["changed"], reverse=True)
+
+
+def _study_name(run: Path) -> str:
+    try:
+        return str(json.loads((run / "study.json").read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return run.name
+
+
+def _at_server(server: Path) -> list[dict[str, Any]]:
+    """The studies of a server: those that wait or run, then those that ended."""
+    from sahfl.commands.status import is_running, read_status
+    from sahfl.config import load_server
+    from sahfl.federation.server.studies import Studies
+
+    folder = load_server(server).folder
+    studies = Studies(folder)
+    now = read_status(folder)["study"] if is_running(folder) else None
+    rows = []
+    for file in studies.waiting():
+        state = "running" if now and now["name"] == file.stem else "waits in the queue"
+        rows.append(_row(file.stem, state, studies.run_of(file.stem), file))
+    for state in ("done", "failed"):
+        for file in sorted((folder / state).glob("*.yaml")):
+            reason = file.with_suffix(".txt")
+            text = f"{state}: {reason.read_text(encoding='utf-8').strip()}" if reason.exists() else state
+            rows.append(_row(file.stem, text, studies.run_of(file.stem), file))
+    return rows
+
+
+def _row(study: str, state: str, run: Path, dated: Path) -> dict[str, Any]:
+    report = run / "report.html"
+    changed = datetime.fromtimestamp((dated if dated.exists() else run).stat().st_mtime, UTC)
+    shown = str(report) if report.exists() else None
+    return {"study": study, "state": state, "changed": f"{changed:%Y-%m-%d %H:%M} UTC", "report": shown}

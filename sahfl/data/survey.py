@@ -1,0 +1,100 @@
+"""A first look at a site's scans: how many, in which format and how large; headers only, no check of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from sahfl.data.ct import open_nifti
+from sahfl.data.dicom import read_series
+from sahfl.data.manifest import Case
+from sahfl.data.sources.folders import Format, read_cases, recognise
+from sahfl.errors import ScanProblem
+
+MOST_OPENED = {"datalist": 40, "nnU-Net": 40, "DICOM": 4}
+"""Most scans of a site of which the size is read, by format; a DICOM series has to be read as a whole for it."""
+
+
+@dataclass(frozen=True)
+class ScanSize:
+    """The grid of one scan along x (left-right), y (front-back) and z (foot-head)."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def extent_mm(self) -> tuple[float, float, float]:
+        """Length along each axis in mm."""
+        x, y, z = (n * mm for n, mm in zip(self.shape, self.spacing_mm, strict=True))
+        return (x, y, z)
+
+
+@dataclass(frozen=True)
+class SiteSurvey:
+    """What was found at a site's path."""
+
+    site: str
+    path: Path
+    format: Format
+    n_scans: int
+    n_patients: int
+    n_unmasked: int
+    """Scans without an annotation file."""
+    n_folds: int | None
+    """Folds that the scans' list assigns; None if it assigns none."""
+    sizes: tuple[ScanSize, ...]
+    """Sizes of some of the scans, evenly chosen from the list."""
+    n_unreadable: int
+    """Scans among those that could not be opened."""
+
+
+def survey(path: Path, site: str, on_scan: Callable[[int, int], None] = lambda done, total: None) -> SiteSurvey:
+    """Look at the scans at a path.
+
+    Args:
+        path: a datalist, an nnU-Net raw folder or a folder of DICOM series.
+        site: the site's name.
+        on_scan: called after each scan with (scans opened, scans to open).
+
+    Raises:
+        DataError: the path has none of these, or its list of scans is faulty.
+    """
+    format_ = recognise(path, site)
+    cases = read_cases(path, site)
+    every = max(1, -(-len(cases) // MOST_OPENED[format_]))
+    chosen, sizes = cases[::every], []
+    for number, case in enumerate(chosen, 1):
+        if (size := _size(case)) is not None:
+            sizes.append(size)
+        on_scan(number, len(chosen))
+    folds = [case.fold for case in cases if case.fold is not None]
+    return SiteSurvey(
+        site=site,
+        path=path,
+        format=format_,
+        n_scans=len(cases),
+        n_patients=len({case.patient for case in cases}),
+        n_unmasked=sum(not case.label.exists() for case in cases),
+        n_folds=max(folds) + 1 if folds else None,
+        sizes=tuple(sizes),
+        n_unreadable=len(chosen) - len(sizes),
+    )
+
+
+def _size(case: Case) -> ScanSize | None:
+    """The size of a scan; None if it cannot be opened, or is no volume."""
+    try:
+        image = read_series(case.image).image if case.image.is_dir() else open_nifti(case)
+    except ScanProblem:
+        return None
+    if len(image.shape) != 3 or abs(np.linalg.det(image.affine[:3, :3])) == 0:
+        return None
+    turned = nibabel.as_closest_canonical(image)
+    x, y, z = (int(n) for n in turned.shape)
+    mm_x, mm_y, mm_z = (float(mm) for mm in voxel_sizes(turned.affine))
+    return ScanSize((x, y, z), (mm_x, mm_y, mm_z))

@@ -1,0 +1,170 @@
+"""A first study on one's own scans: settings that fit what was found, and the study file with a comment for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sahfl.config import Study, ViewsConfig
+from sahfl.config.methods import ZeroShot
+from sahfl.data.survey import SiteSurvey
+from sahfl.errors import DataError
+
+SPACING_MM = 2.0
+"""Pixel size of the shipped base network's training."""
+LARGEST = (96, 112, 80)
+"""Pixels of ``SPACING_MM`` that hold a head, as the shipped base network was trained."""
+LEAST_EXTENT_MM = 40.0
+"""Shorter scans have no coronal and sagittal views to speak of."""
+ROUNDS, STEPS = 6, 20
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The settings that depend on the scans."""
+
+    name: str
+    surveys: tuple[SiteSurvey, ...]
+    views: ViewsConfig
+    folds: int
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites' names."""
+        return tuple(survey.site for survey in self.surveys)
+
+
+def propose(name: str, surveys: Sequence[SiteSurvey]) -> Proposal:
+    """Settings for a study on these scans.
+
+    Views: the size that holds the largest head found, up to that of the shipped base network; axial slices alone if a
+    scan is shorter than ``LEAST_EXTENT_MM``. Folds: those of the lists of scans; otherwise 5 from 50 patients at every
+    site on, 3 from 6 on, and 2 below.
+
+    Raises:
+        DataError: a site has a single patient or no readable scan, or the sites' lists of folds differ.
+    """
+    problems = []
+    for found in surveys:
+        if not found.sizes:
+            problems.append(f"site {found.site}: none of {found.n_unreadable} scans could be opened")
+        if found.n_patients < 2:
+            problems.append(f"site {found.site}: has {found.n_patients} patient, expected at least 2, one to test on")
+    listed = {found.site: found.n_folds for found in surveys if found.n_folds is not None}
+    if listed and (len(set(listed.values())) > 1 or len(listed) < len(surveys)):
+        each = ", ".join(f"{site} {n}" for site, n in listed.items())
+        problems.append(
+            f"lists of folds: {each}; expected the same number at every site, or no list (splits_final.json)"
+        )
+    if problems:
+        raise DataError("\n".join(problems))
+    extents = np.array([size.extent_mm for found in surveys for size in found.sizes])
+    short = bool((extents[:, 2] < LEAST_EXTENT_MM).any())
+    x, y, z = (min(_sixteens(mm), most) for mm, most in zip(extents.max(axis=0), LARGEST, strict=True))
+    views = ViewsConfig(spacing_mm=SPACING_MM, size=(x, y, z))
+    if short:
+        views = ViewsConfig(spacing_mm=SPACING_MM, size=(x, y, z), weights={"axial": 1.0})
+    fewest = min(found.n_patients for found in surveys)
+    folds = next(iter(listed.values()), 5 if fewest >= 50 else 3 if fewest >= 6 else 2)
+    return Proposal(name, tuple(surveys), views, folds)
+
+
+def _sixteens(mm: float) -> int:
+    """The pixels of a length, as a multiple of 16 and at least 32."""
+    return max(32, 16 * -(-int(mm / SPACING_MM) // 16))
+
+
+def study_text(proposal: Proposal, *, beside: Path, schema: Path) -> str:
+    """The study file (YAML); paths below the folder ``beside`` are relative to it."""
+    views, names = proposal.views, ", ".join(proposal.sites)
+    size = ", ".join(map(str, views.size))
+    only = "axial: 1.0" if len(views.weights) == 1 else "axial: 1.0, coronal: 0.5, sagittal: 0.5"
+    why = " # the scans are too short for coronal and sagittal views" if len(views.weights) == 1 else ""
+    scans = "\n".join(
+        f"    {found.site}: {path_text(found.path, beside)} # {_scans_text(found)}" for found in proposal.surveys
+    )
+    return f"""\
+# yaml-language-server: $schema={schema}
+# A first study on your own scans, proposed by sahfl init. Every setting that is not here has a default: sahfl check
+# prints all of them, and docs/reference.md explains them.
+name: {proposal.name} # of the run's folder and the report
+seed: 1 # every random number follows from it
+
+data:
+  source: folder
+  sites: # what lies at a path is recognised: an nnU-Net raw folder, a datalist (JSON) or a folder of DICOM series
+{scans}
+
+views: # each scan is cut into slices of these views
+  weights: {{{only}}}{why}
+  spacing_mm: {SPACING_MM} # that of the base network; smaller pixels show more and take longer
+  size: [{size}] # pixels along x, y and z around the head's centre
+
+base: phantom # starts from a small network trained on simulated patients; none: from scratch, with method full alone
+
+finetune:
+  sites: [{names}]
+  folds: {proposal.folds} # each patient is tested once, by a network that has not seen the patient
+  rounds: {ROUNDS} # of training at every site and averaging
+  local: {{steps: {STEPS}}} # per round; more rounds or steps usually help until Dice stops to grow
+  methods:
+    - {{method: zero_shot}} # the base network as it is
+    - {{method: cp_lora, rank: 8}} # small adapters: only their factors would leave a site
+    - {{method: full}} # the whole network, for comparison
+  # What does each site gain by taking part? A verdict needs several trainings of each method:
+  # grid:
+  #   - {{method: cp_lora, rank: 8, trained_at: [null, each], repeats: 3}}
+"""
+
+
+def _scans_text(found: SiteSurvey) -> str:
+    return f"{found.format}, {found.n_scans} scans of {found.n_patients} patients"
+
+
+def path_text(path: Path, beside: Path) -> str:
+    """A path for a YAML file in the folder ``beside``, relative to it if it lies below."""
+    absolute, folder = path.resolve(), beside.resolve()
+    shown = absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
+    return json.dumps(str(shown), ensure_ascii=False)
+
+
+def estimate_seconds(study: Study, surveys: Sequence[SiteSurvey]) -> float:
+    """The time of a study on this machine, from a few steps of its network that are timed now; a rough guess."""
+    import torch
+
+    from sahfl.data.views import n_channels
+    from sahfl.networks import plain_network
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a simulated site computes
+    try:
+        net = plain_network(study.views, study.model, 0)
+        width, height, depth = study.views.size
+        batch = torch.zeros(study.finetune.local.batch_size, n_channels(study.views), width, height)
+        view = next(iter(study.views.weights))
+        step_s = min(_seconds(lambda: net(batch, view).sum().backward()) for _ in range(3))
+        with torch.no_grad():
+            slice_s = min(_seconds(lambda: net(batch, view)) for _ in range(3)) / len(batch)
+    finally:
+        torch.set_num_threads(threads)
+    trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
+    steps = sum(
+        study.rounds_of(method) * study.local_training(method).steps * len(study.training_sites(method))
+        for method in trained
+    )
+    per_scan = sum({"axial": depth, "coronal": height, "sagittal": width}[name] for name in study.views.weights)
+    slices = per_scan * sum(found.n_scans for found in surveys) * len(study.finetune.methods)
+    at_once = min(os.cpu_count() or 1, len(surveys))
+    return (steps * study.finetune.folds * step_s + slices * slice_s) / at_once
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
