@@ -14,6 +14,7 @@ CASES = {
     "windows": (("Windows", True, "", {}), [], "from PyPI, about 100 MB"),
     "own-index": (("Linux", False, "global.index-url='https://pypi.example.org'", {}), [], "(index-url)"),
     "own-folder": (("Linux", False, "global.find-links='/wheels'", {}), [], "(find-links)"),
+    "further-index": (("Linux", False, "global.extra-index-url='https://x.org'", {}), [], "look (extra-index-url)"),
     "variable": (("Linux", False, "", {"PIP_INDEX_URL": "https://pypi.example.org"}), [], "(index-url)"),
     "no-index": (
         ("Linux", False, "", {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}),

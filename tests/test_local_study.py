@@ -162,3 +162,13 @@ def test_a_folder_of_another_study_is_refused(here):
     RunFolder.create(here / "run", parse(Study, changed(QUICK, seed=4), where="test"))
     with pytest.raises(RunError, match="run: holds another study"):
         simulate(QUICK, out="run")
+
+
+def test_the_lines_of_the_readme_run(page, tmp_path):
+    for name in ("study.yaml", "scan.nii.gz"):
+        shutil.copy(page[0] / name, tmp_path)
+    study = parse(Study, QUICK, where="test")  # finished already, where the README's study would be
+    shutil.copytree(page[0] / "runs" / "a", tmp_path / "runs" / f"{study.name}-{study.fingerprint()[:8]}")
+    (code,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    out, _ = run_script(code.replace("-r8", "-r2") + "print(run.frame().index.tolist())\n", tmp_path)
+    assert out.splitlines()[-1] == "['zero_shot', 'cp_lora-r2']"

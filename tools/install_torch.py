@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,8 @@ def choose(system: str, *, has_gpu: bool, settings: str, environment: Mapping[st
         settings: what ``pip config list`` prints.
         environment: environment variables.
     """
-    named = [name for name in OWN_SOURCE if name in settings or f"PIP_{name.upper().replace('-', '_')}" in environment]
+    known = set(re.findall(r"\.([a-z-]+)=", settings))
+    named = [name for name in OWN_SOURCE if name in known or f"PIP_{name.upper().replace('-', '_')}" in environment]
     if named:
         return [], f"PyTorch comes from where pip is set to look ({', '.join(named)})"
     if system != "Linux":
