@@ -85,6 +85,7 @@ NOTES = {
     "device": "a site file has it; a simulation computes on the processor",
     "gpu": "a site file has device; a simulation computes on the processor",
     "gpus": "a site file has device; a simulation computes on the processor",
+    "repeats": "an entry of finetune.grid has it, such as {method: cp_lora, rank: 8, repeats: 2}",
     "optimizer": "the optimiser is always AdamW",
     "optimiser": "the optimiser is always AdamW",
     "loss": "the loss is always Dice with cross-entropy",
@@ -133,7 +134,7 @@ def _place(item: Any, settings: Any) -> Place:
 
 def _is_explained(place: Place, item: Any, all_: Sequence[tuple[Place, Any]]) -> bool:
     """Whether the problem is that one kind of value does not fit, and another kind has problems further inside."""
-    outer = item["type"].endswith("_type") or item["type"] == "too_short"
+    outer = item["type"].endswith("_type") or item["type"] in ("too_short", "literal_error")
     return outer and any(other[: len(place)] == place != other for other, _ in all_)
 
 
@@ -228,6 +229,8 @@ def _unknown(name: str, section: Place, model: type[Section], settings: Any) -> 
     belongs = f"{renamed}belongs {' or '.join(found[:3])}{note}"
     if nested:
         return belongs
+    if note and not found:
+        return f"is not a setting here{note}"
     if wanted == name and (close := get_close_matches(name.lower().replace("-", "_"), here, 1)):
         return f"is not a setting; did you mean {close[0]}?{note}"
     if kind := _kind(settings, section):

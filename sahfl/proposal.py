@@ -22,7 +22,7 @@ LARGEST = (96, 112, 80)
 """Pixels of ``SPACING_MM`` that hold a head, as the shipped base network was trained."""
 LEAST_EXTENT_MM = 40.0
 """Shorter scans have no coronal and sagittal views to speak of."""
-ROUNDS, STEPS = 6, 20
+ROUNDS, STEPS = 5, 16
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,19 @@ def _sixteens(mm: float) -> int:
 
 def study_text(proposal: Proposal, *, beside: Path, schema: Path) -> str:
     """The study file (YAML); paths below the folder ``beside`` are relative to it."""
-    views, names = proposal.views, ", ".join(proposal.sites)
+    views, names = proposal.views, ", ".join(map(quoted, proposal.sites))
     size = ", ".join(map(str, views.size))
     only = "axial: 1.0" if len(views.weights) == 1 else "axial: 1.0, coronal: 0.5, sagittal: 0.5"
     why = " # the scans are too short for coronal and sagittal views" if len(views.weights) == 1 else ""
     scans = "\n".join(
-        f"    {found.site}: {path_text(found.path, beside)} # {_scans_text(found)}" for found in proposal.surveys
+        f"    {quoted(found.site)}: {path_text(found.path, beside)} # {_scans_text(found)}"
+        for found in proposal.surveys
     )
     return f"""\
 # yaml-language-server: $schema={schema}
 # A first study on your own scans, proposed by sahfl init. Every setting that is not here has a default: sahfl check
 # prints all of them, and docs/reference.md explains them.
-name: {proposal.name} # of the run's folder and the report
+name: {quoted(proposal.name)} # of the run's folder and the report
 seed: 1 # every random number follows from it
 
 data:
@@ -115,11 +116,11 @@ finetune:
   local: {{steps: {STEPS}}} # per round; more rounds or steps usually help until Dice stops to grow
   methods:
     - {{method: zero_shot}} # the base network as it is
-    - {{method: cp_lora, rank: 8}} # small adapters: only their factors would leave a site
-    - {{method: full}} # the whole network, for comparison
-  # What does each site gain by taking part? A verdict needs several trainings of each method:
-  # grid:
-  #   - {{method: cp_lora, rank: 8, trained_at: [null, each], repeats: 3}}
+  grid: # each is trained twice, because one training gives no verdict
+    - {{method: cp_lora, rank: 8, repeats: 2}} # small adapters: only their factors would leave a site
+    - {{method: full, repeats: 2}} # the whole network, for comparison
+    # What does each site gain by taking part? The same method, trained at each site alone:
+    # - {{method: cp_lora, rank: 8, trained_at: each, repeats: 2}}
 """
 
 
@@ -131,7 +132,12 @@ def path_text(path: Path, beside: Path) -> str:
     """A path for a YAML file in the folder ``beside``, relative to it if it lies below."""
     absolute, folder = path.resolve(), beside.resolve()
     shown = absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
-    return json.dumps(str(shown), ensure_ascii=False)
+    return quoted(str(shown))
+
+
+def quoted(text: str) -> str:
+    """A text between quotes, so that YAML reads ``null``, ``1e3`` or a colon as text."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def estimate_seconds(study: Study, surveys: Sequence[SiteSurvey]) -> float:

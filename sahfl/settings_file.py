@@ -78,6 +78,13 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
+_REMEDIES = {
+    "'\\t'": "; indent with spaces, not with tabs",
+    "mapping values are not allowed": "; put a text that contains ': ' between quotes",
+}
+"""What to do about a problem that the parser names."""
+
+
 def read_settings(path: Path) -> SettingsFile:
     """Read a YAML file that holds a mapping.
 
@@ -100,7 +107,9 @@ def read_text(text: str, path: Path) -> SettingsFile:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: is not YAML: {getattr(error, 'problem', error)}") from error
+        problem = str(getattr(error, "problem", error))
+        remedy = next((remedy for found, remedy in _REMEDIES.items() if found in problem), "")
+        raise ConfigError(f"{path}{place}: is not YAML: {problem}{remedy}") from error
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(f"{path}: is not YAML: {error}") from error
     if top is None or not isinstance(content, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -56,7 +57,8 @@ def init(
     if not file.parent.is_dir():
         raise ConfigError(f"{file.parent}: is no folder; make it, or name another file")
     if consortium:
-        text, after = _consortium_text(_name_of(file), host, [_checked(name) for name in site]), _AFTER_CONSORTIUM
+        kind, text = "consortium", _consortium_text(_name_of(file), host, [_checked(name) for name in site])
+        after = _AFTER_CONSORTIUM
     else:
         sites = dict(map(_pair, site))
         if len(sites) < len(site):
@@ -64,12 +66,14 @@ def init(
         if site_file and len(sites) > 1:
             raise ConfigError(f"init: --site-file is for one hospital, got {', '.join(sites)}; name one --site")
         surveys = _surveys(sites)
+        kind = "site" if site_file else "study"
         text = _site_text(surveys[0], file.parent) if site_file else _study_text(file, surveys)
         after = _AFTER_SITE if site_file else _AFTER_STUDY
+    _check(text, file, kind)
     write_atomic(file, text)
     print(file)
     for line in after:
-        print(line.format(file=file), file=sys.stderr)
+        print(line.format(file=shlex.quote(str(file))), file=sys.stderr)
 
 
 _AFTER_STUDY: tuple[str, ...] = (
@@ -90,15 +94,31 @@ def _pair(text: str) -> tuple[str, Path]:
     return _checked(name), Path(path).expanduser()
 
 
+def _check(text: str, file: Path, kind: str) -> None:
+    """Read the text as the file that it is for; ConfigError if it has a problem."""
+    from sahfl.config import Consortium, Section, SiteFile, Study, parse
+    from sahfl.settings_file import read_text
+
+    models: dict[str, type[Section]] = {"study": Study, "site": SiteFile, "consortium": Consortium}
+    settings = read_text(text, file)
+    parse(models[kind], settings.content, where=f"the text for {file}", folder=file.parent, lines=settings.lines)
+
+
 def _checked(name: str) -> str:
+    from sahfl.config.grid import EACH, OTHERS
+    from sahfl.config.training import POOLS
+
+    if name in (EACH, OTHERS, *POOLS):
+        raise ConfigError(f"--site: no site can have the name {name}, which means something else in results")
     if not NAME.fullmatch(name):
         raise ConfigError(f"--site: got the name {name!r}, expected 1 to 40 lower-case letters, digits, '-' and '_'")
     return name
 
 
 def _name_of(file: Path) -> str:
-    """The file's name as the name of a study."""
-    return re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_")[:40] or "study"
+    """The file's name as the name of a study or a consortium."""
+    name = re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_")[:40]
+    return name if name not in ("", "study") else "first-study"
 
 
 def _surveys(sites: dict[str, Path]) -> list[SiteSurvey]:
@@ -157,16 +177,16 @@ def _study_text(file: Path, surveys: list[SiteSurvey]) -> str:
 
 
 def _site_text(found: SiteSurvey, beside: Path) -> str:
-    from sahfl.proposal import path_text
+    from sahfl.proposal import path_text, quoted
     from sahfl.schemas import schema_of
 
     return f"""\
 # yaml-language-server: $schema={schema_of("site")}
 # A hospital's own file, written by sahfl init. It never leaves the hospital. What studies may ask, and what may leave,
 # stands under policy; every default allows the least, and docs/policy.md explains each setting.
-name: {found.site} # the site's name in studies
+name: {quoted(found.site)} # the site's name in studies
 
-folder: {found.site}-site # the site's working folder, beside this file
+folder: {quoted(found.site + "-site")} # the site's working folder, beside this file
 
 data:
   source: folder
@@ -177,16 +197,17 @@ kit: null # the folder that the coordinating centre makes for this site with sah
 
 
 def _consortium_text(name: str, host: str, sites: list[str]) -> str:
+    from sahfl.proposal import quoted
     from sahfl.schemas import schema_of
 
     return f"""\
 # yaml-language-server: $schema={schema_of("consortium")}
 # The hospitals that train together, and their server, written by sahfl init.
-name: {name} # in every certificate
+name: {quoted(name)} # in every certificate
 
 server:
-  host: {host} # as the sites reach it
+  host: {quoted(host)} # as the sites reach it
   port: 8443
 
-sites: [{", ".join(sites)}] # their names in studies
+sites: [{", ".join(map(quoted, sites))}] # their names in studies
 """

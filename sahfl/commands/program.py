@@ -23,6 +23,7 @@ Workers = Annotated[
 ]
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
+NO_PLACE |= {errno.ENAMETOOLONG, errno.ELOOP}
 """Errors of the operating system about a named path that cannot be read or written."""
 
 

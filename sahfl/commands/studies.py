@@ -40,9 +40,9 @@ def list_studies(
         return
     from sahfl.console import printable
 
-    table = Table("study", "state", "last change", "report", box=None, pad_edge=False, header_style="dim")
+    table = Table("run", "study", "state", "last change", "report", box=None, pad_edge=False, header_style="dim")
     for row in rows:
-        table.add_row(*(printable(str(row[key] or "")) for key in ("study", "state", "changed", "report")))
+        table.add_row(*(printable(str(row[key] or "")) for key in ("run", "study", "state", "changed", "report")))
     Console().print(table if rows else f"no study in {server or runs}")
 
 
@@ -105,7 +105,7 @@ def _here(runs: Path) -> list[dict[str, Any]]:
             continue
         finished, running = (run / "results.json").exists(), is_locked(run / "run.lock")
         state = "running" if running else "finished" if finished else "interrupted"
-        rows.append(_row(_study_name(run), state, run, run / "journal.jsonl") | {"run": run.name})
+        rows.append(_row(_study_name(run), state, run, run / "journal.jsonl"))
     return sorted(rows, key=lambda row: row["changed"], reverse=True)
 
 
@@ -141,4 +141,10 @@ def _row(study: str, state: str, run: Path, dated: Path) -> dict[str, Any]:
     report = run / "report.html"
     changed = datetime.fromtimestamp((dated if dated.exists() else run).stat().st_mtime, UTC)
     shown = str(report) if report.exists() else None
-    return {"study": study, "state": state, "changed": f"{changed:%Y-%m-%d %H:%M} UTC", "report": shown}
+    return {
+        "run": run.name,
+        "study": study,
+        "state": state,
+        "changed": f"{changed:%Y-%m-%d %H:%M} UTC",
+        "report": shown,
+    }

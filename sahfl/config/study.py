@@ -120,8 +120,8 @@ class Study(Section):
             method for method in self.finetune.methods if isinstance(method, WeightTuning) and method.method == "full"
         ]
         if others := [method.id for method in self.finetune.methods if method not in whole]:
-            need = "need a trained network to start from, take base: phantom, a file or pretrain"
-            raise ValueError(f"base: none trains from scratch with method: full; {', '.join(others)} {need}")
+            need = "without a trained network to start from; take base: phantom, a file or pretrain"
+            raise ValueError(f"base: none trains from scratch with method: full; got {', '.join(others)} {need}")
         methods = tuple(_from_scratch(method) for method in whole)
         return self.model_copy(update={"finetune": self.finetune.model_copy(update={"methods": methods})})
 

@@ -87,7 +87,10 @@ def read_exported(folder: Path, *, method: str | None = None, fold: int | None =
     """
     found = [(path.parent, _read_note(path)) for path in _configs(folder)]
     if not found:
-        raise RunError(f"{folder}: is neither a run (study.json) nor an export with weights ({FORMAT_FOLDER}/{CONFIG})")
+        raise RunError(
+            f"{folder}: is neither a run (study.json) nor an export as safetensors ({FORMAT_FOLDER}/{CONFIG}); "
+            "an export as onnx or bundle runs by the script in its folder"
+        )
     if len({(note.fingerprint, note.method) for _, note in found}) > 1:
         raise RunError(f"{folder}: holds exports of several studies or methods; name the folder of one")
     there = found[0][1].method, [note.fold for _, note in found]

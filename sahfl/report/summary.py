@@ -130,7 +130,7 @@ def _no_advice(results: Results, choice: Choice, first: Results | None) -> tuple
         return "loss", f"Use {UNTRAINED}: fine-tuning made Dice worse."
     if set(verdicts) == {ONE_TRAINING}:
         each = "each" if len(verdicts) > 1 else _in_text(choice.candidates[0])
-        again = "Train it at least twice (repeats: 2 in the grid)."
+        again = "Train it at least twice (an entry of finetune.grid with repeats: 2)."
         return "once", f"{nobody}: {each} {_once(choice.candidates)}, and one training decides nothing. {again}"
     n = Counter(verdict for verdict in verdicts if verdict is not None)
     if len(verdicts) == 1:

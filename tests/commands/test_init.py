@@ -1,6 +1,7 @@
 """``sahfl init``: from folders of scans to a settings file that runs as it is."""
 
 import json
+import os
 from pathlib import Path
 
 import nibabel
@@ -39,7 +40,9 @@ def test_the_study_that_it_writes_loads_names_the_scans_and_is_not_written_over(
     assert (study.name, study.finetune.sites, study.finetune.folds) == ("first-try", ("bern", "graz"), 2)
     assert study.data.sites == {"bern": scans / "bern", "graz": scans / "graz"}
     assert study.views.size == (96, 112, 48)
-    assert [method.id for method in study.finetune.methods] == ["zero_shot", "cp_lora-r8", "full"]
+    assert [method.id for method in study.finetune.methods] == [
+        *("zero_shot", "cp_lora-r8", "cp_lora-r8-repeat2", "full", "full-repeat2")
+    ]
     before = (tmp_path / "first-try.yaml").read_text()
     code, _, err = sahfl("init", tmp_path / "first-try.yaml", *arguments)
     assert code == 2
@@ -58,7 +61,7 @@ def test_the_written_study_passes_the_check_with_its_scans_and_its_base(sahfl, s
 def test_a_path_below_the_files_folder_is_relative_so_that_both_can_move(sahfl, scans):
     code, _, err = sahfl("init", scans / "inside.yaml", "--site", f"bern={scans / 'bern'}")
     assert code == 0, err
-    assert 'bern: "bern" #' in (scans / "inside.yaml").read_text()
+    assert '"bern": "bern" #' in (scans / "inside.yaml").read_text()
 
 
 def test_a_site_file_and_a_consortium_file_load(sahfl, scans, tmp_path):
@@ -74,10 +77,52 @@ def test_a_site_file_and_a_consortium_file_load(sahfl, scans, tmp_path):
     assert (consortium.name, consortium.sites, consortium.server.host) == ("c", ("a", "b"), "fl.example.org")
 
 
+@pytest.mark.parametrize("name", ["null", "1", "1e3", "no", "0x10"])
+def test_names_that_yaml_would_read_as_something_else_are_names(sahfl, scans, tmp_path, name):
+    file = tmp_path / f"{name}.yaml"
+    code, _, err = sahfl("init", file, "--site", f"{name}={scans / 'bern'}")
+    assert code == 0, err
+    study = load_study(file)
+    assert (study.name, study.finetune.sites) == (name, (name,))
+    code, _, err = sahfl("init", tmp_path / "site.yaml", "--site-file", "--site", f"{name}={scans / 'bern'}")
+    assert (code, load_site(tmp_path / "site.yaml").name) == (0, name), err
+
+
+def test_a_consortium_that_would_be_refused_is_not_written(sahfl, tmp_path):
+    for arguments, found in (
+        (("--site", "a", "--site", "a"), "named twice: a"),
+        (("--site", "server"), "no site can be called server"),
+        (("--site", "a", "--host", "a b: #"), "expected a DNS name or an IP address"),
+    ):
+        code, _, err = sahfl("init", tmp_path / "c.yaml", "--consortium", *arguments)
+        assert (code, found in err) == (2, True), err
+        assert not (tmp_path / "c.yaml").exists()
+
+
+def test_the_next_command_can_be_pasted_and_a_name_that_is_too_long_is_refused(sahfl, scans, tmp_path):
+    sites = ("--site", f"bern={scans / 'bern'}")
+    _, _, err = sahfl("init", tmp_path / "my study.yaml", *sites)
+    assert f"next: sahfl study '{tmp_path / 'my study.yaml'}'" in err
+    code, _, err = sahfl("init", tmp_path / f"{'n' * 300}.yaml", *sites)
+    assert code == 2
+    assert "File name too long; name another path" in err
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_pipe_is_no_scan_and_blocks_nothing(sahfl, tmp_path, inside):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    code, _, err = sahfl("init", tmp_path / "a.yaml", "--site", f"bern={folder if inside else folder / 'pipe'}")
+    assert code == 2
+    assert "expected a datalist (.json), an nnU-Net raw folder" in err
+
+
 REFUSED = {
     "no-path": (("--site", "bern"), "--site: got 'bern', expected NAME=PATH, such as bern=/data/bern"),
     "name": (("--site", "Bern=x"), "got the name 'Bern', expected 1 to 40 lower-case letters"),
     "twice": (("--site", "bern=x", "--site", "bern=y"), "--site names a site twice"),
+    "reserved": (("--site", "each=x"), "no site can have the name each, which means something else in results"),
     "both-kinds": (("--site-file", "--consortium", "--site", "bern=x"), "write two kinds of file"),
     "two-hospitals": (("--site-file", "--site", "a=x", "--site", "b=y"), "--site-file is for one hospital, got a, b"),
 }

@@ -64,6 +64,12 @@ def test_a_number_of_thousands_of_digits_is_refused(tmp_path):
     assert load_error(tmp_path, "seed: " + "9" * 5000).startswith(f"{tmp_path / 'a.yaml'}: is not YAML: Exceeds")
 
 
+def test_tabs_and_colons_in_a_text_have_a_remedy(tmp_path):
+    assert "line 2: is not YAML: " in load_error(tmp_path, "a:\n\tb: 1")
+    assert load_error(tmp_path, "a:\n\tb: 1").endswith("indent with spaces, not with tabs")
+    assert load_error(tmp_path, "name: my study: two").endswith("put a text that contains ': ' between quotes")
+
+
 def load_error(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -106,12 +112,23 @@ MEANT = {
     "device": (
         "name: taught\n",
         "name: taught\ndevice: cuda\n",
-        "line 2, device: is not a setting (a site file has it; a simulation computes on the processor)",
+        "line 2, device: is not a setting here (a site file has it; a simulation computes on the processor)",
     ),
     "other-kind": (
         "{method: zero_shot}",
         "{method: zero_shot, rank: 2}",
         "line 13, finetune.methods.0.rank: is not a setting of zero_shot, which has method, base_of",
+    ),
+    "repeats": (
+        "{method: cp_lora,",
+        "{method: cp_lora, repeats: 2,",
+        "line 14, finetune.methods.1.repeats: is not a setting here (an entry of finetune.grid has it, such as "
+        "{method: cp_lora, rank: 8, repeats: 2})",
+    ),
+    "base": (
+        "pretrain: {sites: [graz], rounds: 1, local: {steps: 2}}",
+        "base: {path: a, sha256: b}",
+        "line 7, base.sha256: is not a setting; did you mean content_sha256?",
     ),
     "value": (
         "{method: cp_lora,",
@@ -165,7 +182,7 @@ def test_a_setting_of_a_site_file_is_explained_too(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_site(tmp_path / "site.yaml")
     assert "line 5, policy.adapters.most_lr: is not a setting" in str(caught.value)
-    assert "line 6, policy.gpu: is not a setting (a site file has device" in str(caught.value)
+    assert "line 6, policy.gpu: is not a setting here (a site file has device" in str(caught.value)
 
 
 def test_settings_without_a_file_have_no_lines():

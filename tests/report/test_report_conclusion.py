@@ -57,7 +57,7 @@ NOTHING = {
     "once": (
         "once",
         f"No method can be recommended: {CP} was trained once, and one training decides nothing. Train it at least "
-        "twice (repeats: 2 in the grid).",
+        "twice (an entry of finetune.grid with repeats: 2).",
     ),
     "loss": (
         "loss",

@@ -36,7 +36,9 @@ _MALFORMED = (
 
 
 def is_dicom(path: Path) -> bool:
-    """Test whether a file exists, can be read and begins with the DICOM prefix."""
+    """Test whether a regular file exists, can be read and begins with the DICOM prefix."""
+    if not path.is_file():  # opening a pipe would block for ever
+        return False
     try:
         with path.open("rb") as stream:
             return stream.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC

@@ -1,5 +1,6 @@
 """A study that starts from the base network of an earlier run, in the place of pretraining."""
 
+import os
 import shutil
 
 import numpy as np
@@ -139,6 +140,14 @@ def test_a_wrong_hash_a_missing_file_and_another_file_are_refused_when_the_study
         load_study(written(tmp_path, {"path": "study.yaml"}))
 
 
+def test_a_base_that_is_no_regular_file_is_refused_and_blocks_nothing(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device", "."):
+        with pytest.raises(ConfigError, match=r"is no regular file; expected base/base\.safetensors"):
+            load_study(written(tmp_path, {"path": name}))
+
+
 def test_hospitals_need_the_hash_and_can_look_at_a_study_without_the_file(tmp_path, base):
     path, sha256, _ = base
     with pytest.raises(ConfigError, match=r"base.content_sha256 is missing; sahfl check of a study on this machine"):
@@ -193,7 +202,9 @@ def test_a_study_without_a_base_trains_whole_networks_from_scratch(federate):
 
 def test_what_needs_a_trained_network_is_refused_without_a_base():
     methods = [{"method": "zero_shot"}, {"method": "cp_lora"}, {"method": "decoder"}, {"method": "full"}]
-    with pytest.raises(ConfigError, match=r"method: full; zero_shot, cp_lora-r8, decoder need a trained network"):
+    with pytest.raises(
+        ConfigError, match=r"method: full; got zero_shot, cp_lora-r8, decoder without a trained network"
+    ):
         parse(Study, scratch(methods), where="test")
 
 
