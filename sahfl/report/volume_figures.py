@@ -31,7 +31,14 @@ def draw_histograms(results: Results) -> Drawing | None:
     most = max(max(row) for method in methods for row in method["volume"]["histogram"]["counts"])
     labels = "Annotated volume (mL)", "Predicted volume (mL)"
     figure, axes = _panels(methods, partial(_draw_counts, most=most), 3.0, labels)
-    figure.colorbar(axes[0].collections[0], ax=axes, label="Cases, in all panels", shrink=0.6, pad=0.01)
+    figure.colorbar(
+        axes[0].collections[0],
+        ax=axes,
+        label="Cases, in all panels",
+        shrink=0.6,
+        pad=0.01,
+        ticks=MaxNLocator(5, integer=True),
+    )
     caption = (
         "Number of cases in each pair of bins, with the same colours in all panels; cases on the outlined diagonal are "
         f"segmented at about their annotated volume. {_choice(results, methods)}"
