@@ -35,7 +35,9 @@ def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
     Raises:
         AdapterError: the file is missing, damaged, or holds another type than float32; the message names it.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would block for ever, a device has no end
+    if path.exists() and not (
+        path.is_file() or path.is_dir()
+    ):  # opening a pipe would block for ever, a device has no end
         raise AdapterError(f"{path}: is no regular file")
     try:
         content = path.read_bytes()

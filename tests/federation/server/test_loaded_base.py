@@ -143,8 +143,8 @@ def test_a_wrong_hash_a_missing_file_and_another_file_are_refused_when_the_study
 def test_a_base_that_is_no_regular_file_is_refused_and_blocks_nothing(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
-    for name in ("pipe", "device", "."):
-        with pytest.raises(ConfigError, match=r"is no regular file; expected base/base\.safetensors"):
+    for name, found in (("pipe", "is no regular file"), ("device", "is no regular file"), (".", "Is a directory")):
+        with pytest.raises(ConfigError, match=rf"{found}; expected base/base\.safetensors"):
             load_study(written(tmp_path, {"path": name}))
 
 
