@@ -26,7 +26,7 @@ from sahfl.run.folder import RunFolder
 
 ONE = changed(TINY, finetune__methods=[{"method": "zero_shot"}])
 MORE = changed(ONE, finetune__methods=[{"method": "zero_shot"}, {"method": "cp_lora", "rank": 2}])
-DEPLOYED = changed(TINY, data={"source": "sites"})
+DEPLOYED = changed(TINY, name="trial", data={"source": "sites"})
 
 
 def start(folder, *arguments):
@@ -153,7 +153,7 @@ def test_a_study_is_put_into_the_server_s_queue_and_watched_to_its_end(server, t
     assert result.stdout.strip().endswith("server/runs/trial/report.html")
     assert "submitted: " in result.stderr
     assert "the server does not run; the study waits in its queue" in result.stderr
-    assert parse(Study, yaml.safe_load((server / "done" / "trial.yaml").read_text()), where="test").name == "tiny"
+    assert parse(Study, yaml.safe_load((server / "done" / "trial.yaml").read_text()), where="test").name == "trial"
     assert "no table of the results: " in result.stderr  # this server has no results
     (server / "runs" / "trial").mkdir(parents=True)
     (server / "runs" / "trial" / "results.json").write_text(json.dumps(gain()))

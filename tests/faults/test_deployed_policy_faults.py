@@ -102,7 +102,7 @@ def test_C02_C05_C06_C09_what_a_site_refuses_or_withholds_and_what_its_files_are
         assert {part["site"]: part["blood"] for part in method["withheld"]} == {"sah_b": 2}
         off_site = [path for path in deployment.state.rglob("*") if path.is_file()]
         off_site += [deployment.folder / name for name in ("server.log", "submit.log")]
-        assert (deployment.state / "runs" / "study" / "report.html") in off_site
+        assert (deployment.state / "runs" / "tiny" / "report.html") in off_site
         assert not [path for path in off_site if CANARY.encode() in path.read_bytes()]
         daemons = [deployment.folder / f"{site}.log" for site in SITES]  # what journald gets at a hospital
         assert not [path for path in daemons if CANARY.encode() in path.read_bytes()]

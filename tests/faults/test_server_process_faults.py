@@ -60,7 +60,7 @@ def test_A09_a_study_does_not_start_without_all_of_its_sites_and_names_the_missi
         assert server.process.wait(120) == 3, server.log
         assert "missing: tbi_a, tbi_b, sah_a, sah_b, sah_c" in server.log
         assert not (run / "journal.jsonl").exists()
-        assert "missing: tbi_a" in (deployment.state / "failed" / "study.txt").read_text()
+        assert "missing: tbi_a" in (deployment.state / "failed" / "tiny.txt").read_text()
         code, out, _ = status_of(deployment, "--json")
         assert (code, json.loads(out)["last"]["ended"]) == (3, "failed")
 
@@ -81,7 +81,7 @@ def test_A11_a_first_signal_ends_the_server_cleanly_and_the_status_said_what_it_
         code, _, err = status_of(deployment)
         assert code == 3
         assert "does not run" in err
-        assert (deployment.state / "queue" / "study.yaml").exists()
+        assert (deployment.state / "queue" / "tiny.yaml").exists()
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_C07_a_site_that_is_revoked_while_the_server_runs_is_out_before_it_train
         server.wait_for_line("event=committed what='pretrain'", timeout_s=240)
         revoke(deployment.consortium.folder, "tbi_b")
         server.wait_for_line("event=revoked site=tbi_b", timeout_s=30)
-        run = deployment.state / "runs" / "study"
+        run = deployment.state / "runs" / "tiny"
         rounds = len(journal(run, "round"))
         wait_for(lambda: len(journal(run, "round")) > rounds + 1, 60, lambda: server.log)
         last = journal(run, "round")[-1]
@@ -206,7 +206,7 @@ def test_A12_a_full_disk_makes_the_study_wait_and_it_goes_on_when_there_is_room(
             ballast.unlink()
             subprocess.run(["mount", "-o", "remount,size=200m", small], check=True)
             assert server.process.wait(300) in (0, 3), server.log
-            assert (deployment.state / "done" / "study.yaml").exists()
+            assert (deployment.state / "done" / "tiny.yaml").exists()
             assert before.items() <= tensors(run).items()
     finally:
         subprocess.run(["umount", "-l", small], check=True)
