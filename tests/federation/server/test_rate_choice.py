@@ -201,7 +201,7 @@ def test_a_list_in_a_grid_stands_for_methods_and_a_list_in_a_list_for_a_choice()
     [
         (study_of(SEVERAL, finetune__folds=2), "needs a fold to choose on beside the tested one, so folds: 3 or more"),
         (study_of(LORA | {"learning_rate": [0.01, 0.01]}), "the rates must increase, got 0.01, 0.01"),
-        (study_of(LORA | {"learning_rate": [0.01]}), "at least 2 items"),
+        (study_of(LORA | {"learning_rate": [0.01]}), "at least 2 entries"),
         (study_of(LORA | {"inner": True}), "inner is set by sahfl, take it out"),
         (study_of(SEVERAL, SEVERAL | {"label": "@0.002"}), "label"),
         (
