@@ -6,7 +6,7 @@ import pytest
 from report.test_report_sample import failed, gain
 
 from sahfl.errors import RunError
-from sahfl.tracking import export_mlflow, export_tensorboard, learning_curves, method_metrics
+from sahfl.tracking import PACKAGES, export_mlflow, export_tensorboard, learning_curves, method_metrics
 
 
 def scalars(folder):
@@ -32,7 +32,7 @@ def test_learning_curves_hold_each_committed_round_once():
     points = list(learning_curves(gain()))
     assert len(points) == 2 * (6 + 2 * 3 * 5)
     assert {point.training for point in points} == {"pretrain", "cp_lora-r8", "full"}
-    first = next(p for p in points if (p.training, p.curve, p.round) == ("cp_lora-r8", "loss/fold-2", 1))
+    first = next(p for p in points if (p.training, p.curve, p.round) == ("cp_lora-r8", "loss/fold-1", 1))
     assert first.value == pytest.approx((8 * 0.5 + 12 * 0.55) / 20)
 
 
@@ -53,8 +53,8 @@ def test_event_files_hold_curves_and_metrics_of_each_training(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["cp_lora-r8", "full", "pretrain", "zero_shot"]
     found = scalars(folder / "cp_lora-r8")
     assert found["dice/mean"] == {0: pytest.approx(0.503)}
-    assert found["loss/fold-2"][1] == pytest.approx((8 * 0.5 + 12 * 0.55) / 20)
-    assert sorted(found["loss/fold-1"]) == [1, 2, 3, 4, 5]
+    assert found["loss/fold-1"][1] == pytest.approx((8 * 0.5 + 12 * 0.55) / 20)
+    assert sorted(found["loss/fold-0"]) == [1, 2, 3, 4, 5]
     assert "loss" in scalars(folder / "pretrain")
 
 
@@ -77,7 +77,7 @@ def test_mlflow_holds_a_run_for_each_training_once(tmp_path):
     run = by_name["cp_lora-r8"]
     assert run.data.params["rank"] == "8"
     assert run.data.metrics["dice/mean"] == 0.503
-    assert len(client.get_metric_history(run.info.run_id, "loss/fold-1")) == 5
+    assert len(client.get_metric_history(run.info.run_id, "loss/fold-0")) == 5
     with pytest.raises(RunError, match="experiment 'demo' holds this study already; delete its runs"):
         export_mlflow(gain(), uri)
 
@@ -89,6 +89,6 @@ def test_mlflow_holds_a_run_for_each_training_once(tmp_path):
 )
 def test_an_extra_that_is_not_installed_is_named(monkeypatch, tmp_path, export, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(RunError, match=rf"{module} is not installed; pip install 'sahfl\[{extra}\]'"):
+    with pytest.raises(RunError, match=rf"{module} is not installed; pip install {PACKAGES[extra]}"):
         export(gain(), tmp_path / "out" if extra == "tensorboard" else str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
