@@ -84,7 +84,7 @@ def test_damaged_settings_are_refused_naming_the_file(folder, content):
 
 def test_settings_of_another_version_name_what_does_not_fit(folder):
     (folder.path / "study.json").write_text(json.dumps(changed(TINY, seed=-1)))
-    with pytest.raises(ConfigError, match=r"study.json: 1 problem\(s\)\n  seed: "):
+    with pytest.raises(ConfigError, match=r"study.json: 1 problem\n  seed: "):
         RunFolder.reopen(folder.path)
 
 

@@ -155,7 +155,7 @@ def test_c04_a_changed_note_is_refused(paths, key):
         ({"consortium": "other"}, None),
         ({"sites": {"a": {}}}, "is damaged: 4 problem"),
         ({"sites": {"../a": None}}, "is damaged"),
-        ({"more": 1}, "more: Extra inputs"),
+        ({"more": 1}, "more: is not a setting"),
     ],
 )
 def test_a_list_of_sites_that_does_not_fit_is_refused(paths, change, message):
