@@ -90,7 +90,7 @@ NOTES = {
     "optimiser": "the optimiser is always AdamW",
     "loss": "the loss is always Dice with cross-entropy",
 }
-"""What a message adds about an unknown name or value."""
+"""What a message adds about an unknown name."""
 
 
 def describe(
@@ -158,8 +158,8 @@ def _text(items: Sequence[Any], place: Place, model: type[Section], settings: An
         joined = "expected " + " or ".join(text.removeprefix("expected ") for text in texts)
     if first["type"] in ("missing", "union_tag_not_found") or isinstance(first["input"], dict | list):
         value = first["ctx"].get("tag") if first["type"] == "union_tag_invalid" else None
-        return joined + (f", got {shown(value)}{_note(value)}{_meant(first)}" if value is not None else "")
-    return f"{joined}, got {shown(first['input'])}{_note(first['input'])}{_meant(first)}"
+        return joined + (f", got {shown(value)}{_meant(first)}" if value is not None else "")
+    return f"{joined}, got {shown(first['input'])}{_meant(first)}"
 
 
 def _expected(item: Any, place: Place, model: type[Section], settings: Any) -> str:
@@ -198,10 +198,6 @@ def shown(value: Any) -> str:
         return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     text = repr(value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
-
-
-def _note(value: Any) -> str:
-    return f" ({NOTES[value]})" if isinstance(value, str) and value in NOTES else ""
 
 
 def _meant(item: Any) -> str:

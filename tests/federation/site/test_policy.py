@@ -59,7 +59,7 @@ def test_a_site_file_is_checked_as_a_whole():
     settings = {"smallest_group": 9, "smallest_bootstrap": 3}
     with pytest.raises(ConfigError, match="smallest_bootstrap 3 is below smallest_group 9"):
         parse(SitePolicy, settings, where="site.yaml")
-    with pytest.raises(ConfigError, match=r"(?s)3 problem\(s\).*studies.*most_steps.*colour"):
+    with pytest.raises(ConfigError, match=r"(?s)3 problems.*colour.*most_steps.*studies"):
         parse(SitePolicy, {"studies": ["../x"], "most_steps": 0, "colour": 1}, where="site.yaml")
 
 
