@@ -11,18 +11,18 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from sahfl.config import Consortium, ServerConfig, SiteFile, Study
+from sahfl.config.files import KINDS, Kind
 from sahfl.problems import FORMS
 from sahfl.schemas import schema_of
 from sahfl.section import Section
 from sahfl.section_tree import all_sections
 
 PAGE = Path(__file__).with_name("reference.md")
-FILES: dict[str, tuple[type[Section], str]] = {
-    "study": (Study, "What is trained, on which scans, and how it is tested: `sahfl simulate`, `sahfl study`."),
-    "site": (SiteFile, "One hospital: its scans, and what it allows: `sahfl check`, `sahfl-client`."),
-    "server": (ServerConfig, "The coordinating centre's server: `sahfl-server`."),
-    "consortium": (Consortium, "Who takes part, for keys and certificates: `sahfl provision`."),
+ABOUT: dict[Kind, str] = {
+    "study": "What is trained, on which scans, and how it is tested: `sahfl simulate`, `sahfl study`.",
+    "site": "One hospital: its scans, and what it allows: `sahfl check`, `sahfl-client`.",
+    "server": "The coordinating centre's server: `sahfl-server`.",
+    "consortium": "Who takes part, for keys and certificates: `sahfl provision`.",
 }
 HEAD = """\
 # Settings
@@ -41,19 +41,19 @@ This page and the schemas are made from the code by `python docs/reference.py`. 
 def page() -> str:
     """The page as Markdown: a chapter for each kind of file, a table for each section."""
     parts = [HEAD]
-    for kind, (model, text) in FILES.items():
+    for kind, text in ABOUT.items():
         parts.append(f"## {kind.capitalize()} file\n\n{text}\n")
-        parts += [_section(kind, place, section) for place, section in all_sections(model, ())]
+        parts += [_section(kind, place, section) for place, section in all_sections(KINDS[kind], ())]
     return "\n".join(parts)
 
 
 def schemas() -> dict[Path, str]:
     """The content of each schema's file."""
-    return {schema_of(kind): json.dumps(_schema(kind), indent=1) + "\n" for kind in FILES}
+    return {schema_of(kind): json.dumps(_schema(kind), indent=1) + "\n" for kind in KINDS}
 
 
-def _schema(kind: str) -> dict[str, Any]:
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | FILES[kind][0].model_json_schema()
+def _schema(kind: Kind) -> dict[str, Any]:
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | KINDS[kind].model_json_schema()
 
 
 def _section(kind: str, place: tuple[str | int, ...], section: type[Section]) -> str:

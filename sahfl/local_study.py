@@ -107,8 +107,8 @@ def run_study(
 
 
 def _settings(study: str | Path | Mapping[str, Any] | Study) -> Study:
-    if isinstance(study, Study):
-        return with_base_hash(study, "study")
+    if isinstance(study, str | Path):
+        return load_study(Path(study))
     if isinstance(study, Mapping):
-        return with_base_hash(parse(Study, dict(study), where="study", folder=Path.cwd()), "study")
-    return load_study(Path(study))
+        study = parse(Study, dict(study), where="study", folder=Path.cwd())
+    return with_base_hash(study, "study")

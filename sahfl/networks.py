@@ -106,9 +106,9 @@ def read_base(study: Study, *, copy: Path | None = None) -> AdapterState:
         return exchanged.read(whole_network(study.views, study.model, study.seed))
     path = copy if copy and copy.exists() else study.base.path
     base, _ = load_tensors(path)
-    if (found := digest(base)) != study.base.content_sha256 is not None:
-        expected = f"base.content_sha256 {study.base.content_sha256}"
-        raise AdapterError(f"{path}: got a base with hash {found}, expected {expected}")
+    expected = study.base.content_sha256
+    if expected is not None and (found := digest(base)) != expected:
+        raise AdapterError(f"{path}: got a base with hash {found}, expected base.content_sha256 {expected}")
     if odd := [name for name, value in base.items() if not np.isfinite(value).all()]:
         raise AdapterError(f"{path}: tensor {odd[0]!r} contains NaN or inf")
     try:

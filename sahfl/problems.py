@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sahfl.section import Place, Section
+from sahfl.section import NAME, Place, Section
 from sahfl.section_tree import all_sections, is_section, sections_at
 
 MOST_SHOWN = 80
 """Characters of a wrong value that a message repeats."""
 FORMS = {
-    r"^[a-z0-9][a-z0-9_-]{0,39}$": "1 to 40 lower-case letters, digits, '-' and '_'",
+    NAME: "1 to 40 lower-case letters, digits, '-' and '_'",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
     r"^(auto|cpu|cuda(:[0-9]{1,2})?)$": "auto, cpu, cuda or one of several GPUs such as cuda:1",
 }
@@ -111,9 +111,7 @@ def describe(
     for place, group in groupby(found, key=lambda one: one[0]):
         items = [item for _, item in group]
         where = ", ".join(filter(None, (_line_text(place, lines), ".".join(map(str, place)))))
-        texts.append(
-            f"{where}: {_text(items, place, model, settings)}" if where else _text(items, place, model, settings)
-        )
+        texts.append((f"{where}: " if where else "") + _text(items, place, model, settings))
     return texts
 
 
@@ -174,7 +172,7 @@ def _expected(item: Any, place: Place, model: type[Section], settings: Any) -> s
     if kind in BOUNDS:
         word, name = BOUNDS[kind]
         return f"expected {word} {context[name]:g}"
-    if kind in ("literal_error", "enum"):
+    if kind == "literal_error":
         return f"expected {context['expected']}"
     if kind == "union_tag_invalid":
         return f"expected {' or '.join(context['expected_tags'].rsplit(', ', 1))}"
@@ -233,8 +231,8 @@ def _unknown(name: str, section: Place, model: type[Section], settings: Any) -> 
         return f"is not a setting of {kind}, which has {', '.join(here)}"
     if found:
         return belongs
-    listed = f"; its section has {', '.join(here)}" if here and not note else ""
-    return f"is not a setting{note}{listed}"
+    listed = f"; its section has {', '.join(here)}" if here else ""
+    return f"is not a setting{listed}"
 
 
 def _has_value(section: type[Section], name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A first study on one's own scans: settings that fit what was found, and the study file with a comment for each."""
+"""The first files of a newcomer: a study with settings that fit one's own scans, a site file, a consortium file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from sahfl.config import Study, ViewsConfig
 from sahfl.config.methods import ZeroShot
 from sahfl.data.survey import SiteSurvey
 from sahfl.errors import DataError
+from sahfl.schemas import schema_of
 
-SPACING_MM = 2.0
-"""Pixel size of the shipped base network's training."""
-LARGEST = (96, 112, 80)
-"""Pixels of ``SPACING_MM`` that hold a head, as the shipped base network was trained."""
+USUAL = ViewsConfig()
+"""The views of the shipped base network's training; their field holds a head."""
 LEAST_EXTENT_MM = 40.0
 """Shorter scans have no coronal and sagittal views to speak of."""
 ROUNDS, STEPS = 5, 16
@@ -65,11 +64,9 @@ def propose(name: str, surveys: Sequence[SiteSurvey]) -> Proposal:
     if problems:
         raise DataError("\n".join(problems))
     extents = np.array([size.extent_mm for found in surveys for size in found.sizes])
+    x, y, z = (min(_sixteens(mm), most) for mm, most in zip(extents.max(axis=0), USUAL.size, strict=True))
     short = bool((extents[:, 2] < LEAST_EXTENT_MM).any())
-    x, y, z = (min(_sixteens(mm), most) for mm, most in zip(extents.max(axis=0), LARGEST, strict=True))
-    views = ViewsConfig(spacing_mm=SPACING_MM, size=(x, y, z))
-    if short:
-        views = ViewsConfig(spacing_mm=SPACING_MM, size=(x, y, z), weights={"axial": 1.0})
+    views = ViewsConfig(size=(x, y, z), weights={"axial": 1.0} if short else USUAL.weights)
     fewest = min(found.n_patients for found in surveys)
     folds = next(iter(listed.values()), 5 if fewest >= 50 else 3 if fewest >= 6 else 2)
     return Proposal(name, tuple(surveys), views, folds)
@@ -77,24 +74,24 @@ def propose(name: str, surveys: Sequence[SiteSurvey]) -> Proposal:
 
 def _sixteens(mm: float) -> int:
     """The pixels of a length, as a multiple of 16 and at least 32."""
-    return max(32, 16 * -(-int(mm / SPACING_MM) // 16))
+    return max(32, 16 * -(-int(mm / USUAL.spacing_mm) // 16))
 
 
-def study_text(proposal: Proposal, *, beside: Path, schema: Path) -> str:
+def study_text(proposal: Proposal, beside: Path) -> str:
     """The study file (YAML); paths below the folder ``beside`` are relative to it."""
-    views, names = proposal.views, ", ".join(map(quoted, proposal.sites))
+    views, names = proposal.views, ", ".join(map(_quoted, proposal.sites))
     size = ", ".join(map(str, views.size))
-    only = "axial: 1.0" if len(views.weights) == 1 else "axial: 1.0, coronal: 0.5, sagittal: 0.5"
+    weights = ", ".join(f"{view}: {weight}" for view, weight in views.weights.items())
     why = " # the scans are too short for coronal and sagittal views" if len(views.weights) == 1 else ""
     scans = "\n".join(
-        f"    {quoted(found.site)}: {path_text(found.path, beside)} # {_scans_text(found)}"
+        f"    {_quoted(found.site)}: {_path_text(found.path, beside)} # {_scans_text(found)}"
         for found in proposal.surveys
     )
     return f"""\
-# yaml-language-server: $schema={schema}
+# yaml-language-server: $schema={schema_of("study")}
 # A first study on your own scans, proposed by sahfl init. Every setting that is not here has a default: sahfl check
 # prints all of them, and docs/reference.md explains them.
-name: {quoted(proposal.name)} # of the run's folder and the report
+name: {_quoted(proposal.name)} # of the run's folder and the report
 seed: 1 # every random number follows from it
 
 data:
@@ -103,8 +100,8 @@ data:
 {scans}
 
 views: # each scan is cut into slices of these views
-  weights: {{{only}}}{why}
-  spacing_mm: {SPACING_MM} # that of the base network; smaller pixels show more and take longer
+  weights: {{{weights}}}{why}
+  spacing_mm: {views.spacing_mm} # that of the base network; smaller pixels show more and take longer
   size: [{size}] # pixels along x, y and z around the head's centre
 
 base: phantom # starts from a small network trained on simulated patients; none: from scratch, with method full alone
@@ -124,18 +121,51 @@ finetune:
 """
 
 
+def site_text(found: SiteSurvey, beside: Path) -> str:
+    """A hospital's site file (YAML); paths below the folder ``beside`` are relative to it."""
+    return f"""\
+# yaml-language-server: $schema={schema_of("site")}
+# A hospital's own file, written by sahfl init. It never leaves the hospital. What studies may ask, and what may leave,
+# stands under policy; every default allows the least, and docs/policy.md explains each setting.
+name: {_quoted(found.site)} # the site's name in studies
+
+folder: {_quoted(found.site + "-site")} # the site's working folder, beside this file
+
+data:
+  source: folder
+  path: {_path_text(found.path, beside)} # {_scans_text(found)}
+
+kit: null # the folder that the coordinating centre makes for this site with sahfl provision
+"""
+
+
+def consortium_text(name: str, host: str, sites: Sequence[str]) -> str:
+    """A consortium file (YAML)."""
+    return f"""\
+# yaml-language-server: $schema={schema_of("consortium")}
+# The hospitals that train together, and their server, written by sahfl init.
+name: {_quoted(name)} # in every certificate
+
+server:
+  host: {_quoted(host)} # as the sites reach it
+  port: 8443
+
+sites: [{", ".join(map(_quoted, sites))}] # their names in studies
+"""
+
+
 def _scans_text(found: SiteSurvey) -> str:
     return f"{found.format}, {found.n_scans} scans of {found.n_patients} patients"
 
 
-def path_text(path: Path, beside: Path) -> str:
+def _path_text(path: Path, beside: Path) -> str:
     """A path for a YAML file in the folder ``beside``, relative to it if it lies below."""
     absolute, folder = path.resolve(), beside.resolve()
     shown = absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
-    return quoted(str(shown))
+    return _quoted(str(shown))
 
 
-def quoted(text: str) -> str:
+def _quoted(text: str) -> str:
     """A text between quotes, so that YAML reads ``null``, ``1e3`` or a colon as text."""
     return json.dumps(text, ensure_ascii=False)
 

@@ -7,17 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic import ValidationInfo as Info
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+)
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+"""Pattern of a name."""
+Name = Annotated[str, Field(pattern=NAME)]
 """Lower-case letters, digits, ``-`` and ``_``, because names become folder names."""
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of a file to a setting."""
 
 
-def _beside_the_file(path: Path, info: Info) -> Path:
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder")
     return path if folder is None else (folder / path).resolve()
 

@@ -26,9 +26,8 @@ def check(
     """Check a study, server or consortium file, or the data of a site.
 
     A study, server or consortium file is printed with every default filled in; a study's scans must be where it names
-    them, and its base network must fit. For a site file, every scan is checked
-    against the data rules, and checks.json and checks.html are written into the site's folder; the exit code is 2 if
-    the site may not train.
+    them, and its base network must fit. For a site file, every scan is checked against the data rules, and checks.json
+    and checks.html are written into the site's folder; the exit code is 2 if the site may not train.
 
     Example: sahfl check configs/demo.yaml
 

@@ -17,9 +17,21 @@ from rich.table import Table
 from sahfl.errors import ConfigError, SahflError
 
 if TYPE_CHECKING:
+    from sahfl.config.files import Kind
     from sahfl.data.survey import SiteSurvey
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+NEXT: dict[Kind, tuple[str, ...]] = {
+    "study": (
+        "next: sahfl study {file} --plan    what will run",
+        "next: sahfl study {file}           to the report; Ctrl-C stops it, the same command goes on",
+    ),
+    "site": (
+        "next: sahfl check {file}     looks at every scan",
+        "next: sahfl doctor {file}    looks at the whole site, once kit names the folder from the coordinating centre",
+    ),
+    "consortium": ("next: sahfl provision {file} --out keys",),
+}
+"""What to do with each kind of file."""
 
 
 def init(
@@ -49,6 +61,10 @@ def init(
     Example: sahfl init consortium.yaml --consortium --host fl.example.org --site bern --site graz
     """
     from sahfl.atomic import write_atomic
+    from sahfl.config import Study, parse
+    from sahfl.config.files import KINDS
+    from sahfl.proposal import consortium_text, estimate_seconds, propose, site_text, study_text
+    from sahfl.settings_file import read_text
 
     if site_file and consortium:
         raise ConfigError("init: --site-file and --consortium write two kinds of file; name one of them")
@@ -56,35 +72,34 @@ def init(
         raise ConfigError(f"{file}: is there already; name another file, or delete it")
     if not file.parent.is_dir():
         raise ConfigError(f"{file.parent}: is no folder; make it, or name another file")
+    kind: Kind = "consortium" if consortium else "site" if site_file else "study"
+    surveys: list[SiteSurvey] = []
     if consortium:
-        kind, text = "consortium", _consortium_text(_name_of(file), host, [_checked(name) for name in site])
-        after = _AFTER_CONSORTIUM
+        text = consortium_text(_name_of(file), host, [_checked(name) for name in site])
     else:
-        sites = dict(map(_pair, site))
-        if len(sites) < len(site):
-            raise ConfigError("init: --site names a site twice; give each site one path")
-        if site_file and len(sites) > 1:
-            raise ConfigError(f"init: --site-file is for one hospital, got {', '.join(sites)}; name one --site")
-        surveys = _surveys(sites)
-        kind = "site" if site_file else "study"
-        text = _site_text(surveys[0], file.parent) if site_file else _study_text(file, surveys)
-        after = _AFTER_SITE if site_file else _AFTER_STUDY
-    _check(text, file, kind)
+        surveys = _surveys(_paths(site, one=site_file))
+        study = None if site_file else propose(_name_of(file), surveys)
+        text = site_text(surveys[0], file.parent) if study is None else study_text(study, file.parent)
+    written = read_text(text, file)
+    where = f"the text for {file}"
+    settings = parse(KINDS[kind], written.content, where=where, folder=file.parent, lines=written.lines)
+    if isinstance(settings, Study):
+        minutes = max(1, round(estimate_seconds(settings, surveys) / 60))
+        print(f"the study takes about {minutes} min on this machine", file=sys.stderr)
     write_atomic(file, text)
     print(file)
-    for line in after:
+    for line in NEXT[kind]:
         print(line.format(file=shlex.quote(str(file))), file=sys.stderr)
 
 
-_AFTER_STUDY: tuple[str, ...] = (
-    "next: sahfl study {file} --plan    what will run",
-    "next: sahfl study {file}           to the report; Ctrl-C stops it, the same command goes on",
-)
-_AFTER_SITE: tuple[str, ...] = (
-    "next: sahfl check {file}     looks at every scan",
-    "next: sahfl doctor {file}    looks at the whole site, once kit names the folder from the coordinating centre",
-)
-_AFTER_CONSORTIUM: tuple[str, ...] = ("next: sahfl provision {file} --out keys",)
+def _paths(given: Sequence[str], *, one: bool) -> dict[str, Path]:
+    """The path of each site; ``one`` if there can be only one site."""
+    sites = dict(map(_pair, given))
+    if len(sites) < len(given):
+        raise ConfigError("init: --site names a site twice; give each site one path")
+    if one and len(sites) > 1:
+        raise ConfigError(f"init: --site-file is for one hospital, got {', '.join(sites)}; name one --site")
+    return sites
 
 
 def _pair(text: str) -> tuple[str, Path]:
@@ -94,24 +109,15 @@ def _pair(text: str) -> tuple[str, Path]:
     return _checked(name), Path(path).expanduser()
 
 
-def _check(text: str, file: Path, kind: str) -> None:
-    """Read the text as the file that it is for; ConfigError if it has a problem."""
-    from sahfl.config import Consortium, Section, SiteFile, Study, parse
-    from sahfl.settings_file import read_text
-
-    models: dict[str, type[Section]] = {"study": Study, "site": SiteFile, "consortium": Consortium}
-    settings = read_text(text, file)
-    parse(models[kind], settings.content, where=f"the text for {file}", folder=file.parent, lines=settings.lines)
-
-
 def _checked(name: str) -> str:
-    from sahfl.config.grid import EACH, OTHERS
-    from sahfl.config.training import POOLS
+    from sahfl.config.grid import NO_SITES
+    from sahfl.problems import FORMS
+    from sahfl.section import NAME
 
-    if name in (EACH, OTHERS, *POOLS):
+    if name in NO_SITES:
         raise ConfigError(f"--site: no site can have the name {name}, which means something else in results")
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"--site: got the name {name!r}, expected 1 to 40 lower-case letters, digits, '-' and '_'")
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(f"--site: got the name {name!r}, expected {FORMS[NAME]}")
     return name
 
 
@@ -160,54 +166,3 @@ def _range(values: Sequence[float]) -> str:
     if not values:
         return "unknown"
     return f"{min(values):g}" if min(values) == max(values) else f"{min(values):g} to {max(values):g}"
-
-
-def _study_text(file: Path, surveys: list[SiteSurvey]) -> str:
-    from sahfl.config import Study, parse
-    from sahfl.proposal import estimate_seconds, propose, study_text
-    from sahfl.schemas import schema_of
-    from sahfl.settings_file import read_text
-
-    proposal = propose(_name_of(file), surveys)
-    text = study_text(proposal, beside=file.parent, schema=schema_of("study"))
-    study = parse(Study, read_text(text, file).content, where=str(file), folder=file.parent)
-    minutes = estimate_seconds(study, surveys) / 60
-    print(f"the study takes about {max(1, round(minutes))} min on this machine", file=sys.stderr)
-    return text
-
-
-def _site_text(found: SiteSurvey, beside: Path) -> str:
-    from sahfl.proposal import path_text, quoted
-    from sahfl.schemas import schema_of
-
-    return f"""\
-# yaml-language-server: $schema={schema_of("site")}
-# A hospital's own file, written by sahfl init. It never leaves the hospital. What studies may ask, and what may leave,
-# stands under policy; every default allows the least, and docs/policy.md explains each setting.
-name: {quoted(found.site)} # the site's name in studies
-
-folder: {quoted(found.site + "-site")} # the site's working folder, beside this file
-
-data:
-  source: folder
-  path: {path_text(found.path, beside)} # {found.format}, {found.n_scans} scans of {found.n_patients} patients
-
-kit: null # the folder that the coordinating centre makes for this site with sahfl provision
-"""
-
-
-def _consortium_text(name: str, host: str, sites: list[str]) -> str:
-    from sahfl.proposal import quoted
-    from sahfl.schemas import schema_of
-
-    return f"""\
-# yaml-language-server: $schema={schema_of("consortium")}
-# The hospitals that train together, and their server, written by sahfl init.
-name: {quoted(name)} # in every certificate
-
-server:
-  host: {quoted(host)} # as the sites reach it
-  port: 8443
-
-sites: [{", ".join(map(quoted, sites))}] # their names in studies
-"""

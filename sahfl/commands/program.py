@@ -22,8 +22,10 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Worker processes; by default one per site, two per core at most.")
 ]
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
-NO_PLACE |= {errno.ENAMETOOLONG, errno.ELOOP}
+NO_PLACE = {
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+}
 """Errors of the operating system about a named path that cannot be read or written."""
 
 

@@ -97,14 +97,16 @@ def archive(
 
 def _here(runs: Path) -> list[dict[str, Any]]:
     """The runs in a folder, the latest first."""
+    from sahfl.local_study import is_finished
     from sahfl.process import is_locked
+    from sahfl.run.folder import RunFolder
 
     rows = []
     for run in runs.iterdir() if runs.is_dir() else ():
         if not (run / "study.json").is_file():
             continue
-        finished, running = (run / "results.json").exists(), is_locked(run / "run.lock")
-        state = "running" if running else "finished" if finished else "interrupted"
+        running = is_locked(run / "run.lock")
+        state = "running" if running else "finished" if is_finished(RunFolder(run)) else "interrupted"
         rows.append(_row(_study_name(run), state, run, run / "journal.jsonl"))
     return sorted(rows, key=lambda row: row["changed"], reverse=True)
 

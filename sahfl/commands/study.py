@@ -152,8 +152,7 @@ def _show_conclusion(run: Path) -> None:
     from sahfl.run.folder import RunFolder
 
     try:
-        if not isinstance(results := RunFolder(run).read_json("results.json"), dict):
-            raise RunError(f"{run}: has no results.json with the results of a study")
+        results = RunFolder(run).results()
         check_results(results)
     except SahflError as error:
         print(f"no table of the results: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Reading a study file, and telling the kinds of settings files apart."""
+"""The kinds of settings files, telling them apart, and reading a study file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from typing import Literal
 
 from sahfl.adapters import digest
 from sahfl.adapters.files import load_tensors
+from sahfl.config.consortium import Consortium
+from sahfl.config.server import ServerConfig
+from sahfl.config.site import SiteFile
 from sahfl.config.stages import LoadedBase
 from sahfl.config.study import Study
 from sahfl.errors import AdapterError, ConfigError
+from sahfl.section import Section
 from sahfl.settings_file import parse, read_settings
 
+Kind = Literal["study", "site", "server", "consortium"]
+KINDS: dict[Kind, type[Section]] = {
+    "study": Study,
+    "site": SiteFile,
+    "server": ServerConfig,
+    "consortium": Consortium,
+}
+"""What each kind of settings file is read as."""
 
-def kind_of(path: Path) -> Literal["study", "site", "server", "consortium"]:
+
+def kind_of(path: Path) -> Kind:
     """The kind of a settings file, by its keys; ConfigError if it cannot be read or has another content."""
     keys = read_settings(path).content.keys()
     study, site = keys & {"pretrain", "finetune"}, keys & {"folder", "max_refused_share", "policy", "kit"}

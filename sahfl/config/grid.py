@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config.methods import WEIGHTS, AdapterTuning, Method, WeightTuning, ZeroShot
-from sahfl.config.training import MOST_REPEATS
+from sahfl.config.training import MOST_REPEATS, POOLS
 from sahfl.problems import describe
 
 MOST_METHODS = 2000
@@ -21,6 +21,8 @@ EACH = "each"
 """In ``trained_at`` and ``left_out``: every fine-tuning site by itself; in ``base_of``: every pretraining site."""
 OTHERS = "others"
 """Row of results of the trainings that each leave out another site."""
+NO_SITES = frozenset({*POOLS, EACH, OTHERS})
+"""Names that no site can have, because they mean something else in a grid or in results."""
 FROM_EACH = f"from-{EACH}"
 """Row of results of the mean over the pretraining sites' own bases."""
 LISTS = {"layers", "also_train", "stays"}

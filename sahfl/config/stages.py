@@ -13,6 +13,8 @@ from sahfl.config.training import POOLED, POOLS
 from sahfl.section import Name, PathInFile, Section
 
 MOST_STEPS = 100_000
+SCRATCH_RATE = 2e-3
+"""Peak learning rate of a network that begins with random weights."""
 
 
 class LocalTraining(Section):
@@ -39,7 +41,7 @@ class PretrainConfig(Section):
     """Sites that train the base network."""
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     """Rounds of training and averaging."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = SCRATCH_RATE
     """Peak learning rate of AdamW; each round's steps follow a cosine over all rounds."""
     local: LocalTraining
     """What each site does in a round."""

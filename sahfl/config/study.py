@@ -10,10 +10,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.bases import PHANTOM, PHANTOM_SHA256
-from sahfl.config.grid import EACH, OTHERS
+from sahfl.config.grid import EACH, NO_SITES
 from sahfl.config.methods import Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig
-from sahfl.config.stages import FinetuneConfig, LoadedBase, LocalTraining, PretrainConfig, RoundsConfig
+from sahfl.config.stages import (
+    SCRATCH_RATE,
+    FinetuneConfig,
+    LoadedBase,
+    LocalTraining,
+    PretrainConfig,
+    RoundsConfig,
+)
 from sahfl.config.training import POOLED, POOLS
 from sahfl.data.sources.table import AnyStudyScans
 from sahfl.data.view_settings import ViewsConfig
@@ -22,10 +29,6 @@ from sahfl.section import Name, Section
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
 """What a hostile site of a simulation does; ``simulation.hostile`` defines each."""
 Edges = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=5)]
-
-
-SCRATCH_RATE = 2e-3
-"""Peak learning rate of a network with random weights: that of ``pretrain``."""
 
 
 class EvaluationConfig(Section):
@@ -130,7 +133,7 @@ class Study(Section):
         wanted = self.sites
         if twice := sorted({site for site in wanted if wanted.count(site) > 1}):
             raise ValueError(f"a site has one role, got twice: {', '.join(twice)}")
-        if reserved := sorted({*POOLS, EACH, OTHERS} & set(wanted)):
+        if reserved := sorted(NO_SITES & set(wanted)):
             raise ValueError(f"no site can have the name {', '.join(reserved)}, which means something else in results")
         named = self.data.site_names()
         if named is not None and (unknown := sorted(set(wanted) - set(named))):

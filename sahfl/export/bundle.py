@@ -43,7 +43,7 @@ def write_bundle(folder: Path, merged: Sequence[Merged]) -> None:
     """
     first = merged[0]
     plain = first.plain.plain(next(iter(first.note.views.weights)))
-    source = Path(inspect.getfile(type(plain.module)))
+    source = _source(plain)
     for one in merged:
         for stem, view in one.views_by_stem().items():
             weights = {name: value.contiguous() for name, value in one.plain.plain(view).module.state_dict().items()}
@@ -74,8 +74,13 @@ def read_bundle(folder: Path, one: Merged) -> Computes:
     return compute
 
 
+def _source(plain: PlainNetwork) -> Path:
+    """The file of the network's class, of which the bundle has a copy."""
+    return Path(inspect.getfile(type(plain.module)))
+
+
 def _inference(first: Merged, plain: PlainNetwork) -> dict[str, Any]:
-    kind, source = type(plain.module), Path(inspect.getfile(type(plain.module)))
+    target = f"{SCRIPTS}.{_source(plain).stem}.{type(plain.module).__qualname__}"
     weights = f"{MODELS}{first.stem(next(iter(first.note.views.weights)))}{ENDING}"
     return {
         "imports": ["$from safetensors.torch import load_file", "$from scripts.predict import predict"],
@@ -83,7 +88,7 @@ def _inference(first: Merged, plain: PlainNetwork) -> dict[str, Any]:
         "scan": "scan.nii.gz",
         "mask": "mask.nii.gz",
         "device": "cpu",
-        "network_def": {"_target_": f"{SCRIPTS}.{source.stem}.{kind.__qualname__}", **plain.arguments},
+        "network_def": {"_target_": target, **plain.arguments},
         "weights": f"$load_file(@bundle_root + '/{weights}')",
         "network": "$(@network_def.load_state_dict(@weights), @network_def.eval().to(@device))[1]",
         "volume_ml": "$predict(@scan, @mask, @network, @bundle_root)",
