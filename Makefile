@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo deploy-demo test test-all check docs format clean
+.PHONY: demo deploy-demo test test-all soak check docs format clean
 
 demo: .venv/installed  ## simulated federation on a phantom cohort, to a report
 	$(BIN)/sahfl simulate configs/demo.yaml
@@ -15,6 +15,11 @@ test: .venv/installed  ## all tests but the slow ones
 
 test-all: .venv/installed  ## all tests, and the share of branches that they cover
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow or not slow" --cov --cov-report=term
+
+soak: .venv/installed  ## a million fuzzed inputs, a thousand rounds, a thousand sites that poll
+	$(BIN)/python benchmarks/fuzzing.py
+	$(BIN)/python benchmarks/rounds.py
+	$(BIN)/python benchmarks/polling.py
 
 check: .venv/installed  ## format, lint, types
 	$(BIN)/ruff format --check .

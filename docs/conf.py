@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[1]
 TASKS = ["study", "data", "methods", "results", "privacy", "deployment", "architecture"]
 REFERENCE = sorted({page.stem for page in (ROOT / "docs").glob("*.md")} - set(TASKS))
 GROUPS = {
     "By task": [f"docs/{page}" for page in TASKS],
-    "Reference": [f"docs/{page}" for page in REFERENCE],
+    "Reference": [*(f"docs/{page}" for page in REFERENCE), "sahfl/bases/phantom"],
     "Runbooks": ["server/README", "client/README", "SECURITY"],
     "Project": ["benchmarks/README", "CONTRIBUTING", "CHANGELOG"],
 }

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sahfl.errors import StorageError
+from sahfl.regular_files import OWNER_ONLY
 
-OWNER_ONLY = 0o600
-"""Mode of files that nobody but their owner reads or writes."""
+OWNER_ONLY_FOLDER = 0o700
+"""Mode of folders that nobody but their owner lists or enters."""
 
 
 @contextmanager
@@ -23,28 +24,26 @@ def writing(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); make room") from error
 
 
-def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
+def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
     The content goes to ``<name>.<process>.tmp`` beside the file, is flushed to the disk, and is renamed; the folder is
     flushed too, so that the rename survives a power cut. Missing folders are made. If several processes write the file,
     the last one wins. The next write of the file removes what a crash left.
 
-    Text is written as UTF-8. The permissions ``mode`` are set before the first byte is written; by default the umask
-    decides.
+    Text is written as UTF-8. Nobody but the owner can read or write the file, whatever the umask is.
 
     Raises:
         OSError: the disk is full or the folder is not writable; the old file is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     for old in left_overs(path):  # an old one could have other permissions, or be a link
         old.unlink(missing_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            if mode is not None:
-                os.fchmod(stream.fileno(), mode)
+            os.fchmod(stream.fileno(), OWNER_ONLY)
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -53,6 +52,17 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int | None = None) -
         temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def make_folder(folder: Path, *, new: bool = False) -> None:
+    """Make a folder that is missing, and those above it, for nobody but their owner, whatever the umask is.
+
+    Raises:
+        OSError: the folder cannot be made, is a file, or with ``new`` exists already.
+    """
+    for missing in reversed([above for above in folder.parents if not above.exists()]):
+        missing.mkdir(mode=OWNER_ONLY_FOLDER, exist_ok=True)
+    folder.mkdir(mode=OWNER_ONLY_FOLDER, exist_ok=not new)
 
 
 def left_overs(path: Path) -> list[Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 from rich.console import Console, Group, RenderableType
@@ -17,14 +19,18 @@ from rich.text import Text
 from sahfl import events
 from sahfl.config import Study
 from sahfl.events import Event, SiteEvent, listening
-from sahfl.progress import RunProgress, clock, doing_text, loss_text, waiting_text
+from sahfl.progress import RunProgress, clock, doing_text, loss_text, paused_text, waiting_text
 
 if TYPE_CHECKING:
-    from sahfl.report import Conclusion
+    from sahfl.report.summary import Conclusion
     from sahfl.trust.overview import Line
 
-PLAIN_WIDTH, WIDE, NARROW = 130, 130, 105
-"""Width of a conclusion without a terminal; least widths for an interval beside its value, and below it in one line."""
+PLAIN_WIDTH = 130
+"""Width of a conclusion without a terminal."""
+LAYOUTS = [(lines, gap) for lines in (1, 2, 3) for gap in (2, 1)]
+"""Lines of a value with its interval, and spaces between columns: the first layout that fits is taken."""
+GLUE = "\ue000"
+"""In the place of a space at which no line may end; rich also breaks lines at no-break spaces."""
 LINES_EVERY_S = 15.0
 """Shortest time between two lines of a plain log on the steps of one site."""
 
@@ -91,11 +97,12 @@ def _picture(progress: RunProgress) -> RenderableType:
         (progress.study.name, "bold"), "  ", (printable(progress.stage), "cyan"), "  ", progress.round, "\n",
         f"elapsed {clock(time.monotonic() - progress.began)}   {progress.time_left()}   {progress.count()}",
     )  # fmt: skip
-    table = Table("site", "state", "", "done", "loss", box=None, pad_edge=False, header_style="dim")
+    table = Table("site", "state", "for", "", "done", "loss", box=None, pad_edge=False, header_style="dim")
     for name, site in list(progress.sites.items()):  # the display draws in a thread of its own
         bar = ProgressBar(total=site.total or 1, completed=site.done, width=24)
         count = f"{site.done:.0f} / {site.total:.0f}" if site.total else ""
-        table.add_row(Text(printable(name)), site.doing, bar, count, "" if site.loss is None else f"{site.loss:.3f}")
+        loss = "" if site.loss is None else f"{site.loss:.3f}"
+        table.add_row(Text(printable(name)), site.doing, site.lasting(), bar, count, loss)
     rows: list[RenderableType] = [head, table]
     if len(lanes := list(progress.lanes.items())) > 1:
         rows += [Text(printable(f"{cell}: {doing}")) for cell, doing in lanes]
@@ -141,14 +148,16 @@ def _line(event: Event, progress: RunProgress) -> str:
             return f"{event.cell}: taken from an earlier run"
         case events.SiteStep():
             return f"{event.site}: {doing_text(event.work)} {event.done} of {event.total}{loss_text(event.loss)}"
-        case events.SiteFailed():
+        case events.SiteFailed() | events.SiteLeftOut():
             return f"warning: {event.site}: {event.reason}"
         case events.RoundFailed():
             return f"warning: {event.reason}"
         case events.Warned():
             return f"warning: {event.text}"
-        case events.Waiting() | events.Paused():
-            return waiting_text(event)
+        case events.Waiting():
+            return waiting_text(event, progress.sites)
+        case events.Paused():
+            return paused_text(event)
         case events.RoundBegun() | events.UpdateBounded() | events.SiteStarted() | events.SiteFinished():
             return ""
         case _:
@@ -159,37 +168,67 @@ def show_conclusion(conclusion: Conclusion, console: Console) -> None:
     """Print the table of methods and which one to use: as wide as a terminal, ``PLAIN_WIDTH`` elsewhere."""
     if not console.is_terminal:
         console = Console(file=console.file, width=PLAIN_WIDTH)
+    names = [printable(row.cells[0]) for row in conclusion.table.rows]
     points = Table.grid(Column(style="dim"), Column(), padding=(0, 2))
     for point in conclusion.points:
-        points.add_row(Text(printable(point.label)), Text(printable(point.text)))
+        points.add_row(Text(printable(point.label)), Text(_glued(printable(point.text), names)))
     for notice in conclusion.notices:
         console.print(Text(printable(notice), "bold yellow"))
-    use = Text(f"\n{printable(conclusion.use)}\n", "bold")
-    for part in (_method_table(conclusion, console.width), use, points):
-        console.print(part)
+    use = Text(f"\n{_glued(printable(conclusion.use), names)}\n", "bold")
+    with console.capture() as shown:
+        for part in (_method_table(conclusion, console), use, points):
+            console.print(part)
+    console.file.write(shown.get().replace(GLUE, " "))
 
 
-def _method_table(conclusion: Conclusion, width: int) -> Table:
-    """The table of a conclusion; where there is little space, intervals stand below their values."""
+def _glued(text: str, names: Iterable[str]) -> str:
+    """A text in which no line ends inside a method's name, except after a comma."""
+    listed = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    glue = partial(re.sub, r"(?<!,) ", GLUE)
+    # Inside a sentence a name may begin with a small letter.
+    return re.sub(listed, lambda found: glue(found[0]), text, flags=re.IGNORECASE) if listed else text
+
+
+def _method_table(conclusion: Conclusion, console: Console) -> Table:
+    """The table of a conclusion in the widest layout that breaks nothing but words."""
+    unbounded = console.options.update(width=10 * PLAIN_WIDTH)
+    tables = [_laid_out(conclusion, lines, gap) for lines, gap in LAYOUTS]
+    fits = (table for table in tables if console.measure(table, options=unbounded).minimum <= console.width)
+    return next(fits, tables[-1])
+
+
+def _laid_out(conclusion: Conclusion, lines: int, gap: int) -> Table:
     shown = conclusion.table
     table = Table(
-        title=Text(printable(shown.caption)), title_justify="left", box=None, pad_edge=False, header_style="dim"
+        title=Text(printable(shown.caption)),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+        padding=(0, gap),
+        header_style="dim",
     )
     for place, name in enumerate(shown.columns):
-        words = place < shown.n_text or name == "Verdict"  # only words are broken where they do not fit
-        head = name.replace(" (", "\n(") if width >= NARROW else name.replace(" ", "\n")
-        table.add_column(head, justify="left" if place < shown.n_text else "right", no_wrap=not words, min_width=8)
+        head = name.replace(" (", "\n(") if lines < 3 else name.replace(" ", "\n")
+        table.add_column(
+            _joined(head), justify="left" if place < shown.n_text else "right", no_wrap=place > 0, overflow="fold"
+        )
     for row in shown.rows:
-        cells = [_broken(printable(cell), width) for cell in row.cells[1:]]
-        first = Text(printable(row.cells[0] if row.span is None else f"{row.cells[0]}. {row.span}"))
-        table.add_row(first, *map(Text, cells))
+        name = printable(row.cells[0])
+        first = _glued(name, [name]) + (f". {printable(row.span)}" if row.span is not None else "")
+        table.add_row(Text(first), *(Text(_broken(printable(cell), lines)) for cell in row.cells[1:]))
     return table
 
 
-def _broken(text: str, width: int) -> str:
-    """A cell in as many lines as a table of this width needs."""
-    text = text if width >= WIDE else text.replace(" (", "\n(")
-    return text if width >= NARROW else text.replace(" to ", "\nto ")
+def _broken(text: str, lines: int) -> str:
+    """A value with its interval, or a verdict, in this number of lines."""
+    text = text if lines == 1 else text.replace(" (", "\n(")
+    text = text if lines < 3 else re.sub(r" (?=to |[a-z]{4})", "\n", text)
+    return _joined(text)
+
+
+def _joined(text: str) -> str:
+    return text.replace(" ", GLUE)
 
 
 def printable(text: str) -> str:

@@ -5,11 +5,28 @@ one of the class. Messages read *who or where: got X, expected Y* and give a rem
 they stay on the machine that raised them: a peer receives only the class name (``federation.site.app``).
 """
 
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
 
 class SahflError(Exception):
     """Base of all deliberate errors."""
 
     exit_code = 2
+    settings: Mapping[tuple[str | int, ...], str] = MappingProxyType({})
+    """The problem of each setting that the error is about, by its place in the file; empty if it is about none."""
+
+
+class UnfitFile(SahflError, OSError):
+    """A file is no regular one, or too large; an OSError too, so that callers treat it like an unreadable file."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        OSError.__init__(self, errno.EINVAL, reason, str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
 
 
 class ConfigError(SahflError):
@@ -64,6 +81,10 @@ class RoundAlreadyAnswered(PolicyRefused):
     """A site has answered another request for this round of a training, and answers each round once."""
 
 
+class PatientWithdrawn(PolicyRefused):
+    """A study is closed at a site, because a patient who took part in it was withdrawn."""
+
+
 class NoGain(PolicyRefused):
     """A site refuses to train a method that makes it lose against training alone, by its own measurement."""
 
@@ -86,6 +107,10 @@ class PayloadError(SahflError):
     """A message from a peer does not fit the request; a site's reply is then left out of the round."""
 
 
+class VersionsDiffer(SahflError):
+    """A request, a run's folder or a site's folder is of another version of sahfl; the message has both versions."""
+
+
 class TrustError(SahflError):
     """A key, certificate or signature is missing, wrong or expired; no message contains any part of a secret."""
 
@@ -106,6 +131,12 @@ class BudgetSpent(PolicyRefused):
 
 class LedgerBroken(SahflError):
     """A site's ledger was changed, cut or put back to an earlier state; the site does no work without it."""
+
+    exit_code = 3
+
+
+class SiteStateLost(SahflError):
+    """A file of a site's folder was lost, or put back to an earlier state; the site does no work without it."""
 
     exit_code = 3
 

@@ -29,9 +29,12 @@ class StageBegun:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The server waits for the replies of some sites."""
+    """The replies of some sites are still to come."""
 
     sites: tuple[str, ...]
+    """Sites that were asked and do not work on the request yet: not connected, or without a free worker."""
+    working: tuple[str, ...]
+    """Sites that work on the request."""
     waited_s: float
     """Seconds since the last of them was asked."""
     deadline_s: float
@@ -183,14 +186,26 @@ class SiteFinished:
 
 @dataclass(frozen=True)
 class SiteFailed:
-    """A site gave no answer that can be used."""
+    """A site answered a message with an error, or cannot answer it."""
+
+    site: str
+    work: str
+    """The message's type."""
+    reason: str
+    error: str | None = None
+    """Class of the error that the site answered with; None if it gave no answer."""
+
+
+@dataclass(frozen=True)
+class SiteLeftOut:
+    """The server goes on without the answer of a site, for now or for the whole study."""
 
     site: str
     reason: str
 
 
 CellEvent = RoundBegun | RoundCommitted | CellResumed | CellReused | CellEvaluated
-SiteEvent = SiteStarted | SiteStep | SiteFinished | SiteFailed
+SiteEvent = SiteStarted | SiteStep | SiteFinished | SiteFailed | SiteLeftOut
 Event = StageBegun | Waiting | Warned | CellStageBegun | CellEvent | RoundFailed | Paused | UpdateBounded | SiteEvent
 
 _listeners: list[Callable[[Event], None]] = []

@@ -112,10 +112,12 @@ class Run:
         """The results of every held-out scan, one row per scan and method, of a simulation.
 
         Columns: ``method``, ``part`` (of a method with a part at each site), ``fold``, ``site``, ``case`` (the site's
-        own name for the scan), ``volume_ml`` (annotated), ``predicted_ml``, and the metrics.
+        own name for the scan), ``image`` (its file, or the folder of its DICOM series, when the run checked it),
+        ``volume_ml`` (annotated), ``predicted_ml``, and the metrics.
 
         Raises:
             ConfigError: pandas is not installed.
+            DataError: the list of a site's files (``sites/SITE/manifest.json``) is missing or damaged.
             RunError: the run has no results per scan: they stay at the hospitals, or cells came from an earlier run.
         """
         if self.study.data.source == "sites":
@@ -139,12 +141,16 @@ class Run:
             yield from ((cell_of(method, fold), method.id) for fold in range(self.study.finetune.folds))
 
     def _case_rows(self) -> Iterator[dict[str, Any]]:
-        from sahfl.federation.site.case_results import read_results
+        from sahfl.data.checks import read_manifest
+        from sahfl.federation.site.case_results import FILE, read_results
 
         fingerprint, known = self.study.fingerprint(), {method for _, method in self._evaluated()}
         for site in self.study.finetune.sites:
             found: dict[tuple[Any, ...], dict[str, Any]] = {}
-            for kept in read_results(self.folder / "sites" / site):
+            folder, images = self.folder / "sites" / site, {}
+            if (folder / FILE).exists():
+                images = {item.case.id: str(item.case.image) for item in read_manifest(folder, site)}
+            for kept in read_results(folder):
                 if kept.study == fingerprint and kept.method in known:
                     place = {
                         "method": kept.method,
@@ -154,7 +160,8 @@ class Run:
                         "case": kept.case,
                     }
                     numbers = {name: value for name, value in vars(kept.result).items() if name != "key"}
-                    found[tuple(place.values())] = place | numbers  # of two evaluations the last one
+                    # Of two evaluations the last one counts.
+                    found[tuple(place.values())] = place | {"image": images[kept.case]} | numbers
             yield from found.values()
 
     def network(self, method: str | None = None, fold: int | None = None, view: str | None = None) -> nn.Module:

@@ -13,6 +13,7 @@ from sahfl.config import Study, load_study, parse, with_base_hash
 from sahfl.errors import ConfigError, RunError
 from sahfl.finished_run import Run, load
 from sahfl.run.folder import RunFolder
+from sahfl.settings_file import naming_lines
 
 
 def simulate(
@@ -48,15 +49,16 @@ def simulate(
         LosingSite: the run is complete, and a site does not gain what the study requires.
         KeyboardInterrupt: the run was interrupted; the same call continues it.
     """
-    settings = _settings(study)
     for name, value in (("workers", workers), ("lanes", lanes)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: got {value}, expected 1 or more")
-    folder = open_run(settings, None if out is None else Path(out))
-    if is_finished(folder):
-        check_gain(folder)
-    else:
-        run_study(folder, workers=workers, lanes=lanes, cells=None if cells is None else Path(cells), progress=progress)
+    with naming_lines(Path(study) if isinstance(study, str | Path) else "study"):
+        folder = open_run(_settings(study), None if out is None else Path(out))
+        if is_finished(folder):
+            check_gain(folder)
+        else:
+            kept = None if cells is None else Path(cells)
+            run_study(folder, workers=workers, lanes=lanes, cells=kept, progress=progress)
     return load(folder.path)
 
 
@@ -71,10 +73,13 @@ def open_run(study: Study, path: Path | None = None) -> RunFolder:
     if (path / "study.json").exists():
         folder = RunFolder.reopen(path)
         if folder.study() != study:
-            raise RunError(
-                f"{path}: holds another study, or this one on data elsewhere; name another folder with --out"
-            )
+            raise RunError(f"{path}: holds another study, or this one on data elsewhere; name another folder (out)")
         return folder
+    return new_run(study, path)
+
+
+def new_run(study: Study, path: Path) -> RunFolder:
+    """A new run of a study whose scans are on this machine; errors as of ``open_run``."""
     study.data.for_sites(study.sites, study=study.name, seed=study.seed)
     return RunFolder.create(path, study)
 
@@ -111,4 +116,4 @@ def _settings(study: str | Path | Mapping[str, Any] | Study) -> Study:
         return load_study(Path(study))
     if isinstance(study, Mapping):
         study = parse(Study, dict(study), where="study", folder=Path.cwd())
-    return with_base_hash(study, "study")
+    return with_base_hash(study)

@@ -1,50 +1,104 @@
-"""Log lines: their form, text with ``key=value`` or one JSON object a line, and the parts of the line of an event."""
+"""Log lines: an event with its fields, which a program writes as one line of logfmt or as one JSON object."""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
+import math
 import sys
-from ast import literal_eval
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TextIO, assert_never
 
 from sahfl import events
 from sahfl.events import Event
 
-PAIR = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*)")
-"""A value with spaces is written as Python writes a string (``%r``)."""
+LONGEST = 4000
+"""Longest value in characters; journald breaks a line of more than 48 KB in two."""
+QUOTED = frozenset(" \"'=\\")
+"""Characters of values that logfmt writes in quotation marks."""
 
 
-class JsonLines(logging.Formatter):
-    """A line as a JSON object: time, level, logger, message, and every ``key=value`` of the message as a field."""
+class LogLine:
+    """An event and its fields, as the message of a log record: ``log.info(LogLine("connected", site=site))``.
+
+    Guarantees: its text is one line of logfmt, in which each value is one token, whatever the value holds; JSON is
+    made from the fields, and no text is read again. Fields that are None are left out.
+    """
+
+    def __init__(self, event: str, /, **fields: str | float | None) -> None:
+        given = {name: _cut(value) for name, value in fields.items() if value is not None}
+        self.fields: dict[str, str | float] = {"event": event, **given}
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={_token(value)}" for name, value in self.fields.items())
+
+
+def _cut(value: str | float) -> str | float:
+    """A value that JSON has, of bounded length."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value[:LONGEST] if isinstance(value, str) else value
+
+
+def _token(value: str | float) -> str:
+    if isinstance(value, str) and value and value.isprintable() and not QUOTED & set(value):
+        return value
+    return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
+
+
+class _Lines(logging.Formatter):
+    """Writes each record as a line; a record that cannot be formatted becomes a line that names its place."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, whatever the message holds."""
-        message = record.getMessage()
-        fields = {key: _plain(value) for key, value in PAIR.findall(message)}
-        line = fields | {
+        try:
+            return self.line(record, _event_of(record))
+        except Exception as error:  # what a library logs may have wrong arguments, or a text that cannot be made
+            where = f"{record.filename}:{record.lineno}"
+            return self.line(record, LogLine("log_line_lost", where=where, error=type(error).__name__))
+
+    def line(self, record: logging.LogRecord, event: LogLine) -> str:
+        """The line of an event."""
+        raise NotImplementedError
+
+
+class JsonLines(_Lines):
+    """A line as a JSON object: time, level, logger, and the event with its fields."""
+
+    def line(self, record: logging.LogRecord, event: LogLine) -> str:
+        """The line of an event; a bug's traceback is a field."""
+        line = event.fields | {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": message,
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, sort_keys=True)
 
 
-class TextLines(logging.Formatter):
-    """A line as text: time in UTC, level, message; what could steer a terminal is escaped."""
+class TextLines(_Lines):
+    """A line as text: time in UTC, level, and the event with its fields in logfmt."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line; a bug's traceback follows it."""
+    def line(self, record: logging.LogRecord, event: LogLine) -> str:
+        """The line of an event; the lines of a bug's traceback follow it, indented."""
         at = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
-        line = f"{at} {record.levelname.lower()} {message}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{at} {record.levelname.lower()} {event}"
+        if not record.exc_info:
+            return line
+        traceback = self.formatException(record.exc_info).splitlines()
+        return "\n".join([line, *(f"    {_printable(text)}" for text in traceback)])
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _event_of(record: logging.LogRecord) -> LogLine:
+    """The event of a record; the message of another program's record is a field of the event ``log``."""
+    message: object = record.msg
+    if isinstance(message, LogLine):
+        return message
+    return LogLine("log", logger=record.name, message=record.getMessage())
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
@@ -69,68 +123,58 @@ def log_on_stderr() -> None:
     logger = logging.getLogger("sahfl")
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        handler.setFormatter(TextLines())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
 
 
-def _plain(value: str) -> str:
-    return str(literal_eval(value)) if value[:1] in ("'", '"') else value
+def log_run_event(logger: logging.Logger, event: Event) -> None:
+    """Log an event of a run; what somebody should look at is a warning."""
+    bad_site = isinstance(event, events.SiteFailed | events.SiteLeftOut)
+    odd = bad_site or isinstance(event, events.RoundFailed | events.Warned | events.Paused)
+    logger.log(logging.WARNING if odd else logging.INFO, run_line(event))
 
 
-@dataclass(frozen=True)
-class EventLine:
-    """The parts of a line; those that an event lacks are empty."""
-
-    name: str
-    what: str
-    site: str = ""
-    cell: str = ""
-    """The cell, where ``what`` is something else."""
-    numbers: str = ""
-    """How far it is, and the loss: `` done=2 total=5 loss=0.4312``."""
-
-
-def event_line(event: Event) -> EventLine:
-    """The line of an event."""
+def run_line(event: Event) -> LogLine:
+    """The line of an event of a run."""
     match event:
         case events.StageBegun():
-            return EventLine("stage", event.text)
+            return LogLine("stage", what=event.text)
         case events.CellStageBegun():
-            return EventLine("stage", event.text, cell=event.cell)
+            return LogLine("stage", cell=event.cell, what=event.text)
         case events.RoundBegun():
-            return EventLine("round", event.cell, numbers=_numbers(event.round, event.rounds))
+            return LogLine("round", cell=event.cell, round=event.round, rounds=event.rounds)
         case events.RoundCommitted():
-            return EventLine("committed", event.cell, numbers=_numbers(event.round, event.rounds, event.loss))
+            loss = None if event.loss is None else round(event.loss, 4)
+            return LogLine("committed", cell=event.cell, round=event.round, rounds=event.rounds, loss=loss)
         case events.CellResumed():
-            return EventLine("resumed", event.cell, numbers=_numbers(event.round, event.rounds))
+            return LogLine("resumed", cell=event.cell, round=event.round, rounds=event.rounds)
         case events.CellEvaluated():
-            return EventLine("evaluated", event.cell, numbers=_numbers(event.asked, event.sites))
+            return LogLine("evaluated", cell=event.cell, asked=event.asked, sites=event.sites)
         case events.CellReused():
-            return EventLine("reused", event.cell, numbers=_numbers(0, event.rounds))
+            return LogLine("reused", cell=event.cell, rounds=event.rounds)
         case events.RoundFailed():
-            return EventLine("failed_round", event.reason, cell=event.cell)
+            return LogLine("failed_round", cell=event.cell, reason=event.reason)
         case events.Waiting():
-            numbers = _numbers(event.waited_s, event.deadline_s)
-            return EventLine("waiting", ", ".join(event.sites), cell=event.cell, numbers=numbers)
+            sites, working = (",".join(names) or None for names in (event.sites, event.working))
+            times = {"waited_s": round(event.waited_s), "deadline_s": round(event.deadline_s)}
+            return LogLine("awaiting_answers", cell=event.cell or None, sites=sites, working=working, **times)
         case events.Paused():
-            return EventLine("paused", event.text, cell=event.cell, numbers=_numbers(0, event.seconds))
+            return LogLine("paused", cell=event.cell, what=event.text, seconds=round(event.seconds))
         case events.UpdateBounded():
-            return EventLine("bounded", event.text, event.site)
+            return LogLine("bounded", site=event.site, what=event.text)
         case events.SiteStarted():
-            return EventLine("started", event.work, event.site)
+            return LogLine("started", site=event.site, what=event.work)
         case events.SiteStep():
-            return EventLine("step", event.work, event.site, numbers=_numbers(event.done, event.total, event.loss))
+            loss = None if event.loss is None else round(event.loss, 4)
+            return LogLine("step", site=event.site, what=event.work, done=event.done, total=event.total, loss=loss)
         case events.SiteFinished():
-            return EventLine("finished", event.work, event.site)
+            return LogLine("finished", site=event.site, what=event.work)
         case events.SiteFailed():
-            return EventLine("failed", event.reason, event.site)
+            return LogLine("failed", site=event.site, what=event.work, reason=event.reason)
+        case events.SiteLeftOut():
+            return LogLine("left_out", site=event.site, reason=event.reason)
         case events.Warned():
-            return EventLine("warning", event.text)
+            return LogLine("warning", what=event.text)
         case _:
             assert_never(event)
-
-
-def _numbers(done: float, total: float, loss: float | None = None) -> str:
-    progress = f" done={done:g} total={total:g}" if total else ""
-    return progress if loss is None else f"{progress} loss={loss:.4f}"

@@ -76,7 +76,7 @@ class Network(nn.Module, ABC):
             ConfigError: this kind of network has no class that works without sahfl.
         """
         found = f"the network {type(self).__name__} does not work without sahfl"
-        raise ConfigError(f"--format bundle: {found}, as a bundle must; name another format, such as onnx")
+        raise ConfigError(f"bundle: {found}, as a bundle must; name another format, such as onnx")
 
 
 class MultiViewUNet(Network):

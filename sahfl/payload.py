@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sahfl import __version__
 from sahfl.adapters import AdapterState
-from sahfl.errors import PayloadError
+from sahfl.errors import PayloadError, VersionsDiffer
 
 SCHEMA = 1
 MOST_VOLUMES = 1_000_000
@@ -80,6 +80,20 @@ def check_header(got: dict[str, Any], expected: Header) -> None:
             raise PayloadError(f"{name}: got {_cut(value, 80)!r}, expected {wanted!r}")
     if unknown := sorted(got.keys() - set(order)):
         raise PayloadError(f"header: has unknown field {unknown[0][:40]!r}")
+
+
+def require_own_version(header: Mapping[str, Any]) -> None:
+    """Refuse a request that another version of sahfl, or of the payload, made.
+
+    Raises:
+        VersionsDiffer: names the versions of both ends.
+    """
+    own = {"sahfl": __version__, "schema": SCHEMA}
+    theirs = {name: header.get(name, value) for name, value in own.items()}
+    if all(type(theirs[name]) is type(value) for name, value in own.items()) and theirs != own:
+        found = f"the request is of sahfl {_cut(theirs['sahfl'], 40)!r}, payload {theirs['schema']}"
+        here = f"this site has sahfl {__version__!r}, payload {SCHEMA}"
+        raise VersionsDiffer(f"versions differ: {found}; {here}; install the same at both ends")
 
 
 def check_training(n_volumes: object, loss: object) -> tuple[int, float]:

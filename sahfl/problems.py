@@ -110,7 +110,7 @@ def describe(
     texts = []
     for place, group in groupby(found, key=lambda one: one[0]):
         items = [item for _, item in group]
-        where = ", ".join(filter(None, (_line_text(place, lines), ".".join(map(str, place)))))
+        where = where_text(place, lines)
         texts.append((f"{where}: " if where else "") + _text(items, place, model, settings))
     return texts
 
@@ -141,9 +141,10 @@ def _line(place: Place, lines: Mapping[Place, int]) -> int:
     return next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 0)
 
 
-def _line_text(place: Place, lines: Mapping[Place, int] | None) -> str:
+def where_text(place: Place, lines: Mapping[Place, int] | None) -> str:
+    """``line 7, data.path``: line and name of a setting, as far as they are known."""
     line = _line(place, lines or {})
-    return f"line {line}" if line else ""
+    return ", ".join(filter(None, (f"line {line}" if line else "", ".".join(map(str, place)))))
 
 
 def _text(items: Sequence[Any], place: Place, model: type[Section], settings: Any) -> str:

@@ -14,6 +14,9 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType, ModuleType
 
+from sahfl.atomic import make_folder
+from sahfl.regular_files import LOG_BYTES, OWNER_ONLY, open_regular
+
 RAISE_AGAIN_S = 0.1
 """Time after which an interrupt that Python dropped is raised once more."""
 
@@ -105,8 +108,8 @@ def locked(path: Path, *, busy: Exception | None = None) -> Iterator[None]:
     """
     is_folder = path.is_dir()
     if not is_folder:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT, 0o666)
+        make_folder(path.parent)
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT, OWNER_ONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
@@ -120,7 +123,7 @@ def locked(path: Path, *, busy: Exception | None = None) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of a file."""
     try:
-        with path.open("r") as stream:
+        with open_regular(path, most=LOG_BYTES) as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

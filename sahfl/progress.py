@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -24,6 +25,12 @@ class SiteProgress:
     done: float = 0
     total: float = 0
     loss: float | None = None
+    since: float = field(default_factory=time.monotonic)
+    """When this work began, on the monotonic clock."""
+
+    def lasting(self) -> str:
+        """How long it has lasted."""
+        return clock(time.monotonic() - self.since)
 
 
 @dataclass
@@ -88,8 +95,10 @@ class RunProgress:
         match event:
             case events.StageBegun() | events.CellStageBegun():
                 self.stage, self.round, self.waiting = event.text, "", ""
-            case events.Waiting() | events.Paused():
-                self.waiting = waiting_text(event)
+            case events.Waiting():
+                self.waiting = waiting_text(event, self.sites) if event.sites else ""
+            case events.Paused():
+                self.waiting = paused_text(event)
             case events.RoundFailed():
                 self.warning = event.reason
             case events.Warned():
@@ -153,14 +162,20 @@ class RunProgress:
             case events.SiteStarted():
                 self.sites[event.site] = SiteProgress(doing_text(event.work))
             case events.SiteStep():
-                self.sites[event.site] = SiteProgress(doing_text(event.work), event.done, event.total, event.loss)
+                doing, step = doing_text(event.work), (event.done, event.total, event.loss)
+                began = before.since if before and before.doing == doing else time.monotonic()
+                self.sites[event.site] = SiteProgress(doing, *step, began)
             case events.SiteFinished():
                 self.done += PREPARE_STEPS if event.work == DESCRIBE else 0
                 trained = before is not None and event.work == TRAIN
-                self.sites[event.site] = replace(before, doing="done") if before and trained else SiteProgress()
+                self.sites[event.site] = (
+                    replace(before, doing="done", since=time.monotonic()) if before and trained else SiteProgress()
+                )
             case events.SiteFailed():
                 self.warning = f"{event.site}: {event.reason}"
                 self.sites[event.site] = SiteProgress("failed")
+            case events.SiteLeftOut():
+                self.warning = f"{event.site}: {event.reason}"
             case _:
                 assert_never(event)
 
@@ -185,13 +200,19 @@ class RunProgress:
         return self.study.local_training(method).steps * len(self.study.training_sites(method))
 
 
-def waiting_text(event: events.Waiting | events.Paused) -> str:
-    """Whom a run waits for."""
-    if isinstance(event, events.Paused):
-        return f"paused for {clock(event.seconds)}, {event.text}"
-    whose = f"{event.cell}: " if event.cell else ""
-    left = clock(event.deadline_s - event.waited_s)
-    return f"{whose}waiting for {', '.join(event.sites)}, for at most {left} more"
+def paused_text(event: events.Paused) -> str:
+    """How long a cell rests, and why."""
+    return f"paused for {clock(event.seconds)}, {event.text}"
+
+
+def waiting_text(event: events.Waiting, sites: Mapping[str, SiteProgress]) -> str:
+    """Which sites work, on what and for how long, and which a run waits for; the deadline concerns these."""
+    known = {site: sites.get(site, SiteProgress("working")) for site in event.working}
+    parts = [f"{site} {progress.doing} for {progress.lasting()}" for site, progress in known.items()]
+    if event.sites:
+        left = clock(event.deadline_s - event.waited_s)
+        parts.append(f"waiting for {', '.join(event.sites)}, for at most {left} more")
+    return (f"{event.cell}: " if event.cell else "") + "; ".join(parts)
 
 
 def loss_text(loss: float | None) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sahfl.config import Study, ViewsConfig
-from sahfl.config.methods import ZeroShot
+from sahfl.config import ViewsConfig
 from sahfl.data.survey import SiteSurvey
 from sahfl.errors import DataError
 from sahfl.schemas import schema_of
@@ -168,39 +165,3 @@ def _path_text(path: Path, beside: Path) -> str:
 def _quoted(text: str) -> str:
     """A text between quotes, so that YAML reads ``null``, ``1e3`` or a colon as text."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def estimate_seconds(study: Study, surveys: Sequence[SiteSurvey]) -> float:
-    """The time of a study on this machine, from a few steps of its network that are timed now; a rough guess."""
-    import torch
-
-    from sahfl.data.views import n_channels
-    from sahfl.networks import plain_network
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a simulated site computes
-    try:
-        net = plain_network(study.views, study.model, 0)
-        width, height, depth = study.views.size
-        batch = torch.zeros(study.finetune.local.batch_size, n_channels(study.views), width, height)
-        view = next(iter(study.views.weights))
-        step_s = min(_seconds(lambda: net(batch, view).sum().backward()) for _ in range(3))
-        with torch.no_grad():
-            slice_s = min(_seconds(lambda: net(batch, view)) for _ in range(3)) / len(batch)
-    finally:
-        torch.set_num_threads(threads)
-    trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
-    steps = sum(
-        study.rounds_of(method) * study.local_training(method).steps * len(study.training_sites(method))
-        for method in trained
-    )
-    per_scan = sum({"axial": depth, "coronal": height, "sagittal": width}[name] for name in study.views.weights)
-    slices = per_scan * sum(found.n_scans for found in surveys) * len(study.finetune.methods)
-    at_once = min(os.cpu_count() or 1, len(surveys))
-    return (steps * study.finetune.folds * step_s + slices * slice_s) / at_once
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,9 +13,14 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import ValidationError
 
-from sahfl.errors import ConfigError
-from sahfl.problems import describe
+from sahfl import regular_files
+from sahfl.errors import ConfigError, SahflError
+from sahfl.problems import describe, where_text
+from sahfl.regular_files import SETTINGS_BYTES
 from sahfl.section import Place, SectionT
+
+MOST_LEVELS = 32
+"""Most levels of settings within settings; the deepest setting of a study has six."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,9 @@ class SettingsFile:
     lines: Mapping[Place, int] = field(default_factory=dict)
     """Line of each key and list entry, counted from 1."""
 
-    def line(self, name: str) -> int:
-        """Line of a setting at the top of the file; 1 without it."""
-        return self.lines.get((name,), 1)
+
+class _NotSettings(yaml.MarkedYAMLError):
+    """YAML that no settings file needs, and that could fill the memory."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,6 +47,26 @@ class _Loader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # none of YAML 1.1
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Read a value; one that repeats another place (an alias), or lies too deep, is an error.
+
+        Nine levels of aliases, each of nine to the one before, would be read as a billion values.
+        """
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            found = f"got the alias *{event.anchor}, expected each value in full"
+            remedy = f"write what stands at &{event.anchor} here too"
+            raise _NotSettings(None, None, f"{found}; {remedy}", mark)
+        self.depth += 1
+        if self.depth > MOST_LEVELS:
+            problem = f"got more than {MOST_LEVELS} levels of settings within settings; settings need fewer"
+            raise _NotSettings(None, None, problem, mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -92,7 +118,7 @@ def read_settings(path: Path) -> SettingsFile:
         ConfigError: it cannot be read, is not YAML, gives a key twice, or holds something else than a mapping.
     """
     try:
-        return read_text(path.read_text(encoding="utf-8"), path)
+        return read_text(regular_files.read_text(path, most=SETTINGS_BYTES), path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"{path}: cannot be read ({reason})") from error
@@ -109,7 +135,8 @@ def read_text(text: str, path: Path) -> SettingsFile:
         place = f", line {mark.line + 1}" if mark else ""
         problem = str(getattr(error, "problem", error))
         remedy = next((remedy for found, remedy in _REMEDIES.items() if found in problem), "")
-        raise ConfigError(f"{path}{place}: is not YAML: {problem}{remedy}") from error
+        what = "" if isinstance(error, _NotSettings) else "is not YAML: "
+        raise ConfigError(f"{path}{place}: {what}{problem}{remedy}") from error
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(f"{path}: is not YAML: {error}") from error
     if top is None or not isinstance(content, dict):
@@ -119,14 +146,10 @@ def read_text(text: str, path: Path) -> SettingsFile:
 
 
 def _lines(top: yaml.Node) -> Iterator[tuple[Place, int]]:
-    """The line of each key and entry; what stands behind an anchor is followed once."""
+    """The line of each key and entry."""
     waiting: list[tuple[Place, yaml.Node]] = [((), top)]
-    seen: set[int] = set()
     while waiting:
         place, node = waiting.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
             parts = [(key.value, key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
         elif isinstance(node, yaml.SequenceNode):
@@ -161,7 +184,7 @@ def parse(
     try:
         # From JSON, strict mode takes a list for a tuple and a string for a path.
         text = json.dumps(settings, default=str)
-    except (TypeError, ValueError, RecursionError) as error:  # an anchor that contains itself
+    except (TypeError, ValueError, RecursionError) as error:  # a key that JSON does not have
         raise ConfigError(f"{where}: holds what a settings file cannot: {error}") from error
     try:
         return model.model_validate_json(text, context={"folder": folder})
@@ -179,3 +202,29 @@ def load(model: type[SectionT], path: Path) -> SectionT:
     """
     file = read_settings(path)
     return parse(model, file.content, where=str(path), folder=path.parent, lines=file.lines)
+
+
+@contextmanager
+def about_setting(*place: str) -> Iterator[None]:
+    """Mark errors of the block as being about the setting at this place, for ``naming_lines``."""
+    try:
+        yield
+    except SahflError as error:
+        error.settings = error.settings or {place: str(error)}
+        raise
+
+
+@contextmanager
+def naming_lines(file: Path | str) -> Iterator[None]:
+    """Let errors of the block that are about settings name the file, and the line and name of each setting.
+
+    ``file`` is a text for settings that stand in no file.
+    """
+    try:
+        yield
+    except SahflError as error:
+        if error.settings:
+            lines = read_settings(file).lines if isinstance(file, Path) else None
+            each = [f"{file}, {where_text(place, lines)}: {text}" for place, text in error.settings.items()]
+            error.args, error.settings = ("\n".join(each),), {}
+        raise

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sahfl.atomic import make_folder
 from sahfl.errors import DataError, RunError
 
 Results = Mapping[str, Any]
@@ -90,7 +91,7 @@ def export_mlflow(results: Results, store: str) -> str:
     mlflow = _optional("mlflow", "mlflow")
     uri = store
     if "://" not in store:
-        Path(store).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(store))
         uri = f"sqlite:///{Path(store).absolute()}/mlflow.db"
     try:
         _log_to_mlflow(mlflow, results, uri)

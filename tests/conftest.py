@@ -22,10 +22,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; results must not 
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """What a program that is called in a test does to this process's logging ends with the test."""
+    """What a program that is called in a test does to this process's logging and umask ends with the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    umask = os.umask(0o022)
+    os.umask(umask)
     yield
+    os.umask(umask)
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)

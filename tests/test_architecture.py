@@ -40,13 +40,13 @@ FEDERATION += [
         "declared",
         "secret",
         "ledger",
+        "withdrawn",
+        "folder_check",
         "sanity",
     )
 ]
-FEDERATION += [
-    f"site.{name}"
-    for name in ("case_results", "gain", "site", "site_check", "kinds", "policy", "guard", "dry_run", "app")
-]
+FEDERATION += [f"site.{name}" for name in ("case_results", "gain", "site", "withdrawal", "site_check", "kinds")]
+FEDERATION += [f"site.{name}" for name in ("policy", "guard", "dry_run", "app")]
 FEDERATION += ["workers"]
 FEDERATION += [f"server.{name}" for name in ("aggregate", "replies", "mailbox", "schedule", "reuse", "plan")]
 FEDERATION += [
@@ -55,9 +55,14 @@ FEDERATION += [
 ]
 ORDER = [
     "errors",
+    "environment",
+    "regular_files",
     "seeds",
     "atomic",
     "process",
+    "events",
+    "log_lines",
+    "last_errors",
     "payload",
     "aggregation",
     "adapters.updates",
@@ -82,7 +87,7 @@ ORDER += [
     "task",
     "networks",
 ]
-ORDER += ["statistics", "evaluation", "events", "log_lines", "report", "tracking", "run", "results", "proposal"]
+ORDER += ["statistics", "evaluation", "report", "tracking", "run", "results", "proposal"]
 ORDER += [f"federation.{name}" for name in FEDERATION]
 ORDER += ["prediction", "export", "doctor", "simulation", "progress", "console", "finished_run", "local_study"]
 ORDER += ["commands", "cli"]
@@ -113,6 +118,11 @@ PRIVATE_FLWR = re.compile(r"^flwr\.(?!app$|serverapp$|clientapp$)")
 GRAPH = import_graph() | {"sahfl": set()}  # the package imports what it offers when it is used (tests/test_api.py)
 APART = {f"sahfl.{name}" for name in ORDER if "." in name and not name.startswith("federation.")}
 """Files that stand to the left of the rest of their package."""
+FROM_PYTHON = ["sahfl.finished_run", "sahfl.local_study"]
+"""What ``sahfl.simulate``, ``sahfl.load`` and a ``Run`` consist of."""
+OPTION = re.compile(r"(?<![\w-])--[a-z]")
+WHOLE_COMMAND = re.compile(r"sahfl [a-z]+ --[a-z]+|flower-supernode: .*|dcmdjpeg or gdcmconv --raw")
+"""Options that stand with their program."""
 PACKAGES = sorted(name for name, path in MODULES.items() if path.name == "__init__.py")
 EMPTY = {"sahfl", *(name for name in PACKAGES if not GRAPH[name])}
 """Packages that import nothing of the project: their files have places in ORDER, they need none."""
@@ -144,6 +154,11 @@ def test_engines_stay_in_their_rooms(path):
 def test_imports_point_left(module):
     for other in GRAPH[module] - EMPTY:
         assert layer_of(other) <= layer_of(module), f"{module} must not import {other}"
+
+
+def test_no_file_of_the_project_is_left_out_of_the_checks_because_git_ignores_its_name():
+    listed = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False).stdout == ""
 
 
 def test_no_module_imports_itself_through_others():
@@ -212,10 +227,27 @@ def test_importing_the_audited_modules_loads_no_deep_learning_library():
             "sahfl.payload",
             "sahfl.aggregation.rules",
             "sahfl.statistics",
-            "sahfl.report",
+            "sahfl.report.page",
+            "sahfl.report.summary",
         ]
     )
     assert not {"torch", "monai", "flwr"} & set(loaded)
+
+
+def texts(path):
+    """Every text of a file but its docstrings; of an f-string the parts between the values."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        quoted = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for child in () if quoted else ast.iter_child_nodes(node):
+            if isinstance(child, ast.Constant) and isinstance(child.value, str):
+                yield child.value
+
+
+def test_what_python_calls_names_no_option_of_a_command_in_its_errors():
+    reached = sorted(reach(GRAPH, FROM_PYTHON))
+    assert {"sahfl.run.folder", "sahfl.prediction.networks", "sahfl.config.files"} <= set(reached)
+    found = [(name, text) for name in reached for text in texts(MODULES[name])]
+    assert not [(name, text) for name, text in found if OPTION.search(WHOLE_COMMAND.sub("", text))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -257,3 +289,9 @@ def test_tests_have_about_a_line_for_each_line_of_code():
     code = sum(len(path.read_text().splitlines()) for path in FILES)
     tests = sum(len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py"))
     assert tests >= 0.7 * code
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not in a checkout")
+def test_git_ignores_no_file_of_the_project():
+    command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""

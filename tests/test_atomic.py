@@ -92,7 +92,7 @@ def test_what_a_killed_process_left_goes_when_the_file_is_written_again(tmp_path
 def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").write_text("theirs")
     (tmp_path / f"state.{os.getpid()}.tmp").symlink_to(tmp_path / "elsewhere")
-    write_atomic(tmp_path / "state", "ours", mode=0o600)
+    write_atomic(tmp_path / "state", "ours")
     assert (tmp_path / "elsewhere").read_text() == "theirs"
     assert not (tmp_path / "state").is_symlink()
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600

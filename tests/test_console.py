@@ -1,6 +1,7 @@
 """What a running simulation shows, from its events."""
 
 import io
+import re
 import time
 
 import pytest
@@ -21,6 +22,7 @@ from sahfl.events import (
     RoundFailed,
     SiteFailed,
     SiteFinished,
+    SiteLeftOut,
     SiteStarted,
     SiteStep,
     StageBegun,
@@ -70,10 +72,11 @@ PLAIN = {
     "started": (SiteStarted("tbi_a", "train"), []),
     "finished": (SiteFinished("tbi_a", "train"), []),
     "resumed": (CellResumed("pretrain", 1, 2), ["pretrain: resumed after round 1 of 2"]),
-    "failed": (SiteFailed("tbi_a", "DataError"), ["warning: tbi_a: DataError"]),
+    "failed": (SiteFailed("tbi_a", "train", "DataError", "DataError"), ["warning: tbi_a: DataError"]),
+    "left out": (SiteLeftOut("tbi_a", "its data changed"), ["warning: tbi_a: its data changed"]),
     "warning": (Warned("2 line(s)"), ["warning: 2 line(s)"]),
     "waiting": (
-        Waiting(("sah_b", "sah_c"), 15, 90),
+        Waiting(("sah_b", "sah_c"), (), 15, 90),
         ["waiting for sah_b, sah_c, for at most 1:15 more"],
     ),
     "paused": (
@@ -129,7 +132,7 @@ def test_the_picture_shows_stage_round_sites_losses_the_last_commit_and_the_last
         SiteStarted("sah_a", "train"),
         SiteStep("sah_a", "train", 1, 2, 0.25),
         SiteStep("sah_b", "query.describe", 3, 4),
-        SiteFailed("sah_c", "worker process died (killed by signal 9)"),
+        SiteFailed("sah_c", "train", "worker process died (killed by signal 9)"),
         RoundCommitted("cp_lora-r2/fold-0", 1, 2, 0.5),
         elapsed_s=61,
     )
@@ -149,11 +152,25 @@ def test_the_picture_shows_stage_round_sites_losses_the_last_commit_and_the_last
 
 
 def test_the_picture_says_for_whom_the_run_waits_until_the_round_ends():
-    waiting = Waiting(("sah_b",), 15, 90)
+    waiting = Waiting(("sah_b",), (), 15, 90)
     assert "waiting for sah_b, for at most 1:15 more" in live(after(waiting))
-    whose = Waiting(("sah_b",), 15, 90, "cp_lora-r2/fold-0")
+    whose = Waiting(("sah_b",), (), 15, 90, "cp_lora-r2/fold-0")
     assert "cp_lora-r2/fold-0: waiting for sah_b, for at most 1:15 more" in live(after(whose))
     assert "until the deadline" not in live(after(waiting, RoundCommitted("pretrain", 1, 2, 0.5)))
+
+
+def test_a_site_that_works_is_shown_with_its_work_and_its_time_and_is_not_waited_for():
+    progress = after(SiteStarted("sah_a", "train"))
+    both = Waiting(("sah_b",), ("sah_a",), 33, 3600, "cp_lora-r2/fold-0")
+    (line,) = plain(SiteStarted("sah_a", "train"), both)
+    assert re.fullmatch(
+        r"cp_lora-r2/fold-0: sah_a training for \d:\d\d; waiting for sah_b, for at most 59:27 more", line
+    )
+    progress.update(Waiting((), ("sah_a",), 33, 3600))
+    assert "waiting for" not in live(progress)
+    assert "59:27" not in live(progress)
+    row = next(line for line in live(progress).splitlines() if line.startswith("sah_a"))
+    assert re.match(r"sah_a +training +\d+:\d\d", row)
 
 
 def test_a_new_stage_has_no_round_yet_and_a_finished_site_keeps_its_loss():
@@ -173,7 +190,8 @@ STRANGE = [
     SiteStarted("nobody", "train"),
     SiteStep("nobody", "train", 0, 0),
     SiteFinished("nobody", "train"),
-    SiteFailed("nobody", "whatever"),
+    SiteFailed("nobody", "train", "whatever"),
+    SiteLeftOut("nobody", "whatever"),
     StageBegun("whatever"),
     RoundCommitted("whatever", 0, 0, 0.0),
     CellEvaluated("whatever"),
@@ -258,8 +276,8 @@ HOSTILE = "[red]boo[/red] :boom: [/nothing]"
 
 
 def test_markup_in_a_text_is_shown_as_it_is():
-    assert plain(SiteFailed("sah_a", HOSTILE), StageBegun(HOSTILE)) == [f"warning: sah_a: {HOSTILE}", HOSTILE]
-    picture = live(after(SiteFailed("[bold]", HOSTILE), StageBegun(HOSTILE)))
+    assert plain(SiteFailed("sah_a", "train", HOSTILE), StageBegun(HOSTILE)) == [f"warning: sah_a: {HOSTILE}", HOSTILE]
+    picture = live(after(SiteFailed("[bold]", "train", HOSTILE), StageBegun(HOSTILE)))
     assert f"tiny  {HOSTILE}" in picture
     assert f"warning: [bold]: {HOSTILE}" in picture
     assert "\n[bold] " in picture
@@ -267,9 +285,9 @@ def test_markup_in_a_text_is_shown_as_it_is():
 
 def test_control_characters_can_neither_steer_the_terminal_nor_fake_a_line():
     text = "x\n0:00  finished\x1b[2J\r\u2028y"
-    assert plain(SiteFailed("sah_a", text)) == ["warning: sah_a: x\ufffd0:00  finished\ufffd[2J\ufffd\ufffdy"]
+    assert plain(SiteFailed("sah_a", "train", text)) == ["warning: sah_a: x\ufffd0:00  finished\ufffd[2J\ufffd\ufffdy"]
     target = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
-    target.print(console._picture(after(SiteFailed("sah_a", text))))
+    target.print(console._picture(after(SiteFailed("sah_a", "train", text))))
     assert "\x1b" not in target.file.getvalue()
     assert "\n0:00" not in target.file.getvalue()
     assert printable("größer 3 µL — ok") == "größer 3 µL — ok"

@@ -84,6 +84,11 @@ def test_the_comparisons_are_those_with_a_verdict_or_all(measured):
     assert len(measured.comparisons(complete=True)) == 6 * (1 + 3 + 3)
 
 
+def test_a_run_is_opened_and_its_tables_are_made_with_no_heavy_library_but_pandas(measured):
+    loaded = modules_after(f"import sahfl; run = sahfl.load({str(measured.folder)!r}); run.frame(); run.comparisons()")
+    assert loaded & HEAVY == {"pandas"}
+
+
 def test_without_pandas_a_table_says_what_to_install(measured, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match="needs pandas, which is not installed; pip install pandas"):

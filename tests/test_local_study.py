@@ -6,7 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import yaml
 from harness.finished_run import phantom_hu, write_scan
@@ -91,6 +94,16 @@ def test_the_results_per_scan_are_those_of_the_results(page):
         dice = with_blood[with_blood["method"] == method["id"]]["dice"]
         assert len(dice) == method["metrics"]["dice"]["overall"]["n"]
         assert dice.mean() == pytest.approx(method["metrics"]["dice"]["overall"]["mean"], abs=1e-6)
+
+
+def test_each_result_per_scan_names_the_file_that_was_scored(page):
+    cases = load(page[0] / "runs" / "a").cases()
+    assert len(set(cases["image"])) == len(set(cases["case"])) == 7
+    for _, row in cases.drop_duplicates("case").iterrows():
+        image = Path(row["image"])
+        label = nibabel.load(image.parent.parent / "labels" / image.name)
+        voxel_ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
+        assert np.asarray(label.dataobj).astype(bool).sum() * voxel_ml == pytest.approx(row["volume_ml"], rel=1e-3)
 
 
 def test_of_two_evaluations_of_a_scan_the_last_one_counts(page):

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_every_page_is_reachable_from_the_readme():
             targets = [((ROOT / name).parent / link.partition("#")[0]).resolve() for link in links(PAGES[name])]
             waiting += [page for page in PAGES if ROOT / page in targets]
     assert reached == set(PAGES)
+
+
+def test_the_site_of_the_documents_has_every_page_to_which_one_of_its_pages_links():
+    built = set(runpy.run_path(str(ROOT / "docs" / "conf.py"))["include_patterns"])
+    for page in built:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        targets = [((ROOT / page).parent / link.partition("#")[0]).resolve() for link in links(text)]
+        linked = {path.relative_to(ROOT).as_posix() for path in targets if path.suffix == ".md"}
+        assert linked <= built, page
 
 
 def test_the_readme_leads_to_every_page_by_task():

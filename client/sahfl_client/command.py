@@ -103,11 +103,55 @@ def forget_round(
     Example: sahfl-client forget-round site.yaml 5f3c0a9e12b4d678 3
     """
     from sahfl.federation.site.answered import forget_round as forget
-    from sahfl.federation.site.audit import AuditLog
+
+    if (n := forget(load_site(site), training, round_)) == 0:
+        raise ConfigError(f"{site}: has answered no round {round_} or later of {training[:40]!r}; nothing was changed")
+    print(f"Released: {n} answered rounds of training {training}, from round {round_} on, may be answered anew.")
+
+
+@app.command(cls=Command)
+def withdraw(
+    site: SiteFile,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="CASE", help="The id of one of the patient's cases, or the patient's id in the data."),
+    ],
+) -> None:
+    """Withdraw a patient: no study uses the scans any more, and what this site holds of them is deleted.
+
+    Every training and evaluation in which the patient took part is printed, for the coordinating centre. What was sent
+    cannot be taken back. The site's service must be stopped.
+
+    Example: sahfl-client withdraw site.yaml hospital_a-0007
+    """
+    from sahfl.federation.site.withdrawal import withdraw as withdraw_
+    from sahfl_client.daemon import only_one
 
     config = load_site(site)
-    if (n := forget(config, training, round_)) == 0:
-        raise ConfigError(f"{site}: has answered no round {round_} or later of {training[:40]!r}; nothing was changed")
-    words = f"Released: {n} answered rounds of training {training}, from round {round_} on, may be answered anew."
-    AuditLog(config.folder).append("round_released", words, training=training, round=round_, released=n)
-    print(words)
+    with only_one(config.folder):
+        done = withdraw_(config, name)
+    print(f"withdrawn: one patient; scans: {done.n_scans}; files and results deleted: {done.n_deleted}")
+    for study in done.studies:
+        print(f"closed at this site: study {study}")
+        print(*(f"  {line}" for line in done.used_in(study)), sep="\n")
+    if done.files:
+        print("take these files out of the site's data:")
+        print(*(f"  {path}" for path in done.files), sep="\n")
+
+
+@app.command("new-secret", cls=Command)
+def new_secret(site: SiteFile) -> None:
+    """Draw this site's batches from a new secret from now on, because the old one was lost or read by others.
+
+    The audit log has a line for it. Rounds that were answered stay answered; results that the server kept of this site
+    are computed anew in the next study.
+
+    Example: sahfl-client new-secret site.yaml
+    """
+    from sahfl.federation.site.secret import renew_secret
+
+    config = load_site(site)
+    renew_secret(config)
+    print(
+        f"batches are drawn from a new secret from now on{'' if config.secret is None else ', that of the site file'}"
+    )

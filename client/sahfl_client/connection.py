@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from sahfl.errors import NotConnected, PayloadError, TrustError
 from sahfl.federation.flower.handshake import request_headers
 from sahfl.federation.flower.parcels import Offer, Upload
 from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost
+from sahfl.log_lines import LogLine
 from sahfl.process import now, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.backoff import Backoff
-from sahfl_client.status import Status, log_event, warn
+from sahfl_client.status import Status
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 10.0
 """Pause between two heartbeats."""
@@ -62,7 +66,7 @@ class Connection:
                 self._link = None
                 self._stop.wait(self._backoff.next_s())
             except RunOver:
-                log_event("abandoned", reason="the server does not want it any more")
+                log.info(LogLine("abandoned", reason="the server does not want it any more"))
             except (NotConnected, TrustError, PayloadError) as error:
                 lasting = not isinstance(error, NotConnected) or error.lasting
                 if lasting:
@@ -115,14 +119,14 @@ class Connection:
         before, self._warned = self._warned, kit.warnings(now())
         for text in self._warned:
             if text not in before:
-                warn("certificate", text=text)
+                log.warning(LogLine("certificate", text=text))
         self._status.set(certificate_days=(kit.certificate_expires - now()).days, warnings=self._warned)
 
     def _connected(self) -> None:
         self._backoff.reset()
         if self._state != "connected":
             self._state = "connected"
-            log_event("connected")
+            log.info(LogLine("connected"))
             self._status.set(connected=True, since=now_text(), reason=None)
 
     def _lost(self, reason: str, pause_s: float) -> None:
@@ -130,7 +134,7 @@ class Connection:
             return
         since = {"since": now_text()} if self._state in ("", "connected") else {}
         self._state = reason
-        warn("not_connected", reason=reason, next_try_s=round(pause_s, 1))
+        log.warning(LogLine("not_connected", reason=reason, next_try_s=round(pause_s, 1)))
         self._status.set(connected=False, reason=reason, **since)
 
 
@@ -185,17 +189,17 @@ class Outbox:
             try:
                 self._push(answer.upload)
                 sent: dict[str, Any] = {"what": answer.kind, "bytes": answer.upload.n_bytes, "tries": tries}
-                log_event("answered", **sent)
+                log.info(LogLine("answered", **sent))
                 self._status.set(last_answer={"at": now_text()} | sent)
                 return
             except RunOver:
-                log_event("abandoned", what=answer.kind, reason="the server does not want it any more")
+                log.info(LogLine("abandoned", what=answer.kind, reason="the server does not want it any more"))
                 return
             except PayloadError as error:
-                warn("answer_refused", what=answer.kind, reason=str(error))
+                log.warning(LogLine("answer_refused", what=answer.kind, reason=str(error)))
                 return
             except NotConnected as error:
                 if tries == 1:
-                    warn("answer_interrupted", what=answer.kind, reason=str(error))
+                    log.warning(LogLine("answer_interrupted", what=answer.kind, reason=str(error)))
                 with self._changed:
                     self._changed.wait_for(lambda: self._answer is not answer, timeout=backoff.next_s())

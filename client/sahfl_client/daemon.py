@@ -13,16 +13,20 @@ from flwr.app import Message
 
 from sahfl import __version__
 from sahfl.config import SiteConfig
+from sahfl.environment import ignored_variables
 from sahfl.errors import ConfigError, PayloadError, StorageError
 from sahfl.events import Event, SiteStep, Warned
 from sahfl.federation import flower
 from sahfl.federation.flower.parcels import Offer, prepare
 from sahfl.federation.flower.supernode import FleetLink
+from sahfl.log_lines import LogLine
 from sahfl.process import locked, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Answer, Connection, Outbox
-from sahfl_client.status import Status, log_event, warn
+from sahfl_client.status import Status
 from sahfl_client.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 
@@ -35,6 +39,7 @@ class Daemon:
     """
 
     def __init__(self, site: SiteConfig, kit: SiteKit) -> None:
+        flower.silence()
         self._site = site
         self._stop = threading.Event()
         self._failed = threading.Event()
@@ -54,7 +59,9 @@ class Daemon:
         """
         why = None
         try:
-            log_event("started", version=__version__, pid=os.getpid())
+            log.info(LogLine("started", version=__version__, pid=os.getpid()))
+            if ignored := ignored_variables():
+                log.warning(LogLine("environment_ignored", variables=",".join(ignored)))
             self._start(self._begin_work)
             while not self._failed.wait(TICK_S):  # a wait without an end can miss a signal that comes just before it
                 pass
@@ -84,7 +91,7 @@ class Daemon:
         self._connection.close()
         reason = "failed" if self._failure is not None else "stopped"
         self._status.set(connected=False, since=now_text(), reason=reason, doing=None, pid=None)
-        log_event(reason, signal=why if self._failure is None else None)
+        log.info(LogLine(reason, signal=why if self._failure is None else None))
         if self._failure is not None:
             raise self._failure
 
@@ -96,16 +103,18 @@ class Daemon:
         flower.enter_run(offer.run_id, offer.node_id)
         message, refusal = None, "PolicyRefused"
         if code := link.code_of(offer.run_id):
-            log_event("code_refused", level=logging.ERROR, what=offer.kind, code=code[:12])
+            log.error(LogLine("code_refused", what=offer.kind, code=code[:12]))
         else:
             try:
                 message = link.fetch(offer)
             except PayloadError as error:
                 refusal = type(error).__name__
-                warn("request_refused", what=offer.kind, reason=str(error))
-        log_event("received", what=offer.kind)
+                log.warning(LogLine("request_refused", what=offer.kind, reason=str(error)))
+        log.info(LogLine("received", what=offer.kind))
         self._outbox.put(None)
-        self._status.set(last_request={"at": now_text(), "what": offer.kind}, doing={"what": offer.kind})
+        at = now_text()
+        doing = {"what": offer.kind, "since": at}
+        self._status.set(last_request={"at": at, "what": offer.kind}, doing=doing)
         if message is None:
             self._trainer.abandon()
             self._answer(offer.head, flower.error_reply(offer.head, refusal))
@@ -117,15 +126,15 @@ class Daemon:
     def _answer(self, message: Message, reply: Message) -> None:
         kind = message.metadata.message_type
         if reply.has_error():
-            warn("failed", what=kind, error=reply.error.reason, log=f"logs/{self._site.name}.log")
-        self._status.set(doing=None)
+            log.warning(LogLine("failed", what=kind, error=reply.error.reason, log=f"logs/{self._site.name}.log"))
+        self._status.answered(kind, flower.error_class(reply) if reply.has_error() else None)
         self._outbox.put(Answer(message.metadata.message_id, kind, prepare(reply, message.metadata.dst_node_id)))
 
     def _show(self, event: Event) -> None:
         if isinstance(event, SiteStep):
             self._status.progress({"what": event.work, "done": event.done, "total": event.total})
         elif isinstance(event, Warned):
-            warn("warning", what=event.text)
+            log.warning(LogLine("warning", what=event.text))
 
     def _drop_work(self) -> None:
         """Drop all work, after a restart of the server: nobody waits for it."""

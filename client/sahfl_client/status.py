@@ -16,28 +16,14 @@ from typing import Any
 
 from sahfl import __version__
 from sahfl.atomic import write_atomic
+from sahfl.last_errors import after_answer, checked_errors, read_status
+from sahfl.log_lines import LogLine
 from sahfl.process import now_text
 
-logger = logging.getLogger("sahfl_client")
+log = logging.getLogger(__name__)
 SCHEMA = 1
 NAME = "status.json"
 PROGRESS_EVERY_S = 1.0
-
-
-def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log one event with its fields; those that are None are left out."""
-    parts = [f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None]
-    logger.log(level, "%s", " ".join([f"event={event}", *parts]))
-
-
-def warn(event: str, **fields: Any) -> None:
-    """Log an event that somebody should look at."""
-    log_event(event, level=logging.WARNING, **fields)
-
-
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return repr(text) if not text.isprintable() or set(text) & set(" '\"=\\") or not text else text
 
 
 class Status:
@@ -63,6 +49,7 @@ class Status:
             "last_request": None,
             "last_answer": None,
             "doing": None,
+            "errors": checked_errors(read_status(self._path).get("errors")),
             "certificate_days": None,
             "warnings": [],
         }
@@ -74,10 +61,16 @@ class Status:
             self._content |= fields
             self._write()
 
+    def answered(self, what: str, error: str | None) -> None:
+        """Note whether the answer to a request was an error: the errors of an earlier process stay until one is not."""
+        with self._lock:
+            self._content |= {"doing": None, "errors": after_answer(self._content["errors"], what, error)}
+            self._write()
+
     def progress(self, doing: dict[str, Any]) -> None:
         """Set how far the work is; the file is written if its last change is at least a second old."""
         with self._lock:
-            self._content["doing"] = doing
+            self._content["doing"] = (self._content["doing"] or {}) | doing
             if time.monotonic() - self._written_s >= PROGRESS_EVERY_S:
                 self._write()
 
@@ -88,5 +81,5 @@ class Status:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                warn("status_not_written", reason=error.strerror)
+                log.warning(LogLine("status_not_written", reason=error.strerror))
             self._failing = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -10,14 +11,17 @@ from typing import Any
 
 from flwr.app import Message
 
+from sahfl.atomic import make_folder
 from sahfl.config import SiteConfig
 from sahfl.errors import RunFailed
 from sahfl.events import Event
 from sahfl.federation import flower
 from sahfl.federation.site.device import resolve
 from sahfl.federation.workers.worker_process import LOST, Worker, WorkerOutputs
+from sahfl.log_lines import LogLine
 from sahfl_client.backoff import Backoff
-from sahfl_client.status import warn
+
+log = logging.getLogger(__name__)
 
 START_S = 300.0
 """Longest time for the child to start: it loads PyTorch, perhaps from a slow disk."""
@@ -103,7 +107,7 @@ class Trainer:
 
     def _spawn(self) -> Worker:
         logs = self._site.folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        make_folder(logs)
         return Worker(self._outputs, logs=logs, threads=self._site.threads or len(os.sched_getaffinity(0)))
 
     def _replace(self) -> None:
@@ -132,14 +136,14 @@ class Trainer:
             if kind == "reply":
                 return message, content
             if crash := content in LOST:
-                warn("worker_replaced", reason=content)
+                log.warning(LogLine("worker_replaced", reason=content))
                 self._replace()
             return message, flower.error_reply(message, content, crash=crash)
         return None
 
     def _bury(self, worker: Worker) -> tuple[Message, Message] | None:
         cause, message = worker.cause_of_death(), worker.take()
-        warn("worker_died", cause=cause)
+        log.warning(LogLine("worker_died", cause=cause))
         if message is None:
             message, self._waiting = self._waiting, None
         if message is None:

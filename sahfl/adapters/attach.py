@@ -15,6 +15,7 @@ from sahfl.adapters.updates.geometry import CONVOLUTIONS, Convolution, is_plain,
 from sahfl.config import AdapterTuning, Section, TrainedMethod, WeightTuning
 from sahfl.config.methods import TrainedMethodSetting
 from sahfl.errors import AdapterError
+from sahfl.log_lines import LogLine
 from sahfl.seeds import derive_seed
 
 log = logging.getLogger(__name__)
@@ -291,8 +292,8 @@ def _declare_all(modules: Iterable[nn.Module], *, only_bias: bool) -> None:
 
 
 def _log(attached: Attached) -> None:
-    log.info("event=attached adapters=%d weights=%d", len(attached.adapted), len(attached.weights))
+    log.info(LogLine("attached", adapters=len(attached.adapted), weights=len(attached.weights)))
     if attached.over_full_rank:
-        log.info("event=over_full_rank layers=%s", ",".join(attached.over_full_rank))
+        log.info(LogLine("over_full_rank", layers=",".join(attached.over_full_rank)))
     if attached.without_magnitude:
-        log.info("event=magnitude_left_out reason=norm_cancels_it layers=%s", ",".join(attached.without_magnitude))
+        log.info(LogLine("magnitude_left_out", reason="norm_cancels_it", layers=",".join(attached.without_magnitude)))

@@ -14,34 +14,35 @@ from safetensors.numpy import load, save
 from sahfl.adapters import AdapterState
 from sahfl.atomic import write_atomic
 from sahfl.errors import AdapterError
+from sahfl.regular_files import TENSORS_BYTES, read_bytes
+
+MOST_TENSORS = 10_000
+"""Most tensors of a file; a network of three views and its adapter have a few hundred."""
 
 
-def save_tensors(
-    path: Path, state: AdapterState, note: Mapping[str, Any] | None = None, *, mode: int | None = None
-) -> None:
-    """Write tensors and a note of JSON values as safetensors, atomically; equal ones give the same bytes.
-
-    ``mode`` is the file's permissions; by default the umask decides.
-    """
+def save_tensors(path: Path, state: AdapterState, note: Mapping[str, Any] | None = None) -> None:
+    """Write tensors and a note of JSON values as safetensors, atomically; equal ones give the same bytes."""
     # One metadata key only, because safetensors writes several in random order.
     metadata = {"sahfl": json.dumps(note, sort_keys=True)} if note is not None else None
     content = save({name: np.asarray(value, order="C") for name, value in state.items()}, metadata)
-    write_atomic(path, content, mode=mode)
+    write_atomic(path, content)
 
 
 def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
     """Read what ``save_tensors`` wrote: the tensors in alphabetical order, and the note.
 
+    Guarantees: the tensors are counted before one of them is made.
+
     Raises:
-        AdapterError: the file is missing, damaged, or holds another type than float32; the message names it.
+        AdapterError: the file is missing, damaged, too large, holds too many tensors or another type than float32; the
+            message names it.
     """
-    if path.exists() and not (
-        path.is_file() or path.is_dir()
-    ):  # opening a pipe would block for ever, a device has no end
-        raise AdapterError(f"{path}: is no regular file")
     try:
-        content = path.read_bytes()
-        state, note = load(content), _read_note(content)
+        content = read_bytes(path, most=TENSORS_BYTES)
+        header = _read_header(content)
+        if len(header) > MOST_TENSORS:
+            raise AdapterError(f"{path}: holds {len(header)} tensors, expected at most {MOST_TENSORS}")
+        state, note = load(content), _read_note(header)
     except OSError as error:
         raise AdapterError(f"{path}: {error.strerror}") from error
     except KeyError as error:  # a type that numpy does not have, such as BF16
@@ -53,9 +54,16 @@ def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
     return dict(sorted(state.items())), note
 
 
-def _read_note(content: bytes) -> dict[str, Any]:
-    length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+def _read_header(content: bytes) -> dict[str, Any]:
+    """The entries of the tensors, and of the metadata."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    if not isinstance(header, dict):
+        raise ValueError(f"header: got {type(header).__name__}, expected a mapping")
+    return header
+
+
+def _read_note(header: dict[str, Any]) -> dict[str, Any]:
+    metadata = header.get("__metadata__") or {}
     note = json.loads(metadata.get("sahfl", "{}"))
     if not isinstance(note, dict):
         raise ValueError(f"note: got {type(note).__name__}, expected a mapping")

@@ -22,6 +22,7 @@ from sahfl.adapters.peft import from_peft, is_peft_form, peft_settings, to_peft
 from sahfl.atomic import write_atomic
 from sahfl.config import AdapterTuning, TrainedMethod
 from sahfl.errors import AdapterError
+from sahfl.regular_files import LIST_BYTES, read_json
 
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 TEMPLATE = """\
@@ -132,7 +133,7 @@ def read_adapter(folder: Path) -> Adapter:
         AdapterError: a file is missing or damaged, or the tensors are not those that the note names.
     """
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = read_json(folder / CONFIG, most=LIST_BYTES)
         note = AdapterNote.model_validate_json(json.dumps(config["sahfl"]))
     except OSError as error:
         raise AdapterError(f"{folder / CONFIG}: {error.strerror}") from error
@@ -140,7 +141,7 @@ def read_adapter(folder: Path) -> Adapter:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
         raise AdapterError(f"{folder / CONFIG}: sahfl.{where}: {problem['msg']}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{folder / CONFIG}: is not the note of a sahfl adapter") from error
     tensors, _ = load_tensors(folder / TENSORS)
     if "peft_type" in config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from sahfl.adapters import AdapterState
 from sahfl.adapters.adapted import AdaptedConv, lengths
 from sahfl.config import AdapterTuning
+from sahfl.errors import AdapterError
 
 PREFIX = "base_model.model."
 SUFFIXES = {"update.down": "lora_A.weight", "update.up": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
@@ -69,13 +71,19 @@ def to_peft(net: nn.Module, state: AdapterState, *, decomposed: bool) -> Adapter
 
 
 def from_peft(tensors: AdapterState, *, without_magnitude: frozenset[str]) -> AdapterState:
-    """The inverse of ``to_peft``; other names stay as they are, and ``exchanged.load`` refuses them."""
+    """The inverse of ``to_peft``; other names stay as they are, and ``exchanged.load`` refuses them.
+
+    Raises:
+        AdapterError: a tensor of PEFT has another shape than ``to_peft`` gives it.
+    """
     found: AdapterState = {}
     for name, value in tensors.items():
         path, ours = _our_name(name)
         if ours == "magnitude" and path in without_magnitude:
             continue
-        shape = {"update.up": value.shape[:2], "magnitude": (-1,)}.get(ours, value.shape)
+        shape = {"update.up": value.shape[:2], "magnitude": (value.size,)}.get(ours, value.shape)
+        if math.prod(shape) != value.size:
+            raise AdapterError(f"{name[:120]!r}: has shape {value.shape}, expected (out, rank, 1, ...)")
         found[f"{path}.{ours}" if ours else name] = value.reshape(shape)
     return dict(sorted(found.items()))
 

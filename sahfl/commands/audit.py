@@ -23,7 +23,7 @@ COLOURS = {"refused": "red", "failed": "red", "torn": "yellow", "study": "cyan"}
 def show(
     file: Log,
     since: Annotated[datetime | None, typer.Option(help="First day or moment to show, UTC.")] = None,
-    event: Annotated[str | None, typer.Option(help="Only study, refused, answered, failed or torn.")] = None,
+    event: Annotated[str | None, typer.Option(help="Only lines of this event, such as refused or withdrawn.")] = None,
     details: Annotated[bool, typer.Option("--details", help="Print whole lines, as JSON.")] = False,
 ) -> None:
     """Print the audit log of a site, the newest line last.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from sahfl.commands.program import Datalist
+from sahfl.commands.program import Datalist, naming_paths
 from sahfl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def check(
     elif file is None:
         raise ConfigError("check: expected a study file or a site file; see sahfl check -h")
     elif kind_of(file) == "study":
-        _check_study(load_study(file, datalist=datalist))
+        study = load_study(file, datalist=datalist)
+        with naming_paths(file, datalist):
+            _check_study(study)
     elif kind_of(file) == "server":
         print(load_server(file).model_dump_json(indent=2))
     elif datalist is not None:
@@ -50,16 +52,19 @@ def check(
     elif kind_of(file) == "consortium":
         print(load_consortium(file).model_dump_json(indent=2))
     else:
-        _check_site(file)
+        with naming_paths(file):
+            _check_site(file)
 
 
 def _check_study(study: Study) -> None:
     if study.data.source != "sites":
         from sahfl.networks import read_base
+        from sahfl.settings_file import about_setting
 
         study.data.for_sites(study.sites, study=study.name, seed=study.seed)
-        if study.base:
-            read_base(study)
+        with about_setting("base"):
+            if study.base:
+                read_base(study)
     print(study.model_dump_json(indent=2))
 
 

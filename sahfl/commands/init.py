@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sahfl.commands.study import CELLS, work_text
 from sahfl.errors import ConfigError, SahflError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def init(
     from sahfl.atomic import write_atomic
     from sahfl.config import Study, parse
     from sahfl.config.files import KINDS
-    from sahfl.proposal import consortium_text, estimate_seconds, propose, site_text, study_text
+    from sahfl.proposal import consortium_text, propose, site_text, study_text
     from sahfl.settings_file import read_text
 
     if site_file and consortium:
@@ -84,8 +85,9 @@ def init(
     where = f"the text for {file}"
     settings = parse(KINDS[kind], written.content, where=where, folder=file.parent, lines=written.lines)
     if isinstance(settings, Study):
-        minutes = max(1, round(estimate_seconds(settings, surveys) / 60))
-        print(f"the study takes about {minutes} min on this machine", file=sys.stderr)
+        from sahfl.federation.server.plan import plan
+
+        print(work_text(settings, plan(settings, CELLS)), file=sys.stderr)
     write_atomic(file, text)
     print(file)
     for line in NEXT[kind]:

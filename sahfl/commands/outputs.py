@@ -37,7 +37,7 @@ def report(
 
     Example: sahfl report runs/demo-20261122-140000 --tensorboard events --mlflow tracking
     """
-    from sahfl.report import write_report
+    from sahfl.report.page import write_report
     from sahfl.run.folder import RunFolder
     from sahfl.tracking import export_mlflow, export_tensorboard
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -12,6 +14,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.utils import get_params_from_function
 
+from sahfl.atomic import OWNER_ONLY_FOLDER
 from sahfl.errors import ConfigError, RunFailed, SahflError
 
 INTERRUPTED = 130
@@ -69,8 +72,10 @@ def new_app(name: str, help: str, *, cls: type[TyperGroup] = TyperGroup) -> type
 def run(app: typer.Typer, *, no_place: int = ConfigError.exit_code) -> None:
     """Run a program, and turn deliberate errors and those of the disk into one message and an exit code.
 
-    ``no_place`` is the exit code if a named path cannot be read or written.
+    ``no_place`` is the exit code if a named path cannot be read or written. What the program writes is for its owner
+    only, also through libraries.
     """
+    os.umask(0o777 & ~OWNER_ONLY_FOLDER)
     try:
         app()
     except KeyboardInterrupt:  # before typer is at work, which makes the same of it
@@ -83,6 +88,13 @@ def run(app: typer.Typer, *, no_place: int = ConfigError.exit_code) -> None:
         if error.errno not in NO_ROOM:
             raise
         _end(f"{error.strerror}; make room, then go on", RunFailed.exit_code)
+
+
+def naming_paths(file: Path, datalist: Path | None = None) -> AbstractContextManager[None]:
+    """Let errors about paths of a settings file name their lines, unless the option --datalist names the path."""
+    from sahfl.settings_file import naming_lines
+
+    return naming_lines(file) if datalist is None else nullcontext()
 
 
 def read_fold(text: str) -> int | None:

@@ -14,7 +14,9 @@ from rich.text import Text
 
 from sahfl.cell_names import method_and_fold
 from sahfl.errors import RunError
+from sahfl.last_errors import errors_text
 from sahfl.process import is_locked
+from sahfl.regular_files import LIST_BYTES, read_json
 
 COLOURS = {"connected": "green", "not connected": "yellow", "revoked": "red"}
 
@@ -23,9 +25,10 @@ def status(
     server: Annotated[Path, typer.Argument(help="Server file (YAML), as given to sahfl-server.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
 ) -> None:
-    """Show what the server is doing: study, round, quorum, each site, and what is missing.
+    """Show what the server is doing: study, round, quorum, each site's work and last errors, and what is missing.
 
-    Exit code 0; 3 if the server does not run, or if its study waits for sites, which are named.
+    Exit code 0; 3 if the server does not run, or if its study waits for sites, which are named. A study does not wait
+    for revoked sites.
 
     Example: sahfl status server.yaml
 
@@ -41,7 +44,8 @@ def status(
     else:
         _show(found)
     study = found["study"] or {"sites": []}
-    missing = [site for site in study["sites"] if found["sites"].get(site, {}).get("state") != "connected"]
+    there = ("connected", "revoked")
+    missing = [site for site in study["sites"] if found["sites"].get(site, {}).get("state") not in there]
     if not found["running"]:
         print(f"the server does not run; start it: sahfl-server {server}", file=sys.stderr)
     elif missing:
@@ -58,8 +62,8 @@ def read_status(folder: Path) -> dict[str, Any]:
     """
     path = folder / "status.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found["schema"] != 2:
+        found = read_json(path, most=LIST_BYTES)
+        if not isinstance(found, dict) or found["schema"] != 3:
             raise ValueError
     except FileNotFoundError:
         raise RunError(f"{path}: does not exist; no server has run in this folder yet") from None
@@ -84,11 +88,11 @@ def _show(found: dict[str, Any]) -> None:
     else:
         print(printable(f"study {study['name']}: {study['stage']}"))
         for cell, at in study["cells"].items():
-            print(printable(f"  {cell_text(cell, at)}{_waiting(at, '; ')}"))
+            print(printable(f"  {'; '.join(filter(None, (cell_text(cell, at), _waiting(at))))}"))
         if study["cells"]:
             print(printable(f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}"))
-        if study["waiting_for"]:
-            print(printable(_waiting(study)))
+        if waiting := _waiting(study):
+            print(printable(waiting))
     if found["last"]:
         last = found["last"]
         print(printable(f"last study: {last['study']}, {last['ended']}{last['reason'] and ': ' + last['reason']}"))
@@ -107,10 +111,21 @@ def cell_text(cell: str, at: dict[str, Any]) -> str:
     return f"{named}: round {at['round']} of {at['rounds']}{again}"
 
 
-def _waiting(at: dict[str, Any], before: str = "") -> str:
-    if not at["waiting_for"]:
-        return ""
-    return f"{before}waiting for {', '.join(at['waiting_for'])}, until {at['deadline'] or 'they connect'}"
+def _waiting(at: dict[str, Any]) -> str:
+    working = f"working: {', '.join(at['working'])}" if at["working"] else ""
+    until = at["deadline"] or "they connect"
+    waiting = f"waiting for {', '.join(at['waiting_for'])}, until {until}" if at["waiting_for"] else ""
+    return "; ".join(filter(None, (working, waiting)))
+
+
+def _doing(of: dict[str, Any]) -> str:
+    """What a site does: works on what since when, is waited for, or has nothing to do."""
+    doing = of["doing"]
+    if doing is None:
+        return "idle" if of["state"] == "connected" else ""
+    if doing["state"] == "working":
+        return f"{doing['what']} since {doing['since']}"
+    return f"waited for: {doing['what']}, asked {doing['since']}"
 
 
 def _table(sites: dict[str, dict[str, Any]]) -> Table:
@@ -120,7 +135,8 @@ def _table(sites: dict[str, dict[str, Any]]) -> Table:
     for name in ("site", "state", "last seen", "version", "doing", "what is missing"):
         table.add_column(name, overflow="fold")
     for site, of in sites.items():
-        cells = [str(of.get(key) or "") for key in ("last_seen", "version", "doing", "missing_reason")]
+        missing = errors_text(of["errors"]) or of["missing_reason"]
+        cells = [text or "" for text in (of["last_seen"], of["version"], _doing(of), missing)]
         state = Text(of["state"], COLOURS.get(of["state"], ""))
         table.add_row(Text(printable(site)), state, *(Text(printable(cell)) for cell in cells))
     return table

@@ -11,11 +11,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sahfl.atomic import make_folder
 from sahfl.commands.program import Command, WithDefault, new_app
 from sahfl.commands.study import study
 from sahfl.errors import RunError
+from sahfl.regular_files import LIST_BYTES, read_json, read_text
 
-app = new_app("study", "Run a study, or list, cancel and archive studies.", cls=WithDefault)
+app = new_app(
+    "study", "Run a study, list, cancel and archive studies, or find what a site had a part in.", cls=WithDefault
+)
 app.command("run", cls=Command)(study)
 Server = Annotated[Path | None, typer.Option(help="Server file (YAML): the studies of that server.")]
 Runs = Annotated[Path, typer.Option(help="Folder of the runs on this machine.")]
@@ -91,8 +95,42 @@ def archive(
     target = runs / "archive" / name
     if target.exists():
         raise RunError(f"{target}: is there already; rename one of them")
-    target.parent.mkdir(exist_ok=True)
+    make_folder(target.parent)
     print(run.rename(target))
+
+
+@app.command(cls=Command)
+def withdraw(
+    site: Annotated[str, typer.Argument(help="Name of the site that withdraws, or one of whose patients does.")],
+    server: Server = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Name all that was trained or evaluated with a site's patients, and delete the kept cells that hold some of it.
+
+    Networks, reports and run folders stay: delete them as the consortium decides. A study under another name trains
+    anew with the data that the sites have then; it takes kept cells only from where the site had no part.
+
+    Example: sahfl study withdraw hospital_a --server server.yaml
+    """
+    from sahfl.config import load_server
+    from sahfl.run.site_share import delete_cells, runs_with
+
+    if server is not None:
+        folder = load_server(server).folder
+        places, cells = [*folder.glob("runs/*"), *folder.glob("archive/*/run")], folder / "cells"
+    else:
+        places, cells = [*runs.glob("*"), *runs.glob("archive/*")], runs / "cells"
+    shares = runs_with(site, sorted(places))
+    n_deleted = delete_cells(cells, site, shares)
+    if not shares and not n_deleted:
+        raise RunError(f"{site}: no run in {server or runs} has anything of a site of this name")
+    for share in shares:
+        print(f"{share.run}: study {share.study}, fingerprint {share.fingerprint or 'of another version of sahfl'}")
+        if share.bases:
+            print("  every network: its base was trained with this site")
+        print(f"  trained: {', '.join(share.trained) or 'nothing'}")
+        print(f"  evaluated: {', '.join(share.evaluated) or 'nothing'}")
+    print(f"deleted: {n_deleted} kept cells with data of {site}")
 
 
 def _here(runs: Path) -> list[dict[str, Any]]:
@@ -113,7 +151,7 @@ def _here(runs: Path) -> list[dict[str, Any]]:
 
 def _study_name(run: Path) -> str:
     try:
-        return str(json.loads((run / "study.json").read_text(encoding="utf-8"))["name"])
+        return str(read_json(run / "study.json", most=LIST_BYTES)["name"])
     except (OSError, ValueError, KeyError, TypeError):
         return run.name
 
@@ -134,7 +172,7 @@ def _at_server(server: Path) -> list[dict[str, Any]]:
     for state in ("done", "failed"):
         for file in sorted((folder / state).glob("*.yaml")):
             reason = file.with_suffix(".txt")
-            text = f"{state}: {reason.read_text(encoding='utf-8').strip()}" if reason.exists() else state
+            text = f"{state}: {read_text(reason, most=LIST_BYTES).strip()}" if reason.exists() else state
             rows.append(_row(file.stem, text, studies.run_of(file.stem), file))
     return rows
 

@@ -14,15 +14,18 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from sahfl.commands.program import INTERRUPTED, Datalist, Workers
+from sahfl.commands.program import INTERRUPTED, Datalist, Workers, naming_paths
 from sahfl.commands.status import cell_text, is_running, read_status
 from sahfl.errors import ConfigError, LosingSite, RunError, RunFailed, SahflError, StorageError
+from sahfl.regular_files import LIST_BYTES, read_text
 
 if TYPE_CHECKING:
     from sahfl.config import Study
     from sahfl.federation.server.plan import Planned
     from sahfl.run.folder import RunFolder
 
+CELLS = Path("runs/cells")
+"""Folder of finished cells, by default."""
 LOOK_S = 1.0
 """Pause between two looks at the server's status."""
 
@@ -41,11 +44,13 @@ def simulate(
     Example: sahfl simulate --resume runs/demo-20261122-140000
     """
     from sahfl.config import load_study
+    from sahfl.local_study import new_run
     from sahfl.run.folder import RunFolder
 
     if study is not None and resume is None:
         settings = load_study(study, datalist=datalist)
-        folder = RunFolder.create(out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}", settings)
+        with naming_paths(study, datalist):
+            folder = new_run(settings, out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}")
     elif resume is not None and study is None:
         if out is not None or datalist is not None:
             raise ConfigError(
@@ -63,9 +68,7 @@ def study(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default runs/NAME-HASH, with the settings' hash.")
     ] = None,
-    cells: Annotated[Path, typer.Option(help="Folder of finished cells, which all studies share.")] = Path(
-        "runs/cells"
-    ),
+    cells: Annotated[Path, typer.Option(help="Folder of finished cells, which all studies share.")] = CELLS,
     workers: Workers = None,
     lanes: Annotated[
         int | None, typer.Option(min=1, help="Cells worked on at a time; by default one more than workers.")
@@ -94,7 +97,9 @@ def study(
         from sahfl.federation.server.plan import plan as make_plan
         from sahfl.federation.server.studies import Studies
 
-        _show_plan(settings, make_plan(settings, Studies(load_server(server).folder).cells if server else cells))
+        with naming_paths(file, datalist):
+            rows = make_plan(settings, Studies(load_server(server).folder).cells if server else cells)
+        _show_plan(settings, rows)
     elif deployed and server is None:
         raise ConfigError(f"{file}: its data lie at the sites; name the consortium's server with --server server.yaml")
     elif server is not None:
@@ -106,7 +111,8 @@ def study(
             )
         print(_run_there(file, load_server(server).folder))
     else:
-        print(_run_here(settings, out, cells, workers, lanes))
+        with naming_paths(file, datalist):
+            print(_run_here(settings, out, cells, workers, lanes))
 
 
 def _run_here(settings: Study, out: Path | None, cells: Path, workers: int | None, lanes: int | None) -> Path:
@@ -148,7 +154,8 @@ def _run_shown(
 def _show_conclusion(run: Path) -> None:
     """Print what a finished run found; its page needs no table here, so that unreadable results are only named."""
     from sahfl.console import show_conclusion
-    from sahfl.report import check_results, conclude
+    from sahfl.report.form import check_results
+    from sahfl.report.summary import conclude
     from sahfl.run.folder import RunFolder
 
     try:
@@ -190,7 +197,7 @@ def _run_there(file: Path, server: Path) -> Path:
         raise typer.Exit(INTERRUPTED) from None
     reason = server / "failed" / f"{name}.txt"
     if reason.exists():
-        raise RunFailed(f"{name}: {reason.read_text(encoding='utf-8').strip()}")
+        raise RunFailed(f"{name}: {read_text(reason, most=LIST_BYTES).strip()}")
     _show_conclusion(report.parent)
     return report
 
@@ -230,15 +237,23 @@ def _show_plan(settings: Study, rows: list[Planned]) -> None:
         size = (f"{row.parameters:,}", f"{row.bytes_per_round / 1000:,.1f}") if row.parameters else ("", "")
         table.add_row(row.id, row.trained_at, str(row.n_cells), *size, _clock(row.seconds))
     Console().print(table)
-    n_cells, known = sum(row.n_cells for row in rows), [row.seconds for row in rows if row.seconds is not None]
+    print(work_text(settings, rows))
+
+
+def work_text(settings: Study, rows: list[Planned]) -> str:
+    """Number of cells and expected time of a planned study, in words."""
+    known = [row.seconds for row in rows if row.seconds is not None]
     n_sites, deployed = len(settings.finetune.sites), settings.data.source == "sites"
     at_once, what = (n_sites, "site(s)") if deployed else (min(os.cpu_count() or 1, n_sites), "core(s)")
-    time_text = f"about {_clock(sum(known) / at_once)} on {at_once} {what}, from cells of this kind that were run here"
+    source = "from cells of this kind that were run here"
+    if any(row.guessed for row in rows):
+        source = "a rough guess from this machine's speed in a few steps"
+    time_text = f"about {_clock(sum(known) / at_once)} on {at_once} {what}, {source}"
     if not known:
         time_text = "no cell of this kind was run here yet, so the time is unknown"
     elif len(known) < len(rows):
         time_text = f"of {len(rows) - len(known)} training(s) no cell was run here yet, so their time is unknown"
-    print(f"{n_cells} cells; {time_text}")
+    return f"{sum(row.n_cells for row in rows)} cells; {time_text}"
 
 
 def _clock(seconds: float | None) -> str:

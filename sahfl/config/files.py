@@ -14,7 +14,7 @@ from sahfl.config.stages import LoadedBase
 from sahfl.config.study import Study
 from sahfl.errors import AdapterError, ConfigError
 from sahfl.section import Section
-from sahfl.settings_file import parse, read_settings
+from sahfl.settings_file import about_setting, naming_lines, parse, read_settings
 
 Kind = Literal["study", "site", "server", "consortium"]
 KINDS: dict[Kind, type[Section]] = {
@@ -60,30 +60,32 @@ def load_study(path: Path, *, datalist: Path | None = None) -> Study:
     data = file.content.get("data")
     if datalist is not None:
         if not isinstance(data, dict) or data.get("source") != "datalist":
-            raise ConfigError(f"{path}: --datalist needs a study whose data.source is 'datalist'")
+            raise ConfigError(f"{path}: a datalist was named; it needs a study whose data.source is 'datalist'")
         data["path"] = str(datalist.resolve())
     study = parse(Study, file.content, where=str(path), folder=path.parent, lines=file.lines)
-    return with_base_hash(study, f"{path}, line {file.line('base')}")
+    with naming_lines(path):
+        return with_base_hash(study)
 
 
-def with_base_hash(study: Study, where: str) -> Study:
-    """The study with the hash of its base network's file; ConfigError, as for ``load_study``, begins with ``where``."""
-    return study.model_copy(update={"base": _with_hash(study, study.base, where)})
+def with_base_hash(study: Study) -> Study:
+    """The study with the hash of its base network's file; ConfigError as for ``load_study``."""
+    with about_setting("base"):
+        return study.model_copy(update={"base": _with_hash(study, study.base)})
 
 
-def _with_hash(study: Study, base: LoadedBase | str | None, where: str) -> LoadedBase | str | None:
+def _with_hash(study: Study, base: LoadedBase | str | None) -> LoadedBase | str | None:
     """The base with the hash of its file; a hospital that looks at a study has the hash and not the file."""
     if not isinstance(base, LoadedBase):
         return base
     if not base.path.exists() and base.content_sha256 and study.data.source == "sites":
         return base
     if base.content_sha256 is None and study.data.source == "sites":
-        raise ConfigError(f"{where}: base.content_sha256 is missing; sahfl check of a study on this machine prints it")
+        raise ConfigError("content_sha256 is missing; sahfl check of a study on this machine prints it")
     try:
         found = digest(load_tensors(base.path)[0])
     except AdapterError as error:
-        raise ConfigError(f"{where}: base: {error}; expected base/base.safetensors of a finished run") from error
+        raise ConfigError(f"{error}; expected base/base.safetensors of a finished run") from error
     if base.content_sha256 not in (None, found):
         expected = f"expected content_sha256 {base.content_sha256}"
-        raise ConfigError(f"{where}: base: {base.path} has the hash {found}, {expected}; correct one of them")
+        raise ConfigError(f"{base.path} has the hash {found}, {expected}; correct one of them")
     return base.model_copy(update={"content_sha256": found})

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sahfl.regular_files import check_writers
 from sahfl.section import PathInFile, Section
 from sahfl.settings_file import load
 
@@ -43,5 +44,12 @@ class ServerConfig(Section):
 
 
 def load_server(path: Path) -> ServerConfig:
-    """Read a server file, as ``section.load``."""
-    return load(ServerConfig, path)
+    """Read a server file, as ``settings_file.load``; it decides whom this machine trusts.
+
+    Raises:
+        ConfigError: as ``settings_file.load``.
+        UnfitFile: others than its owner may change it.
+    """
+    config = load(ServerConfig, path)
+    check_writers(path)
+    return config

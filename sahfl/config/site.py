@@ -13,6 +13,7 @@ from sahfl.data.manifest import Case
 from sahfl.data.sources.scans import SiteScans
 from sahfl.data.sources.table import AnySiteScans, one_of, site_sections
 from sahfl.errors import DataError
+from sahfl.regular_files import check_writers
 from sahfl.section import Name, PathInFile, Section
 from sahfl.settings_file import load
 
@@ -72,5 +73,12 @@ class SiteFile(SiteConfig):
 
 
 def load_site(path: Path) -> SiteFile:
-    """Read a site file, as ``section.load``."""
-    return load(SiteFile, path)
+    """Read a site file, as ``settings_file.load``; it decides whom this machine trusts.
+
+    Raises:
+        ConfigError: as ``settings_file.load``.
+        UnfitFile: others than its owner may change it.
+    """
+    config = load(SiteFile, path)
+    check_writers(path)
+    return config

@@ -35,10 +35,14 @@ from sahfl.data.ct import Placement, read_scan
 from sahfl.data.view_settings import View, ViewsConfig
 from sahfl.data.views import CaseViews, SliceStack, make_views
 from sahfl.errors import StorageError
+from sahfl.log_lines import LogLine
 from sahfl.process import locked
+from sahfl.regular_files import LOG_BYTES, open_regular
 
 FORMAT = 1
 """Part of every entry's key: raise it when the file format or a result of ``make_views`` or ``read_scan`` changes."""
+CACHE = "cache"
+"""The cache in a site's own folder."""
 KEPT_SETTINGS = 2
 """A folder keeps the entries of the two settings used last, so that two studies can alternate."""
 IMAGE, LABEL, CRC = np.dtype("<i2"), np.dtype(np.bool_), np.dtype("<u4")
@@ -75,15 +79,27 @@ class SliceCache:
             entry.read(entry.case_views)
         return [entry.read(entry.case_views) for entry in entries]
 
-    def keep_only(self, contents: Collection[str]) -> None:
-        """Remove the entries of scans that the site no longer has, and unfinished files of killed processes."""
+    def n_bytes(self) -> int:
+        """Bytes of all entries."""
+        sizes = 0
+        for path in self._folder.glob("*/*.slices"):
+            with suppress(OSError):  # removed meanwhile
+                sizes += path.stat().st_size
+        return sizes
+
+    def keep_only(self, contents: Collection[str]) -> int:
+        """Remove the entries of scans that the site no longer has, and unfinished files of killed processes.
+
+        Returns their number.
+        """
         if not self._folder.is_dir():
-            return
+            return 0
         names = {f"{content}.slices" for content in contents}
         with _alone(self._folder):
-            for path in self._folder.glob("*/*"):
-                if path.name not in names:
-                    path.unlink(missing_ok=True)
+            removed = [path for path in self._folder.glob("*/*") if path.name not in names]
+            for path in removed:
+                path.unlink(missing_ok=True)
+        return len(removed)
 
 
 @dataclass(frozen=True)
@@ -131,7 +147,7 @@ class _Entry:
             ) from error
 
     def _open(self, find: Callable[[BinaryIO], Found]) -> Found:
-        with self.path.open("rb") as stream:
+        with open_regular(self.path, most=LOG_BYTES) as stream:
             return find(stream)
 
     def _make(self) -> None:
@@ -139,7 +155,7 @@ class _Entry:
         verify_untouched(self.item)  # the hash in the entry's name belongs to what was read
         content = _encode(views)
         _make_room(self.path.parent)
-        log.info("event=cached case=%s bytes=%d again=%s", self.item.case.id, len(content), self.path.exists())
+        log.info(LogLine("cached", case=self.item.case.id, bytes=len(content), again=self.path.exists()))
         try:
             write_atomic(self.path, content)
         except OSError as error:

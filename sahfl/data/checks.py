@@ -6,27 +6,30 @@
 from __future__ import annotations
 
 import functools
-import gzip
 import hashlib
 import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
+from sahfl.atomic import write_atomic
 from sahfl.data.ct import Scan, read_scan
 from sahfl.data.file_rules import judge_files
 from sahfl.data.manifest import Case, pseudonym
 from sahfl.data.measures import Measures, measure, signature
+from sahfl.data.nifti import check_unpacked
 from sahfl.data.rules import BY_ID, Finding, finding
 from sahfl.data.scan_rules import judge_scan
 from sahfl.data.site_rules import Trace, judge_site
-from sahfl.errors import DataChanged, DataRefused, ScanProblem
+from sahfl.errors import DataChanged, DataError, DataRefused, ScanProblem
+from sahfl.regular_files import RESULTS_BYTES, SCAN_BYTES, open_regular, read_bytes
 
-GZIP_MAGIC = b"\x1f\x8b"
 HASHED_BYTES = 256_000_000
 """Bytes read again in each round to compare content: 0.2 s from memory, 2 s from a slow disk."""
 
@@ -52,6 +55,9 @@ class CheckedCase:
         return all(finding.severity != "error" for finding in self.findings)
 
 
+MANIFEST = "manifest.json"
+"""The checked cases, in a site's own folder."""
+_manifest_format = TypeAdapter(tuple[CheckedCase, ...])
 OnScan = Callable[[CheckedCase, Scan | None, Measures | None], None]
 
 
@@ -79,6 +85,23 @@ def check_cases(
     for case, extra in judge_site(traces, cases):
         found[case.id] = (*found.get(case.id, ()), extra)
     return tuple(replace(item, findings=item.findings + found.get(item.case.id, ())) for item in checked)
+
+
+def write_manifest(folder: Path, checked: tuple[CheckedCase, ...]) -> None:
+    """Write the checked cases of a site into its own folder, where they stay: which case is which file."""
+    write_atomic(folder / MANIFEST, _manifest_format.dump_json(checked, indent=1))
+
+
+def read_manifest(folder: Path, site: str) -> tuple[CheckedCase, ...]:
+    """The checked cases in a site's own folder.
+
+    Raises:
+        DataError: they were not checked there yet, or the file is damaged.
+    """
+    try:
+        return _manifest_format.validate_json(read_bytes(folder / MANIFEST, most=RESULTS_BYTES))
+    except (OSError, ValidationError) as error:
+        raise DataError(f"site {site}: {folder / MANIFEST} is missing or damaged; check the data again") from error
 
 
 def usable_cases(checked: Iterable[CheckedCase], *, max_refused_share: float = 1.0) -> tuple[CheckedCase, ...]:
@@ -179,10 +202,10 @@ def _content(case: Case) -> str:
     sha = hashlib.sha256()
     try:
         for path in case.files():
-            data = path.read_bytes()
-            if data.startswith(GZIP_MAGIC):
-                gzip.decompress(data)
-            sha.update(data)
+            check_unpacked(path)
+            _add(sha, path)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
     except (OSError, EOFError, zlib.error) as error:
         raise ScanProblem("unreadable", f"case {case.id}: a file is damaged (its checksum does not fit)") from error
     return sha.hexdigest()
@@ -193,12 +216,16 @@ def _digest(case: Case) -> str:
     sha = hashlib.sha256()
     try:
         for path in case.files():
-            with path.open("rb") as stream:
-                while part := stream.read(1 << 20):
-                    sha.update(part)
+            _add(sha, path)
     except OSError:
         return ""
     return sha.hexdigest()
+
+
+def _add(sha: hashlib._Hash, path: Path) -> None:
+    with open_regular(path, most=SCAN_BYTES) as stream:
+        while part := stream.read(1 << 20):
+            sha.update(part)
 
 
 @functools.lru_cache(maxsize=10_000)

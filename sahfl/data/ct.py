@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from sahfl.data import dicom
 from sahfl.data.manifest import Case
-from sahfl.errors import ScanProblem
+from sahfl.data.nifti import load_nifti
+from sahfl.errors import ScanProblem, UnfitFile
 
 AIR_HU = -1000.0
 HEAD_HU = -300.0
@@ -117,10 +118,11 @@ def open_nifti(case: Case, which: Literal["image", "label"] = "image") -> Any:
     """
     path = case.image if which == "image" else case.label
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would block for ever
-            raise ScanProblem("unreadable", f"case {case.id}: the {which} is not a file")
-        path.open("rb").close()  # nibabel reports a forbidden file as one of another format
-        return nibabel.load(path)
+        return load_nifti(path)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: the {which} file: {problem}") from problem
+    except UnfitFile as error:
+        raise ScanProblem("unreadable", f"case {case.id}: the {which} file {error.strerror}") from error
     except FileNotFoundError as error:
         raise ScanProblem("missing", f"case {case.id}: the {which} file is missing") from error
     except PermissionError as error:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from sahfl.data import dicom
 from sahfl.data.manifest import Case, scan_files
+from sahfl.data.nifti import load_nifti
 from sahfl.data.rules import Finding, finding
+from sahfl.regular_files import SCAN_BYTES, open_regular
 
 FORMS_APART_MM = 1.0
 TEXT_FIELDS = ("descrip", "aux_file", "db_name", "intent_name")
@@ -50,7 +51,7 @@ def judge_files(case: Case) -> Iterator[Finding]:
     for which, path in (*files[:1], *([] if alone and case.image.is_file() else [("label", _label_file(case))])):
         if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):
             continue
-        header = nibabel.load(path).header
+        header = load_nifti(path).header
         if which == "image":
             yield from _forms(case, header)
         if fields := [name for name, text in _texts(path, header) if looks_personal(text)]:
@@ -98,7 +99,7 @@ def _texts(path: Path, header: Any) -> Iterator[tuple[str, str]]:
     for extension in getattr(header, "extensions", ()):
         content = extension.get_content()
         yield "an extension", content.decode("latin-1") if isinstance(content, bytes) else str(content)
-    with path.open("rb") as stream:
+    with open_regular(path, most=SCAN_BYTES) as stream:
         start = stream.read(512)
     if start[:2] == b"\x1f\x8b" and len(start) > 10 and start[3] & 8:
         yield "the name inside the .gz", start[10:].split(b"\0")[0].decode("latin-1").split(".nii")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sahfl import regular_files
 from sahfl.errors import DataError
+from sahfl.regular_files import DATALIST_BYTES
 
 NO_SCAN = {
     *(".txt", ".json", ".xml", ".csv", ".tsv", ".pdf", ".html", ".htm", ".md"),
@@ -63,8 +64,8 @@ def scan_files(folder: Path) -> tuple[Path, ...]:
 def read_json(path: Path, where: str) -> Any:
     """The content of a JSON file; a DataError that begins with ``where`` if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return regular_files.read_json(path, most=DATALIST_BYTES)
+    except (OSError, ValueError) as error:
         raise DataError(f"{where}: {error.strerror if isinstance(error, OSError) else 'is not JSON'}") from error
 
 
@@ -98,7 +99,7 @@ def datalist_sites(path: Path) -> tuple[str, ...]:
         DataError: the file cannot be read or has no ``sites``.
     """
     try:
-        return tuple(json.loads(path.read_text(encoding="utf-8"))["sites"].keys())
+        return tuple(regular_files.read_json(path, most=DATALIST_BYTES)["sites"].keys())
     except OSError as error:
         raise DataError(f"datalist {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

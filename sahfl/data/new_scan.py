@@ -61,8 +61,11 @@ def read_new_scan(path: Path) -> NewScan:
 
     Raises:
         DataRefused: the scan breaks a rule of severity error: it is no head CT in HU, its geometry is unknown, or it
-            cannot be read; the message lists each broken rule with its remedy.
+            cannot be read; the message lists each broken rule with its remedy. Or there is nothing at the path.
     """
+    if not path.exists():
+        expected = "a NIfTI file, a folder with one DICOM series, or one of its files"
+        raise DataRefused(f"{path}: got nothing, expected {expected}; correct the path")
     case = Case("scan", path, path, "")
     try:
         series = None

@@ -45,6 +45,9 @@ error permission
 error unreadable
     A file is empty, truncated, damaged or not NIfTI.
     Export or copy the file again and compare sizes.
+error too_large
+    The headers claim more voxels than a head CT has (512 x 512 x 512), or a file unpacks to more.
+    Export the head alone, or in thicker slices; a small file that claims much is damaged or made to do harm.
 error not_3d
     The image is not a volume of three dimensions.
     Export one series as one volume.

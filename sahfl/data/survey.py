@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 
 from sahfl.data.ct import open_nifti
 from sahfl.data.dicom import read_series
-from sahfl.data.manifest import Case
+from sahfl.data.manifest import Case, scan_files
 from sahfl.data.sources.folders import Format, read_cases, recognise
 from sahfl.errors import ScanProblem
 
@@ -84,6 +84,20 @@ def survey(path: Path, site: str, on_scan: Callable[[int, int], None] = lambda d
         sizes=tuple(sizes),
         n_unreadable=len(chosen) - len(sizes),
     )
+
+
+def mean_slices(cases: Sequence[Case]) -> float | None:
+    """Mean number of axial slices, from the headers of some of the scans; None if none can be read.
+
+    A DICOM series has a file for each slice.
+    """
+    chosen, found = cases[:: max(1, -(-len(cases) // MOST_OPENED["nnU-Net"]))], []
+    for case in chosen:
+        if case.image.is_dir():
+            found.append(len(scan_files(case.image)))
+        elif (size := _size(case)) is not None:
+            found.append(size.shape[2])
+    return sum(found) / len(found) if found else None
 
 
 def _size(case: Case) -> ScanSize | None:

@@ -1,6 +1,7 @@
 """``sahfl doctor``: reports what would keep a site or a server from working, one line and one remedy each.
 
-It contacts only the server that the kit names, changes nothing on disk, and reads no scan.
+It contacts only the server that the kit names, changes nothing on disk, and reads headers of scans
+only.
 """
 
 from sahfl.doctor.findings import Finding, as_json, as_lines, healthy

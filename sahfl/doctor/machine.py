@@ -17,8 +17,10 @@ from packaging.requirements import Requirement
 
 from sahfl import __version__
 from sahfl.doctor.findings import Finding
+from sahfl.environment import ignored_variables
 from sahfl.errors import ConfigError
 from sahfl.federation.site.device import choose_device
+from sahfl.regular_files import LIST_BYTES, read_text
 
 OLDEST_PYTHON = (3, 11)
 GB = 1e9
@@ -39,6 +41,14 @@ def examine_versions(requirements: Sequence[str] | None = None) -> Finding:
         return Finding.fail("versions", "; ".join(odd), remedy=remedy)
     installed = f"flwr {metadata.version('flwr')}, torch {torch.__version__}"
     return Finding.ok("versions", f"sahfl {__version__}, Python {platform.python_version()}, {installed}")
+
+
+def examine_environment() -> Finding:
+    """Check that no variable of the environment asks for other authorities, for proxies, or for the session keys."""
+    if names := ignored_variables():
+        remedy = "take them out of the environment of this service; it connects directly, and trusts its kit alone"
+        return Finding.warn("environment", f"sets {', '.join(names)}, which sahfl ignores", remedy=remedy)
+    return Finding.ok("environment", "sets no proxy, no other authority and no configuration of OpenSSL")
 
 
 def _problem_of(wanted: Requirement) -> str | None:
@@ -72,20 +82,28 @@ def examine_folder(folder: Path) -> Finding:
     return Finding.ok("folder", f"{folder} can be {'written' if at == folder else 'made'}")
 
 
-def examine_disk(folder: Path, *, least_bytes: float, easy_bytes: float, what: str) -> Finding:
+def examine_disk(folder: Path, *, least_bytes: float, easy_bytes: float, what: str, held_bytes: float = 0.0) -> Finding:
     """Check the free space on the disk of a folder, existing or not.
 
-    Less than ``least_bytes`` is a failure, less than ``easy_bytes`` a warning; ``what`` needs the space.
+    Less than ``least_bytes`` is a failure, less than ``easy_bytes`` a warning; ``what`` (``a run takes``) needs the
+    space, of which it has ``held_bytes`` already.
     """
     at = _nearest(folder)
     free = shutil.disk_usage(at).free
-    found = f"{free / GB:.1f} GB free at {at}; {what} takes {least_bytes / GB:.1f} to {easy_bytes / GB:.1f} GB"
-    remedy = f"make {max(easy_bytes - free, 0) / GB:.1f} GB of room, or set 'folder' to another disk"
-    if free < least_bytes:
+    there = f", {size_text(held_bytes)} of it are there" if held_bytes else ""
+    found = f"{free / GB:.1f} GB free at {at}; {what} {least_bytes / GB:.1f} to {easy_bytes / GB:.1f} GB{there}"
+    lacking = easy_bytes - held_bytes - free
+    remedy = f"make {max(lacking, 0) / GB:.1f} GB of room, or set 'folder' to another disk"
+    if free < least_bytes - held_bytes:
         return Finding.fail("disk", found, remedy=remedy)
-    if free < easy_bytes:
+    if lacking > 0:
         return Finding.warn("disk", found, remedy=remedy)
     return Finding.ok("disk", found)
+
+
+def size_text(n_bytes: float) -> str:
+    """``26 MB`` or ``1.3 GB``."""
+    return f"{n_bytes / GB:.1f} GB" if n_bytes >= GB else f"{n_bytes / 1e6:.0f} MB"
 
 
 def _nearest(folder: Path) -> Path:
@@ -108,7 +126,7 @@ def examine_memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
 
 def _available_gb(meminfo: Path) -> float | None:
     try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in read_text(meminfo, most=LIST_BYTES).splitlines() if ":" in line)
         return int(lines["MemAvailable"].split()[0]) * 1024 / GB
     except (OSError, KeyError, ValueError, IndexError):
         return None

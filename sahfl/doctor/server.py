@@ -15,7 +15,9 @@ from sahfl.doctor import machine
 from sahfl.doctor.connection import PATIENCE_S
 from sahfl.doctor.findings import Finding, skip_all
 from sahfl.errors import SahflError
+from sahfl.last_errors import checked_errors, errors_text, read_status
 from sahfl.process import now
+from sahfl.trust.certificates import pem
 from sahfl.trust.kit import ServerKit
 
 RUN_BYTES, EASY_RUN_BYTES = 1e9, 20e9
@@ -25,7 +27,7 @@ EVERYWHERE = {"0.0.0.0", "::", ""}
 
 def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = now) -> list[Finding]:
     """Run all checks of a server, in the order in which it would fail."""
-    found = [machine.examine_user(), machine.examine_versions()]
+    found = [machine.examine_user(), machine.examine_versions(), machine.examine_environment()]
     try:
         kit = ServerKit.load(config.kit, now=clock())
         names, sites = names_of(kit), set(kit.sites())
@@ -35,10 +37,24 @@ def examine_server(config: ServerConfig, *, clock: Callable[[], datetime] = now)
     else:
         found.append(Finding.ok("kit", f"{kit.consortium}, {len(sites)} active sites: {', '.join(sorted(sites))}"))
         found += [examine_certificates(kit, clock()), examine_names(names), examine_listener(config, kit)]
-        found.append(examine_queue(config.folder / "queue", sites))
+        found.append(examine_queue(config.folder, sites))
     found += [machine.examine_synchronisation(), machine.examine_folder(config.folder)]
-    found.append(machine.examine_disk(config.folder, least_bytes=RUN_BYTES, easy_bytes=EASY_RUN_BYTES, what="a run"))
-    return [*found, machine.examine_memory()]
+    found.append(
+        machine.examine_disk(config.folder, least_bytes=RUN_BYTES, easy_bytes=EASY_RUN_BYTES, what="a run takes")
+    )
+    return [*found, machine.examine_memory(), examine_sites(config.folder / "status.json")]
+
+
+def examine_sites(status: Path) -> Finding:
+    """Check which sites last answered a kind of request with an error, as the running server wrote it down."""
+    sites = read_status(status).get("sites")
+    shown = {site: of for site, of in sites.items() if isinstance(of, dict)} if isinstance(sites, dict) else {}
+    errors = {site: checked_errors(of.get("errors")) for site, of in shown.items()}
+    named = [f"{site}: {errors_text(found)}" for site, found in errors.items() if found]
+    if not named:
+        return Finding.ok("sites", "no site's last answer to a kind of request was an error")
+    remedy = "telephone the hospital: its log has the reason, and its runbook the table of errors"
+    return Finding.warn("sites", f"the last answer was an error: {'; '.join(named)}", remedy=remedy)
 
 
 def examine_certificates(kit: ServerKit, now: datetime) -> Finding:
@@ -76,7 +92,7 @@ def names_of(kit: ServerKit) -> tuple[str, ...]:
 def _trusting(kit: ServerKit) -> ssl.SSLContext:
     """TLS that accepts any certificate of the kit's authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(kit.folder / "ca.crt")
+    context.load_verify_locations(cadata=pem(kit.authority).decode())
     context.check_hostname = False
     return context
 
@@ -137,8 +153,9 @@ def _is_ours(config: ServerConfig, kit: ServerKit) -> bool:
         return False
 
 
-def examine_queue(queue: Path, sites: set[str]) -> Finding:
-    """Check that every waiting study can be read, and that the consortium contains its sites."""
+def examine_queue(folder: Path, sites: set[str]) -> Finding:
+    """Check that every waiting study of a server's folder can be read, and that the consortium contains its sites."""
+    queue, runs = folder / "queue", folder / "runs"
     waiting = sorted(queue.glob("*.yaml"))
     for path in waiting:
         try:
@@ -149,6 +166,8 @@ def examine_queue(queue: Path, sites: set[str]) -> Finding:
             found = f"{path.name}: data.source is {study.data.source}, expected sites"
             remedy = "set data: {source: sites}, since each site's own file names its scans"
             return Finding.fail("queue", found, remedy=remedy)
+        if (runs / path.stem / "journal.jsonl").exists():
+            continue  # it has begun, and goes on without sites that were revoked since
         wanted = {site for stage in (study.pretrain, study.finetune) if stage for site in stage.sites}
         if unknown := sorted(wanted - sites):
             found = f"{path.name} asks for {', '.join(unknown)}, no active site of this consortium"

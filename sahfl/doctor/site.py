@@ -7,18 +7,21 @@ from collections.abc import Callable
 from datetime import datetime
 
 from sahfl.config import SiteConfig, SiteFile, ViewsConfig
-from sahfl.data.cache import KEPT_SETTINGS
+from sahfl.data.cache import CACHE, KEPT_SETTINGS, SliceCache
+from sahfl.data.survey import mean_slices
 from sahfl.doctor import machine
 from sahfl.doctor.connection import STEPS, examine_connection
 from sahfl.doctor.findings import Finding, skip_all
 from sahfl.errors import NotConnected, SahflError
 from sahfl.federation.flower.probe import ask_admission
 from sahfl.federation.site.audit import AuditLog, verify
+from sahfl.federation.site.folder_check import check_folder
+from sahfl.last_errors import checked_errors, errors_text, read_status
 from sahfl.process import now
 from sahfl.trust.kit import SiteKit
 
 AXIAL_SLICES = 40
-"""Slices of a usual head CT, at 3 to 5 mm."""
+"""Slices of a usual head CT, at 3 to 5 mm, where no scan can be looked at yet."""
 FINEST_MM = 1.0
 """Studies with finer slices need more space than the doctor estimates."""
 KEPT_BYTES = 1e9
@@ -27,11 +30,23 @@ KEPT_BYTES = 1e9
 
 def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = now) -> list[Finding]:
     """Run all checks of a site, in the order in which it would fail."""
-    found = [machine.examine_user(), machine.examine_versions(), *_examine_trust(config, clock)]
-    data, n_cases = examine_data(config)
-    found += [examine_policy(config), machine.examine_folder(config.folder), _examine_room(config, n_cases)]
-    found += [machine.examine_memory(), machine.examine_device(config.device), data, examine_audit(config)]
-    return found
+    found = [
+        machine.examine_user(),
+        machine.examine_versions(),
+        machine.examine_environment(),
+        *_examine_trust(config, clock),
+    ]
+    data, n_cases, n_slices = examine_data(config)
+    room = _examine_room(config, n_cases, n_slices)
+    found += [examine_policy(config), machine.examine_folder(config.folder), room]
+    found += [
+        machine.examine_memory(),
+        machine.examine_device(config.device),
+        data,
+        examine_audit(config),
+        examine_state(config),
+    ]
+    return [*found, examine_answers(config)]
 
 
 def _examine_trust(config: SiteConfig, clock: Callable[[], datetime]) -> list[Finding]:
@@ -88,39 +103,58 @@ def examine_policy(config: SiteConfig) -> Finding:
     return Finding.ok("policy", f"signed requests only; {found}")
 
 
-def examine_data(config: SiteFile) -> tuple[Finding, int]:
-    """Check quickly that all files of the scans exist and may be read, and count the cases."""
+def examine_data(config: SiteFile) -> tuple[Finding, int, float]:
+    """Check quickly that all files of the scans exist and may be read; the cases, and their mean number of slices."""
+    usual = float(AXIAL_SLICES)
     if n_cases := config.data.n_made:
-        return Finding.ok("data", f"{n_cases} simulated patients, made when they are needed"), n_cases
+        return Finding.ok("data", f"{n_cases} simulated patients, made when they are needed"), n_cases, usual
     try:
         cases = config.data.glance(config.name, config.folder)
     except (SahflError, OSError) as error:
-        return Finding.of_error("data", error, remedy="set data.path in the site file, or correct what it names"), 0
+        remedy = "set data.path in the site file, or correct what it names"
+        return Finding.of_error("data", error, remedy=remedy), 0, usual
     absent = [case for case in cases if not all(os.access(path, os.R_OK) for path in (case.image, case.label))]
     if absent:
         found = f"{len(absent)} of {len(cases)} cases cannot be read, the first is {absent[0].id}"
         remedy = "let the service's user read them: sahfl check names each"
-        return Finding.fail("data", found, remedy=remedy), len(cases)
+        return Finding.fail("data", found, remedy=remedy), len(cases), usual
     found = f"{len(cases)} cases, all files are there; sahfl check reads and checks them"
-    return Finding.ok("data", found), len(cases)
+    return Finding.ok("data", found), len(cases), mean_slices(cases) or usual
 
 
-def _examine_room(config: SiteConfig, n_cases: int) -> Finding:
-    slices = f"a cache of {n_cases} cases" if n_cases else "a site without its cases"
-    usual, finest = (KEPT_BYTES + KEPT_SETTINGS * n_cases * case_bytes(mm) for mm in (None, FINEST_MM))
-    return machine.examine_disk(config.folder, least_bytes=usual, easy_bytes=finest, what=slices)
+def _examine_room(config: SiteConfig, n_cases: int, n_slices: float) -> Finding:
+    """Check the room for slices of scans, which the cache keeps for several settings, and for all else of a site."""
+    usual, finest = (KEPT_SETTINGS * n_cases * case_bytes(n_slices, mm) for mm in (None, FINEST_MM))
+    texts = machine.size_text(usual), machine.size_text(finest)
+    slices = f"a cache of {n_cases} cases ({texts[0]} to {texts[1]} for the views of {KEPT_SETTINGS} studies) and "
+    return machine.examine_disk(
+        config.folder,
+        least_bytes=KEPT_BYTES + usual,
+        easy_bytes=KEPT_BYTES + finest,
+        what=f"{slices if n_cases else ''}a site's networks, logs and results take",
+        held_bytes=min(usual, SliceCache(config.folder / CACHE).n_bytes()),
+    )
 
 
-def case_bytes(spacing_mm: float | None = None) -> float:
-    """Bytes of one preprocessed case: two per voxel for HU and one for the annotation.
+def case_bytes(n_slices: float, spacing_mm: float | None = None) -> float:
+    """Bytes of one preprocessed case with this number of axial slices: two per voxel for HU, one for the annotation.
 
     ``spacing_mm`` is the size of a pixel, by default a study's default.
     """
     usual = ViewsConfig()
     finer = 1.0 if spacing_mm is None else usual.spacing_mm / spacing_mm
     x, y, z = (extent * finer for extent in usual.size)
-    voxels = {"axial": x * y * AXIAL_SLICES, "coronal": x * y * z, "sagittal": x * y * z}
+    voxels = {"axial": x * y * n_slices, "coronal": x * y * z, "sagittal": x * y * z}
     return 3 * sum(voxels[view] for view in usual.weights)
+
+
+def examine_answers(config: SiteConfig) -> Finding:
+    """Check which kinds of requests the service last answered with an error."""
+    errors = checked_errors(read_status(config.folder / "status.json").get("errors"))
+    if not errors:
+        return Finding.ok("answers", "no last answer to a kind of request was an error")
+    remedy = f"read {config.folder}/logs/{config.name}.log, and the table of errors in the runbook"
+    return Finding.warn("answers", f"the last answer was an error: {errors_text(errors)}", remedy=remedy)
 
 
 def examine_audit(config: SiteConfig) -> Finding:
@@ -133,3 +167,12 @@ def examine_audit(config: SiteConfig) -> Finding:
     except SahflError as error:
         return Finding.of_error("audit", error, remedy="keep the file as it is, and find out who changed it")
     return Finding.ok("audit", f"{verdict.n} lines, the chain is whole, its head is {verdict.head[:16]}...")
+
+
+def examine_state(config: SiteConfig) -> Finding:
+    """Check that no file of the site's folder was lost or put back to an earlier state."""
+    try:
+        n_answers = check_folder(config)
+    except SahflError as error:
+        return Finding.of_error("state", error, remedy="restore the whole folder from its newest backup")
+    return Finding.ok("state", f"secret, ledger and lists have all that {n_answers} answers need")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sahfl import __version__
@@ -30,6 +30,7 @@ from sahfl.export.parity import Computes
 from sahfl.export.readme import RUN_BUNDLE, instructions
 from sahfl.export.scripts.head_ct import windows
 from sahfl.model import PlainNetwork
+from sahfl.regular_files import LIST_BYTES, TENSORS_BYTES, read_bytes, read_text
 
 CONFIGS, MODELS, SCRIPTS, ENDING = Path("configs"), "models/", Path("scripts"), ".safetensors"
 INFERENCE = CONFIGS / "inference.json"
@@ -49,7 +50,7 @@ def write_bundle(folder: Path, merged: Sequence[Merged]) -> None:
             weights = {name: value.contiguous() for name, value in one.plain.plain(view).module.state_dict().items()}
             write_atomic(folder / f"{MODELS}{stem}{ENDING}", save(weights))
     write_atomic(folder / SCRIPTS / "__init__.py", "")
-    write_atomic(folder / SCRIPTS / source.name, source.read_text(encoding="utf-8"))
+    write_atomic(folder / SCRIPTS / source.name, read_text(source, most=LIST_BYTES))
     write_atomic(folder / SCRIPTS / SCAN_SCRIPT, script(SCAN_SCRIPT))
     write_atomic(folder / SCRIPTS / "predict.py", script("predict_bundle.py", package=SCRIPTS.name))
     write_atomic(folder / CONFIGS / PREPROCESSING, preprocessing(merged, folder=MODELS, ending=ENDING))
@@ -65,7 +66,7 @@ def read_bundle(folder: Path, one: Merged) -> Computes:
     for stem, view in one.views_by_stem().items():
         plain = one.plain.plain(view)
         nets[stem] = type(plain.module)(**plain.arguments).eval()
-        nets[stem].load_state_dict(load_file(folder / f"{MODELS}{stem}{ENDING}"))
+        nets[stem].load_state_dict(load(read_bytes(folder / f"{MODELS}{stem}{ENDING}", most=TENSORS_BYTES)))
     windows_hu = [list(window) for window in one.note.views.windows_hu]
 
     def compute(slabs: Tensor, view: View) -> Tensor:

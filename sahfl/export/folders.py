@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from sahfl.adapters import digest
 from sahfl.adapters.attach import merge
 from sahfl.adapters.folder import CARD, CONFIG, TENSORS, put_adapter, read_adapter
-from sahfl.atomic import write_atomic
+from sahfl.atomic import make_folder, write_atomic
 from sahfl.config import Method, Study, ViewsConfig
 from sahfl.errors import RunError
 from sahfl.export.bundle import read_bundle, write_bundle
@@ -34,6 +34,7 @@ from sahfl.prediction.networks import (
 )
 from sahfl.prediction.segment import NOTICE
 from sahfl.prediction.site_networks import SiteNetwork, choose, is_site, read_network
+from sahfl.regular_files import TENSORS_BYTES, read_bytes
 
 Form = Literal["safetensors", "bundle", "onnx", "adapter"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -211,9 +212,9 @@ def _write_form(folder: Path, form: Form, merged: Sequence[Merged], sources: Seq
 
 def _copy_adapter(run: Path, study: Study, method: Method, fold: int, folder: Path) -> Network:
     """Copy the run's adapter folder byte for byte, read it back and apply it to a fresh base."""
-    folder.mkdir(parents=True)
+    make_folder(folder, new=True)
     for name in (TENSORS, CONFIG, CARD):
-        write_atomic(folder / name, (adapter_folder(run, method, fold) / name).read_bytes())
+        write_atomic(folder / name, read_bytes(adapter_folder(run, method, fold) / name, most=TENSORS_BYTES))
     net = base_network(study.views, study.model, read_base(run, base_of=method.base_of))
     put_adapter(net, read_adapter(folder))
     merge(net)

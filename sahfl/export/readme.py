@@ -19,9 +19,13 @@ The input `slices_hu` of an ONNX file is float32 (batch, {slabs}, height, width)
 of 16. Its output `logits` is (batch, 1, height, width). The file applies the HU windows itself, so that their order
 cannot be confused."""
 RUN_BUNDLE = """
-    pip install monai nibabel safetensors fire
-    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
-        --scan scan.nii.gz --mask mask.nii.gz
+    pip install monai nibabel safetensors
+    python -c "from monai.bundle import run; run(config_file='configs/inference.json', \\
+        scan='scan.nii.gz', mask='mask.nii.gz')"
+
+MONAI's own command does the same, but needs one more package, `pip install fire`:
+
+    python -m monai.bundle run --config_file configs/inference.json --scan scan.nii.gz --mask mask.nii.gz
 
 `scripts/predict.py` is the whole way from a scan to its mask; `scripts/head_ct.py` resamples, cuts and fuses, and
 `scripts/{network}` is the network. From Python, in this folder, the network with the weights of the first file:

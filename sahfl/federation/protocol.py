@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from sahfl.adapters import AdapterState
 from sahfl.errors import PayloadError
 from sahfl.federation.tensors import RAW, config_record, flat_array, read_state, state_records
-from sahfl.payload import FINGERPRINT, Encoding, Header, check_header, check_training
+from sahfl.payload import FINGERPRINT, Encoding, Header, check_header, check_training, require_own_version
 from sahfl.task import SiteDescription, Task
 
 DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
@@ -67,9 +67,12 @@ def read_request(content: RecordDict) -> tuple[Task, Header]:
     """Read the task and the header of a request.
 
     Raises:
+        VersionsDiffer: another version made the request, whose fields may mean something else.
         PayloadError: one of them is missing, or has missing, unknown or wrong fields.
     """
-    task, found = read_task(content), read_header(content)
+    found = read_header(content)
+    require_own_version(found)
+    task = read_task(content)
     try:
         header = Header(**found)
     except TypeError as error:

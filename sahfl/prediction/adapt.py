@@ -141,7 +141,7 @@ def _train(site: Site, requests: Requests, method: TrainedMethod, fold: int, ste
 def _score(site: Site, task: Task, net: Network, state: AdapterState) -> list[CaseResult]:
     exchanged.load(net, state)
     merge(net)
-    return [result for _, result in score_cases(site, task, net, held_out_cases(site, task))]
+    return [result for _, _, result in score_cases(site, task, net, held_out_cases(site, task))]
 
 
 def _means(before: list[CaseResult], after: list[CaseResult]) -> tuple[int, float | None, float | None]:

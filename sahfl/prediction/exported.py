@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from sahfl.errors import AdapterError, RunError
 from sahfl.model import Network
 from sahfl.networks import plain_network
 from sahfl.prediction.networks import NetworkPart, Trained
+from sahfl.regular_files import SETTINGS_BYTES, read_json
 
 CONFIG, WEIGHTS, FORMAT_FOLDER = "config.json", "network.safetensors", "safetensors"
 
@@ -97,7 +97,7 @@ def read_exported(folder: Path, *, method: str | None = None, fold: int | None =
     chosen = [(path, note) for path, note in found if fold is None or note.fold == fold]
     if method not in (None, there[0]) or not chosen:
         folds = ", ".join("none" if number is None else str(number) for number in there[1])
-        raise RunError(f"{folder}: holds {there[0]}, fold {folds}; got --method {method}, --fold {fold}")
+        raise RunError(f"{folder}: holds {there[0]}, fold {folds}; got method {method}, fold {fold}")
     return _trained([note for _, note in chosen], [_read_network(path, note) for path, note in chosen])
 
 
@@ -123,7 +123,7 @@ def _configs(folder: Path) -> list[Path]:
 
 def _read_note(path: Path) -> ExportNote:
     try:
-        return parse(ExportNote, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        return parse(ExportNote, read_json(path, most=SETTINGS_BYTES), where=str(path))
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path}: is not the note of a sahfl export") from error
 

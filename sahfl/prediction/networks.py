@@ -138,7 +138,7 @@ def choose_method(study: Study, wanted: str | None, run: Path) -> Method:
         if method.id == wanted:
             return method
     listed = ", ".join(method.id for method in methods)
-    raise RunError(f"{run}: has no method {wanted!r} (it has: {listed}); name one with --method")
+    raise RunError(f"{run}: has no method {wanted!r} (it has: {listed}); name one of these")
 
 
 def read_study(run: Path) -> Study:
@@ -160,7 +160,7 @@ def choose_folds(run: Path, study: Study, method: Method, fold: int | None) -> t
     """
     if isinstance(method, ZeroShot):
         if fold is not None:
-            raise RunError(f"{run}: zero_shot is the base network, which has no folds; leave out --fold")
+            raise RunError(f"{run}: zero_shot is the base network, which has no folds; leave out the fold")
         return ()
     known = range(study.finetune.folds)
     if fold is not None and fold not in known:
@@ -173,5 +173,5 @@ def choose_folds(run: Path, study: Study, method: Method, fold: int | None) -> t
     if missing := [number for number in wanted if number not in there]:
         listed = ", ".join(map(str, there)) or "none"
         text = f"{method.id} is not finished for fold {', '.join(map(str, missing))} (finished: {listed})"
-        raise RunError(f"{run}: {text}; finish the run, or name a finished fold with --fold")
+        raise RunError(f"{run}: {text}; finish the run, or name a finished fold")
     return tuple(wanted)

@@ -112,14 +112,18 @@ def check_output(out: Path, new: NewScan, wanted: Wanted) -> None:
         ConfigError: a DICOM segmentation is wanted for a scan that is not DICOM, or its extra is not installed.
     """
     if wanted.dicom_seg and new.series is None:
-        raise ConfigError("--dicom-seg: got a NIfTI scan, expected a DICOM series for the segmentation to refer to")
+        raise ConfigError(
+            "a DICOM segmentation was asked for: got a NIfTI scan, expected a DICOM series for it to refer to"
+        )
     if wanted.dicom_seg:
         require_highdicom()
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: is no folder; name another with --out")
+        raise RunError(f"{out}: is no folder; name another (out)")
     there = [name for name in FILES if (out / name).exists()]
     if there and not wanted.replace:
-        raise RunError(f"{out}: holds {', '.join(there)} already; name another folder with --out, or add --replace")
+        raise RunError(
+            f"{out}: holds {', '.join(there)} already; name another folder (out), or replace these files (replace)"
+        )
 
 
 def write_prediction(out: Path, new: NewScan, trained: Trained, found: Segmented, wanted: Wanted) -> list[Path]:

@@ -19,7 +19,7 @@ from sahfl.errors import AdapterError, PrivatePartLost, RunError
 from sahfl.federation.site.private import FOLDER, Stored, stored
 from sahfl.model import Network
 from sahfl.networks import fine_tuned_network
-from sahfl.payload import Header
+from sahfl.payload import FINGERPRINT, Header
 from sahfl.prediction.networks import Trained
 from sahfl.task import Task
 
@@ -81,7 +81,7 @@ def choose(folder: Path, *, method: str | None, fold: int | None) -> Sequence[St
     if len({(one.study, one.method) for one in chosen}) != 1:
         listed = "; ".join(f"{one.method}, fold {one.fold}, study {one.study[:12]}" for one in all_) or "none"
         wanted = "no network" if not chosen else "networks of several methods or studies"
-        remedy = "name one with --method and --fold, or delete those of old studies with sahfl private delete"
+        remedy = "name one by method and fold, or delete those of old studies with sahfl private delete"
         raise RunError(f"{folder}: has {wanted} for this (it has: {listed}); {remedy}")
     return chosen
 
@@ -107,9 +107,12 @@ def read_network(folder: Path, one: Stored) -> SiteNetwork:
         task = Task.model_validate_json(json.dumps(note.get("task")))
     except ValidationError as error:
         raise AdapterError(f"{one.network}: is not the note of a network that stays at a site") from error
+    base = note.get("base")
     if digest(tensors) != note.get("sha256") or task.training is None or task.evaluation is None:
         raise AdapterError(f"{one.network}: content does not match its hash")
-    net = fine_tuned_network(task.views, task.model, _base(folder, str(note["base"])), task.training, task.seed)
+    if not isinstance(base, str) or not FINGERPRINT.fullmatch(base):
+        raise AdapterError(f"{one.network}: names no base network; restore it from a backup")
+    net = fine_tuned_network(task.views, task.model, _base(folder, base), task.training, task.seed)
     exchanged.load(net, tensors)
     return SiteNetwork(task, one.study, net, digest(tensors))
 

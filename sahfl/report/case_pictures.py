@@ -6,6 +6,8 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
+from sahfl.errors import UnfitFile
+from sahfl.regular_files import read_bytes
 from sahfl.report.names import names
 from sahfl.report.text import Results, number
 
@@ -50,7 +52,10 @@ def _read_png(name: str, folder: Path) -> tuple[bytes, str]:
         return b"", "its path leads out of the run's folder"
     if not path.is_file():
         return b"", "its file is not there"
-    if path.stat().st_size > LARGEST_BYTES:
+    try:
+        data = read_bytes(path, most=LARGEST_BYTES)
+    except UnfitFile:
         return b"", "its file is larger than 2 MB"
-    data = path.read_bytes()
+    except OSError:
+        return b"", "its file cannot be read"
     return (data, "") if data.startswith(PNG) else (b"", "its file is no PNG")

@@ -110,12 +110,18 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["pieces"] = _pieces
+    environment.filters["name_pieces"] = _name_pieces
     return environment
 
 
 def _pieces(cell: str) -> list[str]:
     """A value and its interval, which a narrow column shows in two lines: ``0.412``, ``(0.350 to 0.469)``."""
     return re.split(r" (?=\()", cell)
+
+
+def _name_pieces(name: str) -> list[str]:
+    """A method's name, which is broken only after a comma: ``CP-LoRA (rank 8,``, ``pooled)``."""
+    return re.split(r"(?<=,) ", name)
 
 
 def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> dict[str, Any]:

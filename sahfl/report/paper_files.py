@@ -22,9 +22,11 @@ LATEX = {
     **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
     **{DASH: "--", "−": "$-$", "≥": r"$\geq$", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$"},
-    '"': r"\textquotedbl{}",
+    **{'"': r"\textquotedbl{}", "[": "{[}", "]": "{]}", "*": "{*}"},
 }
-"""Characters with a meaning in LaTeX, or missing in some fonts."""
+"""Characters with a meaning in LaTeX, or missing in some fonts; after the end of a row also [ and *."""
+FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
+"""First characters of a text that a spreadsheet reads as a formula; the last four are wide ones."""
 PREAMBLE = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}. Written by sahfl from results.json."
 
 
@@ -124,9 +126,15 @@ def _csv(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t"):
-        return f"'{value}"
-    return "" if value is None else value
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = _in_one_line(value)
+    return f"'{text}" if text.lstrip()[:1] in FORMULA else text
+
+
+def _in_one_line(text: str) -> str:
+    """The text without control characters; a carriage return alone would begin a new row of a CSV file."""
+    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", text)
 
 
 def latex_table(table: Table, label: str) -> str:
@@ -153,6 +161,5 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Escape a text for LaTeX: no command, no mathematics, one line."""
-    plain = re.sub(r"\s+", " ", text)
-    return "".join(LATEX.get(sign, sign) for sign in plain)
+    """Escape a text for LaTeX: no command, no mathematics, no option of the row before, one line."""
+    return "".join(LATEX.get(sign, sign) for sign in _in_one_line(text))

@@ -130,12 +130,15 @@ def _no_advice(results: Results, choice: Choice, first: Results | None) -> tuple
         return "loss", f"Use {UNTRAINED}: fine-tuning made Dice worse."
     if set(verdicts) == {ONE_TRAINING}:
         each = "each" if len(verdicts) > 1 else _in_text(choice.candidates[0])
-        again = "Train it at least twice (an entry of finetune.grid with repeats: 2)."
+        again = (
+            f"Train {'each' if len(verdicts) > 1 else 'it'} at least twice (an entry of finetune.grid with repeats: 2)."
+        )
         return "once", f"{nobody}: {each} {_once(choice.candidates)}, and one training decides nothing. {again}"
     n = Counter(verdict for verdict in verdicts if verdict is not None)
     if len(verdicts) == 1:
         return "unclear", f"{nobody}: whether {_in_text(choice.candidates[0])} is better than zero-shot is undecided."
-    counts = ", ".join(f"{n[verdict]} {verdict}" for verdict in (UNDECIDED, ONE_TRAINING, WORSE) if n[verdict])
+    words = {UNDECIDED: UNDECIDED, ONE_TRAINING: f"with {ONE_TRAINING}", WORSE: WORSE}
+    counts = ", ".join(f"{n[verdict]} {word}" for verdict, word in words.items() if n[verdict])
     tone = TONES.get(verdict_between(results, first["id"], ZERO_SHOT) or "", "none")
     return tone, f"{nobody}: none of {len(verdicts)} is shown to be better than zero-shot ({counts})."
 

@@ -109,7 +109,7 @@ def _rounds(journal: list[Record], study: Study) -> list[Record]:
 
 
 def _last(journal: list[Record], event: str) -> str | None:
-    return next((line["at"] for line in reversed(journal) if line["event"] == event), None)
+    return next((line.get("at") for line in reversed(journal) if line["event"] == event), None)
 
 
 def _seconds(journal: list[Record]) -> float:

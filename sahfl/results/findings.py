@@ -89,7 +89,8 @@ def _text(claim: Claim, pairs: Sequence[Pair], least: Pair) -> str:
     if len(pairs) == 1:
         return f"Difference of Dice: {least}."
     n = Counter(pair.verdict for pair in pairs)
-    counts = ", ".join(f"{n[verdict]} {verdict.partition(':')[0]}" for verdict in reversed(WEAKEST_FIRST) if n[verdict])
+    words = {verdict: verdict for verdict in reversed(WEAKEST_FIRST)} | {ONE_TRAINING: "with one training"}
+    counts = ", ".join(f"{n[verdict]} {word}" for verdict, word in words.items() if n[verdict])
     support = sum(_supports(claim, pair) for pair in pairs)
     worse = [str(pair) for pair in pairs if (pair.verdict == WORSE or pair.against) and pair is not least]
     rest = f" Also against the claim: {'; '.join(worse)}." if worse else ""

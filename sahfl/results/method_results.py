@@ -12,6 +12,7 @@ import numpy as np
 
 from sahfl.cell_names import cell_of
 from sahfl.config import EvaluationConfig, Method, Study
+from sahfl.errors import PayloadError, RunError
 from sahfl.results.verdicts import MARGIN
 from sahfl.run.folder import Record, RunFolder
 from sahfl.statistics.cases import extent_labels, stratum_labels
@@ -66,12 +67,19 @@ def read_fold(
     """The sums that every site sent for one method and fold; and the sites not evaluated, each with the reason.
 
     ``part`` is what was evaluated of a method with a part at each site.
+
+    Raises:
+        RunError: the file of the evaluation is damaged.
     """
     known = folder.evaluation(cell_of(method, fold), part)
-    sums = {
-        (fold, site): EvaluationSums.from_array(np.asarray(values), study.evaluation)
-        for site, values in sorted(known["sums"].items())
-    }
+    try:
+        sums = {
+            (fold, site): EvaluationSums.from_array(np.asarray(values), study.evaluation)
+            for site, values in sorted(known["sums"].items())
+        }
+    except (PayloadError, ValueError) as error:  # lists of different lengths are no array
+        where = f"{folder.path}: the evaluation of {cell_of(method, fold)}"
+        raise RunError(f"{where} holds impossible sums ({error}); delete it to have it made again") from error
     return sums, [{"fold": fold, "site": site, "reason": why} for site, why in known["missing"].items()]
 
 

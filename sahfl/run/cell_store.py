@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.errors import AdapterError
+from sahfl.run.journal_line import is_event
 
 Record = dict[str, Any]
 MOST_SAMPLED = 20
@@ -79,7 +81,13 @@ class CellStore:
             raise AdapterError(f"{path}: its record does not match its hash")
         if body.get("identity") != identity.content or body.get("sha256") != digest(state):
             raise AdapterError(f"{path}: its content does not match its name")
-        return Entry(state, body["rounds"], body["evaluations"], body["seconds"], body["stays"])
+        try:
+            rounds, evaluations = body["rounds"], body["evaluations"]
+            if not all(is_event(line) and "round" in line for line in rounds) or not isinstance(evaluations, dict):
+                raise TypeError
+            return Entry(state, rounds, evaluations, float(body["seconds"]), body["stays"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise AdapterError(f"{path}: its record is not the one of a cell") from error
 
     def save(self, identity: Identity, entry: Entry) -> None:
         """Save an entry.
@@ -94,6 +102,19 @@ class CellStore:
     def drop(self, identity: Identity) -> None:
         """Delete an entry."""
         self._path(identity).unlink(missing_ok=True)
+
+    def delete(self, unwanted: Callable[[Record], bool]) -> int:
+        """Delete the entries whose identity is unwanted, and damaged ones; returns their number."""
+        n_deleted = 0
+        for path in self._folder.glob("*/*.safetensors"):
+            try:
+                gone = unwanted(load_tensors(path)[1]["body"]["identity"])
+            except (AdapterError, KeyError, TypeError):
+                gone = True  # nobody can tell what it holds
+            if gone:
+                path.unlink(missing_ok=True)
+            n_deleted += gone
+        return n_deleted
 
     def seconds(self, kind: Record) -> float | None:
         """Working time of the sites for a cell of this kind: the median of some entries; None if there are none."""

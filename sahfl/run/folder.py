@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -12,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sahfl import __version__
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import left_overs, write_atomic
 from sahfl.config import Study, parse
-from sahfl.errors import AdapterError, RunError, StorageError
+from sahfl.errors import AdapterError, ConfigError, RunError, VersionsDiffer
 from sahfl.events import Warned, emit
 from sahfl.process import locked
+from sahfl.regular_files import LIST_BYTES, RESULTS_BYTES, open_to_append, read_json, read_text
+from sahfl.run.journal_line import is_event, read_line
+from sahfl.run.storing import storing
 
-NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-"""Error numbers of a disk that is full, read-only or failing."""
 KEPT_CHECKPOINTS = 2
 """The newest checkpoint, and the previous one in case the newest is damaged."""
 Record = dict[str, Any]
@@ -62,12 +63,12 @@ class RunFolder:
             RunError: the folder is not empty, or cannot be written.
         """
         if path.exists() and (not path.is_dir() or set(path.iterdir()) - set(left_overs(path / "study.json"))):
-            hint = f", or go on with --resume {path}" if (path / "study.json").is_file() else ""
-            raise RunError(f"{path}: is not empty; name another folder with --out{hint}")
+            hint = f", or go on with sahfl simulate --resume {path}" if (path / "study.json").is_file() else ""
+            raise RunError(f"{path}: is not empty; name another folder (out){hint}")
         try:
             write_atomic(path / "study.json", study.model_dump_json(indent=1))
         except OSError as error:
-            raise RunError(f"{path}: cannot be written ({error.strerror}); name another folder with --out") from error
+            raise RunError(f"{path}: cannot be written ({error.strerror}); name another folder (out)") from error
         return cls(path)
 
     @classmethod
@@ -84,12 +85,31 @@ class RunFolder:
         return folder
 
     def study(self) -> Study:
-        """The run's settings, with the defaults of its start."""
+        """The run's settings, with the defaults of its start.
+
+        Raises:
+            VersionsDiffer: another version of sahfl worked on the run, and has other settings.
+        """
         path = self.path / "study.json"
         try:
-            return parse(Study, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+            return parse(Study, read_json(path, most=LIST_BYTES), where=str(path))
+        except ConfigError:
+            self.require_own_version()
+            raise
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read as settings") from error
+
+    def require_own_version(self) -> None:
+        """Refuse a run on which another version of sahfl worked last.
+
+        Raises:
+            VersionsDiffer: names both versions.
+        """
+        starts = (line for line in self.journal() if line["event"] in ("started", "resumed"))
+        versions = [line["sahfl"] for line in starts if "sahfl" in line]
+        if versions and versions[-1] != __version__:
+            hint = "install that version to go on, or archive the run (sahfl study archive) and run its study anew"
+            raise VersionsDiffer(f"{self.path}: ran with sahfl {versions[-1]}, this is sahfl {__version__}; {hint}")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -111,7 +131,7 @@ class RunFolder:
             StorageError: the disk is full or the line cannot be written; the line may then be incomplete.
         """
         path = self.path / "journal.jsonl"
-        with storing(path), path.open("ab+") as stream:
+        with storing(path), open_to_append(path) as stream:
             stream.seek(max(0, stream.tell() - 1))
             torn = stream.read() not in (b"", b"\n")
             stream.write(b"\n" * torn + json.dumps(record, sort_keys=True).encode() + b"\n")
@@ -129,12 +149,8 @@ class RunFolder:
     def _read_journal(self) -> tuple[list[Record], int]:
         path = self.path / "journal.jsonl"
         records, unreadable = [], 0
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
-            try:
-                record = json.loads(line or "null")
-            except (ValueError, RecursionError):
-                record = None
-            if isinstance(record, dict) and isinstance(record.get("event"), str):
+        for line in read_text(path, most=RESULTS_BYTES, errors="replace").split("\n") if path.exists() else ():
+            if (record := read_line(line)) is not None:
                 records.append(record)
             else:
                 unreadable += bool(line.strip())
@@ -183,6 +199,8 @@ class RunFolder:
         record = note.get("record")
         if not isinstance(record, dict) or note.get("cell") != cell or note.get("seal") != _seal(cell, record):
             raise AdapterError(f"{path}: its record does not match its hash")
+        if not is_event(record) or "round" not in record:
+            raise AdapterError(f"{path}: its record is not the line of a round")
         if digest(tensors) != record.get("sha256") or self._checkpoint(cell, record["round"]) != path:
             raise AdapterError(f"{path}: content does not match its hash")
         return tensors, record
@@ -204,7 +222,11 @@ class RunFolder:
 
         ``part`` names what was evaluated of a method with a part at each site (``task.Part``).
         """
-        return self.read_json(_evaluation(cell, part)) or {"sums": {}, "missing": {}}
+        name = _evaluation(cell, part)
+        found = self.read_json(name) or {"sums": {}, "missing": {}}
+        if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("sums", "missing")):
+            raise RunError(f"{self.path / name}: is no evaluation; delete it to have it made again")
+        return found
 
     def write_evaluation(self, cell: str, evaluation: Record, part: str | None = None) -> None:
         """Write the results of a cell's evaluation on one line, because it has tens of thousands of numbers a site.
@@ -245,7 +267,7 @@ class RunFolder:
         """
         found = self.read_json("results.json")
         if found is None:
-            how = f"sahfl simulate --resume {self.path}, or the same sahfl study; a server goes on by itself"
+            how = f"sahfl simulate --resume {self.path}, or the same call again; a server goes on by itself"
             raise RunError(f"{self.path}: has no results.json; the run is not finished ({how})")
         if not isinstance(found, dict):
             raise RunError(f"{self.path}: results.json is not a mapping; delete it to have it made again")
@@ -259,21 +281,9 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+            return read_json(path, most=RESULTS_BYTES) if path.exists() else None
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: is damaged; delete it to have it made again") from error
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn the operating system's error of a failed write into a StorageError with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_WRITING:
-            raise
-        hint = "what was committed is whole; make room, then go on"
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); {hint}") from error
 
 
 def base_file(site: str | None = None) -> Path:

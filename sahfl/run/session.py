@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from sahfl import __version__
 from sahfl.errors import SahflError, StorageError
 from sahfl.events import Warned, emit
 from sahfl.process import now_text
@@ -15,13 +16,18 @@ ENDS = {"interrupted", "failed", "finished"}
 
 
 def open_session(folder: RunFolder) -> None:
-    """Write the journal's line for starting or resuming, with the end of the previous session."""
+    """Write the journal's line for starting or resuming, with the end of the previous session.
+
+    Raises:
+        VersionsDiffer: another version of sahfl worked on the run.
+    """
+    folder.require_own_version()
     _report_unreadable_lines(folder)
     known = [line["event"] for line in folder.journal()]
     last = [event for event in known if event in {"started", "resumed", *ENDS}][-1:]
     after = last[0] if last and last[0] in ENDS else "killed or crashed"
     begins = {"event": "resumed", "after": after} if known else {"event": "started"}
-    folder.note(begins | {"at": now_text(), "software": software_hash()})
+    folder.note(begins | {"at": now_text(), "sahfl": __version__, "software": software_hash()})
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import sahfl
+from sahfl.regular_files import LIST_BYTES, read_bytes
 
 LIBRARIES = ("torch", "monai", "numpy", "scipy")
 """Packages that compute: another version can give other numbers."""
@@ -33,5 +34,6 @@ def code_of(package: Path) -> str:
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
         if name.parts[0] not in ONLY_SHOWN:
-            whole.update(f"{name.as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+            code = hashlib.sha256(read_bytes(path, most=LIST_BYTES)).hexdigest()
+            whole.update(f"{name.as_posix()}\0{code}\n".encode())
     return whole.hexdigest()

@@ -24,6 +24,7 @@ from sahfl.federation import protocol
 from sahfl.federation.site.app import app, make_app
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import RAW, read_state, state_records
+from sahfl.log_lines import LogLine
 from sahfl.payload import DTYPES, Encoding, Header
 from sahfl.seeds import derive_seed
 from sahfl.task import Task
@@ -123,7 +124,7 @@ def hostile_app(act: HostileAct, site: str) -> Answer:
     def answer(message: Message, context: Context) -> Message:
         reply = honest(message, context)
         if message.metadata.message_type == protocol.TRAIN:
-            log.warning("event=hostile act=%s site=%s", act, site)
+            log.warning(LogLine("hostile", act=act, site=site))
             reply.content.update(_changed(message.content, reply.content, act, site))
         return reply
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from sahfl.atomic import make_folder
 from sahfl.config import HostileAct, SiteConfig
 from sahfl.errors import RunFailed
 from sahfl.events import SiteFailed, SiteFinished, SiteStarted, emit
@@ -62,7 +63,7 @@ class LocalGrid(Grid):
         self._run = flower.empty_run(self._run_id)
 
     def __enter__(self) -> Self:
-        self._logs.mkdir(parents=True, exist_ok=True)
+        make_folder(self._logs)
         for _ in range(self._n_workers):
             self._spawn()
         return self
@@ -124,6 +125,10 @@ class LocalGrid(Grid):
         return flower.send_and_wait(self, messages, timeout)
 
     # ------------------------------------------------------------------------------------------- workers
+
+    def working(self) -> set[str]:
+        """Sites that work on a message."""
+        return set(self.busy())
 
     def busy(self) -> dict[str, int]:
         """Process id of the worker of each site that works on a message."""
@@ -206,5 +211,6 @@ class LocalGrid(Grid):
             self._fail(message, f"worker process died ({cause})", crash=True)
 
     def _fail(self, message: Message, reason: str, *, crash: bool) -> None:
-        self._replies[message.metadata.message_id] = flower.error_reply(message, reason, crash=crash)
-        emit(SiteFailed(self._name(message), reason))
+        reply = flower.error_reply(message, reason, crash=crash)
+        self._replies[message.metadata.message_id] = reply
+        emit(SiteFailed(self._name(message), message.metadata.message_type, reason, flower.error_class(reply)))

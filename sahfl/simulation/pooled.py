@@ -15,6 +15,7 @@ from sahfl.data.views import CaseViews
 from sahfl.errors import DataError, DataRefused
 from sahfl.federation.site.app import make_app
 from sahfl.federation.site.site import Site
+from sahfl.log_lines import LogLine
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class PooledSite(Site):
             try:
                 items = member.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn, inner=inner)
             except DataRefused:
-                log.warning("event=member_out site=%s", member.config.name)
+                log.warning(LogLine("member_out", site=member.config.name))
                 continue
             self._owner |= {item.content: member for item in items}
             chosen += items

@@ -19,7 +19,7 @@ from sahfl.config.policy import AdapterLimits, WeightLimits
 from sahfl.config.training import Part
 from sahfl.events import StageBegun, Warned, emit
 from sahfl.federation.server.app import app
-from sahfl.report import write_report
+from sahfl.report.page import write_report
 from sahfl.results.gains import check_gains
 from sahfl.run.folder import RunFolder
 from sahfl.run.session import session

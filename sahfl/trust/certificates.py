@@ -22,15 +22,23 @@ PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "site": ExtendedKeyUsageO
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """Read a certificate.
+    """Read the only certificate of a file; a second one would be trusted by whoever reads the file as a whole.
 
     Raises:
-        TrustError: it is missing or damaged.
+        TrustError: it is missing or damaged, or the file holds more.
     """
+    content = read_file(path)
     try:
-        return x509.load_pem_x509_certificate(read_file(path))
+        certificate = x509.load_pem_x509_certificate(content)
     except ValueError as error:
         raise TrustError(f"{path}: is damaged, expected a certificate in PEM; put the kit's file back") from error
+    _require_only(path, content, pem(certificate), what="certificate")
+    return certificate
+
+
+def _require_only(path: Path, content: bytes, only: bytes, *, what: str) -> None:
+    if content.split() != only.split():
+        raise TrustError(f"{path}: holds more than its one {what} in PEM; put the kit's file back")
 
 
 def pem(certificate: x509.Certificate) -> bytes:
@@ -124,13 +132,15 @@ def load_revoked(path: Path, *, authority: x509.Certificate, now: datetime) -> R
     """Read an authority's revocation list.
 
     Raises:
-        TrustError: the list is missing, damaged, another authority's, expired or not valid yet; no site could connect
-            with such a list.
+        TrustError: the list is missing, damaged, not alone in its file, another authority's, expired or not valid yet;
+            no site could connect with such a list.
     """
+    content = read_file(path)
     try:
-        listed = x509.load_pem_x509_crl(read_file(path))
+        listed = x509.load_pem_x509_crl(content)
     except ValueError as error:
         raise TrustError(f"{path}: is damaged, expected a revocation list in PEM; copy it again") from error
+    _require_only(path, content, listed.public_bytes(Encoding.PEM), what="revocation list")
     key = authority.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not listed.is_signature_valid(key):
         raise TrustError(f"{path}: was not made by the authority in ca.crt; use all files of one folder")

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from sahfl.atomic import flush_folder, write_atomic
+from sahfl.atomic import flush_folder, make_folder, write_atomic
 from sahfl.errors import StorageError, TrustError
 from sahfl.process import locked
 from sahfl.trust.keys import write_private
-
-OWNER_ONLY = 0o700
 
 
 @contextmanager
@@ -25,7 +23,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         StorageError: something in it cannot be written.
     """
     try:
-        folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        make_folder(folder)
         busy = TrustError(f"{folder}: another sahfl is working in it; wait until it is done")
         with locked(folder, busy=busy):
             yield
@@ -44,7 +42,7 @@ def aside(final: Path) -> Path:
 def make_aside(final: Path, files: Mapping[str, bytes | str]) -> Path:
     """Make a folder under its temporary name; only the owner can read private keys (``*.key``)."""
     folder = aside(final)
-    folder.mkdir(mode=OWNER_ONLY, parents=True)
+    make_folder(folder, new=True)
     for name, content in files.items():
         if name.endswith(".key"):
             write_private(folder / name, content if isinstance(content, bytes) else content.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,12 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sahfl.atomic import write_atomic
-from sahfl.errors import TrustError
+from sahfl.errors import TrustError, UnfitFile
+from sahfl.regular_files import LIST_BYTES, OWNER_ONLY, check_writers, read_bytes
 
 PrivateKey = ec.EllipticCurvePrivateKey | Ed25519PrivateKey
 NodeKey = ec.EllipticCurvePrivateKey
 """A site's key for Flower: on a NIST curve, as Flower's node authentication requires."""
-PRIVATE = 0o600
 
 
 def new_node_key() -> NodeKey:
@@ -34,13 +35,17 @@ def new_node_key() -> NodeKey:
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file of a kit.
+    """Read a file of a kit, whose folder and which itself nobody but their owner may change.
 
     Raises:
-        TrustError: it is missing or cannot be read.
+        TrustError: it is missing or cannot be read, or others may change it.
     """
     try:
-        return path.read_bytes()
+        check_writers(path.parent)
+        check_writers(path)
+        return read_bytes(path, most=LIST_BYTES)
+    except UnfitFile as error:
+        raise TrustError(str(error)) from error
     except OSError as error:
         raise TrustError(
             f"{path}: cannot be read ({error.strerror}); expected a whole kit as `sahfl provision` writes it"
@@ -53,11 +58,11 @@ def read_private(path: Path) -> bytes:
     Raises:
         TrustError: it is missing, or others may read or change it.
     """
-    content = read_file(path)
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & ~PRIVATE:
-        raise TrustError(f"{path}: has mode {mode:04o}, expected 0600: run `chmod 600 {path}`")
-    return content
+    with suppress(OSError):  # read_file names what is missing
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & ~OWNER_ONLY:
+            raise TrustError(f"{path}: has mode {mode:04o}, expected 0600: run `chmod 600 {path}`")
+    return read_file(path)
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -68,7 +73,7 @@ def write_private(path: Path, content: bytes) -> None:
     """
     if path.exists():
         raise TrustError(f"{path}: exists already, and a private key is never written over; move it away first")
-    write_atomic(path, content, mode=PRIVATE)
+    write_atomic(path, content)
 
 
 def key_pem(key: PrivateKey) -> bytes:

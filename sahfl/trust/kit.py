@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from sahfl import process
 from sahfl.errors import TrustError
@@ -22,7 +23,7 @@ from sahfl.trust.certificates import (
     warn_of_end,
 )
 from sahfl.trust.keys import NodeKey, load_ec_key, load_node_key, node_key_line, public_pem, read_file
-from sahfl.trust.records import KitNote, SiteEntry, SiteList, parse_note, read_note
+from sahfl.trust.records import KitNote, SiteEntry, SiteList, State, parse_note, read_note
 from sahfl.trust.signing import Signer
 
 AUTHORITY_ENDS = "the coordinating centre has to provision the consortium anew"
@@ -41,6 +42,8 @@ class SiteKit:
     signer: str
     """Public key that signs all requests to this site, 64 hex digits."""
     node_key: NodeKey = field(repr=False, compare=False)
+    authority: x509.Certificate = field(repr=False)
+    """The only authority that this site trusts: the one that ``kit.json`` names."""
     certificate_expires: datetime
     authority_expires: datetime
 
@@ -67,7 +70,7 @@ class SiteKit:
         if holder(own) != note.site:
             raise TrustError(f"{folder / 'client.crt'}: is made out to {holder(own)!r}, expected {note.site!r}")
         ends = own.not_valid_after_utc, authority.not_valid_after_utc
-        return cls(folder, note.consortium, note.site, note.host, note.port, note.signer, node_key, *ends)
+        return cls(folder, note.consortium, note.site, note.host, note.port, note.signer, node_key, authority, *ends)
 
     def tls(self) -> ssl.SSLContext:
         """TLS 1.3 that connects only to this consortium's server, and shows it this site's certificate.
@@ -75,7 +78,7 @@ class SiteKit:
         Raises:
             TrustError: the files changed since they were loaded.
         """
-        context = _context(ssl.PROTOCOL_TLS_CLIENT, self.folder)  # this protocol checks certificate and host name
+        context = _context(ssl.PROTOCOL_TLS_CLIENT, self.authority)  # this protocol checks certificate and host name
         _show(context, self.folder / "client.crt")
         return context
 
@@ -95,6 +98,8 @@ class ServerKit:
     folder: Path
     consortium: str
     signer: Signer
+    authority: x509.Certificate = field(repr=False)
+    """The only authority whose sites this server accepts."""
     certificate_expires: datetime
     authority_expires: datetime
 
@@ -111,7 +116,7 @@ class ServerKit:
         own = _own_certificate(folder / "server.crt", authority, purpose="server", now=now, remedy=RENEW)
         load_revoked(folder / "revoked.crl", authority=authority, now=now)
         consortium, signer = read_note(SiteList, folder / "sites.json").consortium, Signer.load(folder / "signing.key")
-        kit = cls(folder, consortium, signer, own.not_valid_after_utc, authority.not_valid_after_utc)
+        kit = cls(folder, consortium, signer, authority, own.not_valid_after_utc, authority.not_valid_after_utc)
         kit.sites()
         return kit
 
@@ -123,7 +128,7 @@ class ServerKit:
         Raises:
             TrustError: the files changed since they were loaded.
         """
-        context = _context(ssl.PROTOCOL_TLS_SERVER, self.folder)
+        context = _context(ssl.PROTOCOL_TLS_SERVER, self.authority)
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         context.num_tickets = 0
@@ -138,7 +143,7 @@ class ServerKit:
             TrustError: the revocation list is missing, damaged, or another authority's.
         """
         path = self.folder / "revoked.crl"
-        load_revoked(path, authority=load_certificate(self.folder / "ca.crt"), now=process.now())
+        load_revoked(path, authority=self.authority, now=process.now())
         context.load_verify_locations(cafile=str(path))
 
     def entries(self) -> dict[str, SiteEntry]:
@@ -159,11 +164,22 @@ class ServerKit:
         Raises:
             TrustError: ``sites.json`` is missing or damaged.
         """
+        return self._keys("active")
+
+    def revoked(self) -> dict[str, bytes]:
+        """The public keys of the sites that were revoked and have no new kit.
+
+        Raises:
+            TrustError: ``sites.json`` is missing or damaged.
+        """
+        return self._keys("revoked")
+
+    def _keys(self, state: State) -> dict[str, bytes]:
         where = str(self.folder / "sites.json")
         return {
             site: public_pem(entry.node_key, where=f"{where}: {site}")
             for site, entry in self.entries().items()
-            if entry.state == "active"
+            if entry.state == state
         }
 
     def warnings(self, now: datetime) -> list[str]:
@@ -189,15 +205,12 @@ def _own_certificate(
     return own
 
 
-def _context(protocol: int, folder: Path) -> ssl.SSLContext:
-    """TLS 1.3 that trusts only this kit's authority."""
+def _context(protocol: int, authority: x509.Certificate) -> ssl.SSLContext:
+    """TLS 1.3 that trusts this authority alone: the one that was checked, whatever its file holds now."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    try:
-        context.load_verify_locations(cafile=str(folder / "ca.crt"))
-    except OSError as error:  # ssl.SSLError is one
-        raise TrustError(f"{folder / 'ca.crt'}: cannot be used any more; put the kit's file back") from error
+    context.load_verify_locations(cadata=authority.public_bytes(Encoding.DER))
     return context
 
 

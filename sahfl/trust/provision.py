@@ -22,7 +22,7 @@ from sahfl.errors import TrustError
 from sahfl.trust import folders
 from sahfl.trust.authority import Authority
 from sahfl.trust.certificates import Revoked, check_period, day, load_certificate, load_revoked, pem, serial
-from sahfl.trust.keys import key_pem, load_ed25519_key, load_node_key
+from sahfl.trust.keys import key_pem, load_ed25519_key, load_node_key, read_file
 from sahfl.trust.kit_files import address_of, server_files, site_files
 from sahfl.trust.overview import Line, overview
 from sahfl.trust.records import Holder, Issued, Record, read_note
@@ -165,7 +165,7 @@ class _Office:
     def publish(self) -> None:
         """Write those of the server's lists that differ from the record."""
         path, text = self.folder / "server" / "sites.json", self.record.site_list().text()
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or read_file(path) != text.encode():
             write_atomic(path, text)
         path, serials = self.folder / "server" / "revoked.crl", self.record.revoked_serials()
         listed = self._listed(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -28,15 +29,25 @@ def prometheus(status: dict[str, Any]) -> str:
     for name, meaning in (("round", "round of a cell that is worked on"), ("rounds", "rounds of that cell in all")):
         values += [(f"sahfl_{name}", meaning, f'{{cell="{cell}"}}', at[name]) for cell, at in cells.items()]
     values += [(f"sahfl_held_{name}", "held in memory", "", n) for name, n in status["held"].items()]
-    values += [
-        ("sahfl_site_connected", "1 if the site is connected", f'{{site="{site}"}}', float(of["state"] == "connected"))
-        for site, of in status["sites"].items()
-    ]
+    sites = {site: of for site, of in status["sites"].items() if of["state"] != "revoked"}
+    for site, of in sites.items():
+        there, works = of["state"] == "connected", (of["doing"] or {}).get("state") == "working"
+        values.append(("sahfl_site_connected", "1 if the site is connected", f'{{site="{site}"}}', float(there)))
+        values.append(("sahfl_site_working", "1 if the site works on a request", f'{{site="{site}"}}', float(works)))
+        values += [
+            (
+                "sahfl_site_error_since_seconds",
+                "since when the site's answers to requests of a kind are errors",
+                f'{{site="{site}",what="{what}",error="{known["error"]}"}}',
+                datetime.fromisoformat(known["since"]).timestamp(),
+            )
+            for what, known in of["errors"].items()
+        ]
     lines = dict[str, None]()  # in order, each header once
-    for name, meaning, labels, value in values:
+    for name, meaning, labels, value in sorted(values, key=lambda row: row[0]):  # a metric's rows stand together
         if value is not None:
             header = (f"# HELP {name} {meaning}", f"# TYPE {name} gauge")
-            lines |= dict.fromkeys((*header, f"{name}{labels} {float(value):g}"))
+            lines |= dict.fromkeys((*header, f"{name}{labels} {float(value):.15g}"))
     return "\n".join(lines) + "\n"
 
 

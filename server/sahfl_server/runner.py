@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from sahfl.config import ServerConfig, Study
 from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError, StudyCancelled
-from sahfl.events import Event, Paused, RoundFailed, SiteFailed, Warned, listening
+from sahfl.events import listening
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.superlink import StateGrid
 from sahfl.federation.server.studies import Studies, read_deployed
-from sahfl.log_lines import event_line
+from sahfl.log_lines import LogLine, log_run_event
 from sahfl_server.status import Status
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Runner:
         self.last: dict[str, str] | None = None
         """The study that ended last, with its outcome."""
 
-    def doing(self) -> dict[str, str]:
-        """What each site works on."""
+    def doing(self) -> dict[str, dict[str, str]]:
+        """What each site was asked for, whether it works on that, and since when."""
         return {} if self._grid is None else self._grid.doing()
 
     def run(self, file: Path) -> bool:
@@ -60,16 +60,16 @@ class Runner:
             self._status.begin(name, study)
             self._run(file, study)
         except StorageError as error:  # nothing is lost, and there may be room later
-            log.error("event=study_waits study=%s reason=%r retry_s=%.0f", name, str(error), RETRY_S)
+            log.error(LogLine("study_waits", study=name, reason=str(error), retry_s=RETRY_S))
             self.last = {"study": name, "ended": "waits for room", "reason": str(error)}
             self._sleep(RETRY_S)
             return False
         except StudyCancelled as error:
-            log.warning("event=study_cancelled study=%s reason=%r", name, str(error))
+            log.warning(LogLine("study_cancelled", study=name, reason=str(error)))
             self.last = {"study": name, "ended": "cancelled", "reason": str(error)}
             return False
         except SahflError as error:
-            log.error("event=study_failed study=%s exit_code=%d reason=%r", name, error.exit_code, str(error))
+            log.error(LogLine("study_failed", study=name, exit_code=error.exit_code, reason=str(error)))
             self.last = {"study": name, "ended": "failed", "reason": str(error)}
             self._studies.end(file, str(error))
             return False
@@ -79,17 +79,16 @@ class Runner:
             self._grid = None
         self.last = {"study": name, "ended": "done", "reason": ""}
         self._studies.end(file)
-        log.info("event=study_done study=%s report=%s", name, self._studies.run_of(name) / "report.html")
+        log.info(LogLine("study_done", study=name, report=str(self._studies.run_of(name) / "report.html")))
         return True
 
     def _run(self, file: Path, study: Study) -> None:
         name, names = file.stem, list(study.sites)
         stop_if_cancelled = partial(_stop_if_cancelled, file)
-        known = {seat.site: seat.node_id for seat in self._fleet.seats()}
-        if strangers := [site for site in names if site not in known]:
+        if strangers := [site for site in names if site not in self._fleet.nodes()]:
             raise ConfigError(
                 f"study {name}: names {', '.join(strangers)}, expected registered sites (there are: "
-                f"{', '.join(known) or 'none'}); provision them, or take them out of the study"
+                f"{', '.join(self._fleet.nodes()) or 'none'}); provision them, or take them out of the study"
             )
         began = time.monotonic()
         from sahfl.federation.server.plan import payload_bytes
@@ -97,18 +96,19 @@ class Runner:
 
         path = self._studies.run_of(name)
         fresh = not (path / "journal.jsonl").exists()
-        folder = RunFolder(path) if (path / "study.json").exists() else RunFolder.create(path, study)
         self._gate.payload_bytes = payload_bytes(study)
-        log.info("event=study study=%s run=%s loaded_s=%.1f", name, path, time.monotonic() - began)
+        log.info(LogLine("study", study=name, run=str(path), loaded_s=round(time.monotonic() - began, 1)))
         self._await_sites(name, study, fresh=fresh, on_look=stop_if_cancelled)
+        folder = RunFolder(path) if (path / "study.json").exists() else RunFolder.create(path, study)
         give_up_s, wake = self._config.give_up_s, self._gate.wake
         self._grid = grid = StateGrid(
             self._link, self._fleet, wake=wake, give_up_s=give_up_s, on_look=stop_if_cancelled
         )
         from sahfl.run.session import session
 
-        with session(folder), listening(_log_event):
-            self._start(grid, folder, {str(known[site]): site for site in names})
+        with session(folder), listening(partial(log_run_event, log)):
+            nodes = self._fleet.nodes()
+            self._start(grid, folder, {str(nodes[site]): site for site in names})
 
     def _start(self, grid: StateGrid, folder: RunFolder, nodes: dict[str, str]) -> None:
         from flwr.app import Context, RecordDict, UserConfig
@@ -125,24 +125,34 @@ class Runner:
         app(grid, Context(self._link.run_id, 1, {}, RecordDict(), settings))
 
     def _await_sites(self, name: str, study: Study, *, fresh: bool, on_look: Callable[[], None]) -> None:
-        """Wait until the study's sites are connected.
+        """Wait until the study's sites are connected; a study that has begun goes on without revoked ones.
 
         Raises:
+            ConfigError: a site of a study that has not begun is revoked.
             RunFailed: too few sites connected in the time that the settings allow; the missing ones are named.
             StudyCancelled: the study was taken out of the queue.
         """
         config, began, logged = self._config, time.monotonic(), (0.0, [""])
         names = list(study.sites)
         patience_s = config.wait_for_sites_s if fresh else config.resume_wait_s
-        while missing := self._fleet.missing(names):
+        while True:
             on_look()
+            revoked = [site for site in names if site in self._fleet.revoked()]
+            if revoked and fresh:
+                raise ConfigError(
+                    f"study {name}: names {', '.join(revoked)}, revoked; expected sites that may take part. Take them "
+                    "out of the study, or give them new kits with `sahfl renew`; then submit the study again"
+                )
+            if not (missing := self._fleet.missing(names)):
+                break
             waited = time.monotonic() - began
             self._status.wait_for(missing, deadline_s=max(0.0, config.wait_for_sites_s - waited))
             if missing != logged[1] or waited - logged[0] > LOG_EVERY_S:
                 logged = (waited, missing)
-                log.info("event=waiting study=%s missing=%s waited_s=%.0f", name, ",".join(missing), waited)
-            if waited > patience_s and (not fresh or config.start_with == "quorum") and _enough(study, missing):
-                log.warning("event=starts_without study=%s missing=%s", name, ",".join(missing))
+                log.info(LogLine("waiting", study=name, missing=",".join(missing), waited_s=round(waited)))
+            may_start = waited > patience_s and (not fresh or config.start_with == "quorum")
+            if may_start and _enough(study, absent=missing + revoked):
+                log.warning(LogLine("starts_without", study=name, missing=",".join(missing)))
                 break
             if waited > config.wait_for_sites_s:
                 raise RunFailed(
@@ -152,6 +162,8 @@ class Runner:
                 )
             self._fleet.bell.wait(0.5)
         self._status.wait_for([])
+        if revoked:
+            log.warning(LogLine("goes_on_without", study=name, revoked=",".join(revoked)))
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -164,15 +176,8 @@ def _stop_if_cancelled(file: Path) -> None:
         raise StudyCancelled(f"{file.name}: was taken out of the queue; submit it again to go on")
 
 
-def _enough(study: Study, missing: list[str]) -> bool:
+def _enough(study: Study, *, absent: list[str]) -> bool:
     from sahfl.federation.server.roster import needed
 
     stages = [stage.sites for stage in (study.pretrain, study.finetune) if stage]
-    return all(sum(site not in missing for site in sites) >= needed(study.rounds, len(sites)) for sites in stages)
-
-
-def _log_event(event: Event) -> None:
-    line = event_line(event)
-    where = f"site={line.site} " if line.site else f"cell={line.cell} " if line.cell else ""
-    level = logging.WARNING if isinstance(event, SiteFailed | RoundFailed | Warned | Paused) else logging.INFO
-    log.log(level, "event=%s %swhat=%r%s", line.name, where, line.what, line.numbers)
+    return all(sum(site not in absent for site in sites) >= needed(study.rounds, len(sites)) for sites in stages)

@@ -10,13 +10,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from sahfl.config import ServerConfig
+from sahfl.environment import ignored_variables
 from sahfl.errors import RunError, TrustError
 from sahfl.events import Event, RoundBegun, listening
+from sahfl.federation.flower.doorway import allow_many_files, open_port
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
-from sahfl.federation.flower.listener import Listener, open_port
+from sahfl.federation.flower.listener import Listener
 from sahfl.federation.server.studies import Studies
+from sahfl.log_lines import LogLine
 from sahfl.process import locked, now
 from sahfl.trust.kit import ServerKit
 from sahfl_server.metrics import showing_metrics
@@ -63,20 +66,23 @@ class Service:
         with ExitStack() as stack:
             stack.enter_context(locked(config.folder / "server.lock", busy=busy))
             self._refresh()
+            allow_many_files()
             doorway = open_port(config.host, config.port)
             listener = stack.enter_context(Listener(self._gate, doorway, tls=self._tls, closing=self._gate.close))
             metrics = stack.enter_context(showing_metrics(config.metrics_port, self._status.content))
             self._status.listening(listener.address)
             n_sites = len(self._fleet.seats())
-            log.info("event=listening address=%s sites=%d metrics=%s", listener.address, n_sites, metrics)
+            log.info(LogLine("listening", address=listener.address, sites=n_sites, metrics=metrics))
+            if ignored := ignored_variables():
+                log.warning(LogLine("environment_ignored", variables=",".join(ignored)))
             for warning in self._kit.warnings(now()):
-                log.warning("event=certificate_ends what=%r", warning)
+                log.warning(LogLine("certificate_ends", what=warning))
             stack.enter_context(self._ticking())
             stack.enter_context(listening(self._follow))
             try:
                 return self._serve(until_done)
             except KeyboardInterrupt:
-                log.info("event=stopping reason=signal")
+                log.info(LogLine("stopping", reason="signal"))
                 return 0
             finally:
                 self._status.listening(None)
@@ -106,17 +112,17 @@ class Service:
                 return
             first, self._known = not self._known, found
             try:
-                joined, out = self._fleet.register(self._kit.sites(), self._link.enroll)
+                joined, out = self._fleet.register(self._kit.sites(), self._link.enroll, revoked=self._kit.revoked())
                 self._kit.read_revoked(self._tls)
             except TrustError as error:
-                log.error("event=sites_not_read reason=%r", str(error))
+                log.error(LogLine("sites_not_read", reason=str(error)))
                 if first:
                     raise
                 return
             for site in () if first else joined:
-                log.info("event=registered site=%s", site)
+                log.info(LogLine("registered", site=site))
             for site in out:
-                log.warning("event=revoked site=%s", site)
+                log.warning(LogLine("revoked", site=site))
             self._gate.wake([seat.node_id for seat in self._fleet.everyone()])
 
     @contextmanager
@@ -140,7 +146,7 @@ class Service:
     def _log_changes(self) -> None:
         there = {seat.site for seat in self._fleet.seats() if self._fleet.connected(seat)}
         for site in sorted(self._there - there):
-            log.warning("event=disconnected site=%s", site)
+            log.warning(LogLine("disconnected", site=site))
         if self._there != there:
             self._there = there
             self._fleet.bell.ring()

@@ -17,10 +17,12 @@ from sahfl.cell_names import PRETRAIN
 from sahfl.config import Study
 from sahfl.events import CellResumed, CellStage, Event, RoundCommitted
 from sahfl.federation.flower.fleet import Fleet
+from sahfl.last_errors import LastErrors, after_answer
+from sahfl.log_lines import LogLine
 from sahfl.process import now, now_text
 
 log = logging.getLogger(__name__)
-SCHEMA = 2
+SCHEMA = 3
 EVERY_S = 1.0
 """Shortest time between two writings of the file."""
 BEGUN: dict[str, Any] = {
@@ -46,6 +48,7 @@ class Status:
         self._server: dict[str, Any] = {"version": __version__, "started": now_text(), "pid": pid, "listening": None}
         self._study: dict[str, Any] | None = None
         self._reasons: dict[str, str] = {}
+        self._errors: dict[str, LastErrors] = {}
 
     def listening(self, address: str | None) -> None:
         """Set the address of the open port; None once the server ends."""
@@ -96,12 +99,18 @@ class Status:
             case events.RoundFailed():
                 self._work(event.cell, attempt=study["cells"].get(event.cell, BEGUN)["attempt"] + 1)
             case events.Waiting():
-                self.wait_for(list(event.sites), deadline_s=event.deadline_s - event.waited_s, cell=event.cell)
+                awaited = sorted((*event.sites, *event.working))
+                self.wait_for(awaited, deadline_s=event.deadline_s - event.waited_s, cell=event.cell)
             case events.Paused():
                 self.wait_for(self._fleet.missing(study["sites"]), deadline_s=event.seconds, cell=event.cell)
             case events.SiteFinished():
                 self._reasons.pop(event.site, None)
+                self._answered(event.site, event.work, None)
             case events.SiteFailed():
+                self._reasons[event.site] = event.reason
+                if event.error:
+                    self._answered(event.site, event.work, event.error)
+            case events.SiteLeftOut():
                 self._reasons[event.site] = event.reason
             case (
                 events.CellReused()
@@ -126,25 +135,41 @@ class Status:
             known = self._study["cells"]
             self._study["cells"] = known | {cell: known.get(cell, BEGUN) | what}
 
-    def _sites(self, doing: dict[str, str]) -> dict[str, Any]:
-        found: dict[str, Any] = {site: {"state": "revoked"} for site in self._fleet.revoked()}
+    def _answered(self, site: str, what: str, error: str | None) -> None:
+        self._errors = self._errors | {site: after_answer(self._errors.get(site, {}), what, error)}
+
+    def _sites(self, doing: dict[str, dict[str, str]]) -> dict[str, Any]:
+        gone = {"last_seen": None, "version": None, "doing": None, "missing_reason": "its key was revoked"}
+        found: dict[str, Any] = {site: {"state": "revoked", **gone} for site in self._fleet.revoked()}
         for seat in self._fleet.seats():
             there = self._fleet.connected(seat)
             found[seat.site] = {
                 "state": "connected" if there else "not connected",
                 "last_seen": seat.seen_at and seat.seen_at.isoformat(timespec="seconds"),
                 "version": seat.version or None,
-                "doing": doing.get(seat.site, "idle") if there else None,
+                "doing": doing.get(seat.site) if there else None,
                 "missing_reason": self._reasons.get(seat.site) or (None if there else "not connected"),
             }
-        return dict(sorted(found.items()))
+        return {site: of | {"errors": self._errors.get(site, {})} for site, of in sorted(found.items())}
+
+    def _running(self, doing: dict[str, dict[str, str]]) -> dict[str, Any] | None:
+        """The study; of the sites whose answers are still to come, those that work and those that are waited for."""
+        if self._study is None:
+            return None
+        busy = {site for site, work in doing.items() if work["state"] == "working"}
+
+        def told_apart(at: dict[str, Any]) -> dict[str, Any]:
+            working = [site for site in at["waiting_for"] if site in busy]
+            return at | {"working": working, "waiting_for": [site for site in at["waiting_for"] if site not in busy]}
+
+        return told_apart(self._study) | {"cells": {cell: told_apart(at) for cell, at in self._study["cells"].items()}}
 
     def content(self) -> dict[str, Any]:
         """The whole status."""
         about = self._about()
-        sites = self._sites(about.pop("doing"))
-        study = None if self._study is None else dict(self._study)
-        return {"schema": SCHEMA, "at": now_text(), "server": self._server, "study": study, "sites": sites} | about
+        doing = about.pop("doing")
+        running, sites = self._running(doing), self._sites(doing)
+        return {"schema": SCHEMA, "at": now_text(), "server": self._server, "study": running, "sites": sites} | about
 
     def write(self, *, force: bool = False) -> None:
         """Write the file, if the last writing is long enough ago; a full disk stops nothing, and is logged once."""
@@ -158,4 +183,4 @@ class Status:
             except OSError as error:
                 if self._stuck != str(error):
                     self._stuck = str(error)
-                    log.error("event=status_not_written file=%s reason=%r", self._path, error.strerror)
+                    log.error(LogLine("status_not_written", file=str(self._path), reason=error.strerror))

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from sahfl.adapters.files import load_tensors, save_tensors
+from sahfl.adapters.files import MOST_TENSORS, load_tensors, save_tensors
 from sahfl.errors import AdapterError
 
 NOTE = {"round": 3, "sites": ["bern", "linz"], "method": "cp_lora"}
@@ -135,3 +136,25 @@ def test_a_longer_file_is_refused(tmp_path):
 def test_a_file_that_cannot_be_read_is_refused_with_the_systems_reason(tmp_path, name, reason):
     with pytest.raises(AdapterError, match=reason):
         load_tensors(tmp_path / name)
+
+
+def test_tensors_are_counted_before_they_are_made(tmp_path):
+    entry = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = ("{" + ",".join(f'"{n}":{entry}' for n in range(300_000)) + "}").encode()
+    (tmp_path / "many").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(AdapterError, match=f"many: holds 300000 tensors, expected at most {MOST_TENSORS}"):
+        load_tensors(tmp_path / "many")
+
+
+@pytest.mark.parametrize("header", [b"[]", b"1", b'"a"', b"null", b"[" * 100_000])
+def test_a_header_that_is_no_mapping_is_refused(tmp_path, header):
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(AdapterError, match="is damaged or not safetensors"):
+        load_tensors(tmp_path / "a")
+
+
+def test_a_device_or_a_pipe_in_the_place_of_tensors_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "pipe"), (Path("/dev/zero"), "device")):
+        with pytest.raises(AdapterError, match=f"is a {kind}, expected a regular file"):
+            load_tensors(path)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from sahfl.errors import BaseNotAccepted, ConfigError, StorageError
 from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.audit import FILE, read_lines
 from sahfl.federation.site.known_bases import require_accepted
+from sahfl.federation.site.ledger import Ledger
+from sahfl.federation.site.secret import commitment, site_secret
+from sahfl.federation.site.site import Site
 from sahfl.payload import Header
 
 
@@ -169,3 +173,38 @@ def test_a_base_network_is_listed_until_it_is_accepted_by_its_hash(monkeypatch, 
     assert [line["event"] for line in read_lines(config.folder / FILE)] == ["base_accepted", "base_accepted"]
     require_accepted(closed, header)
     assert run(monkeypatch, "accept-base", site_file, "e" * 63) == 2
+
+
+def test_a_patient_is_withdrawn_while_the_service_is_stopped_and_the_studies_are_printed(
+    monkeypatch, capsys, site_file
+):
+    config = load_site(site_file)
+    Site(config).prepare(lambda done, total: None)
+    first, *others = Site(config).known_cases()
+    header = Header("a" * 64, stage="finetune", method="cp_lora-r2", fold=0, round=3, base="")
+    for round_, scans in ((2, [first, *others]), (3, [first]), (4, others)):
+        named = replace(header, round=round_)
+        Ledger(config).reserve("round", named, f"{round_:064x}", [item.content for item in scans])
+    with only_one(config.folder):
+        assert run(monkeypatch, "withdraw", site_file, first.case.id) == 2
+    assert "another sahfl-client works in this folder; stop it first" in capsys.readouterr().err
+    assert run(monkeypatch, "withdraw", site_file, "nobody") == 2
+    assert "have no patient or case of this name; sahfl check lists the cases" in capsys.readouterr().err
+    assert run(monkeypatch, "withdraw", site_file, first.case.id) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("withdrawn: one patient; scans: 1; files and results deleted: ")
+    assert f"closed at this site: study {'a' * 64}\n  cp_lora-r2, fold 0: trained in rounds [2, 3]\n" in out
+    assert [line.strip() for line in out.split("take these files out of the site's data:\n")[1].splitlines()] == [
+        str(path) for path in sorted(first.case.files())
+    ]
+
+
+def test_a_new_secret_is_drawn_from_from_now_on_and_the_audit_log_has_it(monkeypatch, capsys, site_file):
+    config = load_site(site_file).model_copy(update={"secret": None})
+    site_file.write_text(yaml.safe_dump(yaml.safe_load(site_file.read_text()) | {"secret": None}))
+    before = site_secret(config)
+    assert run(monkeypatch, "new-secret", site_file) == 0
+    assert capsys.readouterr().out == "batches are drawn from a new secret from now on\n"
+    assert site_secret(config) != before
+    (*_, line) = read_lines(config.folder / FILE)
+    assert (line["event"], line["details"]) == ("secret_renewed", {"batches": commitment(config)})

@@ -87,7 +87,7 @@ def test_check_puts_another_datalist_into_the_study(sahfl, tmp_path):
 def test_another_datalist_needs_a_study_of_a_datalist(sahfl, study_file):
     code, out, err = sahfl("check", study_file, "--datalist", "new.json")
     assert (code, out) == (2, "")
-    assert err == f"error: {study_file}: --datalist needs a study whose data.source is 'datalist'\n"
+    assert err == f"error: {study_file}: a datalist was named; it needs a study whose data.source is 'datalist'\n"
 
 
 @pytest.mark.parametrize("command", ["check", "simulate"])
@@ -146,20 +146,22 @@ def test_a_folder_without_a_run_cannot_be_resumed(sahfl, tmp_path):
     assert err == f"error: {tmp_path / 'absent'}: holds no run to resume (study.json is missing)\n"
 
 
-@pytest.mark.parametrize(("holds", "hint"), [("study.json", ", or go on with --resume {}"), ("thesis.txt", "")])
+@pytest.mark.parametrize(
+    ("holds", "hint"), [("study.json", ", or go on with sahfl simulate --resume {}"), ("thesis.txt", "")]
+)
 def test_a_folder_that_is_not_empty_is_refused_with_what_to_do(sahfl, study_file, tmp_path, holds, hint):
     run = tmp_path / "run"
     run.mkdir()
     (run / holds).touch()
     code, out, err = sahfl("simulate", study_file, "--out", run)
     assert (code, out) == (2, "")
-    assert err == f"error: {run}: is not empty; name another folder with --out{hint.format(run)}\n"
+    assert err == f"error: {run}: is not empty; name another folder (out){hint.format(run)}\n"
 
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(sahfl, study_file):
     code, out, err = sahfl("simulate", study_file, "--out", study_file / "run")
     assert (code, out) == (2, "")
-    assert "cannot be written (Not a directory); name another folder with --out" in err
+    assert "cannot be written (Not a directory); name another folder (out)" in err
 
 
 def test_a_datalist_that_lacks_a_site_of_the_study_is_a_user_error(sahfl, tmp_path):
@@ -215,7 +217,7 @@ def test_report_of_an_unfinished_run_tells_how_to_go_on(sahfl, finished, tmp_pat
     folder = tmp_path / name
     code, out, err = sahfl("report", folder)
     assert (code, out) == (2, "")
-    how = f"sahfl simulate --resume {folder}, or the same sahfl study; a server goes on by itself"
+    how = f"sahfl simulate --resume {folder}, or the same call again; a server goes on by itself"
     assert err == f"error: {folder}: has no results.json; the run is not finished ({how})\n"
     assert not (folder / "report.html").exists()
 

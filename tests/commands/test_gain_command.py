@@ -26,7 +26,7 @@ def folder(tmp_path):
             method = METHOD.model_copy(update={"trained_at": at, "repeat": repeat})
             task = evaluating(method)
             dice = np.linspace(0.3, 0.6, 12) + more + random.normal(0, 0.003, 12)
-            results = [(f"case-{i}", a_case(f"p{i}", 20.0, 18.0, value)) for i, value in enumerate(dice.tolist())]
+            results = [(f"case-{i}", "", a_case(f"p{i}", 20.0, 18.0, value)) for i, value in enumerate(dice.tolist())]
             keep_results(folder, task, header_of(task), results, took_part=True)
     return folder
 

@@ -98,13 +98,28 @@ def test_a_running_study_that_is_cancelled_stops_and_goes_on_when_it_is_submitte
         server = deployment.server()
         for site in sites:
             deployment.site(site)
-        server.wait_for_line("event=round ", count=3)
+        server.wait_for_line("event=committed ", count=3)
         cancelled = sahfl_command("study", "cancel", "tiny", "--server", deployment.server_file)
         assert cancelled.returncode == 0, cancelled.stderr
         server.wait_for_line("event=study_cancelled study=tiny")
         wait_for(lambda: deployment.status()["study"] is None)
-        committed = server.log.count("event=round ")
+        committed = server.log.count("event=committed ")
         assert not (run / "results.json").exists()
         deployment.submit()
-        server.wait_for_line("event=round ", count=committed + 2)
-        assert [line["event"] for line in map(json.loads, (run / "journal.jsonl").open())].count("round") > committed
+        server.wait_for_line("event=committed ", count=committed + 1)
+        journal = map(json.loads, (run / "journal.jsonl").read_text().splitlines())
+        assert [line["event"] for line in journal].count("round") > committed
+
+
+def test_what_a_site_had_a_part_in_is_named_also_in_archived_runs_and_a_wrong_name_is_refused(sahfl, runs):
+    used = [{"site": "sah_a", "n_volumes": 3}]
+    line = {"event": "round", "stage": "finetune", "method": "cp_lora-r2", "fold": 1, "round": 1, "committed": True}
+    for name in ("done", "stopped"):
+        RunFolder(runs / name).note(line | {"used": used})
+    assert sahfl("study", "archive", "done")[0] == 0
+    code, out, err = sahfl("study", "withdraw", "sah_a")
+    assert code == 0, err
+    named = f"study tiny, fingerprint {STUDY.fingerprint()}\n  trained: cp_lora-r2/fold-1\n  evaluated: nothing\n"
+    assert out == f"runs/archive/done: {named}runs/stopped: {named}deleted: 0 kept cells with data of sah_a\n"
+    code, _, err = sahfl("study", "withdraw", "sah_x")
+    assert (code, err.strip()) == (2, "error: sah_x: no run in runs has anything of a site of this name")

@@ -21,6 +21,7 @@ from sahfl.commands import study as command
 from sahfl.commands.app import app
 from sahfl.config import Study, parse
 from sahfl.errors import ConfigError, RunError, RunFailed
+from sahfl.federation.server.plan import Speed
 from sahfl.federation.server.studies import Studies
 from sahfl.run.folder import RunFolder
 
@@ -88,14 +89,29 @@ def test_a_study_that_was_interrupted_or_grew_goes_on_with_the_same_command(tmp_
     assert tensors(tmp_path / folder_of(ONE)).items() <= tensors(tmp_path / folder_of(MORE)).items()
 
 
-def test_the_plan_names_every_training_what_it_sends_and_that_its_time_is_unknown(tmp_path):
+def test_the_plan_names_every_training_what_it_sends_and_the_time_that_it_may_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(
+        "sahfl.federation.server.plan.measure_speed", lambda study: Speed(train_s=0.25 / 3072, segment_s=0.125 / 3072)
+    )
     path = write(tmp_path / "study.yaml", changed(MORE, rounds__payload="float16"))
     result = called(path, "--plan", "--cells", tmp_path / "cells")
     assert result.exception is None
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["pretrain", "zero_shot", "cp_lora-r2"]
     assert re.search(r"cp_lora-r2 +3 sites +2 +4,112 +8.2", lines[3])  # 4112 numbers of 2 bytes
-    assert lines[4] == "5 cells; no cell of this kind was run here yet, so the time is unknown"
+    # Steps: 2 sites x 2 batches of 2, and twice 3 sites x 2 batches of 2. Slices: 48 of each of 7 scans, for 2 methods.
+    # A slice has 48 x 64 = 3072 pixels.
+    rounds = MORE["pretrain"]["rounds"], MORE["finetune"]["rounds"]
+    assert [row.split()[-2:] for row in lines[1:4]] == [
+        [f"{rounds[0] * 8 * 0.25:.0f}", "s"],
+        [f"{48 * 7 * 0.125:.0f}", "s"],
+        [f"{rounds[1] * 24 * 0.25 + 48 * 7 * 0.125:.0f}", "s"],
+    ]
+    seconds = rounds[0] * 2 + rounds[1] * 6 + 2 * 42
+    assert lines[4].startswith(
+        f"5 cells; about {seconds / 2:.0f} s on 2 core(s), a rough guess from this machine's speed"
+    )
     assert not (tmp_path / "cells").exists()
 
 
@@ -223,7 +239,7 @@ def test_what_the_server_does_is_one_line(server):
     begun = {"doing": "training", "round": 2, "rounds": 3, "attempt": 1, "waiting_for": ["sah_b"]}
     cells = {"cp_lora-r2/fold-1": begun, "zero_shot/fold-0": begun | {"doing": "evaluating", "waiting_for": []}}
     found = {"name": "trial", "stage": "fine-tuning and evaluation", "cells": cells, "waiting_for": []}
-    status = {"schema": 2, "study": found}
+    status = {"schema": 3, "study": found}
     (server / "status.json").write_text(json.dumps(status))
     with running(server):
         line = "fine-tuning and evaluation; cp_lora-r2, fold 1: round 2 of 3; zero_shot, fold 0: evaluating"

@@ -174,14 +174,16 @@ def test_a_damaged_gzip_stream_is_unreadable(tmp_path):
 
 
 HEADERS = {
-    "unknown-type": (70, np.array([9999], "<i2")),
-    "huge": (42, np.array([32767, 32767, 32767], "<i2")),
+    "unknown-type": ("unreadable", 70, np.array([9999], "<i2")),
+    "huge": ("too_large", 42, np.array([32767, 32767, 32767], "<i2")),
+    "voxels-far-away": ("unreadable", 108, np.array([1e9], "<f4")),
+    "voxels-nowhere": ("unreadable", 108, np.array([np.nan], "<f4")),
 }
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-@pytest.mark.parametrize(("offset", "value"), HEADERS.values(), ids=HEADERS.keys())
-def test_a_damaged_header_is_unreadable(tmp_path, offset, value, suffix):
+@pytest.mark.parametrize(("rule", "offset", "value"), HEADERS.values(), ids=HEADERS.keys())
+def test_a_damaged_header_is_refused(tmp_path, rule, offset, value, suffix):
     case = a_case(tmp_path)
     pack = gzip.compress if suffix == ".nii.gz" else bytes
     paths = []
@@ -190,7 +192,7 @@ def test_a_damaged_header_is_unreadable(tmp_path, offset, value, suffix):
         content[offset : offset + value.nbytes] = value.tobytes()
         paths.append(path.with_suffix(suffix))
         paths[-1].write_bytes(pack(bytes(content)))
-    assert broken(Case(case.id, *paths, case.patient))[0] == "unreadable"
+    assert broken(Case(case.id, *paths, case.patient))[0] == rule
 
 
 def test_a_colour_picture_is_unreadable_naming_its_type(tmp_path):

@@ -385,7 +385,7 @@ HEADERS = {
     "inverted": (only(None, PhotometricInterpretation="MONOCHROME1"), "not_grey", "not plain grey"),
     "colour": (only(None, SamplesPerPixel=3), "not_grey", "not plain grey"),
     "no-pixels": (without("PixelData"), "unreadable", "a DICOM file is damaged"),
-    "huge": (only(None, Rows=65535, Columns=65535), "unreadable", "a DICOM file is damaged"),
+    "huge": (only(None, Rows=65535, Columns=65535), "too_large", "voxels, expected at most"),
 }  # fmt: skip
 
 

@@ -118,11 +118,18 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("free", "verdict"), [(11e9, "ok"), (5e9, "warn"), (1e9, "FAIL")])
 def test_a_disk_without_room_is_found(tmp_path, monkeypatch, free, verdict):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free))
-    found = examine_disk(tmp_path / "later", least_bytes=2e9, easy_bytes=10e9, what="a cache of 50 cases")
+    found = examine_disk(tmp_path / "later", least_bytes=2e9, easy_bytes=10e9, what="a cache of 50 cases takes")
     assert found.verdict == verdict
     assert found.found == f"{free / 1e9:.1f} GB free at {tmp_path}; a cache of 50 cases takes 2.0 to 10.0 GB"
     if verdict != "ok":
         assert found.remedy == f"make {(10e9 - free) / 1e9:.1f} GB of room, or set 'folder' to another disk"
+
+
+def test_room_that_is_in_use_already_is_not_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(0, 0, 1e9))
+    found = examine_disk(tmp_path, least_bytes=2e9, easy_bytes=10e9, what="a cache takes", held_bytes=9.5e9)
+    assert (found.verdict, found.remedy) == ("ok", None)
+    assert found.found.endswith("a cache takes 2.0 to 10.0 GB, 9.5 GB of it are there")
 
 
 # --- memory, clock, device ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from sahfl.doctor.server import examine_names, names_of
 from sahfl.trust.kit import ServerKit
 from sahfl.trust.provision import revoke
 
-ALL = "user versions kit certificates names port queue ntp folder disk memory"
+ALL = "user versions environment kit certificates names port queue ntp folder disk memory sites"
 SITES = ["tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c"]
 
 
@@ -181,3 +181,7 @@ def test_C07_a_study_with_a_site_that_is_revoked_is_found(server, tmp_path):
     found = go(config)["queue"]
     assert found.found == "10-a.yaml asks for sah_b, no active site of this consortium"
     assert found.remedy == "correct the study's sites, or provision and renew those sites"
+    journal = config.folder / "runs" / "10-a" / "journal.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.touch()  # a study that has begun goes on without the site
+    assert go(config)["queue"].found == "1 studies wait: 10-a"

@@ -9,17 +9,20 @@ import yaml
 from harness.fake_servers import http_server
 from harness.trust_kits import free_port, make_consortium
 
-from sahfl.config import load_site
+from sahfl.config import ViewsConfig, load_site
 from sahfl.data.phantom import CohortSpec, write_cohort
 from sahfl.doctor import examine_site, healthy
 from sahfl.doctor.site import case_bytes, examine_data, examine_policy
 from sahfl.federation.site.audit import AuditLog
+from sahfl.federation.site.secret import renew_secret
+from sahfl.federation.site.site import Site
 from sahfl.trust.kit import ServerKit
 from sahfl.trust.provision import revoke
 
 LET_IN = (400, {"error": "no instance"})
 ALL = (
-    "user versions kit certificates dns port tls health clock admission ntp policy folder disk memory device data audit"
+    "user versions environment kit certificates dns port tls health clock admission ntp "
+    "policy folder disk memory device data audit state answers"
 )
 
 
@@ -178,7 +181,7 @@ def test_scans_that_are_absent_are_counted_without_naming_a_file(site, cohort, t
         case["label"] = f"{cohort.parent}/{case['label']}"
     content["sites"]["bern"][1]["image"] = "Muster_Hans.nii.gz"
     (tmp_path / "list.json").write_text(json.dumps(content))
-    found, n_cases = examine_data(site(data={"source": "folder", "path": "list.json"}))
+    found, n_cases, _ = examine_data(site(data={"source": "folder", "path": "list.json"}))
     assert (found.verdict, n_cases) == ("FAIL", 2)
     assert found.found == "1 of 2 cases cannot be read, the first is bern-0001"
     assert found.remedy == "let the service's user read them: sahfl check names each"
@@ -191,7 +194,7 @@ def test_scans_that_may_not_be_read_are_found(site, monkeypatch):
 
 
 def test_a_path_without_scans_is_found(site, tmp_path):
-    found, n_cases = examine_data(site(data={"source": "folder", "path": str(tmp_path / "absent")}))
+    found, n_cases, _ = examine_data(site(data={"source": "folder", "path": str(tmp_path / "absent")}))
     assert (found.verdict, n_cases) == ("FAIL", 0)
     assert "got nothing, expected a datalist (.json)" in found.found
     assert found.remedy == "set data.path in the site file, or correct what it names"
@@ -202,20 +205,34 @@ def test_patients_of_a_dicom_export_are_counted_without_reading_whose_they_are(s
         (tmp_path / "export" / name).mkdir(parents=True)
         if name != "empty":
             (tmp_path / "export" / name / "slice").write_bytes(bytes(128) + b"DICM" + bytes(8))
-    found, n_cases = examine_data(site(data={"source": "folder", "path": "export"}))
-    assert (found.verdict, n_cases) == ("ok", 2)
+    found, n_cases, n_slices = examine_data(site(data={"source": "folder", "path": "export"}))
+    assert (found.verdict, n_cases, n_slices) == ("ok", 2, 1)
 
 
 def test_simulated_patients_are_no_files(site):
     cohort = {"source": "phantom", "seed": 1, "shape": [32, 32, 8], "spacing_mm": [5.0, 5.0, 12.0]}
     config = site(data=cohort | {"patients": {"kind": "sah", "n_cases": 7}})
-    assert examine_data(config) == (examine_data(config)[0], 7)
+    assert examine_data(config) == (examine_data(config)[0], 7, 40)
     assert examine_data(config)[0].verdict == "ok"
 
 
 def test_the_room_for_a_case_is_that_of_its_slices():
-    assert case_bytes() == 3 * (96 * 112 * 40 + 2 * 96 * 112 * 80)  # 6.5 MB
-    assert case_bytes(1.0) == 3 * (192 * 224 * 40 + 2 * 192 * 224 * 160)  # 46 MB
+    assert case_bytes(40) == 3 * (96 * 112 * 40 + 2 * 96 * 112 * 80)  # 6.5 MB
+    assert case_bytes(40, 1.0) == 3 * (192 * 224 * 40 + 2 * 192 * 224 * 160)  # 46 MB
+
+
+def test_the_reckoned_room_is_what_the_cache_takes_and_what_is_there_counts(site):
+    config = site()
+    _, n_cases, n_slices = examine_data(config)
+    reckoned = n_cases * case_bytes(n_slices)
+    text = "a cache of 2 cases (22 MB to 169 MB for the views of 2 studies) and a site's networks, logs and results"
+    assert go(config)["disk"].found.endswith(f"; {text} take 1.0 to 1.2 GB")
+    mine = Site(config)
+    mine.check(lambda done, total: None)
+    mine.load_views(mine.cases(), ViewsConfig())
+    written = sum(path.stat().st_size for path in (config.folder / "cache").glob("*/*.slices"))
+    assert reckoned <= written < 1.001 * reckoned  # headers and checksums
+    assert go(config)["disk"].found.endswith(f"; {text} take 1.0 to 1.2 GB, 11 MB of it are there")
 
 
 def test_a_whole_audit_log_is_ok_and_a_changed_one_a_failure(site):
@@ -233,3 +250,19 @@ def test_a_whole_audit_log_is_ok_and_a_changed_one_a_failure(site):
 def test_the_clock_of_the_doctor_is_this_machine_s(site, paths):
     with http_server(ServerKit.load(paths.server).tls(), on_post=LET_IN, port=paths.port):
         assert go(site(), clock=lambda: datetime.now(UTC) + timedelta(minutes=10))["clock"].verdict == "FAIL"
+
+
+def test_a_lost_file_of_the_site_s_folder_is_a_failure_with_its_remedy(site):
+    config = site()
+    AuditLog(config.folder).append("policy", "The policy of this site is noted.", policy="0" * 64, changed=[])
+    assert go(config)["state"].found == "secret, ledger and lists have all that 0 answers need"
+    details = {"asked": "query.describe", "study": "a" * 64, "training": "0" * 16, "round": 0}
+    AuditLog(config.folder).append("answered", "Sent.", **details, batches="0" * 16, sahfl="0.0.1")
+    found = go(config)["state"]
+    assert (found.verdict, found.found) == (
+        "FAIL",
+        f"{config.folder}/batches.key: is missing, and the answers in the audit log drew their batches from it",
+    )
+    assert found.remedy.endswith("or draw from a new one from now on: sahfl-client new-secret SITE_FILE")
+    renew_secret(config)
+    assert go(config)["state"].remedy == "restore the whole folder from its newest backup (docs/keeping.md)"

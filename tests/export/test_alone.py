@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import shlex
 
 import nibabel
 import numpy as np
@@ -60,11 +62,22 @@ def check_mask(path, exported):
     return volume_ml
 
 
+def as_its_readme_says(elsewhere, folder, scan, mask):
+    """What an export's first two commands print: ``pip install``, which leaves exactly its packages, and ``python``."""
+    run = (folder / "README.md").read_text().partition("## Run")[2].strip("\n").partition("\n\n")[0]
+    install, command = (shlex.split(line) for line in run.replace("\\\n", "").splitlines())
+    assert (install[:2], command[0]) == (["pip", "install"], "python")
+    elsewhere.keep_only(install[2:])
+    places = {"scan.nii.gz": str(scan), "mask.nii.gz": str(mask)}
+    arguments = [re.sub("|".join(places), lambda found: places[found[0]], part) for part in command[1:]]
+    return elsewhere.run(*arguments, cwd=folder)
+
+
 def test_onnx_gives_the_mask_of_sahfl_predict_where_there_is_no_sahfl_and_no_torch(exported, tmp_path):
     elsewhere, folder = Elsewhere(tmp_path, hidden=(*TORCH, "scipy")), exported[0] / "to" / "onnx"
     for name in ("sahfl", "torch"):
         assert f"No module named '{name}'" in elsewhere.run("-c", f"import {name}", cwd=folder)[2]
-    code, out, err = elsewhere.run("predict.py", exported[1], tmp_path / "mask.nii.gz", cwd=folder)
+    code, out, err = as_its_readme_says(elsewhere, folder, exported[1], tmp_path / "mask.nii.gz")
     assert code == 0, err
     volume_ml = check_mask(tmp_path / "mask.nii.gz", exported)
     assert abs(float(out.split()[0]) - volume_ml) < 0.2 * FEW_VOXELS
@@ -74,10 +87,7 @@ def test_onnx_gives_the_mask_of_sahfl_predict_where_there_is_no_sahfl_and_no_tor
 def test_a_bundle_gives_the_mask_of_sahfl_predict_where_there_is_no_sahfl(exported, tmp_path):
     elsewhere, folder = Elsewhere(tmp_path), exported[0] / "to" / "bundle"
     assert "No module named 'sahfl'" in elsewhere.run("-c", "import sahfl", cwd=folder)[2]
-    # What ``python -m monai.bundle run`` calls; the command itself needs the package fire.
-    options = {"config_file": "configs/inference.json", "bundle_root": ".", "scan": str(exported[1])}
-    options["mask"] = str(tmp_path / "mask.nii.gz")
-    code, out, err = elsewhere.run("-c", f"from monai.bundle import run; run(**{options})", cwd=folder)
+    code, out, err = as_its_readme_says(elsewhere, folder, exported[1], tmp_path / "mask.nii.gz")
     assert code == 0, err
     check_mask(tmp_path / "mask.nii.gz", exported)
     assert "mL of blood; for research use only" in out

@@ -219,5 +219,5 @@ def test_exports_of_two_methods_in_one_folder_are_not_mixed(run, tmp_path):
     list(export(run[0], tmp_path, ["safetensors"], method="full", fold=1))
     with pytest.raises(RunError, match="several studies or methods"):
         read_networks(tmp_path)
-    with pytest.raises(RunError, match="holds cp_lora-r2, fold 0; got --method None, --fold 1"):
+    with pytest.raises(RunError, match="holds cp_lora-r2, fold 0; got method None, fold 1"):
         read_networks(tmp_path / "fold-0", fold=1)

@@ -183,8 +183,10 @@ def test_A13_a_trainer_that_dies_is_a_cause_that_the_server_hears_and_not_the_da
         reply = server.reply_to(id_)
         assert flower.is_crash(reply)
         assert reply.error.reason == f"worker process died ({cause})"
-        assert f"event=worker_died cause='{cause}'" in running.wait_for("worker_died")
+        assert f'event=worker_died cause="{cause}"' in running.wait_for("worker_died")
+        assert running.status()["errors"]["train"]["error"] == "ProcessLost"
         assert server.ask(SITE, train_request(TINY), protocol.TRAIN).has_content()
+        assert running.status()["errors"] == {}
 
 
 FAULTY = """

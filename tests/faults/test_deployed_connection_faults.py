@@ -122,7 +122,7 @@ def test_A15_a_daemon_says_of_each_certificate_of_its_server_what_is_wrong_and_c
     connects(deployment, site)
     with closing(socket.create_connection(("127.0.0.1", deployment.port))) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        server.wait_for_line("reason='it speaks plain HTTP; this port takes TLS 1.3 only'", timeout_s=20)
+        server.wait_for_line('reason="it speaks plain HTTP; this port takes TLS 1.3 only"', timeout_s=20)
     assert server.stop() == 0
 
 
@@ -156,7 +156,7 @@ def test_A16_a_daemon_of_another_version_is_told_both_and_connects_to_a_server_o
     )
     newer.wait_for_line("event=refused", timeout_s=10)
     (line,) = [line for line in newer.log.splitlines() if "event=refused" in line]
-    assert line.endswith("reason='version' server='sahfl 9.9.9' client='sahfl 0.1.0'")
+    assert line.endswith('reason=version server="sahfl 9.9.9" client="sahfl 0.1.0"')
     assert newer.stop() == 0
     deployment.server()
     connects(deployment, site)

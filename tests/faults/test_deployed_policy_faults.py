@@ -134,7 +134,8 @@ def test_A08_A10_a_site_that_is_frozen_is_late_and_below_the_quorum_the_study_fa
         wait_for(lambda: (run / "state" / "cp_lora-r2" / "fold-0").exists(), 240, lambda: server.log)
         os.killpg(sites["sah_c"].process.pid, signal.SIGSTOP)
         assert server.process.wait(120) == 3, server.log
-        assert {site["site"] for line in journal(run, "paused") for site in line["sites"]} == {"sah_c"}
+        last = journal(run, "paused")[-1]  # a slow machine can miss the short deadline elsewhere, earlier
+        assert [site["site"] for site in last["sites"]] == ["sah_c"]
         (failed,) = journal(run, "failed")
         assert "got 2 usable replies of 3 sites, expected at least 3" in failed["reason"]
         assert "sah_c: no reply within 6 s" in failed["reason"]

@@ -21,7 +21,7 @@ from sahfl.data.manifest import Case, read_datalist
 from sahfl.errors import AdapterError, ConfigError, DataError, PayloadError, RunError
 from sahfl.federation import protocol
 from sahfl.payload import Header
-from sahfl.report import write_report
+from sahfl.report.page import write_report
 from sahfl.run.folder import Checkpoint, RunFolder
 
 STATE = {"a.up": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "b": np.full(4, -0.5, np.float32)}
@@ -187,7 +187,7 @@ def test_B08_a_pickle_is_never_executed(tmp_path, kind):
     run.mkdir()
     journal = RunFolder(run)
     for round_ in (1, 2):
-        journal.commit("cell", Checkpoint(round_, STATE, {"event": "round", "round": round_}))
+        journal.commit("cell", Checkpoint(round_, STATE, {"event": "checkpoint", "round": round_}))
     write(sorted((run / "state" / "cell").iterdir())[-1])
     assert journal.last_checkpoint("cell").round == 1
     header = Header(study="abc", stage="finetune", method="cp_lora-r2", fold=1, round=2, base="def")

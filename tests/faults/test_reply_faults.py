@@ -281,7 +281,7 @@ def test_A08_a_stopped_site_is_waited_for_until_the_deadline_and_takes_part_in_t
     settings = changed(TINY, rounds__quorum=0.5, rounds__deadline_s=45.0)
     first, second = pretraining(tmp_path, scans, settings, on_event)
     assert first["missing"] == [{"site": "tbi_b", "reason": "no reply within 45 s"}]
-    assert ("tbi_b",) in {event.sites for event in events if isinstance(event, Waiting)}
+    assert ("tbi_b",) in {event.working for event in events if isinstance(event, Waiting)}
     assert [used["site"] for used in second["used"]] == ["tbi_a", "tbi_b"]
     (stale,) = second["stale"]
     assert stale["site"] == "tbi_b"

@@ -23,6 +23,7 @@ from sahfl.run.folder import Checkpoint, RunFolder
 
 STUDY = parse(Study, TINY, where="test")
 CELL = "cp_lora-r2/fold-0"
+ROUND = {"event": "round", "stage": "finetune", "method": "cp_lora-r2", "fold": 0, "committed": True, "used": []}
 NUMBERS = ("base", "sites", "methods", "comparisons", "support")
 """Parts of results.json that hold no times."""
 
@@ -34,7 +35,7 @@ def folder(tmp_path):
 
 def checkpoint(round_):
     state = {"a": np.full((40, 50), round_, np.float32)}
-    return Checkpoint(round_, state, {"event": "round", "round": round_, "committed": True})
+    return Checkpoint(round_, state, ROUND | {"round": round_})
 
 
 def committed(folder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,9 +12,13 @@ from harness.commands import journal, tensors
 from harness.deployed import SITES, SMALL, Command, Deployment, sahfl_command, wait_for
 from harness.tiny_study import changed
 
-from sahfl.trust.provision import revoke
+from sahfl.trust.provision import renew, revoke
 
 LONG = changed(SMALL, pretrain__rounds=3, pretrain__local__steps=6)
+
+
+LINE = re.compile(r'\S+Z (info|warning|error) event=\w+( \w+=([^\s"\x1b]+|"(?:[^"\\\x1b]|\\.)*"))*')
+"""A line of the log: one event, none of Flower's, no colour."""
 
 
 def status_of(deployment, *options):
@@ -24,7 +29,7 @@ def status_of(deployment, *options):
 def in_training(deployment, run, round_):
     """Round ``round_`` of pretraining is asked and at least one site has fetched it."""
     lines = [line for line in deployment.commands[0].log_file.read_text().splitlines() if "event=" in line]
-    asked = [i for i, line in enumerate(lines) if f"event=round what='pretrain' done={round_} " in line]
+    asked = [i for i, line in enumerate(lines) if f"event=round cell=pretrain round={round_} " in line]
     return bool(asked) and any("event=started" in line for line in lines[asked[-1] :])
 
 
@@ -77,6 +82,8 @@ def test_A11_a_first_signal_ends_the_server_cleanly_and_the_status_said_what_it_
         assert "waiting for tbi_a" in out
         assert server.stop(10) == 0
         assert "event=stopping" in server.log
+        assert all(LINE.fullmatch(line) for line in server.log.splitlines()), server.log
+        assert len(set(server.log.splitlines())) == len(server.log.splitlines())
         assert "Traceback" not in server.log
         code, _, err = status_of(deployment)
         assert code == 3
@@ -120,7 +127,7 @@ def test_C07_a_site_that_is_revoked_while_the_server_runs_is_out_before_it_train
         server = deployment.server("--until-done")
         for site in SITES:
             deployment.site(site)
-        server.wait_for_line("event=committed what='pretrain'", timeout_s=240)
+        server.wait_for_line("event=committed cell=pretrain", timeout_s=240)
         revoke(deployment.consortium.folder, "tbi_b")
         server.wait_for_line("event=revoked site=tbi_b", timeout_s=30)
         run = deployment.state / "runs" / "tiny"
@@ -130,6 +137,66 @@ def test_C07_a_site_that_is_revoked_while_the_server_runs_is_out_before_it_train
         assert [site["site"] for site in last["used"]] == ["tbi_a"] or not last["committed"]
         assert {"site": "tbi_b", "reason": "its key was revoked"} in last["missing"]
         assert deployment.status()["sites"]["tbi_b"]["state"] == "revoked"
+
+
+@pytest.mark.slow
+def test_C07_a_study_goes_on_without_a_revoked_site_after_a_restart_too_and_with_it_once_it_has_a_new_kit(tmp_path):
+    with Deployment(tmp_path, resume_wait_s=0.0) as deployment:
+        run = deployment.submit(pretrain__rounds=500, rounds__quorum=0.5, rounds__pause_s=0.0)
+        server = deployment.server("--until-done")
+        for site in SITES:
+            deployment.site(site)
+        server.wait_for_line("event=committed cell=pretrain", timeout_s=240)
+        revoke(deployment.consortium.folder, "tbi_b")
+        server.wait_for_line("event=revoked site=tbi_b", timeout_s=30)
+
+        def used_by(*sites):
+            lines = journal(run, "round")
+            return bool(lines) and [site["site"] for site in lines[-1]["used"]] == [*sites]
+
+        wait_for(lambda: used_by("tbi_a"), 120, lambda: server.log)
+        assert server.stop() == 0
+        rounds = len(journal(run, "round"))
+        server = deployment.server("--until-done")
+        wait_for(lambda: len(journal(run, "round")) > rounds and used_by("tbi_a"), 240, lambda: server.log)
+        assert journal(run, "round")[-1]["missing"] == [
+            {"site": "tbi_b", "reason": "not in the roster: its key was revoked"}
+        ]
+        assert "event=goes_on_without study=tiny revoked=tbi_b" in server.log
+        status = deployment.status()
+        assert status["sites"]["tbi_b"]["state"] == "revoked"
+        assert status["study"]["waiting_for"] == []
+        code, out, err = status_of(deployment)
+        assert (code, "missing" in err) == (0, False)
+        assert "tbi_b" in out
+        assert "revoked" in out
+        renew(deployment.consortium.folder, "tbi_b")
+        server.wait_for_line("event=registered site=tbi_b", timeout_s=30)
+        deployment.commands[SITES.index("tbi_b") + 1].kill()
+        deployment.site("tbi_b")
+        wait_for(lambda: used_by("tbi_a", "tbi_b"), 240, lambda: server.log)
+
+
+def test_C07_a_study_that_names_a_revoked_site_fails_with_remedies_that_work(tmp_path):
+    with Deployment(tmp_path, sites=("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")) as deployment:
+        server = deployment.server()
+        server.wait_for_line("event=listening", timeout_s=120)
+        deployment.submit()
+        server.wait_for_line("event=waiting study=tiny", timeout_s=120)
+        revoke(deployment.consortium.folder, "tbi_b")  # while the study waits for its sites
+        server.wait_for_line("event=study_failed study=tiny", timeout_s=120)
+        reason = (deployment.state / "failed" / "tiny.txt").read_text()
+        assert "names tbi_b, revoked" in reason
+        renew(deployment.consortium.folder, "tbi_b")  # one remedy
+        server.wait_for_line("event=registered site=tbi_b", timeout_s=30)
+        deployment.submit()
+        server.wait_for_line("event=waiting study=tiny", timeout_s=120, count=2)
+        revoke(deployment.consortium.folder, "tbi_b")
+        server.wait_for_line("event=study_failed study=tiny", timeout_s=120, count=2)
+        deployment.submit(pretrain__sites=["tbi_a"])  # the other remedy, under the same name
+        server.wait_for_line("event=waiting study=tiny", timeout_s=120, count=3)
+        missing = server.log.rpartition("missing=")[2].split()[0]
+        assert missing == "tbi_a,sah_a,sah_b,sah_c"
 
 
 def test_no_other_process_and_no_other_port_belongs_to_the_server(tmp_path):
@@ -155,7 +222,7 @@ def test_A09_A06_with_a_quorum_the_study_starts_and_a_late_site_comes_in_at_a_la
         server = deployment.server("--until-done")
         for site in ("tbi_a", "sah_a", "sah_b", "sah_c"):
             deployment.site(site)
-        server.wait_for_line("event=committed what='pretrain'", timeout_s=240)
+        server.wait_for_line("event=committed cell=pretrain", timeout_s=240)
         assert "event=starts_without study=tiny missing=tbi_b" in server.log
         assert journal(run, "round")[0]["missing"][0]["site"] == "tbi_b"
         deployment.site("tbi_b")
@@ -173,10 +240,10 @@ def test_A04_a_site_that_is_killed_in_its_training_is_asked_again_when_it_is_bac
         run = deployment.submit()
         server = deployment.server("--until-done")
         sites = {site: deployment.site(site) for site in SITES}
-        server.wait_for_line("event=started site=tbi_b what='train'", timeout_s=240)
+        server.wait_for_line("event=started site=tbi_b what=train", timeout_s=240)
         sites["tbi_b"].kill()
         deployment.site("tbi_b")
-        server.wait_for_line("event=committed what='pretrain'", timeout_s=240)
+        server.wait_for_line("event=committed cell=pretrain", timeout_s=240)
         first = journal(run, "round")[0]
         assert [site["site"] for site in first["used"]] == ["tbi_a", "tbi_b"]
         assert first["retried"] == [{"site": "tbi_b", "reason": "the site's process was started anew"}]

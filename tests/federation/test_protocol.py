@@ -10,11 +10,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sahfl import __version__
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, ModelConfig, ViewsConfig
-from sahfl.errors import PayloadError
+from sahfl.errors import PayloadError, VersionsDiffer
 from sahfl.federation import protocol
 from sahfl.federation.tensors import RAW, read_state
-from sahfl.payload import Header
+from sahfl.payload import SCHEMA, Header
 from sahfl.task import SiteDescription, Task
 
 STATE = {"a.factor_0": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.full(4, -0.5, np.float32)}
@@ -124,6 +125,26 @@ def test_a_task_names_what_it_lacks():
     for record in ({}, {"json": "{"}, {"json": 3.5}, {"json": ["{}"]}):
         with pytest.raises(PayloadError, match=r"^task: "):
             protocol.read_task(RecordDict({"task": ConfigRecord(record)}))
+
+
+def asked_by(**versions):
+    """A request whose header and task are of another version."""
+    header = ConfigRecord(HEADER.as_dict() | {"of_a_newer_version": 1} | versions)
+    return RecordDict({"task": ConfigRecord({"json": '{"of_a_newer_version": 1}'}), "header": header})
+
+
+@pytest.mark.parametrize("versions", [{"sahfl": "9.9.9"}, {"schema": 9}, {"sahfl": "9.9.9", "schema": 9}])
+def test_a_request_of_another_version_is_refused_by_the_versions_of_both_ends_before_its_fields_are_read(versions):
+    with pytest.raises(VersionsDiffer, match=r"^versions differ: the request is of sahfl ") as info:
+        protocol.read_request(asked_by(**versions))
+    assert f"this site has sahfl {__version__!r}, payload {SCHEMA}; install the same at both ends" in str(info.value)
+    assert all(str(value) in str(info.value) for value in versions.values())
+
+
+@pytest.mark.parametrize("versions", [{"sahfl": 3}, {"schema": "1"}])
+def test_a_version_of_another_type_is_no_version(versions):
+    with pytest.raises(PayloadError, match=r"^task"):
+        protocol.read_request(asked_by(**versions))
 
 
 def test_a_long_name_is_cut_in_the_message():

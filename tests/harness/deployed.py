@@ -59,10 +59,10 @@ class Command:
         assert self.log.count(text) >= count, self.log
 
 
-def sahfl_command(*arguments):
+def sahfl_command(*arguments, timeout_s=120):
     """The command ``sahfl``, run to its end: its exit code, what it printed and what it complained of."""
     command = [sys.executable, "-c", STARTED.format("sahfl").replace("sahfl.main", "sahfl.cli"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=timeout_s)
 
 
 def wait_for(condition, timeout_s=60, say=lambda: ""):
@@ -75,7 +75,7 @@ def wait_for(condition, timeout_s=60, say=lambda: ""):
 class Deployment:
     """A consortium in a folder; every process that it starts ends with the block."""
 
-    def __init__(self, folder, *, sites=SITES, study=SMALL, **server):
+    def __init__(self, folder, /, *, sites=SITES, study=SMALL, **server):
         self.folder, self.commands, self.settings = folder, [], study
         self.port = free_port()
         self.consortium = make_consortium(folder / "consortium", sites=sites, port=self.port)
@@ -110,7 +110,7 @@ class Deployment:
         path = self.folder / "study.yaml"
         path.write_text(yaml.safe_dump(settings))
         command = Command(self.folder / "submit.log", "sahfl_server", self.server_file, "--submit", path)
-        assert command.process.wait(60) == 0, command.log
+        assert command.process.wait(300) == 0, command.log
         return self.state / "runs" / settings["name"]
 
     def server(self, *options, **more):

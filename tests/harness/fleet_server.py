@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.doorway import open_port
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
-from sahfl.federation.flower.listener import Listener, open_port
+from sahfl.federation.flower.listener import Listener
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.superlink import StateGrid
 from sahfl.federation.flower.supernode import FleetLink
@@ -21,9 +22,10 @@ class NetworkSide:
 
     def __init__(self, paths, *, hold_s=2.0, give_up_s=600.0):
         self.paths, self.kit = paths, ServerKit.load(paths.server)
+        self.tls = self.kit.tls()
         self.link, self.fleet = Link(), Fleet()
         self.gate = Gate(self.link, self.fleet, hold_s=hold_s)
-        self.fleet.register(self.kit.sites(), self.link.enroll)
+        self.fleet.register(self.kit.sites(), self.link.enroll, revoked=self.kit.revoked())
         self.grid = StateGrid(self.link, self.fleet, wake=self.gate.wake, give_up_s=give_up_s)
         self.clients = []
 
@@ -51,8 +53,8 @@ class NetworkSide:
 @contextmanager
 def serving(paths, **more):
     side = NetworkSide(paths, **more)
-    doorway = open_port("127.0.0.1", 0)
-    with Listener(side.gate, doorway, tls=side.kit.tls(), closing=side.gate.close) as listener:
+    side.doorway = open_port("127.0.0.1", 0)
+    with Listener(side.gate, side.doorway, tls=side.tls, closing=side.gate.close) as listener:
         side.port = int(listener.address.rpartition(":")[2])
         try:
             yield side

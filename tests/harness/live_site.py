@@ -19,10 +19,11 @@ from harness.trust_kits import make_consortium
 from sahfl.adapters import exchanged
 from sahfl.config import Study, parse
 from sahfl.federation import protocol
+from sahfl.federation.flower.doorway import open_port
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
-from sahfl.federation.flower.listener import Listener, open_port
+from sahfl.federation.flower.listener import Listener
 from sahfl.federation.flower.superlink import StateGrid
 from sahfl.networks import whole_network
 from sahfl.payload import Header
@@ -40,7 +41,7 @@ class Server:
     def __init__(self, consortium, *, port=None, kit=None):
         kit = ServerKit.load(kit or consortium.server)
         self.link, self.fleet = Link(), Fleet()
-        self.fleet.register(kit.sites(), self.link.enroll)
+        self.fleet.register(kit.sites(), self.link.enroll, revoked=kit.revoked())
         gate = Gate(self.link, self.fleet)
         self.listener = Listener(
             gate, open_port("127.0.0.1", port or consortium.port), tls=kit.tls(), closing=gate.close

@@ -79,7 +79,7 @@ def test_earlier_results_are_not_written_over(sahfl, run, scan, tmp_path):
     (tmp_path / "out" / "mask.nii.gz").write_text("precious")
     code, out, err = sahfl("predict", run, scan, "--out", tmp_path / "out", "--fold", "0")
     assert (code, out) == (2, "")
-    assert "holds mask.nii.gz already; name another folder with --out, or add --replace" in err
+    assert "holds mask.nii.gz already; name another folder (out), or replace these files (replace)" in err
     assert (tmp_path / "out" / "mask.nii.gz").read_text() == "precious"
     code, _, err = sahfl("predict", run, scan, "--out", tmp_path / "out", "--fold", "0", "--replace")
     assert code == 0, err
@@ -120,7 +120,10 @@ def test_a_missing_extra_is_said_before_the_work(sahfl, run, tmp_path, monkeypat
     write_series(tmp_path / "patient", IMAGE, AFFINE)
     code, out, err = sahfl("predict", run, tmp_path / "patient", "--out", tmp_path / "out", "--dicom-seg")
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == "error: --dicom-seg: highdicom is not installed; pip install highdicom"
+    assert (
+        err.splitlines()[-1]
+        == "error: a DICOM segmentation needs highdicom, which is not installed; pip install highdicom"
+    )
     assert "segmented" not in err
     assert not (tmp_path / "out").exists()
 
@@ -138,7 +141,7 @@ WRONG = {
     "method": ({"--method": "lora"}, "has no method 'lora' (it has: zero_shot, full, cp_lora-r2, dora_c-r1)"),
     "fold": ({"--fold": "7"}, "has no fold 7 (it has: 0, 1)"),
     "fold-text": ({"--fold": "one"}, "--fold: got 'one', expected a number from 0, or all"),
-    "zero-shot-fold": ({"--method": "zero_shot", "--fold": "0"}, "has no folds; leave out --fold"),
+    "zero-shot-fold": ({"--method": "zero_shot", "--fold": "0"}, "has no folds; leave out the fold"),
     "seg-of-nifti": ({"--dicom-seg": None}, "got a NIfTI scan, expected a DICOM series"),
 }
 

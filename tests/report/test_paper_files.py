@@ -90,11 +90,23 @@ def test_a_withheld_group_is_marked_in_the_strata(written):
     assert (row["withheld"], row["n"], row["mean"]) == ("True", "", "")
 
 
-def test_a_text_that_a_spreadsheet_would_run_is_quoted(tmp_path):
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t=", "\r=", "\r\n=", "  =", "\0=", "\uff1d"])
+def test_a_text_that_a_spreadsheet_would_run_is_quoted(tmp_path, first):
     results = sample()
-    results["methods"][1]["aggregation"] = "=HYPERLINK(1)"
+    results["methods"][1]["aggregation"] = f"{first}HYPERLINK(1)"
     write_paper_files(results, tmp_path)
-    assert {row["aggregation"] for row in rows(tmp_path / "methods.csv")} == {"", "'=HYPERLINK(1)"}
+    (text,) = {row["aggregation"] for row in rows(tmp_path / "methods.csv")} - {""}
+    assert (text[0], text[1:].strip()) == ("'", f"{first.strip()[-1]}HYPERLINK(1)")
+
+
+def test_no_text_begins_a_row_of_its_own(tmp_path):
+    results = sample()
+    write_paper_files(results, tmp_path / "plain")
+    results["methods"][1]["aggregation"] = "mean\r=1,2\n=3\x0b\x0c\x85"
+    write_paper_files(results, tmp_path / "odd")
+    plain, odd = (rows(tmp_path / name / "methods.csv") for name in ("plain", "odd"))
+    assert len(plain) == len(odd)
+    assert "mean =1,2 =3 " in {row["aggregation"] for row in odd}
 
 
 HOSTILE = r"\input{/etc/passwd} $x$ & 100% #1 {a_b} ~ ^ < > “é” − ≥"
@@ -104,7 +116,13 @@ def test_nothing_in_a_text_is_a_command_of_latex():
     escaped = escape_latex(HOSTILE)
     assert "\\input" not in escaped
     assert escaped.startswith(r"\textbackslash{}input\{/etc/passwd\} \$x\$ \& 100\% \#1 \{a\_b\}")
-    assert escape_latex("one\n\ntwo") == "one two"
+    assert escape_latex("one\n\ntwo\0three") == "one two three"
+
+
+@pytest.mark.parametrize("name", ["[2cm]", "*[2cm]", "[\\input{x}]"])
+def test_no_name_is_an_option_of_the_end_of_the_row_before(name):
+    text = latex_table(Table("caption", ("a", "b"), (Row(("x", "1")), Row((name, "2")))), "tab:names")
+    assert not re.search(r"\\\\\s*[*\[]", text)
 
 
 @pytest.mark.parametrize("name", ["methods.tex", "comparisons.tex"])

@@ -7,7 +7,7 @@ from harness.grid_results import grid
 from harness.made_run import around, make_run, results_of
 from test_report_sample import VARIANTS, comparison, failed, gain, once, sample
 
-from sahfl.report import conclude
+from sahfl.report.summary import conclude
 
 TWICE = {"method": "cp_lora", "rank": 2, "repeats": 2}
 CP = "CP-LoRA (rank 8)"

@@ -13,12 +13,12 @@ from test_report_page import Page, without_figures
 from test_report_sample import comparison, sample
 from test_report_sample import method as one_method
 
-from sahfl.report import write_report
 from sahfl.report.accuracy_figures import draw_places, draw_ranks, draw_strata
 from sahfl.report.claim import AUTHORS, claim_table, n_filled
 from sahfl.report.cost_figures import draw_bytes, draw_costs
 from sahfl.report.form import form_problems
 from sahfl.report.names import families, looks, method_name, names
+from sahfl.report.page import write_report
 from sahfl.report.paper import paper_table
 from sahfl.report.run_tables import ledger_table
 from sahfl.report.training_figures import draw_losses
@@ -347,33 +347,73 @@ def browse(tmp_path, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@needs_chromium
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_the_page_with_its_pictures_and_nothing_that_is_cut(page, tmp_path, width):
-    """At 1280 pixels no table of the results is wider than its box, but the wide ones that are folded."""
-    probe = """<script>onload = () => {
-      const cut = [...document.querySelectorAll('body *')].filter(e => {
-        const box = e.getBoundingClientRect()
-        return box.width > 1 && box.right > innerWidth + 1 && !e.closest('.box')
-      })
-      const boxes = [...document.querySelectorAll('.box')].filter(e => !e.closest('details'))
-      const wide = boxes.filter(e => e.scrollWidth > e.clientWidth)
-      const silent = wide.filter(e => getComputedStyle(e.previousElementSibling).display == 'none')
-      const images = [...document.images]
-      images[0].closest('label').querySelector('input').click()
-      const large = images[0].getBoundingClientRect().width
-      parent.postMessage([innerWidth, document.documentElement.scrollWidth <= innerWidth, cut.length, silent.length,
-        images.every(i => i.naturalWidth >= 100), images.length, large >= Math.min(1000, innerWidth - 50)].join(), '*')
-    }</script>"""
-    # The page's own policy forbids scripts; the probe needs a copy without it. A window is never as narrow as a phone.
-    source = re.sub(r"<meta[^>]*Content-Security-Policy[^>]*>", "", page.source)
-    (tmp_path / "probe.html").write_text(source.replace("</body>", probe + "</body>"))
+def shown_at(tmp_path, source, width, script):
+    """The text that a script posts from a page in a frame of this width; a window is never as narrow as a phone."""
+    # The page's own policy forbids scripts; the probe needs a copy without it.
+    source = re.sub(r"<meta[^>]*Content-Security-Policy[^>]*>", "", source)
+    probe = f"<script>onload = () => {{ {script} }}</script></body>"
+    (tmp_path / "probe.html").write_text(source.replace("</body>", probe))
     listen = "<script>onmessage = event => { document.title = event.data }</script>"
     frame = f'{listen}<iframe src="probe.html" style="border:0;width:{width}px;height:900px"></iframe>'
     (tmp_path / "frame.html").write_text(frame)
     arguments = "--virtual-time-budget=5000", "--window-size=1400,900", "--dump-dom"
     shown = browse(tmp_path, *arguments, (tmp_path / "frame.html").as_uri())
-    assert f"<title>{width},true,0,0,true,11,true</title>" in shown, re.findall("<title>.*</title>", shown)
+    return re.search("<title>(.*)</title>", shown)[1]
+
+
+SILENT = """
+  const boxes = [...document.querySelectorAll('.box')].filter(e => innerWidth < 500 || !e.closest('details'))
+  const wide = boxes.filter(e => e.scrollWidth > e.clientWidth)
+  const cued = e => e.previousElementSibling.matches('.cue') &&
+    getComputedStyle(e.previousElementSibling).display != 'none'
+  const silent = wide.filter(e => !cued(e)).map(e => e.getAttribute('aria-label'))
+"""
+"""Names the tables that are wider than their box without a cue: on a wide screen of those that are not folded."""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_the_page_with_its_pictures_and_nothing_that_is_cut(page, tmp_path, width):
+    """At 1280 pixels no table of the results is wider than its box, but the wide ones that are folded."""
+    script = f"""
+      const cut = [...document.querySelectorAll('body *')].filter(e => {{
+        const box = e.getBoundingClientRect()
+        return box.width > 1 && box.right > innerWidth + 1 && !e.closest('.box')
+      }})
+      document.querySelectorAll('details').forEach(e => e.open = true)
+      {SILENT}
+      const images = [...document.images]
+      images[0].closest('label').querySelector('input').click()
+      const large = images[0].getBoundingClientRect().width
+      parent.postMessage([innerWidth, document.documentElement.scrollWidth <= innerWidth, cut.length, silent.length,
+        images.every(i => i.naturalWidth >= 100), images.length, large >= Math.min(1000, innerWidth - 50)].join(), '*')
+    """
+    assert shown_at(tmp_path, page.source, width, script) == f"{width},true,0,0,true,11,true"
+
+
+def test_a_method_s_name_in_a_table_is_broken_after_a_comma_alone(page):
+    heads = re.findall(r'<th scope="row" class="text">(.*?)</th>', page.source)
+    named = [
+        re.findall(r'<span class="whole">(.*?)</span>(?=<| |$)', re.sub(r'<span class="swatch.*?</span>', "", h))
+        for h in heads
+    ]
+    found = {" ".join(pieces) for pieces in named if pieces}
+    assert "CP-LoRA (rank 8)" in found
+    assert all(piece.endswith(",") for pieces in named for piece in pieces[:-1])
+    assert {name for name in names(grid()).values() if name in page.text} & found
+
+
+@needs_chromium
+def test_a_table_of_few_columns_fits_a_phone(tmp_path):
+    results = sample()
+    for part in (*results["methods"], *results["comparisons"]):
+        for metric in part["metrics"].values():
+            for kind in ("by_volume", "by_extent"):
+                del metric[kind][2:]
+    source = write_report(results, tmp_path).read_text()
+    assert source.count('class="box few"') > 2
+    script = f"document.querySelectorAll('details').forEach(e => e.open = true); {SILENT}"
+    assert shown_at(tmp_path, source, 390, f"{script}; parent.postMessage(silent.join('; ') || 'none', '*')") == "none"
 
 
 @needs_chromium

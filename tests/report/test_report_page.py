@@ -14,10 +14,10 @@ from test_report_sample import DIED, VARIANTS, failed, gain, refusals, unclear
 from test_report_sample import method as one_method
 
 from sahfl.errors import DataError
-from sahfl.report import conclude, write_report
 from sahfl.report.claim import claim_table
 from sahfl.report.form import form_problems
-from sahfl.report.page import draw_figures, render_page
+from sahfl.report.page import draw_figures, render_page, write_report
+from sahfl.report.summary import conclude
 
 
 class Page(HTMLParser):

@@ -8,13 +8,13 @@ from rich.console import Console
 from test_report_sample import gain
 
 from sahfl.console import show_conclusion
-from sahfl.report import conclude
+from sahfl.report.summary import conclude
 
 
-def at_the_end(width=None):
-    """What ``show_conclusion`` prints of the sample: in a terminal of this width, or into a file."""
+def at_the_end(width=None, results=None):
+    """What ``show_conclusion`` prints of results (the sample): in a terminal of this width, or into a file."""
     target = Console(file=io.StringIO(), width=width, force_terminal=width is not None, color_system=None)
-    show_conclusion(conclude(gain()), target)
+    show_conclusion(conclude(results or gain()), target)
     return target.file.getvalue()
 
 
@@ -39,3 +39,19 @@ def test_in_a_terminal_nothing_of_the_table_is_cut(width):
     assert "…" not in text
     for part in ("0.503", "+0.091", "better", "101,234", "0.41 MB", "9.9 s", "812,345"):
         assert part in text, part
+
+
+@pytest.mark.parametrize("trainings", [1, 2], ids=["marked", "plain"])
+@pytest.mark.parametrize("width", [None, 80, 97, 110, 130, 140])
+def test_no_line_ends_inside_the_name_of_a_method(width, trainings):
+    results = gain()
+    for one in (*results["methods"], *results["comparisons"]):
+        one["metrics"]["dice"]["overall"]["trainings"] = trainings
+    text = at_the_end(width, results)
+    assert ("‡" in text) == (trainings == 1)
+    assert all(len(line.rstrip()) <= (width or 130) for line in text.splitlines())
+    assert re.search(r"^CP-LoRA \(rank 8\) ", text, re.MULTILINE)
+    together, apart = r"CP-LoRA \(rank 8\)", r"CP-LoRA\s+\(rank\s+8\)"
+    assert len(re.findall(together, text)) == len(re.findall(apart, text)) > 2
+    assert len(re.findall("full fine-tuning", text)) == len(re.findall(r"full\s+fine-tuning", text)) > 0
+    assert text.isascii() or not re.search("[\ue000-\uf8ff]", text)

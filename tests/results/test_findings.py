@@ -128,10 +128,10 @@ def test_the_text_counts_the_verdicts_and_names_all_that_contradict_the_claim():
         against("decoder", "zero_shot", "worse", value=-0.05, half=0.04, p_holm=0.0002),
     ]
     assert finding("fine_tuning", rows, pairs)["text"] == (
-        "1 of 4 comparisons supports the claim (1 better, 1 one training, 2 worse). The comparison with the weakest "
-        "support: decoder against zero_shot: -0.050 (95 % interval -0.090 to -0.010, n = 30, p (Holm) < 0.001). Also "
-        "against the claim: cp_lora-r8 against zero_shot: -0.050 (95 % interval -0.060 to -0.040, n = 30, p (Holm) "
-        "0.010)."
+        "1 of 4 comparisons supports the claim (1 better, 1 with one training, 2 worse). The comparison with the "
+        "weakest support: decoder against zero_shot: -0.050 (95 % interval -0.090 to -0.010, n = 30, p (Holm) < "
+        "0.001). Also against the claim: cp_lora-r8 against zero_shot: -0.050 (95 % interval -0.060 to -0.040, n "
+        "= 30, p (Holm) 0.010)."
     )
 
 

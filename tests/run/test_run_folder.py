@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from harness.tiny_study import TINY, changed
 
+from sahfl import __version__
 from sahfl.adapters import digest
 from sahfl.config import Study, parse
-from sahfl.errors import ConfigError, RunError, StorageError
+from sahfl.errors import ConfigError, RunError, StorageError, VersionsDiffer
 from sahfl.run.folder import Checkpoint, RunFolder
+from sahfl.run.session import open_session
 
 STUDY = parse(Study, TINY, where="test")
 CELL = "cp_lora-r2/fold-0"
+ROUND = {"event": "round", "stage": "finetune", "method": "cp_lora-r2", "fold": 0, "committed": True, "used": []}
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def folder(tmp_path):
 
 def checkpoint(round_, value=None):
     state = {"a": np.full((2, 2), round_ if value is None else value, np.float32)}
-    return Checkpoint(round_, state, {"event": "round", "round": round_, "committed": True, "loss": 0.1 + round_})
+    return Checkpoint(round_, state, ROUND | {"round": round_, "loss": 0.1 + round_})
 
 
 def files(folder, cell=CELL):
@@ -58,14 +61,14 @@ def test_a_folder_that_holds_something_is_refused_with_a_hint_and_left_alone(tmp
     content = path / "thesis.txt" if kind == "folder with a file" else path
     content.parent.mkdir(exist_ok=True)
     content.write_text("mine")
-    with pytest.raises(RunError, match=f"^{re.escape(str(path))}: is not empty; name another folder with --out$"):
+    with pytest.raises(RunError, match=f"^{re.escape(str(path))}: is not empty; name another folder \\(out\\)$"):
         RunFolder.create(path, STUDY)
     assert content.read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"run: cannot be written \(Not a directory\); name another folder with --out$"):
+    with pytest.raises(RunError, match=r"run: cannot be written \(Not a directory\); name another folder \(out\)$"):
         RunFolder.create(tmp_path / "file" / "run", STUDY)
 
 
@@ -115,6 +118,31 @@ def test_a_lock_is_given_back_when_the_block_ends(folder):
     for _ in range(2):
         with folder.lock():
             pass
+
+
+OTHER_VERSION = r"ran with sahfl 9\.9\.9, this is sahfl .*; install that version to go on, or archive the run"
+
+
+def test_a_run_of_another_version_is_not_continued_and_its_versions_are_named(folder):
+    open_session(folder)
+    open_session(folder)  # of this version
+    assert {line["sahfl"] for line in folder.journal()} == {__version__}
+    folder.note({"event": "resumed", "sahfl": "9.9.9"})
+    n_lines = len(folder.journal())
+    with pytest.raises(VersionsDiffer, match=OTHER_VERSION):
+        open_session(folder)
+    assert len(folder.journal()) == n_lines
+    assert RunFolder.reopen(folder.path).study() == STUDY  # a report or a prediction only reads
+
+
+def test_settings_that_only_another_version_has_are_refused_by_the_versions(folder):
+    path = folder.path / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"of_a_newer_version": 1}))
+    with pytest.raises(ConfigError, match="of_a_newer_version"):
+        RunFolder.reopen(folder.path)
+    folder.note({"event": "started", "sahfl": "9.9.9"})
+    with pytest.raises(VersionsDiffer, match=OTHER_VERSION):
+        RunFolder.reopen(folder.path)
 
 
 # --- journal --------------------------------------------------------------------------------------------------------
@@ -187,10 +215,10 @@ def test_a_journal_line_lost_between_checkpoint_and_journal_is_added_once(folder
 def test_a_line_of_another_cell_with_equal_tensors_does_not_stand_for_the_lost_one(folder):
     folder.commit("pretrain", checkpoint(1))
     other = checkpoint(1)
-    folder.commit(CELL, Checkpoint(1, other.state, other.record | {"fold": 0}))
+    folder.commit(CELL, Checkpoint(1, other.state, other.record | {"fold": 1}))
     (folder.path / "journal.jsonl").write_text(lines(folder)[0] + "\n")
     folder.last_checkpoint(CELL)
-    assert [line.get("fold") for line in folder.journal()] == [None, 0]
+    assert [line.get("fold") for line in folder.journal()] == [0, 1]
 
 
 @pytest.mark.parametrize("damage", ["tensor", "header", "empty", "half"])

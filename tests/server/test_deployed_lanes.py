@@ -49,7 +49,7 @@ def test_a_server_stopped_in_two_cells_goes_on_in_both_and_later_studies_take_th
         sites = {site: deployment.site(site) for site in SITES}
         wait_for(lambda: (deployment.status()["study"] or {"cells": {}})["cells"].keys() == set(CELLS), 240)
         for cell in CELLS:
-            server.wait_for_line(f"event=round what={cell!r} done=2 ", timeout_s=240)
+            server.wait_for_line(f"event=round cell={cell} round=2 ", timeout_s=240)
         assert server.stop() == 0
         assert [line["event"] for line in journal(run)][-1] == "interrupted"
         rounds = cells_in_turn(run)

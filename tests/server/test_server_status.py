@@ -1,6 +1,7 @@
 import fcntl
 import json
 import urllib.request
+from datetime import datetime
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from sahfl.commands.app import app
 from sahfl.config import Study, load_server, parse
+from sahfl.doctor.server import examine_sites
 from sahfl.errors import ConfigError, RunError
 from sahfl.events import (
     CellEvaluated,
@@ -30,6 +32,7 @@ from sahfl.federation.server.plan import payload_bytes
 
 STUDY = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
 ABOUT = {"queue": ["next"], "certificates": {}, "warnings": ["ends soon"], "held": {"messages": 1}, "last": None}
+DOING = {"tbi_a": {"what": "train", "state": "working", "since": "2026-11-30T07:00:00+00:00"}}
 
 
 @pytest.fixture
@@ -37,11 +40,9 @@ def status(tmp_path):
     fleet = Fleet()
     numbers = iter(range(100))
     sites = (*STUDY.pretrain.sites, *STUDY.finetune.sites)
-    fleet.register({site: site.encode() for site in sites}, lambda key: next(numbers))
+    fleet.register({site: site.encode() for site in sites}, lambda key: next(numbers), revoked={})
     fleet.admit(fleet.of_key(b"tbi_a"), "one", "0.1.0")
-    status = Status(
-        tmp_path / "state" / "status.json", fleet, pid=7, about=lambda: ABOUT | {"doing": {"tbi_a": "train"}}
-    )
+    status = Status(tmp_path / "state" / "status.json", fleet, pid=7, about=lambda: ABOUT | {"doing": DOING})
     status.listening("127.0.0.1:8443")
     status.begin("study", STUDY)
     return status
@@ -49,8 +50,11 @@ def status(tmp_path):
 
 def test_the_status_follows_the_events_of_a_run(status):
     status.update(StageBegun("pretraining"))
-    status.update(Waiting(("tbi_b",), 10, 70))
+    status.update(Waiting(("tbi_b",), (), 10, 70))
     assert status.content()["study"]["waiting_for"] == ["tbi_b"]
+    status.update(Waiting(("tbi_b",), ("tbi_a",), 10, 70))  # sites prepare their data
+    study = status.content()["study"]
+    assert (study["waiting_for"], study["working"]) == (["tbi_b"], ["tbi_a"])
     status.update(CellResumed("pretrain", 3, 5))
     assert status.content()["study"]["committed"] == "pretrain, round 3"
     status.update(RoundBegun("pretrain", 5, 5))
@@ -70,21 +74,21 @@ def test_of_two_cells_that_are_worked_on_each_has_its_own_round_and_its_own_wait
     for fold, (cell, round_) in enumerate(((ONE, 2), (OTHER, 1))):
         status.update(CellStageBegun("fine-tuning", cell, "cp_lora-r2", fold, 2))
         status.update(RoundBegun(cell, round_, 5))
-    status.update(Waiting(("tbi_b", "sah_a"), 10, 70, ONE))
-    status.update(SiteFailed("tbi_b", "not connected for 61 s"))
+    status.update(Waiting(("tbi_b", "sah_a"), ("tbi_a",), 10, 70, ONE))
+    status.update(SiteFailed("tbi_b", "train", "not connected for 61 s"))
     status.update(RoundFailed(ONE, "x"))
     status.update(RoundCommitted(OTHER, 1, 5, 0.5))
     status.update(RoundBegun(OTHER, 2, 5))
     content = status.content()
     one, other = content["study"]["cells"][ONE], content["study"]["cells"][OTHER]
-    assert (one["round"], one["attempt"], one["waiting_for"]) == (2, 2, ["tbi_b", "sah_a"])
+    assert (one["round"], one["attempt"], one["waiting_for"], one["working"]) == (2, 2, ["sah_a", "tbi_b"], ["tbi_a"])
     assert (other["round"], other["attempt"], other["waiting_for"]) == (2, 1, [])
     assert content["sites"]["tbi_b"]["missing_reason"] == "not connected for 61 s"
     status.update(CellStageBegun("evaluating", OTHER, "cp_lora-r2", 1, 2))
     status.write(force=True)
     shown = CliRunner().invoke(app, ["status", str(server_file)]).stdout
     assert "study study: fine-tuning and evaluation" in shown
-    assert "  cp_lora-r2, fold 0: round 2 of 5, attempt 2; waiting for tbi_b, sah_a, until 20" in shown
+    assert "  cp_lora-r2, fold 0: round 2 of 5, attempt 2; working: tbi_a; waiting for sah_a, tbi_b, until 20" in shown
     assert "  cp_lora-r2, fold 1: evaluating\n" in shown
     assert f"last commit: {OTHER}, round 1" in shown
     lines = prometheus(status.content()).splitlines()
@@ -105,10 +109,51 @@ def test_each_site_says_whether_it_is_there_and_what_it_does(status):
     sites = status.content()["sites"]
     assert (sites["tbi_a"]["state"], sites["tbi_a"]["doing"], sites["tbi_a"]["version"]) == (
         "connected",
-        "train",
+        DOING["tbi_a"],
         "0.1.0",
     )
     assert (sites["tbi_b"]["state"], sites["tbi_b"]["last_seen"]) == ("not connected", None)
+
+
+def test_each_site_is_shown_as_working_on_what_since_when_or_as_waited_for(status, server_file, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    status.write(force=True)
+    shown = CliRunner().invoke(app, ["status", str(server_file)]).stdout
+    assert "train since 2026-11-30T07:00:00+00:00" in shown
+    monkeypatch.setitem(DOING, "tbi_a", DOING["tbi_a"] | {"state": "asked"})
+    status.write(force=True)
+    shown = CliRunner().invoke(app, ["status", str(server_file)]).stdout
+    assert "waited for: train, asked 2026-11-30T07:00:00+00:00" in shown
+    monkeypatch.delitem(DOING, "tbi_a")
+    status.write(force=True)
+    assert "idle" in CliRunner().invoke(app, ["status", str(server_file)]).stdout
+
+
+def test_a_site_whose_last_answer_was_an_error_is_shown_until_an_answer_of_its_kind_is_none(
+    status, server_file, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    status.update(SiteFailed("tbi_a", "train", "DataChanged", "DataChanged"))
+    status.update(SiteFinished("tbi_a", "query.confirm_start"))
+    (known,) = status.content()["sites"]["tbi_a"]["errors"].values()
+    assert known["error"] == "DataChanged"
+    status.update(SiteFailed("tbi_a", "train", "DataChanged", "DataChanged"))
+    status.update(SiteFailed("tbi_a", "train", "not connected for 61 s"))  # no answer
+    assert status.content()["sites"]["tbi_a"]["errors"] == {"train": known}
+    status.end()
+    status.begin("next", STUDY)
+    status.write(force=True)
+    assert f"train: DataChanged since {known['since']}" in CliRunner().invoke(app, ["status", str(server_file)]).stdout
+    since = datetime.fromisoformat(known["since"]).timestamp()
+    line = f'sahfl_site_error_since_seconds{{site="tbi_a",what="train",error="DataChanged"}} {since:.0f}'
+    assert line in prometheus(status.content()).splitlines()
+    found = examine_sites(tmp_path / "state" / "status.json")
+    assert (found.verdict, "tbi_a: train: DataChanged since" in found.found) == ("warn", True)
+    status.update(SiteFinished("tbi_a", "train"))
+    status.write(force=True)
+    assert status.content()["sites"]["tbi_a"]["errors"] == {}
+    assert "sahfl_site_error" not in prometheus(status.content())
+    assert examine_sites(tmp_path / "state" / "status.json").verdict == "ok"
 
 
 def test_A12_a_disk_that_is_full_is_said_once_and_stops_nothing(status, tmp_path, caplog):

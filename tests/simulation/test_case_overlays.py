@@ -66,7 +66,7 @@ def keep(config, study, fold, results, id_="cp_lora-r2"):
     (method,) = [method for method in study.finetune.methods if method.id == id_]
     requests = Requests(study, study.fingerprint(), "0" * 64)
     task, header = requests.evaluation(method, fold), requests.header("finetune", method.id, fold)
-    keep_results(config.folder, task, header, results, took_part=True)
+    keep_results(config.folder, task, header, [(case, "", result) for case, result in results], took_part=True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -300,8 +301,80 @@ def test_an_authority_of_another_kind_is_refused(paths):
 def test_files_that_vanish_after_loading_are_an_error_with_what_to_do(paths):
     site, server = load_site(paths), load_server(paths)
     (paths.sites["a"] / "client.key").unlink()
-    (paths.server / "ca.crt").unlink()
+    (paths.server / "server.crt").unlink()
     with pytest.raises(TrustError, match=r"client.crt: cannot be used any more; put the kit's files back"):
         site.tls()
-    with pytest.raises(TrustError, match=r"ca.crt: cannot be used any more; put the kit's file back"):
+    with pytest.raises(TrustError, match=r"server.crt: cannot be used any more; put the kit's files back"):
         server.tls()
+
+
+# --- the one authority, and nothing else ----------------------------------------------------------------------------
+
+
+def trusted(context):
+    """The authorities that a context trusts, by their bytes."""
+    return context.get_ca_certs(binary_form=True)
+
+
+MORE = {
+    "a second authority": lambda other: (other.sites["a"] / "ca.crt").read_bytes(),
+    "text": lambda other: b"and this\n",
+    "a key": lambda other: (other.sites["a"] / "client.key").read_bytes(),
+}
+
+
+@pytest.mark.parametrize("at", ["behind", "before"])
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE.keys())
+def test_a_file_with_more_than_its_one_certificate_is_refused(paths, other, more, at):
+    for load, path, what in (
+        (load_site, paths.sites["a"] / "ca.crt", "certificate"),
+        (load_site, paths.sites["a"] / "client.crt", "certificate"),
+        (load_server, paths.server / "ca.crt", "certificate"),
+        (load_server, paths.server / "server.crt", "certificate"),
+        (load_server, paths.server / "revoked.crl", "revocation list"),
+    ):
+        before = path.read_bytes()
+        path.write_bytes(before + more(other) if at == "behind" else more(other) + before)
+        with pytest.raises(TrustError, match=f"{path.name}: holds more than its one {what} in PEM"):
+            load(paths)
+        path.write_bytes(before)
+        load(paths)
+
+
+def test_a_kit_trusts_the_authority_that_was_checked_whatever_its_file_holds_later(paths, other):
+    site, server = load_site(paths), load_server(paths)
+    for kit in (site, server):
+        with (kit.folder / "ca.crt").open("ab") as stream:
+            stream.write((other.sites["a"] / "ca.crt").read_bytes())
+        (authority,) = trusted(kit.tls())
+        assert x509.load_der_x509_certificate(authority) == kit.authority
+
+
+def test_a_kit_with_the_line_ends_of_another_system_is_the_same_kit(paths):
+    path = paths.sites["a"] / "ca.crt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    load_site(paths)
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o646])
+@pytest.mark.parametrize(("load", "names"), [(load_site, SITE_FILES), (load_server, SERVER_FILES)])
+def test_a_kit_that_others_may_change_is_refused_and_the_remedy_works(paths, mode, load, names):
+    folder = paths.sites["a"] if load is load_site else paths.server
+    for name in (name for name in names if not name.endswith(".key")):
+        (folder / name).chmod(mode)
+        with pytest.raises(TrustError) as caught:
+            load(paths)
+        expected = f"others may change it (mode {mode:04o}), expected its owner alone"
+        remedy = str(caught.value).split("`")[1]
+        assert str(caught.value) == f"{folder / name}: {expected}; run `{remedy}`"
+        subprocess.run(remedy.split(), check=True)
+        load(paths)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o707])
+@pytest.mark.parametrize("load", [load_site, load_server])
+def test_a_kit_s_folder_that_others_may_change_is_refused(paths, mode, load):
+    folder = paths.sites["a"] if load is load_site else paths.server
+    folder.chmod(mode)
+    with pytest.raises(TrustError, match=rf"others may change it \(mode {mode:04o}\).*chmod go-w {folder}`"):
+        load(paths)

@@ -27,8 +27,8 @@ from sahfl.errors import AdapterError, ConfigError
 from sahfl.federation import protocol
 from sahfl.federation.site.dry_run import dry_run
 from sahfl.networks import base_network, trained_tensors
-from sahfl.report import write_report
 from sahfl.report.names import family_of
+from sahfl.report.page import write_report
 from sahfl.run.folder import BASE_FILE
 from sahfl.simulation.simulate import site_configs
 

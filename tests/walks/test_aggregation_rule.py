@@ -19,7 +19,7 @@ from sahfl.federation import protocol
 from sahfl.federation.server.aggregate import aggregate
 from sahfl.federation.site.dry_run import dry_run
 from sahfl.federation.turns import take_turn
-from sahfl.report import write_report
+from sahfl.report.page import write_report
 from sahfl.simulation.simulate import site_configs
 
 METHODS = [{"method": "zero_shot"}, {"method": "cp_lora", "rank": 2, "aggregation": "midrange"}]

@@ -59,7 +59,7 @@ def test_the_commands_read_files_of_a_new_source(arrays, folder, sahfl):
     assert (code, json.loads(out)["data"]["sites"]["tbi_a"]) == (0, str(folder / "arrays" / "tbi_a"))
     code, out, _ = sahfl("check", folder / "site.yaml")
     assert (code, json.loads((folder / "work" / "checks.json").read_text())["may_train"]) == (0, True)
-    finding, n_cases = examine_data(load_site(folder / "site.yaml"))
+    finding, n_cases, _ = examine_data(load_site(folder / "site.yaml"))
     assert (finding.verdict, n_cases) == ("ok", 3)
 
 

@@ -17,11 +17,18 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from sahfl.errors import ScanProblem
+from sahfl.data.volume_size import require_size
+from sahfl.errors import ScanProblem, UnfitFile
+from sahfl.regular_files import SCAN_BYTES, check_regular, open_regular
 
 MAGIC_AT, MAGIC = 128, b"DICM"
+HEADER_BYTES = 1 << 26
+"""Most bytes of a file beside its pixels: a segmentation describes each of its frames."""
+_SIZE_ELEMENTS = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
 PIXEL_ELEMENTS = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -37,10 +44,8 @@ _MALFORMED = (
 
 def is_dicom(path: Path) -> bool:
     """Test whether a regular file exists, can be read and begins with the DICOM prefix."""
-    if not path.is_file():  # opening a pipe would block for ever
-        return False
     try:
-        with path.open("rb") as stream:
+        with open_regular(path, most=SCAN_BYTES) as stream:
             return stream.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
     except OSError:
         return False
@@ -64,6 +69,8 @@ def private() -> Iterator[None]:
             yield
     except ScanProblem:
         raise
+    except UnfitFile as error:
+        raise ScanProblem("unreadable", f"a file {error.strerror}") from None
     except PermissionError:
         raise ScanProblem("permission", "no permission to read a DICOM file") from None
     except FileNotFoundError:
@@ -77,9 +84,39 @@ def private() -> Iterator[None]:
 def read_elements(path: Path, elements: tuple[str, ...]) -> Dataset:
     """The named elements of a file; all others are skipped, patient name and dates included.
 
-    Only within ``private``.
+    Pixels are read only if their size, which the other elements give, is one of a head CT. Only within ``private``.
+
+    Raises:
+        ScanProblem: the file claims or holds more pixels than a head CT has, or is packed as a whole.
     """
-    return pydicom.dcmread(path, specific_tags=list(elements), stop_before_pixels="PixelData" not in elements)
+    check_regular(path, most=SCAN_BYTES)
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ScanProblem(
+            "compressed", "a file is packed as a whole (deflated); unpack it, for example with dcmconv +te"
+        )
+    if with_pixels := "PixelData" in elements:
+        _require_pixels(path)
+    return pydicom.dcmread(path, specific_tags=list(elements), stop_before_pixels=not with_pixels)
+
+
+def read_whole(path: Path) -> Dataset:
+    """All elements of a file. Only within ``private``.
+
+    Raises:
+        ScanProblem: as ``read_elements``.
+    """
+    read_elements(path, PIXEL_ELEMENTS)
+    return pydicom.dcmread(path)
+
+
+def _require_pixels(path: Path) -> None:
+    """Check that a file's pixels, compressed or not, are no more than its header claims, and this is not too much."""
+    header = pydicom.dcmread(path, specific_tags=list(_SIZE_ELEMENTS), stop_before_pixels=True)
+    rows, columns, frames, samples, bits = (int(header.get(name) or 1) for name in _SIZE_ELEMENTS)
+    require_size((columns, rows, frames * samples))
+    expected = rows * columns * frames * samples * -(-bits // 8)
+    if (found := path.stat().st_size) > 2 * expected + HEADER_BYTES:
+        raise ScanProblem("too_large", f"a file has {found} bytes, its header claims {expected} bytes of pixels")
 
 
 def decoded(dataset: Dataset) -> NDArray[Any]:

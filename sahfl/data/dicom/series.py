@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sahfl.data.dicom.header import PIXEL_ELEMENTS, code, decoded, numbers, private, read_elements
 from sahfl.data.dicom.stack import Slice, stack
 from sahfl.data.dicom.survey import find_slices, placed
+from sahfl.data.volume_size import require_size
 from sahfl.errors import ScanProblem
 
 LOWEST_HU = -1024.0
@@ -51,8 +52,8 @@ def read_series(folder: Path, *, of: Path | None = None) -> Series:
     if len({part.frame_of_reference for part in slices}) > 1:
         raise ScanProblem("mixed_frames", "the slices have several frames of reference, their places do not compare")
     slices, affine = stack(slices)
-    with placed(slices[0].path, folder):
-        rows, columns = _hounsfield(slices[0]).shape  # decoded before allocating: a damaged header can claim any size
+    rows, columns = slices[0].shape
+    require_size((columns, rows, len(slices)))
     volume = np.empty((columns, rows, len(slices)), np.float32)
     for index, part in enumerate(slices):
         with placed(part.path, folder):

@@ -14,6 +14,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedE
 from sahfl.data.dicom.header import code, is_dicom, private, read_elements
 from sahfl.data.manifest import scan_files
 from sahfl.errors import ScanProblem
+from sahfl.regular_files import SCAN_BYTES, check_regular
 
 Kind = Literal["slice", "localizer", "frames", "segmentation", "nifti", "other"]
 
@@ -65,7 +66,7 @@ def _classify(path: Path) -> Found:
     if path.name.lower().endswith((".nii", ".nii.gz")):
         return Found(path, "nifti")
     with private():
-        path.open("rb").close()  # raises PermissionError, which would otherwise be reported as "not DICOM"
+        check_regular(path, most=SCAN_BYTES)  # raises PermissionError, which would otherwise be reported as "not DICOM"
         if not is_dicom(path):
             raise ScanProblem("unreadable", "the case's folder holds a file that is neither DICOM nor NIfTI")
         header = read_elements(path, ("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "NumberOfFrames"))

@@ -14,14 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from sahfl import __version__
 from sahfl.atomic import write_atomic
-from sahfl.data.dicom.header import private
+from sahfl.data.dicom.header import private, read_whole
 from sahfl.data.dicom.series import Series
 from sahfl.errors import ConfigError, DataError
 
@@ -35,7 +34,7 @@ def require_highdicom() -> None:
         ConfigError: highdicom is not installed.
     """
     if find_spec("highdicom") is None:
-        raise ConfigError("--dicom-seg: highdicom is not installed; pip install highdicom")
+        raise ConfigError("a DICOM segmentation needs highdicom, which is not installed; pip install highdicom")
 
 
 def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, algorithm: str) -> None:
@@ -60,7 +59,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
     from highdicom import AlgorithmIdentificationSequence, seg
 
     with private():
-        sources = [pydicom.dcmread(file) for file in series.files]
+        sources = [read_whole(file) for file in series.files]
     described = seg.SegmentDescription(
         segment_number=1,
         segment_label=LABEL,
@@ -94,5 +93,5 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
             made.save_as(stream)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         text = f"the series' headers lack what a DICOM segmentation has to repeat ({type(error).__name__})"
-        raise DataError(f"--dicom-seg: {text}") from None
+        raise DataError(f"no DICOM segmentation: {text}") from None
     write_atomic(path, stream.getvalue())

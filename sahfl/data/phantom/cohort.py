@@ -14,12 +14,14 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from sahfl.atomic import write_atomic
+from sahfl.atomic import make_folder, write_atomic
+from sahfl.data.nifti import load_nifti
 from sahfl.data.phantom.case import PhantomCase, make_case
 from sahfl.data.phantom.hemorrhage import LABELS
 from sahfl.data.phantom.lesions import PhantomKind
 from sahfl.data.phantom.profiles import PROFILES
 from sahfl.errors import DataError
+from sahfl.regular_files import DATALIST_BYTES, read_json
 
 _GZIP_LEVEL = 2
 DATALIST = "datalist.json"
@@ -61,7 +63,7 @@ def write_cohort(
     if claim_folder(folder, spec_as_json(spec)):
         return datalist
     for part in ("images", "labels"):
-        (folder / part).mkdir(exist_ok=True)
+        make_folder(folder / part)
     entries = []
     for index in range(spec.n_cases):
         name = f"{index:04d}.nii.gz"
@@ -120,7 +122,7 @@ def claim_folder(folder: Path, plan: dict[str, Any]) -> bool:
             _check_owner(path, plan)
             if name == DATALIST:
                 return True
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # Otherwise an interrupted cohort of one spec could be completed with the cases of another.
     write_atomic(folder / _PLAN, json_bytes({"phantom": plan}))
     return False
@@ -128,7 +130,7 @@ def claim_folder(folder: Path, plan: dict[str, Any]) -> bool:
 
 def _check_owner(path: Path, plan: dict[str, Any]) -> None:
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, most=DATALIST_BYTES)
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); choose an empty folder") from error
     found = content.get("phantom") if isinstance(content, dict) else None
@@ -199,7 +201,7 @@ def read_cases(folder: Path, spec: CohortSpec) -> Iterator[PhantomCase]:
     for index in range(spec.n_cases):
         name = f"{index:04d}.nii.gz"
         parts = (folder / spec.site / part / name for part in ("images", "labels"))
-        image, label = (nibabel.Nifti1Image.from_filename(path) for path in parts)
+        image, label = (load_nifti(path) for path in parts)
         yield PhantomCase(
             image=np.asarray(image.dataobj, np.int16),
             label=np.asarray(label.dataobj, np.uint8),
@@ -211,5 +213,5 @@ def read_cases(folder: Path, spec: CohortSpec) -> Iterator[PhantomCase]:
 
 def _write_site(folder: Path, spec: CohortSpec, on_case: Callable[[str, int, int], None]) -> list[dict[str, str]]:
     datalist = write_cohort(folder / spec.site, spec, on_case=lambda done, total: on_case(spec.site, done, total))
-    entries: list[dict[str, str]] = json.loads(datalist.read_text())["sites"][spec.site]
+    entries: list[dict[str, str]] = read_json(datalist, most=DATALIST_BYTES)["sites"][spec.site]
     return [entry | {part: f"{spec.site}/{entry[part]}" for part in ("image", "label")} for entry in entries]

@@ -10,6 +10,7 @@ from sahfl.data.manifest import Case, datalist_sites, read_datalist
 from sahfl.data.sources.scans import SiteScans, StudyScans
 from sahfl.errors import DataError
 from sahfl.section import PathInFile
+from sahfl.settings_file import about_setting
 
 
 class SiteScansDatalist(SiteScans):
@@ -22,7 +23,8 @@ class SiteScansDatalist(SiteScans):
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases under the site's name, in the datalist's order."""
-        return read_datalist(self.path, site)
+        with about_setting("data", "path"):
+            return read_datalist(self.path, site)
 
 
 class StudyScansDatalist(StudyScans):
@@ -35,9 +37,10 @@ class StudyScansDatalist(StudyScans):
 
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> dict[str, SiteScansDatalist]:
         """Give each site the same datalist, which must contain all sites."""
-        known = datalist_sites(self.path)
-        if unknown := sorted(set(sites) - set(known)):
-            raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
+        with about_setting("data", "path"):
+            known = datalist_sites(self.path)
+            if unknown := sorted(set(sites) - set(known)):
+                raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
         return {site: SiteScansDatalist(path=self.path) for site in sites}
 
     def identity(self) -> dict[str, Any]:

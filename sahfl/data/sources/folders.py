@@ -13,6 +13,7 @@ from sahfl.data.nnunet import read_nnunet
 from sahfl.data.sources.scans import SiteScans, StudyScans
 from sahfl.errors import DataError
 from sahfl.section import Name, PathInFile
+from sahfl.settings_file import about_setting
 
 Format = Literal["datalist", "nnU-Net", "DICOM"]
 
@@ -64,7 +65,8 @@ class SiteScansFolder(SiteScans):
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases at the path."""
-        return read_cases(self.path, site)
+        with about_setting("data", "path"):
+            return read_cases(self.path, site)
 
     def glance(self, site: str, folder: Path) -> tuple[Case, ...]:
         """The cases; for a DICOM export only its folders, because patient ids are inside its files."""
@@ -99,14 +101,16 @@ class StudyScansFolders(StudyScans):
 
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> dict[str, SiteScansFolder]:
         """The path of each site; each must contain scans."""
-        problems = []
+        problems: dict[tuple[str | int, ...], str] = {}
         for site in sites:
             try:
                 recognise(self.sites[site], site)
             except DataError as error:
-                problems.append(str(error))
+                problems["data", "sites", site] = str(error)
         if problems:
-            raise DataError("\n".join(problems))
+            failed = DataError("\n".join(problems.values()))
+            failed.settings = problems
+            raise failed
         return {site: SiteScansFolder(path=self.sites[site]) for site in sites}
 
     def identity(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ __all__ = [
     "Run",
     "empty_run",
     "enter_run",
+    "error_class",
     "error_reply",
     "give_id",
     "is_crash",
@@ -30,16 +31,25 @@ __all__ = [
     "new_run_id",
     "reason",
     "send_and_wait",
+    "silence",
 ]
 SERVER_NODE_ID = 1
+CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
 WRAPPED = re.compile(r"<class '[\w.]+'>:<'(.*)'>", re.DOTALL)
 """The text into which a stock SuperNode turns an exception of a ClientApp."""
 
 
+def silence() -> None:
+    """End Flower's own log in this process: its lines have colours, and its handler writes each of them once more."""
+    logger = logging.getLogger("flwr")
+    logger.handlers.clear()
+    logger.setLevel(logging.CRITICAL)  # gate, grid and workers log what matters
+
+
 def enter_run(run_id: int, node_id: int = SERVER_NODE_ID) -> None:
-    """Set the run and the node of all messages made in this process, and silence Flower's log lines below errors."""
+    """Set the run and the node of all messages made in this process, and silence Flower's log."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, 1
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    silence()
 
 
 def new_run_id() -> int:
@@ -81,6 +91,12 @@ def reason(reply: Message) -> str:
     text = str(reply.error.reason)
     wrapped = WRAPPED.fullmatch(text)
     return wrapped[1] if wrapped else text
+
+
+def error_class(reply: Message) -> str:
+    """The class of an error reply's error; a text of the site that is no name of a class leaves nothing of itself."""
+    text = reason(reply)
+    return text if CLASS_NAME.fullmatch(text) else "ProcessLost" if is_crash(reply) else "OtherError"
 
 
 def is_crash(reply: Message) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.callers import CALLER, Caller
 from sahfl.federation.flower.fleet import Seat
 
 Scope = MutableMapping[str, Any]
@@ -22,6 +23,14 @@ class Refusal(Exception):
     def __init__(self, status: int, error: str, **more: Any) -> None:
         super().__init__(error)
         self.status, self.body = status, {"error": error, **more}
+
+    def both_ends(self) -> dict[str, str]:
+        """Versions or clocks of server and client as fields of the log line; none for most refusals."""
+        ends = {end: self.body[end] for end in ("server", "client") if end in self.body}
+        return {
+            end: ", ".join(map(" ".join, found.items())) if isinstance(found, dict) else str(found)
+            for end, found in ends.items()
+        }
 
 
 class Gone(Exception):
@@ -39,6 +48,12 @@ class Call:
     body: bytes = b""
     status: int = 0
     seat: Seat = field(default_factory=lambda: Seat("", b"", 0))
+
+    @property
+    def caller(self) -> Caller | None:
+        """Everybody who connects with the certificate of this connection; None if the app runs without ``Door``."""
+        found = self.scope.get(CALLER)
+        return found if isinstance(found, Caller) else None
 
     @property
     def path(self) -> str:

@@ -70,12 +70,17 @@ class Fleet:
         self._lock = threading.RLock()
         self._by_key: dict[bytes, Seat] = {}
 
-    def register(self, keys: Mapping[str, bytes], enroll: Callable[[bytes], int]) -> tuple[list[str], list[str]]:
+    def register(
+        self, keys: Mapping[str, bytes], enroll: Callable[[bytes], int], *, revoked: Mapping[str, bytes]
+    ) -> tuple[list[str], list[str]]:
         """Update the registered sites: new keys get a seat, and keys that are gone lose theirs at once.
+
+        A revoked site has a seat that is not active, so that a study that named it goes on without it after a restart.
 
         Args:
             keys: node key of each active site.
             enroll: makes a node for a key, and returns its id.
+            revoked: node key of each revoked site.
 
         Returns:
             Sites that were added or added again, and sites that were removed.
@@ -91,6 +96,9 @@ class Fleet:
                     joined.append(site)
                 seat.site, seat.active = site, True
                 self._by_key[key] = seat
+            for site, key in revoked.items():
+                if key not in self._by_key:
+                    self._by_key[key] = Seat(site, key, enroll(key), active=False)
         if out or joined:
             self.bell.ring()
         return joined, sorted({seat.site for seat in out} - set(joined))
@@ -111,9 +119,19 @@ class Fleet:
             return self._by_key.get(key)
 
     def of_node(self, node_id: int) -> Seat | None:
-        """The seat of a node, active or not."""
+        """The seat of a node; if its site was revoked and has a new kit since, the site's new seat."""
         with self._lock:
-            return next((seat for seat in self._by_key.values() if seat.node_id == node_id), None)
+            own = next((seat for seat in self._by_key.values() if seat.node_id == node_id), None)
+            return None if own is None else self._newest()[own.site]
+
+    def nodes(self) -> dict[str, int]:
+        """Node of each site, revoked ones included."""
+        with self._lock:
+            return {site: seat.node_id for site, seat in sorted(self._newest().items())}
+
+    def _newest(self) -> dict[str, Seat]:
+        """The active seat of each site, or its last one."""
+        return {seat.site: seat for seat in sorted(self._by_key.values(), key=lambda seat: seat.active)}
 
     def revoked(self) -> list[str]:
         """Sites that were registered and have no active key any more."""
@@ -180,6 +198,6 @@ class Fleet:
             return 0.0 if self.connected(seat) else self._clock() - since
 
     def missing(self, sites: Iterable[str]) -> list[str]:
-        """The sites among ``sites`` that are not connected."""
-        there = {seat.site for seat in self.seats() if self.connected(seat)}
+        """The sites among ``sites`` that are not connected and may connect; a revoked site may not."""
+        there = {seat.site for seat in self.seats() if self.connected(seat)} | set(self.revoked())
         return [site for site in sites if site not in there]

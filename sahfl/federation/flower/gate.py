@@ -12,12 +12,13 @@ from typing import Any
 
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from google.protobuf.message import DecodeError
 
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.callers import REFUSED, Once
 from sahfl.federation.flower.calls import (
     App,
     Call,
@@ -32,6 +33,8 @@ from sahfl.federation.flower.calls import (
 )
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.link import Link
+from sahfl.federation.flower.uploads import CHUNK
+from sahfl.log_lines import LogLine
 from sahfl.process import now
 
 log = logging.getLogger(__name__)
@@ -41,10 +44,8 @@ SMALL = 64 * 1024
 """Largest body in bytes of a request without an object."""
 OVERHEAD = 64 * 1024
 """Most bytes in an object's request besides the object."""
-CHUNK = 5 * 1024 * 1024
-"""Bytes of the largest object: Flower cuts arrays into pieces of this size."""
-FEW = 40
-"""Most objects of a reply besides the pieces of its array."""
+AT_ONCE = 4
+"""Objects of one site that are transferred at the same time; further ones wait, and their bodies are not read."""
 FLEET = "/v1/fleet/"
 ROUTES = {
     FLEET + name
@@ -66,8 +67,9 @@ class Gate:
     """An ASGI app in front of Flower's.
 
     Guarantees: only the requests of a site process and GET /health pass, everything else is 404; a request counts as a
-    site's only if the site's registered, active key signed it just now; a site can only reply in its own name; no body
-    is read beyond its limit; one process at a time is connected as a site.
+    site's only if the site's registered, active key signed it just now, over a connection with that site's certificate;
+    a site can only reply in its own name, once to each request, within a budget of bytes; no body is read beyond its
+    limit; one process at a time is connected as a site.
 
     Args:
         link: the SuperLink behind the gate.
@@ -80,6 +82,8 @@ class Gate:
         self._link, self._fleet, self._hold_s = link, fleet, hold_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._events: dict[int, asyncio.Event] = {}
+        self._transfers: dict[int, asyncio.Semaphore] = {}
+        self._due = Once()
         self._closing = False
         self.payload_bytes = CHUNK
         """Size of the largest state or sums of the running study."""
@@ -95,6 +99,8 @@ class Gate:
             try:
                 await self._answer(call)
             except Refusal as refusal:
+                if call.caller is not None and refusal.body["error"] != "activate":
+                    call.caller.spend(REFUSED)
                 self._log(call, refusal)
                 await reply_json(send, refusal.status, refusal.body)
             except Gone:
@@ -119,12 +125,19 @@ class Gate:
         if call.path not in ROUTES or call.scope["method"] != "POST":
             raise Refusal(404, "no such route")
         self._identify(call)
-        call.body = await read_body(call, self._limit(call.path))
-        route = {"activate-node": self._activate, "deactivate-node": self._deactivate, "pull-messages": self._poll}
-        route |= {"push-messages": self._push}
         name = call.path.removeprefix(FLEET)
         if name != "activate-node":
             self._expect_instance(call)
+        if name.endswith("-object"):
+            async with self._transfers.setdefault(call.seat.node_id, asyncio.Semaphore(AT_ONCE)):
+                await self._route(call, name)
+        else:
+            await self._route(call, name)
+
+    async def _route(self, call: Call, name: str) -> None:
+        call.body = await read_body(call, self._limit(call.path))
+        route = {"activate-node": self._activate, "deactivate-node": self._deactivate, "pull-messages": self._poll}
+        route |= {"push-messages": self._push, "push-object": self._push_object}
         await route.get(name, self._forward)(call)
         if name in ("push-messages", "push-object", "confirm-message-received"):
             self._fleet.bell.ring()
@@ -143,6 +156,8 @@ class Gate:
         seat = self._fleet.of_key(key)
         if seat is None or not signed:
             raise Refusal(401, "unknown key" if signed else "signature")
+        if call.caller is not None and call.caller.site not in (None, seat.site):
+            raise Refusal(401, "certificate")
         call.seat = seat
         if not seat.active:
             raise Refusal(401, "revoked")
@@ -165,14 +180,16 @@ class Gate:
         return SMALL
 
     def _log(self, call: Call, refusal: Refusal) -> None:
-        """Log a refusal in one line, except "activate", with which a site reconnects after a restart of the server."""
-        if refusal.body["error"] != "activate":
-            client = call.scope.get("client") or ("unknown", 0)
-            log.warning(
-                "event=refused site=%s peer=%s path=%s status=%d reason=%r%s",
-                *(call.seat.site or "unknown", client[0], call.path[:60], refusal.status, refusal.body["error"]),
-                _both_ends(refusal),
-            )
+        """Log a refusal in one line, the same one once in a while.
+
+        "activate" is none: with it a site reconnects after a restart of the server.
+        """
+        client = call.scope.get("client") or ("unknown", 0)
+        site, peer = call.seat.site or (call.caller and call.caller.site) or "unknown", str(client[0])
+        error = str(refusal.body["error"])
+        if error != "activate" and self._due(site, peer, error):
+            why: dict[str, str | float] = {"path": call.path[:60], "status": refusal.status, "reason": error}
+            log.warning(LogLine("refused", site=site, peer=peer, **why, **refusal.both_ends()))
 
     # ------------------------------------------------------------------------------------------- routes
 
@@ -188,7 +205,7 @@ class Gate:
             self._link.abandon(seat.node_id)
         self._link.release(seat.node_id)
         await self._forward(call)
-        log.info("event=connected site=%s version=%s", seat.site, seat.version)
+        log.info(LogLine("connected", site=seat.site, version=seat.version))
 
     async def _deactivate(self, call: Call) -> None:
         self._fleet.leave(call.seat)  # before the answer, after which the site's next process may connect at once
@@ -226,14 +243,26 @@ class Gate:
         except (DecodeError, ValueError) as error:
             raise Refusal(400, "not one reply") from error
         own = call.seat.node_id
-        if message.metadata.src_node_id != own or not message.metadata.reply_to_message_id:
+        head = message.metadata
+        if head.src_node_id != own or not head.reply_to_message_id:
             raise Refusal(403, "not a reply of this site")
-        if sum(1 for _ in iterate_object_tree(tree)) > FEW + self.payload_bytes // CHUNK:
-            raise Refusal(413, "too many objects")
+        self._link.expect_reply(head.reply_to_message_id, own, head.message_id, tree, payload_bytes=self.payload_bytes)
+        await self._forward(call)
+
+    async def _push_object(self, call: Call) -> None:
+        """Forward an object of a reply that was announced; its bytes count in the reply's budget."""
+        try:
+            request = PushObjectRequest.FromString(call.body)
+        except DecodeError as error:
+            raise Refusal(400, "not one object") from error
+        if not request.session_id:  # Flower would look for any upload that misses the object
+            raise Refusal(403, "not of an upload")
+        self._link.expect_object(request.session_id, request.object_id, len(request.object_content))
         await self._forward(call)
 
     async def _forward(self, call: Call) -> None:
-        sent = False
+        """Let Flower answer a request; what makes Flower fail is refused, and logged as any other refusal."""
+        sent = failed = False
 
         async def receive() -> MutableMapping[str, Any]:
             nonlocal sent
@@ -242,7 +271,15 @@ class Gate:
             sent = True
             return {"type": "http.request", "body": call.body, "more_body": False}
 
-        await self._app(call.scope, receive, call.send)
+        async def send(event: MutableMapping[str, Any]) -> None:
+            nonlocal failed
+            failed = failed or (event["type"] == "http.response.start" and event["status"] >= 500)
+            if not failed:
+                await call.send(event)
+
+        await self._app(call.scope, receive, send)
+        if failed:
+            raise Refusal(400, "not understood")
 
     def _set(self, node_ids: list[int]) -> None:
         for node_id in node_ids:
@@ -250,16 +287,6 @@ class Gate:
 
     def _event(self, node_id: int) -> asyncio.Event:
         return self._events.setdefault(node_id, asyncio.Event())
-
-
-def _both_ends(refusal: Refusal) -> str:
-    """Versions or clocks of server and client as fields of the log line; empty for most refusals."""
-    ends = {end: refusal.body[end] for end in ("server", "client") if end in refusal.body}
-    texts = {
-        end: ", ".join(map(" ".join, found.items())) if isinstance(found, dict) else found
-        for end, found in ends.items()
-    }
-    return "".join(f" {end}={text!r}" for end, text in texts.items())
 
 
 def _in_time(age_s: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,7 +26,9 @@ from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from sahfl.federation.flower import Run, enter_run
+from sahfl.federation.flower import Run, enter_run, silence
+from sahfl.federation.flower.calls import Refusal
+from sahfl.federation.flower.uploads import Uploads
 
 TTL_S = 7 * 86400.0
 """Seconds for which Flower keeps a message; rounds have their own, shorter deadlines."""
@@ -67,6 +68,7 @@ class Link:
     """
 
     def __init__(self) -> None:
+        silence()
         # An upload continues after an interruption of any length; Flower would end an idle one after three minutes.
         in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = int(TTL_S)
         self.app = create_app(_settings(), Idle)  # type: ignore[arg-type] # it only calls startup and shutdown
@@ -75,6 +77,7 @@ class Link:
         self._state: Any = self.app.state.linkstate_factory.state()
         self._state._object_store = Objects()
         self._lost: set[str] = set()
+        self._uploads = Uploads()
         self.run_id = 0
 
     def enroll(self, key: bytes) -> int:
@@ -104,7 +107,6 @@ class Link:
         self._state.task_token_store.pop(task_id)
         self._state.task_token_to_task_id.pop(token)
         enter_run(self.run_id)
-        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # gate and grid log what matters
         return self.run()
 
     def run(self) -> Run:
@@ -172,6 +174,29 @@ class Link:
         found: Message = reply
         return found
 
+    def expect_reply(self, request_id: str, node_id: int, reply_id: str, tree: Any, *, payload_bytes: int) -> None:
+        """Prepare for a reply of a node; Flower itself ignores a reply to a request that has ended.
+
+        Raises:
+            Refusal: the request is another node's, or ``Uploads.begin`` refuses.
+        """
+        if (request := self._state.message_ins_store.get(request_id)) is not None:
+            if request.metadata.dst_node_id != node_id:
+                raise Refusal(403, "not a reply of this site")
+            self._uploads.begin(request_id, reply_id, tree, payload_bytes=payload_bytes)
+
+    def expect_object(self, session_id: str, object_id: str, n_bytes: int) -> None:
+        """Take an object that is not stored yet out of its reply's budget.
+
+        Raises:
+            Refusal: the reply would be larger than it may be.
+        """
+        session = self._state._object_push_sessions.get(session_id)
+        if session is not None and object_id in session.pending_object_ids:
+            for root, id_ in list(self._state._object_push_session_by_root.items()):
+                if id_ == session_id:
+                    self._uploads.take(root, n_bytes)
+
     def _uploading(self, root: str) -> bool:
         """Whether a site still uploads objects of a reply; another site may have sent the same objects before."""
         session = self._state._object_push_sessions.get(self._state._object_push_session_by_root.get(root, ""))
@@ -192,6 +217,7 @@ class Link:
             reply_id = self._state.message_ins_id_to_message_res_id.get(id_)
             self._state.delete_messages({id_})
         self._lost.discard(id_)
+        self._uploads.forget(id_)
         for root in filter(None, (id_, reply_id)):
             self._state._cleanup_push_session(
                 self._state._object_push_session_by_root.get(root, ""), cleanup_messages=False

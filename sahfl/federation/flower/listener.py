@@ -1,128 +1,27 @@
-"""The open port of a server: uvicorn in a thread, and a log line for each failed TLS handshake."""
+"""The open port of a server: uvicorn in a thread, behind connections with limits."""
 
 from __future__ import annotations
 
-import errno
 import logging
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
 
 from sahfl.errors import RunError
+from sahfl.federation.flower.callers import Callers
+from sahfl.federation.flower.door import Door
+from sahfl.federation.flower.doorway import Doorway, Handshake
 
-log = logging.getLogger(__name__)
 START_S, STOP_S = 30.0, 5.0
 """Longest time for the server to start listening, and for open requests to end when it stops."""
 KEEP_ALIVE_S = 75
 """Seconds after which an idle connection is closed; longer than the pause between two requests of a site."""
-REPEAT_S = 60.0
-"""Seconds between two log lines with the same reason from the same address."""
-MOST_REMEMBERED = 1000
-"""Refusals that are remembered at a time; further ones are not logged."""
-REASONS = {
-    "HTTP_REQUEST": "it speaks plain HTTP; this port takes TLS 1.3 only",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
-    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust this server's certificate (another consortium's ca.crt?)",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it refuses this server's certificate",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it finds this server's certificate expired; check both clocks",
-    "UNSUPPORTED_PROTOCOL": "it speaks a TLS version before 1.3",
-    "WRONG_VERSION_NUMBER": "it does not speak TLS",
-}
-"""Reason of a failed handshake for each of OpenSSL's names."""
-
-
-class Refusals:
-    """Refused handshakes of one port: a line for each, the same reason from one address once in ``REPEAT_S``."""
-
-    def __init__(self) -> None:
-        self._logged: dict[tuple[str, str], float] = {}
-
-    def log(self, peer: str, reason: str) -> None:
-        """Log a refusal, unless the same one was logged a moment ago."""
-        now = time.monotonic()
-        self._logged = {key: when for key, when in self._logged.items() if now - when < REPEAT_S}
-        if (peer, reason) not in self._logged and len(self._logged) < MOST_REMEMBERED:
-            self._logged[peer, reason] = now
-            log.warning("event=tls_refused peer=%s reason=%r", peer, reason)
-
-
-_connection: ContextVar[tuple[str, Refusals]] = ContextVar("connection")
-"""Address of the connection that the current context belongs to, and the refusals of its port."""
-
-
-class Doorway(socket.socket):
-    """A listening socket that stores the address of each accepted connection in a context variable.
-
-    asyncio copies the context then, and ``Handshake`` reads the address; asyncio itself reports no failed handshake.
-    """
-
-    def __init__(self, family: int, kind: int, protocol: int) -> None:
-        super().__init__(family, kind, protocol)
-        self.refusals = Refusals()
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, and store its address."""
-        connection, address = super().accept()
-        _connection.set((str(address[0]), self.refusals))
-        return connection, address
-
-
-class Handshake(ssl.SSLObject):
-    """A TLS connection that logs why its handshake failed, in one line."""
-
-    def do_handshake(self) -> None:
-        """Do the handshake, or a part of it.
-
-        Raises:
-            SSLError: the handshake failed, or needs more bytes.
-        """
-        try:
-            super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise
-        except ssl.SSLError as error:
-            peer, refusals = _connection.get()
-            refusals.log(peer, reason_of(error))
-            raise
-
-
-def reason_of(error: ssl.SSLError) -> str:
-    """The reason of a failed handshake in words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is refused: {error.verify_message}"
-    name = str(error.reason or error)
-    return REASONS.get(name, name.lower().replace("_", " "))
-
-
-def open_port(host: str, port: int) -> Doorway:
-    """Bind a port; 0 takes a free one.
-
-    Raises:
-        RunError: the port is taken, or this machine does not have the address.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        doorway = Doorway(family, kind, protocol)
-    except OSError as error:
-        raise RunError(f"host {host}: is not an address of this machine ({error.strerror}); see host") from error
-    doorway.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        doorway.bind(address)
-        doorway.listen(128)
-    except OSError as error:
-        doorway.close()
-        what = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error})"
-        raise RunError(f"{host}:{port}: the port {what}; end that process, or set another port") from error
-    return doorway
 
 
 class Listener:
@@ -144,6 +43,7 @@ class Listener:
             ssl_context_factory=None if tls is None else lambda _config, _default: tls,
             loop="asyncio",
             lifespan="on",
+            http=partial(Door, Callers()),  # type: ignore[arg-type] # it only calls it
             ws="none",
             log_config=None,
             access_log=False,

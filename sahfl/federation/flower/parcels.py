@@ -11,6 +11,8 @@ from flwr.common.serde import message_to_proto, recorddict_from_proto, recorddic
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
 
+from sahfl.errors import PayloadError
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -58,8 +60,15 @@ def to_bytes(content: RecordDict) -> bytes:
 
 
 def from_bytes(content: bytes) -> RecordDict:
-    """The inverse of ``to_bytes``."""
-    return recorddict_from_proto(RecordDictProto.FromString(content))
+    """The inverse of ``to_bytes``.
+
+    Raises:
+        PayloadError: these are not the bytes of the content of a message.
+    """
+    try:
+        return recorddict_from_proto(RecordDictProto.FromString(content))
+    except Exception as error:  # whatever such bytes make Flower raise
+        raise PayloadError(f"message: cannot be read ({type(error).__name__})") from error
 
 
 def prepare(reply: Message, node_id: int) -> Upload:

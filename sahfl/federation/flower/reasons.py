@@ -51,6 +51,7 @@ CUT = "the connection was cut"
 KEYS = {
     "unknown key": "the server's list lacks this site's key",
     "revoked": "the server refuses this site: its key was revoked",
+    "certificate": "the server refuses this site's key beside another site's certificate; put the kit's files back",
     "signature": "the server refuses this site's signature",
     "connected twice": "another process is connected as this site; stop one of them",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -14,6 +14,7 @@ from sahfl.federation import flower
 from sahfl.federation.flower import Run, send_and_wait
 from sahfl.federation.flower.fleet import Fleet, Seat
 from sahfl.federation.flower.link import TTL_S, Link, without_content
+from sahfl.process import now_text
 
 WAIT_S = 0.5
 """Longest wait of one call for replies; a reply or a change of the fleet ends the wait at once."""
@@ -28,6 +29,8 @@ class Request:
     message: Message
     seat: Seat
     delivered: bool = False
+    since: str = field(default_factory=now_text)
+    """When the site was asked, then when it fetched the message."""
 
 
 class StateGrid(Grid):
@@ -82,21 +85,22 @@ class StateGrid(Grid):
         return flower.new_message(content, dst_node_id, message_type, group_id, ttl or TTL_S)
 
     def get_node_ids(self) -> list[int]:
-        """Ids of the sites that are connected."""
-        return [seat.node_id for seat in self._fleet.seats() if self._fleet.connected(seat)]
+        """Nodes of the sites that are connected; a site with a new kit is reached by its earlier node too."""
+        there = {seat.site for seat in self._fleet.seats() if self._fleet.connected(seat)}
+        return [seat.node_id for seat in self._fleet.everyone() if seat.site in there]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Store messages for their sites; an older message that its site has not fetched ends with an error reply."""
         messages = list(messages)
-        for message in messages:
-            self._supersede(message.metadata.dst_node_id)
+        seats = [self._seat(message.metadata.dst_node_id) for message in messages]
+        for message, seat in zip(messages, seats, strict=True):
+            message.metadata.dst_node_id = seat.node_id
+            self._supersede(seat.node_id)
         ids = self._link.push(messages)
-        for id_, message in zip(ids, messages, strict=True):
-            seat = self._fleet.of_node(message.metadata.dst_node_id)
-            if id_ and seat is not None:
-                self._open[id_] = Request(without_content(message), seat)
-            else:
-                raise LookupError(f"node {message.metadata.dst_node_id} is not registered")
+        for id_, message, seat in zip(ids, messages, seats, strict=True):
+            if not id_:
+                raise LookupError(f"node {seat.node_id} is not registered")
+            self._open[id_] = Request(without_content(message), seat)
         self._wake([message.metadata.dst_node_id for message in messages])
         return ids
 
@@ -116,10 +120,25 @@ class StateGrid(Grid):
 
     # ------------------------------------------------------------------------------------------- requests
 
-    def doing(self) -> dict[str, str]:
-        """For each busy site, the type of the message that it has fetched and not answered."""
-        working = [request for request in list(self._open.values()) if request.delivered]
-        return {request.seat.site: request.message.metadata.message_type for request in working}
+    def doing(self) -> dict[str, dict[str, str]]:
+        """The latest open message of each site: its type, whether the site has fetched it, and since when."""
+        return {
+            request.seat.site: {
+                "what": request.message.metadata.message_type,
+                "state": "working" if request.delivered else "asked",
+                "since": request.since,
+            }
+            for request in list(self._open.values())
+        }
+
+    def working(self) -> set[str]:
+        """Sites that have fetched their latest message and not answered it."""
+        return {site for site, work in self.doing().items() if work["state"] == "working"}
+
+    def _seat(self, node_id: int) -> Seat:
+        if (seat := self._fleet.of_node(node_id)) is None:
+            raise LookupError(f"node {node_id} is not registered")
+        return seat
 
     def _supersede(self, node_id: int) -> None:
         open_ids = [id_ for id_, request in self._open.items() if request.seat.node_id == node_id]
@@ -143,7 +162,11 @@ class StateGrid(Grid):
         if reply is not None:
             self._started(id_, request)
             del self._open[id_]
-            emit(SiteFinished(request.seat.site, request.message.metadata.message_type))
+            site, work = request.seat.site, request.message.metadata.message_type
+            if reply.has_error():
+                emit(SiteFailed(site, work, flower.reason(reply)[:120], flower.error_class(reply)))
+            else:
+                emit(SiteFinished(site, work))
             return reply
         return self._fail(id_, request)
 
@@ -162,11 +185,11 @@ class StateGrid(Grid):
 
     def _started(self, id_: str, request: Request) -> None:
         if not request.delivered:
-            request.delivered = True
+            request.delivered, request.since = True, now_text()
             emit(SiteStarted(request.seat.site, request.message.metadata.message_type))
 
     def _end(self, id_: str, reason: str, *, crash: bool = False, unreachable: bool = False) -> Message:
         request = self._open.pop(id_)
         self._link.forget(id_)
-        emit(SiteFailed(request.seat.site, reason))
+        emit(SiteFailed(request.seat.site, request.message.metadata.message_type, reason))
         return flower.error_reply(request.message, reason, crash=crash, unreachable=unreachable)

@@ -22,7 +22,7 @@ from flwr.common.serde import message_from_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, run_pb2
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -74,12 +74,9 @@ class FleetLink:
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext, node_key: Any, headers: dict[str, str]) -> None:
         key = (node_key, node_key.public_key())
-        self._client = FleetHttpClient(
-            f"https://{host}:{port}", interceptors=[_Extras(headers), NodeAuthHttpInterceptor(*key)]
-        )
-        self._client._client.close()
-        # Flower's own client would follow redirects and the environment's proxies, and keep dead connections.
-        self._client._client = httpx.Client(
+        # Flower's own client would follow redirects and the environment's proxies and authorities, and keep dead
+        # connections.
+        client = httpx.Client(
             transport=httpx.HTTPTransport(
                 verify=tls, limits=httpx.Limits(keepalive_expiry=IDLE_S), socket_options=_socket_options()
             ),
@@ -87,6 +84,8 @@ class FleetLink:
             follow_redirects=False,
             trust_env=False,
         )
+        interceptors = (_Extras(headers), NodeAuthHttpInterceptor(*key))
+        self._client = _OwnClient(f"https://{host}:{port}", client, interceptors)
         self._public_key = NodeAuthHttpInterceptor(*key)._public_key_bytes
         self._fabs: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -136,10 +135,14 @@ class FleetLink:
         ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(offer.tree)))
         if len(ids) > MOST_OBJECTS:
             raise PayloadError(f"message: got {len(ids)} parts, expected at most {MOST_OBJECTS}")
+        contents: dict[str, bytes] = {}
+        size = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            contents = dict(zip(ids, pool.map(lambda id_: self._pull_object(offer, id_), ids), strict=True))
-        if (size := sum(map(len, contents.values()))) > MOST_BYTES:
-            raise PayloadError(f"message: got {size} bytes, expected at most {MOST_BYTES}")
+            for id_, content in zip(ids, pool.map(lambda id_: self._pull_object(offer, id_), ids), strict=True):
+                contents[id_], size = content, size + len(content)
+                if size > MOST_BYTES:
+                    pool.shutdown(cancel_futures=True)
+                    raise PayloadError(f"message: got at least {size} bytes, expected at most {MOST_BYTES}")
         try:
             message: Any = inflate_object_from_contents(offer.tree.object_id, contents)
         except Exception as error:  # whatever a peer's bytes make Flower raise
@@ -225,6 +228,16 @@ class FleetLink:
         if response.status_code in NOT_TAKEN:
             return PayloadError(f"the server does not take it: {word or response.status_code}")
         return reasons.of_refusal(response)
+
+
+class _OwnClient(FleetHttpClient):
+    """Flower's calls over a given client; its constructor would read the environment to make one."""
+
+    def __init__(
+        self, base_url: str, client: httpx.Client, interceptors: tuple[ProtobufClientInterceptor, ...]
+    ) -> None:
+        self._base_url, self._client, self._interceptors = base_url, client, interceptors
+        self._retry_invoker = None
 
 
 class _Extras:

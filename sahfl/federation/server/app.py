@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from sahfl.config import load_study
 from sahfl.errors import ConfigError, RunError
-from sahfl.events import Event, listening
+from sahfl.events import listening
 from sahfl.federation.server.coordinator import Coordinator
-from sahfl.log_lines import event_line, log_on_stderr
+from sahfl.log_lines import log_on_stderr, log_run_event
 from sahfl.run.folder import RunFolder
 from sahfl.run.session import session
 from sahfl.trust.signing import Signer
@@ -53,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         return
     log_on_stderr()
     folder = _open(str(settings["run-folder"]), str(settings["study"]))
-    with session(folder), listening(_log):
+    with session(folder), listening(partial(log_run_event, log)):
         Coordinator(grid, folder, nodes, signer=signer).run()
 
 
@@ -78,8 +79,3 @@ def _open(path: str, study: str) -> RunFolder:
     if study and load_study(Path(study)).fingerprint() != folder.study().fingerprint():
         raise RunError(f"{path}: holds the run of another study than {study}; name another run-folder")
     return folder
-
-
-def _log(event: Event) -> None:
-    line = event_line(event)
-    log.info("event=%s site=%s %s", line.name, line.site or "-", line.what)

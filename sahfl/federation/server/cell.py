@@ -50,6 +50,12 @@ class Run:
     """Sites that take part; it may grow while cells run."""
     invite: Callable[[tuple[str, ...]], None] = lambda sites: None
     """Called with the sites that are wanted, to admit those that came late."""
+    out: dict[str, str] = field(default_factory=dict)
+    """Why each site is out of the roster that was asked and does not take part."""
+
+    def why_out(self, site: str) -> str:
+        """Why a site does not take part, for the journal."""
+        return f"not in the roster: {self.out[site]}" if site in self.out else "not in the roster"
 
     def descriptions(self) -> dict[str, SiteDescription]:
         """Description of each site of the roster."""

@@ -14,7 +14,7 @@ from sahfl.adapters.folder import CARD, TENSORS, describe, save_adapter
 from sahfl.cell_names import cell_of
 from sahfl.config import POOLED, POOLS, Method, TrainedMethod, ZeroShot
 from sahfl.errors import PayloadError
-from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, SiteFailed, Warned, emit
+from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, SiteLeftOut, Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.cell import Cell, Run
@@ -154,7 +154,7 @@ class StudyCells:
                 content = content_of(answers.replies.get(site), deadline_s)
                 found[site] = protocol.read_private_part(content, header=header)
             except PayloadError as error:
-                emit(SiteFailed(site, f"{cell_of(method, fold)}: {error}"))
+                emit(SiteLeftOut(site, f"{cell_of(method, fold)}: {error}"))
         return found
 
     def _is_done(self, method: Method, fold: int) -> bool:

@@ -17,7 +17,7 @@ from sahfl.adapters.files import save_tensors
 from sahfl.cell_names import Pretraining
 from sahfl.config import POOLED, Study
 from sahfl.errors import PayloadError, RunFailed
-from sahfl.events import SiteFailed, StageBegun, Warned, emit
+from sahfl.events import SiteLeftOut, StageBegun, Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, question
 from sahfl.federation.server.base import install, waits
@@ -27,24 +27,28 @@ from sahfl.federation.server.mailbox import Ask, Mailbox
 from sahfl.federation.server.replies import content_of, reason_of
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import (
+    OTHER_SECRET,
     Latecomers,
     Member,
     check_description,
     did_not_answer,
+    draws_from_another_secret,
     left_out_text,
     needed,
     refuse_shared_scans,
     require_quorum,
+    what_computes,
 )
 from sahfl.federation.server.rounds import run_cell
 from sahfl.federation.server.schedule import run_alone, run_jobs
 from sahfl.networks import read_base, whole_network
 from sahfl.process import now_text
-from sahfl.report import write_report
+from sahfl.report.page import write_report
 from sahfl.results.collect import collect
 from sahfl.results.support import support_notes
-from sahfl.run.folder import RunFolder, base_file, storing
+from sahfl.run.folder import RunFolder, base_file
 from sahfl.run.session import open_session
+from sahfl.run.storing import storing
 from sahfl.task import SiteDescription
 from sahfl.trust.signing import Signer
 
@@ -134,9 +138,11 @@ class Coordinator:
                 self._enter(site, description)
         if self._study.compare_sites:
             self._compare_sites()
-        if self._study.pretrain:
-            require_quorum(self._study.rounds, "pretrain", self._study.pretrain.sites, self._run.roster)
-        require_quorum(self._study.rounds, "finetune", self._study.finetune.sites, self._run.roster)
+        stages = {"finetune": self._study.finetune.sites}
+        if self._study.pretrain and not (self._folder.path / base_file()).exists():
+            stages = {"pretrain": self._study.pretrain.sites} | stages
+        for stage, sites in stages.items():
+            require_quorum(self._study.rounds, stage, sites, self._run.roster, out=self._run.out)
         self._warn_of_confirmations()
         known = self._folder.journal()
         for note in support_notes(self._study, self._run.descriptions()):
@@ -162,8 +168,10 @@ class Coordinator:
 
     def _enter(self, site: str, description: SiteDescription) -> None:
         self._run.roster[site] = Member(self._node_of[site], description)
-        described = {"data": description.data, "software": description.software}
-        self._folder.note({"event": "described", "site": site} | described)
+        self._run.out.pop(site, None)
+        if draws_from_another_secret(description, self._folder.journal()):
+            emit(Warned(f"{site}: {OTHER_SECRET}"))
+        self._folder.note({"event": "described", "site": site} | what_computes(description))
         if description.n_refused:
             emit(Warned(f"{site}: {left_out_text(description)}"))
 
@@ -192,8 +200,9 @@ class Coordinator:
         refuse_shared_scans(keys, self._folder)
 
     def _leave_out(self, site: str, reason: str) -> None:
+        self._run.out[site] = reason
         self._folder.note({"event": "site_out", "site": site, "reason": reason})
-        emit(SiteFailed(site, reason))
+        emit(SiteLeftOut(site, reason))
 
     def _read_description(self, site: str, reply: Message | None) -> SiteDescription:
         description = protocol.read_description(content_of(reply, self._study.rounds.deadline_s))
@@ -236,6 +245,7 @@ class Coordinator:
                 self._folder.note({"event": "base_not_installed", "site": name, "reason": reason})
             if (did_not_answer(reply) or waits(reply)) and name != POOLED:
                 del self._run.roster[name]
+                self._run.out[name] = reason_of(reply, rounds.deadline_s) or "did not answer"
                 self._late.expect(name)
         accepted = [name for name, reply in replies.items() if reply is not None and not reply.has_error()]
         if any(map(waits, replies.values())) and len(accepted) < min(

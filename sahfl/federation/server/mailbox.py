@@ -150,7 +150,7 @@ class Mailbox:
         )
         for exchange in self._exchanges:
             self._end_overdue(exchange)
-            _emit_waiting(exchange)
+            _emit_waiting(exchange, getattr(self._grid, "working", set)())
         self._send_unsent()
         self._close_done()
 
@@ -262,11 +262,16 @@ class Mailbox:
         emit(Warned(f"{site}: {kind} reply, not used: {reason}"))
 
 
-def _emit_waiting(exchange: Exchange) -> None:
-    """Report from time to time which sites are awaited; while no site has answered, only after half the deadline."""
+def _emit_waiting(exchange: Exchange, working: set[str]) -> None:
+    """Report from time to time whose replies are to come; while no site has answered, only after half the deadline.
+
+    ``working`` are the sites that work; a stock SuperLink does not know them.
+    """
     now, deadline_s = time.monotonic(), exchange.ask.deadline_s
     waited_s = now - max((exchange.sent[site] for site in exchange.waiting.values()), default=now)
     soon = now - exchange.reported < min(WAITING_EVERY_S, deadline_s / 4)
     if exchange.waiting and not soon and (exchange.answers.replies or waited_s > deadline_s / 2):
         exchange.reported = now
-        emit(Waiting(tuple(sorted(exchange.waiting.values())), waited_s, deadline_s, exchange.ask.cell))
+        sites = sorted(exchange.waiting.values())
+        idle, busy = (tuple(site for site in sites if (site in working) is works) for works in (False, True))
+        emit(Waiting(idle, busy, waited_s, deadline_s, exchange.ask.cell))

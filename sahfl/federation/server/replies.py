@@ -12,6 +12,10 @@ EXPLAINED = {
     "StartNotConfirmed": "too few other sites confirmed the start of the round (policy.confirmations); the number",
     "UpdateHeldBack": "the site held back its update of this round, because too few slices explain it; what it saw",
     "StartTooFar": "the start of the round is farther from the one before than training moves it; the numbers",
+    "PatientWithdrawn": "a patient of this study was withdrawn there, which closes the study at that site; the name",
+    "SiteStateLost": "a file of the site's folder was lost or put back; its name",
+    "LedgerBroken": "the site's ledger was changed, cut or put back; the line",
+    "VersionsDiffer": "the request, or the site's folder, is of another version of sahfl; both versions",
     "BaseNotAccepted": "nobody there has accepted the base network; the command",
 }
 """What the error class of a reply means, where its name is not enough."""

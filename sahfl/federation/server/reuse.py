@@ -1,7 +1,8 @@
 """Cells of earlier runs: a run takes the result of a finished cell from the store instead of running it again.
 
 A cell is kept only if every site took part in every round and in the evaluation: otherwise its result depends on more
-than its settings. No cell is kept of a run whose software changed between sessions, at the server or at a site.
+than its settings. No cell is kept of a run in which the software of the server, or the software or secret of a site,
+changed between sessions.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Reuse:
         rounds = _rounds(journal, method, fold)
         parts = () if isinstance(method, Pretraining) else parts_of(method)
         evaluations = {str(part or ""): self._folder.evaluation(key, part) for part in parts}
-        if not _is_of_one_software(journal) or not self._is_whole(method, fold, sites, rounds, evaluations, marks):
+        if not _is_of_one_kind(journal) or not self._is_whole(method, fold, sites, rounds, evaluations, marks):
             return
         work = sum(site["seconds"] for line in rounds for site in line["used"])
         stays = None if marks is None else {"study": self._requests.fingerprint, "marks": dict(marks)}
@@ -195,11 +196,11 @@ def _rounds(journal: list[Record], method: Method | Pretraining, fold: int) -> l
     return [found[round_] for round_ in sorted(found)]
 
 
-def _is_of_one_software(journal: list[Record]) -> bool:
-    """Whether the server and each site had the same software in every session of a run."""
+def _is_of_one_kind(journal: list[Record]) -> bool:
+    """Whether the server had the same software in every session of a run, and each site its software and secret."""
     lines = [line for line in journal if line["event"] in ("started", "resumed", "described")]
-    found = {(line.get("site"), line.get("software")) for line in lines}
-    return len(found) == len({site for site, _ in found})
+    found = {(line.get("site"), line.get("software"), line.get("batches")) for line in lines}
+    return len(found) == len({site for site, *_ in found})
 
 
 def _key(method: Method | Pretraining, fold: int) -> str:

@@ -15,12 +15,17 @@ from flwr.serverapp import Grid
 from sahfl.config import POOLED, POOLS, RoundsConfig, Study, TrainedMethod
 from sahfl.data.rules import BY_ID
 from sahfl.errors import DataShared, PayloadError, RunFailed
-from sahfl.events import SiteFailed, emit
+from sahfl.events import SiteLeftOut, emit
 from sahfl.federation import flower, protocol
 from sahfl.federation.server.base import LONGEST_PAUSE_S, waits
 from sahfl.federation.server.mailbox import Mailbox
 from sahfl.run.folder import Record, RunFolder
 from sahfl.task import Descriptions, SiteDescription
+
+OTHER_SECRET = (
+    "draws its batches from another secret than before in this run: its folder was lost, or the secret renewed"
+)
+"""Warning of a site whose later rounds cannot be those that it would have sent otherwise."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,31 @@ def check_description(description: SiteDescription, site: str, *, folds: int, jo
         raise PayloadError("its data changed since this run began; start a new run")
 
 
-def require_quorum(config: RoundsConfig, stage: str, sites: tuple[str, ...], present: Collection[str]) -> None:
-    """Refuse a stage that has too few sites.
+def what_computes(description: SiteDescription) -> Record:
+    """What determines a site's results besides its settings, each as a hash: its data, its software and its secret."""
+    return description.model_dump(mode="json", include={"data", "software", "batches"})
+
+
+def draws_from_another_secret(description: SiteDescription, journal: Iterable[Record]) -> bool:
+    """Whether a site drew its batches from another secret in an earlier session of this run."""
+    described = [line for line in journal if line["event"] == "described" and line["site"] == description.site]
+    return any(line.get("batches", description.batches) != description.batches for line in described)
+
+
+def require_quorum(
+    config: RoundsConfig, stage: str, sites: tuple[str, ...], present: Collection[str], *, out: Mapping[str, str]
+) -> None:
+    """Refuse a stage that has too few sites; ``out`` has the reason of each site that is out.
 
     Raises:
-        RunFailed: too few sites are present; the absent ones are named.
+        RunFailed: too few sites are present; the absent ones are named, with their reasons.
     """
     absent = [site for site in sites if site not in present]
     quorum, n_present = needed(config, len(sites)), len(sites) - len(absent)
     if n_present < quorum:
         found = f"got {n_present} of {len(sites)} sites, expected at least {quorum}"
-        raise RunFailed(f"{stage}: {found}; out: {', '.join(absent)} (see each site's log and the journal)")
+        named = ", ".join(f"{site} ({out.get(site, 'not asked')})" for site in absent)
+        raise RunFailed(f"{stage}: {found}; out: {named}")
 
 
 def needed(config: RoundsConfig, n_sites: int) -> int:
@@ -184,12 +203,12 @@ class Latecomers:
         try:
             description = known or self._read(site, reply)
         except PayloadError as error:
-            emit(SiteFailed(site, f"stays out: {error}"))
+            emit(SiteLeftOut(site, f"stays out: {error}"))
             return
         if known is not None and waits(reply):
             self.awaited[site], self._not_before[site] = known, time.monotonic() + LONGEST_PAUSE_S
         elif known is not None and reply.has_error():
-            emit(SiteFailed(site, f"stays out: the base is not installed ({str(reply.error.reason)[:120]})"))
+            emit(SiteLeftOut(site, f"stays out: the base is not installed ({str(reply.error.reason)[:120]})"))
         elif known is None and needs_base:
             self.awaited[site] = description
         else:

@@ -14,7 +14,7 @@ from sahfl.aggregation.update import SiteUpdate
 from sahfl.cell_names import PRETRAIN
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError, RunFailed
-from sahfl.events import CellResumed, Paused, RoundBegun, RoundCommitted, RoundFailed, SiteFailed, UpdateBounded, emit
+from sahfl.events import CellResumed, Paused, RoundBegun, RoundCommitted, RoundFailed, SiteLeftOut, UpdateBounded, emit
 from sahfl.federation import protocol
 from sahfl.federation.protocol import TrainReply
 from sahfl.federation.requests import in_round
@@ -88,7 +88,7 @@ def run_local_phase(cell: Cell, state: AdapterState, run: Run) -> Steps[None]:
     what = f"{cell.key}, last phase at the sites"
     answers: Answers = yield Ask(contents, protocol.LOCAL_PHASE, nodes, deadline_s, what, cell.key)
     outcome = Outcome(oddities=answers.oddities())
-    outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in members}
+    outcome.missing |= {site: run.why_out(site) for site in cell.sites if site not in members}
     for site, member in members.items():
         if reason := reason_of(answers.replies.get(site), deadline_s):
             outcome.missing[site] = reason
@@ -100,7 +100,7 @@ def run_local_phase(cell: Cell, state: AdapterState, run: Run) -> Steps[None]:
         except PayloadError as error:
             outcome.refused[site] = str(error)
     for item in outcome.reasons():
-        emit(SiteFailed(item["site"], f"{what}: {item['reason']}"))
+        emit(SiteLeftOut(item["site"], f"{what}: {item['reason']}"))
     n_bytes_down = {site: protocol.n_bytes(content) for site, content in contents.items()}
     record = _record(cell, round_, 1, outcome, n_bytes_down, time.monotonic() - began)
     run.folder.note(record | {"event": "local_phase", "committed": True})
@@ -205,7 +205,7 @@ def _ask(
     answers: Answers = yield Ask(contents, protocol.TRAIN, nodes, deadline_s, what, cell.key)
     replies = answers.replies
     outcome = Outcome(oddities=answers.oddities())
-    outcome.missing |= {site: "not in the roster" for site in cell.sites if site not in members}
+    outcome.missing |= {site: run.why_out(site) for site in cell.sites if site not in members}
     for site, member in members.items():
         if reason := reason_of(replies.get(site), deadline_s):
             outcome.missing[site] = reason
@@ -225,7 +225,7 @@ def _ask(
             )
         except PayloadError as error:
             outcome.refused[site] = str(error)
-            emit(SiteFailed(site, f"refused: {error}"))
+            emit(SiteLeftOut(site, f"refused: {error}"))
     return outcome, {site: protocol.n_bytes(content) for site, content in contents.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from sahfl.atomic import write_atomic
+from sahfl.atomic import make_folder, write_atomic
 from sahfl.config import POOLS, Study, load_study
 from sahfl.errors import ConfigError, RunError
 from sahfl.process import now
@@ -46,11 +46,16 @@ class Studies:
 
         Raises:
             RunError: that run had other settings.
+            VersionsDiffer: that run is of another version of sahfl.
         """
         from sahfl.run.folder import RunFolder
 
         path = self.run_of(name)
-        if (path / "study.json").is_file() and RunFolder.reopen(path).study() != study:
+        if not (path / "study.json").is_file():
+            return
+        folder = RunFolder.reopen(path)
+        folder.require_own_version()
+        if folder.study() != study:
             raise RunError(f"{path}: ran with other settings; give the changed study another name")
 
     def waiting(self) -> list[Path]:
@@ -96,7 +101,7 @@ class Studies:
             known = self._listed([self.folder / state for state in ("runs", "done", "failed")])
             raise RunError(f"study {name}: there is none (ended: {known})")
         target = self.folder / "archive" / f"{name}-{now():%Y%m%d-%H%M%S}"
-        target.mkdir(parents=True)
+        make_folder(target, new=True)
         for path in parts:
             path.rename(target / ("run" if path == self.run_of(name) else f"{path.parent.name}-{path.name}"))
         return target
@@ -110,7 +115,7 @@ class Studies:
         target = self.folder / ("failed" if reason else "done") / file.name
         if reason:
             write_atomic(target.with_suffix(".txt"), reason + "\n")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
             file.replace(target)
         except FileNotFoundError:  # the file was taken out of the queue meanwhile

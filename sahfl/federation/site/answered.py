@@ -19,12 +19,14 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from sahfl.atomic import OWNER_ONLY, write_atomic, writing
+from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
-from sahfl.errors import PolicyRefused, RoundAlreadyAnswered, StorageError
+from sahfl.errors import PayloadError, PolicyRefused, RoundAlreadyAnswered, StorageError
 from sahfl.federation.flower import parcels
+from sahfl.federation.site.audit import AuditLog
 from sahfl.federation.site.round_list import Line, RoundList
 from sahfl.payload import Header
+from sahfl.regular_files import TENSORS_BYTES, read_bytes
 from sahfl.task import Task
 
 FOLDER, CONFIRMED, TRAININGS = "answered", "confirmed", "trainings"
@@ -45,7 +47,7 @@ class Answered:
 
         Raises:
             RoundAlreadyAnswered: another request was answered for this round.
-            StorageError: the list of rounds cannot be read.
+            StorageError: the list of rounds cannot be read, or the kept answer is damaged.
         """
         if self._simulated:
             return None
@@ -60,11 +62,14 @@ class Answered:
             text = "round_already_answered: another request was answered for"
             raise RoundAlreadyAnswered(f"{text} {_named(header)}; this one gets no answer. {how_to_release(header)}")
         try:
-            return parcels.from_bytes(self._kept(header).read_bytes())
+            return parcels.from_bytes(read_bytes(self._kept(header), most=TENSORS_BYTES))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StorageError(f"{self._kept(header)}: cannot be read ({error.strerror})") from error
+        except PayloadError as error:
+            remedy = "delete it, and the same request is worked on again"
+            raise StorageError(f"{self._kept(header)}: is damaged; {remedy}") from error
 
     def keep(self, header: Header, asked: bytes, answer: RecordDict) -> None:
         """Note an answered round, and keep its answer in the place of that of the round before.
@@ -76,7 +81,7 @@ class Answered:
         if not self._simulated:
             with writing(self._folder):
                 self.close(header.training)
-                write_atomic(self._kept(header), parcels.to_bytes(answer), mode=OWNER_ONLY)
+                write_atomic(self._kept(header), parcels.to_bytes(answer))
                 self._make_room()
         self.note(header, asked)
 
@@ -164,15 +169,26 @@ def how_to_release(header: Header) -> str:
 def forget_round(config: SiteConfig, training: str, round_: int) -> int:
     """Release a round in whichever study it is, and all rounds of its training after it.
 
+    The audit log has a line for it before it counts.
+
     Returns the number of released rounds, answered or confirmed.
+
+    Raises:
+        StorageError: the audit log or a list cannot be read or written.
     """
     if not TRAINING.fullmatch(training):
         return 0
-    released = 0
-    for folder in (FOLDER, CONFIRMED, TRAININGS):
-        first = 0 if folder == TRAININGS and round_ <= 1 else round_  # settings stand at round 0
-        counts = [RoundList(path).forget(training, first) for path in (config.folder / folder).glob("*.jsonl")]
-        released = max(released, sum(counts))
+    first = {FOLDER: round_, CONFIRMED: round_, TRAININGS: 0 if round_ <= 1 else round_}  # settings stand at round 0
+    lists = {name: [RoundList(path) for path in (config.folder / name).glob("*.jsonl")] for name in first}
+    released = max(sum(one.count(training, first[name]) for one in found) for name, found in lists.items())
+    if released:
+        words = f"Released: {released} answered rounds of training {training}, from round {round_} on,"
+        words = f"{words} may be answered anew."
+        details = {"training": training, "round": round_, "released": released}
+        AuditLog(config.folder).append("round_released", words, **details)
+    for name, found in lists.items():
+        for one in found:
+            one.forget(training, first[name])
     for path in (config.folder / FOLDER).glob(f"{training}-*.reply"):
         path.unlink(missing_ok=True)
     return released

@@ -21,7 +21,7 @@ from sahfl.federation.site.guard import guarded
 from sahfl.federation.site.kinds.kind import Answer
 from sahfl.federation.site.kinds.table import KINDS
 from sahfl.federation.site.site import Site
-from sahfl.log_lines import log_on_stderr
+from sahfl.log_lines import LogLine, log_on_stderr
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +51,10 @@ def answering(answer: Answer, open_site: Callable[[SiteConfig], Site]) -> Callab
             kind = message.metadata.message_type
             content = guarded(site.config, kind, message.content, lambda: answer(site, message.content))
         except Exception as error:
-            log.exception("event=failed what=%s error=%s", answer.__name__, type(error).__name__)
+            log.exception(LogLine("failed", what=answer.__name__, error=type(error).__name__))
             raise SiteFailure(type(error).__name__) from None
-        seconds = time.monotonic() - began
-        log.info(
-            "event=answered what=%s bytes_out=%d seconds=%.2f", answer.__name__, protocol.n_bytes(content), seconds
-        )
+        n_bytes, seconds = protocol.n_bytes(content), round(time.monotonic() - began, 2)
+        log.info(LogLine("answered", what=answer.__name__, bytes_out=n_bytes, seconds=seconds))
         return Message(content, reply_to=message)
 
     return handler

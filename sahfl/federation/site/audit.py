@@ -22,10 +22,13 @@ from typing import Any, BinaryIO
 
 from sahfl.errors import AuditBroken, StorageError
 from sahfl.process import locked, now_text
+from sahfl.regular_files import LOG_BYTES, open_regular, open_to_append
 
 FILE = "audit.jsonl"
 START = "0" * 64
 """``previous`` of the first line."""
+RESTORE = "restore the whole folder from its newest backup (docs/keeping.md)"
+"""The remedy for a file of a site's folder that lacks something."""
 LONGEST = 1_000_000
 """Limit on the bytes of a line, far above those of any real line."""
 Line = dict[str, Any]
@@ -58,7 +61,7 @@ class AuditLog:
             StorageError: the line cannot be written; the answer that it describes must not leave.
         """
         try:
-            with locked(self.path), self.path.open("a+b") as stream:
+            with locked(self.path), open_to_append(self.path) as stream:
                 return self._append(stream, event, words, details)
         except OSError as error:
             text = f"{self.path}: cannot be written ({error.strerror}); nothing leaves that is not in it: make room"
@@ -88,7 +91,7 @@ class AuditLog:
     def head(self) -> str:
         """The hash of the last whole line."""
         try:
-            with self.path.open("rb") as stream:
+            with open_regular(self.path, most=LOG_BYTES) as stream:
                 return str((_last_line(stream, stream.seek(0, os.SEEK_END))[0] or {"hash": START})["hash"])
         except FileNotFoundError:
             return START
@@ -163,7 +166,11 @@ def parse(text: bytes) -> Line | None:
 
 def _problem(line: Line, text: bytes, previous: Line | None) -> str | None:
     rest = {name: value for name, value in line.items() if name != "hash"}
-    if _text(line) != text.rstrip(b"\n") or hashlib.sha256(_text(rest)).hexdigest() != line["hash"]:
+    try:
+        whole = _text(line) == text.rstrip(b"\n") and hashlib.sha256(_text(rest)).hexdigest() == line["hash"]
+    except ValueError:  # NaN or infinity, which no line is written with
+        whole = False
+    if not whole:
         return "was changed; its hash is another one"
     n, before = (previous["n"], previous["hash"]) if previous else (0, START)
     if (line["n"], line["previous"]) != (n + 1, before):
@@ -178,7 +185,7 @@ def _records_cut(line: Line, torn: bytes) -> bool:
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path, most=LOG_BYTES) as stream:
             while text := stream.readline(LONGEST):
                 yield text
     except OSError as error:
@@ -203,5 +210,5 @@ def _last_line(stream: BinaryIO, size: int) -> tuple[Line | None, bytes]:
 
 def _whole(text: bytes) -> Line:
     if (line := parse(text)) is None:
-        raise OSError(None, "its last line is damaged; move the file away for an inspection, and a new log begins")
+        raise OSError(None, f"its last line is damaged; {RESTORE}")
     return line

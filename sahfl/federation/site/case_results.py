@@ -1,24 +1,29 @@
 """Results per case, which stay at the site: one JSON line for each evaluated case, in ``cases.jsonl`` of its folder.
 
-A line names the study by its fingerprint, and the training: its method, its place and its number. Lines without a
-fingerprint are of versions that mixed the studies, and are not read.
+A line names the study by its fingerprint, the training by its method, its place and its number, and the scan by its id
+and the hash of its content. Lines without a fingerprint are of versions that mixed the studies, and are not read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sahfl.atomic import writing
+from pydantic import TypeAdapter
+
+from sahfl.atomic import write_atomic, writing
 from sahfl.config import ZeroShot
 from sahfl.payload import Header
+from sahfl.regular_files import LINE_BYTES, LOG_BYTES, open_regular, open_to_append, read_bytes
 from sahfl.statistics.cases import CaseResult
 from sahfl.task import Part, Task
 
 FILE = "cases.jsonl"
+Scored = tuple[str, str, CaseResult]
+"""The id of a case, the hash of its content, and its result."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,14 @@ class Kept:
     repeat: int
     fold: int
     case: str
+    """The case's id in the site's data at that time."""
+    scan: str
+    """Hash of the case's content, which stays the same when the site's data change around it; empty in older lines."""
     result: CaseResult
 
 
-def keep_results(
-    folder: Path, task: Task, header: Header, results: Iterable[tuple[str, CaseResult]], *, took_part: bool
-) -> None:
-    """Append the results of an evaluation, each with the id of its case.
+def keep_results(folder: Path, task: Task, header: Header, results: Iterable[Scored], *, took_part: bool) -> None:
+    """Append the results of an evaluation.
 
     ``took_part`` is whether this site answered a round of the training.
 
@@ -69,8 +75,11 @@ def keep_results(
         "fold": task.fold,
     }
     path = folder / FILE
-    with writing(path), path.open("a", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(about | {"case": case} | result.row()) + "\n" for case, result in results)
+    with writing(path), open_to_append(path) as stream:
+        stream.writelines(
+            json.dumps(about | {"case": case, "scan": scan} | result.row()).encode() + b"\n"
+            for case, scan, result in results
+        )
 
 
 def read_results(folder: Path) -> Iterator[Kept]:
@@ -78,16 +87,37 @@ def read_results(folder: Path) -> Iterator[Kept]:
     path = folder / FILE
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
+    with open_regular(path, most=LOG_BYTES) as stream:
+        for line in iter(lambda: stream.readline(LINE_BYTES), b""):
             if (kept := _read_line(line)) is not None:
                 yield kept
 
 
-def _read_line(line: str) -> Kept | None:
+def delete_results(folder: Path, scans: Collection[str]) -> int:
+    """Delete the results of some scans, by the hashes of their contents, and those that name no scan.
+
+    Returns the number of deleted lines.
+
+    Raises:
+        StorageError: the file cannot be written; it is unchanged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return 0
+    with writing(path):
+        lines = read_bytes(path, most=LOG_BYTES).splitlines(keepends=True)
+        left = [line for line in lines if (kept := _read_line(line)) and kept.scan not in {"", *scans}]
+        write_atomic(path, b"".join(left))
+    return len(lines) - len(left)
+
+
+_format = TypeAdapter(Kept)
+
+
+def _read_line(line: bytes) -> Kept | None:
+    """The result in a line; None if a value is missing or of another type."""
     try:
-        row: dict[str, Any] = json.loads(line)
-        result = CaseResult(**{field.name: row[field.name] for field in fields(CaseResult)})
-        return Kept(**{field.name: row[field.name] for field in fields(Kept) if field.name != "result"}, result=result)
-    except (ValueError, KeyError, TypeError):
+        row: dict[str, Any] = {"scan": ""} | json.loads(line)
+        return _format.validate_python(row | {"result": {field.name: row[field.name] for field in fields(CaseResult)}})
+    except (ValueError, RecursionError, KeyError, TypeError):
         return None

@@ -13,6 +13,8 @@ from sahfl.adapters import AdapterState
 from sahfl.federation.site.kept import KeptTensors
 from sahfl.payload import Encoding, Header, layout, pack, steps, unpack
 
+FOLDER = "feedback"
+
 
 def with_feedback(folder: Path, header: Header, change: AdapterState, encoding: Encoding) -> AdapterState:
     """Return ``change`` plus the rounding error of the last round, and store the error of this round in ``folder``.
@@ -27,7 +29,7 @@ def with_feedback(folder: Path, header: Header, change: AdapterState, encoding: 
     if encoding == "float32":
         return change
     turn = hashlib.sha256(repr(layout(change)).encode()).hexdigest()[:16]
-    kept = KeptTensors(folder / "feedback", header, turn)
+    kept = KeptTensors(folder / FOLDER, header, turn)
     # Only the last stored error: those of earlier rounds were sent already.
     left = next(kept.read(up_to=header.round - 1, like=change), None)
     wanted = {name: value + left[name] if left else value for name, value in change.items()}

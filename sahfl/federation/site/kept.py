@@ -8,7 +8,6 @@ from typing import Any
 
 from sahfl.adapters import AdapterState
 from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.atomic import OWNER_ONLY
 from sahfl.errors import AdapterError
 from sahfl.payload import Header, layout
 
@@ -48,7 +47,7 @@ class KeptTensors:
 
         Rounds after the current one are deleted too, for every part: the server repeats earlier rounds, or starts anew.
         """
-        save_tensors(self._path(self._round), tensors, note, mode=OWNER_ONLY)
+        save_tensors(self._path(self._round), tensors, note)
         for path in list(self._folder.glob(f"{self._training}-*{ROUND}.safetensors")):
             if _round_of(path) > self._round:
                 path.unlink(missing_ok=True)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sahfl.atomic import OWNER_ONLY, write_atomic, writing
+from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import BaseNotAccepted, ConfigError, StorageError
 from sahfl.federation.site.audit import AuditLog
 from sahfl.payload import FINGERPRINT, Header
 from sahfl.process import locked, now_text
+from sahfl.regular_files import LIST_BYTES, read_bytes
 from sahfl.section import Section
 
 FILE = "bases.json"
@@ -98,7 +99,7 @@ def known_bases(folder: Path) -> dict[str, KnownBase]:
     """
     path = folder / FILE
     try:
-        return _format.validate_json(path.read_bytes())
+        return _format.validate_json(read_bytes(path, most=LIST_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError) as error:
@@ -108,4 +109,4 @@ def known_bases(folder: Path) -> dict[str, KnownBase]:
 
 def _write(folder: Path, bases: dict[str, KnownBase]) -> None:
     with writing(folder / FILE):
-        write_atomic(folder / FILE, _format.dump_json(bases, indent=1), mode=OWNER_ONLY)
+        write_atomic(folder / FILE, _format.dump_json(bases, indent=1))

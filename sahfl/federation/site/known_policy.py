@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from sahfl.atomic import OWNER_ONLY, write_atomic, writing
+from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig, SitePolicy
 from sahfl.federation.site.audit import AuditLog
+from sahfl.regular_files import LIST_BYTES, read_text
 
 FILE = "policy.json"
 
@@ -33,15 +34,15 @@ def note_policy(config: SiteConfig, audit: AuditLog) -> None:
     words = f"The policy changed: {'; '.join(changed)}." if before is not None else "The policy of this site is noted."
     audit.append("policy", words, policy=policy_hash(config.policy), changed=changed)
     with writing(path):
-        write_atomic(path, now, mode=OWNER_ONLY)
+        write_atomic(path, now)
 
 
 def _read(path: Path) -> str | None:
     """The stored policy; None if there is none, or if the file is damaged and a new line has to say what holds now."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, most=LIST_BYTES)
         return text if isinstance(json.loads(text), dict) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -19,9 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from sahfl.atomic import write_atomic, writing
 from sahfl.config import Section
-from sahfl.errors import PolicyRefused
+from sahfl.errors import PolicyRefused, SiteStateLost
+from sahfl.federation.site.audit import RESTORE
 from sahfl.payload import Header
 from sahfl.process import now_text
+from sahfl.regular_files import LIST_BYTES, read_bytes
 from sahfl.task import Task
 
 FILE = "studies.json"
@@ -51,9 +53,10 @@ def recognise_study(
     ``simulated`` is whether the site is one of a simulation, which may have several bases.
 
     Raises:
-        PolicyRefused: the settings differ from those of the study's first request, or the records cannot be read.
+        PolicyRefused: the settings differ from those of the study's first request.
+        SiteStateLost: the records cannot be read.
     """
-    stored = _read(folder).get(header.study)
+    stored = read_studies(folder).get(header.study)
     settings = _hash(task.model_dump(mode="json", include={"seed", "folds", "views", "model"}))
     evaluation = None if task.evaluation is None else _hash(task.evaluation.model_dump(mode="json"))
     base = None if simulated or not header.base else _hash({"base": header.base})
@@ -77,18 +80,23 @@ def remember_study(folder: Path, study: str, record: KnownStudy) -> None:
         StorageError: the file cannot be written.
     """
     with writing(folder / FILE):
-        write_atomic(folder / FILE, _format.dump_json(_read(folder) | {study: record}, indent=1))
+        write_atomic(folder / FILE, _format.dump_json(read_studies(folder) | {study: record}, indent=1))
 
 
-def _read(folder: Path) -> dict[str, KnownStudy]:
+def read_studies(folder: Path) -> dict[str, KnownStudy]:
+    """The records of all studies, by fingerprint; ``folder`` is the site's folder.
+
+    Raises:
+        SiteStateLost: the file is damaged.
+    """
     path = folder / FILE
     try:
-        return _format.validate_json(path.read_bytes())
+        return _format.validate_json(read_bytes(path, most=LIST_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError) as error:
-        text = f"{path}: cannot be read; look into why, then move it away (studies are then new to this site)"
-        raise PolicyRefused(text) from error
+        text = f"{path}: cannot be read; {RESTORE}"
+        raise SiteStateLost(text) from error
 
 
 def _hash(settings: dict[str, Any]) -> str:

@@ -6,24 +6,26 @@ its work begins. Work that a crash ended counts once, and the same request count
 
 The ledger is a chained log like the audit log (``audit``). ``ledger.head`` holds the hash of its last line: a ledger
 that was cut, changed or put back to an earlier state no longer ends with it. If both files were put back, the audit log
-still has later hashes (``Ledger.check``). A simulated site keeps no ledger.
+still has later hashes (``Ledger.check``). Each use has the head of the audit log, which is noticed if it was put back
+(``folder_check``). A simulated site keeps no ledger.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from sahfl.atomic import OWNER_ONLY, write_atomic, writing
+from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import AuditBroken, BudgetSpent, LedgerBroken
 from sahfl.federation.site.audit import FILE as AUDIT
-from sahfl.federation.site.audit import LONGEST, START, AuditLog, parse, read_lines, verify
+from sahfl.federation.site.audit import LONGEST, RESTORE, START, AuditLog, parse, read_lines, verify
 from sahfl.payload import Header
 from sahfl.process import locked
+from sahfl.regular_files import LINE_BYTES, LOG_BYTES, open_regular, read_text
 
 FILE, HEAD = "ledger.jsonl", "ledger.head"
 MOST_SCANS = 5000
@@ -43,6 +45,25 @@ class Usage:
     def count(self, kind: Kind) -> int:
         """The number of uses of a kind."""
         return self.rounds if kind == "round" else self.evaluations
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of scans."""
+
+    kind: Kind
+    study: str
+    """Fingerprint of the study."""
+    method: str
+    fold: int
+    """Held-out fold, counted from 0; -1 in pretraining."""
+    round: int
+
+    @property
+    def training(self) -> str:
+        """Name of the training in file names and commands."""
+        stage = "pretrain" if self.fold < 0 else "finetune"
+        return Header(self.study, stage, self.method, self.fold, self.round, base="").training
 
 
 class Ledger:
@@ -81,7 +102,8 @@ class Ledger:
                 self._append("scans", f"{len(part)} scans of a set of {len(chosen)}.", set=name, scans=part)
             place = {"study": header.study[:64], "method": header.method, "fold": header.fold, "round": header.round}
             what = f"{'Round' if kind == 'round' else 'Evaluation'} of {header.method}, fold {header.fold}"
-            self._append(kind, f"{what}: uses {len(chosen)} scans.", asked=asked, set=name, **place)
+            audited = AuditLog(self._folder).head()
+            self._append(kind, f"{what}: uses {len(chosen)} scans.", asked=asked, set=name, audit=audited, **place)
 
     def usage(self) -> dict[str, Usage]:
         """How often each scan was used, by the hash of its content.
@@ -90,6 +112,23 @@ class Ledger:
             LedgerBroken: the ledger was changed, or put back to an earlier state.
         """
         return {scan: replace(one, studies=set(one.studies)) for scan, one in self._read().usage.items()}
+
+    def uses_of(self, scans: Collection[str]) -> Iterator[Use]:
+        """Every use in which one of some scans took part, the oldest first.
+
+        Raises:
+            LedgerBroken: as ``check``.
+        """
+        wanted, sets = set(scans), set[str]()
+        self.check()
+        path = self._folder / FILE
+        for line in read_lines(path) if path.exists() else ():
+            details = line["details"]
+            if line["event"] == "scans" and not wanted.isdisjoint(details["scans"]):
+                sets.add(details["set"])
+            elif line["event"] in ("round", "evaluation") and details["set"] in sets:
+                place = {name: details[name] for name in ("study", "method", "fold", "round")}
+                yield Use(line["event"], **place)
 
     def left(self) -> dict[str, int]:
         """What is left of each budget to the scan that was used most."""
@@ -117,9 +156,9 @@ class Ledger:
             raise LedgerBroken(str(error)) from error
         known = {START, *book.hashes}
         for line in audited:
-            if line["details"].get("ledger", START) not in known:
+            if str(line["details"].get("ledger", START)) not in known:
                 text = f"{self._folder / FILE}: lacks a line that it had at line {line['n']} of the audit log"
-                raise LedgerBroken(f"{text}; it was cut or put back. Restore it")
+                raise LedgerBroken(f"{text}, so it was cut or put back; {RESTORE}")
         return n
 
     def _require_budget(self, kind: Kind, used: Mapping[str, Usage], scans: Sequence[str]) -> None:
@@ -133,16 +172,24 @@ class Ledger:
     def _append(self, event: str, words: str, **details: object) -> None:
         head = self._log.append(event, words, **details)
         with writing(self._folder / HEAD):
-            write_atomic(self._folder / HEAD, head + "\n", mode=OWNER_ONLY)
+            write_atomic(self._folder / HEAD, head + "\n")
 
     def _read(self) -> _Book:
         """All that the ledger has; lines may be newer than ``ledger.head``, after a crash or a full disk."""
         book = _read_book(self._folder / FILE)
         head = _head(self._folder / HEAD)
         if head not in book.hashes and not (head == START and len(book.hashes) <= 2):
-            text = f"{self._folder / FILE}: lacks the line that {HEAD} names; it was cut, changed or put back"
-            raise LedgerBroken(f"{text}. Restore it; without it nobody knows how often each scan was used")
+            text = f"{self._folder / FILE}: lacks the line that {HEAD} names, so it was cut, changed or put back"
+            raise LedgerBroken(f"{text}; {RESTORE}")
         return book
+
+
+def audit_heads(folder: Path) -> Iterator[str]:
+    """The head that the audit log had at each use in the ledger of a site's folder, the oldest first."""
+    path = folder / FILE
+    for line in read_lines(path) if path.exists() else ():
+        if "audit" in line["details"]:
+            yield str(line["details"]["audit"])
 
 
 @dataclass
@@ -161,7 +208,11 @@ class _Book:
     usage: dict[str, Usage] = field(default_factory=dict)
 
     def add(self, text: bytes) -> None:
-        """Count one line; a line that a crash cut off counts as none."""
+        """Count one line; a line that a crash cut off counts as none.
+
+        Raises:
+            KeyError, TypeError: it is a whole line, but not a ledger's.
+        """
         self.size, self.last = self.size + len(text), text
         if (line := parse(text)) is None:
             return
@@ -184,7 +235,7 @@ _books: dict[Path, _Book] = {}
 
 def _read_book(path: Path) -> _Book:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path, most=LOG_BYTES) as stream:
             book = _books.pop(path, _Book())
             stream.seek(max(0, book.size - len(book.last)))
             if stream.read(len(book.last)) != book.last:
@@ -196,6 +247,8 @@ def _read_book(path: Path) -> _Book:
         return _Book()
     except OSError as error:
         raise LedgerBroken(f"{path}: cannot be read ({error.strerror}); restore it") from error
+    except (KeyError, TypeError) as error:
+        raise LedgerBroken(f"{path}: was changed; it has a line that is not a ledger's. Restore it") from error
     if book.last.endswith(b"\n"):  # the next line may complete one that a crash cut off
         _books[path] = book
     return book
@@ -203,7 +256,7 @@ def _read_book(path: Path) -> _Book:
 
 def _head(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return read_text(path, most=LINE_BYTES).strip()
     except FileNotFoundError:
         return START
     except (OSError, ValueError) as error:

@@ -21,15 +21,19 @@ from typing import Any
 
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.atomic import OWNER_ONLY, write_atomic
+from sahfl.atomic import write_atomic
 from sahfl.errors import AdapterError, PrivatePartLost, RunError
 from sahfl.federation.site.kept import KeptTensors
+from sahfl.log_lines import LogLine
 from sahfl.payload import Header, layout
+from sahfl.regular_files import LIST_BYTES, read_json
 from sahfl.task import Task
 
 log = logging.getLogger(__name__)
 FOLDER = "private"
 NAME = re.compile(r"[0-9a-f]{16}")
+_NAMED = {"study": str, "method": str, "fold": int}
+"""What the note of each file names, and the type of it."""
 LAST = 100_000
 """A round above all others. The first round that is stored after a deletion takes its place."""
 
@@ -65,7 +69,7 @@ class PrivatePart:
         found = self._kept.last(up_to=after_round)
         needed = self._task.own_round if self._names or self._task.own_round > self._task.rounds else 0
         if found is None and self._task.evaluation is None and self._begins_anew(needed):
-            log.info("event=private_part_begins_anew training=%s", self._header.training)
+            log.info(LogLine("private_part_begins_anew", training=self._header.training))
             return start
         if found is None and needed == 0:
             return start
@@ -94,7 +98,7 @@ class PrivatePart:
         ``adapted`` marks a network that ``sahfl adapt`` trained.
         """
         note = self._note(whole, base=base, task=task or self._task.model_dump(mode="json"), adapted=adapted)
-        save_tensors(self._folder / f"{self._header.training}-final.safetensors", whole, note, mode=OWNER_ONLY)
+        save_tensors(self._folder / f"{self._header.training}-final.safetensors", whole, note)
 
     def is_of_a_study(self) -> bool:
         """Whether the site stores something of this training that ``sahfl adapt`` did not make."""
@@ -131,8 +135,8 @@ class PrivatePart:
         """Whether the part was deleted on purpose after the round that is needed."""
         path = self._folder / f"{self._header.training}-deleted.json"
         try:
-            return needed <= int(json.loads(path.read_text())["up_to"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return needed <= int(read_json(path, most=LIST_BYTES)["up_to"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
 
     def _what(self, round_: int) -> str:
@@ -184,15 +188,17 @@ def _stored(name: str, paths: list[Path]) -> Stored:
     notes: dict[Path, dict[str, Any]] = {}
     for path in paths:
         with suppress(AdapterError):
-            notes[path] = load_tensors(path)[1]
+            note = load_tensors(path)[1]
+            if all(type(note.get(name)) is kind for name, kind in _NAMED.items()):
+                notes[path] = note
     nothing: dict[str, Any] = {"study": "", "method": "", "fold": 0}
     last = next(reversed(notes.values()), nothing)
     rounds = [int(path.stem[-5:]) for path in paths if path.stem[-5:].isdecimal()]
     return Stored(
         name,
-        study=str(last["study"]),
-        method=str(last["method"]),
-        fold=int(last["fold"]),
+        study=last["study"],
+        method=last["method"],
+        fold=last["fold"],
         round=max(rounds, default=0),
         network=next((path for path in paths if path.stem.endswith("-final")), None),
         damaged=len(notes) < len(paths),
@@ -226,4 +232,4 @@ def delete(folder: Path, name: str) -> int:
 
 def write_deleted(folder: Path, name: str, *, up_to: int) -> None:
     """Note that the part of a training was deleted, so that it may begin anew where a round ``up_to`` is needed."""
-    write_atomic(folder / f"{name}-deleted.json", json.dumps({"up_to": up_to}) + "\n", mode=OWNER_ONLY)
+    write_atomic(folder / f"{name}-deleted.json", json.dumps({"up_to": up_to}) + "\n")

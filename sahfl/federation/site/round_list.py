@@ -6,13 +6,17 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sahfl.atomic import OWNER_ONLY, write_atomic, writing
+from pydantic import TypeAdapter, ValidationError
+
+from sahfl.atomic import make_folder, write_atomic, writing
 from sahfl.errors import StorageError
 from sahfl.payload import Header
 from sahfl.process import locked
+from sahfl.regular_files import RESULTS_BYTES, open_to_append, read_text
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class RoundList:
     """
 
     def __init__(self, path: Path, *, safely: bool = True) -> None:
-        self._path, self._safely, self._lock = path, safely, path.with_suffix(".lock")
+        self.path, self._safely, self._lock = path, safely, path.with_suffix(".lock")
 
     @classmethod
     def of_study(cls, folder: Path, study: str, *, safely: bool = True) -> RoundList:
@@ -51,11 +55,11 @@ class RoundList:
     def lines(self) -> list[Line]:
         """All whole lines; a crash may have left a part of the last one, of something that never left."""
         try:
-            text = self._path.read_text(encoding="utf-8", errors="replace")
+            text = read_text(self.path, most=RESULTS_BYTES, errors="replace")
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StorageError(f"{self._path}: cannot be read ({error.strerror})") from error
+            raise StorageError(f"{self.path}: cannot be read ({error.strerror})") from error
         return list(_read(text))
 
     def add(self, line: Line, *, alone: bool = False) -> bool:
@@ -63,7 +67,7 @@ class RoundList:
 
         Returns whether the list has the line now.
         """
-        with writing(self._path), locked(self._lock):
+        with writing(self.path), locked(self._lock):
             lines = self.lines()
             if alone and any((one.training, one.round) == (line.training, line.round) for one in lines if one != line):
                 return False
@@ -71,19 +75,21 @@ class RoundList:
                 self._append(line)
             return True
 
-    def forget(self, training: str, round_: int) -> int:
-        """Remove a round of a training and all rounds after it; returns the number of removed lines."""
-        with writing(self._path), locked(self._lock):
+    def count(self, training: str, round_: int) -> int:
+        """The number of lines of a round of a training and of all rounds after it."""
+        return sum(line.training == training and line.round >= round_ for line in self.lines())
+
+    def forget(self, training: str, round_: int) -> None:
+        """Remove a round of a training and all rounds after it."""
+        with writing(self.path), locked(self._lock):
             lines = self.lines()
             left = [line for line in lines if line.training != training or line.round < round_]
             if len(left) < len(lines):
-                write_atomic(self._path, "".join(_text(line) for line in left), mode=OWNER_ONLY)
-            return len(lines) - len(left)
+                write_atomic(self.path, "".join(_text(line) for line in left))
 
     def _append(self, line: Line) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, OWNER_ONLY)
-        with os.fdopen(descriptor, "r+b") as stream:
+        make_folder(self.path.parent)
+        with open_to_append(self.path) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - 1))
             torn = stream.read(1) not in (b"", b"\n")  # a crash left the beginning of a line
@@ -93,13 +99,14 @@ class RoundList:
                 os.fsync(stream.fileno())
 
 
+_format = TypeAdapter(Line)
+
+
 def _text(line: Line) -> str:
     return json.dumps(asdict(line), sort_keys=True) + "\n"
 
 
 def _read(text: str) -> Iterator[Line]:
     for part in text.split("\n")[:-1]:
-        try:
-            yield Line(**json.loads(part))
-        except (ValueError, TypeError):
-            continue
+        with suppress(ValidationError):
+            yield _format.validate_json(part, strict=True)

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sahfl.errors import UpdateHeldBack
+from sahfl.log_lines import LogLine
 from sahfl.training import CLIP_NORM
 
 log = logging.getLogger(__name__)
@@ -108,21 +109,20 @@ class Watch:
             min(one.size for one in found),
         )
 
-    def require(self, least: tuple[str, float], *, where: str) -> None:
+    def require(self, least: tuple[str, float], *, where: Mapping[str, str | float]) -> None:
         """Log what was measured, and hold back an update that few slices explain.
 
         Args:
             least: the policy's least number of effective steps, its name and value; 0 turns the check off.
-            where: names the round in the log.
+            where: the round, as fields of a log line.
 
         Raises:
             UpdateHeldBack: names what was measured, and what is expected.
         """
         (name, wanted), found = least, self.measure()
-        numbers = (
-            f"effective_steps={found.steps:.3f} share={found.share:.3f} silent={found.silent:.3f} size={found.size:.3g}"
-        )
-        log.info("event=measured %s %s", where, numbers)
+        numbers = {"effective_steps": round(found.steps, 3), "share": round(found.share, 3)}
+        numbers |= {"silent": round(found.silent, 3), "size": float(f"{found.size:.3g}")}
+        log.info(LogLine("measured", **where, **numbers))
         if wanted and (problems := found.problems(wanted)):
             text = f"policy.{name}: few slices explain this update ({'; '.join(problems)})"
             raise UpdateHeldBack(f"{text}; nothing of this round leaves")

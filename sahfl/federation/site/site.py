@@ -7,34 +7,36 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.atomic import write_atomic
+from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig, ViewsConfig
-from sahfl.data.cache import SliceCache
+from sahfl.data.cache import CACHE, SliceCache
 from sahfl.data.checks import (
+    MANIFEST,
     CheckedCase,
     OnScan,
     check_cases,
     count_findings,
     data_key,
     patient_keys,
+    read_manifest,
     scan_keys,
     usable_cases,
     verify_unchanged,
+    write_manifest,
 )
+from sahfl.data.ct import Scan
 from sahfl.data.manifest import assign_folds, declared_folds
+from sahfl.data.measures import Measures
 from sahfl.data.repeat_scans import warn_of_repeat_scans
 from sahfl.data.views import CaseViews
 from sahfl.errors import AdapterError, DataError, PolicyRefused
 from sahfl.events import Warned, emit
 from sahfl.federation.site.secret import commitment
+from sahfl.federation.site.withdrawn import read_withdrawn
 from sahfl.run.software import software_hash
 from sahfl.task import SiteDescription, held_out_folds
-
-_manifest_format = TypeAdapter(tuple[CheckedCase, ...])
 
 
 class Site:
@@ -61,14 +63,54 @@ class Site:
     ) -> tuple[CheckedCase, ...]:
         """List the cases (a simulated site writes its phantoms first), check each, and store the results.
 
+        Scans of withdrawn patients are left out, with a warning.
+
         Raises:
             DataError: the datalist or folder is wrong.
+            SiteStateLost: the record of the withdrawn patients is damaged.
         """
-        cases = self.config.data.list_cases(self.config.name, self.config.folder, on_case)
-        checked = check_cases(cases, on_case=on_case, on_scan=on_scan)
-        write_atomic(self._manifest, _manifest_format.dump_json(checked, indent=1))
-        self._cache.keep_only({item.content for item in checked})
+        listed = self.config.data.list_cases(self.config.name, self.config.folder, on_case)
+        gone = read_withdrawn(self.config.folder)
+        cases = [case for case in listed if not any(one.is_patient(case.patient) for one in gone)]
+
+        def look(item: CheckedCase, scan: Scan | None, measures: Measures | None) -> None:
+            if not any(one.has(item) for one in gone):
+                on_scan(item, scan, measures)
+
+        found = check_cases(cases, on_case=on_case, on_scan=look)
+        checked = tuple(item for item in found if not any(one.has(item) for one in gone))
+        if left_out := len(listed) - len(checked):
+            text = f"site {self.config.name}: {left_out} scans of withdrawn patients are left out"
+            emit(Warned(f"{text}; take them out of the site's data too"))
+        self._store(checked)
         return checked
+
+    def known_cases(self) -> tuple[CheckedCase, ...]:
+        """The cases of the last check; none before the first."""
+        return self._checked() if (self.config.folder / MANIFEST).exists() else ()
+
+    def remove_withdrawn(self) -> int:
+        """Remove the withdrawn patients from the results of the last check and from the cache.
+
+        What else was made from that check is removed as a whole: its page and the scan keys. Returns the number of
+        files that were removed or written anew.
+
+        Raises:
+            StorageError: a file cannot be written.
+        """
+        known, gone = self.known_cases(), read_withdrawn(self.config.folder)
+        made = [self.config.folder / name for name in ("checks.json", "checks.html", "scan_keys.json")]
+        n_removed = sum(path.exists() for path in (*made, (self.config.folder / MANIFEST)))
+        for path in made:
+            path.unlink(missing_ok=True)
+        with writing(self.config.folder / MANIFEST):
+            return n_removed + self._store(item for item in known if not any(one.has(item) for one in gone))
+
+    def _store(self, checked: Iterable[CheckedCase]) -> int:
+        """Store the results of a check; returns the number of entries of the cache that belong to no case of it."""
+        checked = tuple(checked)
+        write_manifest(self.config.folder, checked)
+        return self._cache.keep_only({item.content for item in checked})
 
     def cases(self, *, turn: int = 0) -> tuple[CheckedCase, ...]:
         """The usable cases, after a check that their files did not change since ``prepare``.
@@ -171,22 +213,13 @@ class Site:
 
     @property
     def _cache(self) -> SliceCache:
-        return SliceCache(self.config.folder / "cache")
-
-    @property
-    def _manifest(self) -> Path:
-        return self.config.folder / "manifest.json"
+        return SliceCache(self.config.folder / CACHE)
 
     def _usable(self) -> tuple[CheckedCase, ...]:
         return usable_cases(self._checked(), max_refused_share=self.config.max_refused_share)
 
     def _checked(self) -> tuple[CheckedCase, ...]:
-        try:
-            return _manifest_format.validate_json(self._manifest.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise DataError(
-                f"site {self.config.name}: {self._manifest} is missing or damaged; check the data again"
-            ) from error
+        return read_manifest(self.config.folder, self.config.name)
 
     def _folds(self, usable: Iterable[CheckedCase], n_folds: int, seed: int) -> dict[str, int]:
         usable = tuple(usable)

@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from sahfl import __version__
-from sahfl.atomic import write_atomic
+from sahfl.atomic import make_folder, write_atomic
 from sahfl.config import SiteConfig
 from sahfl.data.checks import CheckedCase, count_findings, usable_cases
 from sahfl.data.ct import Scan
@@ -77,7 +77,7 @@ def check_site(config: SiteConfig, *, on_case: Callable[[int, int], None] = lamb
 
 def _make_folder(config: SiteConfig) -> None:
     try:
-        config.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(config.folder)
         with TemporaryFile(dir=config.folder):
             pass
     except OSError as error:

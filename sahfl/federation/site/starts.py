@@ -26,6 +26,7 @@ from sahfl.federation.site.answered import Confirmed
 from sahfl.federation.site.kept import KeptTensors
 from sahfl.federation.tensors import hash_of_tensors
 from sahfl.federation.turns import schedule_of
+from sahfl.log_lines import LogLine
 from sahfl.payload import Header
 from sahfl.task import Task
 from sahfl.trust.attestation import who_attests
@@ -88,9 +89,8 @@ class Starts:
             try:
                 names.add(who_attests(one, document, kit=self._config.kit))
             except TrustError as error:  # one bad signature does not undo the good ones
-                log.warning(
-                    "event=bad_confirmation method=%s round=%d: %s", self._header.method, self._header.round, error
-                )
+                where: dict[str, str | float] = {"method": self._header.method, "round": self._header.round}
+                log.warning(LogLine("bad_confirmation", **where, reason=str(error)))
         names -= {self._config.name}
         if len(names) < least:
             found = f"the start of {self._header.method}, round {self._header.round}, is confirmed by {len(names)}"

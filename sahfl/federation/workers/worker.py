@@ -19,6 +19,8 @@ from flwr.app import Context, Message, RecordDict
 from sahfl.config import SiteConfig
 from sahfl.events import listening
 from sahfl.federation import flower, start_quickly
+from sahfl.log_lines import TextLines
+from sahfl.regular_files import open_to_append
 
 
 def cause_of_death(code: int) -> str:
@@ -47,7 +49,9 @@ def work(requests: Connection, replies: Connection, logs: str, threads: int, app
     import sahfl.federation.site.app  # noqa: F401  (the longest of the imports, done before "ready")
 
     torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     with listening(lambda event: replies.send(("event", event))), suppress(EOFError, OSError):
         replies.send(("ready", torch.cuda.device_count()))
         while True:
@@ -81,10 +85,9 @@ def _log_to(path: Path) -> None:
     """Redirect all output of this process to the site's log: that of logging, of print, and of native code."""
     sys.stdout.flush()
     sys.stderr.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    with open_to_append(path, or_device=True) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
 
 
 def _die_with_parent() -> None:

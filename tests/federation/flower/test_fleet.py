@@ -14,7 +14,7 @@ def fleet_of(*sites):
     clock = Clock()
     fleet = Fleet(clock=clock)
     numbers = iter(range(100, 200))
-    fleet.register({site: site.encode() for site in sites}, lambda key: next(numbers))
+    fleet.register({site: site.encode() for site in sites}, lambda key: next(numbers), revoked={})
     return fleet, clock, {seat.site: seat for seat in fleet.seats()}
 
 
@@ -71,22 +71,50 @@ def test_how_long_a_site_is_away_counts_from_its_last_sign_or_from_the_server_s_
 def test_C07_a_key_that_is_gone_is_out_and_may_come_back_with_its_seat():
     fleet, _, seats = fleet_of("bern", "graz")
     fleet.admit(seats["graz"], "one", "0.1.0")
-    assert fleet.register({"bern": b"bern"}, lambda key: 0) == ([], ["graz"])
+    assert fleet.register({"bern": b"bern"}, lambda key: 0, revoked={}) == ([], ["graz"])
     assert fleet.revoked() == ["graz"]
     assert not fleet.admit(seats["graz"], "one", "0.1.0")
     assert not fleet.of_key(b"graz").active
-    assert fleet.register({"bern": b"bern", "graz": b"graz"}, lambda key: 0) == (["graz"], [])
+    assert fleet.register({"bern": b"bern", "graz": b"graz"}, lambda key: 0, revoked={}) == (["graz"], [])
     assert fleet.of_key(b"graz") is seats["graz"]
     assert fleet.revoked() == []
 
 
 def test_a_renewed_key_takes_the_place_of_the_one_before():
     fleet, _, seats = fleet_of("bern")
-    assert fleet.register({"bern": b"new"}, lambda key: 7) == (["bern"], [])
+    assert fleet.register({"bern": b"new"}, lambda key: 7, revoked={}) == (["bern"], [])
     assert [seat.node_id for seat in fleet.seats()] == [7]
     assert not seats["bern"].active
     assert fleet.of_node(7).site == "bern"
     assert len(fleet.everyone()) == 2
+
+
+def test_a_site_that_is_revoked_from_the_start_has_a_node_and_may_not_connect():
+    fleet, _, _ = fleet_of("bern")
+    lists = {"keys": {"bern": b"bern"}, "revoked": {"graz": b"graz"}}
+    assert fleet.register(enroll=lambda key: 7, **lists) == ([], [])
+    assert fleet.register(enroll=lambda key: 8, **lists) == ([], [])
+    assert fleet.revoked() == ["graz"]
+    assert fleet.nodes() == {"bern": 100, "graz": 7}
+    assert not fleet.of_node(7).active
+    assert not fleet.admit(fleet.of_key(b"graz"), "one", "0.1.0")
+
+
+def test_nobody_waits_for_a_revoked_site():
+    fleet, _, _ = fleet_of("bern", "graz")
+    assert fleet.missing(("bern", "graz")) == ["bern", "graz"]
+    fleet.register({"bern": b"bern"}, lambda key: 7, revoked={"graz": b"graz"})
+    assert fleet.missing(("bern", "graz")) == ["bern"]
+
+
+def test_a_site_with_a_new_kit_after_its_revocation_is_reached_by_its_earlier_node():
+    fleet, _, seats = fleet_of("bern", "graz")
+    fleet.register({"bern": b"bern"}, lambda key: 7, revoked={"graz": b"graz"})
+    assert fleet.of_node(seats["graz"].node_id) is seats["graz"]
+    assert fleet.register({"bern": b"bern", "graz": b"new"}, lambda key: 7, revoked={}) == (["graz"], [])
+    assert fleet.of_node(seats["graz"].node_id) is fleet.of_key(b"new")
+    assert fleet.nodes() == {"bern": 100, "graz": 7}
+    assert not seats["graz"].active
 
 
 def test_a_bell_that_rang_before_is_heard_and_one_that_rings_wakes_a_waiting_thread():

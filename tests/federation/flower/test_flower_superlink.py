@@ -12,7 +12,7 @@ from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkStat
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 
-from sahfl.events import SiteFinished, SiteStarted, listening
+from sahfl.events import SiteFailed, SiteFinished, SiteStarted, listening
 from sahfl.federation import flower
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import FLEET, ROUTES
@@ -35,7 +35,7 @@ class Net:
         self.clock, self.link, self.woken = Clock(), Link(), []
         self.fleet = Fleet(clock=self.clock)
         key = public_key_to_bytes(generate_key_pairs()[1])
-        self.fleet.register({"bern": key}, self.link.enroll)
+        self.fleet.register({"bern": key}, self.link.enroll, revoked={})
         (self.seat,) = self.fleet.seats()
         self.fleet.admit(self.seat, "one", "0.1.0")
         self.grid = StateGrid(self.link, self.fleet, wake=self.woken.extend, give_up_s=give_up_s)
@@ -217,13 +217,58 @@ def test_the_grid_says_who_works_on_what():
     with listening(heard.append):
         id_ = net.ask()
         assert net.grid.pull_messages([id_]) == []
+        (asked,) = net.grid.doing().values()
+        assert (asked["what"], asked["state"], net.grid.working()) == ("train", "asked", set())
         head = net.fetch()
         assert net.grid.pull_messages([id_]) == []
-        assert net.grid.doing() == {"bern": "train"}
+        (working,) = net.grid.doing().values()
+        assert (working["what"], working["state"]) == ("train", "working")
+        assert working["since"] >= asked["since"]
+        assert net.grid.working() == {"bern"}
         net.upload(net.answer(head))
         net.grid.pull_messages([id_])
     assert heard == [SiteStarted("bern", "train"), SiteFinished("bern", "train")]
     assert net.grid.doing() == {}
+
+
+ANSWERS = {
+    "DataChanged": "DataChanged",
+    "<class 'sahfl.federation.site.app.SiteFailure'>:<'DataChanged'>": "DataChanged",
+    "patient Muster, CT_1234.nii.gz": "OtherError",
+    'x"} 1\nsahfl_up 0': "OtherError",
+    "A" * 61: "OtherError",
+    "": "OtherError",
+}
+
+
+@pytest.mark.parametrize(("text", "error"), ANSWERS.items())
+def test_an_answer_that_is_an_error_is_a_failure_with_the_error_s_class_and_no_finish(text, error):
+    net, heard = Net(), []
+    with listening(heard.append):
+        id_ = net.ask()
+        head = net.fetch()
+        net.upload(flower.error_reply(head, text))
+        (reply,) = net.grid.pull_messages([id_])
+    assert reply.has_error()
+    started, failed = heard
+    assert isinstance(started, SiteStarted)
+    assert (failed.site, failed.work, failed.error) == ("bern", "train", error)
+
+
+def test_a_request_without_an_answer_has_no_class_of_an_error():
+    net, heard = Net(), []
+    with listening(heard.append):
+        id_ = net.ask()
+        net.seat.active = False
+        net.grid.pull_messages([id_])
+    assert heard == [SiteFailed("bern", "train", "its key was revoked")]
+
+
+def test_a_process_that_died_is_a_class_of_error_of_its_own():
+    message = Net().grid.create_message(RecordDict(), "train", 1, "")
+    flower.give_id(message)
+    crash = flower.error_reply(message, "worker process died (SIGKILL: out of memory, or killed by hand)", crash=True)
+    assert flower.error_class(crash) == "ProcessLost"
 
 
 def test_a_node_that_is_not_registered_is_refused_at_once():
@@ -256,3 +301,4 @@ def test_messages_live_longer_than_any_round_and_flower_s_own_log_is_quiet():
     message = net.grid.create_message(RecordDict(), "train", net.seat.node_id, "")
     assert message.metadata.ttl == TTL_S
     assert logging.getLogger("flwr").level == logging.CRITICAL
+    assert not logging.getLogger("flwr").handlers

@@ -1,5 +1,6 @@
 """What passes the gate, over real TLS, and what does not."""
 
+import json
 import logging
 import os
 import re
@@ -11,22 +12,27 @@ import time
 from base64 import b64encode
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
 
 import httpx
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.proto import fleet_pb2, message_pb2
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from harness.fleet_server import answer, replies, serving
 from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
-from sahfl.federation.flower import handshake, listener
+from sahfl.federation.flower import handshake
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.supernode import FleetLink
+from sahfl.federation.flower.uploads import BESIDES
+from sahfl.log_lines import JsonLines, TextLines
 from sahfl.trust.kit import SiteKit
-from sahfl.trust.provision import revoke
+from sahfl.trust.provision import renew, revoke
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +148,7 @@ def test_C07_a_revoked_site_is_out_at_once_and_its_work_fails_by_name(paths, tmp
         client = side.connect("bern")
         id_ = side.ask("bern")
         revoke(own.folder, "bern")
-        joined, out = side.fleet.register(side.kit.sites(), side.link.enroll)
+        joined, out = side.fleet.register(side.kit.sites(), side.link.enroll, revoked=side.kit.revoked())
         assert (joined, out, side.fleet.revoked()) == ([], ["bern"], ["bern"])
         with pytest.raises(NotConnected, match="revoked"):
             client.pull()
@@ -151,6 +157,24 @@ def test_C07_a_revoked_site_is_out_at_once_and_its_work_fails_by_name(paths, tmp
         (reply,) = replies(side, id_)
         assert reply.error.reason == "its key was revoked"
         assert side.link.counts()["messages"] == 0
+
+
+def test_C07_a_site_with_a_new_kit_after_its_revocation_gets_the_requests_to_its_earlier_node(paths, tmp_path):
+    own = copy_of(paths, tmp_path / "consortium")
+    with serving(own) as side:
+        earlier = side.node("bern")
+        for change in (revoke, renew):
+            change(own.folder, "bern")
+            side.fleet.register(side.kit.sites(), side.link.enroll, revoked=side.kit.revoked())
+            side.kit.read_revoked(side.tls)
+        client = side.connect("bern")
+        content = RecordDict({"task": ConfigRecord({"text": "work"})})
+        (id_,) = side.grid.push_messages([side.grid.create_message(content, "train", earlier, "")])
+        assert earlier in side.grid.get_node_ids()
+        answer(client, client.pull())
+        (reply,) = replies(side, id_)
+        assert reply.has_content()
+        assert side.link.counts() == {"messages": 0, "replies": 0, "objects": 0, "sessions": 0}
 
 
 def test_C07_a_second_process_of_a_site_is_refused_while_the_first_is_there(side):
@@ -186,7 +210,21 @@ def test_A16_other_versions_are_refused_and_both_are_named_at_both_ends(side, ca
         client.activate()
     assert not side.fleet.connected(side.fleet.of_node(side.node("bern")))
     (line,) = [line for line in caplog.messages if "event=refused" in line]
-    assert re.search(r"reason='version' server='.*sahfl 0\.1\.0.*' client='.*sahfl 9\.9\.9.*'", line)
+    assert re.search(r'reason=version server=".*sahfl 0\.1\.0.*" client=".*sahfl 9\.9\.9.*"', line)
+
+
+FORGING = ["/x%20event=revoked%20site=bern", "/x%20'%5Cx", "/x%22%20status=200", "/%0A%1B%5B31m", "/x='"]
+
+
+@pytest.mark.parametrize("path", FORGING)
+def test_a_path_is_one_value_of_the_log_whatever_it_holds(side, caplog, path):
+    with https(side) as raw:
+        assert raw.get(path).status_code == 404
+    (found,) = [record for record in caplog.records if "event=refused" in record.getMessage()]
+    line = json.loads(JsonLines().format(found))
+    assert (line["event"], line["site"], line["status"]) == ("refused", "bern", 404)
+    assert line["path"] == unquote(path)
+    assert " path=" + json.dumps(unquote(path)) + " status=404 " in TextLines().format(found)
 
 
 def test_B06_a_body_above_the_study_s_payload_is_refused_before_it_is_read(side):
@@ -238,6 +276,20 @@ def test_B06_a_reply_of_too_many_objects_is_refused(side):
     content = RecordDict({f"r{number}": ConfigRecord({"n": number}) for number in range(100)})
     with pytest.raises(PayloadError, match="too many objects"):
         client.push(prepare(Message(content, reply_to=message), client.node_id))
+
+
+def test_B07_a_request_that_makes_flower_fail_is_a_refusal_in_one_line(side, monkeypatch, caplog):
+    async def failing(scope, receive, send):
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"detail": "Internal server error."}'})
+
+    client = side.connect("bern")
+    monkeypatch.setattr(side.gate, "_app", failing)
+    caplog.set_level(logging.WARNING)
+    with pytest.raises(PayloadError, match="the server does not take it: not understood"):
+        client.heartbeat()
+    (line,) = [record.getMessage() for record in caplog.records if "event=refused" in record.getMessage()]
+    assert 'status=400 reason="not understood"' in line
 
 
 @pytest.mark.parametrize("source", ["graz", "server"])
@@ -295,13 +347,83 @@ def old_tls(side):
     return context
 
 
-def test_each_port_logs_a_refusal_of_its_own_and_repeats_it_only_after_a_while(caplog, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(listener.time, "monotonic", lambda: now[0])
-    one, other = listener.Refusals(), listener.Refusals()
-    for refusals in (one, one, other):
-        refusals.log("127.0.0.1", "it shows no certificate")
-    assert caplog.text.count("event=tls_refused") == 2
-    now[0] += listener.REPEAT_S
-    one.log("127.0.0.1", "it shows no certificate")
-    assert caplog.text.count("event=tls_refused") == 3
+def announced(client, offer, *, text="done"):
+    """A reply that is ready to be sent, and its request to announce it."""
+    reply = Message(RecordDict({"answer": ConfigRecord({"text": text})}), reply_to=client.fetch(offer))
+    upload = prepare(reply, client.node_id)
+    return upload, fleet_pb2.PushMessagesRequest(
+        node=client._node(), messages_list=[upload.head], message_object_trees=[upload.tree]
+    )
+
+
+def test_a_reply_has_one_tree_whose_root_is_the_reply(side):
+    client = side.connect("bern")
+    id_ = side.ask("bern")
+    upload, request = announced(client, client.pull())
+    other = ObjectTree(object_id="ab" * 32)
+    for tree in (other, ObjectTree(), ObjectTree(object_id=upload.tree.object_id, children=[other])):
+        bad = fleet_pb2.PushMessagesRequest(
+            node=client._node(), messages_list=[upload.head], message_object_trees=[tree]
+        )
+        first = tree is not other and tree.object_id
+        if first:
+            client._client.PushMessages(request)
+        with pytest.raises(httpx.HTTPStatusError) as error:
+            client._client.PushMessages(bad)
+        assert error.value.response.json()["error"] == ("answered already" if first else "not the tree of this reply")
+    client.push(upload)
+    assert len(replies(side, id_)) == 1
+    assert side.link.counts() == {"messages": 0, "replies": 0, "objects": 0, "sessions": 0}
+
+
+def test_a_request_takes_one_reply(side):
+    client = side.connect("bern")
+    id_ = side.ask("bern")
+    offer = client.pull()
+    (upload, _), (other, _) = announced(client, offer), announced(client, offer, text="other")
+    client.push(upload)
+    with pytest.raises(PayloadError, match="answered already"):
+        client.push(other)
+    (reply,) = replies(side, id_)
+    assert reply.content["answer"]["text"] == "done"
+
+
+def test_a_reply_is_refused_beyond_its_budget_of_bytes(side):
+    client = side.connect("bern")
+    side.ask("bern")
+    message = client.fetch(client.pull())
+    side.gate.payload_bytes = 100_000
+    records = {str(n): ArrayRecord({"a": Array("uint8", (160_000,), "raw", os.urandom(160_000))}) for n in range(9)}
+    with pytest.raises(PayloadError, match="does not take it: too large"):
+        client.push(prepare(Message(RecordDict(records), reply_to=message), client.node_id))
+    stored = sum(len(entry.content) for entry in side.link._state.object_store.store.values())
+    assert stored <= side.gate.payload_bytes + BESIDES
+
+
+def test_a_site_cannot_answer_for_another_one(side):
+    bern, graz = side.connect("bern"), side.connect("graz")
+    side.ask("bern")
+    upload, _ = announced(bern, bern.pull())
+    upload.head.metadata.src_node_id = graz.node_id
+    request = fleet_pb2.PushMessagesRequest(
+        node=graz._node(), messages_list=[upload.head], message_object_trees=[upload.tree]
+    )
+    with pytest.raises(httpx.HTTPStatusError) as error:
+        graz._client.PushMessages(request)
+    assert error.value.response.json()["error"] == "not a reply of this site"
+
+
+def test_an_object_belongs_to_an_upload(side):
+    client = side.connect("bern")
+    side.ask("bern")
+    upload, request = announced(client, client.pull())
+    session = client._client.PushMessages(request).session_id
+    id_, content = next(iter(upload.objects.items()))
+    push = message_pb2.PushObjectRequest(
+        node=client._node(), run_id=upload.run_id, object_id=id_, object_content=content, session_id=""
+    )
+    with pytest.raises(httpx.HTTPStatusError) as error:
+        client._client.PushObject(push)
+    assert error.value.response.json()["error"] == "not of an upload"
+    push.session_id = session
+    assert client._client.PushObject(push).stored

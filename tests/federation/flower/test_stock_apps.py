@@ -91,7 +91,7 @@ def test_the_log_of_the_server_s_app_tells_each_round(tmp_path, grid, caplog):
     with caplog.at_level(logging.INFO, logger="sahfl"):
         start(grid, settings_of(tmp_path, grid))
     said = [record.getMessage() for record in caplog.records if record.name == "sahfl.federation.server.app"]
-    assert sum(line.startswith("event=committed site=- ") for line in said) == 2 + 2 * 2
+    assert sum(line.startswith("event=committed cell=") for line in said) == 2 + 2 * 2
 
 
 WRONG = {

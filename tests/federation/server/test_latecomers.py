@@ -58,7 +58,8 @@ def test_a_site_that_stays_away_costs_nothing_and_is_named_in_every_round(federa
     monkeypatch.setattr(InProcessGrid, "get_node_ids", lambda grid: [])
     folder, grid = federate(ROUNDS, change=Away("sah_b", 10**6))
     rounds = [line for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune"]
-    assert all(line["missing"] == [{"site": "sah_b", "reason": "not in the roster"}] for line in rounds)
+    missing = [{"site": "sah_b", "reason": "not in the roster: not connected for 600 s"}]
+    assert all(line["missing"] == missing for line in rounds)
     assert len([site for site, _, _ in grid.seen if site == "sah_b"]) == 1
 
 

@@ -13,8 +13,10 @@ from harness.tiny_study import TINY, changed
 from sahfl.cell_names import Pretraining
 from sahfl.config import Study, parse
 from sahfl.errors import AdapterError
+from sahfl.events import Warned, listening
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.reuse import Reuse
+from sahfl.federation.server.roster import OTHER_SECRET
 from sahfl.run import software
 from sahfl.run.cell_store import CellStore, Entry, Identity
 from sahfl.run.folder import RunFolder
@@ -122,14 +124,14 @@ def test_a_crash_while_a_cell_is_taken_leaves_it_to_be_taken_again(federate, tmp
     assert adapters(second) == adapters(first)
 
 
-def other_software(at, then=lambda site, request, reply: reply):
-    """A change under which a site says that it has other software."""
+def describes_other(name, at):
+    """A change under which a site describes itself with another software or secret."""
 
     def change(site, request, reply):
         if site == at and request.metadata.message_type == "query.describe":
             known = json.loads(reply.content["description"]["json"])
-            reply.content["description"]["json"] = json.dumps(known | {"software": "0123456789abcdef"})
-        return then(site, request, reply)
+            reply.content["description"]["json"] = json.dumps(known | {name: "0123456789abcdef"})
+        return reply
 
     return change
 
@@ -138,24 +140,29 @@ def test_a_cell_of_other_software_at_a_site_is_run_again_and_what_the_site_had_n
     federate, first, tmp_path
 ):
     cells = tmp_path / "cells"
-    second, grid = federate(SMALL, name="second", cells=cells, change=other_software("sah_b"))
+    second, grid = federate(SMALL, name="second", cells=cells, change=describes_other("software", "sah_b"))
     assert asked(grid, "train") == {("finetune", "cp_lora-r2")}
     assert second.read_json("results.json")["cells"] == {"total": 3, "reused": 1}
-    third, grid = federate(SMALL, name="third", cells=cells, change=other_software("sah_b"))
+    third, grid = federate(SMALL, name="third", cells=cells, change=describes_other("software", "sah_b"))
     assert asked(grid, "train") == set()
     assert third.read_json("results.json")["cells"] == {"total": 3, "reused": 3}
 
 
-def test_other_software_between_two_sessions_is_no_change_of_the_data_and_keeps_no_cell(federate, tmp_path):
-    cells = tmp_path / "cells"
+@pytest.mark.parametrize("name", ["software", "batches"])
+def test_other_software_or_another_secret_between_two_sessions_is_no_change_of_the_data_and_keeps_no_cell(
+    federate, tmp_path, name
+):
+    cells, warnings = tmp_path / "cells", []
     with pytest.raises(Stop):
         federate(SMALL, cells=cells, change=stop_at(13), lanes=2)  # pretraining is done, fine-tuning has begun
     assert len(list(cells.glob("*/*"))) == 1
-    folder, _ = federate(SMALL, cells=cells, change=other_software("sah_b"), lanes=2)
+    with listening(lambda event: warnings.append(event.text) if isinstance(event, Warned) else None):
+        folder, _ = federate(SMALL, cells=cells, change=describes_other(name, "sah_b"), lanes=2)
+    assert [text for text in warnings if OTHER_SECRET in text] == [f"sah_b: {OTHER_SECRET}"] * (name == "batches")
     assert not [line for line in folder.journal() if line["event"] == "site_out"]
     assert all(not line["missing"] for line in folder.journal() if line["event"] == "round")
-    told = [line["software"] for line in folder.journal() if line["event"] == "described" and line["site"] == "sah_b"]
-    assert len(told) == len(set(told)) == 2
+    named = [line[name] for line in folder.journal() if line["event"] == "described" and line["site"] == "sah_b"]
+    assert len(named) == len(set(named)) == 2
     assert len(list(cells.glob("*/*"))) == 1
 
 
@@ -260,7 +267,8 @@ IDENTITY = Identity({"seed": 1}, {"method": "cp"})
 
 
 def entry(seconds=2.0, **state):
-    return Entry(state, [{"event": "round", "round": 1}], {"sums": {"sah_a": [0.1, 1 / 3]}, "missing": {}}, seconds)
+    line = {"event": "round", "stage": "finetune", "method": "cp", "fold": 0, "round": 1, "committed": True, "used": []}
+    return Entry(state, [line], {"sums": {"sah_a": [0.1, 1 / 3]}, "missing": {}}, seconds)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import yaml
 from harness.tiny_study import TINY, changed
 
 from sahfl.config import Study, load_study, parse
-from sahfl.errors import ConfigError, RunError
+from sahfl.errors import ConfigError, RunError, VersionsDiffer
 from sahfl.federation.server.studies import Studies
 from sahfl.run.folder import RunFolder
 
@@ -69,6 +69,17 @@ def test_the_study_s_name_is_that_of_its_file_in_the_queue_and_of_its_run(tmp_pa
     target = studies.submit(write(tmp_path / "Some file.yaml"))
     assert target == tmp_path / "state" / "queue" / "tiny.yaml"
     assert studies.run_of(target.stem) == tmp_path / "state" / "runs" / "tiny"
+
+
+def test_a_study_whose_run_is_of_another_version_is_refused_until_the_run_is_archived(tmp_path):
+    studies, file = Studies(tmp_path / "state"), write(tmp_path / "a.yaml")
+    folder = RunFolder.create(studies.run_of("a"), load_study(file))
+    folder.note({"event": "started", "sahfl": "9.9.9"})
+    with pytest.raises(VersionsDiffer, match=r"ran with sahfl 9\.9\.9, .* archive the run \(sahfl study archive\)"):
+        studies.submit(file)
+    assert studies.waiting() == []
+    studies.archive("a")
+    assert studies.submit(file).exists()
 
 
 def test_a_study_of_a_known_name_with_other_settings_is_refused(tmp_path):

@@ -1,5 +1,8 @@
 """Each round of a training is answered once; and the first start of a training is the site's own."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from harness import asking
@@ -7,12 +10,13 @@ from harness.asking import METHOD, header_of, training
 from harness.tiny_study import TINY, changed
 
 from sahfl.config import LocalTraining
-from sahfl.errors import PolicyRefused, RoundAlreadyAnswered
+from sahfl.errors import PolicyRefused, RoundAlreadyAnswered, StorageError
 from sahfl.federation import protocol
 from sahfl.federation.signatures import document
 from sahfl.federation.site import answered as module
 from sahfl.federation.site.answered import FOLDER, Answered, forget_round
 from sahfl.federation.site.case_results import read_results
+from sahfl.federation.site.round_list import Line, RoundList
 from sahfl.federation.site.starts import require_own_start
 from sahfl.federation.tensors import read_state
 from sahfl.payload import Header
@@ -126,6 +130,32 @@ def test_a_line_that_a_crash_cut_off_was_no_answer_and_the_next_line_is_whole(re
     assert bytes_of(rounds.find(header, asked)) == bytes_of(answer)
     with pytest.raises(RoundAlreadyAnswered):
         rounds.find(header, b"\2" * 32)
+
+
+OTHER_LINES = {"text": {"round": "1"}, "none": {"training": None}, "half": {"fold": 0.5}, "flag": {"round": True}}
+
+
+@pytest.mark.parametrize("other", OTHER_LINES.values(), ids=OTHER_LINES.keys())
+def test_a_line_with_values_of_another_type_is_not_a_line(tmp_path, other):
+    rounds = RoundList.of_study(tmp_path, "study")
+    line = Line("0" * 16, "m", 0, 1, "1" * 64)
+    rounds.add(line)
+    (path,) = tmp_path.glob("*.jsonl")
+    with path.open("a") as stream:
+        stream.write(json.dumps(asdict(line) | other) + "\n" + "[" * 100_000 + "\n")
+    assert rounds.lines() == [line]
+
+
+def test_a_damaged_answer_does_not_leave_and_its_remedy_works(real):
+    header, request = header_of(training(), base=real.base), real.request(training(), real.start)
+    answer = real.send(TRAIN, request)
+    (path,) = (real.config.folder / FOLDER).glob("*.reply")
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(StorageError, match=r"\.reply: is damaged; delete it, and the same request is worked on again"):
+        Answered(real.config, header.study).find(header, bytes_of(request))
+    path.unlink()
+    again = real.send(TRAIN, request)
+    assert again["state"]["flat"].data == answer["state"]["flat"].data
 
 
 def test_only_the_owner_reads_the_answers_and_their_bytes_have_a_limit(real, monkeypatch):

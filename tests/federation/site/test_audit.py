@@ -92,6 +92,14 @@ def test_an_edited_line_is_no_torn_one(log):
         verify(log.path)
 
 
+@pytest.mark.parametrize("number", [b"NaN", b"1e999"])
+def test_a_line_with_a_number_that_no_line_is_written_with_was_changed(log, number):
+    log.append("answered", "Answered.", loss=0.5)
+    log.path.write_bytes(log.path.read_bytes().replace(b'"loss":0.5', b'"loss":' + number))
+    with pytest.raises(AuditBroken, match="was changed; its hash is another one"):
+        verify(log.path)
+
+
 def test_on_a_full_disk_nothing_is_half_written(log, monkeypatch):
     before = log.path.read_bytes()
 
@@ -109,7 +117,7 @@ def test_on_a_full_disk_nothing_is_half_written(log, monkeypatch):
 
 def test_a_site_whose_last_line_was_damaged_stops(log):
     log.path.write_bytes(log.path.read_bytes() + b"{}\n")
-    with pytest.raises(StorageError, match="its last line is damaged; move the file away"):
+    with pytest.raises(StorageError, match="its last line is damaged; restore the whole folder from its newest backup"):
         log.append("answered", "Sent.")
 
 

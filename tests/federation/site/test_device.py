@@ -39,7 +39,9 @@ def test_the_processor_is_always_there():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "mps"])
 def test_other_names_are_refused_with_the_file(name):
-    with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda or one of several GPUs such as cuda:1, got"):
+    with pytest.raises(
+        ConfigError, match="device: expected auto, cpu, cuda or one of several GPUs such as cuda:1, got"
+    ):
         parse(SiteConfig, SITE | {"device": name}, where="site.yaml")
 
 

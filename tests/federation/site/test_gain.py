@@ -31,7 +31,11 @@ def keep(folder, dice, *, study=FIRST, at=None, repeat=1, fold=0, method=METHOD,
     own = method.model_copy(update={"trained_at": at, "repeat": repeat})
     task = evaluating(own, fold=fold, part=part)
     results = [
-        (f"case-{i}", a_case(f"p{fold}-{i}", 0.0 if value is None else 20.0, 0.0 if value is None else 18.0, value))
+        (
+            f"case-{i}",
+            f"{i:064x}",
+            a_case(f"p{fold}-{i}", 0.0 if value is None else 20.0, 0.0 if value is None else 18.0, value),
+        )
         for i, value in enumerate(None if value is None else float(value) for value in dice)
     ]
     keep_results(folder, task, header_of(task, study=study), results, took_part=took_part)
@@ -148,6 +152,18 @@ def test_lines_of_older_versions_and_torn_lines_are_left_out(tmp_path):
     assert measure_gains(tmp_path / "nowhere", SITE) == []
 
 
+OTHER = [{"repeat": "two"}, {"study": 1}, {"method": []}, {"part": "half"}, {"volume_ml": "x"}, {"dice": {}}]
+
+
+@pytest.mark.parametrize("other", OTHER, ids=lambda other: next(iter(other)))
+def test_lines_with_values_of_another_type_and_without_text_are_left_out(tmp_path, other):
+    keep_both(tmp_path, 0.05)
+    before, line = measure_gains(tmp_path, SITE), (tmp_path / FILE).read_text().splitlines()[0]
+    with (tmp_path / FILE).open("ab") as stream:
+        stream.write(json.dumps(json.loads(line) | other).encode() + b"\n\xff\xfe\n" + b"[" * 100_000 + b"\n")
+    assert measure_gains(tmp_path, SITE) == before
+
+
 def test_results_that_cannot_be_written_stop_the_evaluation(tmp_path):
     (tmp_path / FILE).mkdir()
     with pytest.raises(StorageError, match=r"cases\.jsonl: cannot be written"):
@@ -156,7 +172,7 @@ def test_results_that_cannot_be_written_stop_the_evaluation(tmp_path):
 
 def test_zero_shot_is_kept_as_a_method_of_its_own(tmp_path):
     task = evaluating(ZeroShot(method="zero_shot"))
-    keep_results(tmp_path, task, header_of(task), [("case-0", a_case("p", 20.0, 18.0, 0.5))], took_part=False)
+    keep_results(tmp_path, task, header_of(task), [("case-0", "", a_case("p", 20.0, 18.0, 0.5))], took_part=False)
     (kept,) = read_results(tmp_path)
     assert (kept.federated, kept.trained_at, kept.repeat, kept.fold, kept.case) == ("zero_shot", None, 1, 0, "case-0")
 

@@ -40,7 +40,7 @@ def test_the_first_policy_and_each_change_is_a_line_that_names_the_settings(hosp
     assert (hospital.config.folder / FILE).stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_record_of_the_policy_is_noted_anew(hospital, damage):
     hospital.send(TRAIN, hospital.request(training(), hospital.start))
     (hospital.config.folder / FILE).write_bytes(damage)

@@ -158,6 +158,21 @@ def test_a_ledger_that_was_cut_changed_or_put_back_stops_all_work(real, tmp_path
             Ledger(real.config).check()
 
 
+def test_a_line_of_another_form_is_a_broken_ledger_and_no_bug(real):
+    ask(real)
+    log = AuditLog(real.config.folder, FILE)
+    log.append("scans", "A line without a set.")
+    with pytest.raises(LedgerBroken, match=r"ledger\.jsonl: was changed; it has a line that is not a ledger's"):
+        Ledger(real.config).check()
+
+
+def test_an_audit_log_with_something_else_than_a_hash_of_the_ledger_is_no_bug(real):
+    ask(real)
+    AuditLog(real.config.folder).append("answered", "Something.", ledger=["no", "hash"])
+    with pytest.raises(LedgerBroken, match=r"lacks a line that it had at line \d+ of the audit log"):
+        Ledger(real.config).check()
+
+
 def test_a_crash_between_the_line_and_the_head_is_no_damage(real):
     ask(real)
     head, audited = (real.config.folder / HEAD).read_text(), (real.config.folder / AUDIT).read_bytes()

@@ -13,7 +13,7 @@ from sahfl.adapters import exchanged
 from sahfl.config import AdapterTuning, EvaluationConfig, LocalTraining, SiteConfig, SitePolicy, WeightTuning, parse
 from sahfl.config.policy import AdapterLimits
 from sahfl.data.sources.datalist import SiteScansDatalist
-from sahfl.errors import ConfigError, PolicyRefused
+from sahfl.errors import ConfigError, PolicyRefused, SiteStateLost
 from sahfl.federation import protocol
 from sahfl.federation.site.declared import declared
 from sahfl.federation.site.dry_run import dry_run, policy_lines
@@ -267,7 +267,7 @@ def test_a_study_keeps_the_split_and_the_strata_that_it_began_with(tmp_path):
 
 def test_a_damaged_list_of_studies_closes_the_site(tmp_path):
     (tmp_path / "studies.json").write_text("{")
-    with pytest.raises(PolicyRefused, match=r"studies.json: cannot be read; look into why"):
+    with pytest.raises(SiteStateLost, match=r"studies.json: cannot be read; restore the whole folder"):
         recognise_study(tmp_path, task_of(), header_of(task_of()))
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from harness.asking import METHOD
+from harness.asking import evaluating as evaluation_of
 from harness.in_process import Stop, stop_at
 from harness.tiny_study import TINY, changed
 
@@ -20,6 +22,7 @@ from sahfl.federation.site.kept import KEPT
 from sahfl.federation.site.private import PrivatePart, delete, stored
 from sahfl.networks import fine_tuned_network, trained_tensors, whole_network
 from sahfl.payload import Header
+from sahfl.prediction.site_networks import read_site
 from sahfl.task import Task
 
 SLOW = pytest.mark.slow
@@ -216,6 +219,33 @@ def test_damaged_files_are_listed_so_that_they_can_be_deleted(tmp_path):
     assert [(one.method, one.round, one.damaged) for one in (gone, kept)] == [("", 1, True), ("m", 2, True)]
     delete(tmp_path, gone.name)
     assert [one.name for one in stored(tmp_path)] == [kept.name]
+
+
+@pytest.mark.parametrize(
+    "note", [{}, {"study": 1, "method": "m", "fold": 0}, {"study": "x", "method": "m", "fold": "0"}]
+)
+def test_a_file_whose_note_names_no_training_is_listed_as_damaged(tmp_path, note):
+    keep(tmp_path, 1)
+    (path,) = (tmp_path / "private").glob("*.safetensors")
+    save_tensors(path, WHOLE, note)
+    (one,) = stored(tmp_path)
+    assert (one.method, one.damaged) == ("", True)
+
+
+@pytest.mark.parametrize("up_to", ["1e999", '"x"', "[" * 100_000])
+def test_a_damaged_note_of_a_deletion_begins_nothing_anew(tmp_path, up_to):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / f"{HEADER.training}-deleted.json").write_text('{"up_to": ' + up_to + "}")
+    with pytest.raises(PrivatePartLost, match="is missing"):
+        read(tmp_path, after_round=1, own_round=1)
+
+
+@pytest.mark.parametrize("base", [None, 1, "b", "../" * 3 + "base"])
+def test_a_network_whose_note_names_no_base_is_damaged(tmp_path, base):
+    task = evaluation_of(METHOD).model_dump(mode="json")
+    part(tmp_path).keep_network(WHOLE, base=base, task=task)
+    with pytest.raises(AdapterError, match=r"names no base network; restore it from a backup"):
+        read_site(tmp_path)
 
 
 def test_a_training_that_begins_once_more_leaves_the_network_of_before_until_it_is_evaluated(tmp_path):

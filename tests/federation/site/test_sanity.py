@@ -61,9 +61,9 @@ SUSPICIOUS = {
 @pytest.mark.parametrize(("steps", "reason"), SUSPICIOUS.values(), ids=SUSPICIOUS.keys())
 def test_what_a_few_slices_explain_is_held_back_and_named(steps, reason):
     with pytest.raises(UpdateHeldBack, match=f"policy.adapters.least_effective_steps: few slices .*{reason}"):
-        watched(steps).require(("adapters.least_effective_steps", 2.0), where="here")
-    watched(steps).require(("adapters.least_effective_steps", 0.0), where="here")  # off
-    watched([[0.5, 1.0, 2.0, 1.0]] * 8).require(("adapters.least_effective_steps", 2.0), where="here")
+        watched(steps).require(("adapters.least_effective_steps", 2.0), where={"round": 1})
+    watched(steps).require(("adapters.least_effective_steps", 0.0), where={"round": 1})  # off
+    watched([[0.5, 1.0, 2.0, 1.0]] * 8).require(("adapters.least_effective_steps", 2.0), where={"round": 1})
 
 
 def closed(hospital, least=1.25):

@@ -5,7 +5,7 @@ from harness import asking
 from harness.asking import header_of, training
 
 from sahfl.config import LocalTraining
-from sahfl.errors import StorageError
+from sahfl.errors import SiteStateLost
 from sahfl.federation import protocol
 from sahfl.federation.site.kinds.local_training import batch_seed
 from sahfl.federation.site.secret import FILE, commitment, site_secret
@@ -45,7 +45,7 @@ def test_a_secret_is_made_once_and_only_the_owner_reads_it(own, tmp_path):
 @pytest.mark.parametrize("damage", [b"", b"x" * 31, b"x" * 33])
 def test_a_damaged_secret_is_an_error_and_is_not_replaced_in_silence(own, damage):
     (own.folder / FILE).write_bytes(damage)
-    with pytest.raises(StorageError, match=rf"holds {len(damage)} bytes, expected 32; move it away"):
+    with pytest.raises(SiteStateLost, match=rf"holds {len(damage)} bytes, expected 32; restore it from the newest"):
         site_secret(own)
     assert (own.folder / FILE).read_bytes() == damage
 

@@ -134,7 +134,7 @@ HONEST = {
 }
 
 
-@pytest.mark.parametrize("payload", ["float32", "int8"])
+@pytest.mark.parametrize("payload", [pytest.param("float32", marks=pytest.mark.slow), "int8"])
 def test_no_honest_round_is_refused_in_any_method(federate, payload):
     study = changed(TINY, finetune__methods=list(HONEST.values()), finetune__rounds=4, rounds__payload=payload)
     study = changed(study, finetune__local={"steps": 3, "batch_size": 2})

@@ -16,6 +16,7 @@ from sahfl.federation.requests import Requests, question
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import config_record
+from sahfl.log_lines import LogLine
 from sahfl.run.software import LIBRARIES, software_hash
 from sahfl.task import SiteDescription, Task
 
@@ -27,7 +28,7 @@ def describe(site: Site, content: RecordDict) -> RecordDict:
     task = protocol.read_task(content)
     site.prepare(lambda done, total: emit(SiteStep(site.config.name, protocol.DESCRIBE, done, total)))
     description = coarse(site.describe(n_folds=task.folds, seed=task.seed), site.config.policy)
-    log.info("event=described %s", " ".join(f"{key}={value}" for key, value in description.model_dump().items()))
+    log.info(LogLine("described", **{name: str(value) for name, value in description.model_dump().items()}))
     return protocol.description_reply(description)
 
 

@@ -18,7 +18,7 @@ from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.answered import Answered
-from sahfl.federation.site.case_results import keep_results
+from sahfl.federation.site.case_results import Scored, keep_results
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above
 from sahfl.federation.site.kinds.local_training import reserve
@@ -27,7 +27,7 @@ from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.model import Network
 from sahfl.payload import Header
-from sahfl.statistics.cases import CaseResult, n_groups
+from sahfl.statistics.cases import n_groups
 from sahfl.statistics.disclosure import describe_withheld, withhold
 from sahfl.statistics.sums import EvaluationSums, array_length
 from sahfl.task import Task
@@ -49,7 +49,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     rounds.close(header.training)
     if not task.inner:
         keep_results(site.config.folder, task, header, results, took_part=rounds.took_part(header))
-    cases, policy = [result for _, result in results], site.config.policy
+    cases, policy = [result for _, _, result in results], site.config.policy
     sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
     least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
     return protocol.evaluation_reply(header, withhold(sums, cases, task.evaluation, **least).to_array())
@@ -77,8 +77,8 @@ def held_out_cases(site: Site, task: Task) -> tuple[CheckedCase, ...]:
     return site.held_out_cases(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
 
 
-def score_cases(site: Site, task: Task, net: Network, cases: Sequence[CheckedCase]) -> list[tuple[str, CaseResult]]:
-    """Segment and score cases with a merged network; each result with the case's id."""
+def score_cases(site: Site, task: Task, net: Network, cases: Sequence[CheckedCase]) -> list[Scored]:
+    """Segment and score cases with a merged network."""
     assert task.evaluation is not None
     keys = site.patient_keys(task.seed)
     results = []
@@ -87,7 +87,7 @@ def score_cases(site: Site, task: Task, net: Network, cases: Sequence[CheckedCas
         probability = predict(net, views, task.views)
         mask, scan = probability >= task.evaluation.threshold, read_scan(item.case)
         result = score(mask, scan, key=keys[item.case.patient], tolerance_mm=task.evaluation.tolerance_mm)
-        results.append((item.case.id, result))
+        results.append((item.case.id, item.content, result))
         emit(SiteStep(site.config.name, protocol.EVALUATE, done, len(cases)))
     return results
 

@@ -23,6 +23,7 @@ from sahfl.federation.site.ledger import Ledger
 from sahfl.federation.site.secret import batch_key
 from sahfl.federation.site.site import Site
 from sahfl.federation.turns import schedule_of
+from sahfl.log_lines import LogLine
 from sahfl.model import Network
 from sahfl.payload import Header
 from sahfl.seeds import derive_seed
@@ -108,10 +109,13 @@ def train_locally(
         on_step=lambda done, total, loss: emit(SiteStep(site.config.name, protocol.TRAIN, done, total, loss)),
         on_gradients=on_gradients,
     )
-    log.info(
-        "event=trained stage=%s method=%s fold=%d round=%d n_volumes=%d loss=%.4f",
-        *(task.stage, header.method, task.fold, task.round, len(cases), loss),
-    )
+    where: dict[str, str | float] = {
+        "stage": task.stage,
+        "method": header.method,
+        "fold": task.fold,
+        "round": task.round,
+    }
+    log.info(LogLine("trained", **where, n_volumes=len(cases), loss=round(loss, 4)))
     return loss, len(cases)
 
 

@@ -77,9 +77,9 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=loss, seconds=seconds, encoding=task.payload)
 
 
-def _named(header: Header) -> str:
-    """A round, for the log."""
-    return f"stage={header.stage} method={header.method} fold={header.fold} round={header.round}"
+def _named(header: Header) -> dict[str, str | float]:
+    """A round, as fields of a log line."""
+    return {"stage": header.stage, "method": header.method, "fold": header.fold, "round": header.round}
 
 
 # ----------------------------------------------------------------------------------------------------- the policy

@@ -1,0 +1,152 @@
+"""Opening files: regular ones of bounded size only, so that no pipe, device, socket or growing file stops a program.
+
+Every file that this project opens is opened here (``tests/test_opened_files.py``). A limit belongs to what a file is
+for; its reason stands below it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sahfl.errors import UnfitFile
+
+OWNER_ONLY = 0o600
+"""Mode of files that nobody but their owner reads or writes."""
+SETTINGS_BYTES = 1 << 18
+"""A YAML file that a person writes. The parser takes ten seconds for a megabyte."""
+TRUST_BYTES = 1 << 20
+"""A key, certificate or signature, or the note of a kit: a few thousand bytes each."""
+LIST_BYTES = 1 << 24
+"""A list that one program keeps for itself: certificates of 1000 sites, known bases and studies, a status."""
+DATALIST_BYTES = 1 << 26
+"""The cases of all sites: 100 000 of them at 600 bytes."""
+RESULTS_BYTES = 1 << 29
+"""A journal, an evaluation or results of a study: 500 kB from each of 1000 sites."""
+TENSORS_BYTES = 1 << 31
+"""A network, an adapter or a kept answer: as much as one message may hold."""
+SCAN_BYTES = 1 << 31
+"""One file of a scan or an annotation; ``data.sizes`` limits the voxels in it."""
+LOG_BYTES = 1 << 40
+"""A log or a cache that is read in parts, never as a whole."""
+LINE_BYTES = 1 << 20
+"""One line of a log that is read line by line."""
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_regular(path: Path, *, most: int) -> BinaryIO:
+    """Open a regular file of at most ``most`` bytes for reading; it never waits for a writer.
+
+    Raises:
+        UnfitFile: it is no regular file, or larger.
+        OSError: it cannot be opened; the error of a folder is IsADirectoryError.
+    """
+    return _checked(path, _READ, most)
+
+
+def open_to_append(path: Path, *, or_device: bool = False) -> BinaryIO:
+    """Open a regular file for reading and for writing at its end; a new one is for its owner only.
+
+    ``or_device`` is for logs, which nothing reads again: people link them to /dev/null.
+
+    Raises:
+        UnfitFile: it is no regular file, and no device where ``or_device`` allows one.
+        OSError: it cannot be opened.
+    """
+    return _checked(path, _APPEND, LOG_BYTES, or_device=or_device)
+
+
+def check_regular(path: Path, *, most: int) -> None:
+    """Check a file that a library opens by its path.
+
+    Raises:
+        UnfitFile: it is no regular file, or larger than ``most`` bytes.
+        OSError: it cannot be opened.
+    """
+    open_regular(path, most=most).close()
+
+
+def check_writers(path: Path) -> None:
+    """Check that nobody but the owner may change a file or folder that decides whom this machine trusts.
+
+    Raises:
+        UnfitFile: its group or others may write it.
+        OSError: there is none.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        remedy = f"run `chmod go-w {path}`"
+        raise UnfitFile(path, f"others may change it (mode {mode:04o}), expected its owner alone; {remedy}")
+
+
+def read_bytes(path: Path, *, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes, even if it grows meanwhile.
+
+    Raises:
+        UnfitFile: it is no regular file, or larger.
+        OSError: it cannot be read.
+    """
+    with open_regular(path, most=most) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(size + 1)
+        if len(content) > size:  # it grew, or is a file of the kernel, whose size is 0
+            content += stream.read(most - size)
+    if len(content) > most:
+        raise UnfitFile(path, f"grew beyond {most} bytes while it was read")
+    return content
+
+
+def read_text(path: Path, *, most: int, errors: str = "strict") -> str:
+    """The text of a UTF-8 file, with line feeds between its lines; as ``read_bytes``.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8, with ``errors`` strict.
+    """
+    text = read_bytes(path, most=most).decode("utf-8", errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path, *, most: int) -> Any:
+    """The value in a JSON file; as ``read_bytes``.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or nested more deeply than Python follows.
+    """
+    try:
+        return json.loads(read_bytes(path, most=most).decode("utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _checked(path: Path, flags: int, most: int, *, or_device: bool = False) -> BinaryIO:
+    try:
+        descriptor = os.open(path, flags, OWNER_ONLY)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket cannot be opened at all
+            raise UnfitFile(path, "is a socket or a device, expected a regular file") from error
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode) and not (or_device and stat.S_ISCHR(found.st_mode)):
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+            raise UnfitFile(path, f"is {kind}, expected a regular file")
+        if found.st_size > most:
+            raise UnfitFile(path, f"has {found.st_size} bytes, expected at most {most}")
+        return os.fdopen(descriptor, "rb" if flags == _READ else "a+b")
+    except BaseException:
+        os.close(descriptor)
+        raise

@@ -1,0 +1,30 @@
+"""The table of what is fuzzed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.fuzz import of_messages, of_requests, of_runs, of_scans, of_settings, of_sites
+from harness.fuzz.outcome import Reader
+
+TARGETS: dict[str, Callable[[Path], Reader]] = {
+    "answers": of_messages.answers,
+    "requests": of_messages.requests,
+    "parts": of_messages.parts,
+    "gate": of_requests.gate,
+    "settings": of_settings.settings,
+    "kit": of_settings.kit,
+    "server_kit": of_settings.server_kit,
+    "nifti": of_scans.nifti,
+    "dicom": of_scans.dicom,
+    "lists": of_scans.lists,
+    "notes": of_sites.notes,
+    "logs": of_sites.logs,
+    "kept": of_sites.kept,
+    "run": of_runs.run,
+    "results": of_runs.results,
+    "adapters": of_runs.adapters,
+    "status": of_runs.status,
+}
+"""What makes the reader of each target, in an empty folder."""
+SHARES = dict.fromkeys(TARGETS, 4) | {"settings": 1, "dicom": 2, "gate": 3, "results": 1}
+"""Parts of all inputs that each target gets: fewer where one takes longer."""
