@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,8 @@ BEAT_S, BEATERS = 10.0, 8
 """Seconds between two signs of life of a site, and threads of this process that send them."""
 PAUSE_S = 1 / 15
 """Seconds between two sites that join."""
+TRIES = 10
+"""Times that a site tries to join."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -138,8 +140,11 @@ def join(paths: Paths, site: str) -> FleetLink:
     """The connection of a site."""
     kit = SiteKit.load(paths.sites[site])
     link = FleetLink("localhost", paths.port, tls=kit.tls(), node_key=kit.node_key, headers=request_headers(site))
-    link.activate()
-    return link
+    for _ in range(TRIES):
+        with suppress(NotConnected):  # as a site does: it tries again
+            link.activate()
+            return link
+    raise SystemExit(f"{site}: the server took it in at none of {TRIES} tries")
 
 
 def poll(link: FleetLink, waits: Waits, stop: threading.Event) -> None:

@@ -97,8 +97,8 @@ def read_inputs(make: Callable[[Path], Reader], target: str, first: int, count: 
     """Read the inputs of some seeds in this process, and print a report as JSON."""
     (folder / "files").mkdir()
     reader, batch, began = make(folder / "files"), Batch(), time.process_time()
-    for name, content in sorted(reader.corpus.items()):
-        if not (valid := outcome(reader, name, content)).accepted:
+    for name in sorted(reader.corpus):
+        if not (valid := outcome(reader, name, reader.corpus[name])).accepted:  # of now: the gate's are new after each
             raise RuntimeError(f"{target}: the valid input {name} is refused ({valid.fault})")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     (folder / SEED).write_bytes(struct.pack("<q", first))
@@ -111,6 +111,7 @@ def read_inputs(make: Callable[[Path], Reader], target: str, first: int, count: 
                 batch.faults.append({"seed": seed, "fault": found.fault})
     batch.cpu_s = time.process_time() - began
     batch.peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    reader.close()
     print(json.dumps(vars(batch)), flush=True)
 
 
