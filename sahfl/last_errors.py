@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sahfl.process import now_text
+from sahfl.regular_files import LIST_BYTES, read_json
 
 LastErrors = Mapping[str, Mapping[str, str]]
 """For each kind of request whose last answer was an error: the class of the error, and since when it is the same."""
@@ -41,7 +41,7 @@ def checked_errors(found: Any) -> LastErrors:
 def read_status(path: Path) -> dict[str, Any]:
     """The content of a status file; empty if there is none, or if it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, most=LIST_BYTES)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

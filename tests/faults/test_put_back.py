@@ -67,6 +67,7 @@ def test_a_server_that_was_put_back_by_two_rounds_and_a_fold_ends_in_the_same_ad
     assert tensors(folder.path) == tensors(whole.path)
 
 
+@pytest.mark.slow
 def test_a_training_whose_site_keeps_no_part_of_that_time_is_refused_until_it_begins_anew(federate, tmp_path):
     settings = study(6, private_rank=1)
     whole, _ = federate(settings, name="whole")

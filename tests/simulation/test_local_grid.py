@@ -118,7 +118,9 @@ def test_A13_a_site_out_of_memory_or_with_a_failed_gpu_is_a_lost_process_and_get
 
 
 def test_an_exception_at_a_site_is_an_error_reply_without_its_text(small_grid, tmp_path):
-    broken = RecordDict({"task": ConfigRecord({"json": '{"stage": "Muster^Hans"}'})})
+    header = Header("f" * 64, "pretrain", "base", -1, 1, "")
+    task = ConfigRecord({"json": '{"stage": "Muster^Hans"}'})
+    broken = RecordDict({"task": task, "header": ConfigRecord(header.as_dict())})
     (reply,) = small_grid.send_and_receive(messages(small_grid, [FIRST_NODE_ID], broken))
     assert reply.error.reason == "PayloadError"
     assert "Input should be 'pretrain' or 'finetune'" in (tmp_path / "logs" / "tbi_a.log").read_text()

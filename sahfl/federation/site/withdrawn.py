@@ -19,6 +19,7 @@ from sahfl.data.manifest import pseudonym
 from sahfl.errors import PatientWithdrawn, SiteStateLost
 from sahfl.federation.site.audit import RESTORE
 from sahfl.payload import Header
+from sahfl.regular_files import LIST_BYTES, read_bytes
 from sahfl.section import Section
 
 FILE = "withdrawn.json"
@@ -56,7 +57,7 @@ def read_withdrawn(folder: Path) -> tuple[Withdrawn, ...]:
     """
     path = folder / FILE
     try:
-        return _format.validate_json(path.read_bytes())
+        return _format.validate_json(read_bytes(path, most=LIST_BYTES))
     except FileNotFoundError:
         return ()
     except (OSError, ValidationError) as error:

@@ -50,7 +50,8 @@ class Visit:
         self.kit = SiteKit.load(paths.sites["bern"])
         self.link, self.fleet, self.loop = Link(), Fleet(), asyncio.new_event_loop()
         self.gate = Gate(self.link, self.fleet, hold_s=HOLD_S)
-        self.fleet.register(ServerKit.load(paths.server).sites(), self.link.enroll)
+        server = ServerKit.load(paths.server)
+        self.fleet.register(server.sites(), self.link.enroll, revoked=server.revoked())
         self.node_id = self.fleet.of_key(public_key_to_bytes(self.kit.node_key.public_key())).node_id
         self.loop.run_until_complete(self._start())
         self.begin()

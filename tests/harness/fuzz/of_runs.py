@@ -14,9 +14,10 @@ from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.adapters.folder import CONFIG, TENSORS, AdapterNote, read_adapter
 from sahfl.commands.status import read_status
 from sahfl.config import Study, parse
-from sahfl.report import check_results, conclude
+from sahfl.report.form import check_results
 from sahfl.report.page import render_page
 from sahfl.report.paper_files import comparison_rows, method_rows
+from sahfl.report.summary import conclude
 from sahfl.run.cell_store import CellStore, Entry, Identity
 from sahfl.run.folder import Checkpoint, RunFolder
 
@@ -78,7 +79,8 @@ def adapters(folder: Path) -> Reader:
         folder / "base.safetensors", {f"w{i}": np.ones((3, 4), np.float32) for i in range(20)}, {"sha256": "x"}
     )
     store, identity = CellStore(folder / "cells"), Identity({"study": "x"}, {"kind": 1})
-    store.save(identity, Entry(STATE, [{"event": "round", "round": 1}], {"": {}}, 1.5))
+    line = {"event": "round", "stage": "finetune", "method": "m", "fold": 0, "round": 1, "committed": True, "used": []}
+    store.save(identity, Entry(STATE, [line], {"": {}}, 1.5))
     (entry,) = (folder / "cells").rglob("*.safetensors")
 
     def read(name: str) -> None:
@@ -93,7 +95,7 @@ def adapters(folder: Path) -> Reader:
 
 def status(folder: Path) -> Reader:
     """The status file of a server."""
-    content = {"schema": 2, "server": {"listening": "127.0.0.1:8443", "since": "2026-11-30T07:00:00+00:00"}}
+    content = {"schema": 3, "server": {"listening": "127.0.0.1:8443", "since": "2026-11-30T07:00:00+00:00"}}
     content |= {"study": {"name": "x", "sites": ["bern"], "cells": {}}, "sites": {"bern": {"state": "connected"}}}
     (folder / "status.json").write_text(json.dumps(content))
     return Reader.of_folder(folder, lambda name: read_status(folder))

@@ -49,7 +49,7 @@ def notes(folder: Path) -> Reader:
     note_policy(config, AuditLog(site))
     for repeat in (1, 2):
         method = task.method.model_copy(update={"repeat": repeat})
-        results = [(f"bern-{case}", CaseResult("k", 5.0, 4.0, 0.5, 0.5, 4.0, 0.5, 40.0)) for case in range(3)]
+        results = [(f"bern-{case}", "0" * 64, CaseResult("k", 5.0, 4.0, 0.5, 0.5, 4.0, 0.5, 40.0)) for case in range(3)]
         keep_results(site, task.model_copy(update={"method": method}), HEADER, results, took_part=True)
     site_secret(config)
 
