@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal, TextIO, assert_never
 
 from sahfl import events
+from sahfl.environment import ignored_variables
 from sahfl.events import Event
 
 LONGEST = 4000
@@ -126,6 +127,12 @@ def log_on_stderr() -> None:
         handler.setFormatter(TextLines())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+
+
+def log_ignored_variables(logger: logging.Logger) -> None:
+    """Warn of variables of the environment that this process does not use (``environment``)."""
+    if names := ignored_variables():
+        logger.warning(LogLine("environment_ignored", variables=",".join(names)))
 
 
 def log_run_event(logger: logging.Logger, event: Event) -> None:

@@ -58,6 +58,10 @@ class Header:
         """The fields as a flat mapping."""
         return asdict(self)
 
+    def place(self) -> dict[str, str | float]:
+        """Stage, method, fold and round, as fields of a log line."""
+        return {"stage": self.stage, "method": self.method, "fold": self.fold, "round": self.round}
+
     @property
     def training(self) -> str:
         """Name of this round's training in file names; a hash, so that nothing received becomes a path."""

@@ -1,6 +1,6 @@
 """Opening files: regular ones of bounded size only, so that no pipe, device, socket or growing file stops a program.
 
-Every file that this project opens is opened here (``tests/test_opened_files.py``). A limit belongs to what a file is
+Every file that this project opens is opened here (``tests/test_regular_files.py``). A limit belongs to what a file is
 for; its reason stands below it.
 """
 
@@ -30,7 +30,7 @@ RESULTS_BYTES = 1 << 29
 TENSORS_BYTES = 1 << 31
 """A network, an adapter or a kept answer: as much as one message may hold."""
 SCAN_BYTES = 1 << 31
-"""One file of a scan or an annotation; ``data.sizes`` limits the voxels in it."""
+"""One file of a scan or an annotation; ``data.volume_size`` limits the voxels in it."""
 LOG_BYTES = 1 << 40
 """A log or a cache that is read in parts, never as a whole."""
 LINE_BYTES = 1 << 20

@@ -204,6 +204,18 @@ def load(model: type[SectionT], path: Path) -> SectionT:
     return parse(model, file.content, where=str(path), folder=path.parent, lines=file.lines)
 
 
+def load_trusted(model: type[SectionT], path: Path) -> SectionT:
+    """Read a file that decides whom this machine trusts, as ``load``.
+
+    Raises:
+        ConfigError: as ``load``.
+        UnfitFile: others than its owner may change it.
+    """
+    settings = load(model, path)
+    regular_files.check_writers(path)
+    return settings
+
+
 @contextmanager
 def about_setting(*place: str) -> Iterator[None]:
     """Mark errors of the block as being about the setting at this place, for ``naming_lines``."""

@@ -128,7 +128,7 @@ def events_of(*folders):
     return set(DAEMON_LOG.findall(text))
 
 
-OF_ANY_LOG = {"log", "log_line_lost"}
+OF_ANY_LOG = {"environment_ignored", "log", "log_line_lost"}
 
 
 def events_in(name):

@@ -13,13 +13,12 @@ from flwr.app import Message
 
 from sahfl import __version__
 from sahfl.config import SiteConfig
-from sahfl.environment import ignored_variables
 from sahfl.errors import ConfigError, PayloadError, StorageError
 from sahfl.events import Event, SiteStep, Warned
 from sahfl.federation import flower
 from sahfl.federation.flower.parcels import Offer, prepare
 from sahfl.federation.flower.supernode import FleetLink
-from sahfl.log_lines import LogLine
+from sahfl.log_lines import LogLine, log_ignored_variables
 from sahfl.process import locked, now_text
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Answer, Connection, Outbox
@@ -60,8 +59,7 @@ class Daemon:
         why = None
         try:
             log.info(LogLine("started", version=__version__, pid=os.getpid()))
-            if ignored := ignored_variables():
-                log.warning(LogLine("environment_ignored", variables=",".join(ignored)))
+            log_ignored_variables(log)
             self._start(self._begin_work)
             while not self._failed.wait(TICK_S):  # a wait without an end can miss a signal that comes just before it
                 pass

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sahfl.regular_files import check_writers
 from sahfl.section import PathInFile, Section
-from sahfl.settings_file import load
+from sahfl.settings_file import load_trusted
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -44,12 +43,5 @@ class ServerConfig(Section):
 
 
 def load_server(path: Path) -> ServerConfig:
-    """Read a server file, as ``settings_file.load``; it decides whom this machine trusts.
-
-    Raises:
-        ConfigError: as ``settings_file.load``.
-        UnfitFile: others than its owner may change it.
-    """
-    config = load(ServerConfig, path)
-    check_writers(path)
-    return config
+    """Read a server file, as ``settings_file.load_trusted``."""
+    return load_trusted(ServerConfig, path)

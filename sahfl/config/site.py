@@ -13,9 +13,8 @@ from sahfl.data.manifest import Case
 from sahfl.data.sources.scans import SiteScans
 from sahfl.data.sources.table import AnySiteScans, one_of, site_sections
 from sahfl.errors import DataError
-from sahfl.regular_files import check_writers
 from sahfl.section import Name, PathInFile, Section
-from sahfl.settings_file import load
+from sahfl.settings_file import load_trusted
 
 
 def _site_scans_or_pooled(value: Any, info: ValidationInfo) -> Any:
@@ -73,12 +72,5 @@ class SiteFile(SiteConfig):
 
 
 def load_site(path: Path) -> SiteFile:
-    """Read a site file, as ``settings_file.load``; it decides whom this machine trusts.
-
-    Raises:
-        ConfigError: as ``settings_file.load``.
-        UnfitFile: others than its owner may change it.
-    """
-    config = load(SiteFile, path)
-    check_writers(path)
-    return config
+    """Read a site file, as ``settings_file.load_trusted``."""
+    return load_trusted(SiteFile, path)

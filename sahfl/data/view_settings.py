@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -9,6 +10,15 @@ from pydantic import AfterValidator, Field, model_validator
 from sahfl.section import Section
 
 View = Literal["axial", "coronal", "sagittal"]
+
+
+def pixels_of_scan(views: Iterable[View], size: Sequence[float], n_slices: float) -> float:
+    """Number of pixels of all slices of a scan: axial ones at its own positions, others through the whole field.
+
+    ``size`` is that of the field along x, y and z; ``n_slices`` is the number of axial slices.
+    """
+    x, y, z = size
+    return sum(x * y * (n_slices if view == "axial" else z) for view in views)
 
 
 def _multiple_of_16(size: int) -> int:

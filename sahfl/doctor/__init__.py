@@ -1,7 +1,6 @@
 """``sahfl doctor``: reports what would keep a site or a server from working, one line and one remedy each.
 
-It contacts only the server that the kit names, changes nothing on disk, and reads headers of scans
-only.
+It contacts only the server that the kit names, changes nothing on disk, and reads of scans the headers only.
 """
 
 from sahfl.doctor.findings import Finding, as_json, as_lines, healthy

@@ -9,6 +9,7 @@ from datetime import datetime
 from sahfl.config import SiteConfig, SiteFile, ViewsConfig
 from sahfl.data.cache import CACHE, KEPT_SETTINGS, SliceCache
 from sahfl.data.survey import mean_slices
+from sahfl.data.view_settings import pixels_of_scan
 from sahfl.doctor import machine
 from sahfl.doctor.connection import STEPS, examine_connection
 from sahfl.doctor.findings import Finding, skip_all
@@ -45,8 +46,9 @@ def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = now) -> li
         data,
         examine_audit(config),
         examine_state(config),
+        examine_answers(config),
     ]
-    return [*found, examine_answers(config)]
+    return found
 
 
 def _examine_trust(config: SiteConfig, clock: Callable[[], datetime]) -> list[Finding]:
@@ -143,9 +145,7 @@ def case_bytes(n_slices: float, spacing_mm: float | None = None) -> float:
     """
     usual = ViewsConfig()
     finer = 1.0 if spacing_mm is None else usual.spacing_mm / spacing_mm
-    x, y, z = (extent * finer for extent in usual.size)
-    voxels = {"axial": x * y * n_slices, "coronal": x * y * z, "sagittal": x * y * z}
-    return 3 * sum(voxels[view] for view in usual.weights)
+    return 3 * pixels_of_scan(usual.weights, [extent * finer for extent in usual.size], n_slices)
 
 
 def examine_answers(config: SiteConfig) -> Finding:

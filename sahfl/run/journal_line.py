@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeGuard
 
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Strict
 
 
-class _Line(BaseModel):
+def _text(value: object) -> object:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("expected a text")  # not a number of seconds
+    return value
+
+
+Moment = Annotated[AwareDatetime, Strict(False), BeforeValidator(_text)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Line(_Strict):
     event: str
-    at: AwareDatetime | None = None
+    at: Moment | None = None
 
 
-class _Site(BaseModel):
+class _Site(_Strict):
     site: str
 
 
@@ -71,7 +84,7 @@ def read_line(text: str) -> dict[str, Any] | None:
 def is_event(record: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a value, as JSON gives it, is an event with all that is read back of it."""
     try:
-        _FORMS.get(record["event"], _Line).model_validate_json(json.dumps(record), strict=True)
-    except (ValueError, TypeError, KeyError, RecursionError):  # ValidationError is a ValueError
+        _FORMS.get(record["event"], _Line).model_validate(record)
+    except (ValueError, TypeError, KeyError):  # ValidationError is a ValueError
         return False
     return isinstance(record, dict)

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from sahfl.config import ServerConfig
-from sahfl.environment import ignored_variables
 from sahfl.errors import RunError, TrustError
 from sahfl.events import Event, RoundBegun, listening
 from sahfl.federation.flower.doorway import allow_many_files, open_port
@@ -19,7 +18,7 @@ from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.listener import Listener
 from sahfl.federation.server.studies import Studies
-from sahfl.log_lines import LogLine
+from sahfl.log_lines import LogLine, log_ignored_variables
 from sahfl.process import locked, now
 from sahfl.trust.kit import ServerKit
 from sahfl_server.metrics import showing_metrics
@@ -73,8 +72,7 @@ class Service:
             self._status.listening(listener.address)
             n_sites = len(self._fleet.seats())
             log.info(LogLine("listening", address=listener.address, sites=n_sites, metrics=metrics))
-            if ignored := ignored_variables():
-                log.warning(LogLine("environment_ignored", variables=",".join(ignored)))
+            log_ignored_variables(log)
             for warning in self._kit.warnings(now()):
                 log.warning(LogLine("certificate_ends", what=warning))
             stack.enter_context(self._ticking())

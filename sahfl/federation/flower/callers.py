@@ -39,15 +39,14 @@ class Allowance:
 
     def spend(self, cost: float) -> float:
         """Spend a cost, and return the seconds until the debt is paid back; 0 without a debt."""
-        now = self.clock()
-        self.level = min(self.burst, self.level + (now - self.since) * self.rate) - cost
-        self.since = now
+        self.level = self.left() - cost
         return max(0.0, -self.level / self.rate)
 
-    @property
-    def full(self) -> bool:
-        """Whether nothing is missing from the budget."""
-        return self.level + (self.clock() - self.since) * self.rate >= self.burst
+    def left(self) -> float:
+        """What is left of the budget now."""
+        now = self.clock()
+        self.level, self.since = min(self.burst, self.level + (now - self.since) * self.rate), now
+        return self.level
 
 
 class Once:
@@ -91,14 +90,13 @@ class Caller:
         self._allowance = Allowance(RATE, BURST)
         self._connections: set[Connection] = set()
 
-    def enter(self, connection: Connection) -> float:
-        """Add a connection, and return for how many seconds nothing should be read from it."""
+    def enter(self, connection: Connection) -> None:
+        """Add a connection."""
         if len(self._connections) >= MOST_CONNECTIONS:
             silent = min(self._connections, key=lambda open_: open_.received_at)
             self._connections.discard(silent)
             silent.end()
         self._connections.add(connection)
-        return self.spend(HANDSHAKE)
 
     def leave(self, connection: Connection) -> None:
         """Remove a connection that was closed."""
@@ -133,7 +131,7 @@ class Addresses:
         self._by_address[address] = known  # the latest is the last
         if len(self._by_address) > MOST_REMEMBERED:
             self._by_address.popitem(last=False)
-        if known.spend(0.0) > 0.0 or known.level < 1.0:
+        if known.left() < 1.0:
             return False
         known.spend(1.0)
         return True

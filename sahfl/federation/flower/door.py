@@ -62,8 +62,8 @@ class Door(HttpToolsProtocol):
         settled()
         self._caller = self._callers.of(_site_of(transport))
         self._expect(HEAD_S)
-        if wait := self._caller.enter(self):
-            self._rest(wait)
+        self._caller.enter(self)
+        self._charge(HANDSHAKE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the caller's list."""
@@ -94,8 +94,7 @@ class Door(HttpToolsProtocol):
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if self.headers else HTTPStatus.REQUEST_URI_TOO_LONG
                 )
-            if wait := self._caller.spend(n / 1e6 * MEGABYTE):
-                self._rest(wait)
+            self._charge(n / 1e6 * MEGABYTE)
 
     # ------------------------------------------------------------------------------------------- parser
 
@@ -114,16 +113,14 @@ class Door(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the declared length of the body, then hand the request on."""
-        lengths = [value for name, value in self.headers if name == b"content-length"]
         if any(name == b"transfer-encoding" for name, _ in self.headers):
             raise self._no(HTTPStatus.LENGTH_REQUIRED)
-        n = int(lengths[0]) if lengths and len(lengths[0]) < 20 else 0 if not lengths else MOST_BODY + 1
+        n = int(next((value for name, value in self.headers if name == b"content-length"), b"0"))
         if n > MOST_BODY:
             raise self._no(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         self._head_left = None
         self._expect(BODY_S + n / SLOWEST)
-        if wait := self._caller.spend(REQUEST):
-            self._rest(wait)
+        self._charge(REQUEST)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -163,11 +160,12 @@ class Door(HttpToolsProtocol):
         self._deadline = None
         self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
-    def _rest(self, seconds: float) -> None:
-        """Read nothing for a while."""
-        if self._pause is None and not self.transport.is_closing():
+    def _charge(self, cost: float) -> None:
+        """Charge the caller, and read nothing until a debt is paid back."""
+        wait_s = self._caller.spend(cost)
+        if wait_s and self._pause is None and not self.transport.is_closing():
             self.transport.pause_reading()
-            self._pause = self.loop.call_later(seconds, self._go_on)
+            self._pause = self.loop.call_later(wait_s, self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None

@@ -161,8 +161,7 @@ def open_port(host: str, port: int) -> Doorway:
     return doorway
 
 
-def allow_many_files() -> int:
-    """Raise this process's soft limit of open files to the hard one, and return it; each connection is a file."""
+def allow_many_files() -> None:
+    """Raise this process's soft limit of open files to the hard one; each connection is a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard

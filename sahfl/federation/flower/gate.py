@@ -99,9 +99,7 @@ class Gate:
             try:
                 await self._answer(call)
             except Refusal as refusal:
-                if call.caller is not None and refusal.body["error"] != "activate":
-                    call.caller.spend(REFUSED)
-                self._log(call, refusal)
+                self._note(call, refusal)
                 await reply_json(send, refusal.status, refusal.body)
             except Gone:
                 pass
@@ -179,15 +177,18 @@ class Gate:
             return min(CHUNK, self.payload_bytes) + OVERHEAD
         return SMALL
 
-    def _log(self, call: Call, refusal: Refusal) -> None:
-        """Log a refusal in one line, the same one once in a while.
+    def _note(self, call: Call, refusal: Refusal) -> None:
+        """Charge a refusal to its caller, and log it in one line, the same one once in a while.
 
         "activate" is none: with it a site reconnects after a restart of the server.
         """
+        if (error := str(refusal.body["error"])) == "activate":
+            return
+        if call.caller is not None:
+            call.caller.spend(REFUSED)
         client = call.scope.get("client") or ("unknown", 0)
         site, peer = call.seat.site or (call.caller and call.caller.site) or "unknown", str(client[0])
-        error = str(refusal.body["error"])
-        if error != "activate" and self._due(site, peer, error):
+        if self._due(site, peer, error):
             why: dict[str, str | float] = {"path": call.path[:60], "status": refusal.status, "reason": error}
             log.warning(LogLine("refused", site=site, peer=peer, **why, **refusal.both_ends()))
 

@@ -191,11 +191,12 @@ class Link:
         Raises:
             Refusal: the reply would be larger than it may be.
         """
-        session = self._state._object_push_sessions.get(session_id)
+        state = self._state
+        session = state._object_push_sessions.get(session_id)
         if session is not None and object_id in session.pending_object_ids:
-            for root, id_ in list(self._state._object_push_session_by_root.items()):
-                if id_ == session_id:
-                    self._uploads.take(root, n_bytes)
+            for root, id_ in list(state._object_push_session_by_root.items()):
+                if id_ == session_id and (reply := state.message_res_store.get(root)) is not None:
+                    self._uploads.take(reply.metadata.reply_to_message_id, n_bytes)
 
     def _uploading(self, root: str) -> bool:
         """Whether a site still uploads objects of a reply; another site may have sent the same objects before."""

@@ -22,10 +22,8 @@ BESIDES = 1024 * 1024
 class Upload:
     """A reply of which the tree is known."""
 
-    root: str
-    """Id of the reply, which is the hash of its content."""
     tree: bytes
-    """Hash of the tree, which every attempt repeats."""
+    """Hash of the tree, which every attempt repeats; its root is the reply."""
     left: int
     """Bytes that may still be stored."""
 
@@ -53,21 +51,19 @@ class Uploads:
         if sum(1 for _ in iterate_object_tree(tree)) > FEW + payload_bytes // CHUNK:
             raise Refusal(413, "too many objects")
         digest = hashlib.sha256(tree.SerializeToString(deterministic=True)).digest()
-        known = self._by_request.setdefault(request_id, Upload(reply_id, digest, payload_bytes + BESIDES))
-        if (known.root, known.tree) != (reply_id, digest):
+        if self._by_request.setdefault(request_id, Upload(digest, payload_bytes + BESIDES)).tree != digest:
             raise Refusal(403, "answered already")
 
-    def take(self, root: str, n_bytes: int) -> None:
-        """Take an object's bytes out of the budget of its reply.
+    def take(self, request_id: str, n_bytes: int) -> None:
+        """Take an object's bytes out of the budget of the reply to a request.
 
         Raises:
             Refusal: the reply would be larger than it may be.
         """
-        for upload in self._by_request.values():
-            if upload.root == root:
-                upload.left -= n_bytes
-                if upload.left < 0:
-                    raise Refusal(413, "too large")
+        if (upload := self._by_request.get(request_id)) is not None:
+            upload.left -= n_bytes
+            if upload.left < 0:
+                raise Refusal(413, "too large")
 
     def forget(self, request_id: str) -> None:
         """Forget a request that was answered or withdrawn."""

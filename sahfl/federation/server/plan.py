@@ -14,6 +14,7 @@ from sahfl.adapters import AdapterState, exchanged
 from sahfl.cell_names import Pretraining
 from sahfl.config import Method, Study, ViewsConfig, ZeroShot
 from sahfl.data.survey import mean_slices
+from sahfl.data.view_settings import pixels_of_scan
 from sahfl.data.views import n_channels
 from sahfl.federation.server.reuse import work_of
 from sahfl.networks import fine_tuned_network, plain_network, trained_tensors, whole_network
@@ -122,12 +123,8 @@ def _guess(
         assert study.pretrain is not None
         n_steps = study.pretrain.rounds * study.pretrain.local.steps * (1 if of.site else len(study.pretrain.sites))
         return n_steps * study.pretrain.local.batch_size * _mean_pixels(study.views) * speed.train_s
-    x, y, z = study.views.size
-    pixels = {"coronal": x * y * z, "sagittal": x * y * z}
-    n_pixels = sum(
-        scans[site].n * sum((pixels | {"axial": x * y * scans[site].n_slices})[view] for view in study.views.weights)
-        for site in study.evaluating_sites(of)
-    )
+    found = (scans[site] for site in study.evaluating_sites(of))
+    n_pixels = sum(one.n * pixels_of_scan(study.views.weights, study.views.size, one.n_slices) for one in found)
     seconds = n_pixels * speed.segment_s * row.n_cells / study.finetune.folds
     if not isinstance(of, ZeroShot):
         local = study.local_training(of)

@@ -108,6 +108,12 @@ def read_lines(path: Path) -> Iterator[Line]:
             yield line
 
 
+def lines_so_far(path: Path) -> Iterator[Line]:
+    """As ``read_lines``; no line if the log has not begun."""
+    if path.exists():
+        yield from read_lines(path)
+
+
 def verify(path: Path, *, head: str | None = None) -> Verdict:
     """Check the chain of a log from its first line to its last.
 

@@ -93,7 +93,7 @@ class _Seen:
     def of(cls, path: Path) -> _Seen:
         """Read an audit log; a site that was asked nothing yet has none."""
         seen = cls()
-        for line in audit.read_lines(path) if path.exists() else ():
+        for line in audit.lines_so_far(path):
             seen.add(line)
         return seen
 

@@ -15,15 +15,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from sahfl.atomic import write_atomic, writing
 from sahfl.config import Section
-from sahfl.errors import PolicyRefused, SiteStateLost
-from sahfl.federation.site.audit import RESTORE
+from sahfl.errors import PolicyRefused
+from sahfl.federation.site.state_file import read_state
 from sahfl.payload import Header
 from sahfl.process import now_text
-from sahfl.regular_files import LIST_BYTES, read_bytes
 from sahfl.task import Task
 
 FILE = "studies.json"
@@ -89,14 +88,7 @@ def read_studies(folder: Path) -> dict[str, KnownStudy]:
     Raises:
         SiteStateLost: the file is damaged.
     """
-    path = folder / FILE
-    try:
-        return _format.validate_json(read_bytes(path, most=LIST_BYTES))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValidationError) as error:
-        text = f"{path}: cannot be read; {RESTORE}"
-        raise SiteStateLost(text) from error
+    return read_state(folder / FILE, _format, nothing={})
 
 
 def _hash(settings: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import AuditBroken, BudgetSpent, LedgerBroken
 from sahfl.federation.site.audit import FILE as AUDIT
-from sahfl.federation.site.audit import LONGEST, RESTORE, START, AuditLog, parse, read_lines, verify
+from sahfl.federation.site.audit import LONGEST, RESTORE, START, AuditLog, lines_so_far, parse, verify
 from sahfl.payload import Header
 from sahfl.process import locked
 from sahfl.regular_files import LINE_BYTES, LOG_BYTES, open_regular, read_text
@@ -121,8 +121,7 @@ class Ledger:
         """
         wanted, sets = set(scans), set[str]()
         self.check()
-        path = self._folder / FILE
-        for line in read_lines(path) if path.exists() else ():
+        for line in lines_so_far(self._folder / FILE):
             details = line["details"]
             if line["event"] == "scans" and not wanted.isdisjoint(details["scans"]):
                 sets.add(details["set"])
@@ -151,7 +150,7 @@ class Ledger:
         book = self._read()
         try:
             n = verify(self._folder / FILE).n if book.hashes else 0
-            audited = list(read_lines(self._folder / AUDIT)) if (self._folder / AUDIT).exists() else []
+            audited = list(lines_so_far(self._folder / AUDIT))
         except AuditBroken as error:
             raise LedgerBroken(str(error)) from error
         known = {START, *book.hashes}
@@ -186,8 +185,7 @@ class Ledger:
 
 def audit_heads(folder: Path) -> Iterator[str]:
     """The head that the audit log had at each use in the ledger of a site's folder, the oldest first."""
-    path = folder / FILE
-    for line in read_lines(path) if path.exists() else ():
+    for line in lines_so_far(folder / FILE):
         if "audit" in line["details"]:
             yield str(line["details"]["audit"])
 

@@ -136,7 +136,7 @@ class PrivatePart:
         path = self._folder / f"{self._header.training}-deleted.json"
         try:
             return needed <= int(read_json(path, most=LIST_BYTES)["up_to"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return False
 
     def _what(self, round_: int) -> str:

@@ -18,7 +18,7 @@ from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import SiteStateLost, StorageError
 from sahfl.federation.site.audit import FILE as AUDIT
-from sahfl.federation.site.audit import AuditLog, read_lines
+from sahfl.federation.site.audit import AuditLog, lines_so_far
 from sahfl.payload import Header
 from sahfl.process import locked
 from sahfl.regular_files import TRUST_BYTES, read_bytes
@@ -85,7 +85,6 @@ def _hash(secret: bytes) -> str:
 
 def _require_unused(folder: Path) -> None:
     """Refuse to make a secret at a site that answered before: its secret was lost."""
-    path = folder / AUDIT
-    if path.exists() and any("batches" in line["details"] for line in read_lines(path)):
+    if any("batches" in line["details"] for line in lines_so_far(folder / AUDIT)):
         text = "is missing, and the answers in the audit log drew their batches from it"
         raise SiteStateLost(f"{folder / FILE}: {text}; {REMEDY}")

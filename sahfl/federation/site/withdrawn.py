@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from sahfl.atomic import write_atomic, writing
 from sahfl.data.checks import CheckedCase
 from sahfl.data.manifest import pseudonym
-from sahfl.errors import PatientWithdrawn, SiteStateLost
-from sahfl.federation.site.audit import RESTORE
+from sahfl.errors import PatientWithdrawn
+from sahfl.federation.site.state_file import read_state
 from sahfl.payload import Header
-from sahfl.regular_files import LIST_BYTES, read_bytes
 from sahfl.section import Section
 
 FILE = "withdrawn.json"
@@ -55,13 +54,7 @@ def read_withdrawn(folder: Path) -> tuple[Withdrawn, ...]:
     Raises:
         SiteStateLost: the file is damaged.
     """
-    path = folder / FILE
-    try:
-        return _format.validate_json(read_bytes(path, most=LIST_BYTES))
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValidationError) as error:
-        raise SiteStateLost(f"{path}: cannot be read; {RESTORE}") from error
+    return read_state(folder / FILE, _format, nothing=())
 
 
 def write_withdrawn(folder: Path, patients: tuple[Withdrawn, ...]) -> None:

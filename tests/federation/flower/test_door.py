@@ -8,7 +8,6 @@ from contextlib import ExitStack, suppress
 import httpx
 import pytest
 from harness.fleet_server import answer, replies, serving
-from harness.trust_kits import make_consortium
 
 from sahfl.federation.flower import callers, door, doorway
 from sahfl.federation.flower.callers import Addresses, Allowance, Caller, Once
@@ -17,17 +16,6 @@ from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit
 
 LINE = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\n"
-
-
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    return make_consortium(tmp_path_factory.mktemp("door") / "consortium", sites=("bern", "graz"))
-
-
-@pytest.fixture
-def side(paths):
-    with serving(paths) as side:
-        yield side
 
 
 @pytest.fixture

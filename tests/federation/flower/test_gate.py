@@ -35,17 +35,6 @@ from sahfl.trust.kit import SiteKit
 from sahfl.trust.provision import renew, revoke
 
 
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    return make_consortium(tmp_path_factory.mktemp("gate") / "consortium", sites=("bern", "graz"))
-
-
-@pytest.fixture
-def side(paths):
-    with serving(paths) as side:
-        yield side
-
-
 def https(side, site="bern"):
     kit = SiteKit.load(side.paths.sites[site])
     return httpx.Client(base_url=f"https://localhost:{side.port}", verify=kit.tls(), trust_env=False)

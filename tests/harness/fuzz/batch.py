@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import resource
 import struct
 import subprocess
@@ -65,7 +66,9 @@ def run_batch(target: str, first: int, count: int, *, command: Sequence[str] = (
 def _watch(command: Sequence[str], folder: Path, seeds: range, stuck_s: float) -> tuple[Batch, int]:
     """Run a batch's process to its end; returns its report or the fault that ended it, and how many seeds are done."""
     seed, since = seeds.start, time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the tests' folder is on no path of its own
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 out, err = process.communicate(timeout=1)

@@ -109,13 +109,7 @@ def train_locally(
         on_step=lambda done, total, loss: emit(SiteStep(site.config.name, protocol.TRAIN, done, total, loss)),
         on_gradients=on_gradients,
     )
-    where: dict[str, str | float] = {
-        "stage": task.stage,
-        "method": header.method,
-        "fold": task.fold,
-        "round": task.round,
-    }
-    log.info(LogLine("trained", **where, n_volumes=len(cases), loss=round(loss, 4)))
+    log.info(LogLine("trained", **header.place(), n_volumes=len(cases), loss=round(loss, 4)))
     return loss, len(cases)
 
 

@@ -36,7 +36,7 @@ from sahfl.federation.site.starts import Starts
 from sahfl.federation.tensors import config_record, hash_of_tensors
 from sahfl.federation.turns import take_turn
 from sahfl.networks import trained_tensors
-from sahfl.payload import Header, payload_size
+from sahfl.payload import payload_size
 from sahfl.task import Task
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     leaving = tuple(name for name in names if shares_all(task) or name not in own.staying)
     watch = Watch(own.net, leaving)
     loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn, on_gradients=watch.note)
-    watch.require(bounds_of(site.config.policy, task).effective_steps, where=_named(header))
+    watch.require(bounds_of(site.config.policy, task).effective_steps, where=header.place())
     trained = exchanged.read(own.net)
     own.part.keep({name: trained[name] for name in own.staying}, n_volumes=n_volumes)
     sent = {name: trained[name] for name in names if name not in own.staying}
@@ -75,11 +75,6 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         sent = dict(sorted(sent.items()))
     seconds = time.monotonic() - began
     return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=loss, seconds=seconds, encoding=task.payload)
-
-
-def _named(header: Header) -> dict[str, str | float]:
-    """A round, as fields of a log line."""
-    return {"stage": header.stage, "method": header.method, "fold": header.fold, "round": header.round}
 
 
 # ----------------------------------------------------------------------------------------------------- the policy
