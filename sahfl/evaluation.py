@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from monai.metrics.utils import get_surface_distance
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
@@ -16,6 +15,7 @@ from sahfl.config import View, ViewsConfig
 from sahfl.data.ct import HEAD_HU, Scan
 from sahfl.data.views import CaseViews, fuse, slab, windows
 from sahfl.model import device_of, for_inference
+from sahfl.monai_parts import get_surface_distance
 from sahfl.statistics.cases import CaseResult
 
 BATCH_SLICES = 8

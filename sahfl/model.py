@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import sahfl.monai_parts  # noqa: F401 - before sahfl.unet, which imports MONAI by itself
 from sahfl.errors import ConfigError
 from sahfl.seeds import derive_seed
 from sahfl.unet import DEPTHS, UNet

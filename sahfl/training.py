@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from monai.losses import DiceCELoss
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from sahfl.data.sampler import SliceSampler
 from sahfl.errors import RunFailed
 from sahfl.model import device_of
+from sahfl.monai_parts import DiceCELoss
 from sahfl.seeds import derive_seed
 
 WARM_UP_STEPS = 5

@@ -26,6 +26,7 @@ FEDERATION = ["tensors", "protocol", "confirmations", "signatures", "turns", "si
 FEDERATION += [
     f"site.{name}"
     for name in (
+        "state_file",
         "audit",
         "device",
         "kept",
@@ -72,6 +73,7 @@ ORDER = [
     "schemas",
 ]
 ORDER += [
+    "monai_parts",
     "unet",
     "model",
     "section",

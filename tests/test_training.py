@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -326,3 +328,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_naming_step_and_round(value):
     with pytest.raises(RunFailed, match=r"the loss is (nan|inf) at step 1 of round 2, expected a number") as caught:
         train(Constant(value), a_sampler(), a_schedule(round=2))
     assert caught.value.exit_code == 3
+
+
+def test_monai_is_imported_without_transformers_which_works_afterwards():
+    program = "import sys, sahfl.training; print('transformers' in sys.modules); import transformers, peft"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

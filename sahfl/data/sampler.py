@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.data.meta_obj import set_track_meta
-from monai.transforms import (
+from torch import Tensor
+
+from sahfl.data.view_settings import View, ViewsConfig
+from sahfl.data.views import CaseViews, slab, windows
+from sahfl.monai_parts import (
     Compose,
     RandAffined,
     RandFlipd,
@@ -15,11 +18,8 @@ from monai.transforms import (
     RandGaussianSmoothd,
     RandScaleIntensityd,
     RandShiftIntensityd,
+    set_track_meta,
 )
-from torch import Tensor
-
-from sahfl.data.view_settings import View, ViewsConfig
-from sahfl.data.views import CaseViews, slab, windows
 
 
 class SliceSampler:

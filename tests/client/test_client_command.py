@@ -58,6 +58,12 @@ def test_C10_telemetry_is_off_whatever_is_imported_first():
     assert found.stdout.split() == ["0", "1"]
 
 
+def test_the_process_that_waits_for_requests_loads_no_torch_and_no_scans():
+    code = "import sys, sahfl_client.daemon; print({'torch', 'monai', 'nibabel'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
 def test_help_has_examples_for_serving_and_for_a_dry_run(monkeypatch, capsys):
     assert run(monkeypatch, "-h") == 0
     assert "forget-round" in capsys.readouterr().out

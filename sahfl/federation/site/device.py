@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from sahfl.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(name: str) -> torch.device:
@@ -13,6 +16,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ConfigError: this machine has no such GPU.
     """
+    import torch  # not above: the daemon calls ``resolve`` alone, and needs no torch for months
+
     name = resolve(name, n_gpus=torch.cuda.device_count())
     return torch.device(name)
 
