@@ -26,8 +26,8 @@ FEDERATION = ["tensors", "protocol", "confirmations", "signatures", "turns", "si
 FEDERATION += [
     f"site.{name}"
     for name in (
-        "state_file",
         "audit",
+        "state_file",
         "device",
         "kept",
         "round_list",
