@@ -1,18 +1,22 @@
-"""The parts of MONAI that sahfl uses, imported without transformers, which takes longer than all of MONAI by itself.
+"""The parts of MONAI that sahfl uses, imported without what MONAI imports for parts that sahfl does not use.
 
-MONAI imports all of its own modules at once, and with them transformers, where it is installed, for one network. Here
-it finds none, so that each process starts seconds earlier. There, MONAI's ``Transchex`` reports transformers
-as missing; all else of MONAI, and transformers itself, work as always.
+MONAI imports all of its own modules at once, and with them transformers, where it is installed, for one network; that
+takes longer than all the rest. Here it finds none, so that each process starts seconds earlier. There, MONAI's
+``Transchex`` reports transformers as missing; all else of MONAI, and transformers itself, work as always. A child
+process of sahfl, in which no user's code runs, also spares what MONAI plots and reads tables with.
 """
 
 from __future__ import annotations
 
 import sys
+from multiprocessing import parent_process
 from types import ModuleType
 from typing import cast
 
-if hidden := {"monai", "transformers"}.isdisjoint(sys.modules):
-    sys.modules["transformers"] = cast("ModuleType", None)  # Python's sign for a module that cannot be imported
+SPARED = ("transformers",) if parent_process() is None else ("transformers", "matplotlib", "pandas", "scipy.signal")
+hidden = [] if "monai" in sys.modules else [name for name in SPARED if name not in sys.modules]
+for name in hidden:
+    sys.modules[name] = cast("ModuleType", None)  # Python's sign for a module that cannot be imported
 try:
     from monai.data.meta_obj import set_track_meta
     from monai.losses import DiceCELoss
@@ -27,8 +31,8 @@ try:
         RandShiftIntensityd,
     )
 finally:
-    if hidden:
-        del sys.modules["transformers"]
+    for name in hidden:
+        del sys.modules[name]
 
 __all__ = [
     "Compose",

@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -334,3 +335,22 @@ def test_monai_is_imported_without_transformers_which_works_afterwards():
     program = "import sys, sahfl.training; print('transformers' in sys.modules); import transformers, peft"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+IN_A_CHILD = """
+import sys
+from sahfl import training
+found = sorted({"transformers", "matplotlib", "pandas", "scipy.signal"} & set(sys.modules))
+from matplotlib import pyplot
+from scipy import signal
+queue.put(found)
+"""
+
+
+def test_a_child_process_also_spares_what_monai_plots_with():
+    context = get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=exec, args=(IN_A_CHILD, {"queue": queue}))
+    child.start()
+    assert queue.get(timeout=120) == []
+    child.join()
