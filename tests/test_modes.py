@@ -47,7 +47,9 @@ def test_a_log_is_made_for_its_owner(tmp_path):
 
 
 def test_a_simulation_from_python_writes_nothing_that_others_can_read(tmp_path):
-    sahfl.simulate(changed(TINY, pretrain__rounds=1, finetune__rounds=1), out=tmp_path / "run", progress=False)
+    sahfl.simulate(
+        changed(TINY, pretrain__rounds=1, finetune__rounds=1), out=tmp_path / "run", workers=1, progress=False
+    )
     assert (tmp_path / "run" / "results.json").is_file()
     assert {path.name for path in (tmp_path / "run" / "sites" / "sah_a").iterdir()} >= {"cache", "manifest.json"}
     assert readable_by_others(tmp_path) == []

@@ -28,6 +28,7 @@ def test_each_benchmark_is_described():
         assert f"python benchmarks/{path.name}" in text
 
 
+@pytest.mark.slow
 def test_the_evaluation_s_benchmark_runs_finds_monai_s_values_and_prints_ratios_as_json():
     options = ["--pixels", "96", "--slices", "8", "--repeats", "1", "--json"]
     command = [sys.executable, FOLDER / "evaluation.py", *options]

@@ -61,6 +61,7 @@ def test_a_child_that_cannot_start_at_all_ends_the_service_with_its_cause(superv
     assert RunFailed.exit_code == 3
 
 
+@pytest.mark.slow
 def test_A13_a_child_that_cannot_start_again_is_a_lost_process_to_the_server_and_is_tried_until_it_starts(supervise):
     supervised = supervise(die_the_second_time)
     supervised.run()

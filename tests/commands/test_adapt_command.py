@@ -90,6 +90,7 @@ def test_a_comparison_of_bases_is_not_adapted(sahfl, run, site_file):
     assert "cp_lora-r2-from-tbi_a is for a comparison only; name a method of all sites and their common base" in err
 
 
+@pytest.mark.slow
 def test_a_method_with_several_rates_is_adapted_at_the_rate_of_the_fold(federate, tmp_path, monkeypatch):
     folder, _ = federate(changed(TINY, finetune__methods=[SEVERAL], finetune__folds=3, finetune__rounds=1))
     (config,) = [site for site in site_configs(folder.study(), tmp_path / "new") if site.name == "sah_a"]

@@ -1,10 +1,6 @@
 """The command ``sahfl doctor``: lines or JSON on stdout, exit code 2 if something failed."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,19 +10,16 @@ from harness.trust_kits import free_port, make_consortium
 
 from sahfl.trust.kit import ServerKit
 
-SAHFL = Path(sys.executable).with_name("sahfl")
-
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     return make_consortium(tmp_path_factory.mktemp("consortium"), sites=["bern"], port=free_port())
 
 
-def run(*arguments):
-    command = [SAHFL, "doctor", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "300"}, timeout=120)
-    assert "Traceback" not in result.stdout + result.stderr
-    return result.returncode, result.stdout, result.stderr
+@pytest.fixture
+def run(sahfl, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    return lambda *arguments: sahfl("doctor", *arguments)
 
 
 def write(path, **settings):
@@ -41,7 +34,7 @@ def site_file(tmp_path, paths):
     return write(tmp_path / "site.yaml", name="bern", folder="work", data=cohort, kit=str(paths.sites["bern"]))
 
 
-def test_A17_a_site_without_its_server_ends_with_exit_code_2_and_a_line_that_says_what_to_do(site_file, paths):
+def test_A17_a_site_without_its_server_ends_with_exit_code_2_and_a_line_that_says_what_to_do(run, site_file, paths):
     code, out, err = run(site_file)
     assert (code, err) == (2, "")
     (line,) = [line for line in out.splitlines() if line.startswith("FAIL")]
@@ -49,7 +42,7 @@ def test_A17_a_site_without_its_server_ends_with_exit_code_2_and_a_line_that_say
     assert f" -> ask the centre whether sahfl-server runs and listens at localhost port {paths.port}" in line
 
 
-def test_a_site_with_its_server_is_healthy_and_leaves_no_trace(site_file, paths, tmp_path):
+def test_a_site_with_its_server_is_healthy_and_leaves_no_trace(run, site_file, paths, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     refusal = (400, {"error": "no instance"})
     with http_server(ServerKit.load(paths.server).tls(), on_post=refusal, port=paths.port):
@@ -61,13 +54,13 @@ def test_a_site_with_its_server_is_healthy_and_leaves_no_trace(site_file, paths,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_server_is_told_from_a_site(tmp_path, paths):
+def test_a_server_is_told_from_a_site(run, tmp_path, paths):
     file = write(tmp_path / "server.yaml", kit=str(paths.server), folder="state", host="127.0.0.1", port=free_port())
     code, out, err = run(file, "--json")
     assert (code, err, json.loads(out)["kind"]) == (0, "", "server")
 
 
-def test_a_study_has_no_doctor(tmp_path):
+def test_a_study_has_no_doctor(run, tmp_path):
     file = write(tmp_path / "study.yaml", **TINY)
     code, out, err = run(file)
     assert (code, out) == (2, "")

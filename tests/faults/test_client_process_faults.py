@@ -130,6 +130,7 @@ def test_A06_a_link_that_swallows_everything_for_five_minutes_is_found_again_wit
         assert server.grid.pull_messages([id_]) == []
 
 
+@pytest.mark.slow
 def test_A03_a_server_that_lost_everything_gets_its_site_back_without_a_restart(ready, consortium):
     with client(ready) as running:
         with Server(consortium) as server:
@@ -156,6 +157,7 @@ def test_A11_the_first_signal_ends_the_work_and_exits_0_and_tells_the_server(rea
         assert running.lines()[-1].endswith("info event=stopped signal=SIGTERM")
 
 
+@pytest.mark.slow
 def test_A11_a_second_signal_ends_it_at_once(ready, consortium):
     with through_a_proxy(consortium, ready) as (_, proxy, running):
         running.wait_for("connected")
@@ -242,6 +244,7 @@ def test_A13_a_site_trains_where_dev_shm_is_full(ready, consortium):
         assert running.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_newer_request_ends_the_older_one_without_an_answer(ready, consortium):
     with Server(consortium) as server, client(ready) as running:
         id_ = training(server, running)
@@ -250,6 +253,7 @@ def test_a_newer_request_ends_the_older_one_without_an_answer(ready, consortium)
         assert len(running.lines("answered")) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_abandoned_quietly_and_the_site_stays(ready, consortium):
     with Server(consortium) as server, client(ready) as running:
         server.send(SITE, train_request(TINY, steps=400), protocol.TRAIN)
@@ -270,6 +274,7 @@ def test_C01_a_run_that_brings_code_is_refused_and_the_code_is_never_fetched(rea
         assert (running.folder / "logs" / f"{SITE}.log").exists() is False
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_ends_the_service_at_its_start_with_one_line(tmp_path, consortium):
     with client(write_site(tmp_path, TINY, SITE, consortium, device="cuda:63")) as running:
         assert running.process.wait(120) == 2
@@ -278,6 +283,7 @@ def test_a_gpu_that_is_not_there_ends_the_service_at_its_start_with_one_line(tmp
         assert not [line for line in running.lines() if "Traceback" in line]
 
 
+@pytest.mark.slow
 def test_A11_a_goodbye_that_finds_nobody_does_not_hold_up_the_stop(ready, consortium):
     with through_a_proxy(consortium, ready) as (_, proxy, running):
         running.wait_for("connected")

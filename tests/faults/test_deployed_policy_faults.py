@@ -70,6 +70,7 @@ def assert_each_change_is_found(log, folder):
         assert found in said
 
 
+@pytest.mark.slow
 def test_C02_C05_C06_C09_what_a_site_refuses_or_withholds_and_what_its_files_are_called_stays_there(tmp_path):
     scans = tmp_path / "phantoms"
     for config in site_configs(parse(Study, STUDY, where="test"), scans):

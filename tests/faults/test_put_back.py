@@ -58,6 +58,7 @@ def rounds(folder):
     return [line for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune"]
 
 
+@pytest.mark.slow
 def test_a_server_that_was_put_back_by_two_rounds_and_a_fold_ends_in_the_same_adapters(federate, tmp_path):
     settings = study(4)
     whole, _ = federate(settings, name="whole")

@@ -236,6 +236,7 @@ def test_A13_a_trainer_that_dies_is_named_with_its_signal_and_its_site_is_asked_
     assert line["attempt"] == 1
 
 
+@pytest.mark.slow
 def test_A13_a_trainer_that_dies_twice_withdraws_its_site_from_the_round_and_no_other(tmp_path, scans):
     (line,) = pretraining(tmp_path, scans, ONE_ROUND, stopping(signal.SIGKILL, times=2))
     reason = "worker process died (SIGKILL: out of memory, or killed by hand)"
@@ -260,6 +261,7 @@ def test_A13_the_end_of_a_process_is_said_in_words(code, cause):
     assert cause_of_death(code) == cause
 
 
+@pytest.mark.slow
 def test_A12_a_site_whose_log_cannot_be_written_still_trains(tmp_path, scans):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "tbi_a.log").symlink_to("/dev/full")

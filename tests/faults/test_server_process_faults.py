@@ -58,6 +58,7 @@ def test_A01_A03_a_server_that_is_killed_in_a_round_goes_on_without_any_command_
         assert not [line for line in journal(run, "round") if line["missing"]]
 
 
+@pytest.mark.slow
 def test_A09_a_study_does_not_start_without_all_of_its_sites_and_names_the_missing_ones(tmp_path):
     with Deployment(tmp_path, wait_for_sites_s=2.0) as deployment:
         run = deployment.submit()
@@ -70,6 +71,7 @@ def test_A09_a_study_does_not_start_without_all_of_its_sites_and_names_the_missi
         assert (code, json.loads(out)["last"]["ended"]) == (3, "failed")
 
 
+@pytest.mark.slow
 def test_A11_a_first_signal_ends_the_server_cleanly_and_the_status_said_what_it_waited_for(tmp_path):
     with Deployment(tmp_path) as deployment:
         deployment.submit()
@@ -177,6 +179,7 @@ def test_C07_a_study_goes_on_without_a_revoked_site_after_a_restart_too_and_with
         wait_for(lambda: used_by("tbi_a", "tbi_b"), 240, lambda: server.log)
 
 
+@pytest.mark.slow
 def test_C07_a_study_that_names_a_revoked_site_fails_with_remedies_that_work(tmp_path):
     with Deployment(tmp_path, sites=("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")) as deployment:
         server = deployment.server()

@@ -175,6 +175,7 @@ def test_a_trial_without_a_patient_to_train_on_does_not_end_the_study(federate):
     assert folder.read_json("results.json")["methods"][0]["id"] == "cp_lora-r2-without-sah_a"
 
 
+@pytest.mark.slow
 def test_the_progress_of_a_resumed_run_counts_its_trials(chosen, federate):
     folder, _, _ = chosen
     progress = RunProgress(folder.study())

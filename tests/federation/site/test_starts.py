@@ -134,13 +134,22 @@ HONEST = {
 }
 
 
-@pytest.mark.parametrize("payload", [pytest.param("float32", marks=pytest.mark.slow), "int8"])
-def test_no_honest_round_is_refused_in_any_method(federate, payload):
-    study = changed(TINY, finetune__methods=list(HONEST.values()), finetune__rounds=4, rounds__payload=payload)
+@pytest.mark.parametrize(
+    ("payload", "names"),
+    [
+        ("int8", ["factors", "magnitudes"]),
+        pytest.param("int8", list(HONEST), marks=pytest.mark.slow),
+        pytest.param("float32", list(HONEST), marks=pytest.mark.slow),
+    ],
+    ids=["int8", "int8-all", "float32-all"],
+)
+def test_no_honest_round_is_refused_in_any_method(federate, payload, names):
+    methods = [HONEST[name] for name in names]
+    study = changed(TINY, finetune__methods=methods, finetune__rounds=4, rounds__payload=payload)
     study = changed(study, finetune__local={"steps": 3, "batch_size": 2})
     folder, grid = federate(study, policy={"bounded_starts": True})
     rounds = [line for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune"]
-    assert len(rounds) == 4 * 2 * len(HONEST)
+    assert len(rounds) == 4 * 2 * len(names)
     assert not [line for line in rounds if line["refused"] or line["missing"]]
     assert list((next(iter(grid.nodes.values())).folder / FOLDER).glob("*.safetensors"))
 
@@ -277,7 +286,7 @@ def with_kits(federate, consortium, study=RUN, *, least=2, **more):
     )
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("lanes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_study_whose_sites_want_confirmations_has_the_results_of_one_without(federate, consortium, lanes):
     folder, grid = with_kits(federate, consortium, lanes=lanes)
     asked = [site for site, request, _ in grid.seen if request.metadata.message_type == protocol.CONFIRM_START]
