@@ -306,6 +306,7 @@ def test_A10_a_site_that_comes_back_in_the_pause_lets_the_round_be_committed(tmp
     assert second["stale"] == [{"site": "tbi_b", "reason": "answers pretrain, round 1, after its deadline"}]
 
 
+@pytest.mark.slow
 def test_A10_a_quorum_that_cannot_be_reached_is_no_endless_wait(tmp_path, scans):
     settings = changed(ONE_ROUND, rounds__quorum=1.0, rounds__deadline_s=60.0, rounds__attempts=1)
     with pytest.raises(RunFailed, match="tbi_b: error at the site: worker process died"):
