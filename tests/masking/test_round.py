@@ -42,7 +42,7 @@ def test_sites_that_start_anew_after_every_step_come_to_the_same_sum(leaves):
 @pytest.mark.parametrize("step", STEPS)
 def test_a_round_fails_when_fewer_than_t_sites_are_left_at_any_step(step):
     leaves = dict.fromkeys(NAMES[:3], step)
-    with pytest.raises(MaskingFailed, match="at least 3|expected 3 to"):
+    with pytest.raises(MaskingFailed, match=r"at least 3|expected 3 to"):
         Round(leaves=leaves).total()
 
 
