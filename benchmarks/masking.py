@@ -1,13 +1,13 @@
-"""Cost of secure aggregation: seconds and bytes of a masked round, at a site and at the server, beside Flower's SecAgg+.
+"""Cost of secure aggregation: seconds and bytes of a masked round at a site and at the server, beside SecAgg+.
 
     python benchmarks/masking.py                       # 20 sites, then 1000 sites; about two minutes on one core
     python benchmarks/masking.py --many 0 --json       # without the many sites, for machines
 
-A round has the vector of CP-LoRA at rank 8 on the study's own network (56 128 numbers, as ``aggregation_cost.py`` counts
-them) in a ring of 32 bits. Sites sign with ECDSA on P-384 as with the key of their certificate, and verify each other. Time
-is processor time of one core. At ``--many`` sites, three sites verify all signatures; of the others only the work that the
-server needs is done. Bytes are those of keys, signatures, sealed shares, names and numbers, without headers; the plain
-round sends the state to the site and the update back, in float32.
+A round has the vector of CP-LoRA at rank 8 on the study's own network (56 128 numbers, as ``aggregation_cost.py``
+counts them) in a ring of 32 bits. Sites sign with ECDSA on P-384 as with the key of their certificate, and verify each
+other. Time is processor time of one core. At ``--many`` sites, three sites verify all signatures; of the others only
+the work that the server needs is done. Bytes are those of keys, signatures, sealed shares, names and numbers, without
+headers; the plain round sends the state to the site and the update back, in float32.
 
 Flower's row are the primitives of ``flwr.common.secure_aggregation``, called as its ``secaggplus_mod`` calls them.
 """
@@ -70,7 +70,8 @@ class Row:
     up: float
     """Bytes that a site sends, times those of the plain round."""
     down: float
-    slowest_step: str
+    site_steps_s: dict[str, float]
+    server_steps_s: dict[str, float]
     is_right: bool
 
 
@@ -94,10 +95,12 @@ def main() -> None:
     print(f"{result['machine']}\n9 masks of 120000 numbers: {vector_ms:.1f} ms\n")
     for row in rows:
         print(
-            f"{row.sites:5} sites, {row.neighbours:3} neighbours, t = {row.threshold:3}, {row.dropped:2} drop out: a site "
-            f"{row.site_s:.3f} s (most: {row.slowest_step}), server {row.server_s:.3f} s, up x {row.up:.3f}, "
-            f"down x {row.down:.3f}, {'right' if row.is_right else 'WRONG'}"
+            f"{row.sites:5} sites, {row.neighbours:3} neighbours, t = {row.threshold:3}, {row.dropped:2} drop out: "
+            f"a site {row.site_s:.3f} s, server {row.server_s:.3f} s, up x {row.up:.3f}, down x {row.down:.3f}, "
+            + ("right" if row.is_right else "WRONG")
         )
+        for side, steps in (("a site", row.site_steps_s), ("server", row.server_steps_s)):
+            print(f"      {side}: " + ", ".join(f"{step} {seconds:.3f} s" for step, seconds in steps.items()))
     print("\nFlower's SecAgg+, " + ", ".join(f"{name} {value:.3f}" for name, value in result["flower"].items()))
 
 
@@ -139,94 +142,97 @@ class Signers:
         return True
 
 
+class Trial:
+    """One round; the sites that drop out do so after they shared."""
+
+    def __init__(self, n_sites: int, n_dropped: int, numbers: int) -> None:
+        names = [f"site{index:04d}" for index in range(n_sites)]
+        every = max(1, n_sites // n_dropped) if n_dropped else n_sites + 1
+        dropped = set(names[1::every][:n_dropped])
+        self.staying = [name for name in names if name not in dropped]
+        self.timed = self.staying if n_sites <= 100 else self.staying[:: len(self.staying) // VERIFIERS][:VERIFIERS]
+        self.signers, self.numbers = Signers(names), numbers
+        self.sites, self.server = {name: Meter() for name in names}, Meter()
+        self.parties = {name: Party(CONTEXT, name, secret=SECRET[:28] + name[-4:].encode()) for name in names}
+        self.collector = Collector(CONTEXT, self.signers.verify, length=numbers, bits=32)
+        self.plain = np.zeros(numbers, np.uint32)
+
+    def verifier(self, site: str) -> Callable[[str, bytes, bytes], bool]:
+        """What a site verifies with."""
+        return self.signers.verify if site in self.timed else lambda *_: True
+
+    def until_shares(self) -> None:
+        """Steps 1 and 2."""
+        for name, party in self.parties.items():
+            site, advert = self.sites[name], self.sites[name].time("advertise", party.advertise)
+            document = advert.document(CONTEXT)
+            signature = site.time("advertise", lambda name=name, text=document: self.signers.sign(name, text))
+            self.server.time("list", lambda a=advert, s=signature: self.collector.advertised(SignedAdvert(a, s)))
+            site.n_bytes["up"] += len(advert.fields()) + len(signature)
+        listed = self.server.time("list", self.collector.list_sites)
+        of_list = sum(len(entry.advert.fields()) + len(entry.signature) for entry in listed)
+        for name, party in self.parties.items():
+            shares = self.sites[name].time("share", lambda p=party, n=name: p.share(listed, self.verifier(n)))
+            self.server.time("deliver", lambda n=name, s=shares: self.collector.shared(n, s))
+            self.sites[name].n_bytes["up"] += 32 + sum(len(to) + len(text) for to, text in shares.sealed.items())
+            self.sites[name].n_bytes["down"] += of_list
+
+    def mask(self) -> None:
+        """Step 3."""
+        n_sites = len(self.parties)
+        form, rng = FixedPoint(32, bound=1.0, n_sites=n_sites), np.random.default_rng(0)
+        deliveries = self.server.time("deliver", self.collector.deliver)
+        for name in self.staying:
+            site, party, sent = self.sites[name], self.parties[name], deliveries[name]
+            vector = form.encode(rng.uniform(-1, 1, self.numbers).astype(np.float32), weight=1 / n_sites)
+            self.plain += vector
+            masked = site.time("mask", lambda p=party, v=vector, d=sent: p.mask(v, d.received, d.sharers))
+            self.server.time("sum", lambda n=name, m=masked: self.collector.masked(n, m))
+            site.n_bytes["up"] += masked.nbytes
+            site.n_bytes["down"] += sum(len(of) + len(text) for of, text in sent.received.items())
+            site.n_bytes["down"] += -(-n_sites // 8)  # who shared, a bit for each site of the list
+
+    def unmask(self) -> bool:
+        """Steps 4 and 5; whether the sum is right."""
+        survivors = self.server.time("sum", self.collector.survivors)
+        for name in survivors:
+            site = self.sites[name]
+            document = site.time("confirm", lambda p=self.parties[name]: p.confirm(survivors))
+            signature = site.time("confirm", lambda n=name, d=document: self.signers.sign(n, d))
+            self.server.time("confirm", lambda n=name, s=signature: self.collector.confirmed(n, s))
+            site.n_bytes["up"] += len(signature)
+            site.n_bytes["down"] += -(-len(self.parties) // 8)
+        signed = self.collector.confirmations()
+        for name in survivors:
+            site, party = self.sites[name], self.parties[name]
+            shares = site.time("reveal", lambda p=party, n=name: p.reveal(survivors, signed, self.verifier(n)))
+            self.server.time("unmask", lambda n=name, s=shares: self.collector.revealed(n, s))
+            site.n_bytes["up"] += sum(len(share) for share in shares.values())
+            site.n_bytes["down"] += sum(len(signature) for signature in signed.values())
+        found = self.server.time("unmask", self.collector.total)
+        return bool(np.array_equal(found.numbers, self.plain))
+
+
 def measure(n_sites: int, n_dropped: int, numbers: int) -> Row:
-    """Run one round; the sites that drop out do so after they shared."""
-    names = [f"site{index:04d}" for index in range(n_sites)]
-    every = max(1, n_sites // n_dropped) if n_dropped else n_sites + 1
-    dropped = set(names[1::every][:n_dropped])
-    timed = [name for name in names if name not in dropped][:: max(1, (n_sites - n_dropped) // VERIFIERS)][:VERIFIERS]
-    if n_sites <= 100:
-        timed = [name for name in names if name not in dropped]
-    signers, meters, server = Signers(names), {name: Meter() for name in names}, Meter()
-
-    def verifier(site: str) -> Callable[[str, bytes, bytes], bool]:
-        return signers.verify if site in timed else lambda *_: True
-
-    parties = {name: Party(CONTEXT, name, secret=SECRET[:28] + name[-4:].encode()) for name in names}
-    collector = Collector(CONTEXT, signers.verify, length=numbers, bits=32)
-    form = FixedPoint(32, bound=1.0, n_sites=n_sites)
-    total = np.zeros(numbers, np.uint32)
-    for name, party in parties.items():
-        advert = meters[name].time("advertise", party.advertise)
-        signature = meters[name].time(
-            "advertise", lambda advert=advert: signers.sign(advert.site, advert.document(CONTEXT))
-        )
-        server.time("list", lambda a=advert, s=signature: collector.advertised(SignedAdvert(a, s)))
-        meters[name].n_bytes["up"] += len(advert.fields()) + len(signature)
-    listed = server.time("list", collector.list_sites)
-    of_list = sum(len(entry.advert.fields()) + len(entry.signature) for entry in listed)
-    for name, party in parties.items():
-        shares = meters[name].time("share", lambda p=party, n=name: p.share(listed, verifier(n)))
-        server.time("deliver", lambda n=name, s=shares: collector.shared(n, s))
-        meters[name].n_bytes["up"] += 32 + sum(len(to) + len(text) for to, text in shares.sealed.items())
-        meters[name].n_bytes["down"] += of_list
-    deliveries = server.time("deliver", collector.deliver)
-    rng = np.random.default_rng(0)
-    for name in [name for name in names if name not in dropped]:
-        vector = form.encode(rng.uniform(-1, 1, numbers).astype(np.float32), weight=1 / n_sites)
-        total += vector
-        delivery = deliveries[name]
-        masked = meters[name].time(
-            "mask", lambda p=parties[name], v=vector, d=delivery: p.mask(v, d.received, d.sharers)
-        )
-        server.time("sum", lambda n=name, m=masked: collector.masked(n, m))
-        meters[name].n_bytes["up"] += masked.nbytes
-        meters[name].n_bytes["down"] += sum(len(of) + len(text) for of, text in delivery.received.items())
-        meters[name].n_bytes["down"] += -(-n_sites // 8)  # who shared, a bit for each site of the list
-    survivors = server.time("sum", collector.survivors)
-    for name in survivors:
-        document = meters[name].time("confirm", lambda p=parties[name]: p.confirm(survivors))
-        signature = meters[name].time("confirm", lambda n=name, d=document: signers.sign(n, d))
-        server.time("confirm", lambda n=name, s=signature: collector.confirmed(n, s))
-        meters[name].n_bytes["up"] += len(signature)
-        meters[name].n_bytes["down"] += -(-n_sites // 8)
-    confirmations = collector.confirmations()
-    for name in survivors:
-        shares = meters[name].time(
-            "reveal", lambda p=parties[name], n=name: p.reveal(survivors, confirmations, verifier(n))
-        )
-        server.time("unmask", lambda n=name, s=shares: collector.revealed(n, s))
-        meters[name].n_bytes["up"] += sum(len(share) for share in shares.values())
-        meters[name].n_bytes["down"] += sum(len(signature) for signature in confirmations.values())
-    found = server.time("unmask", collector.total)
-    return row_of(collector, meters, server, timed, numbers, n_dropped, bool(np.array_equal(found.numbers, total)))
-
-
-def row_of(
-    collector: Collector,
-    meters: dict[str, Meter],
-    server: Meter,
-    timed: list[str],
-    numbers: int,
-    n_dropped: int,
-    is_right: bool,
-) -> Row:
-    """The row of a round: the median of the sites that were timed, and the server's sum."""
-    terms = collector._list().terms
-    sites = [meters[name] for name in timed]
-    steps = {step: statistics.median(meter.seconds[step] for meter in sites) for step in sites[0].seconds}
-    up, down = (statistics.median(meter.n_bytes[way] for meter in sites) for way in ("up", "down"))
-    plain = 4 * numbers
+    """Run one round: the median of the sites that are timed, and the server's sum."""
+    trial = Trial(n_sites, n_dropped, numbers)
+    trial.until_shares()
+    trial.mask()
+    is_right, terms = trial.unmask(), trial.collector._list().terms
+    sites, plain = [trial.sites[name] for name in trial.timed], 4 * numbers
+    steps = {step: statistics.median(site.seconds[step] for site in sites) for step in sites[0].seconds}
+    up, down = (statistics.median(site.n_bytes[way] for site in sites) for way in ("up", "down"))
     return Row(
-        terms.n_sites,
+        n_sites,
         terms.degree,
         terms.threshold,
         n_dropped,
         sum(steps.values()),
-        sum(server.seconds.values()),
+        sum(trial.server.seconds.values()),
         up / plain,
         (down + plain) / plain,
-        ", ".join(f"{step} {seconds:.3f}" for step, seconds in steps.items()),
+        steps,
+        dict(trial.server.seconds),
         is_right,
     )
 

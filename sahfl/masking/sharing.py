@@ -1,7 +1,8 @@
 """Shamir's secret sharing: a secret in n shares, of which any t give it back and t - 1 tell nothing.
 
 The secret is the value at 0 of a random polynomial of degree t - 1 over a prime field, a share its value at another x.
-Source: Shamir 1979 (10.1145/359168.359176). Bonawitz et al. 2017, section 3.1, use it the same way.
+Source: Shamir 1979 (10.1145/359168.359176). Bonawitz et al. 2017, section 3.1, use it the same way. Python's integers
+do not take constant time; what is shared here is used in one round only.
 """
 
 from __future__ import annotations

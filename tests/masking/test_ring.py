@@ -14,7 +14,7 @@ def test_the_step_is_a_power_of_two_that_the_docstring_states():
     assert FixedPoint(64, bound=1.0, n_sites=20).step == 2.0**-62
     assert FixedPoint(16, bound=1.0, n_sites=20).step == 2.0**-14
     assert FixedPoint(32, bound=1.0, n_sites=20, weights=20).step == 2.0**-26
-    assert FixedPoint(32, bound=1e9, n_sites=2).step == 1.0
+    assert FixedPoint(32, bound=1e9, n_sites=2).step == 0.5
 
 
 @given(st.sampled_from([16, 32, 64]), st.floats(1e-6, 1e6), st.integers(1, 30), st.integers(0, 2**32))
