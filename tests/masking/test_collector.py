@@ -18,7 +18,7 @@ def collector():
 
 
 def other_share(share):
-    return ((int.from_bytes(share, "big") + 1) % PRIME).to_bytes(33, "big")
+    return ((3 * int.from_bytes(share, "big") + 1) % PRIME).to_bytes(33, "big")
 
 
 @pytest.mark.parametrize("of", ["graz", "wels"])

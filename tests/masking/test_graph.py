@@ -97,16 +97,24 @@ def test_marked_neighbours_of_random_graphs_are_hypergeometric():
 
 
 def test_the_core_leaves_out_sites_whose_neighbours_are_gone_and_says_why_too_few_are_left():
-    n = 120
+    n = 300
     graph = Graph(names(n), terms_of(n), b"seed")
-    lonely = names(n)[7]
+    lonely = names(n)[0]
     gone = set(graph.neighbours(lonely)[: graph.terms.degree + 2 - graph.terms.quorum])
     present = set(names(n)) - gone
-    assert graph.starved(present, present) == [lonely]
-    assert graph.core(present) == present - {lonely}
+    starved = graph.starved(present, present)
+    assert starved[0] == lonely
+    core = graph.core(present)
+    assert core < present
+    assert core.isdisjoint(starved)
+    assert graph.starved(core, core) == []
     assert f"holders of the shares of {lonely!r} are left" in (graph.shortage(present) or "")
+    assert graph.shortage(core, of=core) is None or "expected at least 270" in graph.shortage(core, of=core)
     assert graph.shortage(names(n)) is None
-    assert graph.shortage(names(n)[:50]) == "got 50 sites, expected at least 108 of 120"
+    assert graph.shortage(names(n)[:50]) == "got 50 sites, expected at least 270 of 300"
+
+
+def test_where_everybody_is_a_neighbour_the_core_is_all_or_nobody():
     everybody = Graph(names(5), terms_of(5, 3), b"")
     assert everybody.core(names(2)) == frozenset()
     assert everybody.core(names(3)) == set(names(3))
