@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -89,6 +90,41 @@ def check_writers(path: Path) -> None:
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         remedy = f"run `chmod go-w {path}`"
         raise UnfitFile(path, f"others may change it (mode {mode:04o}), expected its owner alone; {remedy}")
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Check that no link leads a path out of the folder around it, which somebody else may have made.
+
+    The folder may be a link itself. A device is no file of any folder, and is refused where it is opened.
+
+    Raises:
+        UnfitFile: the path leads to another place.
+    """
+    place = os.path.realpath(path)
+    inside = Path(place).is_relative_to(os.path.realpath(folder))
+    if not inside and not Path(place).is_char_device():
+        remedy = "put a copy in the place of the link, or delete the link"
+        raise UnfitFile(path, f"leads by a link to {place}, expected a place in {folder}; {remedy}")
+
+
+def check_links(folder: Path) -> None:
+    """Check all links in a folder as ``check_inside``, at any depth; a folder that is missing has none.
+
+    Raises:
+        UnfitFile: one leads out of the folder, or a folder in it cannot be listed.
+    """
+    waiting = [folder] if folder.is_dir() else []
+    try:
+        while waiting:
+            # Another process may work in the folder, and delete parts of it meanwhile.
+            with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        check_inside(Path(entry.path), folder)
+                    elif entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+    except PermissionError as error:
+        raise UnfitFile(Path(error.filename), "cannot be listed; see who owns it, and its mode") from error
 
 
 def read_bytes(path: Path, *, most: int) -> bytes:
