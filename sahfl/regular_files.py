@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -154,16 +155,34 @@ def read_text(path: Path, *, most: int, errors: str = "strict") -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path, *, most: int) -> Any:
+def read_json(path: Path, *, most: int, strict: bool = False) -> Any:
     """The value in a JSON file; as ``read_bytes``.
+
+    ``strict`` is for files that people write: a key that is given twice, of which Python would take the last, is an
+    error, and so is NaN, which JSON does not have.
 
     Raises:
         ValueError: it is not JSON in UTF-8, or nested more deeply than Python follows.
     """
+    hooks: dict[str, Any] = {"object_pairs_hook": _without_repetition, "parse_constant": _no_number} if strict else {}
     try:
-        return json.loads(read_bytes(path, most=most).decode("utf-8-sig"))
+        return json.loads(read_bytes(path, most=most).decode("utf-8-sig"), **hooks)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {twice[:40]!r} is given twice")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _checked(path: Path, flags: int, most: int, *, or_device: bool = False) -> BinaryIO:
