@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def _scans_text(found: SiteSurvey) -> str:
 
 def _path_text(path: Path, beside: Path) -> str:
     """A path for a YAML file in the folder ``beside``, relative to it if it lies below."""
-    absolute, folder = path.resolve(), beside.resolve()
+    absolute, folder = Path(os.path.realpath(path)), Path(os.path.realpath(beside))
     shown = absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
     return _quoted(str(shown))
 

@@ -10,6 +10,8 @@ import errno
 import json
 import os
 import stat
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,6 +93,41 @@ def check_writers(path: Path) -> None:
         raise UnfitFile(path, f"others may change it (mode {mode:04o}), expected its owner alone; {remedy}")
 
 
+def check_inside(path: Path, folder: Path) -> None:
+    """Check that no link leads a path out of the folder around it, which somebody else may have made.
+
+    The folder may be a link itself. A device is no file of any folder, and is refused where it is opened.
+
+    Raises:
+        UnfitFile: the path leads to another place.
+    """
+    place = os.path.realpath(path)
+    inside = Path(place).is_relative_to(os.path.realpath(folder))
+    if not inside and not Path(place).is_char_device():
+        remedy = "put a copy in the place of the link, or delete the link"
+        raise UnfitFile(path, f"leads by a link to {place}, expected a place in {folder}; {remedy}")
+
+
+def check_links(folder: Path) -> None:
+    """Check all links in a folder as ``check_inside``, at any depth; a folder that is missing has none.
+
+    Raises:
+        UnfitFile: one leads out of the folder, or a folder in it cannot be listed.
+    """
+    waiting = [folder] if folder.is_dir() else []
+    try:
+        while waiting:
+            # Another process may work in the folder, and delete parts of it meanwhile.
+            with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        check_inside(Path(entry.path), folder)
+                    elif entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+    except PermissionError as error:
+        raise UnfitFile(Path(error.filename), "cannot be listed; see who owns it, and its mode") from error
+
+
 def read_bytes(path: Path, *, most: int) -> bytes:
     """The content of a regular file of at most ``most`` bytes, even if it grows meanwhile.
 
@@ -118,16 +155,34 @@ def read_text(path: Path, *, most: int, errors: str = "strict") -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path, *, most: int) -> Any:
+def read_json(path: Path, *, most: int, strict: bool = False) -> Any:
     """The value in a JSON file; as ``read_bytes``.
+
+    ``strict`` is for files that people write: a key that is given twice, of which Python would take the last, is an
+    error, and so is NaN, which JSON does not have.
 
     Raises:
         ValueError: it is not JSON in UTF-8, or nested more deeply than Python follows.
     """
+    hooks: dict[str, Any] = {"object_pairs_hook": _without_repetition, "parse_constant": _no_number} if strict else {}
     try:
-        return json.loads(read_bytes(path, most=most).decode("utf-8-sig"))
+        return json.loads(read_bytes(path, most=most).decode("utf-8-sig"), **hooks)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {twice[:40]!r} is given twice")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _checked(path: Path, flags: int, most: int, *, or_device: bool = False) -> BinaryIO:

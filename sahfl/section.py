@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ Place = tuple[str | int, ...]
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder")
-    return path if folder is None else (folder / path).resolve()
+    # Path.resolve ends with a RuntimeError at a link that leads to itself; here whoever opens the file names it.
+    return path if folder is None else Path(os.path.realpath(folder / path))
 
 
 PathInFile = Annotated[Path, AfterValidator(_beside_the_file)]

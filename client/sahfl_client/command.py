@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from sahfl.commands.program import Command, WithDefault, new_app
+from sahfl.commands.program import Command, WithDefault, naming_paths, new_app
 from sahfl.config import load_site, load_study
 from sahfl.errors import ConfigError
 
@@ -48,14 +48,18 @@ def serve(
     if dry_run:
         from sahfl.federation.site.dry_run import dry_run as describe
 
-        print(describe(config, None if study is None else load_study(study)))
+        asked = None if study is None else load_study(study)
+        with naming_paths(site):
+            print(describe(config, asked))
         return
     from sahfl.log_lines import write_log_lines
     from sahfl_client.daemon import Daemon, load_kit, only_one
 
     write_log_lines(config.log)
-    kit = load_kit(config)
-    with suppress(KeyboardInterrupt), only_one(config.folder):  # also while it starts: systemd takes 130 for a failure
+    with naming_paths(site):
+        kit = load_kit(config)
+    # Also while it starts: systemd takes 130 for a failure.
+    with suppress(KeyboardInterrupt), naming_paths(site), only_one(config.folder):
         Daemon(config, kit).run()
 
 
@@ -84,7 +88,8 @@ def accept_base(
             state = f"accepted {base.accepted}" if base.accepted else f"waits since {base.since}"
             print(f"{name}  {state}  {f'study {base.study[:12]}' if base.study else 'no study yet'}")
         return
-    known = accept(config, sha256)
+    with naming_paths(site):
+        known = accept(config, sha256)
     named = bool(known.study or known.accepted)
     print(f"accepted: base network {sha256.lower()}" + ("" if named else "; no request has named it yet"))
 
@@ -128,7 +133,7 @@ def withdraw(
     from sahfl_client.daemon import only_one
 
     config = load_site(site)
-    with only_one(config.folder):
+    with naming_paths(site), only_one(config.folder):
         done = withdraw_(config, name)
     print(f"withdrawn: one patient; scans: {done.n_scans}; files and results deleted: {done.n_deleted}")
     for study in done.studies:

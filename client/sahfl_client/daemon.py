@@ -20,6 +20,7 @@ from sahfl.federation.flower.parcels import Offer, prepare
 from sahfl.federation.flower.supernode import FleetLink
 from sahfl.log_lines import LogLine, log_ignored_variables
 from sahfl.process import locked, now_text
+from sahfl.settings_file import about_setting
 from sahfl.trust.kit import SiteKit
 from sahfl_client.connection import Answer, Connection, Outbox
 from sahfl_client.status import Status
@@ -154,8 +155,9 @@ def only_one(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(locked(folder / "daemon.lock", busy=busy))
         except OSError as error:
-            where = f"{folder}: cannot be written ({error.strerror}); see folder in the site's file"
-            raise StorageError(where) from error
+            failed = StorageError(f"{folder}: cannot be written ({error.strerror}); see folder in the site's file")
+            failed.settings = {("folder",): str(failed)}
+            raise failed from error
         yield
 
 
@@ -169,9 +171,13 @@ def load_kit(site: SiteConfig) -> SiteKit:
         ConfigError: the file names no kit, or another site's.
         TrustError: the kit cannot be used at any time.
     """
-    if site.kit is None:
-        raise ConfigError(f"site {site.name}: kit is missing; expected the folder that the coordinating centre sent")
-    kit = SiteKit.load(site.kit, at_any_time=True)
-    if kit.site != site.name:
-        raise ConfigError(f"{site.kit}: got the kit of site {kit.site}, expected that of {site.name}; see name and kit")
+    with about_setting("kit"):
+        if site.kit is None:
+            raise ConfigError(
+                f"site {site.name}: kit is missing; expected the folder that the coordinating centre sent"
+            )
+        kit = SiteKit.load(site.kit, at_any_time=True)
+        if kit.site != site.name:
+            found = f"got the kit of site {kit.site}, expected that of {site.name}; see name and kit"
+            raise ConfigError(f"{site.kit}: {found}")
     return kit

@@ -22,7 +22,7 @@ from sahfl.adapters.peft import from_peft, is_peft_form, peft_settings, to_peft
 from sahfl.atomic import write_atomic
 from sahfl.config import AdapterTuning, TrainedMethod
 from sahfl.errors import AdapterError
-from sahfl.regular_files import LIST_BYTES, read_json
+from sahfl.regular_files import LIST_BYTES, check_inside, read_json
 
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 TEMPLATE = """\
@@ -130,13 +130,16 @@ def read_adapter(folder: Path) -> Adapter:
     """Read an adapter folder.
 
     Raises:
-        AdapterError: a file is missing or damaged, or the tensors are not those that the note names.
+        AdapterError: a file is missing, damaged or a link that leads out of the folder, or the tensors are not those
+            that the note names.
     """
     try:
+        for name in (CONFIG, TENSORS):
+            check_inside(folder / name, folder)
         config = read_json(folder / CONFIG, most=LIST_BYTES)
         note = AdapterNote.model_validate_json(json.dumps(config["sahfl"]))
     except OSError as error:
-        raise AdapterError(f"{folder / CONFIG}: {error.strerror}") from error
+        raise AdapterError(f"{error.filename}: {error.strerror}") from error
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))

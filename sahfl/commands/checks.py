@@ -15,6 +15,11 @@ from sahfl.errors import ConfigError
 if TYPE_CHECKING:
     from sahfl.config import Study
 
+OF_A_SITE = {"kit": ("kit",), "data": ("data", "path"), "folder": ("folder",), "device": ("device",)}
+"""The setting of a site file that a check of the doctor is about."""
+OF_A_SERVER = {"kit": ("kit",), "folder": ("folder",)}
+"""The same for a server file."""
+
 
 def check(
     file: Annotated[
@@ -105,9 +110,9 @@ def doctor(
 
     kind = kind_of(file)
     if kind == "site":
-        findings = doctor.examine_site(load_site(file))
+        findings = doctor.naming_settings(doctor.examine_site(load_site(file)), file, OF_A_SITE)
     elif kind == "server":
-        findings = doctor.examine_server(load_server(file))
+        findings = doctor.naming_settings(doctor.examine_server(load_server(file)), file, OF_A_SERVER)
     else:
         raise ConfigError(f"doctor: got {file}, a {kind} file, expected a site file or a server file")
     if as_json:

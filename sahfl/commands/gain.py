@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -63,4 +64,4 @@ def _name_in(folder: Path) -> str:
             f"{folder}: has no {FILE}; expected a site file or the folder of a site that evaluated something"
         )
     names = {kept.trained_at for kept in read_results(folder)} - {None, *POOLS}
-    return names.pop() or "" if len(names) == 1 else folder.resolve().name
+    return names.pop() or "" if len(names) == 1 else Path(os.path.realpath(folder)).name

@@ -14,7 +14,7 @@ from rich.table import Table
 from sahfl.atomic import make_folder
 from sahfl.commands.program import Command, WithDefault, new_app
 from sahfl.commands.study import study
-from sahfl.errors import RunError
+from sahfl.errors import RunError, UnfitFile
 from sahfl.regular_files import LIST_BYTES, read_json, read_text
 
 app = new_app(
@@ -143,8 +143,12 @@ def _here(runs: Path) -> list[dict[str, Any]]:
     for run in runs.iterdir() if runs.is_dir() else ():
         if not (run / "study.json").is_file():
             continue
-        running = is_locked(run / "run.lock")
-        state = "running" if running else "finished" if is_finished(RunFolder(run)) else "interrupted"
+        try:
+            finished = is_finished(RunFolder(run))
+        except UnfitFile as error:
+            rows.append(_row(run.name, f"refused: {error}", run, run))
+            continue
+        state = "running" if is_locked(run / "run.lock") else "finished" if finished else "interrupted"
         rows.append(_row(_study_name(run), state, run, run / "journal.jsonl"))
     return sorted(rows, key=lambda row: row["changed"], reverse=True)
 

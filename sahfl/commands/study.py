@@ -20,7 +20,7 @@ from sahfl.errors import ConfigError, LosingSite, RunError, RunFailed, SahflErro
 from sahfl.regular_files import LIST_BYTES, read_text
 
 if TYPE_CHECKING:
-    from sahfl.config import Study
+    from sahfl.config import ServerConfig, Study
     from sahfl.federation.server.plan import Planned
     from sahfl.run.folder import RunFolder
 
@@ -109,7 +109,7 @@ def study(
             raise ConfigError(
                 "--out, --workers and --lanes are for a run on this machine; leave them out with --server"
             )
-        print(_run_there(file, load_server(server).folder))
+        print(_run_there(file, load_server(server)))
     else:
         with naming_paths(file, datalist):
             print(_run_here(settings, out, cells, workers, lanes))
@@ -174,10 +174,11 @@ def _same_command() -> str:
     return shlex.join(["sahfl", *sys.argv[1:]])
 
 
-def _run_there(file: Path, server: Path) -> Path:
+def _run_there(file: Path, config: ServerConfig) -> Path:
     """Put a study into a server's queue if it is not there yet, and watch it to its end."""
     from sahfl.federation.server.studies import Studies, read_deployed
 
+    server = config.folder
     studies, settings = Studies(server), read_deployed(file)
     name = settings.name
     waiting, done = server / "queue" / f"{name}.yaml", server / "done" / f"{name}.yaml"
@@ -187,7 +188,7 @@ def _run_there(file: Path, server: Path) -> Path:
         _show_conclusion(report.parent)
         return report
     if not waiting.exists():
-        print(f"submitted: {studies.submit(file)}", file=sys.stderr)
+        print(f"submitted: {studies.submit(file, kit=config.kit)}", file=sys.stderr)
     elif read_deployed(waiting) != settings:
         raise RunError(f"{waiting}: waits with other settings; take it out of the queue, or change name in {file}")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ def load_study(path: Path, *, datalist: Path | None = None) -> Study:
     if datalist is not None:
         if not isinstance(data, dict) or data.get("source") != "datalist":
             raise ConfigError(f"{path}: a datalist was named; it needs a study whose data.source is 'datalist'")
-        data["path"] = str(datalist.resolve())
+        data["path"] = os.path.realpath(datalist)
     study = parse(Study, file.content, where=str(path), folder=path.parent, lines=file.lines)
     with naming_lines(path):
         return with_base_hash(study)

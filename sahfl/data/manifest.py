@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sahfl import regular_files
 from sahfl.errors import DataError
+from sahfl.problems import MOST_SHOWN, shown
 from sahfl.regular_files import DATALIST_BYTES
 
+MOST_NAMED = 20
+"""Names that a message lists, and problems."""
 NO_SCAN = {
     *(".txt", ".json", ".xml", ".csv", ".tsv", ".pdf", ".html", ".htm", ".md"),
     *(".jpg", ".jpeg", ".png", ".db", ".ini"),
@@ -64,9 +67,10 @@ def scan_files(folder: Path) -> tuple[Path, ...]:
 def read_json(path: Path, where: str) -> Any:
     """The content of a JSON file; a DataError that begins with ``where`` if it cannot be read."""
     try:
-        return regular_files.read_json(path, most=DATALIST_BYTES)
+        return regular_files.read_json(path, most=DATALIST_BYTES, strict=True)
     except (OSError, ValueError) as error:
-        raise DataError(f"{where}: {error.strerror if isinstance(error, OSError) else 'is not JSON'}") from error
+        found = error.strerror if isinstance(error, OSError) else f"is not JSON ({error})"
+        raise DataError(f"{where}: {found}") from error
 
 
 def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
@@ -84,7 +88,7 @@ def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
     if sites is None and isinstance(content, dict) and "training" in content:
         sites, monai = {site: content["training"]}, True
     if not isinstance(sites, dict) or site not in sites:
-        known = ", ".join(sorted(sites)) if isinstance(sites, dict) else "no 'sites' mapping"
+        known = listed(sorted(sites)) if isinstance(sites, dict) else "no 'sites' mapping"
         raise DataError(f"datalist {path}: has no site {site!r} (it has: {known})")
     if not isinstance(sites[site], list) or not sites[site]:
         raise DataError(f"datalist {path}, site {site!r}: expected a list with at least one case")
@@ -98,12 +102,17 @@ def datalist_sites(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: the file cannot be read or has no ``sites``.
     """
-    try:
-        return tuple(regular_files.read_json(path, most=DATALIST_BYTES)["sites"].keys())
-    except OSError as error:
-        raise DataError(f"datalist {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"datalist {path}: expected JSON with a 'sites' mapping") from error
+    content = read_json(path, f"datalist {path}")
+    sites = content.get("sites") if isinstance(content, dict) else None
+    if not isinstance(sites, dict):
+        raise DataError(f"datalist {path}: expected JSON with a 'sites' mapping")
+    return tuple(sites)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: the first ``MOST_NAMED``, each cut, and the number of the others."""
+    first = ", ".join(name[:MOST_SHOWN] for name in names[:MOST_NAMED])
+    return first if len(names) <= MOST_NAMED else f"{first} and {len(names) - MOST_NAMED} more"
 
 
 def _with_patient(entry: Any) -> tuple[Any, bool]:
@@ -137,7 +146,7 @@ def _case(entry: Any, path: Path, site: str, index: int, from_name: bool) -> Cas
         raise DataError(f"{where}: expected text under {', '.join(missing)}")
     fold = entry.get("fold")
     if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
-        raise DataError(f"{where}: fold must be a whole number, got {fold!r}")
+        raise DataError(f"{where}: fold must be a whole number, got {shown(fold)}")
     image, label = path.parent / entry["image"], path.parent / entry["label"]
     return Case(f"{site}-{index:04d}", image, label, entry["patient"], fold, from_name)
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sahfl.data.labels import is_blood
-from sahfl.data.manifest import Case, is_text, patient_of, read_json
+from sahfl.data.manifest import MOST_NAMED, Case, is_text, listed, patient_of, read_json
 from sahfl.errors import DataError
+from sahfl.problems import MOST_SHOWN, shown
 
 CHANNEL = "_0000"
 
@@ -40,25 +41,31 @@ def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
     names, odd = _case_names(folder, ending)
     problems += odd
     if settings.get("numTraining") != len(names):
-        problems.append(f"numTraining: got {settings.get('numTraining')!r}, found {len(names)} case(s)")
+        problems.append(f"numTraining: got {shown(settings.get('numTraining'))}, found {len(names)} case(s)")
     folds: dict[str, int] = {}
-    if (folder / "splits_final.json").exists():
+    if _is_there(folder / "splits_final.json"):
         folds, odd = _folds(_read_json(folder / "splits_final.json", list), names)
         problems += odd
     patients = {name: patient_of(name) for name in names}
-    if (folder / "patients.json").exists():
+    if _is_there(folder / "patients.json"):
         listed_patients = _read_json(folder / "patients.json", dict)
         problems += _patient_problems(listed_patients, names)
         patients = {name: (patient, False) for name, patient in listed_patients.items()}
     if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems)
-        raise DataError(f"nnU-Net folder {folder}: {len(problems)} problem(s)\n{listed}")
+        texts = [*problems[:MOST_NAMED], *(["..."] if len(problems) > MOST_NAMED else [])]
+        lines = "\n".join(f"  {text}" for text in texts)
+        raise DataError(f"nnU-Net folder {folder}: {len(problems)} problem(s)\n{lines}")
     cases = []
     for index, name in enumerate(names):
         image, label = folder / "imagesTr" / f"{name}{CHANNEL}{ending}", folder / "labelsTr" / f"{name}{ending}"
         patient, from_name = patients[name]
         cases.append(Case(f"{site}-{index:04d}", image, label, patient, folds.get(name), from_name))
     return tuple(cases)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there, or a link that leads nowhere, which is no reason to go without the file."""
+    return path.is_symlink() or path.exists()
 
 
 def _read_json(path: Path, kind: type) -> Any:
@@ -73,10 +80,10 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
     channels = settings.get("channel_names")
     if channels is None:
         yield "channel_names: missing; is this nnU-Net version 1? (nnUNetv2_convert_old_nnUNet_dataset converts it)"
-    elif not isinstance(channels, dict) or [str(name).upper() for name in channels.values()] != ["CT"]:
-        yield f"channel_names: got {channels!r}, expected one channel, CT"
+    elif not isinstance(channels, dict) or [is_text(name) and name.upper() for name in channels.values()] != ["CT"]:
+        yield f"channel_names: got {shown(channels)}, expected one channel, CT"
     if settings.get("file_ending") not in (".nii.gz", ".nii"):
-        yield f"file_ending: got {settings.get('file_ending')!r}, expected '.nii.gz' or '.nii'"
+        yield f"file_ending: got {shown(settings.get('file_ending'))}, expected '.nii.gz' or '.nii'"
     if "dataset" in settings:
         yield "dataset: files listed in dataset.json are not read, expected imagesTr and labelsTr"
     yield from _label_problems(settings.get("labels"))
@@ -84,16 +91,17 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
 
 def _label_problems(labels: Any) -> Iterator[str]:
     if not isinstance(labels, dict) or labels.get("background") != 0 or len(labels) < 2:
-        yield f"labels: got {labels!r}, expected {{'background': 0, name: value, ...}}"
+        yield f"labels: got {shown(labels)}, expected {{'background': 0, name: value, ...}}"
         return
     blood = {name: value for name, value in labels.items() if name != "background"}
     for name, value in blood.items():
+        where = f"labels.{name[:MOST_SHOWN]}"
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 255:
-            yield f"labels.{name}: got {value!r}, expected a whole number from 1 to 255 (regions are not read)"
+            yield f"{where}: got {shown(value)}, expected a whole number from 1 to 255 (regions are not read)"
         if not is_blood(name):
-            yield f"labels.{name}: is not named as blood, and every label counts as blood; rename or remove it"
-    if twice := [value for value, n in Counter(map(str, blood.values())).items() if n > 1]:
-        yield f"labels: value {', '.join(twice)} is given twice"
+            yield f"{where}: is not named as blood, and every label counts as blood; rename or remove it"
+    if twice := [value for value, n in Counter(map(shown, blood.values())).items() if n > 1]:
+        yield f"labels: value {listed(twice)} is given twice"
 
 
 def _case_names(folder: Path, ending: str) -> tuple[tuple[str, ...], list[str]]:
@@ -131,11 +139,14 @@ def _folds(splits: list[Any], names: tuple[str, ...]) -> tuple[dict[str, int], l
         if not isinstance(held_out, list) or not isinstance(trained, list):
             problems.append(f"splits_final.json, split {fold}: expected lists 'train' and 'val'")
             continue
-        if both := {str(name) for name in held_out} & {str(name) for name in trained}:
+        if not all(map(is_text, [*held_out, *trained])):
+            problems.append(f"splits_final.json, split {fold}: expected names of cases in 'train' and 'val'")
+            continue
+        if both := {*held_out} & {*trained}:
             problems.append(f"splits_final.json, split {fold}: {len(both)} case(s) are in train and in val")
-        for name in map(str, held_out):
+        for name in held_out:
             if folds.setdefault(name, fold) != fold:
-                problems.append(f"splits_final.json: case {name!r} is in val of splits {folds[name]} and {fold}")
+                problems.append(f"splits_final.json: case {shown(name)} is in val of splits {folds[name]} and {fold}")
     if odd := folds.keys() ^ set(names):
         without, unknown = len(odd & set(names)), len(odd - set(names))
         problems.append(f"splits_final.json: {without} case(s) are in no val list, {unknown} are not in the folder")

@@ -6,7 +6,9 @@ import errno
 import http.client
 import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -18,6 +20,10 @@ from sahfl.process import now
 
 PATIENCE_S = 5.0
 """Timeout for a connection, and for each answer."""
+ANSWER_S = 10.0
+"""Longest time for a whole answer, however it comes."""
+MOST_BYTES = 10_000
+"""Most bytes that are read of an answer's body; http.client reads a head of at most 100 lines of 64 KiB."""
 AHEAD_S, BEHIND_S = 5, 305
 """flwr refuses a request whose time stamp differs more from the server's clock (``node_auth``: 300 s and 5 s)."""
 NOTICEABLE_S = 2
@@ -113,10 +119,14 @@ def examine_tls(
     try:
         connection.connect()
         version = connection.sock.version()
-        answer = _ask(connection, clock)
+        with _cut_after(ANSWER_S, connection.sock):
+            answer = _ask(connection, clock)
     except ssl.SSLCertVerificationError as error:
         found, remedy = _distrusted(host, error, clock())
         return Finding.fail("tls", found, remedy=remedy), None
+    except _Endless:
+        found = f"{host} port {port} sends an answer that does not end within {ANSWER_S:.0f} s"
+        return Finding.fail("tls", found, remedy=f"ask the centre what listens on port {port}"), None
     except (OSError, http.client.HTTPException) as error:
         found, remedy = _refused(host, port, _alert(host, port, tls) or error, agreed=version is not None)
         return Finding.fail("tls", found, remedy=remedy), None
@@ -140,11 +150,40 @@ def _alert(host: str, port: int, tls: ssl.SSLContext) -> ssl.SSLError | None:
     return None
 
 
+class _Endless(Exception):
+    """An answer that was cut, because it had not ended in time."""
+
+
+@contextmanager
+def _cut_after(seconds: float, connection: socket.socket) -> Iterator[None]:
+    """Cut a connection if the block takes longer; a timeout of the connection limits one silence, not an answer."""
+    cut = threading.Event()
+
+    def end() -> None:
+        cut.set()
+        with suppress(OSError):
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # that of TLS would take its state away meanwhile
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        if cut.is_set():
+            raise _Endless from error
+        raise
+    finally:
+        timer.cancel()
+    if cut.is_set():
+        raise _Endless
+
+
 def _ask(connection: http.client.HTTPSConnection, clock: Callable[[], datetime]) -> Answer:
     connection.request("GET", "/health")
     reply = connection.getresponse()
     local = clock()
-    reply.read(10_000)
+    reply.read(MOST_BYTES)
     try:
         date = parsedate_to_datetime(reply.headers["Date"])
     except (TypeError, ValueError):
@@ -189,9 +228,11 @@ def _refused(host: str, port: int, error: Exception, *, agreed: bool) -> tuple[s
 def _answers_plain_http(host: str, port: int) -> bool:
     connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
     try:
-        connection.request("GET", "/health")
-        connection.getresponse().read(10_000)
-    except (OSError, http.client.HTTPException):
+        connection.connect()
+        with _cut_after(ANSWER_S, connection.sock):
+            connection.request("GET", "/health")
+            connection.getresponse().read(MOST_BYTES)
+    except (OSError, http.client.HTTPException, _Endless):
         return False
     finally:
         connection.close()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self
+
+from sahfl.problems import where_text
+from sahfl.section import Place
+from sahfl.settings_file import read_settings
 
 Verdict = Literal["ok", "warn", "FAIL", "skip"]
 SCHEMA = 1
@@ -55,6 +60,20 @@ def _split(text: str, remedy: str) -> tuple[str, str]:
 def skip_all(checks: Iterable[str], *, needs: str) -> list[Finding]:
     """The checks that a failed one makes impossible, as skipped."""
     return [Finding(check, "skip", f"not looked at: needs {needs}") for check in checks]
+
+
+def naming_settings(findings: Iterable[Finding], file: Path, settings: Mapping[str, Place]) -> list[Finding]:
+    """Findings whose failures begin with the file, the line and the name of the setting that they are about.
+
+    ``settings`` has the place of the setting for the names of some checks.
+    """
+    lines = read_settings(file).lines
+    return [
+        replace(one, found=f"{file}, {where_text(settings[one.check], lines)}: {one.found}")
+        if one.verdict == "FAIL" and one.check in settings
+        else one
+        for one in findings
+    ]
 
 
 def healthy(findings: Iterable[Finding]) -> bool:

@@ -17,7 +17,7 @@ from sahfl.errors import AdapterError, RunError
 from sahfl.model import Network
 from sahfl.networks import plain_network
 from sahfl.prediction.networks import NetworkPart, Trained
-from sahfl.regular_files import SETTINGS_BYTES, read_json
+from sahfl.regular_files import SETTINGS_BYTES, check_inside, read_json
 
 CONFIG, WEIGHTS, FORMAT_FOLDER = "config.json", "network.safetensors", "safetensors"
 
@@ -84,8 +84,9 @@ def read_exported(folder: Path, *, method: str | None = None, fold: int | None =
     Raises:
         RunError: the folder has no export with weights as safetensors, or not the requested method or fold.
         AdapterError: a file is damaged.
+        UnfitFile: a link leads out of the folder.
     """
-    found = [(path.parent, _read_note(path)) for path in _configs(folder)]
+    found = [(path.parent, _read_note(path, folder)) for path in _configs(folder)]
     if not found:
         raise RunError(
             f"{folder}: is neither a run (study.json) nor an export as safetensors ({FORMAT_FOLDER}/{CONFIG}); "
@@ -121,7 +122,9 @@ def _configs(folder: Path) -> list[Path]:
     return [path for path in own if path.is_file()] or sorted(folder.glob(f"*/{FORMAT_FOLDER}/{CONFIG}"))
 
 
-def _read_note(path: Path) -> ExportNote:
+def _read_note(path: Path, folder: Path) -> ExportNote:
+    for file in (path, path.with_name(WEIGHTS)):
+        check_inside(file, folder)
     try:
         return parse(ExportNote, read_json(path, most=SETTINGS_BYTES), where=str(path))
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sahfl.errors import UnfitFile
-from sahfl.regular_files import read_bytes
+from sahfl.regular_files import check_inside, read_bytes
 from sahfl.report.names import names
 from sahfl.report.text import Results, number
 
@@ -47,9 +47,13 @@ def read_overlays(results: Results, folder: Path) -> tuple[Overlay, ...]:
 
 
 def _read_png(name: str, folder: Path) -> tuple[bytes, str]:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    path = folder / name
+    try:
+        check_inside(path, folder)
+    except UnfitFile:
         return b"", "its path leads out of the run's folder"
+    except ValueError:  # a NUL in it
+        return b"", "its file is not there"
     if not path.is_file():
         return b"", "its file is not there"
     try:

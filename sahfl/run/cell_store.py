@@ -12,7 +12,8 @@ from typing import Any
 
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
-from sahfl.errors import AdapterError
+from sahfl.errors import AdapterError, UnfitFile
+from sahfl.regular_files import check_inside, check_links
 from sahfl.run.journal_line import is_event
 
 Record = dict[str, Any]
@@ -60,7 +61,8 @@ class CellStore:
     """A folder of finished cells, ``<kind>/<key>.safetensors``; several runs may use it at once.
 
     Guarantees: an entry is complete or absent. A found entry matches the hash that was written with it, and was saved
-    under exactly this identity. Any file may be deleted at any time; its cell is then computed again.
+    under exactly this identity. Any file may be deleted at any time; its cell is then computed again. No link is
+    followed out of the folder, so that nothing else is read, written or deleted; the folder may be a link itself.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,9 +72,12 @@ class CellStore:
         """The entry of an identity; None if there is none.
 
         Raises:
-            AdapterError: it is damaged; ``drop`` removes it.
+            AdapterError: it is damaged, or a link out of the store; ``drop`` removes it.
+            UnfitFile: the folder of its kind is such a link.
         """
         path = self._path(identity)
+        if path.is_symlink():
+            raise AdapterError(f"{path}: is a link, expected a file")
         if not path.exists():
             return None
         state, note = load_tensors(path)
@@ -93,7 +98,7 @@ class CellStore:
         """Save an entry.
 
         Raises:
-            OSError: the disk is full, or the folder cannot be written.
+            OSError: the disk is full, or the folder cannot be written, or leads out of the store.
         """
         body = {"identity": identity.content, "sha256": digest(entry.state), "seconds": entry.seconds}
         body |= {"rounds": entry.rounds, "evaluations": entry.evaluations, "stays": entry.stays}
@@ -104,8 +109,13 @@ class CellStore:
         self._path(identity).unlink(missing_ok=True)
 
     def delete(self, unwanted: Callable[[Record], bool]) -> int:
-        """Delete the entries whose identity is unwanted, and damaged ones; returns their number."""
+        """Delete the entries whose identity is unwanted, and damaged ones; returns their number.
+
+        Raises:
+            UnfitFile: a link leads out of the store; nothing is deleted.
+        """
         n_deleted = 0
+        check_links(self._folder)
         for path in self._folder.glob("*/*.safetensors"):
             try:
                 gone = unwanted(load_tensors(path)[1]["body"]["identity"])
@@ -121,10 +131,13 @@ class CellStore:
         found = []
         for path in sorted((self._folder / hash_of(kind)[:16]).glob("*.safetensors"))[:MOST_SAMPLED]:
             try:
+                check_inside(path, self._folder)
                 found.append(float(load_tensors(path)[1]["body"]["seconds"]))
-            except (AdapterError, KeyError, TypeError, ValueError):
+            except (AdapterError, UnfitFile, KeyError, TypeError, ValueError):
                 continue
         return statistics.median(found) if found else None
 
     def _path(self, identity: Identity) -> Path:
-        return self._folder / hash_of(identity.kind)[:16] / f"{identity.key}.safetensors"
+        folder = self._folder / hash_of(identity.kind)[:16]
+        check_inside(folder, self._folder)
+        return folder / f"{identity.key}.safetensors"

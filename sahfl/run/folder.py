@@ -19,7 +19,7 @@ from sahfl.config import Study, parse
 from sahfl.errors import AdapterError, ConfigError, RunError, VersionsDiffer
 from sahfl.events import Warned, emit
 from sahfl.process import locked
-from sahfl.regular_files import LIST_BYTES, RESULTS_BYTES, open_to_append, read_json, read_text
+from sahfl.regular_files import LIST_BYTES, RESULTS_BYTES, check_links, open_to_append, read_json, read_text
 from sahfl.run.journal_line import is_event, read_line
 from sahfl.run.storing import storing
 
@@ -40,17 +40,19 @@ class Checkpoint:
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run: ``study.json`` settings, ``journal.jsonl`` one line per event, ``state/`` checkpoints.
 
-    ``study.json`` settings, ``journal.jsonl`` one line per event, ``state/`` checkpoints, ``base/`` the pretrained
-    network, ``adapters/`` the results of fine-tuning, ``evaluation/`` sums, ``sites/`` one folder per simulated site,
-    ``logs/`` one file per site, ``results.json`` and ``report.html``.
+    ``base/`` has the pretrained network, ``adapters/`` the results of fine-tuning, ``evaluation/`` sums, ``sites/`` one
+    folder per simulated site, ``logs/`` one file per site; beside them lie ``results.json`` and ``report.html``.
 
     A round is committed by one rename. Its checkpoint also contains the journal line, which is added to the journal if
     it is missing after a crash, so the two always agree. A hash of tensors, line and cell is checked on loading.
+
+    A link that leads out of the folder is refused (UnfitFile), except a log's to a device; the folder may be a link.
     """
 
     def __init__(self, path: Path) -> None:
+        check_links(path)
         self.path = path
 
     # ------------------------------------------------------------------------------------------- opening
@@ -80,8 +82,7 @@ class RunFolder:
         """
         if not (path / "study.json").is_file():
             raise RunError(f"{path}: holds no run to resume (study.json is missing)")
-        folder = cls(path)
-        folder.study()
+        (folder := cls(path)).study()
         return folder
 
     def study(self) -> Study:
@@ -128,7 +129,7 @@ class RunFolder:
         """Append a line to the journal and flush it to the disk; a line that a crash left incomplete is ended first.
 
         Raises:
-            StorageError: the disk is full or the line cannot be written; the line may then be incomplete.
+            StorageError: the line cannot be written, or only in part.
         """
         path = self.path / "journal.jsonl"
         with storing(path), open_to_append(path) as stream:
@@ -231,8 +232,7 @@ class RunFolder:
     def write_evaluation(self, cell: str, evaluation: Record, part: str | None = None) -> None:
         """Write the results of a cell's evaluation on one line, because it has tens of thousands of numbers a site.
 
-        Raises:
-            StorageError: as in ``write_json``.
+        Errors as of ``write_json``.
         """
         self._write(
             _evaluation(cell, part), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":"))

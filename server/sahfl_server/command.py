@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sahfl.commands.program import Command, new_app
+from sahfl.commands.program import Command, naming_paths, new_app
 from sahfl.config import load_server
 from sahfl.errors import ConfigError
 from sahfl.log_lines import write_log_lines
@@ -43,10 +43,13 @@ def serve(
 
         if until_done:
             raise ConfigError("sahfl-server: --submit only adds to the queue; leave out --until-done")
-        print(Studies(config.folder).submit(submit))
+        with naming_paths(server):
+            print(Studies(config.folder).submit(submit, kit=config.kit))
         return
     write_log_lines(config.log)
     from sahfl_server.service import Service
 
     with suppress(KeyboardInterrupt):  # also while it starts: systemd takes exit code 130 for a failure
-        raise typer.Exit(Service(config).run(until_done=until_done))
+        with naming_paths(server):
+            service = Service(config)
+        raise typer.Exit(service.run(until_done=until_done))

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sahfl.config import ServerConfig, Study
-from sahfl.errors import ConfigError, RunFailed, SahflError, StorageError, StudyCancelled
+from sahfl.errors import RunFailed, SahflError, StorageError, StudyCancelled
 from sahfl.events import listening
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import Gate
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.superlink import StateGrid
-from sahfl.federation.server.studies import Studies, read_deployed
+from sahfl.federation.server.studies import Studies, check_not_revoked, check_registered, read_deployed
 from sahfl.log_lines import LogLine, log_run_event
 from sahfl_server.status import Status
 
@@ -85,17 +85,13 @@ class Runner:
     def _run(self, file: Path, study: Study) -> None:
         name, names = file.stem, list(study.sites)
         stop_if_cancelled = partial(_stop_if_cancelled, file)
-        if strangers := [site for site in names if site not in self._fleet.nodes()]:
-            raise ConfigError(
-                f"study {name}: names {', '.join(strangers)}, expected registered sites (there are: "
-                f"{', '.join(self._fleet.nodes()) or 'none'}); provision them, or take them out of the study"
-            )
+        check_registered(study, self._fleet.nodes())
         began = time.monotonic()
         from sahfl.federation.server.plan import payload_bytes
         from sahfl.run.folder import RunFolder
 
         path = self._studies.run_of(name)
-        fresh = not (path / "journal.jsonl").exists()
+        fresh = self._studies.is_fresh(name)
         self._gate.payload_bytes = payload_bytes(study)
         log.info(LogLine("study", study=name, run=str(path), loaded_s=round(time.monotonic() - began, 1)))
         self._await_sites(name, study, fresh=fresh, on_look=stop_if_cancelled)
@@ -138,11 +134,8 @@ class Runner:
         while True:
             on_look()
             revoked = [site for site in names if site in self._fleet.revoked()]
-            if revoked and fresh:
-                raise ConfigError(
-                    f"study {name}: names {', '.join(revoked)}, revoked; expected sites that may take part. Take them "
-                    "out of the study, or give them new kits with `sahfl renew`; then submit the study again"
-                )
+            if fresh:
+                check_not_revoked(study, revoked)
             if not (missing := self._fleet.missing(names)):
                 break
             waited = time.monotonic() - began

@@ -20,6 +20,7 @@ from sahfl.federation.flower.listener import Listener
 from sahfl.federation.server.studies import Studies
 from sahfl.log_lines import LogLine, log_ignored_variables
 from sahfl.process import locked, now
+from sahfl.settings_file import about_setting
 from sahfl.trust.kit import ServerKit
 from sahfl_server.metrics import showing_metrics
 from sahfl_server.runner import Runner
@@ -43,7 +44,8 @@ class Service:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self._kit = ServerKit.load(config.kit)
+        with about_setting("kit"):
+            self._kit = ServerKit.load(config.kit)
         self._tls = self._kit.tls()
         self._fleet, self._link = Fleet(), Link()
         self._gate = Gate(self._link, self._fleet)

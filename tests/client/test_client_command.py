@@ -82,9 +82,35 @@ def error_of(monkeypatch, capsys, site_file, **changes):
 
 def test_a_site_without_a_kit_or_with_that_of_another_is_told_so(monkeypatch, capsys, site_file, consortium):
     line = error_of(monkeypatch, capsys, site_file, kit=None)
-    assert line == "error: site sah_a: kit is missing; expected the folder that the coordinating centre sent"
+    text = "site sah_a: kit is missing; expected the folder that the coordinating centre sent"
+    assert line == f"error: {site_file}, line {line_of(site_file, 'kit')}, kit: {text}"
     line = error_of(monkeypatch, capsys, site_file, kit=str(consortium.sites["sah_b"]))
     assert line.endswith("got the kit of site sah_b, expected that of sah_a; see name and kit")
+
+
+def line_of(file, setting):
+    """Number of the line of a setting at the top of a file."""
+    return next(n for n, line in enumerate(file.read_text().splitlines(), 1) if line.startswith(f"{setting}:"))
+
+
+def test_a_wrong_path_is_named_with_its_file_line_and_setting_by_every_command(
+    monkeypatch, capsys, site_file, tmp_path
+):
+    line = error_of(monkeypatch, capsys, site_file, kit=str(tmp_path / "nowhere"))
+    start = f"error: {site_file}, line {line_of(site_file, 'kit')}, kit: {tmp_path / 'nowhere'}/"
+    assert line.startswith(start)
+    settings = {"kit": None, "data": {"source": "folder", "path": str(tmp_path / "scans")}}
+    site_file.write_text(yaml.safe_dump(yaml.safe_load(site_file.read_text()) | settings, sort_keys=True))
+    at = line_of(site_file, "data") + 1
+    assert run(monkeypatch, "withdraw", site_file, "sah_a-0001") == 2
+    place = f"error: {site_file}, line {at}, data.path: site sah_a: {tmp_path / 'scans'}: got nothing"
+    assert place in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    folder = {"folder": str(tmp_path / "file" / "site")}
+    site_file.write_text(yaml.safe_dump(yaml.safe_load(site_file.read_text()) | folder))
+    assert run(monkeypatch, "withdraw", site_file, "sah_a-0001") != 0
+    start = f"error: {site_file}, line {line_of(site_file, 'folder')}, folder: {tmp_path / 'file' / 'site'}: cannot be"
+    assert start in capsys.readouterr().err
 
 
 def test_C10_a_key_that_others_can_read_is_refused(monkeypatch, capsys, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from harness.commands import SAHFL, journal, tensors, wait_for_no_process, wait_for_round, write
 from harness.tiny_study import TINY, changed
+from harness.trust_kits import make_consortium
 from report.test_report_sample import gain
 from typer.testing import CliRunner
 
@@ -24,6 +25,7 @@ from sahfl.errors import ConfigError, RunError, RunFailed
 from sahfl.federation.server.plan import Speed
 from sahfl.federation.server.studies import Studies
 from sahfl.run.folder import RunFolder
+from sahfl.trust.provision import revoke
 
 ONE = changed(TINY, finetune__methods=[{"method": "zero_shot"}])
 MORE = changed(ONE, finetune__methods=[{"method": "zero_shot"}, {"method": "cp_lora", "rank": 2}])
@@ -138,8 +140,8 @@ def server(tmp_path, monkeypatch):
     """The folder of a server that does not run; ``ends`` plays one that ends a study."""
     monkeypatch.setattr(command, "LOOK_S", 0.01)
     (tmp_path / "server").mkdir()
-    (tmp_path / "kit").mkdir()
-    write(tmp_path / "server.yaml", {"kit": "kit", "folder": "server", "port": 1024})
+    paths = make_consortium(tmp_path / "consortium", sites=parse(Study, DEPLOYED, where="test").sites)
+    write(tmp_path / "server.yaml", {"kit": str(paths.server), "folder": "server", "port": 1024})
     return tmp_path / "server"
 
 
@@ -217,6 +219,14 @@ def test_a_refused_study_leaves_the_reason_of_its_earlier_failure(server, tmp_pa
     with pytest.raises(RunError, match="ran with other settings"):
         raise called(path, "--server", tmp_path / "server.yaml").exception
     assert (server / "failed" / "trial.txt").exists()
+
+
+def test_a_study_with_a_revoked_site_is_refused_before_it_waits(server, tmp_path):
+    revoke(tmp_path / "consortium", "tbi_b")
+    path = write(tmp_path / "trial.yaml", DEPLOYED)
+    with pytest.raises(ConfigError, match=r"study trial: names tbi_b, revoked; .* `sahfl renew`"):
+        raise called(path, "--server", tmp_path / "server.yaml").exception
+    assert not (server / "queue").exists()
 
 
 @pytest.mark.parametrize("option", [("--out", "run"), ("--workers", "2"), ("--lanes", "2")])

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from harness.fake_servers import byte_server, http_server, tls_of
+from harness.fake_servers import ENDLESS, byte_server, endless_server, http_server, tls_of
 from harness.trust_kits import free_port, make_consortium
 
 from sahfl.doctor import connection
@@ -246,3 +246,32 @@ def test_the_window_of_the_clock_is_the_one_of_flower():
 
     assert connection.AHEAD_S == SYSTEM_TIME_TOLERANCE
     assert connection.BEHIND_S == TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+
+
+# --- answers without an end ---
+
+DRIPS = {
+    "a drip": (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+    "a head that drips": (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+    "only beginnings": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("reply", ENDLESS.values(), ids=ENDLESS.keys())
+def test_of_an_endless_answer_only_its_start_is_read(server_tls, site_tls, reply):
+    with endless_server(reply, server_tls) as (port, taken):
+        found = go(port, site_tls)
+    assert found["tls"].verdict == ("ok" if reply not in (ENDLESS["headers"], ENDLESS["one header"]) else "FAIL")
+    assert sum(taken) < 100 << 20
+
+
+@pytest.mark.parametrize("reply", DRIPS.values(), ids=DRIPS.keys())
+def test_an_answer_that_does_not_end_in_time_is_named(server_tls, site_tls, monkeypatch, reply):
+    monkeypatch.setattr(connection, "ANSWER_S", 0.5)
+    with endless_server(reply, server_tls, pause_s=0.01) as (port, _):
+        found = go(port, site_tls)
+    assert found["tls"].verdict == "FAIL"
+    assert found["tls"].found == f"localhost port {port} sends an answer that does not end within 0 s"
+    assert found["tls"].remedy == f"ask the centre what listens on port {port}"
+    with endless_server(reply, pause_s=0.01) as (port, _):
+        assert go(port, site_tls)["tls"].verdict == "FAIL"

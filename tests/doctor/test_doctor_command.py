@@ -42,6 +42,27 @@ def test_A17_a_site_without_its_server_ends_with_exit_code_2_and_a_line_that_say
     assert f" -> ask the centre whether sahfl-server runs and listens at localhost port {paths.port}" in line
 
 
+def failed(out):
+    lines = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith("FAIL")]
+    return {check: found for _, check, found in lines}
+
+
+def test_a_wrong_path_of_a_site_file_is_named_with_its_line(run, tmp_path):
+    (tmp_path / "file").touch()
+    lines = ["name: bern", "folder: file", "kit: nowhere", "data:", "  source: folder", "  path: scans"]
+    (tmp_path / "site.yaml").write_text("\n".join(lines))
+    found = failed(run(tmp_path / "site.yaml")[1])
+    assert found["folder"].startswith(f"{tmp_path / 'site.yaml'}, line 2, folder: {tmp_path / 'file'} is a file")
+    assert found["kit"].startswith(f"{tmp_path / 'site.yaml'}, line 3, kit: {tmp_path / 'nowhere'}/")
+    assert found["data"].startswith(f"{tmp_path / 'site.yaml'}, line 6, data.path: site bern: {tmp_path / 'scans'}: ")
+
+
+def test_a_wrong_path_of_a_server_file_is_named_with_its_line(run, tmp_path):
+    (tmp_path / "server.yaml").write_text("folder: state\nkit: nowhere\n")
+    found = failed(run(tmp_path / "server.yaml")[1])
+    assert found["kit"].startswith(f"{tmp_path / 'server.yaml'}, line 2, kit: {tmp_path / 'nowhere'}/")
+
+
 def test_a_site_with_its_server_is_healthy_and_leaves_no_trace(run, site_file, paths, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     refusal = (400, {"error": "no instance"})

@@ -88,6 +88,53 @@ def byte_server(answer, tls=None):
             thread.join()
 
 
+ENDLESS = {
+    "a length of 1 TB": (b"HTTP/1.1 200 OK\r\nContent-Length: 1099511627776\r\n\r\n", bytes(1 << 16)),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + bytes(1 << 16) + b"\r\n"),
+    "no length": (b"HTTP/1.1 200 OK\r\n\r\n", bytes(1 << 16)),
+    "an error": (b"HTTP/1.1 500 No\r\n\r\n", bytes(1 << 16)),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: " + b"y" * 1000 + b"\r\n"),
+    "one header": (b"HTTP/1.1 200 OK\r\nX: ", b"y" * (1 << 16)),
+}
+"""Start and repeated part of replies that have no end."""
+
+
+@contextmanager
+def endless_server(reply, tls=None, *, pause_s=0.0):
+    """A server that answers everyone with the start of a reply, and then its repeated part until the peer leaves.
+
+    Yields its port, and the list of the bytes that each connection took.
+    """
+    taken, stop = [], threading.Event()
+    start, part = reply
+
+    def serve(connection):
+        connection.settimeout(5)
+        with suppress(OSError), _wrapped(connection, tls) as connection:
+            connection.recv(65536)
+            connection.sendall(start)
+            number = len(taken)
+            taken.append(0)
+            while not stop.wait(pause_s):
+                connection.sendall(part)
+                taken[number] += len(part)
+
+    def accept():
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.02)
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener.getsockname()[1], taken
+        finally:
+            stop.set()
+            thread.join()
+
+
 def _wrapped(connection, tls):
     return connection if tls is None else tls.wrap_socket(connection, server_side=True)
 

@@ -38,7 +38,15 @@ def patient_key(folder: Path) -> str:
     twice, or at two sites, is one patient. If an export gives all patients the same id (``ANON``), they count as one
     patient and never land in different folds: give each patient an id, or list the folders in a datalist.
     """
-    name = _patient_id(folder) or f"folder {folder.name}"
+    return _key(_patient_id(folder) or f"folder {folder.name}")
+
+
+def keys_of(name: str) -> tuple[str, ...]:
+    """What ``patient_key`` gives for a patient id, and for a folder of this name whose files have none."""
+    return _key(name), _key(f"folder {name}")
+
+
+def _key(name: str) -> str:
     return hashlib.pbkdf2_hmac("sha256", name.encode(), b"sahfl patient", _HASH_ROUNDS, 16).hex()
 
 

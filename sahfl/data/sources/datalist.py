@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sahfl.data.manifest import Case, datalist_sites, read_datalist
+from sahfl.data.manifest import Case, datalist_sites, listed, read_datalist
 from sahfl.data.sources.scans import SiteScans, StudyScans
 from sahfl.errors import DataError
 from sahfl.section import PathInFile
@@ -40,7 +40,7 @@ class StudyScansDatalist(StudyScans):
         with about_setting("data", "path"):
             known = datalist_sites(self.path)
             if unknown := sorted(set(sites) - set(known)):
-                raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {', '.join(sorted(known))})")
+                raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {listed(sorted(known))})")
         return {site: SiteScansDatalist(path=self.path) for site in sites}
 
     def identity(self) -> dict[str, Any]:

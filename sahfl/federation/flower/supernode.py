@@ -7,7 +7,6 @@ connection (``NotConnected``, with its cause in one line), the server does not r
 
 from __future__ import annotations
 
-import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -29,18 +28,15 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import reasons
 from sahfl.federation.flower.parcels import Offer, Upload
+from sahfl.federation.flower.transport import LIMIT, OBJECT_BYTES, BoundedTransport
 
 HOLD_S = 10.0
 """Seconds for which the server holds a request for work open while no message waits."""
 CONNECT_S = 5.0
-DEAD_AFTER_S = 15.0
-"""Seconds without an answer or an acknowledged packet after which a connection counts as dead."""
 TRANSFER_S = 120.0
 """Longest silence in seconds while an object is transferred; the whole transfer may take longer."""
 GOODBYE_S = 2.0
 """Longest wait in seconds for each step of signing off; the server may be unreachable."""
-IDLE_S = 30.0
-"""Seconds after which this end closes an idle connection; shorter than the server's, so that no request meets one."""
 MOST_OBJECTS, MOST_BYTES = 10_000, 2**31
 """Limits of a message that is accepted."""
 NOT_TAKEN = {httpx.codes.BAD_REQUEST, httpx.codes.FORBIDDEN, httpx.codes.REQUEST_ENTITY_TOO_LARGE}
@@ -61,8 +57,8 @@ class FleetLink:
     """A site's connection to its server.
 
     Guarantees: only this host and port are ever contacted, because redirects and the environment's proxies are ignored;
-    nothing is sent before ``tls`` has checked the server; ``push`` may be repeated. Methods may be called from several
-    threads.
+    nothing is sent before ``tls`` has checked the server; no reply is read beyond its limit; ``push`` may be repeated.
+    Methods may be called from several threads.
 
     Args:
         host: host of the server, as in its certificate.
@@ -77,9 +73,7 @@ class FleetLink:
         # Flower's own client would follow redirects and the environment's proxies and authorities, and keep dead
         # connections.
         client = httpx.Client(
-            transport=httpx.HTTPTransport(
-                verify=tls, limits=httpx.Limits(keepalive_expiry=IDLE_S), socket_options=_socket_options()
-            ),
+            transport=BoundedTransport(tls),
             timeout=httpx.Timeout(HOLD_S + 5, connect=CONNECT_S),
             follow_redirects=False,
             trust_env=False,
@@ -108,15 +102,22 @@ class FleetLink:
             raise SessionLost
 
     def pull(self) -> Offer | None:
-        """Request a message; the server answers when one waits, or after ``HOLD_S``."""
+        """Request a message; the server answers when one waits, or after ``HOLD_S``.
+
+        Raises:
+            PayloadError: what the server offers cannot be read.
+        """
         node = self._node()
         found = self._call(self._client.PullMessages, fleet_pb2.PullMessagesRequest(node=node))
         if not found.messages_list:
             return None
-        tree = found.message_object_trees[0]
-        head = message_from_proto(found.messages_list[0])
-        head.metadata.__dict__["_message_id"] = tree.object_id
-        return Offer(head, tree, node.node_id)
+        try:
+            tree = found.message_object_trees[0]
+            head = message_from_proto(found.messages_list[0])
+            head.metadata.__dict__["_message_id"] = tree.object_id
+            return Offer(head, tree, node.node_id)
+        except Exception as error:  # whatever a peer's bytes make Flower raise
+            raise PayloadError(f"the server's offer cannot be read ({type(error).__name__})") from error
 
     def code_of(self, run_id: int) -> str:
         """Hash of the code that a run asks sites to execute; empty if it uses the installed code."""
@@ -241,7 +242,7 @@ class _OwnClient(FleetHttpClient):
 
 
 class _Extras:
-    """Adds our headers to every request, and sets other timeouts for transfers of objects and for signing off."""
+    """Adds our headers to every request, and sets other limits for transfers of objects and for signing off."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self._headers = headers
@@ -250,13 +251,8 @@ class _Extras:
         context.request.headers.update(self._headers)
         if context.rpc_method.endswith("Object"):
             context.request.extensions["timeout"]["read"] = TRANSFER_S
+        if context.rpc_method.endswith("/PullObject"):
+            context.request.extensions[LIMIT] = OBJECT_BYTES
         if context.rpc_method.endswith("/DeactivateNode"):
             context.request.extensions["timeout"] |= dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_S)
         return call_next(context)
-
-
-def _socket_options() -> list[tuple[int, int, int]]:
-    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_AFTER_S * 1000)))
-    return options

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from sahfl.atomic import make_folder, write_atomic
 from sahfl.config import POOLS, Study, load_study
 from sahfl.errors import ConfigError, RunError
 from sahfl.process import now
+from sahfl.settings_file import about_setting
+from sahfl.trust.records import SiteList, read_note
 
 
 class Studies:
@@ -24,22 +26,39 @@ class Studies:
         self.folder = folder
         self._unusable: set[Path] = set()
 
-    def submit(self, file: Path) -> Path:
+    def submit(self, file: Path, *, kit: Path | None = None) -> Path:
         """Check a study file and put it into the queue by its name; those of an earlier attempt leave ``failed/``.
 
+        ``kit`` is the server's; without it the sites of the study are not compared with its list.
+
         Raises:
-            ConfigError: the file has problems, or names the sites' data.
+            ConfigError: the file has problems, names the sites' data, or names sites that the list does not have, or
+                has as revoked; a study that has begun goes on without revoked sites.
             RunError: a study of this name waits already, or ran with other settings.
+            TrustError: the list cannot be read.
         """
         study = read_deployed(file)
         target = self.folder / "queue" / f"{study.name}.yaml"
         if target.exists():
             raise RunError(f"{target}: waits already; take it out of the queue, or change name in {file}")
         self.check_run(study.name, study)
+        if kit is not None:
+            self._check_sites(study, kit)
         for ending in ("yaml", "txt"):  # who watches this attempt must not see the outcome of an earlier one
             (self.folder / "failed" / f"{study.name}.{ending}").unlink(missing_ok=True)
         write_atomic(target, study.model_dump_json(indent=1) + "\n")  # JSON is YAML; paths in it are absolute
         return target
+
+    def _check_sites(self, study: Study, kit: Path) -> None:
+        with about_setting("kit"):
+            listed = read_note(SiteList, kit / "sites.json").sites
+        check_registered(study, listed)
+        if self.is_fresh(study.name):
+            check_not_revoked(study, {site for site, entry in listed.items() if entry.state == "revoked"})
+
+    def is_fresh(self, name: str) -> bool:
+        """Whether a study has not begun."""
+        return not (self.run_of(name) / "journal.jsonl").exists()
 
     def check_run(self, name: str, study: Study) -> None:
         """Compare a study with an earlier run of its name.
@@ -61,7 +80,7 @@ class Studies:
     def waiting(self) -> list[Path]:
         """Files of the queue: interrupted studies first, then in the order of their names."""
         files = [path for path in (self.folder / "queue").glob("*.yaml") if path not in self._unusable]
-        return sorted(files, key=lambda path: (not (self.run_of(path.stem) / "journal.jsonl").exists(), path))
+        return sorted(files, key=lambda path: (self.is_fresh(path.stem), path))
 
     @property
     def cells(self) -> Path:
@@ -120,6 +139,24 @@ class Studies:
             file.replace(target)
         except FileNotFoundError:  # the file was taken out of the queue meanwhile
             self._unusable.add(file)
+
+
+def check_registered(study: Study, registered: Collection[str]) -> None:
+    """Refuse a study with sites that are not registered at the server; ConfigError names them."""
+    if strangers := [site for site in study.sites if site not in registered]:
+        raise ConfigError(
+            f"study {study.name}: names {', '.join(strangers)}, expected registered sites (there are: "
+            f"{', '.join(registered) or 'none'}); provision them, or take them out of the study"
+        )
+
+
+def check_not_revoked(study: Study, revoked: Collection[str]) -> None:
+    """Refuse a study with revoked sites; ConfigError names them."""
+    if named := [site for site in study.sites if site in revoked]:
+        raise ConfigError(
+            f"study {study.name}: names {', '.join(named)}, revoked; expected sites that may take part. Take them "
+            "out of the study, or give them new kits with `sahfl renew`; then submit the study again"
+        )
 
 
 def read_deployed(file: Path) -> Study:

@@ -17,6 +17,7 @@ from pathlib import Path
 from sahfl.adapters.files import load_tensors
 from sahfl.config import SiteConfig
 from sahfl.data.checks import CheckedCase, check_cases
+from sahfl.data.dicom.patients import keys_of
 from sahfl.data.manifest import pseudonym
 from sahfl.errors import AdapterError, ConfigError
 from sahfl.federation.site import answered, feedback, private, starts
@@ -40,7 +41,8 @@ class Withdrawal:
     n_deleted: int
     """Number of deleted files with something of the patient."""
     files: tuple[Path, ...]
-    """Files of the patient's scans, which belong to the hospital and are still there."""
+    """Files of the patient's scans, which belong to the hospital and are still there; of DICOM series the folder, where
+    reports and pictures may lie too."""
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -60,6 +62,8 @@ class Withdrawal:
 
 def withdraw(config: SiteConfig, name: str) -> Withdrawal:
     """Withdraw a patient, by the patient's id in the site's data or by the id of one of the patient's cases.
+
+    Of DICOM series the id is the PatientID, or the name of the patient's folder where its files have none.
 
     Raises:
         ConfigError: neither the site's data nor its last check has such a patient.
@@ -83,7 +87,8 @@ def withdraw(config: SiteConfig, name: str) -> Withdrawal:
     details = {"withdrawal": now.id, "studies": sorted(studies), "trainings": trainings}
     AuditLog(config.folder).append("withdrawn", words, **details)
     n_deleted = _delete(site, trainings) + delete_results(config.folder, contents)
-    files = tuple(sorted({path for item in items for path in item.case.files() if path.exists()}))
+    given = {path for item in items for path in (item.case.image, item.case.label)}
+    files = tuple(sorted(path for path in given if path.exists()))
     n_deleted += site.remove_withdrawn()
     return Withdrawal(n_scans, uses, n_deleted, files)
 
@@ -93,9 +98,8 @@ def _find(site: Site, name: str) -> tuple[CheckedCase, ...]:
     known, config = site.known_cases(), site.config
     cases = config.data.list_cases(config.name, config.folder, lambda done, total: None)
     both = (*cases, *(item.case for item in known))
-    named = {case.patient for case in both if case.patient == name} or {
-        case.patient for case in both if case.id == name
-    }
+    patients = {case.patient for case in both}
+    named = patients & {name} or {case.patient for case in both if case.id == name} or patients & {*keys_of(name)}
     if not named:
         text = f"site {config.name}: its data and its last check have no patient or case of this name"
         raise ConfigError(f"{text}; sahfl check lists the cases. A patient whose scans are deleted must be put back")

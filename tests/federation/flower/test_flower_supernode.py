@@ -342,7 +342,7 @@ def test_a_server_s_word_is_a_line_of_plain_text(status, body, text):
     assert str(reasons.of_refusal(httpx.Response(status, json=body))) == text
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{" * 1000, b'"x"'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{" * 1000, b'"x"', b"[" * 10_000])
 def test_a_refusal_without_words_is_one_too(content):
     assert str(reasons.of_refusal(httpx.Response(418, content=content))) == "the server refuses (HTTP 418)"
 

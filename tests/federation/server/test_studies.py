@@ -1,11 +1,15 @@
 import pytest
 import yaml
 from harness.tiny_study import TINY, changed
+from harness.trust_kits import make_consortium
+from sahfl_server.command import app as command
+from typer.testing import CliRunner
 
 from sahfl.config import Study, load_study, parse
-from sahfl.errors import ConfigError, RunError, VersionsDiffer
+from sahfl.errors import ConfigError, RunError, TrustError, VersionsDiffer
 from sahfl.federation.server.studies import Studies
 from sahfl.run.folder import RunFolder
+from sahfl.trust.provision import renew, revoke
 
 DEPLOYED = changed(TINY, data={"source": "sites"})
 
@@ -80,6 +84,56 @@ def test_a_study_whose_run_is_of_another_version_is_refused_until_the_run_is_arc
     assert studies.waiting() == []
     studies.archive("a")
     assert studies.submit(file).exists()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return make_consortium(tmp_path / "consortium", sites=parse(Study, DEPLOYED, where="test").sites)
+
+
+REVOKED = "study tiny: names tbi_b, revoked; expected sites that may take part. Take them out of the study, or give "
+REVOKED += "them new kits with `sahfl renew`; then submit the study again"
+
+
+def test_a_study_with_a_revoked_site_is_refused_and_taken_once_it_has_a_new_kit(tmp_path, paths):
+    studies, file = Studies(tmp_path / "state"), write(tmp_path / "study.yaml")
+    revoke(paths.folder, "tbi_b")
+    with pytest.raises(ConfigError) as caught:
+        studies.submit(file, kit=paths.server)
+    assert str(caught.value) == REVOKED
+    assert studies.waiting() == []
+    renew(paths.folder, "tbi_b")
+    assert studies.submit(file, kit=paths.server).exists()
+
+
+def test_the_command_submits_no_study_with_a_revoked_site(tmp_path, paths):
+    settings = {"kit": str(paths.server), "folder": "state"}
+    (tmp_path / "server.yaml").write_text(yaml.safe_dump(settings))
+    arguments = [str(tmp_path / "server.yaml"), "--submit", str(write(tmp_path / "study.yaml"))]
+    revoke(paths.folder, "tbi_b")
+    with pytest.raises(ConfigError, match="names tbi_b, revoked"):
+        raise CliRunner().invoke(command, arguments, standalone_mode=False).exception
+    renew(paths.folder, "tbi_b")
+    assert CliRunner().invoke(command, arguments, standalone_mode=False).stdout.strip().endswith("queue/tiny.yaml")
+
+
+def test_a_study_that_has_begun_is_taken_although_a_site_was_revoked_since(tmp_path, paths):
+    studies, file = Studies(tmp_path / "state"), write(tmp_path / "study.yaml")
+    RunFolder.create(studies.run_of("tiny"), load_study(file)).note({"event": "started"})
+    revoke(paths.folder, "tbi_b")
+    assert studies.submit(file, kit=paths.server).exists()
+
+
+def test_a_study_with_a_site_that_is_not_registered_is_refused(tmp_path, paths):
+    file = write(tmp_path / "study.yaml", changed(DEPLOYED, pretrain__sites=["tbi_a", "bern"]))
+    with pytest.raises(ConfigError, match=r"study tiny: names bern, expected registered sites \(there are: .*tbi_a"):
+        Studies(tmp_path / "state").submit(file, kit=paths.server)
+
+
+def test_a_list_of_sites_that_cannot_be_read_is_named(tmp_path, paths):
+    (paths.server / "sites.json").unlink()
+    with pytest.raises(TrustError, match=r"sites\.json: .*"):
+        Studies(tmp_path / "state").submit(write(tmp_path / "study.yaml"), kit=paths.server)
 
 
 def test_a_study_of_a_known_name_with_other_settings_is_refused(tmp_path):
