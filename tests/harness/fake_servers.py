@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def http_server(tls=None, *, status=200, date=None, on_post=(404, {}), port=0):
+def http_server(tls=None, *, status=200, date=None, on_post=(404, {}), port=0, headers=None):
     """An HTTP server that answers every GET, and every POST with a status and JSON; over TLS if it is given a context.
 
     Yields its port.
@@ -28,7 +28,7 @@ def http_server(tls=None, *, status=200, date=None, on_post=(404, {}), port=0):
         def _answer(self, code, body):
             self.send_response_only(code)
             said = date if date is not None else format_datetime(datetime.now(UTC), usegmt=True)
-            for name, value in [("Date", said), ("Content-Length", str(len(body)))]:
+            for name, value in [("Date", said), ("Content-Length", str(len(body))), *(headers or {}).items()]:
                 if value:
                     self.send_header(name, value)
             self.end_headers()

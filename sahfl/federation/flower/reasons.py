@@ -111,7 +111,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _body(response: httpx.Response) -> dict[str, object]:
     try:
         body = json.loads(response.content[:10_000])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

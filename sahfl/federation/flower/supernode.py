@@ -21,14 +21,14 @@ from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.common.serde import message_from_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, run_pb2
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import reasons
-from sahfl.federation.flower.parcels import Offer, Upload
+from sahfl.federation.flower.bounded import BoundedTransport
+from sahfl.federation.flower.parcels import Offer, Upload, put_together
 
 HOLD_S = 10.0
 """Seconds for which the server holds a request for work open while no message waits."""
@@ -61,8 +61,8 @@ class FleetLink:
     """A site's connection to its server.
 
     Guarantees: only this host and port are ever contacted, because redirects and the environment's proxies are ignored;
-    nothing is sent before ``tls`` has checked the server; ``push`` may be repeated. Methods may be called from several
-    threads.
+    nothing is sent before ``tls`` has checked the server; no answer is read beyond its limit; ``push`` may be repeated.
+    Methods may be called from several threads.
 
     Args:
         host: host of the server, as in its certificate.
@@ -77,7 +77,7 @@ class FleetLink:
         # Flower's own client would follow redirects and the environment's proxies and authorities, and keep dead
         # connections.
         client = httpx.Client(
-            transport=httpx.HTTPTransport(
+            transport=BoundedTransport(
                 verify=tls, limits=httpx.Limits(keepalive_expiry=IDLE_S), socket_options=_socket_options()
             ),
             timeout=httpx.Timeout(HOLD_S + 5, connect=CONNECT_S),
@@ -143,10 +143,7 @@ class FleetLink:
                 if size > MOST_BYTES:
                     pool.shutdown(cancel_futures=True)
                     raise PayloadError(f"message: got at least {size} bytes, expected at most {MOST_BYTES}")
-        try:
-            message: Any = inflate_object_from_contents(offer.tree.object_id, contents)
-        except Exception as error:  # whatever a peer's bytes make Flower raise
-            raise PayloadError(f"message: cannot be read ({type(error).__name__})") from error
+        message = put_together(offer.tree.object_id, contents, most=MOST_BYTES)
         if not isinstance(message, Message):
             raise PayloadError(f"message: got {type(message).__name__}, expected a message")
         message.metadata.__dict__["_message_id"] = offer.tree.object_id

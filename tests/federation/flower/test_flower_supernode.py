@@ -13,14 +13,15 @@ import pytest
 from flwr.app import Message
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from harness.fake_servers import http_server, tls_of
 from harness.live_site import Server, consortium_of, describe_request, train_request
 from harness.tcp_proxy import Proxy
 from harness.tiny_study import TINY
-from harness.trust_kits import free_port
+from harness.trust_kits import free_port, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation import flower, protocol
-from sahfl.federation.flower import handshake, reasons, supernode
+from sahfl.federation.flower import bounded, handshake, reasons, supernode
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.supernode import FleetLink, RunOver, SessionLost
 from sahfl.trust.kit import SiteKit
@@ -84,6 +85,22 @@ def test_a_link_follows_no_redirect_and_no_proxy_of_the_environment(consortium, 
     assert (link._client._client.follow_redirects, link._client._client.trust_env) == (False, False)
     assert not link._client._client._mounts
     link.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [({"x": "a" * bounded.MOST_ANSWER}, {}), ({}, {"Content-Encoding": "gzip"})],
+    ids=["large", "packed"],
+)
+def test_an_answer_that_is_large_or_packed_is_not_read(tmp_path, body, headers):
+    paths = make_consortium(tmp_path / "c", sites=("bern",))
+    tls = tls_of(paths.server / "server.crt", paths.server / "server.key")
+    kit = SiteKit.load(paths.sites["bern"])
+    with http_server(tls, on_post=(200, body), headers=headers) as port:
+        link = FleetLink("localhost", port, tls=kit.tls(), node_key=kit.node_key, headers={})
+        with pytest.raises(NotConnected, match="what answers there is not a sahfl server"):
+            link.activate()
+        link.close()
 
 
 # --- a conversation ---
@@ -342,7 +359,7 @@ def test_a_server_s_word_is_a_line_of_plain_text(status, body, text):
     assert str(reasons.of_refusal(httpx.Response(status, json=body))) == text
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{" * 1000, b'"x"'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{" * 1000, b"[" * 10_000, b'"x"'])
 def test_a_refusal_without_words_is_one_too(content):
     assert str(reasons.of_refusal(httpx.Response(418, content=content))) == "the server refuses (HTTP 418)"
 
