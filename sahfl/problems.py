@@ -15,6 +15,8 @@ from sahfl.section_tree import all_sections, is_section, sections_at
 
 MOST_SHOWN = 80
 """Characters of a wrong value that a message repeats."""
+MOST_PROBLEMS = 100
+"""Problems of one file that a message explains."""
 FORMS = {
     NAME: "1 to 40 lower-case letters, digits, '-' and '_'",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
@@ -104,7 +106,7 @@ def describe(
         settings: the content of the file.
         lines: the line of each setting, if it is known.
     """
-    found = [(_place(item, settings), item) for item in error.errors(include_url=False)]
+    found = [(_place(item, settings), item) for item in error.errors(include_url=False)[:MOST_PROBLEMS]]
     found = [(place, item) for place, item in found if not _is_explained(place, item, found)]
     found.sort(key=lambda one: (_line(one[0], lines or {}), tuple(map(str, one[0]))))
     texts = []
@@ -112,7 +114,8 @@ def describe(
         items = [item for _, item in group]
         where = where_text(place, lines)
         texts.append((f"{where}: " if where else "") + _text(items, place, model, settings))
-    return texts
+    more = error.error_count() - MOST_PROBLEMS
+    return texts + [f"and {more} more"] * (more > 0)
 
 
 def _place(item: Any, settings: Any) -> Place:

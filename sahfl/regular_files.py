@@ -70,6 +70,28 @@ def open_to_append(path: Path, *, or_device: bool = False) -> BinaryIO:
     return _checked(path, _APPEND, LOG_BYTES, or_device=or_device)
 
 
+def append_whole(stream: BinaryIO, content: bytes, *, safely: bool = True) -> None:
+    """Write at the end of a file that ``open_to_append`` opened, all of it or nothing; ``safely`` waits for the disk.
+
+    The stream's own buffer is not used: it keeps what a full disk did not take, and writes that when it is closed,
+    after the file was cut back.
+
+    Raises:
+        OSError: the disk is full; the file is as it was.
+    """
+    descriptor = stream.fileno()
+    size = os.fstat(descriptor).st_size
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        if safely:
+            os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
 def check_regular(path: Path, *, most: int) -> None:
     """Check a file that a library opens by its path.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,8 +70,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key, _ in node.value if keys.count(key.value) > 1 and key.value != "<<"]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        times = Counter(key.value for key in keys)
+        if twice := [key for key in keys if times[key.value] > 1 and key.value != "<<"]:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {twice[-1].value!r} is given twice", twice[-1].start_mark
             )
@@ -139,6 +141,8 @@ def read_text(text: str, path: Path) -> SettingsFile:
         raise ConfigError(f"{path}{place}: {what}{problem}{remedy}") from error
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(f"{path}: is not YAML: {error}") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: is not YAML: a value does not fit its tag (!!...); leave the tag out") from error
     if top is None or not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise ConfigError(f"{path}: got {found}, expected a mapping of settings (lines like name: value)")

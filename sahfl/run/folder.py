@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,15 @@ from sahfl.config import Study, parse
 from sahfl.errors import AdapterError, ConfigError, RunError, VersionsDiffer
 from sahfl.events import Warned, emit
 from sahfl.process import locked
-from sahfl.regular_files import LIST_BYTES, RESULTS_BYTES, check_links, open_to_append, read_json, read_text
+from sahfl.regular_files import (
+    LIST_BYTES,
+    RESULTS_BYTES,
+    append_whole,
+    check_links,
+    open_to_append,
+    read_json,
+    read_text,
+)
 from sahfl.run.journal_line import is_event, read_line
 from sahfl.run.storing import storing
 
@@ -129,15 +136,13 @@ class RunFolder:
         """Append a line to the journal and flush it to the disk; a line that a crash left incomplete is ended first.
 
         Raises:
-            StorageError: the line cannot be written, or only in part.
+            StorageError: the disk is full or the line cannot be written; the journal is as it was.
         """
         path = self.path / "journal.jsonl"
         with storing(path), open_to_append(path) as stream:
             stream.seek(max(0, stream.tell() - 1))
             torn = stream.read() not in (b"", b"\n")
-            stream.write(b"\n" * torn + json.dumps(record, sort_keys=True).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+            append_whole(stream, b"\n" * torn + json.dumps(record, sort_keys=True).encode() + b"\n")
 
     def journal(self) -> list[Record]:
         """All readable lines; ``unreadable_lines`` counts the others."""

@@ -1,6 +1,8 @@
 """A settings file of a few hundred bytes takes no more memory than it has settings."""
 
 import os
+import re
+import time
 import tracemalloc
 
 import pytest
@@ -45,6 +47,27 @@ def test_an_alias_of_what_contains_it_is_refused(tmp_path):
 def test_settings_nested_without_end_are_refused_with_their_line(tmp_path, text):
     with pytest.raises(ConfigError, match=rf"line 1: got more than {MOST_LEVELS} levels of settings"):
         read_text(text, tmp_path / "site.yaml")
+
+
+@pytest.mark.parametrize(
+    "value", ["!!bool maybe", "!!timestamp soon", "!!set [1]", "!!map [1]", "!!int ''", "!!binary '*'", "!!omap [a]"]
+)
+def test_a_value_that_does_not_fit_its_tag_is_one_error(tmp_path, value):
+    path = tmp_path / "site.yaml"
+    path.write_text(f"name: {value}\n")
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        load_site(path)
+
+
+def test_tens_of_thousands_of_names_and_problems_take_seconds(tmp_path):
+    path, began = tmp_path / "site.yaml", time.process_time()
+    path.write_text("{" + ",".join(f"{n:05d}" for n in range(40_000)) + "}")
+    with pytest.raises(ConfigError, match="and 39"):
+        load_site(path)
+    path.write_text("policy: {studies: [" + "1," * 40_000 + "]}")
+    with pytest.raises(ConfigError, match="and 39"):
+        load_site(path)
+    assert time.process_time() - began < 30
 
 
 def test_a_settings_file_of_many_megabytes_is_refused_before_it_is_read(tmp_path):

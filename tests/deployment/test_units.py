@@ -82,6 +82,10 @@ def test_a_unit_writes_into_one_folder_and_leaves_no_core(name):
     assert service["LimitCORE"] == ["0"]
 
 
+def test_the_server_may_hold_more_connections_than_a_thousand_open_files():
+    assert int(settings("sahfl-server")["Service"]["LimitNOFILE"][0]) >= 65536
+
+
 def test_the_two_units_share_no_user_and_no_folder():
     client, server = (settings(name)["Service"] for name in ("sahfl-client", "sahfl-server"))
     assert client["User"] != server["User"]

@@ -12,8 +12,9 @@ CALLER = "sahfl.caller"
 """Key of the ASGI scope under which the gate finds the caller."""
 MOST_CONNECTIONS = 12
 """Open connections per certificate: a site uses one to poll, one for signs of life, and four to transfer objects."""
-REQUEST, MEGABYTE, HANDSHAKE, REFUSED = 1.0, 1.0, 3.0, 20.0
-"""Cost of a request, of a megabyte received, of a connection and of a refused request, in about 1.5 ms of a core."""
+REQUEST, MEGABYTE, MEGABYTE_SENT, HANDSHAKE, REFUSED = 1.0, 1.0, 3.0, 3.0, 20.0
+"""Cost of a request, of a megabyte received, of one sent, of a connection and of a refused request, in about 1.5 ms of
+a core."""
 RATE, BURST = 100.0, 1000.0
 """Cost that a certificate may cause each second, and at once after a pause."""
 NEW_RATE, NEW_BURST = 20.0, 400.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sahfl.federation.flower import handshake
-from sahfl.federation.flower.callers import CALLER, Caller
+from sahfl.federation.flower.callers import CALLER, MEGABYTE_SENT, Caller
 from sahfl.federation.flower.fleet import Seat
 
 Scope = MutableMapping[str, Any]
@@ -54,6 +54,12 @@ class Call:
         """Everybody who connects with the certificate of this connection; None if the app runs without ``Door``."""
         found = self.scope.get(CALLER)
         return found if isinstance(found, Caller) else None
+
+    async def answer(self, event: MutableMapping[str, Any]) -> None:
+        """Send a part of the answer, and charge its bytes to the caller."""
+        if self.caller is not None:
+            self.caller.spend(len(event.get("body", b"")) / 1e6 * MEGABYTE_SENT)
+        await self.send(event)
 
     @property
     def path(self) -> str:

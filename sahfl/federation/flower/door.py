@@ -163,9 +163,10 @@ class Door(HttpToolsProtocol):
     def _charge(self, cost: float) -> None:
         """Charge the caller, and read nothing until a debt is paid back."""
         wait_s = self._caller.spend(cost)
-        if wait_s and self._pause is None and not self.transport.is_closing():
-            self.transport.pause_reading()
-            self._pause = self.loop.call_later(wait_s, self._go_on)
+        if wait_s and not self.transport.is_closing():
+            self.transport.pause_reading()  # again during a pause: uvicorn goes on reading when the app wants more
+            if self._pause is None:
+                self._pause = self.loop.call_later(wait_s, self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
+import os
 import resource
 import socket
 import ssl
@@ -22,6 +24,8 @@ HANDSHAKE_S = 10.0
 """Longest time for a TLS handshake."""
 MOST_PENDING = 256
 """Connections without a finished handshake; for a further one, the oldest of the address with the most is closed."""
+MOST_AT_ONCE = 32
+"""Connections that are refused before requests are served again."""
 REASONS = {
     "HTTP_REQUEST": "it speaks plain HTTP; this port takes TLS 1.3 only",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
@@ -72,20 +76,20 @@ class Doorway(socket.socket):
         """Accept the next connection that is within the limits.
 
         Raises:
-            BlockingIOError: there is none.
+            BlockingIOError: there is none; or ``MOST_AT_ONCE`` were refused, and those who are connected come first.
         """
-        while True:
+        for _ in range(MOST_AT_ONCE):
             plain, address = super().accept()
             peer = str(address[0])
-            if self._addresses.admit(peer):
-                break
+            if self._addresses.admit(network_of(peer)):
+                connection = Accepted(plain, self, peer)
+                self._make_room()
+                self.pending[connection] = None
+                _connection.set(connection)
+                return connection, address
             plain.close()
             self.refuse(peer, "this address opens connections too fast")
-        connection = Accepted(plain, self, peer)
-        self._make_room()
-        self.pending[connection] = None
-        _connection.set(connection)
-        return connection, address
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def refuse(self, peer: str, reason: str) -> None:
         """Log that a connection is refused, unless the same was logged a moment ago."""
@@ -96,8 +100,8 @@ class Doorway(socket.socket):
         old = time.monotonic() - HANDSHAKE_S
         late = [connection for connection in self.pending if connection.since < old]
         if not late and len(self.pending) >= MOST_PENDING:
-            (most, _), *_ = Counter(connection.address for connection in self.pending).most_common(1)
-            late = [next(connection for connection in self.pending if connection.address == most)]
+            (most, _), *_ = Counter(network_of(connection.address) for connection in self.pending).most_common(1)
+            late = [next(connection for connection in self.pending if network_of(connection.address) == most)]
         for connection in late:
             self.refuse(connection.address, "it does not finish the TLS handshake")
             connection.settled()
@@ -122,6 +126,15 @@ class Handshake(ssl.SSLObject):
             connection = _connection.get()
             connection.doorway.refuse(connection.address, reason_of(error))
             raise
+
+
+def network_of(address: str) -> str:
+    """Who shares the limits of an address: itself, or in IPv6 its network of 64 bits, which one machine has alone."""
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
 def settled() -> None:

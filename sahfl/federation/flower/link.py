@@ -16,7 +16,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
@@ -26,8 +25,10 @@ from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
+from sahfl.errors import PayloadError
 from sahfl.federation.flower import Run, enter_run, silence
 from sahfl.federation.flower.calls import Refusal
+from sahfl.federation.flower.parcels import put_together
 from sahfl.federation.flower.uploads import Uploads
 
 TTL_S = 7 * 86400.0
@@ -159,16 +160,14 @@ class Link:
                 return None
             reply: Any = self._state.message_res_store[reply_id]
         if not reply.has_error():  # an error has no objects that could be missing
-            if self._uploading(reply_id):
-                return None
-            contents = self._contents(reply_id)
+            contents = None if self._uploading(reply_id) else self._contents(reply_id)
             if contents is None:
                 return None
             try:
-                reply = inflate_object_from_contents(reply_id, contents)
-            except Exception as error:  # whatever a peer's bytes make Flower raise
+                reply = put_together(reply_id, contents, most=self._uploads.most(id_))
+            except PayloadError as error:
                 self.forget(id_)
-                raise ValueError(f"a reply that cannot be read ({type(error).__name__})") from error
+                raise ValueError(f"a reply that cannot be read: {error}") from error
             reply.metadata.__dict__["_message_id"] = reply_id
         self.forget(id_)
         found: Message = reply

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto, recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_body,
+    get_object_head_values_from_object_content,
+    get_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from sahfl.errors import PayloadError
 
@@ -52,6 +61,47 @@ class Upload:
     def n_bytes(self) -> int:
         """Bytes of all objects."""
         return sum(len(content) for content in self.objects.values())
+
+
+def put_together(root: str, contents: dict[str, bytes], *, most: int) -> Any:
+    """Make a message from its parts, after a look at how large it will be; ``contents`` is empty then.
+
+    An array names its pieces by their places in a list, and may name one piece any number of times. A record may do
+    so with its arrays, and a message with its records.
+
+    Args:
+        root: id of the message.
+        contents: the bytes of the message and of all its parts, by id.
+        most: most bytes that the arrays of all records may have together.
+
+    Raises:
+        PayloadError: the arrays have more bytes, or these are not the parts of a message.
+    """
+    try:
+        if (size := _size(root, contents, {})) > most:
+            raise PayloadError(f"message: its arrays have {size} bytes, expected at most {most}")
+        return inflate_object_from_contents(root, contents)
+    except PayloadError:
+        raise
+    except Exception as error:  # whatever a peer's bytes make Flower raise
+        raise PayloadError(f"message: cannot be read ({type(error).__name__})") from error
+
+
+def _size(id_: str, contents: Mapping[str, bytes], known: dict[str, int]) -> int:
+    """Bytes of the arrays of a message, record or array, each counted as often as it is named."""
+    if id_ not in known:
+        content = contents[id_]
+        kind, parts, _ = get_object_head_values_from_object_content(content)
+        if kind == Array.__qualname__:
+            pieces = [len(contents[part]) for part in parts]
+            places = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            known[id_] = sum(pieces[place] for place in places)
+        else:
+            for record in (ArrayRecord, RecordDict):
+                if kind == record.__qualname__:
+                    parts = json.loads(get_object_body(content, record)).values()
+            known[id_] = sum(_size(part, contents, known) for part in parts)
+    return known[id_]
 
 
 def to_bytes(content: RecordDict) -> bytes:

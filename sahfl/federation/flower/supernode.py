@@ -20,14 +20,13 @@ from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.common.serde import message_from_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, run_pb2
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import reasons
-from sahfl.federation.flower.parcels import Offer, Upload
+from sahfl.federation.flower.parcels import Offer, Upload, put_together
 from sahfl.federation.flower.transport import LIMIT, OBJECT_BYTES, BoundedTransport
 
 HOLD_S = 10.0
@@ -144,10 +143,7 @@ class FleetLink:
                 if size > MOST_BYTES:
                     pool.shutdown(cancel_futures=True)
                     raise PayloadError(f"message: got at least {size} bytes, expected at most {MOST_BYTES}")
-        try:
-            message: Any = inflate_object_from_contents(offer.tree.object_id, contents)
-        except Exception as error:  # whatever a peer's bytes make Flower raise
-            raise PayloadError(f"message: cannot be read ({type(error).__name__})") from error
+        message = put_together(offer.tree.object_id, contents, most=MOST_BYTES)
         if not isinstance(message, Message):
             raise PayloadError(f"message: got {type(message).__name__}, expected a message")
         message.metadata.__dict__["_message_id"] = offer.tree.object_id

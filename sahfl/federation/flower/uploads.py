@@ -24,6 +24,8 @@ class Upload:
 
     tree: bytes
     """Hash of the tree, which every attempt repeats; its root is the reply."""
+    most: int
+    """Most bytes of the reply, stored and unpacked."""
     left: int
     """Bytes that may still be stored."""
 
@@ -51,7 +53,8 @@ class Uploads:
         if sum(1 for _ in iterate_object_tree(tree)) > FEW + payload_bytes // CHUNK:
             raise Refusal(413, "too many objects")
         digest = hashlib.sha256(tree.SerializeToString(deterministic=True)).digest()
-        if self._by_request.setdefault(request_id, Upload(digest, payload_bytes + BESIDES)).tree != digest:
+        most = payload_bytes + BESIDES
+        if self._by_request.setdefault(request_id, Upload(digest, most, most)).tree != digest:
             raise Refusal(403, "answered already")
 
     def take(self, request_id: str, n_bytes: int) -> None:
@@ -64,6 +67,11 @@ class Uploads:
             upload.left -= n_bytes
             if upload.left < 0:
                 raise Refusal(413, "too large")
+
+    def most(self, request_id: str) -> int:
+        """Most bytes of the reply to a request; a few, if no tree of it is known."""
+        upload = self._by_request.get(request_id)
+        return BESIDES if upload is None else upload.most
 
     def forget(self, request_id: str) -> None:
         """Forget a request that was answered or withdrawn."""

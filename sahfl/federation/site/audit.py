@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from sahfl.errors import AuditBroken, StorageError
 from sahfl.process import locked, now_text
-from sahfl.regular_files import LOG_BYTES, open_regular, open_to_append
+from sahfl.regular_files import LOG_BYTES, append_whole, open_regular, open_to_append
 
 FILE = "audit.jsonl"
 START = "0" * 64
@@ -78,14 +78,7 @@ class AuditLog:
             last = _line(last, "torn", "The line above was cut off, by a crash or a power cut.", rest)
             lines = [last]
         lines.append(_line(last, event, words, details))
-        content = (b"\n" if torn else b"") + b"".join(_text(line) + b"\n" for line in lines)
-        try:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        except OSError:
-            os.ftruncate(stream.fileno(), size)
-            raise
+        append_whole(stream, (b"\n" if torn else b"") + b"".join(_text(line) + b"\n" for line in lines))
         return str(lines[-1]["hash"])
 
     def head(self) -> str:

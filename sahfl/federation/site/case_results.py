@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from sahfl.atomic import write_atomic, writing
 from sahfl.config import ZeroShot
 from sahfl.payload import Header
-from sahfl.regular_files import LINE_BYTES, LOG_BYTES, open_regular, open_to_append, read_bytes
+from sahfl.regular_files import LINE_BYTES, LOG_BYTES, append_whole, open_regular, open_to_append, read_bytes
 from sahfl.statistics.cases import CaseResult
 from sahfl.task import Part, Task
 
@@ -76,10 +76,8 @@ def keep_results(folder: Path, task: Task, header: Header, results: Iterable[Sco
     }
     path = folder / FILE
     with writing(path), open_to_append(path) as stream:
-        stream.writelines(
-            json.dumps(about | {"case": case, "scan": scan} | result.row()).encode() + b"\n"
-            for case, scan, result in results
-        )
+        lines = (json.dumps(about | {"case": case, "scan": scan} | result.row()) for case, scan, result in results)
+        append_whole(stream, "".join(f"{line}\n" for line in lines).encode(), safely=False)
 
 
 def read_results(folder: Path) -> Iterator[Kept]:

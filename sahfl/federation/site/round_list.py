@@ -16,7 +16,7 @@ from sahfl.atomic import make_folder, write_atomic, writing
 from sahfl.errors import StorageError
 from sahfl.payload import Header
 from sahfl.process import locked
-from sahfl.regular_files import RESULTS_BYTES, open_to_append, read_text
+from sahfl.regular_files import RESULTS_BYTES, append_whole, open_to_append, read_text
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,7 @@ class RoundList:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - 1))
             torn = stream.read(1) not in (b"", b"\n")  # a crash left the beginning of a line
-            stream.write(b"\n" * torn + _text(line).encode())
-            stream.flush()
-            if self._safely:
-                os.fsync(stream.fileno())
+            append_whole(stream, b"\n" * torn + _text(line).encode(), safely=self._safely)
 
 
 _format = TypeAdapter(Line)

@@ -11,6 +11,7 @@ from harness.fleet_server import answer, replies, serving
 
 from sahfl.federation.flower import callers, door, doorway
 from sahfl.federation.flower.callers import Addresses, Allowance, Caller, Once
+from sahfl.federation.flower.doorway import network_of, open_port
 from sahfl.federation.flower.handshake import request_headers
 from sahfl.federation.flower.supernode import FleetLink
 from sahfl.trust.kit import SiteKit
@@ -194,6 +195,61 @@ def test_an_address_that_opens_connections_too_fast_is_cut_off_and_others_are_no
             opened(source="127.0.0.3")
     assert b" 200 " in health(opened("bern"))
     assert caplog.text.count("opens connections too fast") == 1
+
+
+def test_connections_that_are_refused_do_not_hold_up_the_others(monkeypatch):
+    monkeypatch.setattr(callers, "NEW_BURST", 0.0)
+    monkeypatch.setattr(doorway, "MOST_AT_ONCE", 3)
+    with ExitStack() as stack:
+        port = stack.enter_context(open_port("127.0.0.1", 0))
+        port.setblocking(False)
+        peers = [stack.enter_context(socket.create_connection(port.getsockname(), timeout=0.2)) for _ in range(5)]
+        for refused in (3, 5):
+            with pytest.raises(BlockingIOError):
+                port.accept()
+            assert [closed(peer) for peer in peers] == [True] * refused + [False] * (5 - refused)
+
+
+def closed(connection):
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_a_network_of_ipv6_shares_the_limits_of_an_address():
+    networks = {
+        "192.0.2.1": "192.0.2.1",
+        "2001:db8::1": "2001:db8::/64",
+        "2001:db8::ffff:2": "2001:db8::/64",
+        "::ffff:192.0.2.1": "192.0.2.1",
+        "fe80::1%eth0": "fe80::/64",
+    }
+    assert {address: network_of(address) for address in networks} == networks
+
+
+def test_a_caller_in_debt_is_not_read_from_again_because_its_request_wants_more(monkeypatch):
+    class Transport:
+        paused = 0
+
+        def is_closing(self):
+            return False
+
+        def pause_reading(self):
+            self.paused += 1
+
+    class Loop:
+        def call_later(self, *_):
+            return object()
+
+    connection = object.__new__(door.Door)
+    connection._caller, connection._pause = Caller("graz"), None
+    connection.transport, connection.loop = Transport(), Loop()
+    for _ in range(3):
+        connection._charge(2 * callers.BURST)
+    assert connection.transport.paused == 3
 
 
 def test_the_pending_list_is_empty_once_connections_are_served_or_closed(side, opened):

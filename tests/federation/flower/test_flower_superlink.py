@@ -148,7 +148,7 @@ def test_B07_bytes_that_cannot_be_read_are_an_error_reply_and_leave_nothing():
     for entry in store.values():
         entry.content = b"ConfigRecord 3\x00{]}"
     (reply,) = net.grid.pull_messages([id_])
-    assert reply.error.reason.startswith("a reply that cannot be read (")
+    assert reply.error.reason.startswith("a reply that cannot be read: message: cannot be read (")
     assert net.link.counts()["objects"] == 0
 
 

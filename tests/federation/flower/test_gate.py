@@ -16,6 +16,9 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto import fleet_pb2, message_pb2
@@ -27,6 +30,7 @@ from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.callers import MEGABYTE_SENT, REFUSED, Caller
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.supernode import FleetLink
 from sahfl.federation.flower.uploads import BESIDES
@@ -242,6 +246,10 @@ def signed_headers(side, site="bern", *, instance="one", ahead_s=0.0):
     return signed | handshake.request_headers(instance)
 
 
+def rsa_key():
+    return rsa.generate_private_key(65537, 2048)
+
+
 @pytest.mark.parametrize("ahead_s", [60.0, -600.0])
 def test_a_clock_that_is_wrong_is_called_wrong(side, ahead_s):
     with https(side) as client:
@@ -255,6 +263,34 @@ def test_a_request_that_nobody_signed_is_refused(side):
         assert client.post("/v1/fleet/pull-messages").json() == {"error": "signature"}
         mixed = signed_headers(side) | {TIMESTAMP_HEADER: datetime.now(UTC).isoformat()}
         assert client.post("/v1/fleet/pull-messages", headers=mixed).json() == {"error": "signature"}
+
+
+@pytest.mark.parametrize("kind", [X25519PrivateKey, Ed25519PrivateKey, rsa_key], ids=["x25519", "ed25519", "rsa"])
+def test_a_key_of_another_kind_is_refused_in_one_line_and_is_charged(side, caplog, monkeypatch, kind):
+    charged = []
+    monkeypatch.setattr(Caller, "spend", lambda self, cost: charged.append(cost) or 0.0)
+    public = public_key_to_bytes((kind() if kind is rsa_key else kind.generate()).public_key())
+    headers = signed_headers(side) | {FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public).decode()}
+    with https(side) as client:
+        assert client.post("/v1/fleet/pull-messages", headers=headers).json() == {"error": "signature"}
+    assert REFUSED in charged
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_nobody_names_another_address_than_the_one_of_the_connection(side, caplog):
+    with https(side) as raw:
+        raw.get("/x", headers={"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "wss"})
+    (line,) = [line for line in caplog.messages if "event=refused" in line]
+    assert " peer=127.0.0.1 " in line
+
+
+def test_what_a_site_fetches_is_charged_to_it(side, monkeypatch):
+    charged = []
+    monkeypatch.setattr(Caller, "spend", lambda self, cost: charged.append(cost) or 0.0)
+    client = side.connect("bern")
+    side.ask("bern", "x" * 2_000_000)
+    client.fetch(client.pull())
+    assert any(cost == pytest.approx(2.0 * MEGABYTE_SENT, rel=0.01) for cost in charged)
 
 
 def test_B06_a_reply_of_too_many_objects_is_refused(side):

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,21 @@ def test_on_a_full_disk_nothing_is_half_written(log, monkeypatch):
     with pytest.raises(StorageError, match=r"No space left on device.*nothing leaves that is not in it: make room"):
         log.append("answered", "Sent.")
     monkeypatch.undo()
+    assert log.path.read_bytes() == before
+    log.append("answered", "Sent.")
+    assert verify(log.path).n == 6
+
+
+@pytest.mark.parametrize("room", [1, 150, 260, 300])
+def test_a_disk_that_takes_a_part_of_a_line_only_changes_nothing(log, room):
+    before = log.path.read_bytes()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, hard))
+    try:
+        with pytest.raises(StorageError, match="make room"):
+            log.append("answered", "Sent.", more="x" * 150)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert log.path.read_bytes() == before
     log.append("answered", "Sent.")
     assert verify(log.path).n == 6
