@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sahfl import __version__
+from sahfl import __version__, regular_files
 from sahfl.adapters import AdapterState, digest
 from sahfl.adapters.files import load_tensors, save_tensors
 from sahfl.atomic import left_overs, write_atomic
@@ -18,15 +18,7 @@ from sahfl.config import Study, parse
 from sahfl.errors import AdapterError, ConfigError, RunError, VersionsDiffer
 from sahfl.events import Warned, emit
 from sahfl.process import locked
-from sahfl.regular_files import (
-    LIST_BYTES,
-    RESULTS_BYTES,
-    append_whole,
-    check_links,
-    open_to_append,
-    read_json,
-    read_text,
-)
+from sahfl.regular_files import LIST_BYTES, RESULTS_BYTES, check_links, open_to_append, read_json, read_text
 from sahfl.run.journal_line import is_event, read_line
 from sahfl.run.storing import storing
 
@@ -142,7 +134,7 @@ class RunFolder:
         with storing(path), open_to_append(path) as stream:
             stream.seek(max(0, stream.tell() - 1))
             torn = stream.read() not in (b"", b"\n")
-            append_whole(stream, b"\n" * torn + json.dumps(record, sort_keys=True).encode() + b"\n")
+            regular_files.append_whole(stream, b"\n" * torn + json.dumps(record, sort_keys=True).encode() + b"\n")
 
     def journal(self) -> list[Record]:
         """All readable lines; ``unreadable_lines`` counts the others."""
@@ -239,9 +231,8 @@ class RunFolder:
 
         Errors as of ``write_json``.
         """
-        self._write(
-            _evaluation(cell, part), json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":"))
-        )
+        text = json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":"))
+        self._write(_evaluation(cell, part), text)
 
     def rates(self, method: str) -> dict[int, float]:
         """The learning rate that was chosen for a method, by its id, in each fold."""
