@@ -81,6 +81,10 @@ class RoundAlreadyAnswered(PolicyRefused):
     """A site has answered another request for this round of a training, and answers each round once."""
 
 
+class MaskingRefused(PolicyRefused):
+    """A site does not take a step of a masked round, because it could tell more than the sum of the sites."""
+
+
 class PatientWithdrawn(PolicyRefused):
     """A study is closed at a site, because a patient who took part in it was withdrawn."""
 
@@ -170,6 +174,10 @@ class RunFailed(SahflError):
     """A run ended without its result, for example below the quorum of sites."""
 
     exit_code = 3
+
+
+class MaskingFailed(RunFailed):
+    """A masked round ended without its sum: too few sites answered a step, or shares do not fit what they were of."""
 
 
 class StudyCancelled(RunFailed):

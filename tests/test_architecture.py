@@ -64,6 +64,7 @@ ORDER = [
     "events",
     "log_lines",
     "last_errors",
+    "masking",
     "payload",
     "aggregation",
     "adapters.updates",
@@ -99,7 +100,7 @@ FREE_OF_FLWR = ["sahfl.run", "sahfl.results", "sahfl.task", "sahfl.networks"]
 HOSPITAL = ["sahfl.federation.site.app", "sahfl.federation.workers.worker", "sahfl_client"]
 """Start of the names of what runs at a hospital."""
 ONLY_IN = {
-    "cryptography": {"trust"},
+    "cryptography": {"trust", "masking"},
     "flwr": {"federation", "simulation", "sahfl_server", "sahfl_client"},
     "fcntl": {"process"},
     "signal": {"process", "federation"},
@@ -114,7 +115,7 @@ ONLY_IN = {
     "pydicom": {"data"},
     "rich": {"console", "local_study", "commands", "sahfl_server", "sahfl_client"},
 }
-AUDITED = {"payload.py", "aggregation", "statistics", "report"}
+AUDITED = {"payload.py", "masking", "aggregation", "statistics", "report"}
 """Modules that a hospital reads for itself: no deep-learning library, so that they run and are read without one."""
 PRIVATE_FLWR = re.compile(r"^flwr\.(?!app$|serverapp$|clientapp$)")
 GRAPH = import_graph() | {"sahfl": set()}  # the package imports what it offers when it is used (tests/test_api.py)
@@ -227,6 +228,7 @@ def test_importing_the_audited_modules_loads_no_deep_learning_library():
     loaded = loaded_by(
         [
             "sahfl.payload",
+            "sahfl.masking.collector",
             "sahfl.aggregation.rules",
             "sahfl.statistics",
             "sahfl.report.page",
