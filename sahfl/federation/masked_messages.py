@@ -70,8 +70,9 @@ class Terms:
     def record(self, **more: Any) -> ConfigRecord:
         """The record of a request, with what its step adds."""
         names = sorted(self.volumes)
-        volumes = {"sites": names, "volumes": [self.volumes[name] for name in names]}
-        return ConfigRecord({"attempt": self.attempt, "start": self.start, **volumes, **more})
+        volumes: list[int] = [self.volumes[name] for name in names]
+        known: dict[str, Any] = {"attempt": self.attempt, "start": self.start, "sites": names, "volumes": volumes}
+        return ConfigRecord({**known, **more})
 
 
 def with_record(content: RecordDict, record: ConfigRecord, *, tensors: bool = False) -> RecordDict:

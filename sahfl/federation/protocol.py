@@ -113,7 +113,9 @@ def read_train_reply(
 
 def local_phase_reply(header: Header, *, n_volumes: int, loss: float | None, seconds: float) -> RecordDict:
     """Make the answer to a request for the last phase at a site, without tensors; of a masked training no loss."""
-    metrics = MetricRecord({"n_volumes": n_volumes, "seconds": seconds} | ({} if loss is None else {"loss": loss}))
+    metrics = MetricRecord({"n_volumes": n_volumes, "seconds": seconds})
+    if loss is not None:
+        metrics["loss"] = loss
     return RecordDict({"header": ConfigRecord(header.as_dict()), "metrics": metrics})
 
 

@@ -1,26 +1,28 @@
-"""Masked rounds of one training at five sites in this process, whose every message a test sees, without an evaluation."""
+"""Masked rounds of one training at five sites in this process, without an evaluation; a test sees every message."""
 
 from __future__ import annotations
 
 import shutil
 
 import torch
+from flwr.app import Context, RecordDict
+
 from harness.asking import CLOSED, FEW
 from harness.in_process import InProcessGrid
 from harness.tiny_study import TINY, changed
-
 from sahfl.adapters import digest, exchanged
 from sahfl.adapters.attach import staying
 from sahfl.adapters.exchanged import factored_layers
 from sahfl.cell_names import PRETRAIN, cell_of
 from sahfl.config import Study, parse
-from sahfl.federation import protocol
+from sahfl.federation import flower, protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.cell import Cell, Run
 from sahfl.federation.server.mailbox import Mailbox
 from sahfl.federation.server.roster import Member
 from sahfl.federation.server.rounds import run_cell
 from sahfl.federation.server.schedule import run_alone
+from sahfl.federation.site import app as site_app
 from sahfl.federation.site.audit import FILE, read_lines
 from sahfl.federation.site.site import Site
 from sahfl.networks import fine_tuned_network, whole_network
@@ -45,7 +47,9 @@ STEPS = ("query.masking_keys", "query.masking_shares", "train", "query.masking_s
 def settings_of(*, masked=True, method=None, rounds=1, pretrain=False, base=None, **more):
     """Settings of a study of which one training runs: fine-tuning, or pretraining at all sites."""
     settings = changed(SETTINGS, finetune__rounds=rounds, finetune__methods=[method or METHOD])
-    settings["rounds"] = settings["rounds"] | more | ({"masking": MASKING} if masked else {})
+    settings["rounds"] = (
+        settings["rounds"] | more | ({"masking": MASKING if masked is True else masked} if masked else {})
+    )
     if pretrain:
         settings["pretrain"] = {"sites": list(SITES), "rounds": rounds, "local": settings["finetune"]["local"]}
         others = {f"{site}2": settings["data"]["sites"][site] for site in SITES[:3]}
@@ -119,11 +123,11 @@ class MaskedTraining:
         )
         return cell, {name: value for name, value in start.items() if name not in away}
 
-    def run(self, change=lambda site, request, reply: reply, *, sites=SITES):
-        """Run the rounds, and return the last state; ``change`` is that of ``InProcessGrid``."""
+    def run(self, change=lambda site, request, reply: reply, *, sites=SITES, before=None):
+        """Run the rounds, and return the last state; ``change`` and ``before`` are those of ``InProcessGrid``."""
         grid = InProcessGrid(self.study, self.folder.path / "sites", change)
         grid.nodes = {7 + index: self.configs[site] for index, site in enumerate(SITES)}
-        grid.seen = self.seen
+        grid.seen, grid.before = self.seen, before or grid.before
         roster = {
             name: Member(node, Site(self.configs[name]).describe(n_folds=2, seed=self.study.seed))
             for node, name in zip(grid.nodes, SITES, strict=True)
@@ -138,6 +142,21 @@ class MaskedTraining:
     def audit(self, site):
         path = self.configs[site].folder / FILE
         return list(read_lines(path)) if path.exists() else []
+
+    def ask(self, site, kind, content):
+        """What a site answers to a request: the content, or the class of its error."""
+        message = flower.new_message(content, 7, kind, "", None)
+        flower.give_id(message)
+        try:
+            context = Context(1, 7, {"site": self.configs[site].model_dump_json()}, RecordDict(), {})
+            return site_app.app(message, context).content
+        except site_app.SiteFailure as failure:
+            return str(failure)
+
+    def asked(self, site, kind, nth=-1):
+        """The content of a request that a site got."""
+        found = [request for name, request, _ in self.seen if (name, request.metadata.message_type) == (site, kind)]
+        return found[nth].content
 
     def sent(self, kind=protocol.TRAIN):
         """The replies of one kind, by site."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.lowrank import aggregation_error
@@ -65,8 +66,8 @@ def aggregate(
     return Aggregate(result, notes)
 
 
-def add_change(state: AdapterState, change: AdapterState) -> Aggregate:
-    """Add a mean change (float64, of some of the tensors of ``state``, any shapes), of which no site's part is known.
+def add_change(state: AdapterState, change: Mapping[str, NDArray[np.float64]]) -> Aggregate:
+    """Add a mean change (of some of the tensors of ``state``, any shapes), of which no site's part is known.
 
     Raises:
         PayloadError: the next state would hold a number that is not finite.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.rules import USUAL
@@ -67,8 +70,8 @@ class Run:
 class MaskedSum:
     """What a masked round told the server: means over the sites in ``Outcome.used``, weighted by their volumes."""
 
-    change: AdapterState
-    """Mean change from the round's start, float64, of the tensors that trained."""
+    change: Mapping[str, NDArray[np.float64]]
+    """Mean change from the round's start, of the tensors that trained."""
     loss: float
 
 

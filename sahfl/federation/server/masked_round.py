@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
+from numpy.typing import NDArray
 
 from sahfl.adapters import AdapterState
 from sahfl.errors import MaskingFailed, PayloadError
@@ -230,7 +231,7 @@ class MaskedAttempt:
             loss = float(of_loss.decode(total.numbers[-1:])[0] / share)
         except PayloadError as error:
             raise MaskingFailed(f"round {self._header.round}: {error}") from error
-        change, start = {}, 0
+        change, start = dict[str, NDArray[np.float64]](), 0
         for name, value in self._like.items():
             change[name] = flat[start : start + value.size].reshape(value.shape)
             start += value.size

@@ -104,8 +104,6 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
     yield from outside_stages(policy, task)
     if task.common_random_numbers and not policy.common_random_numbers:
         yield "common_random_numbers: got batches that methods share, expected batches of each method's own"
-    if not policy.unmasked and task.masking is None and may_leave(task):
-        yield "unmasked: got a training whose update would leave in the clear, expected rounds.masking in the study"
     method = task.own_method
     if task.stage == "finetune" and (method is None or method.method not in policy.methods):
         name = "no method" if method is None else method.method
@@ -145,6 +143,8 @@ def _start_problems(policy: SitePolicy, method: AdapterTuning, task: Task) -> It
 
 def _tensor_problems(policy: SitePolicy, task: Task) -> Iterator[str]:
     trained, tensors = trained_tensors(task.views, task.model, task.training), may_leave(task)
+    if not policy.unmasked and task.masking is None and tensors:
+        yield "unmasked: got a training whose update would leave in the clear, expected rounds.masking in the study"
     if policy.norms_stay and trained.norms & tensors.keys():
         yield "norms_stay: got training whose weights of norms would leave, expected a method with stays: [norm]"
     if not policy.private_mean and task.training is not None and task.training.share_private_at_end:
@@ -218,9 +218,7 @@ def _lines(name: str, task: Task) -> Iterator[str]:
         size = f"{len(trained.shared)} tensors, {numbers:,} numbers, {n_bytes:,} bytes as {task.payload}"
         names = list(trained.shared)
         shown = ", ".join(names[:2]) + (f", ... to {names[-1]}" if len(names) > 2 else "")
-        masked = (
-            "" if task.masking is None else f"masked, in a sum with the loss (clip {task.masking.clip:g}): "
-        )
+        masked = "" if task.masking is None else f"masked, in a sum with the loss (clip {task.masking.clip:g}): "
         yield f"  leaves: {masked}{_what(method)}: {size}"
         yield f"    with their names and shapes ({shown})"
     loss = "" if task.masking else ", loss (mean of the round)"
