@@ -22,6 +22,8 @@ A round has five steps; n sites are in the list, t is the threshold:
 What is protected. A server that does anything it likes, together with any c sites, learns of the others the sum of the
 vectors of all survivors, as long as 2t > n + c, so c = 2t - n - 1. The sum is of t survivors at least, and of three.
 
+Beyond 100 sites a site has k neighbours only, and q of its holders must stay; ``graph`` says what holds then.
+
 Why 2t > n + c. To open one vector, the server needs t shares of both seeds of its site, 2t together. The n - c honest
 sites give one kind each, whatever lists they are shown, the c others both: n + c shares. The same count makes step 4
 sound: two different lists of survivors would need t signatures each, and an honest site signs once.

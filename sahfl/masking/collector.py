@@ -33,7 +33,8 @@ class Total:
     sites: tuple[str, ...]
     """Whose vectors are in it, in the order of their names."""
     wrong: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Sites that revealed a wrong share, with the sites of which it was; the sum is right all the same."""
+    """Sites that revealed a wrong share, with the sites of which it was; the sum is right all the same. It is a hint,
+    no proof: sites that lie together can choose shares beside which an honest one looks wrong."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,11 @@ ROUND_BYTES = 8
 
 @dataclass(frozen=True)
 class Context:
-    """One masked sum. Each site takes part in it once."""
+    """One masked sum. Each site takes part in it once.
+
+    It has no number of the attempt: a round whose sum the server says that it did not get must not be tried again with
+    the same vectors, as two sums over other survivors have one site's vector as their difference.
+    """
 
     study: str
     """Fingerprint of the study's settings."""

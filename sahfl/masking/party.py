@@ -50,6 +50,7 @@ class Party:
         """
         self._notes = Notes(context, site, threshold)
         self._own = OwnSecrets(secret, context)
+        self._agreed: dict[bytes, bytes] = {}
         self._opened: dict[str, tuple[bytes, bytes]] = {}
 
     @classmethod
@@ -204,20 +205,25 @@ class Party:
         )
         return dict(zip(holders, zip(selves, keys, strict=True), strict=True))
 
+    def _agree(self, listed: SiteList, other: str) -> bytes:
+        """What this site's and another one's keys for shares agree on."""
+        theirs = listed.by_name[other].share_key
+        if theirs not in self._agreed:
+            self._agreed[theirs] = self._own.share_pair.agree(theirs, site=other)
+        return self._agreed[theirs]
+
     def _sealed(self, listed: SiteList) -> dict[str, bytes]:
         site = self._notes.site
         shares, sealed = self._own_shares(listed), {}
         for other in listed.graph.neighbours(site):
-            agreed = self._own.share_pair.agree(listed.by_name[other].share_key, site=other)
-            key = share_key(agreed, listed=listed.digest, sender=site, receiver=other)
+            key = share_key(self._agree(listed, other), listed=listed.digest, sender=site, receiver=other)
             sealed[other] = seal(key, b"".join(shares[other]), associated=_associated(listed, site, other))
         return sealed
 
     def _open(self, listed: SiteList, sender: str, sealed: bytes) -> tuple[bytes, bytes]:
         """A neighbour's shares of its self mask's seed and of its mask key."""
         site = self._notes.site
-        agreed = self._own.share_pair.agree(listed.by_name[sender].share_key, site=sender)
-        key = share_key(agreed, listed=listed.digest, sender=sender, receiver=site)
+        key = share_key(self._agree(listed, sender), listed=listed.digest, sender=sender, receiver=site)
         text = unseal(key, sealed, associated=_associated(listed, sender, site), site=sender)
         try:
             of_self, of_key = text[:SHARE_BYTES], text[SHARE_BYTES:]

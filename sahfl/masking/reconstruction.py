@@ -15,21 +15,20 @@ MOST_TRIES = 250
 def reconstruct(
     shares: Mapping[str, Share], threshold: int, is_right: Callable[[bytes], bool], *, what: str
 ) -> tuple[bytes, list[str]]:
-    """The secret, 32 bytes, of which sites revealed shares, and the sites whose share does not fit it.
+    """The secret, 32 bytes, of which sites revealed shares; and sites whose share does not fit it, if one was noticed.
 
     A wrong share does not give a wrong secret: the result passes ``is_right``. If the first shares do not, others are
-    tried, as long as there are few choices.
+    tried, as long as there are few choices. Shares that were not needed are looked at only then.
 
     Raises:
         MaskingFailed: there are too few shares, or no choice that was tried gives the secret; ``what`` is named.
     """
     if len(shares) < threshold:
         raise MaskingFailed(f"{what}: got {len(shares)} shares, expected at least {threshold}")
-    for chosen in islice(combinations(shares.values(), threshold), MOST_TRIES):
+    for tried, chosen in enumerate(islice(combinations(shares.values(), threshold), MOST_TRIES)):
         secret = _bytes(combine(chosen, threshold))
         if secret is not None and is_right(secret):
-            wrong = list(_others(shares, chosen, threshold))
-            return secret, wrong
+            return secret, list(_others(shares, chosen, threshold)) if tried else []
     raise MaskingFailed(f"{what}: at least one of {len(shares)} shares is wrong, and the sum cannot be had")
 
 

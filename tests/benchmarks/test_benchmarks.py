@@ -105,3 +105,17 @@ def test_the_prediction_benchmark_compares_three_ways_on_the_same_scans():
         assert rows[first]["times_ours"] == 1
         assert len({row["scans"] for row in rows[first : first + 3]}) == 1
     assert result["least_ratio"] == min(row["times_ours"] for row in rows if row["way"] != "sahfl")
+
+
+@pytest.mark.slow
+def test_the_masking_benchmark_sums_rightly_and_finds_flower_s_seeds_folded_to_32_bits():
+    options = ["--sites", "8", "--many", "102", "--numbers", "2000", "--json"]
+    command = [sys.executable, "-W", "ignore", FOLDER / "masking.py", *options]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert [(row["sites"], row["dropped"], row["is_right"]) for row in result["rows"]] == [
+        (8, 0, True),
+        (8, 2, True),
+        (102, 5, True),
+    ]
+    assert result["rows"][2]["neighbours"] < 101
+    assert result["flower"]["one mask of two seeds"] == 1.0
