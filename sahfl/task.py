@@ -13,6 +13,7 @@ from sahfl.config import (
     AdapterTuning,
     EvaluationConfig,
     LocalTraining,
+    Masking,
     Method,
     ModelConfig,
     Name,
@@ -21,6 +22,7 @@ from sahfl.config import (
     ViewsConfig,
     ZeroShot,
 )
+from sahfl.config.masking import method_problems
 from sahfl.config.training import Rank
 from sahfl.payload import MOST_VOLUMES, Encoding
 
@@ -76,6 +78,8 @@ class Task(Section):
     """What an evaluation of a method with a part at each site covers; none for other methods."""
     payload: Encoding = "float32"
     """Number format of the site's reply."""
+    masking: Masking | None = None
+    """How the site masks its reply; None: it is in the clear."""
     evaluation: EvaluationConfig | None = None
     """Threshold, strata and replicates; none in tasks without evaluation."""
 
@@ -120,6 +124,17 @@ class Task(Section):
         if self.rank is not None and not own:
             having = " or ".join(name for name, rule in RULES.items() if rule.own_ranks)
             raise ValueError(f"rank {self.rank} for one site, expected only with aggregation: {having}")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_fit(self) -> Self:
+        if self.masking is None:
+            return self
+        problems = [] if self.training is None else list(method_problems(self.training))
+        if self.payload != "float32" or self.rank is not None or self.pretrain_at is not None:
+            problems.append("payload float32 and the same tensors at all sites are expected beside masking")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

@@ -44,6 +44,8 @@ def learning_curves(results: Results) -> Iterator[Point]:
         known = [(used["loss"], used["n_volumes"]) for used in entry["used"] if used["loss"] is not None]
         if total := sum(n for _, n in known):
             yield Point(training, f"loss{fold}", entry["round"], sum(loss * n for loss, n in known) / total)
+        elif entry.get("loss") is not None:  # of a masked round
+            yield Point(training, f"loss{fold}", entry["round"], entry["loss"])
         yield Point(training, f"bytes_up{fold}", entry["round"], sum(used["bytes_up"] for used in entry["used"]))
 
 

@@ -22,7 +22,8 @@ from harness.import_graph import (
     reach,
 )
 
-FEDERATION = ["tensors", "protocol", "confirmations", "signatures", "turns", "site_ranks", "requests", "flower"]
+FEDERATION = ["tensors", "protocol", "confirmations", "masked_messages", "masked_signatures", "signatures", "turns"]
+FEDERATION += ["site_ranks", "requests", "flower"]
 FEDERATION += [
     f"site.{name}"
     for name in (
@@ -40,6 +41,7 @@ FEDERATION += [
         "private",
         "declared",
         "secret",
+        "masked",
         "ledger",
         "withdrawn",
         "folder_check",
@@ -52,8 +54,9 @@ FEDERATION += ["workers"]
 FEDERATION += [f"server.{name}" for name in ("aggregate", "replies", "mailbox", "schedule", "reuse", "plan")]
 FEDERATION += [
     f"server.{name}"
-    for name in ("studies", "base", "roster", "cell", "confirm", "rounds", "cells", "coordinator", "app")
+    for name in ("studies", "base", "roster", "cell", "confirm", "masked_progress", "masked_round", "rounds", "cells")
 ]
+FEDERATION += ["server.coordinator", "server.app"]
 ORDER = [
     "errors",
     "environment",

@@ -5,6 +5,7 @@ One ``ConfigError`` names all problems of a file: the key, the value found and t
 
 from sahfl.config.consortium import Consortium, load_consortium
 from sahfl.config.files import kind_of, load_study, with_base_hash
+from sahfl.config.masking import Masking, masking_of
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig
 from sahfl.config.policy import SitePolicy
@@ -34,6 +35,7 @@ __all__ = [
     "HostileAct",
     "LoadedBase",
     "LocalTraining",
+    "Masking",
     "Method",
     "ModelConfig",
     "Name",
@@ -56,6 +58,7 @@ __all__ = [
     "load_server",
     "load_site",
     "load_study",
+    "masking_of",
     "parse",
     "with_base_hash",
 ]

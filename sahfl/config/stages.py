@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from sahfl.config.grid import EACH, OTHERS, expand
+from sahfl.config.masking import Masking
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, ZeroShot
 from sahfl.config.training import POOLED, POOLS
 from sahfl.section import Name, PathInFile, Section
@@ -190,3 +191,6 @@ class RoundsConfig(Section):
     """Largest share of the weight that one site has in an average; with two sites at least one half."""
     most_norm: Annotated[float, Field(ge=1)] = 3.0
     """A site's change is shortened to this many times the median length of all sites' changes."""
+    masking: Masking | None = None
+    """Masked updates, of which the server learns the sum alone; null: each site's update reaches the server in the
+    clear."""

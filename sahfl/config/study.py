@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.bases import PHANTOM, PHANTOM_SHA256
 from sahfl.config.grid import EACH, NO_SITES
+from sahfl.config.masking import check_masked
 from sahfl.config.methods import Method, TrainedMethod, WeightTuning, ZeroShot
 from sahfl.config.network import ModelConfig
 from sahfl.config.stages import (
@@ -182,6 +183,11 @@ class Study(Section):
                 raise ValueError(f"{method.id}: several values in learning_rate with data.source: sites; {why}")
         return self
 
+    @model_validator(mode="after")
+    def _masks_hide_every_site(self) -> Self:
+        check_masked(self)
+        return self
+
     @property
     def own_bases(self) -> tuple[str, ...]:
         """Pretraining sites whose own base a method starts from."""
@@ -195,7 +201,7 @@ class Study(Section):
 
     @property
     def _usually_shares_batches(self) -> bool:
-        return self.data.source != "sites"
+        return self.data.source != "sites" and self.rounds.masking is None
 
     @model_validator(mode="after")
     def _a_required_gain_can_be_measured(self) -> Self:
@@ -274,6 +280,8 @@ class Study(Section):
         if isinstance(self.base, LoadedBase):
             del settings["base"]["path"]
         del settings["require_gain"]  # it judges a result and changes none
+        if self.rounds.masking is None:
+            del settings["rounds"]["masking"]
         if not self.hostile:  # keeps the fingerprint of before this setting existed, as below
             del settings["hostile"]
         if self.shares_batches == self._usually_shares_batches:

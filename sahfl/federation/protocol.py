@@ -36,7 +36,8 @@ class TrainReply:
 
     state: AdapterState
     n_volumes: int
-    loss: float
+    loss: float | None
+    """None where it is inside a masked sum, or left out."""
     seconds: float
     n_bytes: int
 
@@ -103,41 +104,52 @@ def read_train_reply(
     """
     _expect_records(content, "header", "layout", "metrics", "state")
     check_header(read_header(content), header)
-    n_volumes, loss, seconds = _read_metrics(content, most_volumes=most_volumes)
+    n_volumes, loss, seconds = read_metrics(content, most_volumes=most_volumes)
     state = read_state(content, like=like, encoding=encoding)
     if encoding != "float32":
         state = {name: value + state[name] for name, value in like.items()}
     return TrainReply(state, n_volumes, loss, seconds, n_bytes(content))
 
 
-def local_phase_reply(header: Header, *, n_volumes: int, loss: float, seconds: float) -> RecordDict:
-    """Make the answer to a request for the last phase at a site, without any tensor."""
-    metrics = MetricRecord({"n_volumes": n_volumes, "loss": loss, "seconds": seconds})
+def local_phase_reply(header: Header, *, n_volumes: int, loss: float | None, seconds: float) -> RecordDict:
+    """Make the answer to a request for the last phase at a site, without tensors; of a masked training no loss."""
+    metrics = MetricRecord({"n_volumes": n_volumes, "seconds": seconds})
+    if loss is not None:
+        metrics["loss"] = loss
     return RecordDict({"header": ConfigRecord(header.as_dict()), "metrics": metrics})
 
 
-def read_local_phase_reply(content: RecordDict, *, header: Header, most_volumes: int) -> TrainReply:
+def read_local_phase_reply(
+    content: RecordDict, *, header: Header, most_volumes: int, masked: bool = False
+) -> TrainReply:
     """Read a site's answer to a request for its last phase, as ``read_train_reply``; its state is empty.
+
+    It has no loss in a ``masked`` training.
 
     Raises:
         PayloadError: names the first value that does not fit the request.
     """
     _expect_records(content, "header", "metrics")
     check_header(read_header(content), header)
-    return TrainReply({}, *_read_metrics(content, most_volumes=most_volumes), n_bytes(content))
+    return TrainReply({}, *read_metrics(content, most_volumes=most_volumes, masked=masked), n_bytes(content))
 
 
-def _read_metrics(content: RecordDict, *, most_volumes: int) -> tuple[int, float, float]:
+def read_metrics(content: RecordDict, *, most_volumes: int, masked: bool = False) -> tuple[int, float | None, float]:
+    """Read and check number of volumes, loss (None of a ``masked`` training, which sends none) and seconds.
+
+    Raises:
+        PayloadError: names the first value that is unknown, or out of its range.
+    """
     metrics = content.metric_records.get("metrics", MetricRecord({}))
-    if unknown := sorted(metrics.keys() - {"n_volumes", "loss", "seconds"}):
+    if unknown := sorted(metrics.keys() - {"n_volumes", "seconds", *(() if masked else ("loss",))}):
         raise PayloadError(f"metrics: has unknown value {unknown[0][:40]!r}")
-    n_volumes, loss = check_training(metrics.get("n_volumes"), metrics.get("loss"))
+    n_volumes, loss = check_training(metrics.get("n_volumes"), 0.0 if masked else metrics.get("loss"))
     if n_volumes > most_volumes:
         raise PayloadError(f"n_volumes: got {n_volumes}, the site registered {most_volumes}")
     seconds = metrics.get("seconds")
     if type(seconds) is not float or not 0 <= seconds < math.inf:
         raise PayloadError("seconds: expected a number")
-    return n_volumes, loss, seconds
+    return n_volumes, None if masked else loss, seconds
 
 
 def evaluation_reply(header: Header, sums: NDArray[np.float64]) -> RecordDict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sahfl.config import AdapterTuning, Method, ModelConfig, Study, TrainedMethod, ViewsConfig, ZeroShot
+from sahfl.config import AdapterTuning, Method, ModelConfig, Study, TrainedMethod, ViewsConfig, ZeroShot, masking_of
 from sahfl.federation.site_ranks import own_rank
 from sahfl.payload import Header
 from sahfl.task import Part, Task, parts_of
@@ -38,7 +38,8 @@ class Requests:
         config = self.study.pretrain
         assert config is not None
         rounds = {"rounds": config.rounds, "learning_rate": config.learning_rate, "local": config.local}
-        more = {"payload": self.study.rounds.payload, "pretrain_at": site}
+        masking = self.study.rounds.masking if site is None else None
+        more = {"payload": self.study.rounds.payload, "pretrain_at": site, "masking": masking}
         shared = {"common_random_numbers": self.study.shares_batches}
         return self.task("pretrain").model_copy(update=rounds | more | shared)
 
@@ -51,7 +52,7 @@ class Requests:
         study, (rate,) = self.study, method.rates
         rounds = {"rounds": study.rounds_of(method), "learning_rate": rate}
         more = {"local": study.local_training(method), "payload": study.rounds.payload}
-        shared = {"common_random_numbers": study.shares_batches}
+        shared = {"common_random_numbers": study.shares_batches, "masking": masking_of(study, method)}
         return self.task("finetune", method, fold).model_copy(update=rounds | more | shared)
 
     def local_phase(self, method: TrainedMethod, fold: int) -> Task:

@@ -73,7 +73,10 @@ def aggregation_table(results: Results) -> Table:
     for method, entries in rounds.items():
         errors = sorted(e["aggregation_error"] for e in entries if isinstance(e.get("aggregation_error"), float))
         error = f"{percent(errors[len(errors) // 2], 1)}, {percent(errors[-1], 1)}" if errors else DASH
-        bounded = (_named_counts(e[bound] for e in entries) for bound in ("shortened", "lightened"))
+        seen = [entry for entry in entries if not entry.get("masked")]
+        bounded = [
+            _named_counts(entry[bound] for entry in seen) if seen else "masked" for bound in ("shortened", "lightened")
+        ]
         rows.append(Row((titles.get(method, method) or DASH, *bounded, str(len(entries)), error)))
     columns = ("Stage", "Changes shortened", "Weights reduced", "Rounds", "Aggregation error, median and largest")
     return Table("Bounds and aggregation error, all folds together", columns, tuple(rows), n_text=3)

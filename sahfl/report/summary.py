@@ -244,6 +244,8 @@ def _cost_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]:
         parts.append(f"{method_name(method)}: {cost}")
     if parts:
         yield Point("Cost", f"{'; '.join(parts)}.")
+    if any(entry.get("masked") for entry in results["rounds"]):
+        yield Point("Masked", "The server learned the sum of the sites' updates only. Evaluation sums were not masked.")
 
 
 def _limit_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]:

@@ -55,6 +55,8 @@ def _site_losses(entries: list[Results]) -> dict[str, Curve]:
         for used in entry["used"]:
             if used["loss"] is not None:
                 curves[used["site"]][entry["round"]] = used["loss"]
+        if entry.get("loss") is not None:
+            curves["all sites, masked"][entry["round"]] = entry["loss"]
     return curves
 
 
@@ -65,6 +67,8 @@ def _fold_losses(entries: list[Results]) -> dict[str, dict[int, Curve]]:
         known = [(used["loss"], used["n_volumes"]) for used in entry["used"] if used["loss"] is not None]
         if total := sum(n for _, n in known):
             curves[entry["method"]][entry["fold"]][entry["round"]] = sum(loss * n for loss, n in known) / total
+        elif entry.get("loss") is not None:  # of a masked round
+            curves[entry["method"]][entry["fold"]][entry["round"]] = entry["loss"]
     return curves
 
 

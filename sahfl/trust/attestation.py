@@ -76,3 +76,23 @@ def who_attests(attestation: Attestation, document: bytes, *, kit: Path, now: da
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
         raise TrustError("attestation: is not a signature of this document by a site of this consortium") from error
     return holder(certificate)
+
+
+def who_signed(attestation: Attestation, document: bytes) -> str:
+    """The name in the certificate of an attestation that it verifies with, whoever issued the certificate.
+
+    For a server, which has no list of authorities and trusts its sites no more for it: the sites decide by
+    ``who_attests``, and this finds a site that signed wrongly before it spoils the others' work.
+
+    Raises:
+        TrustError: the signature is not that of the certificate's key, or one of them is damaged.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(attestation.certificate)
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise TrustError("attestation: is not by a site")
+        key.verify(attestation.signature, document, ec.ECDSA(hashes.SHA384()))
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise TrustError("attestation: is not a signature of this document") from error
+    return holder(certificate)

@@ -52,6 +52,8 @@ class InProcessGrid(Grid):
         self.seen: list[tuple[str, Message, Message]] = []
         self._change, self._hostile = change, study.hostile
         self._replies: dict[str, Message] = {}
+        self.before: Callable[[str, Message], None] = lambda site, request: None
+        """Changes a request on its way to a site, as a hostile server."""
         flower.enter_run(self.run_id)
 
     def set_run(self, run: Any) -> None:
@@ -70,6 +72,7 @@ class InProcessGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []
         for message in messages:
+            self.before(self.nodes[message.metadata.dst_node_id].name, message)
             ids.append(flower.give_id(message))
             site = self.nodes[message.metadata.dst_node_id]
             context = Context(self.run_id, 0, {"site": site.model_dump_json()}, RecordDict(), {})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.lowrank import aggregation_error
@@ -15,6 +16,9 @@ from sahfl.aggregation.rules import RULES
 from sahfl.aggregation.update import SiteUpdate
 from sahfl.config import RoundsConfig
 from sahfl.errors import PayloadError
+
+NO_UPDATES: dict[str, Any] = {"norms": {}, "shortened": {}, "lightened": {}, "aggregation_error": None}
+"""Notes where no site's update is known."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,16 @@ def aggregate(
         "aggregation_error": aggregation_error(bounded.updates, result, like=like, layers=layers),
     }
     return Aggregate(result, notes)
+
+
+def add_change(state: AdapterState, change: Mapping[str, NDArray[np.float64]]) -> Aggregate:
+    """Add a mean change (of some of the tensors of ``state``, any shapes), of which no site's part is known.
+
+    Raises:
+        PayloadError: the next state would hold a number that is not finite.
+    """
+    moved = {name: (state[name] + value).astype(state[name].dtype) for name, value in change.items()}
+    return Aggregate(_finite(state | moved), dict(NO_UPDATES))
 
 
 def _finite(state: AdapterState) -> AdapterState:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sahfl.adapters import AdapterState, FactoredLayer
 from sahfl.aggregation.rules import USUAL
@@ -62,6 +66,15 @@ class Run:
         return {site: member.description for site, member in self.roster.items()}
 
 
+@dataclass(frozen=True)
+class MaskedSum:
+    """What a masked round told the server: means over the sites in ``Outcome.used``, weighted by their volumes."""
+
+    change: Mapping[str, NDArray[np.float64]]
+    """Mean change from the round's start, of the tensors that trained."""
+    loss: float
+
+
 @dataclass
 class Outcome:
     """Outcome of a round's requests; each site is in exactly one of ``used``, ``refused`` and ``missing``."""
@@ -71,6 +84,12 @@ class Outcome:
     missing: dict[str, str] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     """Those of ``missing`` that trained and held back their update; the quorum counts them."""
+    masked: MaskedSum | None = None
+    """The sum of a masked round; None without one."""
+    spent: bool = False
+    """Whether a masked round failed after vectors were asked for, so that it cannot be tried in another way."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Further fields of the journal's line."""
     oddities: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """Late replies, second replies, and sites that were asked again."""
 

@@ -15,6 +15,7 @@ EXPLAINED = {
     "PatientWithdrawn": "a patient of this study was withdrawn there, which closes the study at that site; the name",
     "SiteStateLost": "a file of the site's folder was lost or put back; its name",
     "LedgerBroken": "the site's ledger was changed, cut or put back; the line",
+    "MaskingRefused": "a step of the masked round is not what the site was told or answered before; the difference",
     "VersionsDiffer": "the request, or the site's folder, is of another version of sahfl; both versions",
     "BaseNotAccepted": "nobody there has accepted the base network; the command",
 }

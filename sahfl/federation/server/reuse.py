@@ -14,7 +14,7 @@ import numpy as np
 
 from sahfl.adapters import AdapterState
 from sahfl.cell_names import Pretraining, cell_of
-from sahfl.config import POOLED, Method, Study, ZeroShot
+from sahfl.config import POOLED, Method, Study, ZeroShot, masking_of
 from sahfl.errors import AdapterError, PayloadError
 from sahfl.events import CellReused, Warned, emit
 from sahfl.federation.requests import Requests
@@ -169,6 +169,8 @@ def work_of(study: Study, method: Method | Pretraining) -> Record:
     parts = {"views": study.views, "model": study.model}
     found: Record = {name: part.model_dump(mode="json") for name, part in parts.items()}
     rules = study.rounds.model_dump(mode="json", include={"payload", "most_share", "most_norm"})
+    if masking := masking_of(study, None if isinstance(method, Pretraining) else method):
+        rules["masking"] = masking.model_dump(mode="json")
     if isinstance(method, Pretraining):
         assert study.pretrain is not None
         alone = {"site": method.site} if method.site else {}

@@ -18,10 +18,11 @@ from sahfl.events import CellResumed, Paused, RoundBegun, RoundCommitted, RoundF
 from sahfl.federation import protocol
 from sahfl.federation.protocol import TrainReply
 from sahfl.federation.requests import in_round
-from sahfl.federation.server.aggregate import Aggregate, aggregate
+from sahfl.federation.server.aggregate import NO_UPDATES, Aggregate, add_change, aggregate
 from sahfl.federation.server.cell import Cell, Outcome, Run
 from sahfl.federation.server.confirm import with_confirmations
 from sahfl.federation.server.mailbox import Answers, Ask
+from sahfl.federation.server.masked_round import MaskedAttempt
 from sahfl.federation.server.replies import is_held_back, reason_of
 from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
@@ -52,7 +53,7 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
         emit(RoundBegun(cell.key, round_, cell.task.rounds))
         sent = cell.ranks.states(state, cell.sites, cell.layers, first=round_ == 1)
         outcome, record = yield from _run_round(cell, sent, round_, run, own_rounds)
-        found = _next_state(cell, state, sent, outcome.used, run.config)
+        found = _next_state(cell, state, sent, outcome, run.config)
         state, record = found.state, record | found.notes | {"private_shortened": {}}
         if round_ == cell.task.rounds and cell.private:
             mean = _mean_of_private(cell, outcome.used, run.config)
@@ -62,9 +63,7 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
         for site, factor in found.notes["shortened"].items():
             emit(UpdateBounded(cell.key, round_, site, factor))
         run.folder.commit(cell.key, Checkpoint(round_, state, record))
-        total = sum(reply.n_volumes for reply in outcome.used.values())
-        loss = sum(reply.loss * reply.n_volumes for reply in outcome.used.values()) / total if total else None
-        emit(RoundCommitted(cell.key, round_, cell.task.rounds, loss))
+        emit(RoundCommitted(cell.key, round_, cell.task.rounds, _loss(outcome)))
     return state
 
 
@@ -95,7 +94,10 @@ def run_local_phase(cell: Cell, state: AdapterState, run: Run) -> Steps[None]:
             continue
         try:
             outcome.used[site] = protocol.read_local_phase_reply(
-                answers.replies[site].content, header=header, most_volumes=member.description.n_volumes
+                answers.replies[site].content,
+                header=header,
+                most_volumes=member.description.n_volumes,
+                masked=cell.task.masking is not None,
             )
         except PayloadError as error:
             outcome.refused[site] = str(error)
@@ -125,16 +127,24 @@ def _is_of(line: Record, header: Header) -> bool:
     return (line["method"], line["fold"]) == (header.method, header.fold)
 
 
+def _loss(outcome: Outcome) -> float | None:
+    """The mean loss of a round, weighted by volumes."""
+    if outcome.masked is not None:
+        return outcome.masked.loss
+    known = [(reply.loss, reply.n_volumes) for reply in outcome.used.values() if reply.loss is not None]
+    total = sum(n for _, n in known)
+    return sum(loss * n for loss, n in known) / total if total else None
+
+
 def _next_state(
-    cell: Cell,
-    state: AdapterState,
-    sent: Mapping[str, AdapterState],
-    used: Mapping[str, TrainReply],
-    config: RoundsConfig,
+    cell: Cell, state: AdapterState, sent: Mapping[str, AdapterState], outcome: Outcome, config: RoundsConfig
 ) -> Aggregate:
-    """The state after a round; where every site held back its update, it is the state before."""
+    """The state after a round; where every site held back its update, or a masked round is lost, the state before."""
+    used = outcome.used
+    if outcome.masked is not None:
+        return add_change(state, outcome.masked.change)
     if not used:
-        return Aggregate(state, {"norms": {}, "shortened": {}, "lightened": {}, "aggregation_error": None})
+        return Aggregate(state, dict(NO_UPDATES))
     updates = [
         SiteUpdate(site, reply.n_volumes, sent[site] | _only(reply.state, sent[site]), sent[site])
         for site, reply in used.items()
@@ -166,10 +176,13 @@ def _run_round(
         began = time.monotonic()
         outcome, n_bytes_down = yield from _ask(cell, sent, round_, run, own_rounds)
         enough = len(outcome.used) + len(outcome.held) >= quorum
+        if cell.task.masking is not None:  # a round that is spent without a sum is lost, and changes nothing
+            over = attempt == config.attempts or len(outcome.held) >= quorum
+            enough = outcome.masked is not None or (outcome.spent and over)
         record = _record(cell, round_, attempt, outcome, n_bytes_down, time.monotonic() - began) | {"committed": enough}
         if enough:
-            return outcome, record
-        run.folder.note(record)
+            return outcome, record | outcome.notes
+        run.folder.note(record | outcome.notes)
         emit(RoundFailed(cell.key, _shortage(cell, round_, attempt, outcome, quorum)))
         if attempt < config.attempts and config.pause_s:
             sites, pause = outcome.reasons(), {"cell": cell.key, "round": round_, "seconds": config.pause_s}
@@ -202,6 +215,8 @@ def _ask(
     contents = yield from with_confirmations(
         contents, task=in_round(cell.task, round_), header=header, run=run, cell=cell.key
     )
+    if cell.task.masking is not None:
+        return (yield from _ask_masked(cell, contents, sent, header, run))
     answers: Answers = yield Ask(contents, protocol.TRAIN, nodes, deadline_s, what, cell.key)
     replies = answers.replies
     outcome = Outcome(oddities=answers.oddities())
@@ -211,8 +226,7 @@ def _ask(
             outcome.missing[site] = reason
             outcome.held |= {site} if is_held_back(replies.get(site)) else set()
             continue
-        names = RULES[cell.rule].names_of_turn(cell.layers, tuple(sent[site]), round_)
-        expected = {name: sent[site][name] for name in names}
+        expected = _in_turn(cell, sent[site], round_)
         if round_ == cell.task.rounds:
             expected = dict(sorted((expected | cell.private).items()))
         try:
@@ -227,6 +241,28 @@ def _ask(
             outcome.refused[site] = str(error)
             emit(SiteLeftOut(site, f"refused: {error}"))
     return outcome, {site: protocol.n_bytes(content) for site, content in contents.items()}
+
+
+def _in_turn(cell: Cell, sent: AdapterState, round_: int) -> AdapterState:
+    """What was sent of the tensors that train in a round."""
+    return {name: sent[name] for name in RULES[cell.rule].names_of_turn(cell.layers, tuple(sent), round_)}
+
+
+def _ask_masked(
+    cell: Cell, contents: Mapping[str, RecordDict], sent: Mapping[str, AdapterState], header: Header, run: Run
+) -> Steps[tuple[Outcome, dict[str, int]]]:
+    like = _in_turn(cell, next(iter(sent.values()), {}), header.round)
+    task, quorum = in_round(cell.task, header.round), needed(run.config, len(cell.sites))
+    attempt = MaskedAttempt(cell, task, header, contents, like, run, quorum)
+    yield from attempt.run()
+    outcome = attempt.outcome
+    outcome.notes = attempt.notes
+    known = outcome.used.keys() | outcome.refused.keys() | outcome.missing.keys()
+    left = [site for site in cell.sites if site not in known]
+    outcome.missing |= {site: run.why_out(site) for site in left if site not in contents}
+    text = "came after this masked round began" if attempt.progress.listed else "the round ended before its vector"
+    outcome.missing |= {site: text for site in left if site in contents}
+    return outcome, attempt.n_bytes_down
 
 
 def _record(

@@ -30,6 +30,8 @@ from sahfl.regular_files import TENSORS_BYTES, read_bytes
 from sahfl.task import Task
 
 FOLDER, CONFIRMED, TRAININGS = "answered", "confirmed", "trainings"
+MASKED = "masked"
+"""The folder with the notes of masked rounds (``masked``)."""
 TRAINING = re.compile(r"[0-9a-f]{16}")
 MOST_BYTES = 500_000_000
 """Most bytes of kept answers; the oldest go first."""
@@ -152,7 +154,8 @@ class Trainings:
         """
         if self._simulated:
             return
-        settings = task.model_dump_json(exclude={"round", "own_round", "evaluation", "part"})
+        left_out = {"round", "own_round", "evaluation", "part"} | ({"masking"} if task.masking is None else set())
+        settings = task.model_dump_json(exclude=left_out)
         line = replace(Line.of(header, hashlib.sha256(settings.encode()).hexdigest()), round=0)
         if not self._answered.took_part(header):
             self._rounds.forget(header.training, 0)
@@ -189,7 +192,7 @@ def forget_round(config: SiteConfig, training: str, round_: int) -> int:
     for name, found in lists.items():
         for one in found:
             one.forget(training, first[name])
-    for path in (config.folder / FOLDER).glob(f"{training}-*.reply"):
+    for path in (*(config.folder / FOLDER).glob(f"{training}-*.reply"), config.folder / MASKED / f"{training}.notes"):
         path.unlink(missing_ok=True)
     return released
 

@@ -44,7 +44,8 @@ def _tensors(task: Task) -> Trained:
 def tensor_leaks(task: Task, answer: RecordDict) -> Iterator[str]:
     """Yield each difference between the tensors of an answer and those that the training declares."""
     tensors = declared(task)
-    array, sent = flat_array(answer, "state", dtype=task.payload), config_record(answer, "layout")
+    dtype = "uint32" if task.masking else task.payload
+    array, sent = flat_array(answer, "state", dtype=dtype), config_record(answer, "layout")
     names, shapes = _as_strings(sent.get("names")), _as_strings(sent.get("shapes"))
     allowed = {name: ",".join(map(str, shape)) for name, shape in tensors.items()}
     for name, shape in zip_longest(names, shapes, fillvalue=""):
@@ -52,7 +53,8 @@ def tensor_leaks(task: Task, answer: RecordDict) -> Iterator[str]:
             yield f"got tensor {name[:80]!r} of shape ({shape[:40]}), which this training does not declare"
     if len(set(names)) < len(names):
         yield "got a tensor twice"
-    if array.shape != (sum(math.prod(tensors.get(name, ())) for name in names),):
+    n_more = 1 if task.masking else 0  # the loss, in the sum
+    if array.shape != (sum(math.prod(tensors.get(name, ())) for name in names) + n_more,):
         yield "got more numbers than the tensors have"
     steps = {"steps"} if task.payload == "int8" else set()
     if set(sent) != {"names", "shapes"} | steps or len(_as_floats(sent.get("steps", []))) != len(names) * len(steps):

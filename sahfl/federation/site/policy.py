@@ -14,7 +14,7 @@ from flwr.app import RecordDict
 
 from sahfl.config import POOLS, SiteConfig, SitePolicy
 from sahfl.errors import PolicyRefused
-from sahfl.federation import protocol
+from sahfl.federation import masked_messages, protocol
 from sahfl.federation.site.gain import refuse_loss
 from sahfl.federation.site.kinds.table import KINDS, find_kind, unknown_kind
 from sahfl.payload import Header
@@ -33,7 +33,7 @@ def check_request(config: SiteConfig, message_type: str, task: Task, header: Hea
     if problems:
         asked = f"site {config.name}: study {header.study[:12]} asks for what the policy does not allow"
         raise PolicyRefused("\n".join([f"{asked}:", *(f"  {problem}" for problem in problems)]))
-    if message_type == protocol.TRAIN:
+    if message_type in (protocol.TRAIN, masked_messages.KEYS):
         refuse_loss(config, task)
 
 

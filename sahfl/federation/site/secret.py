@@ -74,8 +74,9 @@ def batch_key(config: SiteConfig, task: Task, header: Header, start: str) -> str
     """HMAC-SHA-256 (hex) of a request under the site's secret; ``start`` is the hash of the received tensors.
 
     The study's fingerprint is left out: it says where the scans lie, and a simulation draws as its deployment does.
+    Masks are left out too: they change no training (``masked`` masks each batch's update once).
     """
-    asked = "\n".join([task.model_dump_json(), header.method, header.base, start])
+    asked = "\n".join([task.model_dump_json(exclude={"masking"}), header.method, header.base, start])
     return hmac.new(site_secret(config), asked.encode(), hashlib.sha256).hexdigest()
 
 

@@ -23,6 +23,7 @@ from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above
 from sahfl.federation.site.kinds.local_training import reserve
 from sahfl.federation.site.kinds.received import network_of, open_network, task_and_header, which_cell
+from sahfl.federation.site.masked import forget_masked
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
 from sahfl.model import Network
@@ -47,6 +48,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     results = score_cases(site, task, net, held_out)
     rounds = Answered(site.config, header.study)
     rounds.close(header.training)
+    forget_masked(site.config.folder, header.training)
     if not task.inner:
         keep_results(site.config.folder, task, header, results, took_part=rounds.took_part(header))
     cases, policy = [result for _, _, result in results], site.config.policy

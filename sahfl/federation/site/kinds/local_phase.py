@@ -43,7 +43,8 @@ def local_phase(site: Site, content: RecordDict) -> RecordDict:
     drawn = batch_seed(site, task, header, hash_of_tensors(content))
     loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn)
     own.part.keep(exchanged.read(own.net), n_volumes=n_volumes)
-    return protocol.local_phase_reply(header, n_volumes=n_volumes, loss=loss, seconds=time.monotonic() - began)
+    told, seconds = None if task.masking else loss, time.monotonic() - began
+    return protocol.local_phase_reply(header, n_volumes=n_volumes, loss=told, seconds=seconds)
 
 
 def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
@@ -54,21 +55,23 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
-    yield from metric_leaks(answer.metric_records.get("metrics", MetricRecord()))
+    yield from metric_leaks(task, answer.metric_records.get("metrics", MetricRecord()))
 
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     metrics = sorted(answer.metric_records["metrics"])
-    what = "the number of scans, the mean loss and the seconds of the last phase at this site, and no tensor"
+    loss = "" if task.masking else ", the mean loss"
+    what = f"the number of scans{loss} and the seconds of the last phase at this site, and no tensor"
     return what, which_cell(task) | {"metrics": metrics}
 
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
     for task in requests.local_phases(config.name) if requests else ():
         assert task.training is not None
+        loss = "" if task.masking else ", loss (mean of the phase)"
         lines = [
             f"the last phase of {task.training.id} at this site, each fold ({task.training.local_steps} steps):",
-            "  leaves: metrics n_volumes (scans trained on), loss (mean of the phase), seconds",
+            f"  leaves: metrics n_volumes (scans trained on){loss}, seconds",
             "  stays: all that the method trains",
         ]
         yield Planned(f"the last phase of {task.training.id}", (task,), lines)

@@ -9,11 +9,19 @@ from sahfl.federation.site.kinds.evaluate import EVALUATE
 from sahfl.federation.site.kinds.install_base import INSTALL_BASE
 from sahfl.federation.site.kinds.kind import Kind
 from sahfl.federation.site.kinds.local_phase import LOCAL_PHASE
+from sahfl.federation.site.kinds.masking_keys import MASKING_KEYS
+from sahfl.federation.site.kinds.masking_reveal import MASKING_REVEAL
+from sahfl.federation.site.kinds.masking_shares import MASKING_SHARES
+from sahfl.federation.site.kinds.masking_survivors import MASKING_SURVIVORS
 from sahfl.federation.site.kinds.private_part import PRIVATE_PART
 from sahfl.federation.site.kinds.scan_keys import SCAN_KEYS
 from sahfl.federation.site.kinds.train import TRAIN
 
-ALL = (DESCRIBE, SCAN_KEYS, INSTALL_BASE, CONFIRM_START, TRAIN, LOCAL_PHASE, EVALUATE, PRIVATE_PART)
+ALL = (
+    *(DESCRIBE, SCAN_KEYS, INSTALL_BASE, CONFIRM_START),
+    *(MASKING_KEYS, MASKING_SHARES, TRAIN, MASKING_SURVIVORS, MASKING_REVEAL),
+    *(LOCAL_PHASE, EVALUATE, PRIVATE_PART),
+)
 KINDS: dict[str, Kind] = {kind.type: kind for kind in ALL}
 """Every kind by its message type, in the order in which a study sends them."""
 

@@ -16,6 +16,7 @@ from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, W
 from sahfl.config.methods import method_at_defaults
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
+from sahfl.federation.masked_messages import masked_reply, read_delivery
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.answered import Trainings
 from sahfl.federation.site.declared import may_leave, shares_all, tensor_leaks
@@ -30,13 +31,16 @@ from sahfl.federation.site.kinds.local_training import (
     training_cases,
 )
 from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
+from sahfl.federation.site.masked import MaskedRound
 from sahfl.federation.site.sanity import Watch
+from sahfl.federation.site.secret import batch_key
 from sahfl.federation.site.site import Site
 from sahfl.federation.site.starts import Starts
 from sahfl.federation.tensors import config_record, hash_of_tensors
 from sahfl.federation.turns import take_turn
+from sahfl.masking.masks import Numbers
 from sahfl.networks import trained_tensors
-from sahfl.payload import payload_size
+from sahfl.payload import layout, payload_size
 from sahfl.task import Task
 
 log = logging.getLogger(__name__)
@@ -55,6 +59,9 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     cases = training_cases(site, task)
     require_patients(site, task, cases)
     Trainings(site.config, header.study).require_same(header, task)
+    masked = MaskedRound(site.config, task, header, content) if task.masking else None
+    if masked is not None:
+        masked.require_begun(hash_of_tensors(content))
     own = open_network(site, task, header)
     start = own.load(content, after_round=task.round - 1, starts=Starts(site.config, task, header))
     reserve(site, "round", protocol.TRAIN, content, header, cases)
@@ -67,6 +74,11 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     trained = exchanged.read(own.net)
     own.part.keep({name: trained[name] for name in own.staying}, n_volumes=n_volumes)
     sent = {name: trained[name] for name in names if name not in own.staying}
+    if masked is not None:
+        change = {name: value - start[name] for name, value in sent.items()}
+        vector = _mask(site, masked, content, masked.encode(change, loss, n_volumes))
+        seconds = time.monotonic() - began
+        return masked_reply(header, layout(change), vector, n_volumes=n_volumes, seconds=seconds)
     if task.payload != "float32":
         change = {name: value - start[name] for name, value in sent.items()}
         sent = with_feedback(site.config.folder, header, change, task.payload)
@@ -75,6 +87,14 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         sent = dict(sorted(sent.items()))
     seconds = time.monotonic() - began
     return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=loss, seconds=seconds, encoding=task.payload)
+
+
+def _mask(site: Site, masked: MaskedRound, content: RecordDict, vector: Numbers) -> Numbers:
+    """Put the masks on a vector; its batches are noted first, so that they are in no second sum."""
+    (task, header), (sharers, received) = task_and_header(content), read_delivery(content)
+    with masked.step() as party:
+        masked.note_drawn(batch_key(site.config, task, header, hash_of_tensors(content)), party)
+        return party.mask(vector, received, sharers)
 
 
 # ----------------------------------------------------------------------------------------------------- the policy
@@ -123,6 +143,8 @@ def _start_problems(policy: SitePolicy, method: AdapterTuning, task: Task) -> It
 
 def _tensor_problems(policy: SitePolicy, task: Task) -> Iterator[str]:
     trained, tensors = trained_tensors(task.views, task.model, task.training), may_leave(task)
+    if not policy.unmasked and task.masking is None and tensors:
+        yield "unmasked: got a training whose update would leave in the clear, expected rounds.masking in the study"
     if policy.norms_stay and trained.norms & tensors.keys():
         yield "norms_stay: got training whose weights of norms would leave, expected a method with stays: [norm]"
     if not policy.private_mean and task.training is not None and task.training.share_private_at_end:
@@ -132,15 +154,16 @@ def _tensor_problems(policy: SitePolicy, task: Task) -> Iterator[str]:
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
-    yield from metric_leaks(answer.metric_records.get("metrics", MetricRecord()))
+    yield from metric_leaks(task, answer.metric_records.get("metrics", MetricRecord()))
     yield from tensor_leaks(task, answer)
 
 
-def metric_leaks(metrics: MetricRecord) -> Iterator[str]:
-    """Yield each metric of an answer that is not one of the three numbers of a training."""
+def metric_leaks(task: Task, metrics: MetricRecord) -> Iterator[str]:
+    """Yield each metric of an answer that is not one of a training's: three numbers, without the loss under masks."""
+    expected = [name for name in METRICS if name != "loss" or task.masking is None]
     for name, value in metrics.items():
-        if name not in METRICS:
-            yield f"got metric {name[:40]!r}, expected {', '.join(METRICS)}"
+        if name not in expected:
+            yield f"got metric {name[:40]!r}, expected {', '.join(expected)}"
         elif type(value) not in (int, float):
             yield f"metric {name}: got {type(value).__name__}, expected one number"
 
@@ -163,8 +186,12 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     details |= {"rank": task.own_method.rank if isinstance(task.own_method, AdapterTuning) else None}
     details |= {"n_volumes": answer.metric_records["metrics"].get("n_volumes")}
     details |= {"views": list(task.views.weights), "size": list(task.views.size), "spacing_mm": task.views.spacing_mm}
+    if task.masking is not None:
+        details["masked"] = {"clip": task.masking.clip, "threshold": task.masking.threshold}
+        what = f"masked, of which the server learns the sum over the sites alone: {what}"
     work = f"after {local.steps} steps of {local.batch_size} slices at the rate {task.learning_rate:g}"
-    return f"{what}, {work}; the number of scans, the mean loss and the seconds", which_cell(task) | details
+    rest = "the number of scans" + ("" if task.masking else ", the mean loss") + " and the seconds"
+    return f"{what}, {work}; {rest}", which_cell(task) | details
 
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
@@ -191,9 +218,11 @@ def _lines(name: str, task: Task) -> Iterator[str]:
         size = f"{len(trained.shared)} tensors, {numbers:,} numbers, {n_bytes:,} bytes as {task.payload}"
         names = list(trained.shared)
         shown = ", ".join(names[:2]) + (f", ... to {names[-1]}" if len(names) > 2 else "")
-        yield f"  leaves: {_what(method)}: {size}"
+        masked = "" if task.masking is None else f"masked, in a sum with the loss (clip {task.masking.clip:g}): "
+        yield f"  leaves: {masked}{_what(method)}: {size}"
         yield f"    with their names and shapes ({shown})"
-    yield "  leaves: metrics n_volumes (scans trained on), loss (mean of the round), seconds"
+    loss = "" if task.masking else ", loss (mean of the round)"
+    yield f"  leaves: metrics n_volumes (scans trained on){loss}, seconds"
     if trained.staying:
         n_stay, _ = payload_size(trained.staying.values(), task.payload)
         yield f"  stays: {what_stays(method)}: {len(trained.staying)} tensors, {n_stay:,} numbers"

@@ -1,0 +1,291 @@
+"""Messages of the steps of a masked round (``sahfl.masking``): what the server asks, what a site answers.
+
+Each request is the training's (task, header) with the record ``masking``. The round's terms in it are the same in all
+five steps: they are part of what the sites sign, so that the masks cancel only between sites that were told the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from sahfl.errors import PayloadError
+from sahfl.federation.protocol import n_bytes, read_header, read_metrics
+from sahfl.federation.tensors import RAW, config_record, flat_array
+from sahfl.masking.context import Context
+from sahfl.masking.keys import KEY_BYTES
+from sahfl.masking.masks import Numbers
+from sahfl.masking.party import SEALED_BYTES, Shares
+from sahfl.masking.ring import FixedPoint
+from sahfl.masking.sharing import SHARE_BYTES
+from sahfl.masking.site_list import Advert, SignedAdvert
+from sahfl.payload import FINGERPRINT, MOST_VOLUMES, Header, Layout, check_header
+from sahfl.task import Task
+from sahfl.trust.attestation import MOST_BYTES
+
+RECORD = "masking"
+KEYS, SHARES = "query.masking_keys", "query.masking_shares"
+SURVIVORS, REVEAL = "query.masking_survivors", "query.masking_reveal"
+BITS = 32
+MOST_LOSS = 100.0
+"""A larger mean loss counts as this one in the sum."""
+MOST_ATTEMPTS = 1_000_000
+MOST_SIGNATURE = 2 * MOST_BYTES + 8
+MOST_SITES = 10_000
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all sites of a masked round are told alike."""
+
+    attempt: int
+    """From 1; each has keys of its own."""
+    volumes: Mapping[str, int]
+    """Volumes that each site of the training registered; their sum is what a site's weight is a share of."""
+    start: str
+    """Hash of the tensors that the round starts from."""
+
+    def context(self, task: Task, header: Header) -> Context:
+        """The name of the round, of which everything that sites must agree on is a part."""
+        assert task.masking is not None
+        agreed = [self.attempt, sorted(self.volumes.items()), self.start, task.masking.clip, task.masking.threshold]
+        digest = hashlib.sha256(json.dumps([header.base, *agreed]).encode()).hexdigest()
+        return Context(header.study, header.training, header.round, "training", digest)
+
+    @property
+    def total(self) -> int:
+        """Registered volumes of all sites of the training."""
+        return sum(self.volumes.values())
+
+    def forms(self, clip: float) -> tuple[FixedPoint, FixedPoint]:
+        """How numbers of a change, and a loss, are written."""
+        return FixedPoint(BITS, clip, len(self.volumes)), FixedPoint(BITS, MOST_LOSS, len(self.volumes))
+
+    def record(self, **more: Any) -> ConfigRecord:
+        """The record of a request, with what its step adds."""
+        names = sorted(self.volumes)
+        volumes: list[int] = [self.volumes[name] for name in names]
+        known: dict[str, Any] = {"attempt": self.attempt, "start": self.start, "sites": names, "volumes": volumes}
+        return ConfigRecord({**known, **more})
+
+
+def with_record(content: RecordDict, record: ConfigRecord, *, tensors: bool = False) -> RecordDict:
+    """The request of a step: that of the training, with or without its tensors, and the record of the step."""
+    left = {name: content[name] for name in ("task", "header")} if not tensors else dict(content)
+    return RecordDict({**left, RECORD: record})
+
+
+def read_terms(content: RecordDict) -> Terms:
+    """Read the terms of a request.
+
+    Raises:
+        PayloadError: they are missing or of a wrong form.
+    """
+    record = config_record(content, RECORD)
+    attempt, start, names, volumes = (record.get(name) for name in ("attempt", "start", "sites", "volumes"))
+    if type(attempt) is not int or not 1 <= attempt <= MOST_ATTEMPTS:
+        raise PayloadError("masking: expected the number of an attempt")
+    if not isinstance(start, str) or (start and not FINGERPRINT.fullmatch(start)):
+        raise PayloadError("masking: expected the hash of the round's start")
+    sites = _texts(names)
+    right = isinstance(volumes, list) and len(volumes) == len(sites) and sites == sorted(set(sites))
+    if not right or not all(type(n) is int and 1 <= n <= MOST_VOLUMES for n in volumes or ()):  # type: ignore[union-attr]
+        raise PayloadError("masking: expected different sites in order, with the volumes of each")
+    return Terms(attempt, dict(zip(sites, volumes, strict=True)), start)  # type: ignore[arg-type]
+
+
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list) or len(value) > MOST_SITES or not all(isinstance(one, str) for one in value):
+        raise PayloadError("masking: expected a list of names")
+    return [str(one) for one in value]
+
+
+def _bytes(value: object, *, most: int, least: int = 0) -> bytes:
+    if not isinstance(value, bytes) or not least <= len(value) <= most:
+        raise PayloadError(f"masking: expected {least} to {most} bytes")
+    return value
+
+
+def _by_name(record: ConfigRecord, names: str, values: str, *, most: int, least: int = 0) -> dict[str, bytes]:
+    found, parts = _texts(record.get(names)), record.get(values)
+    if not isinstance(parts, list) or len(parts) != len(found) or len(set(found)) != len(found):
+        raise PayloadError("masking: expected different names, with bytes for each")
+    return {name: _bytes(part, most=most, least=least) for name, part in zip(found, parts, strict=True)}
+
+
+def _require_keys(record: ConfigRecord, *names: str) -> None:
+    if set(record) != set(names):
+        raise PayloadError(f"masking: expected {', '.join(names)}")
+
+
+# -------------------------------------------------------------------------------------------- what a step's request has
+
+
+def listed_record(terms: Terms, listed: Iterable[SignedAdvert]) -> ConfigRecord:
+    """For step 2: the keys of all sites with their signatures."""
+    signed = list(listed)
+    return terms.record(
+        listed=[one.advert.site for one in signed],
+        keys=[one.advert.mask_key + one.advert.share_key for one in signed],
+        signatures=[one.signature for one in signed],
+    )
+
+
+def read_listed(content: RecordDict) -> list[SignedAdvert]:
+    """Read the list of step 2 without verifying it.
+
+    Raises:
+        PayloadError: it is missing or of a wrong form; so in all readers here.
+    """
+    record = config_record(content, RECORD)
+    keys = _by_name(record, "listed", "keys", most=2 * KEY_BYTES, least=2 * KEY_BYTES)
+    signatures = _by_name(record, "listed", "signatures", most=MOST_SIGNATURE)
+    return [
+        SignedAdvert(Advert(site, both[:KEY_BYTES], both[KEY_BYTES:]), signatures[site]) for site, both in keys.items()
+    ]
+
+
+def delivery_record(terms: Terms, sharers: Iterable[str], received: Mapping[str, bytes]) -> ConfigRecord:
+    """For step 3, the training: who shared, and the sealed shares for this site."""
+    return terms.record(sharers=list(sharers), senders=list(received), sealed=list(received.values()))
+
+
+def read_delivery(content: RecordDict) -> tuple[list[str], dict[str, bytes]]:
+    """Read who shared, and the sealed shares."""
+    record = config_record(content, RECORD)
+    sealed = _by_name(record, "senders", "sealed", most=SEALED_BYTES, least=SEALED_BYTES)
+    return _texts(record.get("sharers")), sealed
+
+
+def survivors_record(
+    terms: Terms, survivors: Iterable[str], confirmations: Mapping[str, bytes] | None = None
+) -> ConfigRecord:
+    """For steps 4 and 5: who survived, and in step 5 who signed that."""
+    if confirmations is None:
+        return terms.record(survivors=list(survivors))
+    signed = {"signers": list(confirmations), "signatures": list(confirmations.values())}
+    return terms.record(survivors=list(survivors), **signed)
+
+
+def read_survivors(content: RecordDict) -> list[str]:
+    """Read who survived."""
+    return _texts(config_record(content, RECORD).get("survivors"))
+
+
+def read_confirmations(content: RecordDict) -> dict[str, bytes]:
+    """Read the survivors' signatures without verifying them."""
+    return _by_name(config_record(content, RECORD), "signers", "signatures", most=MOST_SIGNATURE)
+
+
+# ------------------------------------------------------------------------------------------------- what a site answers
+
+
+def keys_reply(header: Header, signed: SignedAdvert) -> RecordDict:
+    """Answer step 1."""
+    advert = signed.advert
+    record = {"mask_key": advert.mask_key, "share_key": advert.share_key, "signature": signed.signature}
+    return _reply(header, "keys", record)
+
+
+def read_keys_reply(content: RecordDict, header: Header | None, site: str) -> SignedAdvert:
+    """Read the answer to step 1; without ``header``, that is not compared."""
+    record = _read_reply(content, header, "keys")
+    _require_keys(record, "mask_key", "share_key", "signature")
+    keys = (_bytes(record[name], most=KEY_BYTES, least=KEY_BYTES) for name in ("mask_key", "share_key"))
+    return SignedAdvert(Advert(site, *keys), _bytes(record["signature"], most=MOST_SIGNATURE))
+
+
+def shares_reply(header: Header, shares: Shares) -> RecordDict:
+    """Answer step 2."""
+    named = {"receivers": list(shares.sealed), "sealed": list(shares.sealed.values())}
+    return _reply(header, "shares", {"commitment": shares.commitment, **named})
+
+
+def read_shares_reply(content: RecordDict, header: Header | None) -> Shares:
+    """Read the answer to step 2."""
+    record = _read_reply(content, header, "shares")
+    _require_keys(record, "commitment", "receivers", "sealed")
+    sealed = _by_name(record, "receivers", "sealed", most=SEALED_BYTES, least=SEALED_BYTES)
+    return Shares(_bytes(record["commitment"], most=KEY_BYTES, least=KEY_BYTES), sealed)
+
+
+def survivors_reply(header: Header, signature: bytes) -> RecordDict:
+    """Answer step 4."""
+    return _reply(header, "survivors", {"signature": signature})
+
+
+def read_survivors_reply(content: RecordDict, header: Header | None) -> bytes:
+    """Read the answer to step 4."""
+    record = _read_reply(content, header, "survivors")
+    _require_keys(record, "signature")
+    return _bytes(record["signature"], most=MOST_SIGNATURE)
+
+
+def reveal_reply(header: Header, shares: Mapping[str, bytes]) -> RecordDict:
+    """Answer step 5."""
+    return _reply(header, "revealed", {"sites": list(shares), "shares": list(shares.values())})
+
+
+def read_reveal_reply(content: RecordDict, header: Header | None) -> dict[str, bytes]:
+    """Read the answer to step 5."""
+    record = _read_reply(content, header, "revealed")
+    _require_keys(record, "sites", "shares")
+    return _by_name(record, "sites", "shares", most=SHARE_BYTES, least=SHARE_BYTES)
+
+
+def _reply(header: Header, name: str, record: dict[str, Any]) -> RecordDict:
+    return RecordDict({"header": ConfigRecord(header.as_dict()), name: ConfigRecord(record)})
+
+
+def _read_reply(content: RecordDict, header: Header | None, name: str) -> ConfigRecord:
+    if unknown := sorted(content.keys() - {"header", name}):
+        raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")
+    if header is not None:
+        check_header(read_header(content), header)
+    return config_record(content, name)
+
+
+@dataclass(frozen=True)
+class MaskedReply:
+    """A usable answer to a training request of a masked round."""
+
+    vector: Numbers
+    """(n + 1,) uint32: the numbers of the change, and the loss."""
+    n_volumes: int
+    seconds: float
+    n_bytes: int
+
+
+def masked_reply(header: Header, layout: Layout, vector: Numbers, *, n_volumes: int, seconds: float) -> RecordDict:
+    """Answer step 3: the masked vector with names and shapes of the tensors in it; no loss, because it is inside."""
+    shapes = [",".join(map(str, shape)) for _, shape in layout]
+    return RecordDict(
+        {
+            "header": ConfigRecord(header.as_dict()),
+            "layout": ConfigRecord({"names": [name for name, _ in layout], "shapes": shapes}),
+            "metrics": MetricRecord({"n_volumes": n_volumes, "seconds": seconds}),
+            "state": ArrayRecord({"flat": Array("uint32", (int(vector.size),), RAW, vector.tobytes())}),
+        }
+    )
+
+
+def read_masked_reply(content: RecordDict, *, header: Header, layout: Layout, most_volumes: int) -> MaskedReply:
+    """Read the answer to step 3, and check it against the request."""
+    if unknown := sorted(content.keys() - {"header", "layout", "metrics", "state"}):
+        raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")
+    check_header(read_header(content), header)
+    wanted = {"names": [name for name, _ in layout], "shapes": [",".join(map(str, shape)) for _, shape in layout]}
+    if dict(config_record(content, "layout")) != wanted:
+        raise PayloadError("layout: is not that of the tensors of this round")
+    n_volumes, _, seconds = read_metrics(content, most_volumes=most_volumes, masked=True)
+    vector = np.frombuffer(flat_array(content, "state", dtype="uint32").data, "<u4")
+    n_numbers = 1 + sum(int(np.prod(shape)) for _, shape in layout)
+    if vector.size != n_numbers:
+        raise PayloadError(f"body: got {vector.size} masked numbers, expected {n_numbers}")
+    return MaskedReply(vector, n_volumes, seconds, n_bytes(content))

@@ -1,0 +1,235 @@
+"""A site in masked rounds: what it refuses a hostile server, what it notes, and what of it never reaches the server."""
+
+import stat
+from collections import Counter
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord
+from harness.masked_training import MASKING, SITES, STEPS, MaskedTraining, prepare
+from harness.trust_kits import make_consortium
+
+from sahfl.aggregation.robust import change_norm
+from sahfl.federation import protocol
+from sahfl.federation.signatures import document
+from sahfl.federation.site.answered import MASKED, forget_round
+from sahfl.federation.site.masked import DRAWN
+from sahfl.federation.tensors import read_state
+from sahfl.masking.ring import FixedPoint
+from sahfl.payload import pack
+
+KEYS, SHARES, TRAIN, SURVIVORS, REVEAL = STEPS
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("five")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory):
+    return make_consortium(tmp_path_factory.mktemp("keys"), sites=SITES)
+
+
+@pytest.fixture
+def training(tmp_path, five, kits):
+    made = Counter()
+
+    def make(**more):
+        made["n"] += 1
+        return MaskedTraining(tmp_path / f"run{made['n']}", five, kits=kits, **more)
+
+    return make
+
+
+def shorter(record, *names):
+    for name in names:
+        record[name] = list(record[name])[:-1]
+
+
+def without_last_site(record):
+    shorter(record, "listed", "keys", "signatures")
+
+
+def without_first_site(record):
+    record.update({name: list(record[name])[1:] for name in ("listed", "keys", "signatures")})
+
+
+def other_survivors(record):
+    record["survivors"] = ["bern", "chur", "wels"]
+
+
+def swapped(record):
+    record["sealed"] = [record["sealed"][1], record["sealed"][0], *record["sealed"][2:]]
+
+
+def other_keys(record):
+    record["keys"] = [*record["keys"][:-1], bytes(reversed(record["keys"][-1]))]
+
+
+def signatures_of_others(record):
+    record["signatures"] = [*record["signatures"][1:], record["signatures"][0]]
+
+
+HOSTILE = {
+    "own volumes": (KEYS, lambda r: r.update(volumes=[n + 1 for n in r["volumes"]]), "volumes, expected"),
+    "keys of nobody": (SHARES, other_keys, "did not sign these keys"),
+    "signatures of others": (SHARES, signatures_of_others, "did not sign these keys"),
+    "without itself": (SHARES, without_first_site, "own keys"),
+    "another attempt": (SHARES, lambda r: r.update(attempt=7), "gave no keys for this round"),
+    "swapped shares": (TRAIN, swapped, "shares of"),
+    "too few sharers": (TRAIN, lambda r: r.update(sharers=["bern", "wels"]), "too few sharers"),
+    "another start": (TRAIN, lambda r: r.update(start="0" * 64), "attempt of this training in another way"),
+    "too few survivors": (SURVIVORS, lambda r: r.update(survivors=["bern", "wels"]), "too few survivors"),
+    "survivors that did not share": (SURVIVORS, other_survivors, "not of the list"),
+    "other survivors": (REVEAL, lambda r: shorter(r, "survivors"), "other survivors than this site confirmed"),
+    "too few signed": (REVEAL, lambda r: shorter(r, *["signers", "signatures"] * 3), "too few confirmed"),
+    "signed by nobody": (REVEAL, signatures_of_others, "did not confirm the same"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "change", "reason"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_request_of_a_hostile_server_is_refused_with_a_line_in_the_audit_log(training, kind, change, reason):
+    there = training()
+
+    def before(site, message):
+        if site == "bern" and message.metadata.message_type == kind:
+            message.content["masking"] = ConfigRecord(dict(message.content["masking"]))  # the others' is the same one
+            change(message.content["masking"])
+
+    there.run(before=before)
+    refused = [line for line in there.audit("bern") if line["event"] == "refused"]
+    assert refused, there.audit("bern")[-1]
+    assert refused[0]["details"]["error"] == "MaskingRefused"
+    assert reason in refused[0]["details"]["reason"]
+    assert all(line["event"] != "refused" for site in SITES[1:] for line in there.audit(site))
+    assert {used["site"] for used in there.rounds()[-1]["used"]} >= set(SITES[1:])  # the others go on without it
+
+
+def test_each_step_is_answered_once_the_same_request_by_the_same_bytes_and_another_one_never(training):
+    there = training(rounds=2)
+    there.run()
+    for kind in STEPS:
+        again = there.ask("graz", kind, there.asked("graz", kind))
+        assert document(kind, again) == document(kind, there.sent(kind)["graz"].content), kind
+    another = there.asked("graz", SHARES)
+    without_last_site(another["masking"])
+    assert there.ask("graz", SHARES, another) == "MaskingRefused"
+    assert "another list of sites than was answered" in there.audit("graz")[-1]["details"]["reason"]
+    train = there.asked("graz", TRAIN)
+    train["masking"]["attempt"] = 2
+    assert there.ask("graz", TRAIN, train) == "RoundAlreadyAnswered"
+    for kind in (KEYS, SHARES, SURVIVORS, REVEAL):  # of the round before
+        assert there.ask("graz", kind, there.asked("graz", kind, 0)) == "MaskingRefused"
+        assert "same or a later round" in there.audit("graz")[-1]["details"]["reason"]
+
+
+def test_a_site_that_demands_masks_refuses_a_plain_request_and_takes_part_in_a_masked_round(training):
+    policy = {"unmasked": False}
+    plain = training(masked=False, policy=policy, attempts=1)
+    with pytest.raises(Exception, match="PolicyRefused"):
+        plain.run()
+    line = plain.audit("bern")[-1]
+    assert line["words"] == "Refused: the server asked for a round of training."
+    assert "policy.unmasked: got a training whose update would leave in the clear" in line["details"]["reason"]
+    masked = training(policy=policy)
+    masked.run()
+    (line,) = [line for line in masked.audit("bern") if line["details"].get("asked") == TRAIN]
+    assert line["words"].startswith(
+        "Sent to the server: masked, of which the server learns the sum over the sites alone:"
+    )
+    assert "loss" not in line["words"]
+    assert line["details"]["masked"] == {"clip": 50.0, "threshold": 3}
+    assert line["details"]["metrics"] == ["n_volumes", "seconds"]
+
+
+def test_the_same_batches_are_masked_once_over_all_studies(training):
+    first, second = training(), training(deadline_s=4.0)  # another fingerprint, the same batches
+    first.run()
+    there = second.configs["bern"].folder / MASKED
+    there.mkdir()
+    (there / DRAWN).write_bytes((first.configs["bern"].folder / MASKED / DRAWN).read_bytes())
+    second.run()
+    assert [used["site"] for used in second.rounds()[0]["used"]] == list(SITES[1:])
+    assert "the same batches were masked before" in second.audit("bern")[-1]["details"]["reason"]
+
+
+def test_a_round_that_was_released_begins_with_other_keys_and_masks_no_batch_again(training):
+    there = training()
+    there.run()
+    before = there.sent(KEYS)["linz"].content
+    content = there.asked("linz", TRAIN)
+    training_ = protocol.read_request(content)[1].training
+    assert forget_round(there.configs["linz"], training_, 1) == 1
+    after = there.ask("linz", KEYS, there.asked("linz", KEYS))
+    assert after["keys"]["mask_key"] != before["keys"]["mask_key"]
+    assert there.ask("linz", TRAIN, content) == "MaskingRefused"
+
+
+def test_the_notes_of_a_round_are_the_owner_s_alone(training):
+    there = training()
+    there.run()
+    folder = there.configs["thun"].folder / MASKED
+    assert {path.suffix for path in folder.iterdir()} == {".notes", ".jsonl", ".lock"}
+    for path in folder.iterdir():
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077 or not path.stat().st_size, path
+
+
+def test_a_change_longer_than_the_clip_is_shortened_at_the_site(training):
+    short = training(masked={"clip": 0.01, "threshold": 3})
+    state, start = short.run(), short.cell()[1]
+    assert 0 < change_norm(state, start) <= 0.01 * (1 + 1e-6)
+
+
+# --- what the server receives ---------------------------------------------------------------------------------------
+
+
+def received(there):
+    """All bytes that the server has: replies, and every file of the run beside the sites' folders."""
+    parts = [repr(record).encode() for _, _, reply in there.seen for record in reply.content.config_records.values()]
+    for _, _, reply in there.seen:
+        parts += [array.data for record in reply.content.array_records.values() for array in record.values()]
+        parts += [repr(dict(record)).encode() for record in reply.content.metric_records.values()]
+        parts += [value for record in reply.content.config_records.values() for value in flat(record.values())]
+    files = [path for path in there.folder.path.rglob("*") if path.is_file()]
+    parts += [path.read_bytes() for path in files if "sites" not in path.relative_to(there.folder.path).parts[:1]]
+    return b"\0".join(parts)
+
+
+def flat(values):
+    for value in values:
+        yield from (part for part in (value if isinstance(value, list) else [value]) if isinstance(part, bytes))
+
+
+def test_nothing_that_the_server_receives_tells_a_site_s_update_loss_or_norm(training):
+    masked, plain = training(), training(masked=False)
+    masked.run()
+    plain.run()
+    everything, start = received(masked), plain.cell()[1]
+    form, vectors, changes = FixedPoint(32, MASKING["clip"], 5), {}, {}
+    for site, reply in plain.sent().items():
+        state = read_state(reply.content, like=start)
+        changes[site] = pack({name: state[name] - start[name] for name in start}).astype(np.float64)
+        loss = reply.content["metrics"]["loss"]
+        norm = change_norm(state, start)
+        assert any(changes[site])
+        encoded = form.encode(changes[site], weight=reply.content["metrics"]["n_volumes"] / 11)
+        moved = np.flatnonzero(changes[site])[:4]
+        assert encoded[moved[0] : moved[0] + 4].tobytes() not in everything
+        assert pack(state)[moved[0] : moved[0] + 4].tobytes() not in everything
+        for number in (loss, norm):
+            for told in (f"{number:.6f}"[:7].encode(), np.float64(number).tobytes(), np.float32(number).tobytes()):
+                assert told not in everything, (site, number)
+        vectors[site] = np.frombuffer(masked.sent()[site].content["state"]["flat"].data, "<u4")
+        assert np.mean(vectors[site][:-1] == encoded) < 0.001
+    signed = {site: vector.view("<i4").astype(np.float64)[:-1] for site, vector in vectors.items()}
+    most = 5 / np.sqrt(len(changes["bern"]))
+    for site, change in changes.items():  # neither one vector nor the difference of two looks like an update
+        for other in SITES:
+            seen = signed[site] if other == site else signed[site] - signed[other]
+            assert abs(np.corrcoef(seen, change)[0, 1]) < most, (site, other)
+    line = masked.rounds()[0]
+    assert {used["loss"] for used in line["used"]} == {None}
+    assert line["norms"] == {}
