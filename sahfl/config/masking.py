@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -14,9 +14,8 @@ from sahfl.errors import MaskingRefused
 from sahfl.masking.graph import terms_of
 from sahfl.section import Section
 
-if TYPE_CHECKING:
-    from sahfl.config.study import Study
-
+Study = Any
+"""A ``config.Study``, which has a field of this module and so stands to its right."""
 MASKABLE = ("mean", "alternate")
 """Rules that need the sum of the sites' changes and nothing else."""
 
@@ -38,7 +37,8 @@ class Masking(Section):
 def masking_of(study: Study, method: Method | None) -> Masking | None:
     """The masking of a training, None for pretraining; a training in one place sends no tensor and needs no masks."""
     alone = method is not None and (isinstance(method, ZeroShot) or method.trained_at is not None)
-    return None if alone else study.rounds.masking
+    masking: Masking | None = study.rounds.masking
+    return None if alone else masking
 
 
 def check_masked(study: Study) -> None:
