@@ -117,7 +117,10 @@ def test_two_of_five_sites_may_leave_at_any_step(training, step):
     assert max(np.abs(state[name] - clear[name]).max() for name in clear) < 1e-6
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(STEPS[0], marks=pytest.mark.slow), *STEPS[1:4], pytest.param(STEPS[4], marks=pytest.mark.slow)],
+)
 def test_with_three_sites_gone_there_is_no_sum(training, step):
     there = training(deadline_s=0.3, attempts=2)
     start = there.cell()[1]
@@ -140,7 +143,9 @@ def test_with_three_sites_gone_there_is_no_sum(training, step):
     )
 
 
-@pytest.mark.parametrize("nth", [3, 5, 8, 10, 13, 15, 18, 20, 23, 25])
+@pytest.mark.parametrize(
+    "nth", [5, 13, 18, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8, 10, 15, 20, 23, 25))]
+)
 def test_a_server_that_was_killed_at_any_message_goes_on_to_the_same_state(training, whole, kits, nth):
     """Two messages of each step of the first round: within it, and at its end."""
     there = training(rounds=2, kits=kits)
