@@ -17,7 +17,7 @@ def test_every_field_of_a_round_is_there_and_documented(federate):
     folder, _ = federate(changed(TINY, rounds__deadline_s=0.3, finetune__rounds=1), change=drop)
     line = next(line for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune")
     assert line.keys() <= NAMED
-    for name in re.findall(r"`(\w+)`", DOC.split("## `round`", 1)[1].split("## Other", 1)[0]):
+    for name in re.findall(r"`(\w+)`", DOC.split("## `round`", 1)[1].split("## Rounds of a masked", 1)[0]):
         known = {*line, *line["used"][0], "site", "reason", "round"}
         assert name in known, f"docs/journal.md names {name}, which no round has"
     assert [used["site"] for used in line["used"]] == ["sah_a", "sah_c"]
