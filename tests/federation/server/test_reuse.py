@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,7 +183,7 @@ SITES = {site: description(site) for site in TINY["data"]["sites"]}
 def identity(settings=TINY, *, method=1, fold=0, sites=SITES, base="b" * 64):
     study = parse(Study, settings, where="test")
     chosen = Pretraining() if method is None else study.finetune.methods[method]
-    cells = Reuse(None, Requests(study, study.fingerprint(), base), RunFolder(None))
+    cells = Reuse(None, Requests(study, study.fingerprint(), base), RunFolder(Path("no-run")))
     return cells._identity(chosen, fold, sites)
 
 
