@@ -1,6 +1,7 @@
 """Only regular files of bounded size are opened, and nothing that is opened stops a program."""
 
 import ast
+import json
 import os
 import socket
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from harness.import_graph import FILES, ROOT
 
+from sahfl import regular_files
 from sahfl.errors import SahflError, UnfitFile
 from sahfl.regular_files import check_regular, open_regular, open_to_append, read_bytes, read_json, read_text
 
@@ -108,6 +110,26 @@ def test_what_is_no_json_is_a_value_error(tmp_path, text):
     (tmp_path / "file").write_text(text)
     with pytest.raises(ValueError):  # noqa: PT011  # the reason is that of the parser
         read_json(tmp_path / "file", most=1_000_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" + "[]," * 1000 + "[]]",
+        '{"a":[' + "{}," * 1000 + "{}]}",
+        json.dumps({str(n): n for n in range(1001)}),
+        "[" + "1," * 2001 + "1]",
+    ],
+    ids=["lists", "mappings", "keys", "numbers"],
+)
+def test_the_values_of_json_are_counted_before_they_are_made(tmp_path, monkeypatch, text):
+    (tmp_path / "a").write_text(text)
+    assert read_json(tmp_path / "a", most=20_000)
+    monkeypatch.setattr(regular_files, "JSON_PARTS", 1000)
+    monkeypatch.setattr(regular_files, "JSON_VALUES", 2000)
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(ValueError, match="has more than 1000 lists, mappings and keys, or more than 2000 values"):
+        read_json(tmp_path / "a", most=20_000)
 
 
 def test_a_byte_order_mark_before_json_is_no_part_of_it(tmp_path):

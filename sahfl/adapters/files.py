@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from safetensors.numpy import load, save
 from sahfl.adapters import AdapterState
 from sahfl.atomic import write_atomic
 from sahfl.errors import AdapterError
-from sahfl.regular_files import TENSORS_BYTES, read_bytes
+from sahfl.regular_files import TENSORS_BYTES, parse_json, read_bytes
 
 MOST_TENSORS = 10_000
 """Most tensors of a file; a network of three views and its adapter have a few hundred."""
+_ENTRY = re.compile(rb'(?<!\\)(?:\\\\)*"\s*:\s*\{')
+"""The end of a key whose value is a mapping, as each tensor and the metadata have; the note is one text in quotes."""
 
 
 def save_tensors(path: Path, state: AdapterState, note: Mapping[str, Any] | None = None) -> None:
@@ -39,9 +42,9 @@ def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
     """
     try:
         content = read_bytes(path, most=TENSORS_BYTES)
-        header = _read_header(content)
-        if len(header) > MOST_TENSORS:
-            raise AdapterError(f"{path}: holds {len(header)} tensors, expected at most {MOST_TENSORS}")
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        if (n := sum(1 for _ in _ENTRY.finditer(header))) > MOST_TENSORS + 1:
+            raise AdapterError(f"{path}: holds {n} tensors, expected at most {MOST_TENSORS}")
         state, note = load(content), _read_note(header)
     except OSError as error:
         raise AdapterError(f"{path}: {error.strerror}") from error
@@ -54,17 +57,13 @@ def load_tensors(path: Path) -> tuple[AdapterState, dict[str, Any]]:
     return dict(sorted(state.items())), note
 
 
-def _read_header(content: bytes) -> dict[str, Any]:
-    """The entries of the tensors, and of the metadata."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+def _read_note(content: bytes) -> dict[str, Any]:
+    """The note in a header of safetensors."""
+    header = parse_json(content)
     if not isinstance(header, dict):
         raise ValueError(f"header: got {type(header).__name__}, expected a mapping")
-    return header
-
-
-def _read_note(header: dict[str, Any]) -> dict[str, Any]:
     metadata = header.get("__metadata__") or {}
-    note = json.loads(metadata.get("sahfl", "{}"))
+    note = parse_json(metadata.get("sahfl", "{}").encode())
     if not isinstance(note, dict):
         raise ValueError(f"note: got {type(note).__name__}, expected a mapping")
     return note

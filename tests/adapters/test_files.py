@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 
+from sahfl.adapters import files
 from sahfl.adapters.files import MOST_TENSORS, load_tensors, save_tensors
 from sahfl.errors import AdapterError
 
@@ -138,12 +139,41 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_systems_reason(tmp_path,
         load_tensors(tmp_path / name)
 
 
-def test_tensors_are_counted_before_they_are_made(tmp_path):
+def test_tensors_are_counted_before_they_are_made(tmp_path, monkeypatch):
     entry = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     header = ("{" + ",".join(f'"{n}":{entry}' for n in range(300_000)) + "}").encode()
+    monkeypatch.setattr(json, "loads", None)
     (tmp_path / "many").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(AdapterError, match=f"many: holds 300000 tensors, expected at most {MOST_TENSORS}"):
         load_tensors(tmp_path / "many")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '"{}":{{"\\u0064type":"F32","shape":[0],"data_offsets":[0,0]}}',
+        '"{}\\\\" : {{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
+        '"{}\\"{{" :\n{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
+    ],
+    ids=["escaped-type", "name-with-backslash", "name-with-quote"],
+)
+def test_tensors_are_counted_however_their_header_is_written(tmp_path, monkeypatch, entry):
+    monkeypatch.setattr(files, "MOST_TENSORS", 10)
+    for n, count in ((12, 12), (10, None)):
+        header = ("{" + ",".join(entry.format(k) for k in range(n)) + "}").encode()
+        (tmp_path / "many").write_bytes(len(header).to_bytes(8, "little") + header)
+        if count is None:
+            assert len(load_tensors(tmp_path / "many")[0]) == n
+        else:
+            with pytest.raises(AdapterError, match=f"holds {count} tensors, expected at most 10"):
+                load_tensors(tmp_path / "many")
+
+
+def test_a_note_of_many_parts_is_no_tensor(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_TENSORS", 10)
+    note = {str(n): {"a\\": {"b": 1}, 'x"': {}} for n in range(100)}
+    save_tensors(tmp_path / "a", a_state(), note)
+    assert load_tensors(tmp_path / "a")[1] == note
 
 
 @pytest.mark.parametrize("header", [b"[]", b"1", b'"a"', b"null", b"[" * 100_000])

@@ -12,9 +12,11 @@ CALLER = "sahfl.caller"
 """Key of the ASGI scope under which the gate finds the caller."""
 MOST_CONNECTIONS = 12
 """Open connections per certificate: a site uses one to poll, one for signs of life, and four to transfer objects."""
-REQUEST, MEGABYTE, MEGABYTE_SENT, HANDSHAKE, REFUSED = 1.0, 1.0, 3.0, 3.0, 20.0
-"""Cost of a request, of a megabyte received, of one sent, of a connection and of a refused request, in about 1.5 ms of
-a core."""
+REQUEST, MEGABYTE, MEGABYTE_SENT, RECORD, HANDSHAKE, REFUSED = 1.0, 1.0, 3.0, 0.004, 3.0, 20.0
+"""Cost of a request, of a megabyte received, of one sent, of a TLS record received, of a connection and of a refused
+request, in about 1.5 ms of a core."""
+SIGNED_ON = 100.0
+"""Cost of signing on, which is a line of the server's log: a site signs on once after a start or a break."""
 RATE, BURST = 100.0, 1000.0
 """Cost that a certificate may cause each second, and at once after a pause."""
 NEW_RATE, NEW_BURST = 20.0, 400.0
@@ -22,7 +24,9 @@ NEW_RATE, NEW_BURST = 20.0, 400.0
 REPEAT_S = 60.0
 """Seconds between two log lines on the same matter of the same caller."""
 MOST_REMEMBERED = 10_000
-"""Callers and log lines that are remembered at a time."""
+"""Addresses, and log lines about them, that are remembered at a time."""
+MOST_MATTERS = 100
+"""Log lines about one certificate that are remembered at a time."""
 
 
 @dataclass
@@ -53,8 +57,8 @@ class Allowance:
 class Once:
     """Remembers what was logged a moment ago, so that the same matter of one caller is logged once in ``REPEAT_S``."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, *, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._most = clock, most
         self._logged: OrderedDict[tuple[str, ...], float] = OrderedDict()
 
     def __call__(self, *matter: str) -> bool:
@@ -62,7 +66,7 @@ class Once:
         now = self._clock()
         while self._logged and now - next(iter(self._logged.values())) > REPEAT_S:
             self._logged.popitem(last=False)
-        if matter in self._logged or len(self._logged) >= MOST_REMEMBERED:
+        if matter in self._logged or len(self._logged) >= self._most:
             return False
         self._logged[matter] = now
         return True
@@ -88,6 +92,8 @@ class Caller:
     def __init__(self, site: str | None) -> None:
         self.site = site
         """Holder of the certificate; None without TLS, in tests."""
+        self.due = Once(most=MOST_MATTERS)
+        """Which of its matters are due to be logged; its own list, so that nobody fills that of others."""
         self._allowance = Allowance(RATE, BURST)
         self._connections: set[Connection] = set()
 

@@ -57,9 +57,17 @@ class Call:
 
     async def answer(self, event: MutableMapping[str, Any]) -> None:
         """Send a part of the answer, and charge its bytes to the caller."""
-        if self.caller is not None:
-            self.caller.spend(len(event.get("body", b"")) / 1e6 * MEGABYTE_SENT)
+        self.charge(len(event.get("body", b"")) / 1e6 * MEGABYTE_SENT)
         await self.send(event)
+
+    def due(self, *matter: str) -> bool:
+        """Whether a matter of the caller is due to be logged; it counts as logged then."""
+        return self.caller is None or self.caller.due(*matter)
+
+    def charge(self, cost: float) -> None:
+        """Charge a cost to the caller, from whom nothing is read while it is in debt."""
+        if self.caller is not None:
+            self.caller.spend(cost)
 
     @property
     def path(self) -> str:

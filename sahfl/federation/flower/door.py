@@ -12,8 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sahfl.federation.flower.callers import CALLER, HANDSHAKE, MEGABYTE, REQUEST, Caller, Callers
-from sahfl.federation.flower.doorway import settled
+from sahfl.federation.flower.callers import CALLER, HANDSHAKE, MEGABYTE, RECORD, REQUEST, Caller, Callers
+from sahfl.federation.flower.doorway import Handshake, settled
 
 MOST_HEAD = 16 * 1024
 """Most bytes of a request's line and headers; those of a site take about 1 KiB."""
@@ -52,6 +52,7 @@ class Door(HttpToolsProtocol):
         self._refused = False
         self._deadline: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
+        self._tls: Handshake | None = None
         self.received_at = self.loop.time()
 
     # ------------------------------------------------------------------------------------------- connection
@@ -60,7 +61,8 @@ class Door(HttpToolsProtocol):
         """Find the caller by its certificate, and start waiting for a request."""
         super().connection_made(transport)
         settled()
-        self._caller = self._callers.of(_site_of(transport))
+        self._tls = transport.get_extra_info("ssl_object")
+        self._caller = self._callers.of(_site_of(self._tls))
         self._expect(HEAD_S)
         self._caller.enter(self)
         self._charge(HANDSHAKE)
@@ -81,6 +83,8 @@ class Door(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Pass bytes to the parser: of a head at most what is left of ``MOST_HEAD``."""
         self.received_at = self.loop.time()
+        if self._tls is not None:
+            self._charge(self._tls.take_records() * RECORD)
         if self._deadline is None:
             self._expect(HEAD_S)
         while data and not self._refused and self.parser is not None:
@@ -174,9 +178,10 @@ class Door(HttpToolsProtocol):
             self.transport.resume_reading()
 
 
-def _site_of(transport: asyncio.Transport) -> str | None:
+def _site_of(tls: Handshake | None) -> str | None:
     """Holder of the certificate of a connection; None without TLS."""
-    if (tls := transport.get_extra_info("ssl_object")) is None:
+    if tls is None:
         return None
-    subject = dict(part[0] for part in tls.getpeercert()["subject"])
+    certificate: Any = tls.getpeercert()
+    subject = dict(part[0] for part in certificate["subject"])
     return str(subject.get("commonName", ""))

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from sahfl.errors import RunError
-from sahfl.federation.flower.callers import Addresses, Once
+from sahfl.federation.flower.callers import MOST_REMEMBERED, Addresses, Once
 from sahfl.log_lines import LogLine
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ HANDSHAKE_S = 10.0
 """Longest time for a TLS handshake."""
 MOST_PENDING = 256
 """Connections without a finished handshake; for a further one, the oldest of the address with the most is closed."""
+READ_BUFFER = 64 * 1024
+"""Bytes that asyncio sets aside for each TLS connection, from its first byte on; 256 KiB by default."""
 MOST_AT_ONCE = 32
 """Connections that are refused before requests are served again."""
 REASONS = {
@@ -70,7 +72,7 @@ class Doorway(socket.socket):
     def __init__(self, family: int, kind: int, protocol: int) -> None:
         super().__init__(family, kind, protocol)
         self.pending: dict[Accepted, None] = {}
-        self._addresses, self._due = Addresses(), Once()
+        self._addresses, self._due = Addresses(), Once(most=MOST_REMEMBERED)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept the next connection that is within the limits.
@@ -93,7 +95,7 @@ class Doorway(socket.socket):
 
     def refuse(self, peer: str, reason: str) -> None:
         """Log that a connection is refused, unless the same was logged a moment ago."""
-        if self._due(peer, reason):
+        if self._due(network_of(peer), reason):
             log.warning(LogLine("tls_refused", peer=peer, reason=reason))
 
     def _make_room(self) -> None:
@@ -110,7 +112,24 @@ class Doorway(socket.socket):
 
 
 class Handshake(ssl.SSLObject):
-    """A TLS connection that logs why its handshake failed, in one line."""
+    """A TLS connection that logs why its handshake failed, in one line, and counts the records that it receives."""
+
+    _records = 0
+
+    def read(self, len: int = 1024, buffer: bytearray | None = None) -> bytes:
+        """Read the next record, or what is left of it.
+
+        Raises:
+            SSLError: it needs more bytes, or the connection is at its end.
+        """
+        found = super().read(len, buffer)
+        self._records += 1
+        return found
+
+    def take_records(self) -> int:
+        """The number of records that were read since the last call."""
+        found, self._records = self._records, 0
+        return found
 
     def do_handshake(self) -> None:
         """Do the handshake, or a part of it.

@@ -17,7 +17,7 @@ from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_sig
 from google.protobuf.message import DecodeError
 
 from sahfl.federation.flower import handshake
-from sahfl.federation.flower.callers import REFUSED, Once
+from sahfl.federation.flower.callers import REFUSED, SIGNED_ON
 from sahfl.federation.flower.calls import (
     App,
     Call,
@@ -30,6 +30,7 @@ from sahfl.federation.flower.calls import (
     read_body,
     reply_json,
 )
+from sahfl.federation.flower.doorway import network_of
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.uploads import CHUNK
@@ -82,7 +83,6 @@ class Gate:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._events: dict[int, asyncio.Event] = {}
         self._transfers: dict[int, asyncio.Semaphore] = {}
-        self._due = Once()
         self._closing = False
         self.payload_bytes = CHUNK
         """Size of the largest state or sums of the running study."""
@@ -183,11 +183,10 @@ class Gate:
         """
         if (error := str(refusal.body["error"])) == "activate":
             return
-        if call.caller is not None:
-            call.caller.spend(REFUSED)
+        call.charge(REFUSED)
         client = call.scope.get("client") or ("unknown", 0)
         site, peer = call.seat.site or (call.caller and call.caller.site) or "unknown", str(client[0])
-        if self._due(site, peer, error):
+        if call.due(site, network_of(peer), error):
             why: dict[str, str | float] = {"path": call.path[:60], "status": refusal.status, "reason": error}
             log.warning(LogLine("refused", site=site, peer=peer, **why, **refusal.both_ends()))
 
@@ -204,6 +203,7 @@ class Gate:
         if before != call.instance:
             self._link.abandon(seat.node_id)
         self._link.release(seat.node_id)
+        call.charge(SIGNED_ON)
         await self._forward(call)
         log.info(LogLine("connected", site=seat.site, version=seat.version))
 
@@ -261,7 +261,10 @@ class Gate:
         await self._forward(call)
 
     async def _forward(self, call: Call) -> None:
-        """Let Flower answer a request; what makes Flower fail is refused, and logged as any other refusal."""
+        """Let Flower answer a request; what makes Flower fail is refused, and logged as any other refusal.
+
+        What Flower itself refuses is charged and not logged: after the end of a run that is normal.
+        """
         sent = failed = False
 
         async def receive() -> MutableMapping[str, Any]:
@@ -273,7 +276,10 @@ class Gate:
 
         async def send(event: MutableMapping[str, Any]) -> None:
             nonlocal failed
-            failed = failed or (event["type"] == "http.response.start" and event["status"] >= 500)
+            if event["type"] == "http.response.start":
+                failed = event["status"] >= 500
+                if not failed and event["status"] >= 400:
+                    call.charge(REFUSED)
             if not failed:
                 await call.answer(event)
 

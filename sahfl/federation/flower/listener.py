@@ -6,6 +6,7 @@ import logging
 import ssl
 import threading
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -16,7 +17,7 @@ import uvicorn
 from sahfl.errors import RunError
 from sahfl.federation.flower.callers import Callers
 from sahfl.federation.flower.door import Door
-from sahfl.federation.flower.doorway import Doorway, Handshake
+from sahfl.federation.flower.doorway import READ_BUFFER, Doorway, Handshake
 
 START_S, STOP_S = 30.0, 5.0
 """Longest time for the server to start listening, and for open requests to end when it stops."""
@@ -38,6 +39,7 @@ class Listener:
         self._doorway, self._closing = doorway, closing
         if tls is not None:
             tls.sslobject_class = Handshake
+            SSLProtocol.max_size = READ_BUFFER
         config = uvicorn.Config(
             app,
             ssl_context_factory=None if tls is None else lambda _config, _default: tls,

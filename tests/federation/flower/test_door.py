@@ -1,8 +1,10 @@
 """What one caller may cost before its requests reach the gate, over real TLS."""
 
+import gc
 import socket
 import ssl
 import time
+from asyncio.sslproto import SSLProtocol
 from contextlib import ExitStack, suppress
 
 import httpx
@@ -163,6 +165,16 @@ def test_refused_requests_are_logged_once_and_slow_their_caller_only(side, monke
     assert len(replies(side, id_)) == 1
 
 
+def test_what_one_certificate_is_refused_for_hides_no_line_about_another(side, monkeypatch, caplog):
+    monkeypatch.setattr(callers, "MOST_MATTERS", 1)
+    for site in ("graz", "bern"):
+        kit = SiteKit.load(side.paths.sites[site])
+        with httpx.Client(base_url=f"https://localhost:{side.port}", verify=kit.tls(), trust_env=False) as http:
+            http.post("/v1/fleet/x")
+            http.post("/v1/fleet/pull-messages")
+    assert [line.split()[1] for line in caplog.messages if "event=refused" in line] == ["site=graz", "site=bern"]
+
+
 def test_handshakes_that_are_not_finished_make_room_for_others(side, opened, monkeypatch):
     monkeypatch.setattr(doorway, "MOST_PENDING", 4)
     with ExitStack() as stack:
@@ -261,6 +273,30 @@ def test_the_pending_list_is_empty_once_connections_are_served_or_closed(side, o
     assert not side.doorway.pending
 
 
+def test_records_of_one_byte_are_charged_one_by_one(side, opened, monkeypatch):
+    charged = []
+    monkeypatch.setattr(Caller, "spend", lambda self, cost: charged.append(cost) or 0.0)
+    monkeypatch.setattr(door, "RECORD", 1000.0)  # more than all else together
+    connection = opened()
+    connection.sendall(LINE)
+    for _ in range(500):
+        connection.sendall(b"x")
+    connection.sendall(b": y\r\n\r\n")
+    assert answered(connection)
+    assert sum(charged) // 1000 == 502
+
+
+def test_a_connection_without_a_handshake_takes_little_memory(side):
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(("127.0.0.1", side.port), timeout=10))
+        while len(side.doorway.pending) < 20:
+            time.sleep(0.01)
+        buffers = [len(found._ssl_buffer) for found in gc.get_objects() if type(found) is SSLProtocol]
+    assert len(buffers) >= 20
+    assert set(buffers) == {doorway.READ_BUFFER}
+
+
 def test_an_allowance_fills_with_time_and_never_above_its_burst():
     now = [0.0]
     allowance = Allowance(10.0, 20.0, lambda: now[0])
@@ -278,14 +314,12 @@ def test_addresses_are_forgotten_when_there_are_too_many(monkeypatch):
     assert [addresses.admit(peer) for peer in ("a", "a", "b", "c", "d", "a")] == [True, False, True, True, True, True]
 
 
-def test_the_same_matter_is_logged_again_after_a_while(monkeypatch):
+def test_the_same_matter_is_logged_again_after_a_while():
     now = [0.0]
-    due = Once(clock=lambda: now[0])
+    due = Once(most=2, clock=lambda: now[0])
     assert [due("graz", "404"), due("graz", "404"), due("bern", "404")] == [True, False, True]
     now[0] += callers.REPEAT_S + 1
-    assert due("graz", "404")
-    monkeypatch.setattr(callers, "MOST_REMEMBERED", 1)
-    assert not due("bern", "x")
+    assert [due("graz", "404"), due("bern", "404"), due("bern", "x")] == [True, True, False]
 
 
 def test_the_connection_that_was_silent_for_longest_is_closed():

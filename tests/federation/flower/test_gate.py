@@ -30,7 +30,7 @@ from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import handshake
-from sahfl.federation.flower.callers import MEGABYTE_SENT, REFUSED, Caller
+from sahfl.federation.flower.callers import MEGABYTE_SENT, REFUSED, SIGNED_ON, Caller
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.supernode import FleetLink
 from sahfl.federation.flower.uploads import BESIDES
@@ -291,6 +291,31 @@ def test_what_a_site_fetches_is_charged_to_it(side, monkeypatch):
     side.ask("bern", "x" * 2_000_000)
     client.fetch(client.pull())
     assert any(cost == pytest.approx(2.0 * MEGABYTE_SENT, rel=0.01) for cost in charged)
+
+
+def test_signing_on_again_and_again_is_charged(side, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    charged = []
+    monkeypatch.setattr(Caller, "spend", lambda self, cost: charged.append(cost) or 0.0)
+    client = side.connect("bern")
+    client.activate()
+    lines = sum("event=connected site=bern" in line for line in caplog.messages)
+    assert (charged.count(SIGNED_ON), lines) == (2, 2)
+
+
+def test_what_flower_itself_refuses_is_charged_and_not_logged(side, monkeypatch, caplog):
+    async def refusing(scope, receive, send):
+        await send({"type": "http.response.start", "status": 403, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    charged = []
+    client = side.connect("bern")
+    monkeypatch.setattr(side.gate, "_app", refusing)
+    monkeypatch.setattr(Caller, "spend", lambda self, cost: charged.append(cost) or 0.0)
+    with suppress(Exception):
+        client.heartbeat()
+    assert charged.count(REFUSED) == 1
+    assert "event=refused" not in caplog.text
 
 
 def test_B06_a_reply_of_too_many_objects_is_refused(side):
