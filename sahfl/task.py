@@ -79,7 +79,7 @@ class Task(Section):
     payload: Encoding = "float32"
     """Number format of the site's reply."""
     masking: Masking | None = None
-    """How the site masks its reply; None: it is in the clear."""
+    """How the site masks its reply, its sums of an evaluation too; None: they are in the clear."""
     evaluation: EvaluationConfig | None = None
     """Threshold, strata and replicates; none in tasks without evaluation."""
 
@@ -110,6 +110,11 @@ class Task(Section):
     def evaluated_fold(self) -> int:
         """The fold whose patients are evaluated: the tested one, or in a trial that of the choice."""
         return held_out_folds(self.fold, self.folds, inner=self.inner)[-1]
+
+    @property
+    def sums_stay(self) -> bool:
+        """Whether it is the evaluation, in a study with masks, of what one site trained alone: its sums stay there."""
+        return None not in (self.masking, self.evaluation) and self.training is not None and self.training.is_alone
 
     @property
     def is_last_round(self) -> bool:

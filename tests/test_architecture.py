@@ -22,7 +22,8 @@ from harness.import_graph import (
     reach,
 )
 
-FEDERATION = ["tensors", "protocol", "confirmations", "masked_messages", "masked_signatures", "signatures", "turns"]
+FEDERATION = ["tensors", "protocol", "confirmations", "masked_messages", "masked_vectors"]
+FEDERATION += ["masked_signatures", "signatures", "turns"]
 FEDERATION += ["site_ranks", "requests", "flower"]
 FEDERATION += [
     f"site.{name}"
@@ -52,10 +53,9 @@ FEDERATION += [f"site.{name}" for name in ("case_results", "gain", "site", "with
 FEDERATION += [f"site.{name}" for name in ("policy", "guard", "dry_run", "app")]
 FEDERATION += ["workers"]
 FEDERATION += [f"server.{name}" for name in ("aggregate", "replies", "mailbox", "schedule", "reuse", "plan")]
-FEDERATION += [
-    f"server.{name}"
-    for name in ("studies", "base", "roster", "cell", "confirm", "masked_progress", "masked_round", "rounds", "cells")
-]
+FEDERATION += [f"server.{name}" for name in ("studies", "base", "roster", "cell", "confirm", "masked_progress")]
+FEDERATION += [f"server.{name}" for name in ("masked_steps", "masked_round", "masked_evaluation", "rounds")]
+FEDERATION += ["server.evaluation", "server.cells"]
 FEDERATION += ["server.coordinator", "server.app"]
 ORDER = [
     "errors",

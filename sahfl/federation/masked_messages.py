@@ -1,7 +1,8 @@
 """Messages of the steps of a masked round (``sahfl.masking``): what the server asks, what a site answers.
 
-Each request is the training's (task, header) with the record ``masking``. The round's terms in it are the same in all
-five steps: they are part of what the sites sign, so that the masks cancel only between sites that were told the same.
+Each request is that of the training or evaluation (task, header) with the record ``masking``. The round's terms in it
+are the same in all five steps: they are part of what the sites sign, so that the masks cancel only between sites that
+were told the same.
 """
 
 from __future__ import annotations
@@ -12,20 +13,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 
 from sahfl.errors import PayloadError
-from sahfl.federation.protocol import n_bytes, read_header, read_metrics
-from sahfl.federation.tensors import RAW, config_record, flat_array
+from sahfl.federation.protocol import read_header
+from sahfl.federation.tensors import config_record
 from sahfl.masking.context import Context
 from sahfl.masking.keys import KEY_BYTES
-from sahfl.masking.masks import Numbers
 from sahfl.masking.party import SEALED_BYTES, Shares
 from sahfl.masking.ring import FixedPoint
 from sahfl.masking.sharing import SHARE_BYTES
 from sahfl.masking.site_list import Advert, SignedAdvert
-from sahfl.payload import FINGERPRINT, MOST_VOLUMES, Header, Layout, check_header
+from sahfl.payload import FINGERPRINT, MOST_VOLUMES, Header, check_header
 from sahfl.task import Task
 from sahfl.trust.attestation import MOST_BYTES
 
@@ -55,8 +54,10 @@ class Terms:
         """The name of the round, of which everything that sites must agree on is a part."""
         assert task.masking is not None
         agreed = [self.attempt, sorted(self.volumes.items()), self.start, task.masking.clip, task.masking.threshold]
+        if task.evaluation is not None:
+            agreed.append(task.evaluation.model_dump(mode="json"))
         digest = hashlib.sha256(json.dumps([header.base, *agreed]).encode()).hexdigest()
-        return Context(header.study, header.training, header.round, "training", digest)
+        return Context(header.study, header.training, header.round, purpose_of(task), digest)
 
     @property
     def total(self) -> int:
@@ -73,6 +74,13 @@ class Terms:
         volumes: list[int] = [self.volumes[name] for name in names]
         known: dict[str, Any] = {"attempt": self.attempt, "start": self.start, "sites": names, "volumes": volumes}
         return ConfigRecord({**known, **more})
+
+
+def purpose_of(task: Task) -> str:
+    """What is summed: a round of training, or the evaluation of a method or of a part of it."""
+    if task.evaluation is None:
+        return "training"
+    return "evaluation" if task.part is None else f"evaluation-{task.part}"
 
 
 def with_record(content: RecordDict, record: ConfigRecord, *, tensors: bool = False) -> RecordDict:
@@ -152,7 +160,7 @@ def read_listed(content: RecordDict) -> list[SignedAdvert]:
 
 
 def delivery_record(terms: Terms, sharers: Iterable[str], received: Mapping[str, bytes]) -> ConfigRecord:
-    """For step 3, the training: who shared, and the sealed shares for this site."""
+    """For step 3, the training or evaluation: who shared, and the sealed shares for this site."""
     return terms.record(sharers=list(sharers), senders=list(received), sealed=list(received.values()))
 
 
@@ -249,43 +257,3 @@ def _read_reply(content: RecordDict, header: Header | None, name: str) -> Config
     if header is not None:
         check_header(read_header(content), header)
     return config_record(content, name)
-
-
-@dataclass(frozen=True)
-class MaskedReply:
-    """A usable answer to a training request of a masked round."""
-
-    vector: Numbers
-    """(n + 1,) uint32: the numbers of the change, and the loss."""
-    n_volumes: int
-    seconds: float
-    n_bytes: int
-
-
-def masked_reply(header: Header, layout: Layout, vector: Numbers, *, n_volumes: int, seconds: float) -> RecordDict:
-    """Answer step 3: the masked vector with names and shapes of the tensors in it; no loss, because it is inside."""
-    shapes = [",".join(map(str, shape)) for _, shape in layout]
-    return RecordDict(
-        {
-            "header": ConfigRecord(header.as_dict()),
-            "layout": ConfigRecord({"names": [name for name, _ in layout], "shapes": shapes}),
-            "metrics": MetricRecord({"n_volumes": n_volumes, "seconds": seconds}),
-            "state": ArrayRecord({"flat": Array("uint32", (int(vector.size),), RAW, vector.tobytes())}),
-        }
-    )
-
-
-def read_masked_reply(content: RecordDict, *, header: Header, layout: Layout, most_volumes: int) -> MaskedReply:
-    """Read the answer to step 3, and check it against the request."""
-    if unknown := sorted(content.keys() - {"header", "layout", "metrics", "state"}):
-        raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")
-    check_header(read_header(content), header)
-    wanted = {"names": [name for name, _ in layout], "shapes": [",".join(map(str, shape)) for _, shape in layout]}
-    if dict(config_record(content, "layout")) != wanted:
-        raise PayloadError("layout: is not that of the tensors of this round")
-    n_volumes, _, seconds = read_metrics(content, most_volumes=most_volumes, masked=True)
-    vector = np.frombuffer(flat_array(content, "state", dtype="uint32").data, "<u4")
-    n_numbers = 1 + sum(int(np.prod(shape)) for _, shape in layout)
-    if vector.size != n_numbers:
-        raise PayloadError(f"body: got {vector.size} masked numbers, expected {n_numbers}")
-    return MaskedReply(vector, n_volumes, seconds, n_bytes(content))

@@ -172,6 +172,21 @@ def read_evaluation_reply(content: RecordDict, *, header: Header) -> NDArray[np.
     return np.frombuffer(array.data, "<f8").astype(np.float64)
 
 
+def stays_reply(header: Header) -> RecordDict:
+    """Make the answer to a request whose result stays at the site: that it was done."""
+    return RecordDict({"header": ConfigRecord(header.as_dict())})
+
+
+def read_stays_reply(content: RecordDict, *, header: Header) -> None:
+    """Read the answer to a request whose result stays at the site.
+
+    Raises:
+        PayloadError: the header differs from the request's, or there is anything else.
+    """
+    _expect_records(content, "header")
+    check_header(read_header(content), header)
+
+
 def description_reply(description: SiteDescription) -> RecordDict:
     """Make the answer to a request for a description."""
     return RecordDict({"description": ConfigRecord({"json": description.model_dump_json()})})

@@ -67,6 +67,7 @@ class Requests:
         """
         rounds = self.study.rounds_of(method)
         more = {"evaluation": self.study.evaluation, "part": part, "rounds": rounds}
+        more["masking"] = self.study.rounds.masking
         if part == "personal":
             assert not isinstance(method, ZeroShot)
             more["own_round"] = rounds + (method.local_steps > 0)
@@ -134,5 +135,7 @@ def plain_task(stage: str, method: Method | None = None, fold: int = -1) -> Task
 
 
 def question(requests: Requests | None) -> Task:
-    """The task of a message that asks for no training and no evaluation."""
-    return requests.task("finetune") if requests else plain_task("finetune")
+    """The task of a message that asks for no training and no evaluation, with the masking of the study."""
+    if requests is None:
+        return plain_task("finetune")
+    return requests.task("finetune").model_copy(update={"masking": requests.study.rounds.masking})

@@ -115,6 +115,48 @@ class FixedPoint:
         return power if Fraction(2) ** power <= ratio else power - 1
 
 
+FRACTION = 40
+"""Bits after the point of a number in two words."""
+
+
+def encode_exact(values: NDArray[np.float64], *, n_sites: int) -> Numbers:
+    """Write numbers (n,) in two words each, whole part and fraction, as uint64 (2 n,), all whole parts first.
+
+    Numbers that are multiples of 2^-40 add up without any error, whatever their size; others are rounded to these.
+
+    Raises:
+        PayloadError: a number is not finite, or above 2^40; or there are so many sites that a sum could wrap.
+    """
+    _check_words(n_sites)
+    if values.size and not float(np.abs(values).max()) <= 2.0**FRACTION:  # NaN too
+        raise PayloadError(f"numbers to mask: got one above {2.0**FRACTION:g}, or none at all")
+    whole = np.floor(values)
+    fraction = np.rint((values - whole) * 2.0**FRACTION)
+    return np.concatenate([whole, fraction]).astype(np.int64).astype(DTYPES[64])
+
+
+def decode_exact(total: Numbers, *, n_sites: int) -> NDArray[np.float64]:
+    """Read a sum of numbers in two words (2 n,): (n,).
+
+    Raises:
+        PayloadError: it is of another ring, of an odd length, or larger than honest sites' sums can be.
+    """
+    _check_words(n_sites)
+    words = _signed(total, 64)
+    if words.size % 2:
+        raise PayloadError(f"masked sum: got {words.size} words, expected two for each number")
+    whole, fraction = words.reshape(2, -1)
+    most = n_sites << FRACTION
+    if words.size and (int(np.abs(whole).max()) > most or not 0 <= int(fraction.min()) <= int(fraction.max()) <= most):
+        raise PayloadError("masked sum: is larger than the bound allows; a site sent what it must not")
+    return (whole + (fraction >> FRACTION)) + (fraction & ((1 << FRACTION) - 1)) * 2.0**-FRACTION
+
+
+def _check_words(n_sites: int) -> None:
+    if not 1 <= n_sites < 1 << (62 - FRACTION):
+        raise PayloadError(f"ring: {n_sites} sites do not fit numbers of two words")
+
+
 def encode_counts(values: NDArray[np.int64], *, bits: int, most: int, n_sites: int) -> Numbers:
     """Write whole numbers from 0 to ``most`` (any shape, int64) as they are; the sum over ``n_sites`` is exact.
 

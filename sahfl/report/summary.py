@@ -245,7 +245,7 @@ def _cost_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]:
     if parts:
         yield Point("Cost", f"{'; '.join(parts)}.")
     if any(entry.get("masked") for entry in results["rounds"]):
-        yield Point("Masked", "The server learned the sum of the sites' updates only. Evaluation sums were not masked.")
+        yield Point("Masked", "Of updates, losses and results the server learned the sums over the sites only.")
 
 
 def _limit_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]:

@@ -27,6 +27,8 @@ from sahfl.task import Part
 Key = tuple[int, str]
 """Fold and site; methods are compared on the keys that both have."""
 Sums = Mapping[Key, EvaluationSums]
+MASKED = "masked: "
+"""Begins the place of a masked sum in a key, before its sites: two methods are compared if the same sites are in it."""
 MISSED = "missed"
 """The miss rate, beside the metrics of a case."""
 MEASURES = (*(metric.name for metric in METRICS), MISSED)
@@ -77,7 +79,10 @@ def read_fold(
             (fold, site): EvaluationSums.from_array(np.asarray(values), study.evaluation)
             for site, values in sorted(known["sums"].items())
         }
-    except (PayloadError, ValueError) as error:  # lists of different lengths are no array
+        if masked := known.get("masked"):
+            key = fold, MASKED + ", ".join(masked["sites"])
+            sums[key] = EvaluationSums.from_array(np.asarray(masked["sums"]), study.evaluation)
+    except (PayloadError, ValueError, KeyError, TypeError) as error:  # lists of different lengths are no array
         where = f"{folder.path}: the evaluation of {cell_of(method, fold)}"
         raise RunError(f"{where} holds impossible sums ({error}); delete it to have it made again") from error
     return sums, [{"fold": fold, "site": site, "reason": why} for site, why in known["missing"].items()]
@@ -95,9 +100,14 @@ def measured(study: Study, evaluated: Evaluated) -> dict[str, Any]:
         "volume": vars(total.volume.agreement()) | {"histogram": _histogram(total)},
         "by_fold": [by_fold(fold, sums, study) for fold in range(study.finetune.folds)],
         "by_site": [_by_site(site, sums, study) for site in study.finetune.sites],
-        "withheld": [found for site in study.finetune.sites if (found := _withheld(site, sums))],
+        "withheld": [found for site in _places(study, sums) if (found := _withheld(site, sums))],
         "failed": None if total.overall.n else ALL_WITHHELD if total.withheld.blood else NONE_EVALUATED,
     }
+
+
+def _places(study: Study, sums: Sums) -> list[str]:
+    """The sites, and the places of masked sums."""
+    return [*study.finetune.sites, *sorted({place for _, place in sums} - set(study.finetune.sites))]
 
 
 def by_fold(fold: int, sums: Sums, study: Study) -> dict[str, Any]:

@@ -83,11 +83,15 @@ class Groups:
             if case.volume_ml > 0:
                 cells[stratum_of(case, settings)][extent_of(case, settings)].add(case.key)
         frozen = [[frozenset(cell) for cell in row] for row in cells]
-        strata = [frozenset[str]().union(*row) for row in frozen]
-        extents = [frozenset[str]().union(*column) for column in zip(*frozen, strict=True)]
-        no_blood = {case.key for case in cases if case.volume_ml == 0}
+        return cls.of_table(frozen, no_blood=len({case.key for case in cases if case.volume_ml == 0}))
+
+    @classmethod
+    def of_table(cls, table: PatientTable, *, no_blood: int) -> Groups:
+        """Count the patients of a table, and those without blood."""
+        strata = [frozenset[str]().union(*row) for row in table]
+        extents = [frozenset[str]().union(*column) for column in zip(*table, strict=True)]
         whole = len(frozenset[str]().union(*strata))
-        return cls(_fewest(strata), _fewest(extents), smallest_cut(frozen), whole, len(no_blood))
+        return cls(_fewest(strata), _fewest(extents), smallest_cut(table), whole, no_blood)
 
     def fewest(self, splits: Withheld) -> int:
         """The fewest patients with blood behind any number, if these splits are withheld."""
@@ -131,7 +135,16 @@ def withhold(
     smallest_group: int,
     smallest_bootstrap: int,
 ) -> EvaluationSums:
-    """The sums over a site's cases that the site may send.
+    """The sums over a site's cases that the site may send: those of ``withhold_small``."""
+    detected = Groups.of([case for case in cases if not case.missed], settings)
+    groups = Groups.of(cases, settings)
+    return withhold_small(sums, groups, detected, smallest_group=smallest_group, smallest_bootstrap=smallest_bootstrap)
+
+
+def withhold_small(
+    sums: EvaluationSums, groups: Groups, detected: Groups, *, smallest_group: int, smallest_bootstrap: int
+) -> EvaluationSums:
+    """The part of some sums that may be shown, by the patients behind them and by those of them who were detected.
 
     Guarantees: with both thresholds at 1 the sums are unchanged. No number over 1 to ``smallest_group`` - 1 patients is
     sent or can be derived from what is sent; of HD95, detected patients count. An empty group stays empty, and differs
@@ -139,7 +152,6 @@ def withhold(
     """
     if smallest_bootstrap == 1:
         return sums
-    groups = Groups.of(cases, settings)
     kept = Withheld(no_blood=int(0 < groups.no_blood < smallest_group))
     if kept.no_blood:
         sums = replace(sums, n_no_blood=0, n_false_positive=0)
@@ -150,7 +162,6 @@ def withhold(
         sums, least, splits = _without_replicates(sums), smallest_group, groups.splits(smallest_group)
     if splits is None:
         return replace(_withhold_blood(sums), withheld=kept + Withheld(blood=1))
-    detected = Groups.of([case for case in cases if not case.missed], settings)
     sums = _hide_misses(_unsplit(sums, splits), detected, splits, least)
     return replace(_each_group(sums, _round_group), withheld=kept + splits)
 

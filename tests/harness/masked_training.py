@@ -18,6 +18,7 @@ from sahfl.config import Study, parse
 from sahfl.federation import flower, protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.cell import Cell, Run
+from sahfl.federation.server.evaluation import Evaluations
 from sahfl.federation.server.mailbox import Mailbox
 from sahfl.federation.server.roster import Member
 from sahfl.federation.server.rounds import run_cell
@@ -125,6 +126,19 @@ class MaskedTraining:
 
     def run(self, change=lambda site, request, reply: reply, *, sites=SITES, before=None):
         """Run the rounds, and return the last state; ``change`` and ``before`` are those of ``InProcessGrid``."""
+        run, mailbox = self._at_work(change, sites, before)
+        return run_alone(run_cell(*self.cell(), run), mailbox)
+
+    def evaluate(self, change=lambda site, request, reply: reply, *, final=None, part=None, sites=SITES):
+        """Evaluate the method on fold 0 from the state ``final``; returns what the run's folder has of it."""
+        run, mailbox = self._at_work(change, sites, None)
+        (method,) = self.study.finetune.methods
+        requests = Requests(self.study, self.study.fingerprint(), digest(self.base))
+        evaluations = Evaluations(run, requests, lambda site: self.base)
+        run_alone(evaluations.evaluate(method, 0, final or {}, part), mailbox)
+        return self.folder.evaluation(cell_of(method, 0), part)
+
+    def _at_work(self, change, sites, before):
         grid = InProcessGrid(self.study, self.folder.path / "sites", change)
         grid.nodes = {7 + index: self.configs[site] for index, site in enumerate(SITES)}
         grid.seen, grid.before = self.seen, before or grid.before
@@ -133,8 +147,7 @@ class MaskedTraining:
             for node, name in zip(grid.nodes, SITES, strict=True)
             if name in sites
         }
-        cell, start = self.cell()
-        return run_alone(run_cell(cell, start, Run(self.folder, self.study.rounds, roster)), Mailbox(grid))
+        return Run(self.folder, self.study.rounds, roster), Mailbox(grid)
 
     def rounds(self):
         return [line for line in self.folder.journal() if line["event"] == "round"]
@@ -153,6 +166,18 @@ class MaskedTraining:
         except site_app.SiteFailure as failure:
             return str(failure)
 
+    def received(self):
+        """All bytes that the server has: replies, and every file of the run beside the sites' folders."""
+        parts = []
+        for content in (reply.content for _, _, reply in self.seen if reply.has_content()):
+            parts += [repr(dict(record)).encode() for record in content.config_records.values()]
+            parts += [array.data for record in content.array_records.values() for array in record.values()]
+            parts += [repr(dict(record)).encode() for record in content.metric_records.values()]
+            parts += [value for record in content.config_records.values() for value in _byte_strings(record.values())]
+        root = self.folder.path
+        files = [path for path in root.rglob("*") if path.is_file() and path.relative_to(root).parts[0] != "sites"]
+        return b"\0".join([*parts, *(path.read_bytes() for path in files)])
+
     def asked(self, site, kind, nth=-1):
         """The content of a request that a site got."""
         found = [request for name, request, _ in self.seen if (name, request.metadata.message_type) == (site, kind)]
@@ -165,3 +190,8 @@ class MaskedTraining:
             for site, request, reply in self.seen
             if request.metadata.message_type == kind and reply.has_content()
         }
+
+
+def _byte_strings(values):
+    for value in values:
+        yield from (part for part in (value if isinstance(value, list) else [value]) if isinstance(part, bytes))

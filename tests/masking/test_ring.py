@@ -1,12 +1,14 @@
 """Fixed-point numbers: sums are right to half a step for each site, cannot wrap, and what cannot be is refused."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sahfl.errors import PayloadError
-from sahfl.masking.ring import DTYPES, FixedPoint, decode_counts, encode_counts
+from sahfl.masking.ring import DTYPES, FixedPoint, decode_counts, decode_exact, encode_counts, encode_exact
 
 
 def test_the_step_is_a_power_of_two_that_the_docstring_states():
@@ -115,3 +117,35 @@ def test_a_sum_of_counts_outside_its_range_is_refused():
     for broken in (51, 2**32 - 1):
         with pytest.raises(PayloadError, match="outside 0 to 50"):
             decode_counts(np.array([broken], np.uint32), bits=32, most=10, n_sites=5)
+
+
+@given(
+    st.lists(st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=3), min_size=1, max_size=6),
+)
+def test_numbers_in_two_words_add_up_exactly_in_any_order(rows):
+    values = np.rint(np.array(rows) * 2.0**20) / 2.0**20
+    parts = [encode_exact(row, n_sites=len(rows)) for row in values]
+    total = sum(parts[1:], parts[0])
+    expected = [float(sum(map(Fraction, column))) for column in values.T]
+    assert decode_exact(total, n_sites=len(rows)).tolist() == expected
+    assert np.array_equal(sum(parts[::-1][1:], parts[-1]), total)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**41, -(2.0**41)])
+def test_a_number_that_does_not_fit_two_words_is_refused(value):
+    with pytest.raises(PayloadError, match="numbers to mask"):
+        encode_exact(np.array([1.0, value]), n_sites=3)
+
+
+def test_a_sum_of_two_words_is_refused_where_honest_sites_cannot_have_sent_it():
+    good = encode_exact(np.array([1.5, -2.25]), n_sites=3)
+    for place, change in ((0, 1 << 43), (2, 1 << 43), (3, -(1 << 42))):
+        bad = good.copy()
+        bad[place] += np.uint64(change % 2**64)
+        with pytest.raises(PayloadError, match="larger than the bound"):
+            decode_exact(bad, n_sites=3)
+    with pytest.raises(PayloadError, match="two for each number"):
+        decode_exact(good[:3], n_sites=3)
+    for n_sites in (0, 1 << 30):
+        with pytest.raises(PayloadError, match="do not fit numbers of two words"):
+            decode_exact(good, n_sites=n_sites)

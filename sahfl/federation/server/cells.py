@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-
-from flwr.app import RecordDict
 
 from sahfl.adapters import AdapterState, exchanged
 from sahfl.adapters.attach import staying
@@ -18,18 +16,18 @@ from sahfl.events import CellEvaluated, CellResumed, CellStageBegun, SiteLeftOut
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.cell import Cell, Run
+from sahfl.federation.server.evaluation import Evaluations, without
 from sahfl.federation.server.mailbox import Answers, Ask
 from sahfl.federation.server.replies import content_of
 from sahfl.federation.server.reuse import Reuse
 from sahfl.federation.server.roster import Member, cell_sites, contributors, describe_pool, why_untrained
-from sahfl.federation.server.rounds import last_used, run_cell, run_local_phase
+from sahfl.federation.server.rounds import run_cell, run_local_phase
 from sahfl.federation.server.schedule import Job, Steps
 from sahfl.federation.site_ranks import site_ranks
 from sahfl.networks import fine_tuned_network
 from sahfl.results.collect import fold_metrics
 from sahfl.run.cell_store import Entry
 from sahfl.run.folder import Record
-from sahfl.statistics.sums import EvaluationSums
 from sahfl.task import Part, parts_of
 
 
@@ -48,6 +46,7 @@ class StudyCells:
         self._run, self._folder, self._roster = run, run.folder, run.roster
         self._requests, self._study, self._base_of = requests, requests.study, base_of
         self._nodes, self._reuse = nodes, reuse
+        self._evaluations = Evaluations(run, requests, base_of)
 
     def jobs(self) -> list[Job]:
         """The cells in the study's order."""
@@ -117,7 +116,7 @@ class StudyCells:
             return
         seconds = 0.0
         for part in parts_of(method):
-            seconds += yield from self._evaluate(method, fold, trained, part)
+            seconds += yield from self._evaluations.evaluate(method, fold, trained, part)
         self._save_adapter(method, fold, trained)
         marks = None
         if "personal" in parts_of(method) and self._reuse.keeps(method, fold):
@@ -159,10 +158,8 @@ class StudyCells:
 
     def _is_done(self, method: Method, fold: int) -> bool:
         """Whether an earlier session finished a cell; the adapter's card is written last."""
-        cell, sites = cell_of(method, fold), self._study.evaluating_sites(method)
-        known = [self._folder.evaluation(cell, part)["sums"] for part in parts_of(method)]
-        evaluated = all(site in sums for sums in known for site in sites)
-        saved = all((self._folder.adapter(cell) / name).exists() for name in (TENSORS, CARD))
+        evaluated = all(self._evaluations.is_done(method, fold, part) for part in parts_of(method))
+        saved = all((self._folder.adapter(cell_of(method, fold)) / name).exists() for name in (TENSORS, CARD))
         return evaluated and (saved or not _leaves_an_adapter(method))
 
     def _fine_tune(self, method: TrainedMethod, fold: int) -> Steps[AdapterState | None]:
@@ -187,7 +184,7 @@ class StudyCells:
             private_layers=private_layers(net, method),
             ranks=site_ranks(study, self._base_of(method.base_of), method, sites),
         )
-        final = yield from run_cell(cell, _without(start, away), self._run)
+        final = yield from run_cell(cell, without(start, away), self._run)
         if method.local_steps:
             yield from run_local_phase(cell, final, self._run)
         return final
@@ -231,52 +228,7 @@ class StudyCells:
         )
         save_adapter(self._folder.adapter(cell_of(method, fold)), net, note)
 
-    def _evaluate(self, method: Method, fold: int, final: AdapterState, part: Part | None) -> Steps[float]:
-        """Ask the sites that have not evaluated a fold to do so; returns the seconds that they took together."""
-        cell, all_sites = cell_of(method, fold), self._study.evaluating_sites(method)
-        known = self._folder.evaluation(cell, part)
-        sites = [site for site in all_sites if site in self._roster and site not in known["sums"]]
-        emit(CellStageBegun("evaluating", cell, method.id, fold, self._study.finetune.folds))
-        header = self._requests.header_of(method, fold)
-        contents = self._evaluation_requests(method, fold, final, part, sites)
-        nodes = {site: self._roster[site].node_id for site in sites}
-        deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
-        answers: Answers = yield Ask(contents, protocol.EVALUATE, nodes, deadline_s, cell=cell)
-        answers.write_oddities(self._folder.note, protocol.EVALUATE)
-        for site in sites:
-            try:
-                content = content_of(answers.replies.get(site), deadline_s)
-                array = protocol.read_evaluation_reply(content, header=header)
-                EvaluationSums.from_array(array, self._study.evaluation)
-                known["sums"][site] = [float(value) for value in array]
-            except PayloadError as error:
-                missing[site] = str(error)
-                lacking = {"method": method.id, "fold": fold, "part": part, "site": site, "reason": str(error)}
-                self._folder.note({"event": "not_evaluated"} | lacking)
-        self._folder.write_evaluation(cell, {"sums": known["sums"], "missing": missing}, part)
-        emit(CellEvaluated(cell, len(sites), len(all_sites)))
-        return sum(answers.seconds.values())
-
-    def _evaluation_requests(
-        self, method: Method, fold: int, final: AdapterState, part: Part | None, sites: Sequence[str]
-    ) -> dict[str, RecordDict]:
-        """The request to each site; what stays at the sites is sent only as its mean."""
-        study, header = self._study, self._requests.header_of(method, fold)
-        task = self._requests.evaluation(method, fold, part)
-        if part is None or isinstance(method, ZeroShot):
-            return dict.fromkeys(sites, protocol.request(task, header, final))
-        net = fine_tuned_network(study.views, study.model, self._base_of(method.base_of), method, study.seed)
-        state = final if part == "mean" else _without(final, staying(net, method, net.parts))
-        own = last_used(self._folder.journal(), header, before=study.rounds_of(method) + 2)
-        tasks = {site: task.model_copy(update={"own_round": own.get(site, 0)}) for site in sites}
-        return {site: protocol.request(tasks[site], header, state) for site in sites}
-
 
 def _leaves_an_adapter(method: Method) -> bool:
     """Whether the server has something to save of a method: neither of a trial nor of what one site keeps."""
     return not isinstance(method, ZeroShot) and not method.is_alone and not method.inner
-
-
-def _without(state: AdapterState, names: Iterable[str]) -> AdapterState:
-    left_out = set(names)
-    return {name: value for name, value in state.items() if name not in left_out}

@@ -24,11 +24,12 @@ from sahfl.masking.context import Context
 from sahfl.masking.encoding import pack, unpack
 from sahfl.masking.masks import Numbers
 from sahfl.masking.party import Shares
+from sahfl.masking.ring import DTYPES
 from sahfl.masking.site_list import Advert, SignedAdvert, Verify
 from sahfl.regular_files import TENSORS_BYTES, read_bytes
 from sahfl.run.storing import storing
 
-LABEL = b"sahfl masked progress 1"
+LABEL = b"sahfl masked progress 2"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Answered:
 
     n_volumes: int
     seconds: float
+    smallest_group: int = 1
+    """Threshold of the site's policy for the total of an evaluation, and so is the next one."""
+    smallest_bootstrap: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,14 @@ class Progress:
     """Step 2: who shared, with the sealed shares."""
     answered: Mapping[str, Answered] = field(default_factory=dict)
     """Step 3: the survivors."""
-    total: Numbers = field(default_factory=lambda: np.zeros(0, "<u4"))
+    total: Numbers = field(default_factory=lambda: np.zeros(0, DTYPES[32]))
     """Step 3: the sum of their vectors."""
+    bits: int = 32
+    """Of the ring of the vectors."""
 
     def next_attempt(self) -> Progress:
         """A new attempt, with keys of its own."""
-        return Progress(self.round, replace(self.terms, attempt=self.terms.attempt + 1))
+        return Progress(self.round, replace(self.terms, attempt=self.terms.attempt + 1), bits=self.bits)
 
     def collector(self, context: Context, verify: Verify, *, length: int, threshold: int | None) -> Collector:
         """The server's side of the round, with all closed steps.
@@ -64,7 +70,7 @@ class Progress:
         Raises:
             MaskingFailed: what is on disk does not fit the round.
         """
-        collector = Collector(context, verify, length=length, bits=32, threshold=threshold)
+        collector = Collector(context, verify, length=length, bits=self.bits, threshold=threshold)
         try:
             for signed in self.listed:
                 collector.advertised(signed)
@@ -83,25 +89,25 @@ class Progress:
         return collector
 
 
-def file_of(run: Path, cell: str) -> Path:
-    """The file of a cell's masked round in the folder of a run."""
-    return run / "state" / cell / "masked.round"
+def file_of(run: Path, cell: str, sum_: str = "round") -> Path:
+    """The file of a cell's masked round, or of another of its masked sums, in the folder of a run."""
+    return run / "state" / cell / f"masked.{sum_}"
 
 
-def read_progress(path: Path, terms: Terms, round_: int) -> Progress:
+def read_progress(path: Path, terms: Terms, round_: int, *, bits: int = 32) -> Progress:
     """How far a round is; its beginning if the file is of another round, of another start, missing or damaged."""
     try:
         found = _from_bytes(read_bytes(path, most=TENSORS_BYTES))
     except FileNotFoundError:
-        return Progress(round_, terms)
+        return Progress(round_, terms, bits=bits)
     except (OSError, PayloadError, ValueError, KeyError, TypeError):
         emit(Warned(f"{path}: is damaged; the masked round begins anew, which sites that went on refuse once or more"))
-        return Progress(round_, terms)
-    if found.round != round_ or found.terms.start != terms.start:
-        return Progress(round_, terms)
+        return Progress(round_, terms, bits=bits)
+    if (found.round, found.terms.start, found.bits) != (round_, terms.start, bits):
+        return Progress(round_, terms, bits=bits)
     if found.listed:
         return found
-    return Progress(round_, replace(terms, attempt=found.terms.attempt))
+    return Progress(round_, replace(terms, attempt=found.terms.attempt), bits=bits)
 
 
 def write_progress(path: Path, progress: Progress) -> None:
@@ -120,6 +126,7 @@ def _to_bytes(progress: Progress) -> bytes:
         "attempt": progress.terms.attempt,
         "volumes": dict(progress.terms.volumes),
         "start": progress.terms.start,
+        "bits": progress.bits,
         "answered": {site: asdict(one) for site, one in progress.answered.items()},
     }
     listed = (
@@ -147,7 +154,8 @@ def _from_bytes(data: bytes) -> Progress:
     answered = {site: Answered(**one) for site, one in known["answered"].items()}
     adverts = tuple(_advert(one) for one in unpack(listed))
     shared = dict(_shares(one) for one in unpack(shares))
-    return Progress(known["round"], terms, adverts, shared, answered, np.frombuffer(total, "<u4"))
+    bits = int(known["bits"])
+    return Progress(known["round"], terms, adverts, shared, answered, np.frombuffer(total, DTYPES[bits]), bits)
 
 
 def _advert(data: bytes) -> SignedAdvert:

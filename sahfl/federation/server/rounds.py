@@ -22,7 +22,7 @@ from sahfl.federation.server.aggregate import NO_UPDATES, Aggregate, add_change,
 from sahfl.federation.server.cell import Cell, Outcome, Run
 from sahfl.federation.server.confirm import with_confirmations
 from sahfl.federation.server.mailbox import Answers, Ask
-from sahfl.federation.server.masked_round import MaskedAttempt
+from sahfl.federation.server.masked_round import MaskedRound
 from sahfl.federation.server.replies import is_held_back, reason_of
 from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
@@ -253,7 +253,7 @@ def _ask_masked(
 ) -> Steps[tuple[Outcome, dict[str, int]]]:
     like = _in_turn(cell, next(iter(sent.values()), {}), header.round)
     task, quorum = in_round(cell.task, header.round), needed(run.config, len(cell.sites))
-    attempt = MaskedAttempt(cell, task, header, contents, like, run, quorum)
+    attempt = MaskedRound(cell, task, header, contents, like, run, quorum)
     yield from attempt.run()
     outcome = attempt.outcome
     outcome.notes = attempt.notes

@@ -1,9 +1,9 @@
-"""A site in one masked round of a training: its notes on disk, its keys, and what it masks once.
+"""A site in one masked sum, a round of a training or an evaluation: its notes on disk, its keys, what it masks once.
 
-The folder ``masked`` of a site has a file for each training, with the notes of its newest round (``sahfl.masking``), so
-that a site that starts anew goes on where it was. Before an answer leaves, its notes are on the disk. Older rounds, and
-older attempts at a round, are refused. The keys of a round come from the site's secret and from random bytes in that
-file: who loses the file makes other keys and is out of the round, which is safe.
+The folder ``masked`` of a site has a file for each training, with the notes of its newest round (``sahfl.masking``),
+and one for each evaluation, so that a site that starts anew goes on where it was. Before an answer leaves, its notes
+are on the disk. Older rounds, and older attempts at a round, are refused. The keys of a round come from the site's
+secret and from random bytes in that file: who loses the file makes other keys and is out of the round, which is safe.
 
 ``drawn.jsonl`` beside them has the batches of every vector that was masked. One vector in two sums would be the
 difference of two sums; so a study that asks for the same batches again, under another name, gets no vector.
@@ -29,11 +29,12 @@ from sahfl.adapters import AdapterState
 from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import MaskingRefused, PayloadError, SiteStateLost, StorageError, TrustError
-from sahfl.federation.masked_messages import MOST_LOSS, MOST_SIGNATURE, Terms, read_terms
+from sahfl.federation.masked_messages import MOST_LOSS, MOST_SIGNATURE, Terms, purpose_of, read_delivery, read_terms
 from sahfl.federation.masked_signatures import is_by_site, signature, stand_in
 from sahfl.federation.site.answered import MASKED, how_to_release
 from sahfl.federation.site.round_list import Line, RoundList
-from sahfl.federation.site.secret import site_secret
+from sahfl.federation.site.secret import batch_key, site_secret
+from sahfl.federation.tensors import hash_of_tensors
 from sahfl.log_lines import LogLine
 from sahfl.masking.context import Context
 from sahfl.masking.encoding import pack, unpack
@@ -92,7 +93,8 @@ class MaskedRound:
         self._config, self._task, self._header, self._masking = config, task, header, task.masking
         self.terms: Terms = read_terms(content)
         self.context: Context = self.terms.context(task, header)
-        self._path = _file(config.folder, header.training)
+        sum_ = "" if task.evaluation is None else f"-{purpose_of(task)}"
+        self._path = _file(config.folder, header.training + sum_)
 
     @contextmanager
     def step(self, *, first: bool = False) -> Iterator[Party]:
@@ -176,11 +178,23 @@ class MaskedRound:
         last = of_loss.encode(np.clip(np.array([loss]), -MOST_LOSS, MOST_LOSS), weight=weight)
         return np.concatenate([form.encode(flat, weight=weight), last])
 
-    def note_drawn(self, key: str, party: Party) -> None:
-        """Note the batches of a vector before it is masked; ``key`` names them (``secret.batch_key``).
+    def mask(self, content: RecordDict, vector: Numbers) -> Numbers:
+        """Step 3: put the masks on a vector; what it was computed from is noted first, so that it is in no second sum.
 
         Raises:
-            MaskingRefused: a vector of the same batches was masked in another round or study.
+            MaskingRefused: as ``note_drawn`` and ``Party.mask``.
+            PayloadError: the shares of the other sites are of a wrong form.
+        """
+        sharers, received = read_delivery(content)
+        with self.step() as party:
+            self._note_drawn(batch_key(self._config, self._task, self._header, hash_of_tensors(content)), party)
+            return party.mask(vector, received, sharers)
+
+    def _note_drawn(self, key: str, party: Party) -> None:
+        """Note the batches of a vector, or the evaluation that it is of; ``key`` names them (``secret.batch_key``).
+
+        Raises:
+            MaskingRefused: a vector of the same batches or evaluation was masked in another round or study.
         """
         if self._config.simulated:
             return
@@ -188,7 +202,8 @@ class MaskedRound:
         line = Line(keys, place.method, place.fold, place.round, key)
         drawn = RoundList(self._path.parent / DRAWN)
         if any(one.asked == key and one != line for one in drawn.lines()):
-            text = "the same batches were masked before, with other keys; two sums would show one site's update"
+            what = "batches were" if self._task.evaluation is None else "evaluation was"
+            text = f"the same {what} masked before, with other keys; two sums would show one site's part"
             raise MaskingRefused(f"{self.context}: {text}. A study with another seed draws other batches")
         drawn.add(line)
 

@@ -186,28 +186,11 @@ def test_a_change_longer_than_the_clip_is_shortened_at_the_site(training):
 # --- what the server receives ---------------------------------------------------------------------------------------
 
 
-def received(there):
-    """All bytes that the server has: replies, and every file of the run beside the sites' folders."""
-    parts = [repr(record).encode() for _, _, reply in there.seen for record in reply.content.config_records.values()]
-    for _, _, reply in there.seen:
-        parts += [array.data for record in reply.content.array_records.values() for array in record.values()]
-        parts += [repr(dict(record)).encode() for record in reply.content.metric_records.values()]
-        parts += [value for record in reply.content.config_records.values() for value in flat(record.values())]
-    files = [path for path in there.folder.path.rglob("*") if path.is_file()]
-    parts += [path.read_bytes() for path in files if "sites" not in path.relative_to(there.folder.path).parts[:1]]
-    return b"\0".join(parts)
-
-
-def flat(values):
-    for value in values:
-        yield from (part for part in (value if isinstance(value, list) else [value]) if isinstance(part, bytes))
-
-
 def test_nothing_that_the_server_receives_tells_a_site_s_update_loss_or_norm(training):
     masked, plain = training(), training(masked=False)
     masked.run()
     plain.run()
-    everything, start = received(masked), plain.cell()[1]
+    everything, start = masked.received(), plain.cell()[1]
     form, vectors, changes = FixedPoint(32, MASKING["clip"], 5), {}, {}
     for site, reply in plain.sent().items():
         state = read_state(reply.content, like=start)

@@ -370,20 +370,20 @@ def described(**changes):
 
 def test_counts_of_few_cases_and_the_blood_of_few_patients_are_coarse():
     policy = SitePolicy()
-    found = coarse(described(findings={"not_hu": 1, "thick": 5}), policy)
+    found = coarse(described(findings={"not_hu": 1, "thick": 5}), policy, task_of())
     assert (found.findings, found.volume_ml) == ({"not_hu": None, "thick": 5}, 80.5)
-    few = coarse(described(fold_positive=(1, 1), n_positive=2), policy)
+    few = coarse(described(fold_positive=(1, 1), n_positive=2), policy, task_of())
     assert (few.volume_ml, few.fold_positive) == (None, (1, 1))
-    assert coarse(described(), open_policy()) == described()
+    assert coarse(described(), open_policy(), task_of()) == described()
 
 
 def test_a_description_that_is_not_coarse_is_kept_back():
     task = task_of()
-    fine = protocol.description_reply(coarse(described(), SitePolicy()))
+    fine = protocol.description_reply(coarse(described(), SitePolicy(), task_of()))
     check_outgoing(site(), DESCRIBE, task, header_of(task), fine)
     with pytest.raises(PolicyRefused, match=r"got values over fewer than 5 patients or cases"):
         check_outgoing(site(), DESCRIBE, task, header_of(task), protocol.description_reply(described()))
-    other = protocol.description_reply(coarse(described(software="0123456789abcdef"), SitePolicy()))
+    other = protocol.description_reply(coarse(described(software="0123456789abcdef"), SitePolicy(), task_of()))
     with pytest.raises(PolicyRefused, match="something else than the hash of this site's software"):
         check_outgoing(site(), DESCRIBE, task, header_of(task), other)
     strange = protocol.description_reply(described(findings={"Muster^Hans": 7}))

@@ -27,17 +27,20 @@ def describe(site: Site, content: RecordDict) -> RecordDict:
     """Prepare and check the data, and answer with counts."""
     task = protocol.read_task(content)
     site.prepare(lambda done, total: emit(SiteStep(site.config.name, protocol.DESCRIBE, done, total)))
-    description = coarse(site.describe(n_folds=task.folds, seed=task.seed), site.config.policy)
+    description = coarse(site.describe(n_folds=task.folds, seed=task.seed), site.config.policy, task)
     log.info(LogLine("described", **{name: str(value) for name, value in description.model_dump().items()}))
     return protocol.description_reply(description)
 
 
-def coarse(description: SiteDescription, policy: SitePolicy) -> SiteDescription:
+def coarse(description: SiteDescription, policy: SitePolicy, task: Task) -> SiteDescription:
     """Remove the values of a description that describe fewer patients than the policy's smallest group.
 
     This concerns the mL of blood and the number of cases that break a rule (a contrast agent, for example). Numbers of
-    patients stay exact, because every result needs them and they are no property of a single patient.
+    patients stay exact, because every result needs them and they are no property of a single patient. In a study with
+    masks, and at a site that demands them, both are left out whole.
     """
+    if task.masking is not None or not policy.unmasked:
+        return description.model_copy(update={"volume_ml": None, "findings": {}})
     few = 0 < sum(description.fold_positive) < policy.smallest_group
     findings = {
         rule: None if n is not None and 0 < n < policy.smallest_group else n for rule, n in description.findings.items()
@@ -54,7 +57,7 @@ def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
     if set(config_record(answer, "description")) != {"json"}:
         yield "got other values than the description's text"
     description = protocol.read_description(answer)
-    if description != coarse(description, policy):
+    if description != coarse(description, policy, task):
         yield f"got values over fewer than {policy.smallest_group} patients or cases (policy.smallest_group)"
     if unknown := sorted(set(description.findings) - set(BY_ID)):
         yield f"got {len(unknown)} finding(s) of no rule of the data checks"
@@ -68,16 +71,19 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
     if requests is None or config.name in requests.study.sites:
-        yield Planned("describe", (question(requests),), _lines(config.policy))
+        task = question(requests)
+        yield Planned("describe", (task,), _lines(config.policy, masked=task.masking is not None))
 
 
-def _lines(policy: SitePolicy) -> Iterator[str]:
+def _lines(policy: SitePolicy, *, masked: bool) -> Iterator[str]:
     few = f"fewer than {policy.smallest_group}"
     yield "once, when a study begins (describe):"
     yield "  leaves: the site's name; kind of its files; numbers of usable scans, of patients, of scans with blood,"
     yield "    of patients and of patients with blood per fold, and of cases that cannot be used;"
-    yield f"    cases per broken rule of the data check ('some' if {few}); mL of blood in all, unless {few} patients"
-    yield "    bleed; one salted hash that changes when the data do; one hash of the software that computes here:"
+    if not masked and policy.unmasked:
+        yield f"    cases per broken rule of the data check ('some' if {few});"
+        yield f"    mL of blood in all, unless {few} patients bleed;"
+    yield "    one salted hash that changes when the data do; one hash of the software that computes here:"
     yield f"    sahfl's code and the versions of {', '.join(LIBRARIES)}; one hash of the secret that draws its batches"
 
 

@@ -16,7 +16,7 @@ from sahfl.config import AdapterTuning, SiteConfig, SitePolicy, TrainedMethod, W
 from sahfl.config.methods import method_at_defaults
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
-from sahfl.federation.masked_messages import masked_reply, read_delivery
+from sahfl.federation.masked_vectors import masked_reply
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.answered import Trainings
 from sahfl.federation.site.declared import may_leave, shares_all, tensor_leaks
@@ -33,12 +33,10 @@ from sahfl.federation.site.kinds.local_training import (
 from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
 from sahfl.federation.site.masked import MaskedRound
 from sahfl.federation.site.sanity import Watch
-from sahfl.federation.site.secret import batch_key
 from sahfl.federation.site.site import Site
 from sahfl.federation.site.starts import Starts
 from sahfl.federation.tensors import config_record, hash_of_tensors
 from sahfl.federation.turns import take_turn
-from sahfl.masking.masks import Numbers
 from sahfl.networks import trained_tensors
 from sahfl.payload import layout, payload_size
 from sahfl.task import Task
@@ -76,7 +74,7 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
     sent = {name: trained[name] for name in names if name not in own.staying}
     if masked is not None:
         change = {name: value - start[name] for name, value in sent.items()}
-        vector = _mask(site, masked, content, masked.encode(change, loss, n_volumes))
+        vector = masked.mask(content, masked.encode(change, loss, n_volumes))
         seconds = time.monotonic() - began
         return masked_reply(header, layout(change), vector, n_volumes=n_volumes, seconds=seconds)
     if task.payload != "float32":
@@ -87,14 +85,6 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         sent = dict(sorted(sent.items()))
     seconds = time.monotonic() - began
     return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=loss, seconds=seconds, encoding=task.payload)
-
-
-def _mask(site: Site, masked: MaskedRound, content: RecordDict, vector: Numbers) -> Numbers:
-    """Put the masks on a vector; its batches are noted first, so that they are in no second sum."""
-    (task, header), (sharers, received) = task_and_header(content), read_delivery(content)
-    with masked.step() as party:
-        masked.note_drawn(batch_key(site.config, task, header, hash_of_tensors(content)), party)
-        return party.mask(vector, received, sharers)
 
 
 # ----------------------------------------------------------------------------------------------------- the policy

@@ -1,0 +1,139 @@
+"""The evaluation of a method on a fold: the sums of each site, or in a study with masks one sum over all sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from flwr.app import RecordDict
+
+from sahfl.adapters import AdapterState
+from sahfl.adapters.attach import staying
+from sahfl.cell_names import cell_of
+from sahfl.config import Method, ZeroShot
+from sahfl.errors import PayloadError
+from sahfl.events import CellEvaluated, CellStageBegun, SiteLeftOut, emit
+from sahfl.federation import protocol
+from sahfl.federation.requests import Requests
+from sahfl.federation.server.cell import Run
+from sahfl.federation.server.mailbox import Answers, Ask
+from sahfl.federation.server.masked_evaluation import MaskedEvaluation
+from sahfl.federation.server.replies import content_of
+from sahfl.federation.server.rounds import last_used
+from sahfl.federation.server.schedule import Pause, Steps
+from sahfl.networks import fine_tuned_network
+from sahfl.run.folder import Record
+from sahfl.statistics.sums import EvaluationSums
+from sahfl.task import Part, Task
+
+STAYS = "its results stay at the site (rounds.masking)"
+
+
+class Evaluations:
+    """The evaluations of a study; what is in the run's folder is not asked for again.
+
+    Args:
+        run: what all cells share.
+        requests: of the study.
+        base_of: the base network, or a site's own one.
+    """
+
+    def __init__(self, run: Run, requests: Requests, base_of: Callable[[str | None], AdapterState]) -> None:
+        self._run, self._requests, self._base_of = run, requests, base_of
+        self._folder, self._roster, self._study = run.folder, run.roster, requests.study
+
+    def is_done(self, method: Method, fold: int, part: Part | None) -> bool:
+        """Whether an earlier session evaluated a method on a fold at all its sites, or has its masked sum."""
+        known = self._folder.evaluation(cell_of(method, fold), part)
+        done = {*known["sums"], *known.get("stays", ())}
+        return known.get("masked") is not None or done >= set(self._study.evaluating_sites(method))
+
+    def evaluate(self, method: Method, fold: int, final: AdapterState, part: Part | None) -> Steps[float]:
+        """Ask the sites that have not evaluated a fold to do so; returns the seconds that they took together."""
+        cell, all_sites = cell_of(method, fold), self._study.evaluating_sites(method)
+        task, known = self._requests.evaluation(method, fold, part), self._folder.evaluation(cell, part)
+        if self.is_done(method, fold, part):
+            emit(CellEvaluated(cell))
+            return 0.0
+        done = {*known["sums"], *known.get("stays", ())}
+        sites = [site for site in all_sites if site in self._roster and site not in done]
+        emit(CellStageBegun("evaluating", cell, method.id, fold, self._study.finetune.folds))
+        contents = self._contents(method, fold, final, part, sites)
+        if task.masking is not None and not task.sums_stay:
+            found, missing, seconds = yield from self._ask_masked(cell, task, method, contents)
+        else:
+            found, missing, seconds = yield from self._ask(cell, task, method, contents, known)
+        for site, reason in missing.items():
+            lacking = {"method": method.id, "fold": fold, "part": part, "site": site, "reason": reason}
+            self._folder.note({"event": "not_evaluated"} | lacking)
+        self._folder.write_evaluation(cell, found | {"missing": missing | found["missing"]}, part)
+        emit(CellEvaluated(cell, len(sites), len(all_sites)))
+        return seconds
+
+    def _ask(
+        self, cell: str, task: Task, method: Method, contents: Mapping[str, RecordDict], known: Record
+    ) -> Steps[tuple[Record, dict[str, str], float]]:
+        """The sums of each site, the sites without them, and seconds."""
+        header = self._requests.header_of(method, task.fold)
+        nodes = {site: self._roster[site].node_id for site in contents}
+        deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
+        answers: Answers = yield Ask(contents, protocol.EVALUATE, nodes, deadline_s, cell=cell)
+        answers.write_oddities(self._folder.note, protocol.EVALUATE)
+        sums, stays = known["sums"], list(known.get("stays", ()))
+        for site in contents:
+            try:
+                content = content_of(answers.replies.get(site), deadline_s)
+                if task.sums_stay:
+                    protocol.read_stays_reply(content, header=header)
+                    stays.append(site)
+                else:
+                    array = protocol.read_evaluation_reply(content, header=header)
+                    EvaluationSums.from_array(array, self._study.evaluation)
+                    sums[site] = [float(value) for value in array]
+            except PayloadError as error:
+                missing[site] = str(error)
+        found = {"sums": sums, "missing": dict.fromkeys(stays, STAYS)} | ({"stays": stays} if task.sums_stay else {})
+        return found, missing, sum(answers.seconds.values())
+
+    def _ask_masked(
+        self, cell: str, task: Task, method: Method, contents: Mapping[str, RecordDict]
+    ) -> Steps[tuple[Record, dict[str, str], float]]:
+        """One sum over the sites; a site that is not in it never gets into it, because two sums differ by its own."""
+        config, header = self._run.config, self._requests.header_of(method, task.fold)
+        for attempt in range(1, config.attempts + 1):
+            sum_ = MaskedEvaluation(cell, task, header, contents, self._run)
+            yield from sum_.run()
+            if sum_.found is not None or attempt == config.attempts:
+                break
+            if config.pause_s:
+                yield Pause(config.pause_s)
+        where = {"method": method.id, "fold": task.fold, "part": task.part}
+        self._folder.note({"event": "masked_evaluation"} | where | sum_.notes | sum_.outcome.oddities)
+        in_sum = () if sum_.found is None else sum_.found["sites"]
+        reasons = {item["site"]: item["reason"] for item in sum_.outcome.reasons()}
+        missing = dict[str, str]()
+        for site in self._study.evaluating_sites(method):
+            if site not in in_sum:
+                usual = self._run.why_out(site) if site not in contents else sum_.failure or "not in the masked sum"
+                missing[site] = reasons.get(site, usual)
+                emit(SiteLeftOut(site, f"{cell}: {missing[site]}"))
+        return {"sums": {}, "missing": {}, "masked": sum_.found}, missing, sum_.seconds
+
+    def _contents(
+        self, method: Method, fold: int, final: AdapterState, part: Part | None, sites: Sequence[str]
+    ) -> dict[str, RecordDict]:
+        """The request to each site; what stays at the sites is sent only as its mean."""
+        study, header = self._study, self._requests.header_of(method, fold)
+        task = self._requests.evaluation(method, fold, part)
+        if part is None or isinstance(method, ZeroShot):
+            return dict.fromkeys(sites, protocol.request(task, header, final))
+        net = fine_tuned_network(study.views, study.model, self._base_of(method.base_of), method, study.seed)
+        state = final if part == "mean" else without(final, staying(net, method, net.parts))
+        own = last_used(self._folder.journal(), header, before=study.rounds_of(method) + 2)
+        tasks = {site: task.model_copy(update={"own_round": own.get(site, 0)}) for site in sites}
+        return {site: protocol.request(tasks[site], header, state) for site in sites}
+
+
+def without(state: AdapterState, names: Iterable[str]) -> AdapterState:
+    """A state without some of its tensors."""
+    left_out = set(names)
+    return {name: value for name, value in state.items() if name not in left_out}

@@ -1,0 +1,203 @@
+"""A masked evaluation: one sum over the sites, whoever drops out, and nothing of a single site."""
+
+import json
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+from harness.masked_training import SITES, MaskedTraining, prepare
+from harness.tiny_study import TINY, changed
+from harness.trust_kits import make_consortium
+
+from sahfl.federation import protocol
+from sahfl.federation.server.evaluation import STAYS
+from sahfl.federation.server.masked_progress import file_of, read_progress
+from sahfl.results.method_results import MASKED
+from sahfl.statistics.sums import EvaluationSums
+
+ZERO = {"method": {"method": "zero_shot"}}
+STEPS = ("query.masking_keys", "query.masking_shares", "evaluate", "query.masking_survivors", "query.masking_reveal")
+QUICK = {"deadline_s": 0.3, "attempts": 1}
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("five")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory):
+    return make_consortium(tmp_path_factory.mktemp("keys"), sites=SITES)
+
+
+@pytest.fixture
+def training(tmp_path, five):
+    made = []
+
+    def make(**more):
+        made.append(1)
+        return MaskedTraining(tmp_path / f"run{len(made)}", five, **ZERO | more)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, five):
+    """The sums of each site in the clear; tests only read them."""
+    there = MaskedTraining(tmp_path_factory.mktemp("plain") / "run", five, masked=False, **ZERO)
+    return there, there.evaluate()["sums"]
+
+
+def added(plain, sites):
+    there, sums = plain
+    parts = [EvaluationSums.from_array(np.array(sums[site]), there.study.evaluation) for site in sites]
+    return reduce(add, parts).to_array()
+
+
+def away(leaves):
+    """Sites that answer nothing from a step on, by site."""
+
+    def change(site, request, reply):
+        step = STEPS.index(request.metadata.message_type)
+        return None if site in leaves and step >= STEPS.index(leaves[site]) else reply
+
+    return change
+
+
+def test_the_sum_is_that_of_the_sites_in_the_clear(training, plain):
+    found = training().evaluate()
+    assert (found["sums"], found["missing"], found["masked"]["sites"]) == ({}, {}, list(SITES))
+    assert np.allclose(found["masked"]["sums"], added(plain, SITES), rtol=0, atol=1e-6)
+
+
+def test_sites_of_a_deployment_come_to_the_sum_of_simulated_ones_bit_for_bit(training, kits):
+    few = {"smallest_group": 1, "smallest_bootstrap": 1}
+    found = training(kits=kits, policy=few).evaluate()
+    assert found == training().evaluate()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_two_of_five_sites_may_leave_at_any_step(training, plain, step):
+    there = training(**QUICK)
+    found = there.evaluate(away({"graz": step, "wels": step}))
+    stay = [site for site in SITES if STEPS.index(step) > 2 or site not in ("graz", "wels")]
+    assert found["masked"]["sites"] == stay
+    assert np.allclose(found["masked"]["sums"], added(plain, stay), rtol=0, atol=1e-6)
+    assert sorted(found["missing"]) == sorted(set(SITES) - set(stay))
+    lines = [line for line in there.folder.journal() if line["event"] == "masked_evaluation"]
+    assert [line["used"] for line in lines] == [stay]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_with_three_sites_gone_there_is_no_sum_and_a_later_session_may_get_it(training, step):
+    there = training(**QUICK)
+    found = there.evaluate(away(dict.fromkeys(("graz", "linz", "wels"), step)))
+    assert (found["masked"], sorted(found["missing"])) == (None, list(SITES))
+    assert all(found["missing"].values())
+    again = there.evaluate()
+    assert again["masked"] is not None
+    assert again["masked"]["sites"][:1] == ["bern"]
+
+
+def test_an_evaluation_is_masked_once_for_one_list_of_sites(training, kits):
+    there = training(kits=kits, attempts=1)
+    assert there.evaluate()["masked"] is not None
+    assert there.evaluate()["masked"] is not None  # it is not asked for again
+    n_asked = len(there.seen)
+    path = file_of(there.folder.path, "zero_shot/fold-0", "evaluation")
+    first = read_progress(path, None, 0, bits=64)
+    path.unlink()
+    there.folder.write_evaluation("zero_shot/fold-0", {"sums": {}, "missing": {}})
+    found = there.evaluate(sites=SITES[:4])  # another list, under keys of the same attempt
+    assert (found["masked"], len(there.seen) > n_asked) == (None, True)
+    assert "MaskingRefused" in found["missing"]["bern"]
+    assert len(first.listed) == 5
+    found = there.evaluate(sites=SITES[:4])  # and with new keys
+    assert found["masked"] is None
+    assert "MaskingRefused" in found["missing"]["bern"]
+
+
+def test_nothing_that_the_server_receives_tells_a_site_s_sums_or_its_blood(training, plain):
+    there = training()
+    there.evaluate()
+    everything, n_found = there.received(), 0
+    for values in plain[1].values():
+        numbers = np.array(values)
+        odd = numbers[(numbers != np.rint(numbers)) & (np.abs(numbers) > 1e-3)]
+        assert odd.size > 100
+        for number in odd[:: max(1, odd.size // 300)]:
+            n_found += repr(float(number)).encode() in everything or number.tobytes() in everything
+        assert numbers[2:8].tobytes() not in everything
+    assert n_found == 0
+    kept = b"".join(path.read_bytes() for path in there.folder.path.rglob("cases.jsonl"))
+    assert b"volume_ml" in kept
+    assert b"volume_ml" not in everything
+
+
+def test_what_a_site_trained_alone_stays_there(training):
+    alone = {"method": {"method": "cp_lora", "rank": 2, "trained_at": "bern"}}
+    there = training(**alone)
+    there.run(sites=("bern",))
+    found = there.evaluate(part="personal")
+    assert (found["sums"], found["stays"], found["missing"]) == ({}, ["bern"], {"bern": STAYS})
+    (reply,) = there.sent("evaluate").values()
+    assert set(reply.content) == {"header"}
+    assert (there.configs["bern"].folder / "cases.jsonl").exists()
+
+
+def test_a_site_that_demands_masks_sends_no_sums_in_the_clear(training):
+    found = training(masked=False, policy={"unmasked": False}).evaluate()
+    assert found["sums"] == {}
+    assert set(found["missing"]) == set(SITES)
+
+
+def test_a_reply_of_a_wrong_form_is_refused_and_the_others_go_on(training, plain):
+    def shorter(site, request, reply):
+        if site == "wels" and request.metadata.message_type == protocol.EVALUATE:
+            flat = reply.content.array_records["sums"]["flat"]
+            flat.data, flat.shape = flat.data[:-8], (flat.shape[0] - 1,)
+        return reply
+
+    found = training().evaluate(shorter)
+    assert found["masked"]["sites"] == list(SITES[:4])
+    assert "masked words, expected" in found["missing"]["wels"]
+    assert np.allclose(found["masked"]["sums"], added(plain, SITES[:4]), rtol=0, atol=1e-6)
+
+
+MASKED_STUDY = changed(
+    TINY,
+    data__sites=TINY["data"]["sites"] | {"tbi_c": {"kind": "tbi", "n_cases": 2}},
+    pretrain__sites=["tbi_a", "tbi_b", "tbi_c"],
+    finetune__methods=[
+        {"method": "zero_shot"},
+        {"method": "cp_lora", "rank": 2},
+        *({"method": "cp_lora", "rank": 2, "trained_at": f"sah_{letter}"} for letter in "abc"),
+    ],
+    rounds__masking={"clip": 50.0},
+)
+
+
+def test_a_masked_study_ends_with_a_report_and_goes_on_without_asking_again(federate):
+    folder, _ = federate(MASKED_STUDY)
+    results = json.loads((folder.path / "results.json").read_text())
+    methods = {method["id"]: method for method in results["methods"]}
+    assert methods["zero_shot"]["metrics"]["dice"]["overall"]["n"] == 7
+    assert methods["cp_lora-r2"]["metrics"]["dice"]["overall"]["n"] == 7
+    assert {part["n"] for part in methods["zero_shot"]["by_site"]} == {0}
+    assert methods["cp_lora-r2-at-sah_a"]["failed"] == STAYS
+    assert {site["volume_ml"] for site in results["sites"]} == {None}
+    assert {json.dumps(site["findings"]) for site in results["sites"]} == {"{}"}
+    compared = {(one["method"], one["reference"]) for one in results["comparisons"]}
+    assert ("cp_lora-r2", "zero_shot") in compared
+    key = next(iter(folder.evaluation("zero_shot/fold-0")["masked"]["sites"]))
+    assert key == "sah_a"
+    assert MASKED.startswith("masked")
+    page = (folder.path / "report.html").read_text()
+    assert "learned the sums over the sites only" in page
+    again, later = federate(MASKED_STUDY)
+    asked = {request.metadata.message_type for _, request, _ in later.seen}
+    assert asked <= {protocol.DESCRIBE, protocol.INSTALL_BASE}
+    assert (again.path / "results.json").exists()
