@@ -50,6 +50,7 @@ def page(tmp_path_factory):
     return folder, *run_script("print('begun')\n" + "".join(blocks) + ending, folder)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_runs_as_a_script_whose_workers_do_not_run_it_again(page):
     folder, out, err = page
     assert out.splitlines().count("begun") == 1
@@ -73,6 +74,7 @@ def test_a_finished_run_is_opened_as_it_is(page):
     assert ((folder / "results.json").read_bytes(), (folder / "journal.jsonl").read_bytes()) == (before, journal)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_before_its_results_is_continued_and_without_progress_in_silence(page, tmp_path, capfd):
     folder = shutil.copytree(page[0] / "runs" / "a", tmp_path / "run")
     for name in ("results.json", "report.html"):

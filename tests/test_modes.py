@@ -50,6 +50,7 @@ def test_a_log_is_made_for_its_owner(tmp_path):
     assert readable_by_others(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_simulation_from_python_writes_nothing_that_others_can_read(tmp_path):
     sahfl.simulate(
         changed(TINY, pretrain__rounds=1, finetune__rounds=1), out=tmp_path / "run", workers=1, progress=False

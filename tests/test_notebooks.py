@@ -26,7 +26,10 @@ def test_a_notebook_is_stored_without_outputs(path):
     assert "/home/" not in path.read_text()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem == "own_data")) for path in NOTEBOOKS],
+)
 def test_the_code_of_a_notebook_runs_and_shows_what_it_promises(path, tmp_path):
     code = "\n\n".join("".join(cell["source"]) for cell in cells_of(path, "code"))
     out, _ = run_script(code, tmp_path)

@@ -331,6 +331,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_naming_step_and_round(value):
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.slow
 def test_monai_is_imported_without_transformers_which_works_afterwards():
     program = "import sys, sahfl.training; print('transformers' in sys.modules); import transformers, peft"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -24,6 +24,8 @@ from sahfl.payload import FINGERPRINT, Encoding, Header, check_header, check_tra
 from sahfl.task import SiteDescription, Task
 
 DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
+EVALUATE_MASKED, EVALUATE_OWN = "evaluate.masked", "evaluate.own"
+EVALUATIONS = (EVALUATE, EVALUATE_MASKED, EVALUATE_OWN)
 LOCAL_PHASE = "train.local_phase"
 SCAN_KEYS, PRIVATE_PART = "query.scan_keys", "query.private_part"
 CONFIRM_START = "query.confirm_start"

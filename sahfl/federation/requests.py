@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sahfl.config import AdapterTuning, Method, ModelConfig, Study, TrainedMethod, ViewsConfig, ZeroShot, masking_of
 from sahfl.federation.site_ranks import own_rank
@@ -66,7 +67,7 @@ class Requests:
         The server replaces ``own_round``, which is here that of a site whose answers were all used.
         """
         rounds = self.study.rounds_of(method)
-        more = {"evaluation": self.study.evaluation, "part": part, "rounds": rounds}
+        more: dict[str, Any] = {"evaluation": self.study.evaluation, "part": part, "rounds": rounds}
         more["masking"] = self.study.rounds.masking
         if part == "personal":
             assert not isinstance(method, ZeroShot)

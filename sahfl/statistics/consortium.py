@@ -71,7 +71,7 @@ def withheld_total(total: Floats, settings: Settings, thresholds: Thresholds) ->
         raise PayloadError("evaluation sums, patients: are more than scans, or more were detected than there are")
     both = (Groups.of_table(_invented(*table), no_blood=counts[-1]) for table in (blood, detected))
     # Somebody who is in several groups may be counted twice in some numbers (``_invented``).
-    twice = int(thresholds.smallest_bootstrap > 1 and bool(blood[1].any()))
+    twice = int(thresholds.smallest_bootstrap > 1 and bool(blood[1].any() or detected[1].any()))
     least = {name: value + twice for name, value in vars(thresholds).items()}
     return withhold_small(sums, *both, **least)
 

@@ -53,6 +53,7 @@ def test_the_adapters_benchmark_runs_and_prints_ratios_as_json():
         assert row["saved_mib"] > 0
 
 
+@pytest.mark.slow
 def test_the_adapters_benchmark_times_each_layer_each_way():
     options = ["--size", "tiny", "--pixels", "32", "--ranks", "2", "--batch", "2", "--repeats", "1", "--layers"]
     command = [sys.executable, FOLDER / "adapters.py", *options, "--only", "conv_dora", "--precision", "float32"]
@@ -64,6 +65,7 @@ def test_the_adapters_benchmark_times_each_layer_each_way():
         assert line.count("*") == 1
 
 
+@pytest.mark.slow
 def test_the_aggregation_benchmark_runs_and_its_memory_does_not_grow_with_the_sites():
     options = ["--size", "tiny", "--rank", "2", "--sites", "3", "60", "--most", "3", "--json"]
     command = [sys.executable, FOLDER / "aggregation_cost.py", *options]

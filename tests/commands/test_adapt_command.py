@@ -46,6 +46,7 @@ def networks(tmp_path):
     return [read_network(tmp_path / "lyon", one) for one in stored(tmp_path / "lyon")]
 
 
+@pytest.mark.slow
 def test_only_the_hospital_s_own_part_trains_and_stays_in_its_folder(sahfl, run, site_file, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     code, out, _ = sahfl("adapt", site_file, run, "--method", "cp_lora-r2-private1", "--steps", "3")

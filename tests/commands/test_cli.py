@@ -200,6 +200,7 @@ def test_report_writes_the_page_again_from_the_results(sahfl, finished):
     assert b"c0ffee" in first
 
 
+@pytest.mark.slow
 def test_report_exports_to_a_tracker_where_it_is_installed(sahfl, finished, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     code, out, err = sahfl("report", finished.path, "--tensorboard", tmp_path / "events")

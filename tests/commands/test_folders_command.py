@@ -58,6 +58,7 @@ def folders(tmp_path_factory):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_study_over_three_kinds_of_folder_runs_to_its_report_and_tells_nothing_of_patients(folders):
     result = sahfl(folders, "simulate", "study.yaml", "--out", "run")
     assert result.returncode == 0, result.stderr

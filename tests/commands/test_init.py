@@ -89,6 +89,7 @@ def test_a_site_file_and_a_consortium_file_load(sahfl, scans, tmp_path):
     assert (consortium.name, consortium.sites, consortium.server.host) == ("c", ("a", "b"), "fl.example.org")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["null", "1", "1e3", "no", "0x10"])
 def test_names_that_yaml_would_read_as_something_else_are_names(sahfl, scans, tmp_path, name):
     file = tmp_path / f"{name}.yaml"

@@ -27,6 +27,7 @@ def scan(tmp_path):
     return write_scan(tmp_path / "scan.nii.gz", IMAGE, AFFINE, "LPS")
 
 
+@pytest.mark.slow
 def test_all_that_stays_is_listed_and_one_training_of_it_is_deleted(sahfl, run, tmp_path):
     site = shutil.copytree(run / "sites" / "sah_b", tmp_path / "sah_b")
     code, out, _ = sahfl("private", "list", site)

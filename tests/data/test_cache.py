@@ -355,6 +355,7 @@ def processes(folder, items, n):
     return started, start, results
 
 
+@pytest.mark.slow
 def test_processes_that_make_the_same_entries_at_once_all_get_whole_ones(tmp_path):
     items = [check_case(write_case(tmp_path / "scans", index)) for index in range(8)]
     started, start, results = processes(tmp_path / "cache", items, 2)
@@ -368,6 +369,7 @@ def test_processes_that_make_the_same_entries_at_once_all_get_whole_ones(tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_makes_entries_leaves_whole_entries_and_no_lock(tmp_path):
     items = [check_case(write_case(tmp_path / "scans", index)) for index in range(60)]
     (process,), start, _ = processes(tmp_path / "cache", items, 1)

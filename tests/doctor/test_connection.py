@@ -257,7 +257,13 @@ DRIPS = {
 }
 
 
-@pytest.mark.parametrize("reply", ENDLESS.values(), ids=ENDLESS.keys())
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(reply, id=name, marks=[pytest.mark.slow] * (name == "one header"))
+        for name, reply in ENDLESS.items()
+    ],
+)
 def test_of_an_endless_answer_only_its_start_is_read(server_tls, site_tls, reply):
     with endless_server(reply, server_tls) as (port, taken):
         found = go(port, site_tls)

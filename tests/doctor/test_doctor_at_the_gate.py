@@ -72,6 +72,7 @@ def test_a_renewed_kit_is_let_in(site, consortium):
         assert found_by(site)["admission"].verdict == "ok"
 
 
+@pytest.mark.slow
 def test_asking_does_not_disturb_the_process_that_is_connected(tmp_path, consortium):
     file = write_site(tmp_path / "site", TINY, "sah_a", consortium)
     with Server(consortium) as server, client(file) as running:

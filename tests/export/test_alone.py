@@ -73,6 +73,7 @@ def as_its_readme_says(elsewhere, folder, scan, mask):
     return elsewhere.run(*arguments, cwd=folder)
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_mask_of_sahfl_predict_where_there_is_no_sahfl_and_no_torch(exported, tmp_path):
     elsewhere, folder = Elsewhere(tmp_path, hidden=(*TORCH, "scipy")), exported[0] / "to" / "onnx"
     for name in ("sahfl", "torch"):

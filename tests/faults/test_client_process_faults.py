@@ -145,6 +145,7 @@ def test_A03_a_server_that_lost_everything_gets_its_site_back_without_a_restart(
         assert running.process.poll() is None
 
 
+@pytest.mark.slow
 def test_A11_the_first_signal_ends_the_work_and_exits_0_and_tells_the_server(ready, consortium):
     with Server(consortium) as server, client(ready) as running:
         training(server, running)
@@ -169,6 +170,7 @@ def test_A11_a_second_signal_ends_it_at_once(ready, consortium):
         assert running.process.wait(5) in (-signal.SIGINT, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "cause"),
     [
@@ -264,6 +266,7 @@ def test_a_run_that_has_ended_is_abandoned_quietly_and_the_site_stays(ready, con
         assert not [line for line in running.lines() if "Traceback" in line]
 
 
+@pytest.mark.slow
 def test_C01_a_run_that_brings_code_is_refused_and_the_code_is_never_fetched(ready, consortium, monkeypatch):
     with Server(consortium) as server, client(ready) as running:
         running.wait_for("connected")
@@ -305,6 +308,7 @@ def can_isolate():
     return tools and subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_isolate(), reason="needs unshare, ip and strace, and the right to make a network namespace")
 def test_C10_a_site_connects_to_its_server_and_to_nobody_else_and_shows_no_secret(tmp_path):
     trace = tmp_path / "trace"

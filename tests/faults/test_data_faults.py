@@ -121,6 +121,7 @@ def test_D01_a_threshold_decides_whether_the_site_may_train(tmp_path, phantom, s
         site.training_cases(fold=0, n_folds=3, seed=1)
 
 
+@pytest.mark.slow
 def test_D01_by_default_a_site_file_allows_no_refused_case_and_a_simulation_goes_on(federate):
     assert SiteConfig.model_fields["max_refused_share"].default == 0.0
 
@@ -134,6 +135,7 @@ def test_D01_by_default_a_site_file_allows_no_refused_case_and_a_simulation_goes
     assert (site["n_volumes"], site["n_refused"], site["findings"]["unreadable"]) == (2, 1, 1)
 
 
+@pytest.mark.slow
 def test_D01_a_refused_site_tells_the_server_the_class_of_the_error_and_no_more(federate):
     def spoil(folder):
         (folder / "sites" / "sah_a" / "scans" / "images" / "0001.nii.gz").write_bytes(b"")
@@ -244,6 +246,7 @@ def test_D03_the_same_scan_at_two_sites_ends_the_study_naming_both(federate, tmp
         assert {case for case, key in known.items() if key in shared["keys"]} == {f"{site}-0000"}
 
 
+@pytest.mark.slow
 def test_D03_sites_without_a_common_scan_pass_and_only_salted_keys_leave(federate):
     folder, grid = federate(changed(TINY, compare_sites=True, finetune__rounds=1, pretrain__rounds=1))
     assert (folder.path / "results.json").exists()
@@ -257,6 +260,7 @@ def test_D03_sites_without_a_common_scan_pass_and_only_salted_keys_leave(federat
         assert all(len(bytes.fromhex(key)) == 8 for key in content["scan_keys"]["keys"])
 
 
+@pytest.mark.slow
 def test_D03_keys_leave_only_if_the_study_asks_and_the_site_allows_it(federate):
     _, grid = federate(changed(TINY, finetune__rounds=1), name="silent")
     assert not [1 for _, request, _ in grid.seen if request.metadata.message_type == "query.scan_keys"]
@@ -293,6 +297,7 @@ def test_D03_keys_of_another_study_are_refused():
         read_scan_keys(content, header=HEADER, n_volumes=1)
 
 
+@pytest.mark.slow
 def test_D03_a_site_that_sends_no_usable_keys_is_left_out_by_name(federate):
     def change(site, request, reply):
         if site == "sah_c" and request.metadata.message_type == "query.scan_keys":
@@ -325,6 +330,7 @@ def without_blood(*names):
     return spoil
 
 
+@pytest.mark.slow
 def test_D04_a_fold_with_no_positive_case_is_declared_and_has_no_dice_but_a_support(federate):
     settings = changed(TINY, finetune__sites=["sah_b"], finetune__rounds=1, rounds__quorum=1.0)
     folder, _ = federate(settings, spoil=without_blood(("sah_b", 0)))
@@ -342,6 +348,7 @@ def test_D04_a_fold_with_no_positive_case_is_declared_and_has_no_dice_but_a_supp
     assert all(np.isfinite(numbers(results)))
 
 
+@pytest.mark.slow
 def test_D04_a_study_without_any_blood_ends_with_a_report_that_says_so(federate):
     settings = changed(TINY, finetune__sites=["sah_b"], finetune__rounds=1)
     folder, _ = federate(settings, spoil=without_blood(("sah_b", 0), ("sah_b", 1)))
@@ -352,6 +359,7 @@ def test_D04_a_study_without_any_blood_ends_with_a_report_that_says_so(federate)
     assert "<html" in report
 
 
+@pytest.mark.slow
 def test_D04_a_site_with_one_patient_sits_out_the_fold_that_holds_it_and_the_study_goes_on(federate):
     settings = changed(TINY, data__sites__sah_c__n_cases=1, finetune__rounds=1, rounds__quorum=1.0)
     folder, _ = federate(settings, spoil=lambda path: shutil.rmtree(path / "sites" / "sah_c"))
@@ -453,6 +461,7 @@ def test_D05_the_site_itself_says_which_case_changed(tmp_path, scans):
         site.training_cases(fold=0, n_folds=2, seed=3)
 
 
+@pytest.mark.slow
 def test_D05_a_run_that_is_resumed_over_other_data_leaves_the_site_out(federate, tmp_path):
     class Stop(Exception):
         pass

@@ -156,6 +156,7 @@ read_inputs(lambda folder: Numbered({"a": b"valid"}, read), name, int(first), in
 """
 
 
+@pytest.mark.slow
 def test_an_input_that_ends_or_stops_its_process_is_found_and_the_others_are_read():
     found = run_batch("numbers", 0, 10, command=(sys.executable, "-c", BATCH), stuck_s=10)
     faults = {fault["seed"]: fault["fault"] for fault in found.faults}

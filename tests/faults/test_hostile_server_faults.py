@@ -165,6 +165,7 @@ def test_C05_asking_for_the_same_patients_in_other_strata_or_folds_is_refused(ho
         assert "than it began with" in line["details"]["reason"]
 
 
+@pytest.mark.slow
 def test_C05_a_study_in_which_sites_withhold_says_so_and_counts_what_is_left(federate):
     settings = changed(TINY, finetune__rounds=1)
     folder, grid = federate(settings, policy={"smallest_group": 2, "smallest_bootstrap": 2}, name="some")

@@ -44,6 +44,7 @@ def final_numbers(folder, fold):
 # --- B01: NaN and Inf -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "where"), [(np.inf, -1), *(pytest.param(value, 0, marks=pytest.mark.slow) for value in (np.nan, -np.inf))]
 )
@@ -103,7 +104,7 @@ ATTACKS = {"times-1000": (times_1000, True), "sign-flip": (sign_flip, False), "r
     ("name", "volumes"),
     [
         ("times-1000", "own"),
-        ("sign-flip", "all-registered"),
+        pytest.param("sign-flip", "all-registered", marks=pytest.mark.slow),
         pytest.param("times-1000", "all-registered", marks=pytest.mark.slow),
         pytest.param("sign-flip", "own", marks=pytest.mark.slow),
         pytest.param("random", "own", marks=pytest.mark.slow),
@@ -150,6 +151,7 @@ def test_B04_no_site_moves_the_mean_by_more_than_the_documented_bound(federate, 
     assert all("round 1: a change shortened to" in event.text for event in bounded)
 
 
+@pytest.mark.slow
 def test_B04_a_study_without_an_attacker_shortens_nothing_and_says_nothing(federate):
     heard = []
     with listening(heard.append):
@@ -158,6 +160,7 @@ def test_B04_a_study_without_an_attacker_shortens_nothing_and_says_nothing(feder
     assert not [event for event in heard if isinstance(event, UpdateBounded)]
 
 
+@pytest.mark.slow
 def test_B04_a_site_with_most_of_the_volumes_has_no_more_than_its_share(federate):
     """sah_a has 3 volumes, the others 2; a hostile majority needs most_share below its share to be cut."""
     folder, _ = federate(changed(SHORT, finetune__rounds=1, rounds__most_share=0.34))

@@ -228,6 +228,7 @@ def stopping(number, *, times, pids=None):
 ONE_ROUND = changed(TINY, pretrain__rounds=1, rounds__quorum=0.5)
 
 
+@pytest.mark.slow
 def test_A13_a_trainer_that_dies_is_named_with_its_signal_and_its_site_is_asked_once_more(tmp_path, scans):
     (line,) = pretraining(tmp_path, scans, ONE_ROUND, stopping(signal.SIGSEGV, times=1))
     reason = "worker process died (SIGSEGV: a crash in native code)"

@@ -74,6 +74,7 @@ def killed_after(federate, seconds):
     return True
 
 
+@pytest.mark.slow
 def test_A20_a_run_killed_at_random_moments_ends_as_one_that_was_not(federate, whole):
     reference, _ = whole
     chance = random.Random(20)
@@ -309,6 +310,7 @@ def test_A12_a_full_disk_is_a_typed_error_and_the_run_goes_on_once_there_is_room
     assert committed(folder) == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     ["state/cp_lora-r2/fold-0", *(pytest.param(part, marks=pytest.mark.slow) for part in ("journal", "adapters/"))],

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from harness.tiny_study import TINY, changed
 
 from sahfl.adapters import exchanged
@@ -39,6 +40,7 @@ def test_it_starts_from_random_weights_that_differ_from_the_base_the_pretraining
         assert not equal(first, other)
 
 
+@pytest.mark.slow
 def test_a_study_trains_it_in_its_own_rounds_and_compares_fine_tuning_with_it(federate):
     folder, grid = federate(SETTINGS)
     rounds = {}

@@ -28,6 +28,7 @@ def asked(grid, kind):
     return found
 
 
+@pytest.mark.slow
 def test_all_sites_but_the_one_that_is_left_out_train_and_this_one_evaluates(finished):
     _, grid = finished
     trained, evaluated = asked(grid, protocol.TRAIN), asked(grid, protocol.EVALUATE)

@@ -46,6 +46,7 @@ def base(folder, name):
     return load_tensors(folder.path / "base" / f"{name}.safetensors")[0]
 
 
+@pytest.mark.slow
 def test_each_centre_trains_its_own_base_in_its_own_steps_on_the_batches_that_it_has_in_the_federation(finished):
     folder, grid = finished
     found = trainings(grid)
@@ -102,6 +103,7 @@ def test_the_row_of_each_is_the_mean_over_the_centres_and_is_compared_with_the_f
     assert results["cells"]["total"] == 1 + 2 + 6 * 2
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_nothing_and_a_second_run_takes_every_cell_from_the_first(federate, tmp_path):
     cells = tmp_path / "cells"
     federate(SETTINGS, name="first", cells=cells)

@@ -103,6 +103,7 @@ def test_each_site_gets_and_sends_its_own_rank_and_the_result_has_the_global_one
             assert 1.5 * a < b < c / 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "payload"),
     [
@@ -131,6 +132,7 @@ def test_the_next_state_is_the_projected_mean_of_what_the_sites_sent(federate, m
         assert any((found[name] != value).any() for name, value in like.items())
 
 
+@pytest.mark.slow
 def test_ranks_that_are_the_global_one_change_no_bit(federate):
     plain, _ = federate(study(ranks={}, finetune__rounds=1), name="plain")
     same, grid = federate(study(ranks=dict.fromkeys(RANKS, 4), finetune__rounds=1), name="same")
@@ -207,6 +209,7 @@ def test_B04_a_change_times_1000_is_shortened_at_any_rank(federate, one_round, h
         assert moved[0] < 4 * moved[1]
 
 
+@pytest.mark.slow
 def test_B02_a_reply_of_another_rank_is_refused_naming_the_tensor_and_the_round_goes_on(federate):
     """sah_a is asked for rank 2 and says that it sends the global one, 4."""
     kept = {}

@@ -126,19 +126,20 @@ class MaskedTraining:
 
     def run(self, change=lambda site, request, reply: reply, *, sites=SITES, before=None):
         """Run the rounds, and return the last state; ``change`` and ``before`` are those of ``InProcessGrid``."""
-        run, mailbox = self._at_work(change, sites, before)
+        run, mailbox = self.at_work(change, sites, before)
         return run_alone(run_cell(*self.cell(), run), mailbox)
 
     def evaluate(self, change=lambda site, request, reply: reply, *, final=None, part=None, sites=SITES):
         """Evaluate the method on fold 0 from the state ``final``; returns what the run's folder has of it."""
-        run, mailbox = self._at_work(change, sites, None)
+        run, mailbox = self.at_work(change, sites)
         (method,) = self.study.finetune.methods
         requests = Requests(self.study, self.study.fingerprint(), digest(self.base))
         evaluations = Evaluations(run, requests, lambda site: self.base)
         run_alone(evaluations.evaluate(method, 0, final or {}, part), mailbox)
         return self.folder.evaluation(cell_of(method, 0), part)
 
-    def _at_work(self, change, sites, before):
+    def at_work(self, change=lambda site, request, reply: reply, sites=SITES, before=None):
+        """The run and the mailbox that a cell needs."""
         grid = InProcessGrid(self.study, self.folder.path / "sites", change)
         grid.nodes = {7 + index: self.configs[site] for index, site in enumerate(SITES)}
         grid.seen, grid.before = self.seen, before or grid.before

@@ -122,6 +122,7 @@ def test_of_every_site_each_other_reveals_one_kind_of_share_and_of_itself_only_t
     assert all(there.revealed[site]["graz"] == dropped[site][1] for site in there.revealed)
 
 
+@pytest.mark.slow
 def test_hundred_and_four_sites_share_with_some_and_the_sum_is_right():
     names = [f"site{i:03d}" for i in range(104)]
     leaves = {names[i]: STEPS[i % 5] for i in range(0, 104, 12)}

@@ -46,6 +46,7 @@ def test_there_is_a_montage_per_site_and_one_histogram(tmp_path):
         assert imread(path)[..., :3].std() > 0.05  # something is drawn
 
 
+@pytest.mark.slow
 def test_pictures_are_a_function_of_the_cohort(tmp_path):
     write_sites(tmp_path, SPECS)
     first = [path.read_bytes() for path in draw_cohort(tmp_path, SPECS)]

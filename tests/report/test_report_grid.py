@@ -88,6 +88,7 @@ def test_a_name_says_who_was_left_out_and_where_the_training_starts(id_, at, nam
     assert method_name(one_method(id_, id_.partition("-")[0], 0.5, rank=rank, at=at)) == name
 
 
+@pytest.mark.slow
 def test_every_link_of_the_contents_leads_to_a_heading(page):
     links = dict.fromkeys(value for tag, name, value in page.attributes if (tag, name) == ("a", "href"))
     anchors = {value for tag, name, value in page.attributes if (tag, name) == ("h2", "id")}

@@ -328,6 +328,7 @@ def test_the_samples_have_the_form(variant):
     assert list(form_problems(variant())) == []
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_files_and_leaves_no_trace(tmp_path):
     results, before = gain(), copy.deepcopy(dict(matplotlib.rcParams))
     copied = copy.deepcopy(results)

@@ -12,6 +12,7 @@ from sahfl.run.journal_line import read_line
 SETTINGS = changed(TINY, pretrain__rounds=1, finetune__rounds=1, finetune__methods=[{"method": "zero_shot"}])
 
 
+@pytest.mark.slow
 def test_lost_lines_are_said_once_and_counted_in_the_results(federate):
     folder, _ = federate(SETTINGS)
     assert json.loads((folder.path / "results.json").read_text())["unreadable_journal_lines"] == 0

@@ -34,6 +34,7 @@ def found(runs, site):
     return {share.study: (share.trained, share.evaluated, len(share.bases)) for share in shares}
 
 
+@pytest.mark.slow
 def test_a_site_that_fine_tuned_has_a_part_in_the_cells_of_each_run_that_it_was_in(runs):
     assert found(runs, "sah_a") == {"tiny": (FOLDS, FOLDS, 0), "second": (FOLDS, FOLDS, 0)}
     assert found(runs, "sah_c") == {"tiny": (FOLDS, FOLDS, 0)}
@@ -75,6 +76,7 @@ def test_a_damaged_cell_is_deleted_because_nobody_can_tell_what_it_holds(runs, t
     assert delete_cells(cells, "nobody", ()) == 1
 
 
+@pytest.mark.slow
 def test_after_a_withdrawal_a_study_takes_kept_cells_only_from_where_the_site_had_no_part(federate, runs, tmp_path):
     cells = shutil.copytree(runs[2], tmp_path / "cells")
     before = {path.name for path in cells.glob("*/*")}

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from harness.dicom_files import CANARIES
 from harness.site_folders import as_dicom, as_nnunet
 from harness.tiny_study import TINY, changed
@@ -11,6 +12,7 @@ from sahfl.adapters.files import load_tensors
 from sahfl.events import Warned, listening
 
 
+@pytest.mark.slow
 def test_the_same_scans_from_three_kinds_of_folder_give_the_same_base_network(federate, scans, tmp_path):
     settings = changed(TINY, finetune__methods=[{"method": "zero_shot"}], finetune__rounds=1)
     phantom, _ = federate(settings, name="phantom")

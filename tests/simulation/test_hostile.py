@@ -73,7 +73,7 @@ def finetune_lines(folder):
     [
         pytest.param("float32", "contains NaN or inf", marks=pytest.mark.slow),
         ("float16", "contains NaN or inf"),
-        ("int8", "got step 'nan'"),
+        pytest.param("int8", "got step 'nan'", marks=pytest.mark.slow),
     ],
 )
 def test_B01_a_hostile_site_s_nan_is_refused_by_name_in_every_encoding(federate, encoding, reason):
@@ -85,6 +85,7 @@ def test_B01_a_hostile_site_s_nan_is_refused_by_name_in_every_encoding(federate,
         assert [used["site"] for used in line["used"]] == ["sah_a", "sah_c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "payload", ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float16"))]
 )
@@ -98,6 +99,7 @@ def test_B04_a_flipped_sign_is_used_as_a_change_of_honest_length_in_every_encodi
         assert said[0] == said[1]  # what it says of itself stays honest
 
 
+@pytest.mark.slow
 def test_B04_a_flipped_sign_by_hand_and_the_other_sites_send_what_they_did(federate, honest_run):
     """received - (trained - received), from the honest study of the same seed."""
     (_, honest), (_, hostile) = honest_run, federate(with_hostile("sign_flip"))
@@ -112,12 +114,14 @@ def test_B04_a_flipped_sign_by_hand_and_the_other_sites_send_what_they_did(feder
             np.testing.assert_array_equal(sent, honestly)
 
 
+@pytest.mark.slow
 def test_B04_a_free_rider_sends_what_it_received(federate):
     _, grid = federate(with_hostile("free_rider"))
     for (site, _), (received, sent) in trained(grid).items():
         assert (sent == received).all() == (site == "sah_b")
 
 
+@pytest.mark.slow
 def test_B04_a_label_flipper_trains_on_inverted_annotations_and_is_scored_on_the_true_ones(
     federate, honest_run, tmp_path
 ):
@@ -148,6 +152,7 @@ def test_a_hostile_site_s_noise_is_the_same_when_the_run_is_started_again(federa
         assert (sent != received).any()
 
 
+@pytest.mark.slow
 def test_journal_results_and_report_name_the_hostile_sites_of_a_run_and_of_no_other(federate, honest_run):
     folder, _ = federate(with_hostile("free_rider"))
     lines = [line for line in folder.journal() if line["event"] == "hostile"]
@@ -163,6 +168,7 @@ def test_journal_results_and_report_name_the_hostile_sites_of_a_run_and_of_no_ot
     assert "hostile sites" not in (honest.path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_hostile_site_changes_what_it_sends_at_the_end_and_nothing_of_a_training_alone(federate):
     private = {"method": "cp_lora", "rank": 2, "private_rank": 1, "share_private_at_end": True}
     alone = {"method": "cp_lora", "rank": 2, "trained_at": "sah_a"}

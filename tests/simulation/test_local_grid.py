@@ -63,6 +63,7 @@ def wait_until(condition, grid=None, timeout_s=60):
     return found
 
 
+@pytest.mark.slow
 def test_more_sites_than_workers_all_answer_and_each_has_a_log_of_its_own(grid, tmp_path):
     replies = grid.send_and_receive(messages(grid))
     assert sorted(protocol.read_description(reply.content).site for reply in replies) == sorted(TINY["data"]["sites"])
@@ -72,6 +73,7 @@ def test_more_sites_than_workers_all_answer_and_each_has_a_log_of_its_own(grid, 
         assert not [other for other in TINY["data"]["sites"] if other != site and other in log]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here to read a process's environment")
 def test_a_worker_starts_with_memory_that_stays_with_it(small_grid):
     small_grid.push_messages(messages(small_grid))
@@ -103,6 +105,7 @@ def test_a_killed_worker_is_an_error_reply_of_its_site_and_is_replaced(small_gri
     assert protocol.read_description(again.content).site == site
 
 
+@pytest.mark.slow
 def test_A13_a_site_out_of_memory_or_with_a_failed_gpu_is_a_lost_process_and_gets_a_new_one(small_grid):
     (id_,) = small_grid.push_messages(messages(small_grid, [FIRST_NODE_ID]))
     pid = wait_until(small_grid.busy, small_grid)["tbi_a"]
@@ -126,6 +129,7 @@ def test_an_exception_at_a_site_is_an_error_reply_without_its_text(small_grid, t
     assert "Input should be 'pretrain' or 'finetune'" in (tmp_path / "logs" / "tbi_a.log").read_text()
 
 
+@pytest.mark.slow
 def test_work_that_is_overdue_is_stopped_and_says_so_and_the_site_takes_part_again(grid):
     grid.send_and_receive(messages(grid))  # so that both workers run
     site = FIRST_NODE_ID
@@ -142,6 +146,7 @@ def test_work_that_is_overdue_is_stopped_and_says_so_and_the_site_takes_part_aga
     wait_until(lambda: not _alive(pid))
 
 
+@pytest.mark.slow
 def test_a_worker_frozen_in_the_middle_of_a_reply_holds_up_no_other_site_and_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(worker_process, "work", work_until_frozen)
     logs = tmp_path / "logs"
@@ -171,6 +176,7 @@ def test_a_worker_frozen_in_the_middle_of_a_reply_holds_up_no_other_site_and_is_
     assert not [reader for reader in frozen if reader.is_alive()]
 
 
+@pytest.mark.slow
 def test_leaving_the_block_by_an_error_ends_workers_in_the_middle_of_their_work(tmp_path):
     grid = grid_in(tmp_path, workers=2)
 
@@ -211,6 +217,7 @@ def test_workers_end_when_the_parent_is_killed(tmp_path):
     wait_until(lambda: not [pid for pid in pids if _alive(pid)])
 
 
+@pytest.mark.slow
 def test_events_of_the_sites_reach_the_parent(small_grid):
     events = []
     with listening(events.append):

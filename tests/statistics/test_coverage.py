@@ -23,6 +23,7 @@ def intervals():
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patients", [8, 15, 30])
 @pytest.mark.parametrize("kind", [(2, 3, 0.0), (8, 2, 0.05), (8, 2, 0.1), (2, 3, 0.9)], ids=str)
 def test_the_interval_of_a_mean_dice_with_missed_patients_covers_the_truth(intervals, kind, patients):
@@ -32,6 +33,7 @@ def test_the_interval_of_a_mean_dice_with_missed_patients_covers_the_truth(inter
         assert found.student < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patients", [15, 30])
 def test_the_interval_of_a_difference_covers_the_truth_although_methods_miss_other_patients(intervals, patients):
     found = intervals.differences((2, 3, 0.1, 0.03), patients, cohorts=COHORTS)
@@ -54,6 +56,7 @@ def test_the_interval_of_a_mean_distance_covers_the_truth(intervals, patients):
     assert found.ours > found.student
 
 
+@pytest.mark.slow
 def test_intervals_over_patients_and_trainings_cover_the_truth_and_those_over_patients_only_do_not(intervals):
     for spread, few in (((0.05, 0.03, 0.05), 0.86), ((0.02, 0.03, 0.02), 0.65)):
         found = intervals.trainings(15, 3, spread, cohorts=200)
@@ -61,6 +64,7 @@ def test_intervals_over_patients_and_trainings_cover_the_truth_and_those_over_pa
         assert 0.89 <= found.patients_and_trainings <= 0.99
 
 
+@pytest.mark.slow
 def test_intervals_do_not_count_what_patients_and_trainings_share_twice(intervals):
     """Without a spread between trainings, adding both variances would cover 98 of 100."""
     found = intervals.trainings(15, 3, (0.05, 0.0, 0.1), cohorts=300)

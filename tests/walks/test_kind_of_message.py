@@ -71,6 +71,7 @@ def test_a_study_with_a_new_kind_asks_it_audits_it_and_lists_it(enter, federate)
         assert "\n\nonce (toy):\n  leaves: the number of usable scans\n\n" in dry_run(config, study)
 
 
+@pytest.mark.slow
 def test_a_site_whose_policy_does_not_allow_the_new_kind_refuses_it(enter, federate):
     enter(TOY)
     folder, grid = federate(SETTINGS)

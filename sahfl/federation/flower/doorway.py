@@ -116,7 +116,7 @@ class Handshake(ssl.SSLObject):
 
     _records = 0
 
-    def read(self, len: int = 1024, buffer: bytearray | None = None) -> bytes:
+    def read(self, len: int = 1024, buffer: Any = None) -> bytes:
         """Read the next record, or what is left of it.
 
         Raises:

@@ -76,8 +76,9 @@ class Evaluations:
         header = self._requests.header_of(method, task.fold)
         nodes = {site: self._roster[site].node_id for site in contents}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
-        answers: Answers = yield Ask(contents, protocol.EVALUATE, nodes, deadline_s, cell=cell)
-        answers.write_oddities(self._folder.note, protocol.EVALUATE)
+        kind = protocol.EVALUATE_OWN if task.sums_stay else protocol.EVALUATE
+        answers: Answers = yield Ask(contents, kind, nodes, deadline_s, cell=cell)
+        answers.write_oddities(self._folder.note, kind)
         sums, stays = known["sums"], list(known.get("stays", ()))
         for site in contents:
             try:

@@ -34,7 +34,7 @@ class MaskedEvaluation(MaskedSteps):
         run: the study's sites, and its deadline.
     """
 
-    KIND, WORK, BITS = protocol.EVALUATE, "evaluation", 64
+    KIND, WORK, BITS = protocol.EVALUATE_MASKED, "evaluation", 64
 
     def __init__(self, cell: str, task: Task, header: Header, contents: Mapping[str, RecordDict], run: Run) -> None:
         assert task.evaluation is not None

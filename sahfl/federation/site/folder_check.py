@@ -117,7 +117,7 @@ class _Seen:
         self.n_answers, self.version = self.n_answers + 1, details["sahfl"]
         self.secrets.add(details["batches"])
         self.studies.setdefault(details["study"], n)
-        if details["asked"] == protocol.EVALUATE:
+        if details["asked"] in protocol.EVALUATIONS:
             self.evaluated.setdefault(details["study"], n)
         for name in LISTED.get(details["asked"], ()):
             round_ = 1 if name == answered.TRAININGS else details["round"]  # settings are released with round 1

@@ -166,6 +166,7 @@ def test_a_run_that_has_ended_wants_no_answer(server, consortium):
             link.fetch(offer)
 
 
+@pytest.mark.slow
 def test_A03_a_server_that_lost_everything_knows_no_session_and_gives_a_new_one(consortium):
     with Server(consortium) as server:
         link = link_to(consortium)

@@ -57,6 +57,7 @@ def start(grid, settings):
 # --- the bundle -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr 1.42 asks pathspec for it by name
 def test_the_bundle_holds_settings_and_the_readme_and_no_code():
     names = zipfile.ZipFile(BytesIO(build_fab_from_disk(PROJECT))).namelist()
@@ -75,6 +76,7 @@ def test_the_bundle_names_the_apps_of_the_installed_package_and_every_setting_of
 # --- the server's app -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_server_s_app_starts_a_run_from_a_study_file_and_continues_it_the_next_time(tmp_path, grid):
     settings = settings_of(tmp_path, grid)
     start(grid, settings)
@@ -87,6 +89,7 @@ def test_the_server_s_app_starts_a_run_from_a_study_file_and_continues_it_the_ne
     assert [line["after"] for line in journal if line["event"] == "resumed"] == ["finished"]
 
 
+@pytest.mark.slow
 def test_the_log_of_the_server_s_app_tells_each_round(tmp_path, grid, caplog):
     with caplog.at_level(logging.INFO, logger="sahfl"):
         start(grid, settings_of(tmp_path, grid))

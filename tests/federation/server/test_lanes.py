@@ -43,6 +43,7 @@ def one(federate_once):
     return federate_once(GRID)[0]
 
 
+@pytest.mark.slow
 def test_several_lanes_end_in_the_same_files_as_one(federate, one):
     several, _ = federate(GRID, name="several", lanes=3)
     cells = [(line["method"], line["fold"]) for line in several.journal() if line["event"] == "round"]
@@ -214,6 +215,7 @@ def test_a_cell_alone_gives_its_result():
     assert run_alone(steps(), Mailbox(Prompt())) == ["bern"]
 
 
+@pytest.mark.slow
 def test_a_round_that_fails_names_its_cell_whatever_else_runs(federate, tmp_path):
     def refuse(site, request, reply):
         if request.metadata.message_type == "train" and request.content["header"]["method"].endswith("at-sah_b"):

@@ -1,5 +1,6 @@
 """Sites that were away when a study began come back at a later round; with everybody there, nothing is sent."""
 
+import pytest
 from flwr.app import Message
 from harness.in_process import InProcessGrid
 from harness.tiny_study import TINY, changed
@@ -35,6 +36,7 @@ def test_a_site_that_was_away_at_the_start_is_asked_again_and_trains_in_a_later_
     assert [line["site"] for line in folder.journal() if line["event"] == "described"][-1] == "tbi_b"
 
 
+@pytest.mark.slow
 def test_a_site_that_missed_the_base_installs_it_before_it_trains(federate):
     folder, grid = federate(ROUNDS, change=Away("sah_b", 1, kinds=("query.install_base",)))
     assert used(folder, "finetune", 0)[0] == ["sah_a", "sah_c"]
@@ -43,6 +45,7 @@ def test_a_site_that_missed_the_base_installs_it_before_it_trains(federate):
     assert asked.count("query.install_base") == 2
 
 
+@pytest.mark.slow
 def test_a_site_that_is_late_while_two_cells_are_worked_on_is_let_in_once_and_into_both(federate):
     study = changed(ROUNDS, finetune__rounds=4)
     folder, grid = federate(study, change=Away("sah_b", 1, kinds=("query.install_base",)), lanes=2)
@@ -54,6 +57,7 @@ def test_a_site_that_is_late_while_two_cells_are_worked_on_is_let_in_once_and_in
     assert lines == [0, 1] * 4
 
 
+@pytest.mark.slow
 def test_a_site_that_stays_away_costs_nothing_and_is_named_in_every_round(federate, monkeypatch):
     monkeypatch.setattr(InProcessGrid, "get_node_ids", lambda grid: [])
     folder, grid = federate(ROUNDS, change=Away("sah_b", 10**6))
@@ -63,6 +67,7 @@ def test_a_site_that_stays_away_costs_nothing_and_is_named_in_every_round(federa
     assert len([site for site, _, _ in grid.seen if site == "sah_b"]) == 1
 
 
+@pytest.mark.slow
 def test_a_site_that_answers_with_an_error_of_its_own_is_not_asked_again(federate):
     def fail(site, request, reply):
         if site == "sah_b" and request.metadata.message_type == "query.describe":
@@ -73,6 +78,7 @@ def test_a_site_that_answers_with_an_error_of_its_own_is_not_asked_again(federat
     assert len([site for site, _, _ in grid.seen if site == "sah_b"]) == 1
 
 
+@pytest.mark.slow
 def test_with_every_site_there_nothing_more_is_asked(federate):
     _, grid = federate(ROUNDS)
     asked = [request.metadata.message_type for site, request, _ in grid.seen if site == "sah_b"]

@@ -57,6 +57,7 @@ def test_no_site_sends_the_weights_of_the_network(loaded, base):
     assert all(protocol.n_bytes(content) < sum(value.nbytes for value in whole.values()) / 4 for content in sent)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_own_copy_of_the_base(federate, base, tmp_path):
     path, sha256, _ = base
     moved = shutil.copy(path, tmp_path / "base.safetensors")
@@ -188,6 +189,7 @@ def scratch(methods):
     return changed(settings, finetune__methods=methods)
 
 
+@pytest.mark.slow
 def test_a_study_without_a_base_trains_whole_networks_from_scratch(federate):
     folder, grid = federate(scratch([{"method": "full"}]), name="scratch")
     results = folder.read_json("results.json")

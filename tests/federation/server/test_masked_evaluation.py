@@ -12,12 +12,15 @@ from harness.trust_kits import make_consortium
 
 from sahfl.federation import protocol
 from sahfl.federation.server.evaluation import STAYS
-from sahfl.federation.server.masked_progress import file_of, read_progress
+from sahfl.federation.server.masked_progress import file_of
+from sahfl.federation.server.rounds import run_cell
+from sahfl.federation.server.schedule import run_alone
 from sahfl.results.method_results import MASKED
 from sahfl.statistics.sums import EvaluationSums
 
 ZERO = {"method": {"method": "zero_shot"}}
-STEPS = ("query.masking_keys", "query.masking_shares", "evaluate", "query.masking_survivors", "query.masking_reveal")
+SHARES, WORK, REVEAL = "query.masking_shares", protocol.EVALUATE_MASKED, "query.masking_reveal"
+STEPS = ("query.masking_keys", SHARES, WORK, "query.masking_survivors", REVEAL)
 QUICK = {"deadline_s": 0.3, "attempts": 1}
 
 
@@ -79,7 +82,9 @@ def test_sites_of_a_deployment_come_to_the_sum_of_simulated_ones_bit_for_bit(tra
     assert found == training().evaluate()
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=[pytest.mark.slow] * (step not in (WORK, REVEAL))) for step in STEPS]
+)
 def test_two_of_five_sites_may_leave_at_any_step(training, plain, step):
     there = training(**QUICK)
     found = there.evaluate(away({"graz": step, "wels": step}))
@@ -91,7 +96,9 @@ def test_two_of_five_sites_may_leave_at_any_step(training, plain, step):
     assert [line["used"] for line in lines] == [stay]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=[pytest.mark.slow] * (step not in (SHARES, WORK))) for step in STEPS]
+)
 def test_with_three_sites_gone_there_is_no_sum_and_a_later_session_may_get_it(training, step):
     there = training(**QUICK)
     found = there.evaluate(away(dict.fromkeys(("graz", "linz", "wels"), step)))
@@ -108,21 +115,19 @@ def test_an_evaluation_is_masked_once_for_one_list_of_sites(training, kits):
     assert there.evaluate()["masked"] is not None  # it is not asked for again
     n_asked = len(there.seen)
     path = file_of(there.folder.path, "zero_shot/fold-0", "evaluation")
-    first = read_progress(path, None, 0, bits=64)
     path.unlink()
     there.folder.write_evaluation("zero_shot/fold-0", {"sums": {}, "missing": {}})
     found = there.evaluate(sites=SITES[:4])  # another list, under keys of the same attempt
     assert (found["masked"], len(there.seen) > n_asked) == (None, True)
     assert "MaskingRefused" in found["missing"]["bern"]
-    assert len(first.listed) == 5
     found = there.evaluate(sites=SITES[:4])  # and with new keys
     assert found["masked"] is None
     assert "MaskingRefused" in found["missing"]["bern"]
 
 
 def test_nothing_that_the_server_receives_tells_a_site_s_sums_or_its_blood(training, plain):
-    there = training()
-    there.evaluate()
+    there = training(policy={"smallest_group": 5, "smallest_bootstrap": 5})  # a group of one site's patients is its own
+    assert there.evaluate()["masked"]["sites"] == list(SITES)
     everything, n_found = there.received(), 0
     for values in plain[1].values():
         numbers = np.array(values)
@@ -140,10 +145,12 @@ def test_nothing_that_the_server_receives_tells_a_site_s_sums_or_its_blood(train
 def test_what_a_site_trained_alone_stays_there(training):
     alone = {"method": {"method": "cp_lora", "rank": 2, "trained_at": "bern"}}
     there = training(**alone)
-    there.run(sites=("bern",))
+    cell, start = there.cell(("bern",))
+    run, mailbox = there.at_work()
+    run_alone(run_cell(cell, start, run), mailbox)
     found = there.evaluate(part="personal")
     assert (found["sums"], found["stays"], found["missing"]) == ({}, ["bern"], {"bern": STAYS})
-    (reply,) = there.sent("evaluate").values()
+    (reply,) = there.sent("evaluate.own").values()
     assert set(reply.content) == {"header"}
     assert (there.configs["bern"].folder / "cases.jsonl").exists()
 
@@ -156,7 +163,7 @@ def test_a_site_that_demands_masks_sends_no_sums_in_the_clear(training):
 
 def test_a_reply_of_a_wrong_form_is_refused_and_the_others_go_on(training, plain):
     def shorter(site, request, reply):
-        if site == "wels" and request.metadata.message_type == protocol.EVALUATE:
+        if site == "wels" and request.metadata.message_type == protocol.EVALUATE_MASKED:
             flat = reply.content.array_records["sums"]["flat"]
             flat.data, flat.shape = flat.data[:-8], (flat.shape[0] - 1,)
         return reply

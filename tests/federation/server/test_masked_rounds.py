@@ -66,9 +66,13 @@ KINDS = {
     "all weights": {"method": {"method": "full"}},
     "pretraining": {"pretrain": True},
 }
+ALIKE = ("alternate, private terms", "norms stay", "all weights")
+"""Kinds that mask other tensors in the way of the first."""
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, kind in KINDS.items()]
+)
 def test_a_masked_round_ends_where_one_in_the_clear_does_up_to_the_stated_quantisation(training, kind):
     masked, plain = training(**kind), training(masked=False, **kind)
     ours, theirs = masked.run(), plain.run()
@@ -98,7 +102,9 @@ def test_sites_of_a_deployment_come_to_the_state_of_simulated_ones_bit_for_bit(t
     assert same(training(kits=kits, rounds=2).run(), whole[1])
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=[pytest.mark.slow] * (step not in (STEPS[2], STEPS[4]))) for step in STEPS]
+)
 def test_two_of_five_sites_may_leave_at_any_step(training, step):
     there = training(**QUICK)
     state = there.run(away({"graz": step, "wels": step}))
@@ -117,10 +123,7 @@ def test_two_of_five_sites_may_leave_at_any_step(training, step):
     assert max(np.abs(state[name] - clear[name]).max() for name in clear) < 1e-6
 
 
-@pytest.mark.parametrize(
-    "step",
-    [pytest.param(STEPS[0], marks=pytest.mark.slow), *STEPS[1:4], pytest.param(STEPS[4], marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("step", [pytest.param(step, marks=[pytest.mark.slow] * (step != STEPS[2])) for step in STEPS])
 def test_with_three_sites_gone_there_is_no_sum(training, step):
     there = training(deadline_s=0.3, attempts=2)
     start = there.cell()[1]
@@ -143,6 +146,7 @@ def test_with_three_sites_gone_there_is_no_sum(training, step):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "nth", [5, 13, 18, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8, 10, 15, 20, 23, 25))]
 )

@@ -42,6 +42,7 @@ def asked(grid, kind):
 # --- whole studies ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_method_is_trained_at_its_place_and_the_federated_one_stays_as_it_was(federate):
     folder, grid = federate(STUDY, name="places")
     trained, evaluated = asked(grid, protocol.TRAIN), asked(grid, protocol.EVALUATE)
@@ -96,6 +97,7 @@ def test_the_network_of_a_training_at_one_site_never_leaves_it(federate):
     assert not (folder.path / "adapters").exists()
 
 
+@pytest.mark.slow
 def test_a_pooled_round_counts_every_site_s_training_patients(federate):
     folder, _ = federate(changed(TINY, finetune__methods=[LORA | {"trained_at": "pooled"}]))
     results = json.loads((folder.path / "results.json").read_text())
@@ -106,6 +108,7 @@ def test_a_pooled_round_counts_every_site_s_training_patients(federate):
     ]
 
 
+@pytest.mark.slow
 def test_a_training_at_a_site_that_is_not_there_is_left_out_with_the_reason_and_the_others_go_on(federate):
     def absent(site, request, reply):
         return None if site == "sah_b" and request.metadata.message_type == protocol.DESCRIBE else reply

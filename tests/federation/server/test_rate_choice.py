@@ -37,6 +37,7 @@ def chosen(federate_once, tmp_path_factory):
     return folder, grid, cells
 
 
+@pytest.mark.slow
 def test_each_fold_takes_the_rate_that_is_best_on_the_patients_of_the_fold_after_it(chosen):
     folder, _, _ = chosen
     study, found = folder.study(), choices(folder)
@@ -93,6 +94,7 @@ def test_the_results_have_the_rates_and_no_rows_of_trials(chosen):
     assert "Learning rates that were chosen in each fold and training" in page
 
 
+@pytest.mark.slow
 def test_another_run_takes_the_cells_of_the_first_trials_included_and_chooses_alike(chosen, federate):
     folder, _, cells = chosen
     again, grid = federate(folder.study().model_dump(mode="json"), name="again", cells=cells)
@@ -103,6 +105,7 @@ def test_another_run_takes_the_cells_of_the_first_trials_included_and_chooses_al
     assert tensors(again.path) == tensors(folder.path)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_choices(chosen, federate):
     def stop_in_fold_1(site, request, reply):
         if request.metadata.message_type == protocol.TRAIN:
@@ -121,6 +124,7 @@ def test_an_interrupted_run_keeps_its_choices(chosen, federate):
     assert ours == {name: value for name, value in tensors(folder.path).items() if name in ours}
 
 
+@pytest.mark.slow
 def test_trials_of_a_method_with_a_part_at_each_site_are_judged_with_that_part(federate):
     method = SEVERAL | {"private_rank": 1, "share_private_at_end": True}
     progress = RunProgress(parse(Study, study_of(method), where="test"))
@@ -136,6 +140,7 @@ def test_trials_of_a_method_with_a_part_at_each_site_are_judged_with_that_part(f
     assert len(choices(folder)) == 3
 
 
+@pytest.mark.slow
 def test_a_site_that_is_left_out_has_no_say_in_the_rate(federate):
     folder, _ = federate(study_of(SEVERAL | {"left_out": "sah_a"}), name="left out")
     (method,) = folder.study().finetune.methods
@@ -144,6 +149,7 @@ def test_a_site_that_is_left_out_has_no_say_in_the_rate(federate):
         assert sorted(sums) == ["sah_b", "sah_c"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_a_site_did_not_evaluate_leaves_the_fold_unchosen_until_it_is_evaluated(chosen, federate):
     def fail_once(site, request, reply):
         if request.metadata.message_type == protocol.EVALUATE and site == "sah_b":
@@ -167,6 +173,7 @@ def test_a_trial_that_a_site_did_not_evaluate_leaves_the_fold_unchosen_until_it_
     assert ours == {name: value for name, value in tensors(folder.path).items() if name in ours}
 
 
+@pytest.mark.slow
 def test_a_trial_without_a_patient_to_train_on_does_not_end_the_study(federate):
     settings = study_of(SEVERAL | {"left_out": "sah_a"}, finetune__sites=["sah_a", "sah_b"])
     folder, _ = federate(settings, name="two sites")

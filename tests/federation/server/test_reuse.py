@@ -42,6 +42,7 @@ def asked(grid, kind):
     return {(header["stage"], header["method"]) for header in headers}
 
 
+@pytest.mark.slow
 def test_a_larger_grid_runs_its_new_cells_alone_and_ends_as_if_it_had_run_all(federate, tmp_path):
     cells = tmp_path / "cells"
     first, _ = federate(TINY, name="first", cells=cells)
@@ -77,6 +78,7 @@ def first(small, tmp_path):
     return small[0]
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_is_told_and_run_again(federate, first, tmp_path):
     entries = sorted((tmp_path / "cells").glob("*/*"))
     assert len(entries) == 3
@@ -92,6 +94,7 @@ def test_a_damaged_cell_is_told_and_run_again(federate, first, tmp_path):
     assert third.read_json("results.json")["cells"] == {"total": 3, "reused": 3}
 
 
+@pytest.mark.slow
 def test_a_cell_in_which_a_site_was_missing_is_not_kept(federate, tmp_path):
 
     def refuse(site, request, reply):
@@ -103,6 +106,7 @@ def test_a_cell_in_which_a_site_was_missing_is_not_kept(federate, tmp_path):
     assert len(list((tmp_path / "cells").glob("*/*"))) == 1  # pretraining, where it was not asked
 
 
+@pytest.mark.slow
 def test_a_crash_while_a_cell_is_taken_leaves_it_to_be_taken_again(federate, tmp_path, monkeypatch):
     small = changed(TINY, finetune__methods=[{"method": "cp_lora", "rank": 2}])
     first, _ = federate(small, name="first", cells=tmp_path / "cells")
@@ -149,6 +153,7 @@ def test_a_cell_of_other_software_at_a_site_is_run_again_and_what_the_site_had_n
     assert third.read_json("results.json")["cells"] == {"total": 3, "reused": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["software", "batches"])
 def test_other_software_or_another_secret_between_two_sessions_is_no_change_of_the_data_and_keeps_no_cell(
     federate, tmp_path, name

@@ -78,13 +78,7 @@ BROKEN = {
 }
 
 
-LIKE_ANOTHER = {"nan", "other-base", "other-version", "no-volumes"}
-"""Found by the same check as another one here, or shown by another test of the fast run."""
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_ANOTHER else []) for name in BROKEN]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "short")) for name in BROKEN])
 def test_an_unusable_reply_is_refused_with_its_reason_and_the_round_goes_on(federate, name):
     break_reply, message = BROKEN[name]
     matches = in_round("sah_b", "finetune")
@@ -123,6 +117,7 @@ def test_below_the_quorum_the_round_is_tried_again_and_then_the_run_fails_naming
     ]
 
 
+@pytest.mark.slow
 def test_a_second_attempt_commits_when_the_sites_are_back(federate):
     tries = []
 
@@ -138,7 +133,7 @@ def test_a_second_attempt_commits_when_the_sites_are_back(federate):
     assert (first["attempt"], first["committed"], second["attempt"], second["committed"]) == (1, False, 2, True)
 
 
-@pytest.mark.parametrize("at", [2, 29, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 4, 9, 15, 20, 23))])
+@pytest.mark.parametrize("at", [2, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 4, 9, 15, 20, 23, 29))])
 def test_a_run_that_stopped_anywhere_resumes_to_bit_identical_adapters(federate, whole, at):
     reference, _ = whole
     with pytest.raises(Stop):
@@ -178,6 +173,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_ends_the_same(fed
     assert asked == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_reply_is_matched_by_its_request_not_by_what_it_says_of_its_sender(federate):
     def rename(site, request, reply):
         if request.metadata.message_type == "train":
@@ -188,6 +184,7 @@ def test_a_reply_is_matched_by_its_request_not_by_what_it_says_of_its_sender(fed
     assert [s["site"] for s in rounds(folder, stage="finetune")[0]["used"]] == ["sah_a", "sah_b", "sah_c"]
 
 
+@pytest.mark.slow
 def test_a_site_that_says_it_is_another_is_out(federate):
     def impersonate(site, request, reply):
         if request.metadata.message_type == "query.describe" and site == "sah_c":
@@ -203,6 +200,7 @@ def test_a_site_that_says_it_is_another_is_out(federate):
     assert site["out"] == line["reason"]
 
 
+@pytest.mark.slow
 def test_a_site_missing_in_evaluation_is_named_and_left_out_of_the_comparison(federate):
     def drop(site, request, reply):
         if (

@@ -172,6 +172,7 @@ def test_only_the_owner_reads_the_answers_and_their_bytes_have_a_limit(real, mon
     assert rounds.find(Header("c" * 64, stage="finetune", method="m", fold=0, round=1, base=""), b"\0" * 32) is None
 
 
+@pytest.mark.slow
 def test_the_results_of_a_site_say_whether_it_took_part(federate):
     def refuse(site, request, reply):
         lost = site == "sah_b" and request.metadata.message_type == TRAIN

@@ -24,6 +24,7 @@ def equal(one, other):
     return all(np.array_equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_methods_of_equal_settings_train_equally_on_shared_batches_alone_and_repeats_never(federate, shared):
     folder, _ = federate(SETTINGS | {"common_random_numbers": shared})
@@ -32,6 +33,7 @@ def test_methods_of_equal_settings_train_equally_on_shared_batches_alone_and_rep
     assert not equal(first, again)
 
 
+@pytest.mark.slow
 def test_a_site_alone_and_the_federation_draw_the_same_batches_there(federate):
     methods = [CP, CP | {"trained_at": "sah_a"}]
     settings = changed(SETTINGS, finetune__methods=methods, finetune__folds=2)

@@ -40,6 +40,7 @@ def test_a_dry_run_lists_exactly_the_tasks_that_the_server_sent_to_each_site(fin
                 assert planned == sent, (config.name, message_type)
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_a_site_s_own_rank(finished):
     folder, grid = finished
     said = {config.name: dry_run(config, folder.study()) for config in grid.nodes.values()}

@@ -108,6 +108,7 @@ def test_a_run_waits_until_the_sites_accept_its_base(federate, monkeypatch):
     assert {site: asked.count(site) for site in set(asked)} == {"sah_a": 2, "sah_b": 4, "sah_c": 3}
 
 
+@pytest.mark.slow
 def test_a_site_that_accepts_too_late_takes_part_from_then_on(federate, monkeypatch):
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.2)
     monkeypatch.setattr("sahfl.federation.server.roster.LONGEST_PAUSE_S", 0.0)

@@ -458,6 +458,7 @@ def predictions(folder, site, part="personal"):
     return {(row["fold"], row["case"]): row["predicted_ml"] for row in map(json.loads, lines) if row["part"] == part}
 
 
+@pytest.mark.slow
 def test_a_site_evaluates_with_its_own_part(federate, tmp_path):
     def zero(site, request, reply):
         header = request.content["header"] if request.metadata.message_type == protocol.LOCAL_PHASE else {}
@@ -479,6 +480,7 @@ def test_a_site_evaluates_with_its_own_part(federate, tmp_path):
     assert mine != theirs
 
 
+@pytest.mark.slow
 def test_a_site_whose_part_is_lost_is_named_and_not_evaluated_with_other_numbers(federate, tmp_path):
     def lose(site, request, reply):
         if site == "sah_a" and request.metadata.message_type == protocol.LOCAL_PHASE:
@@ -512,6 +514,7 @@ def test_a_run_that_stopped_anywhere_resumes_to_the_same_parts_and_predictions(f
         assert predictions(resumed, site) == predictions(reference, site)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     {"method": "cp_lora", "rank": 2, "stays": ["out"]},
     pytest.param({"method": "conv_lora", "rank": 2, "private_rank": 1, "aggregation": "project"}, marks=SLOW),
@@ -528,6 +531,7 @@ def test_what_stays_works_with_every_rule_and_with_int8(federate, settings):
     assert [row["failed"] for row in results["methods"]] == [None, None]
 
 
+@pytest.mark.slow
 def test_the_mean_of_what_stayed_is_sent_once_and_is_evaluated_too(federate):
     method = {"method": "cp_lora", "rank": 2, "private_rank": 1, "share_private_at_end": True, "learning_rate": 0.05}
     folder, grid = federate(changed(TINY, finetune__methods=[method], finetune__folds=2))

@@ -142,6 +142,7 @@ def test_an_alarm_costs_the_site_one_round(federate, monkeypatch):
     assert all(line["attempt"] == 1 for line in lines)
 
 
+@pytest.mark.slow
 def test_where_every_site_holds_back_the_state_stays_as_it_was(federate, monkeypatch):
     alarms(monkeypatch, {(site, 2) for site in ("sah_a", "sah_b", "sah_c")})
     study = changed(STUDY, finetune__methods=[{"method": "cp_lora", "rank": 2, "private_rank": 1}])
@@ -152,6 +153,7 @@ def test_where_every_site_holds_back_the_state_stays_as_it_was(federate, monkeyp
     assert (folder.path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_private_terms_that_all_sites_hold_back_at_the_end_stay_as_they_began(federate, monkeypatch):
     alarms(monkeypatch, {(site, 3) for site in ("sah_a", "sah_b", "sah_c")})
     method = {"method": "cp_lora", "rank": 2, "private_rank": 1, "share_private_at_end": True}

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 from harness.tiny_study import TINY, changed
 
 from sahfl.config import Study, parse
@@ -32,6 +33,7 @@ def start_over(folder):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@pytest.mark.slow
 def test_adapters_and_sums_do_not_depend_on_what_the_cache_holds(federate):
     """The second run finds some entries whole, some cut short, and some gone."""
     folder, _ = federate(SETTINGS)

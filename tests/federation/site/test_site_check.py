@@ -64,6 +64,7 @@ def test_a_site_above_its_threshold_has_exit_code_2_a_table_and_both_files(refus
     assert checks["cases"][1]["measures"] is None
 
 
+@pytest.mark.slow
 def test_a_site_within_its_threshold_has_exit_code_0(site_file):
     site_file.write_text(site_file.read_text() + "max_refused_share: 0.4\n")
     done = run(site_file)
@@ -71,6 +72,7 @@ def test_a_site_within_its_threshold_has_exit_code_0(site_file):
     assert "site bern: may train (2 of 3 cases usable, up to 40% may fail)" in done.stdout
 
 
+@pytest.mark.slow
 def test_likely_repeat_scans_are_a_warning_with_their_number_and_what_to_do(site_file):
     entries = json.loads((site_file.parent / "datalist.json").read_text())["sites"]["bern"]
     for entry, name in zip(entries, ("Muster_1.nii.gz", "Muster_2.nii.gz", "other.nii.gz"), strict=True):

@@ -134,6 +134,7 @@ HONEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("payload", "names"),
     [
@@ -335,6 +336,7 @@ def test_with_too_few_sites_the_run_warns_at_its_start_and_fails_in_words(federa
     assert f"tbi_a: {wanted}; pretrain has 1" in warned
 
 
+@pytest.mark.slow
 def test_a_site_that_is_away_is_not_waited_for_where_enough_others_confirm(federate, consortium):
     """The confirmations of sah_c never come; every site still has one of another."""
 
@@ -350,6 +352,7 @@ def test_a_site_that_is_away_is_not_waited_for_where_enough_others_confirm(feder
     assert all(line["committed"] and not line["missing"] for line in rounds)
 
 
+@pytest.mark.slow
 def test_a_late_confirmation_that_nobody_needs_is_no_oddity(federate, consortium):
     """Nobody reads sah_c's confirmations; the journal has no stale or second reply."""
     kept = []

@@ -1,12 +1,10 @@
 """An evaluation: the site segments and scores its held-out cases, and answers with sums over them.
 
-In a study with masks the sums are masked, and what is small is withheld in the total of all sites. Of what the site
-trained alone, nothing leaves then, because a sum over one site hides nobody.
+In a study with masks, ``evaluate_masked`` and ``evaluate_own`` take its place.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +19,6 @@ from sahfl.errors import PayloadError
 from sahfl.evaluation import predict, score
 from sahfl.events import SiteStep, emit
 from sahfl.federation import protocol
-from sahfl.federation.masked_vectors import masked_evaluation_reply, read_masked_evaluation_reply
 from sahfl.federation.requests import Requests, plain_task
 from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.case_results import Scored, keep_results
@@ -29,14 +26,12 @@ from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.limits import above
 from sahfl.federation.site.kinds.local_training import reserve
 from sahfl.federation.site.kinds.received import network_of, open_network, task_and_header, which_cell
-from sahfl.federation.site.masked import MaskedRound, forget_masked
+from sahfl.federation.site.masked import forget_masked
 from sahfl.federation.site.site import Site
-from sahfl.federation.tensors import hash_of_tensors, read_state
-from sahfl.masking.ring import encode_exact
+from sahfl.federation.tensors import read_state
 from sahfl.model import Network
 from sahfl.payload import Header
-from sahfl.statistics.cases import n_groups
-from sahfl.statistics.consortium import Thresholds, site_part, total_length
+from sahfl.statistics.cases import CaseResult, n_groups
 from sahfl.statistics.disclosure import describe_withheld, withhold
 from sahfl.statistics.sums import EvaluationSums, array_length
 from sahfl.task import Task
@@ -46,15 +41,23 @@ from sahfl.task import Task
 
 def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     """Segment and score the held-out cases, and answer with sums."""
-    began = time.monotonic()
+    task, header = task_and_header(content)
+    if task.masking is not None:
+        raise PayloadError("task: asks for masks, and the request for sums in the clear")
+    cases, policy = evaluated_cases(site, content, protocol.EVALUATE), site.config.policy
+    assert task.evaluation is not None  # evaluated_cases refuses anything else
+    sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
+    least = {"smallest_group": policy.smallest_group, "smallest_bootstrap": policy.smallest_bootstrap}
+    return protocol.evaluation_reply(header, withhold(sums, cases, task.evaluation, **least).to_array())
+
+
+def evaluated_cases(site: Site, content: RecordDict, kind: str) -> list[CaseResult]:
+    """Segment and score the held-out cases of a request of a kind; their results are kept at the site."""
     task, header = task_and_header(content)
     if task.evaluation is None or task.fold < 0:
         raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
-    masked = MaskedRound(site.config, task, header, content) if task.masking and not task.sums_stay else None
-    if masked is not None:
-        masked.require_begun(hash_of_tensors(content))
     held_out = held_out_cases(site, task)
-    reserve(site, "evaluation", protocol.EVALUATE, content, header, held_out)
+    reserve(site, "evaluation", kind, content, header, held_out)
     net = _evaluated_network(site, task, header, content)
     merge(net)
     results = score_cases(site, task, net, held_out)
@@ -63,16 +66,7 @@ def evaluate_fold(site: Site, content: RecordDict) -> RecordDict:
     forget_masked(site.config.folder, header.training)
     if not task.inner:
         keep_results(site.config.folder, task, header, results, took_part=rounds.took_part(header))
-    cases, policy = [result for _, _, result in results], site.config.policy
-    if task.sums_stay:
-        return protocol.stays_reply(header)
-    sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
-    least = Thresholds(policy.smallest_group, policy.smallest_bootstrap)
-    if masked is not None:
-        numbers = encode_exact(site_part(sums, cases, task.evaluation), n_sites=len(masked.terms.volumes))
-        vector = masked.mask(content, numbers)
-        return masked_evaluation_reply(header, vector, thresholds=least, seconds=time.monotonic() - began)
-    return protocol.evaluation_reply(header, withhold(sums, cases, task.evaluation, **vars(least)).to_array())
+    return [result for _, _, result in results]
 
 
 def _evaluated_network(site: Site, task: Task, header: Header, content: RecordDict) -> Network:
@@ -116,22 +110,24 @@ def score_cases(site: Site, task: Task, net: Network, cases: Sequence[CheckedCas
 
 
 def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
+    yield from refuses_evaluation(policy, task)
+    if not policy.unmasked:
+        yield "unmasked: got an evaluation whose sums would leave in the clear, expected rounds.masking in the study"
+
+
+def refuses_evaluation(policy: SitePolicy, task: Task) -> Iterator[str]:
+    """Yield what a policy forbids of any evaluation."""
     if not policy.evaluation:
         yield "evaluation: got a request to evaluate, expected none"
     if task.stage != "finetune":
         yield f"stages: got an evaluation in {task.stage}, expected finetune"
     if task.evaluation is not None:
         yield from above(policy, "most_replicates", task.evaluation.replicates)
-    if not policy.unmasked and task.masking is None:
-        yield "unmasked: got an evaluation whose sums would leave in the clear, expected rounds.masking in the study"
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
     if task.evaluation is None:
         yield "got sums, expected none without settings of an evaluation"
-        return
-    if task.masking is not None:
-        yield from _leaks_beside_masks(task, answer)
         return
     sums = _sums(answer, task.evaluation)
     for part in sums.groups:
@@ -145,19 +141,6 @@ def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
         yield f"got counts of {sums.n_no_blood} scans, expected {policy.smallest_group} (policy.smallest_group)"
 
 
-def _leaks_beside_masks(task: Task, answer: RecordDict) -> Iterator[str]:
-    """Check that only masked numbers leave, or nothing of what this site trained alone."""
-    assert task.evaluation is not None
-    header = Header(**protocol.read_header(answer))
-    try:
-        if task.sums_stay:
-            protocol.read_stays_reply(answer, header=header)
-        else:
-            read_masked_evaluation_reply(answer, header=header, n_numbers=total_length(task.evaluation))
-    except PayloadError as error:
-        yield str(error)
-
-
 def _sums(answer: RecordDict, config: EvaluationConfig) -> EvaluationSums:
     """Read the sums of an answer with the function that the server uses."""
     array = protocol.read_evaluation_reply(answer, header=Header(**protocol.read_header(answer)))
@@ -169,19 +152,11 @@ def _sums(answer: RecordDict, config: EvaluationConfig) -> EvaluationSums:
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     assert task.evaluation is not None  # _leaks refuses such an answer
-    which = {"personal": ", with this site's own part", "shared": ", shared part", "mean": ", mean of all parts"}
-    method = f"{task.cell}{which.get(task.part or '', '')}"
-    if task.sums_stay:
-        return f"that {method}, fold {task.fold}, was evaluated; the results stay here", which_cell(task)
-    if task.masking is not None:
-        what = f"masked, of which the server learns the sum over the sites alone: sums ({method}, fold {task.fold})"
-        masked = {"threshold": task.masking.threshold, "numbers": total_length(task.evaluation)}
-        return what, which_cell(task) | {"masked": masked}
     sums = _sums(answer, task.evaluation)
     withheld = describe_withheld(sums)
     n: dict[str, Any] = {"strata": [part.n for part in sums.by_volume], "extents": [part.n for part in sums.by_extent]}
     n |= {"blood": sums.overall.n, "no_blood": sums.n_no_blood}
-    what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({method}, fold {task.fold})"
+    what = f"sums over {sums.overall.n} scans with blood and {sums.n_no_blood} without ({what_of(task)})"
     kept = f", withholding {withheld}: groups too small" if withheld else ""
     withheld_parts = vars(sums.withheld) | {"replicates": sums.overall.bare > 0}
     withheld_parts |= {"misses": sums.overall.hidden > 0, "misses_of_groups": sums.hides_groups}
@@ -189,12 +164,22 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     return what + kept, which_cell(task) | details
 
 
+def what_of(task: Task) -> str:
+    """The method, the part of it and the fold of an evaluation, in words."""
+    which = {"personal": ", with this site's own part", "shared": ", shared part", "mean": ", mean of all parts"}
+    return f"{task.cell}{which.get(task.part or '', '')}, fold {task.fold}"
+
+
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
     tasks = requests.evaluations(config.name) if requests else (_allowed(config.policy),)
-    for stays_here in (False, True):
-        if some := tuple(task for task in tasks if task.sums_stay is stays_here):
-            which = f" of {', '.join(task.method.id for task in some if task.method)}" if requests else ""
-            yield Planned("evaluation", some, _lines(config.policy, some[0], which))
+    if some := tuple(task for task in tasks if task.masking is None):
+        which = named(some) if requests else ""
+        yield Planned("evaluation", some, _lines(config.policy, some[0], which))
+
+
+def named(tasks: Sequence[Task]) -> str:
+    """The methods of some evaluations, in words."""
+    return f" of {', '.join(task.method.id for task in tasks if task.method)}"
 
 
 def _allowed(policy: SitePolicy) -> Task:
@@ -206,35 +191,30 @@ def _allowed(policy: SitePolicy) -> Task:
 def _lines(policy: SitePolicy, task: Task, which: str) -> Iterator[str]:
     settings = task.evaluation
     assert settings is not None
-    numbers, (n_strata, n_extents) = array_length(settings), n_groups(settings)
+    numbers = array_length(settings)
     yield f"evaluation{which}, each fold:"
-    if task.sums_stay:
-        yield "  leaves: that it was done; the results of what this site trained alone stay here"
-        return
-    if task.masking is not None:
-        numbers = total_length(settings)
-        yield f"  leaves: masked, in a sum over the sites: {numbers:,} numbers, {16 * numbers:,} bytes:"
-    else:
-        yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes:"
+    yield f"  leaves: {numbers:,} numbers, {8 * numbers:,} bytes:"
+    yield from what_sums_have(settings)
+    few, least = policy.smallest_group, policy.smallest_bootstrap
+    yield f"  withheld: results of fewer than {few} patients, also by subtraction; bootstrap sums and histograms"
+    yield f"    of fewer than {least}; then a split or both are left out, or nothing leaves but that fact; misses and"
+    yield "    HD95 also where so few were detected"
+
+
+def what_sums_have(settings: EvaluationConfig) -> Iterator[str]:
+    """The lines of a dry run on the content of an evaluation's sums."""
+    n_strata, n_extents = n_groups(settings)
     yield f"    for all cases with blood, for each of {n_strata} volume strata and of {n_extents} groups of extent"
     yield "    the number of scans, the number of those in which nothing was predicted (misses),"
     yield "    and of each of five metrics (Dice, surface Dice, HD95 without misses, volume error, lesion F1)"
     yield f"    the sum, the sum of squares, a histogram and {settings.replicates} bootstrap sums with weights;"
     yield "    sums of volumes and of their products, a histogram of predicted against annotated volume;"
     yield "    numbers of scans without blood, and of those in which blood was predicted"
-    few, least = policy.smallest_group, policy.smallest_bootstrap
-    if task.masking is not None:
-        yield "    and how many patients these are by stratum and extent;"
-        yield "  leaves in the clear: policy.smallest_group and policy.smallest_bootstrap, which the total has to meet"
-        return
-    yield f"  withheld: results of fewer than {few} patients, also by subtraction; bootstrap sums and histograms"
-    yield f"    of fewer than {least}; then a split or both are left out, or nothing leaves but that fact; misses and"
-    yield "    HD95 also where so few were detected"
 
 
 EVALUATE = Kind(
     type=protocol.EVALUATE,
-    records=frozenset({"header", "metrics", "sums"}),
+    records=frozenset({"header", "sums"}),
     asked="an evaluation",
     doing="evaluating",
     answer=evaluate_fold,

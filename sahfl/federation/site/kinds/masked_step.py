@@ -1,4 +1,4 @@
-"""What four kinds of messages of a masked sum have in common, beside the work itself (``train``, ``evaluate``)."""
+"""What four kinds of messages of a masked sum have in common, beside the work (``train``, ``evaluate_masked``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from sahfl.config import SiteConfig, SitePolicy
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.answered import Trainings
-from sahfl.federation.site.kinds.evaluate import EVALUATE
+from sahfl.federation.site.kinds.evaluate_masked import EVALUATE_MASKED
 from sahfl.federation.site.kinds.kind import Planned
 from sahfl.federation.site.kinds.received import task_and_header
 from sahfl.federation.site.kinds.train import TRAIN
@@ -29,7 +29,7 @@ def masked_round(site: Site, content: RecordDict) -> tuple[MaskedRound, Task, He
 
 def refuses_step(policy: SitePolicy, task: Task) -> Iterator[str]:
     """What the work is refused for, so that a site takes part in the steps of a sum only if it will do the work."""
-    yield from (TRAIN if task.evaluation is None else EVALUATE).refuses(policy, task)
+    yield from (TRAIN if task.evaluation is None else EVALUATE_MASKED).refuses(policy, task)
 
 
 def plan_step(config: SiteConfig, requests: Requests | None, name: str, leaves: str) -> Iterator[Planned]:

@@ -6,6 +6,8 @@ from sahfl.errors import PolicyRefused
 from sahfl.federation.site.kinds.confirm_start import CONFIRM_START
 from sahfl.federation.site.kinds.describe import DESCRIBE
 from sahfl.federation.site.kinds.evaluate import EVALUATE
+from sahfl.federation.site.kinds.evaluate_masked import EVALUATE_MASKED
+from sahfl.federation.site.kinds.evaluate_own import EVALUATE_OWN
 from sahfl.federation.site.kinds.install_base import INSTALL_BASE
 from sahfl.federation.site.kinds.kind import Kind
 from sahfl.federation.site.kinds.local_phase import LOCAL_PHASE
@@ -20,7 +22,7 @@ from sahfl.federation.site.kinds.train import TRAIN
 ALL = (
     *(DESCRIBE, SCAN_KEYS, INSTALL_BASE, CONFIRM_START),
     *(MASKING_KEYS, MASKING_SHARES, TRAIN, MASKING_SURVIVORS, MASKING_REVEAL),
-    *(LOCAL_PHASE, EVALUATE, PRIVATE_PART),
+    *(LOCAL_PHASE, EVALUATE, EVALUATE_MASKED, EVALUATE_OWN, PRIVATE_PART),
 )
 KINDS: dict[str, Kind] = {kind.type: kind for kind in ALL}
 """Every kind by its message type, in the order in which a study sends them."""
