@@ -85,6 +85,10 @@ class MaskingRefused(PolicyRefused):
     """A site does not take a step of a masked round, because it could tell more than the sum of the sites."""
 
 
+class RosterNotAccepted(PolicyRefused):
+    """A site is asked about another one whose key is not in the roster that its people accepted."""
+
+
 class PatientWithdrawn(PolicyRefused):
     """A study is closed at a site, because a patient who took part in it was withdrawn."""
 

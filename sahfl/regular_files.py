@@ -161,7 +161,7 @@ def read_bytes(path: Path, *, most: int) -> bytes:
         OSError: it cannot be read.
     """
     with open_regular(path, most=most) as stream:
-        size = os.fstat(stream.fileno()).st_size
+        size = min(os.fstat(stream.fileno()).st_size, most)  # it may have grown since it was opened
         content = stream.read(size + 1)
         if len(content) > size:  # it grew, or is a file of the kernel, whose size is 0
             content += stream.read(most - size)

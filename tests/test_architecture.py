@@ -34,6 +34,7 @@ FEDERATION += [
         "kept",
         "round_list",
         "answered",
+        "known_roster",
         "starts",
         "feedback",
         "known_bases",

@@ -60,10 +60,12 @@ def test_the_code_of_the_page_runs_as_a_script_whose_workers_do_not_run_it_again
     assert "cp_lora-r2/fold-0, round 1 of 1 committed" in err
 
 
+@pytest.mark.slow
 def test_a_simulation_leaves_the_environment_of_its_process_as_it_was(page):
     assert page[1].splitlines()[-1] == "threads None"
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_opened_as_it_is(page):
     folder, before = page[0] / "runs" / "a", (page[0] / "runs" / "a" / "results.json").read_bytes()
     journal = (folder / "journal.jsonl").read_bytes()
@@ -86,6 +88,7 @@ def test_a_run_that_stopped_before_its_results_is_continued_and_without_progress
     assert "committed" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_results_per_scan_are_those_of_the_results(page):
     run = load(page[0] / "runs" / "a")
     cases = run.cases()
@@ -98,6 +101,7 @@ def test_the_results_per_scan_are_those_of_the_results(page):
         assert dice.mean() == pytest.approx(method["metrics"]["dice"]["overall"]["mean"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_each_result_per_scan_names_the_file_that_was_scored(page):
     cases = load(page[0] / "runs" / "a").cases()
     assert len(set(cases["image"])) == len(set(cases["case"])) == 7
@@ -108,6 +112,7 @@ def test_each_result_per_scan_names_the_file_that_was_scored(page):
         assert np.asarray(label.dataobj).astype(bool).sum() * voxel_ml == pytest.approx(row["volume_ml"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_of_two_evaluations_of_a_scan_the_last_one_counts(page):
     path = page[0] / "runs" / "a" / "sites" / "sah_a" / "cases.jsonl"
     before, run = path.read_text(), load(page[0] / "runs" / "a")
@@ -179,6 +184,7 @@ def test_a_folder_of_another_study_is_refused(here):
         simulate(QUICK, out="run")
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme_run(page, tmp_path):
     for name in ("study.yaml", "scan.nii.gz"):
         shutil.copy(page[0] / name, tmp_path)

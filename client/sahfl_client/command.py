@@ -94,6 +94,39 @@ def accept_base(
     print(f"accepted: base network {sha256.lower()}" + ("" if named else "; no request has named it yet"))
 
 
+@app.command("accept-roster", cls=Command)
+def accept_roster(
+    site: SiteFile,
+    sha256: Annotated[
+        str | None, typer.Argument(metavar="HASH", help="The roster's hash, 64 hex digits; none: show what changed.")
+    ] = None,
+) -> None:
+    """Put the roster of the kit into force: the other sites, and the keys by which this one verifies them.
+
+    Without a hash, show how it differs from the one in force. Compare the hash with what the coordinating centre
+    published by another channel, and ask about each new site: invented sites can see through the masks of a sum.
+
+    Example: sahfl-client accept-roster site.yaml
+
+    Example: sahfl-client accept-roster site.yaml 5f3c0a9e12b4d6785f3c0a9e12b4d6785f3c0a9e12b4d6785f3c0a9e12b4d678
+    """
+    from sahfl.federation.site.known_roster import accept_roster as accept
+    from sahfl.federation.site.known_roster import accepted_roster, waiting_roster
+
+    config = load_site(site)
+    if sha256 is None:
+        waiting, known = waiting_roster(config), accepted_roster(config.folder)
+        if known is not None and known.text == waiting.text:
+            print(f"in force: roster {known.sha256}, {len(known.note.sites)} sites")
+            return
+        print(f"roster {waiting.sha256} waits")
+        print(*waiting.changes(known), sep="\n")
+        return
+    with naming_paths(site):
+        found = accept(config, sha256)
+    print(f"accepted: roster {found.sha256}, {len(found.note.sites)} sites")
+
+
 @app.command("forget-round", cls=Command)
 def forget_round(
     site: SiteFile,

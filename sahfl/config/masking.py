@@ -16,6 +16,8 @@ from sahfl.section import Section
 
 Study = Any
 """A ``config.Study``, which has a field of this module and so stands to its right."""
+LEAST_MASKED = 3
+"""Fewest sites of which a sum hides each."""
 MASKABLE = ("mean", "alternate")
 """Rules that need the sum of the sites' changes and nothing else."""
 
@@ -42,13 +44,28 @@ def masking_of(study: Study, method: Method | None) -> Masking | None:
 
 
 def check_masked(study: Study) -> None:
-    """Refuse what would undo the masks of a study, or cannot be computed from a sum.
+    """Refuse what would undo the masks of a study, or cannot be computed from a sum; and a study of few hospitals that
+    does not say that it is without masks.
 
     Raises:
         ValueError: names each such setting with a remedy; pydantic reports it.
     """
+    _check_unmasked(study)
     if study.rounds.masking is not None and (problems := list(_problems(study, study.rounds.masking))):
         raise ValueError("; ".join(problems))
+
+
+def _check_unmasked(study: Study) -> None:
+    """Refuse a study of hospitals that does not say that masks cannot hide its sites."""
+    if study.rounds.masking is not None:
+        if study.rounds.unmasked:
+            raise ValueError("rounds.unmasked: true with rounds.masking; take one of the two out")
+        return
+    stages = {"finetune.sites": study.finetune.sites, "pretrain.sites": study.pretrain.sites if study.pretrain else ()}
+    few = [f"{len(sites)} {name}" for name, sites in stages.items() if 0 < len(sites) < LEAST_MASKED]
+    if study.data.source == "sites" and few and not study.rounds.unmasked:
+        found = f"with {' and '.join(few)} the server sees what each hospital sends, as masks need three or more"
+        raise ValueError(f"rounds.unmasked: {found}; if all agree, add to the study: rounds: {{unmasked: true}}")
 
 
 def _problems(study: Study, masking: Masking) -> Iterator[str]:

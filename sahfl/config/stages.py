@@ -192,5 +192,8 @@ class RoundsConfig(Section):
     most_norm: Annotated[float, Field(ge=1)] = 3.0
     """A site's change is shortened to this many times the median length of all sites' changes."""
     masking: Masking | None = None
-    """Masked updates, of which the server learns the sum alone; null: each site's update reaches the server in the
-    clear."""
+    """Masked updates and evaluations, of which the server learns the sums alone; null: what each site sends reaches the
+    server in the clear."""
+    unmasked: bool = False
+    """Whether hospitals of which fewer than three train together agree that the server sees what each of them sends.
+    Masks cannot hide one of two, so a study with ``data.source: sites`` has to say it."""

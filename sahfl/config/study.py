@@ -282,6 +282,7 @@ class Study(Section):
         del settings["require_gain"]  # it judges a result and changes none
         if self.rounds.masking is None:
             del settings["rounds"]["masking"]
+        del settings["rounds"]["unmasked"]
         if not self.hostile:  # keeps the fingerprint of before this setting existed, as below
             del settings["hostile"]
         if self.shares_batches == self._usually_shares_batches:

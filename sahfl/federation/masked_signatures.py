@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sahfl.errors import PayloadError, TrustError
 from sahfl.masking.encoding import pack, unpack
-from sahfl.trust.attestation import Attestation, attest, who_attests, who_signed
+from sahfl.trust.attestation import Attestation, attest, key_of, who_attests, who_signed
 
 STAND_IN_BYTES = 32
 
@@ -32,10 +32,11 @@ def signature(kit: Path, document: bytes) -> bytes:
     return pack(made.certificate, made.signature)
 
 
-def is_by_site(kit: Path, site: str, document: bytes, signed: bytes) -> bool:
-    """Whether the site of this name, of the consortium of a kit, signed a document."""
+def is_by_site(kit: Path, site: str, document: bytes, signed: bytes, *, key: str) -> bool:
+    """Whether the site of this name, of the consortium of a kit and with the key of this hash, signed a document."""
     try:
-        return who_attests(_attestation(signed), document, kit=kit) == site
+        found = _attestation(signed)
+        return key_of(found) == key and who_attests(found, document, kit=kit) == site
     except (PayloadError, TrustError):
         return False
 

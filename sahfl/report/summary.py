@@ -80,6 +80,8 @@ def _notices(results: Results) -> Iterator[str]:
         yield f"SIMULATED{some}. {which} made by a program. No number here says how accurate a method is in patients."
     elif _source(results) not in (None, "sites"):
         yield "SIMULATED FEDERATION. The scans are real, but one machine computed for all sites."
+    if _source(results) == "sites" and not results["study"].get("rounds", {}).get("masking"):
+        yield "NOT MASKED. The server saw the updates and results of each site."
     hostile = results.get("hostile", {})
     if acts := ", ".join(f"{site} ({act.replace('_', ' ')})" for site, act in sorted(hostile.items())):
         yield f"A simulation with hostile sites: {acts}. No result of a real study."

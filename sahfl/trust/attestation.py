@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from sahfl import process
 from sahfl.errors import TrustError
-from sahfl.trust.certificates import PURPOSES, holder, load_certificate
+from sahfl.trust.certificates import PURPOSES, holder, key_hash, load_certificate
 from sahfl.trust.keys import load_ec_key
 
 MOST_BYTES = 4000
@@ -76,6 +76,20 @@ def who_attests(attestation: Attestation, document: bytes, *, kit: Path, now: da
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
         raise TrustError("attestation: is not a signature of this document by a site of this consortium") from error
     return holder(certificate)
+
+
+def key_of(attestation: Attestation) -> str:
+    """Hash of the public key in an attestation's certificate, as a roster has it.
+
+    Raises:
+        TrustError: the certificate is damaged or too large.
+    """
+    if len(attestation.certificate) > MOST_BYTES:
+        raise TrustError(f"attestation: has more than {MOST_BYTES} bytes")
+    try:
+        return key_hash(x509.load_der_x509_certificate(attestation.certificate))
+    except (ValueError, TypeError) as error:
+        raise TrustError("attestation: its certificate is damaged") from error
 
 
 def who_signed(attestation: Attestation, document: bytes) -> str:

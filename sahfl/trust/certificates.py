@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sahfl.errors import TrustError
@@ -49,6 +50,12 @@ def pem(certificate: x509.Certificate) -> bytes:
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of a certificate, 64 hex digits, as ``openssl x509 -fingerprint -sha256`` computes it."""
     return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def key_hash(certificate: x509.Certificate) -> str:
+    """SHA-256 of a certificate's public key (DER), 64 hex digits: the same in each certificate of one key."""
+    public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(public).hexdigest()
 
 
 def serial(certificate: x509.Certificate) -> str:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sahfl.config.consortium import Consortium
+from sahfl.config.masking import LEAST_MASKED
 from sahfl.config.policy import SitePolicy
 from sahfl.section import Section
 from sahfl.trust.authority import Authority
@@ -39,7 +40,7 @@ data:
   source: datalist # NIfTI scans and annotations named by a JSON file
   path: datalist.json
 
-policy: # what studies may ask of this site, and what may leave it; these are the defaults, which are the closed ones
+policy: # what studies may ask of this site, and what may leave it; these are the values of a new kit, the closed ones
 """
 
 
@@ -83,14 +84,19 @@ def site_files(
         "node.key": node_key_text(node_key),
         "kit.json": note.text(),
         "kit.sig": authority.sign(note.text().encode()),
-        "site.yaml": SITE_EXAMPLE.format(site=site) + _policy_example(),
+        "site.yaml": SITE_EXAMPLE.format(site=site) + _policy_example(kit_policy(settings)),
     }
     return certificate, files, note.node_key
 
 
-def _policy_example() -> str:
-    """Every setting of a site's policy with its meaning and default, generated from ``SitePolicy``."""
-    return "\n".join(_settings(SitePolicy(), indent="  ")) + "\n"
+def kit_policy(settings: Consortium) -> SitePolicy:
+    """The policy in new kits: the defaults, and with three sites or more, of which masks hide each, masks are asked for."""
+    return SitePolicy(unmasked=len(settings.sites) < LEAST_MASKED)
+
+
+def _policy_example(policy: SitePolicy) -> str:
+    """Every setting of a site's policy with its meaning and value, generated from ``SitePolicy``."""
+    return "\n".join(_settings(policy, indent="  ")) + "\n"
 
 
 def _settings(section: Section, *, indent: str) -> Iterator[str]:

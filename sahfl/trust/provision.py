@@ -19,9 +19,19 @@ from sahfl import process
 from sahfl.atomic import write_atomic
 from sahfl.config.consortium import Consortium
 from sahfl.errors import TrustError
-from sahfl.trust import folders
+from sahfl.trust import folders, roster
 from sahfl.trust.authority import Authority
-from sahfl.trust.certificates import Revoked, check_period, day, load_certificate, load_revoked, pem, serial
+from sahfl.trust.certificates import (
+    Revoked,
+    check_period,
+    check_signature,
+    day,
+    key_hash,
+    load_certificate,
+    load_revoked,
+    pem,
+    serial,
+)
 from sahfl.trust.keys import key_pem, load_ed25519_key, load_node_key, read_file
 from sahfl.trust.kit_files import address_of, server_files, site_files
 from sahfl.trust.overview import Line, overview
@@ -134,7 +144,8 @@ class _Office:
                 now=self.now,
             )
         folders.make_aside(place, files)
-        issued = Issued(serial=serial(certificate), issued=self.now, expires=certificate.not_valid_after_utc)
+        ends, key = certificate.not_valid_after_utc, key_hash(certificate)
+        issued = Issued(serial=serial(certificate), issued=self.now, expires=ends, key_sha256=key)
         certificates = (*(old.certificates if old else ()), issued)
         holder = Holder(node_key=node_key, address=address_of(settings, name), certificates=certificates)
         self._keep(self.record.put(name, holder))
@@ -163,7 +174,8 @@ class _Office:
             folders.put_in_place(place)
 
     def publish(self) -> None:
-        """Write those of the server's lists that differ from the record."""
+        """Write those of the server's lists, and of the sites' rosters, that differ from the record."""
+        self._publish_roster()
         path, text = self.folder / "server" / "sites.json", self.record.site_list().text()
         if not path.exists() or read_file(path) != text.encode():
             write_atomic(path, text)
@@ -172,6 +184,18 @@ class _Office:
         if listed is None or listed.serials != serials:
             after = listed.made if listed else None
             write_atomic(path, self.authority.revocation_list(serials, now=self.now, after=after))
+
+    def _publish_roster(self) -> None:
+        """Write the roster beside the kits and into those that are here, if it changed."""
+        text = self.record.roster().text().encode()
+        sites = [name for name, holder in self.record.holders.items() if name != "server" and holder.state == "active"]
+        places = [self.folder, *(place for name in sites if (place := self.place(name)).is_dir())]
+        differing = [place for place in places if not _is_signed(place, text, self.authority)]
+        signature = self.authority.sign(text) if differing else b""
+        for place in differing:  # the signature comes last, without which the roster is not valid
+            (place / roster.SIGNATURE).unlink(missing_ok=True)
+            write_atomic(place / roster.FILE, text)
+            write_atomic(place / roster.SIGNATURE, signature)
 
     def _listed(self, path: Path) -> Revoked | None:
         try:
@@ -197,6 +221,18 @@ def _office(folder: Path, now: datetime | None) -> Iterator[_Office]:
         office.settle(name)
     yield office
     office.publish()
+
+
+def _is_signed(place: Path, text: bytes, authority: Authority) -> bool:
+    """Whether a folder has this roster with a signature that is valid."""
+    try:
+        if read_file(place / roster.FILE) != text:
+            return False
+        signature = read_file(place / roster.SIGNATURE)
+        check_signature(authority.certificate, text, signature, where=place / roster.FILE)
+    except TrustError:
+        return False
+    return True
 
 
 def _moment(now: datetime | None) -> datetime:

@@ -75,6 +75,13 @@ class SiteList(_Note):
     """The sites by name."""
 
 
+class RosterNote(_Note):
+    """``roster.json``: the sites of a consortium with their keys, for each other; the authority signs its bytes."""
+
+    sites: dict[Name, Hash]
+    """By name, the SHA-256 of the public key (DER) in the site's newest certificate; without revoked sites."""
+
+
 class Issued(Section):
     """One certificate that the authority issued."""
 
@@ -86,6 +93,8 @@ class Issued(Section):
     """When it expires."""
     revoked: AwareDatetime | None = None
     """When it was revoked."""
+    key_sha256: Hash | None = None
+    """Hash of its public key; None for one that an earlier sahfl issued, which has no place in the roster."""
 
 
 class Holder(Section):
@@ -139,6 +148,13 @@ class Record(_Note):
             if name != "server"
         }
         return SiteList(consortium=self.consortium, sites=entries)
+
+    def roster(self) -> RosterNote:
+        """The sites' list of each other."""
+        sites = {name: site for name, site in sorted(self.holders.items()) if name != "server"}
+        active = {name: site.newest.key_sha256 for name, site in sites.items() if site.state == "active"}
+        keys = {name: key for name, key in active.items() if key is not None}
+        return RosterNote(consortium=self.consortium, sites=keys)
 
     def revoked_serials(self) -> frozenset[int]:
         """Serial numbers of all revoked certificates."""

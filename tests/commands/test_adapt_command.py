@@ -64,6 +64,7 @@ def test_only_the_hospital_s_own_part_trains_and_stays_in_its_folder(sahfl, run,
     assert all(np.abs(ours[name]).max() > 0 for name in ours if name.endswith("private.factor_out"))
 
 
+@pytest.mark.slow
 def test_a_plain_method_gets_private_terms_here(sahfl, run, site_file, tmp_path):
     code, _, err = sahfl("adapt", site_file, run, "--method", "cp_lora-r2")
     assert code == 2
@@ -76,6 +77,7 @@ def test_a_plain_method_gets_private_terms_here(sahfl, run, site_file, tmp_path)
     assert (item.task.method.id, item.task.fold) == ("cp_lora-r2-private2", 1)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_adapted_is_named(sahfl, run, site_file, tmp_path):
     code, _, err = sahfl("adapt", site_file, run, "--method", "zero_shot")
     assert code == 2
@@ -85,6 +87,7 @@ def test_what_cannot_be_adapted_is_named(sahfl, run, site_file, tmp_path):
     assert "is no folder of a run" in err
 
 
+@pytest.mark.slow
 def test_a_comparison_of_bases_is_not_adapted(sahfl, run, site_file):
     code, _, err = sahfl("adapt", site_file, run, "--method", "cp_lora-r2-from-tbi_a", "--private-rank", "1")
     assert code == 2
@@ -104,6 +107,7 @@ def test_a_method_with_several_rates_is_adapted_at_the_rate_of_the_fold(federate
     assert dict(used) == folder.rates("cp_lora-r1-private1")
 
 
+@pytest.mark.slow
 def test_a_site_that_took_part_keeps_its_network_of_the_study(run, tmp_path):
     sites = shutil.copytree(run / "sites", tmp_path / "sites")
     study = RunFolder(run).study()

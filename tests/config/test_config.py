@@ -344,6 +344,7 @@ def test_a_simulation_shares_batches_unless_the_study_file_excludes_it(tmp_path)
 
 def test_hospitals_never_share_batches(tmp_path):
     text = STUDY[: STUDY.index("data:")] + "data: {source: sites}\n" + STUDY[STUDY.index("pretrain:") :]
+    text += "rounds: {unmasked: true}\n"
     usual, own = (load_study(study_file(tmp_path, text + more)) for more in ("", "common_random_numbers: false\n"))
     assert (usual.shares_batches, own.shares_batches) == (False, False)
     assert usual.fingerprint() == own.fingerprint()
@@ -358,7 +359,7 @@ def test_a_key_given_twice_is_an_error_not_the_last_one_s_win(tmp_path):
 
 
 def test_a_study_may_leave_it_to_the_sites_where_their_scans_lie_but_is_then_not_simulated(tmp_path):
-    study = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
+    study = parse(Study, changed(TINY, data={"source": "sites"}, rounds__unmasked=True), where="test")
     assert study.sites == ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")
     with pytest.raises(ConfigError, match=r"data\.source is 'sites'.*run it with sahfl-server"):
         site_configs(study, tmp_path)

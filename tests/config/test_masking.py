@@ -94,3 +94,35 @@ def test_a_study_without_masking_has_the_fingerprint_of_before_the_setting_exist
 def test_batches_are_of_each_method_s_own_beside_masks():
     assert not parse(Study, FIVE, where="test").shares_batches
     assert parse(Study, changed(FIVE, rounds={}), where="test").shares_batches
+
+
+HOSPITALS = {"data": {"source": "sites"}, "rounds": {}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"finetune__sites": ["bern", "graz"]}, "2 finetune.sites"),
+        ({"pretrain__sites": ["tbi_a", "tbi_b"]}, "2 pretrain.sites"),
+        ({"finetune__sites": ["bern"], "pretrain__sites": ["tbi_a"]}, "1 finetune.sites and 1 pretrain.sites"),
+    ],
+)
+def test_hospitals_too_few_to_mask_must_say_that_the_server_sees_what_they_send(settings, named):
+    with pytest.raises(ConfigError, match=f"with {named} the server sees .* rounds: {{unmasked: true}}"):
+        parse(Study, changed(FIVE, **HOSPITALS | settings), where="test")
+    agreed = parse(Study, changed(FIVE, **HOSPITALS | settings | {"rounds": {"unmasked": True}}), where="test")
+    assert agreed.rounds.masking is None
+    simulated = parse(Study, changed(FIVE, **settings | {"rounds": {}}), where="test")
+    assert not simulated.rounds.unmasked
+
+
+def test_three_hospitals_or_more_need_not_say_it_and_nobody_says_it_of_masks():
+    parse(Study, changed(FIVE, **HOSPITALS), where="test")
+    with pytest.raises(ConfigError, match=r"unmasked: true with rounds.masking; take one of the two out"):
+        parse(Study, changed(FIVE, rounds__unmasked=True), where="test")
+
+
+def test_what_people_agree_on_changes_no_fingerprint():
+    study = changed(FIVE, rounds={})
+    agreed = changed(FIVE, rounds={"unmasked": True})
+    assert parse(Study, study, where="test").fingerprint() == parse(Study, agreed, where="test").fingerprint()

@@ -141,7 +141,7 @@ def test_a_port_that_the_user_may_not_take_is_found(server, monkeypatch):
 # --- queue ----------------------------------------------------------------------------------------------------------
 
 
-DEPLOYED = changed(TINY, data={"source": "sites"})
+DEPLOYED = changed(TINY, data={"source": "sites"}, rounds__unmasked=True)
 
 
 def submit(config, name, study):

@@ -85,6 +85,7 @@ def test_onnx_gives_the_mask_of_sahfl_predict_where_there_is_no_sahfl_and_no_tor
     assert "not a medical device" in out
 
 
+@pytest.mark.slow
 def test_a_bundle_gives_the_mask_of_sahfl_predict_where_there_is_no_sahfl(exported, tmp_path):
     elsewhere, folder = Elsewhere(tmp_path), exported[0] / "to" / "bundle"
     assert "No module named 'sahfl'" in elsewhere.run("-c", "import sahfl", cwd=folder)[2]
@@ -94,6 +95,7 @@ def test_a_bundle_gives_the_mask_of_sahfl_predict_where_there_is_no_sahfl(export
     assert "mL of blood; for research use only" in out
 
 
+@pytest.mark.slow
 def test_the_scripts_give_the_same_mask_here(exported, tmp_path):
     folder, scan, _, volume_ml = exported
     by_onnx = predict_onnx.predict(scan, tmp_path / "onnx.nii.gz", folder / "to" / "onnx")
@@ -108,6 +110,7 @@ def test_the_scripts_give_the_same_mask_here(exported, tmp_path):
     check_mask(tmp_path / "bundle.nii.gz", exported)
 
 
+@pytest.mark.slow
 def test_nothing_that_an_export_carries_imports_sahfl(exported):
     written = sorted((exported[0] / "to").rglob("*.py"))
     assert {path.name for path in written} == {"__init__.py", "head_ct.py", "predict.py", "unet.py"}
@@ -120,12 +123,14 @@ def imported(node):
     return [name.partition(".")[0] for name in [*names, *([node.module] if isinstance(node, ast.ImportFrom) else [])]]
 
 
+@pytest.mark.slow
 def test_the_example_is_short(exported):
     for path in (exported[0] / "to").rglob("predict.py"):
         (predict,) = (n for n in ast.parse(path.read_text()).body if getattr(n, "name", "") == "predict")
         assert predict.end_lineno - predict.lineno < 25
 
 
+@pytest.mark.slow
 def test_the_instructions_and_the_settings_name_each_step_in_numbers(exported):
     to = exported[0] / "to"
     settings = json.loads((to / "onnx" / "preprocessing.json").read_text())

@@ -115,7 +115,8 @@ def test_a_bundle_has_a_file_per_fold_or_per_fold_and_view(tmp_path, planes):
     assert {name for files in listed.values() for name in files} == {f"models/{name}.safetensors" for name in names}
 
 
-@pytest.mark.parametrize("planes", ["shared", pytest.param("per_view", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("planes", ["shared", "per_view"])
 def test_onnx_is_run_by_onnxruntime_with_equal_output_at_any_size(tmp_path, planes, monkeypatch):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

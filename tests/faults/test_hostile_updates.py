@@ -100,6 +100,7 @@ def noise(flat, before):
 ATTACKS = {"times-1000": (times_1000, True), "sign-flip": (sign_flip, False), "random": (noise, True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "volumes"),
     [

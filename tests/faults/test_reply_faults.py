@@ -174,6 +174,7 @@ def late_by_one_round(federate, monkeypatch):
     return federate(changed(TINY, rounds__deadline_s=1.0))[0]
 
 
+@pytest.mark.slow
 def test_A08_a_late_update_is_in_the_journal_and_its_site_takes_part_again_in_the_next_round(federate, monkeypatch):
     folder = late_by_one_round(federate, monkeypatch)
     first, second = [line for line in folder.journal() if line["event"] == "round" and line["fold"] == 0]

@@ -240,6 +240,7 @@ def test_A02_a_checkpoint_that_is_not_what_was_committed_is_warned_of_and_the_on
 # --- A10: below the quorum ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_A10_below_the_quorum_the_run_pauses_naming_sites_then_fails_and_can_be_resumed(federate, whole, tmp_path):
     reference, _ = whole
     settings = changed(TINY, rounds__attempts=3, rounds__deadline_s=0.2, rounds__pause_s=0.4)

@@ -38,6 +38,7 @@ def test_all_sites_but_the_one_that_is_left_out_train_and_this_one_evaluates(fin
     assert trained["cp_lora-r2"] == evaluated["cp_lora-r2"] == set(SITES)
 
 
+@pytest.mark.slow
 def test_the_row_over_all_sites_has_each_site_s_patients_by_the_network_of_the_others(finished):
     folder, _ = finished
     results = json.loads((folder.path / "results.json").read_text())

@@ -59,6 +59,7 @@ def test_each_centre_trains_its_own_base_in_its_own_steps_on_the_batches_that_it
     assert len({digest(state) for state in bases}) == 3
 
 
+@pytest.mark.slow
 def test_fine_tuning_and_evaluation_use_the_base_that_the_method_names(finished):
     folder, grid = finished
     used = {
@@ -71,6 +72,7 @@ def test_fine_tuning_and_evaluation_use_the_base_that_the_method_names(finished)
         assert used[f"zero_shot{end}"] == used[f"cp_lora-r2{end}"] == digest(base(folder, name))
 
 
+@pytest.mark.slow
 def test_a_network_from_a_run_stands_on_its_own_base(finished):
     folder, _ = finished
     study = folder.study()
@@ -82,6 +84,7 @@ def test_a_network_from_a_run_stands_on_its_own_base(finished):
     assert any(not np.array_equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 def test_the_row_of_each_is_the_mean_over_the_centres_and_is_compared_with_the_federated_base(finished):
     folder, _ = finished
     results = results_of(folder)

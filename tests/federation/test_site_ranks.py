@@ -184,7 +184,8 @@ def test_a_run_that_stopped_anywhere_resumes_to_bit_identical_adapters(federate,
 # --- hostile and wrong replies --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hostile", [pytest.param("sah_a", marks=pytest.mark.slow), "sah_c"])
+@pytest.mark.slow
+@pytest.mark.parametrize("hostile", ["sah_a", "sah_c"])
 def test_B04_a_change_times_1000_is_shortened_at_any_rank(federate, one_round, hostile):
     honest = one_round
 

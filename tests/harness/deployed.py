@@ -105,7 +105,7 @@ class Deployment:
         return path
 
     def submit(self, name=None, **changes):
-        settings = changed(self.settings, data={"source": "sites"}, **changes)
+        settings = changed(self.settings, data={"source": "sites"}, rounds__unmasked=True, **changes)
         settings |= {"name": name} if name else {}
         path = self.folder / "study.yaml"
         path.write_text(yaml.safe_dump(settings))

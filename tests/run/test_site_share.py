@@ -41,6 +41,7 @@ def test_a_site_that_fine_tuned_has_a_part_in_the_cells_of_each_run_that_it_was_
     assert found(runs, "nobody") == {}
 
 
+@pytest.mark.slow
 def test_a_site_that_pretrained_has_a_part_in_every_network_from_that_base_also_in_a_later_run(runs):
     assert found(runs, "tbi_a") == {"tiny": (("pretrain",), (), 1), "second": ((), (), 1)}
     (share, *_) = runs_with("tbi_a", [runs[0].path])

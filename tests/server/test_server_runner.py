@@ -13,7 +13,7 @@ from sahfl.federation.flower.link import Link
 from sahfl.federation.server.studies import Studies
 
 SITES = ("tbi_a", "tbi_b", "sah_a", "sah_b", "sah_c")
-DEPLOYED = changed(TINY, data={"source": "sites"}, rounds__quorum=0.5)
+DEPLOYED = changed(TINY, data={"source": "sites"}, rounds__unmasked=True, rounds__quorum=0.5)
 
 
 class Server:

@@ -30,7 +30,7 @@ from sahfl.events import (
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.server.plan import payload_bytes
 
-STUDY = parse(Study, changed(TINY, data={"source": "sites"}), where="test")
+STUDY = parse(Study, changed(TINY, data={"source": "sites"}, rounds__unmasked=True), where="test")
 ABOUT = {"queue": ["next"], "certificates": {}, "warnings": ["ends soon"], "held": {"messages": 1}, "last": None}
 DOING = {"tbi_a": {"what": "train", "state": "working", "since": "2026-11-30T07:00:00+00:00"}}
 
@@ -221,7 +221,11 @@ def test_prometheus_gets_gauges_and_only_on_loopback(status):
 
 def test_the_largest_payload_of_a_study_is_that_of_its_largest_state():
     assert payload_bytes(STUDY) > 1_000_000
-    replicates = parse(Study, changed(TINY, data={"source": "sites"}, evaluation__replicates=100_000), where="test")
+    replicates = parse(
+        Study,
+        changed(TINY, data={"source": "sites"}, rounds__unmasked=True, evaluation__replicates=100_000),
+        where="test",
+    )
     assert payload_bytes(replicates) > payload_bytes(STUDY)
 
 

@@ -68,6 +68,7 @@ def finetune_lines(folder):
     return [line for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoding", "reason"),
     [

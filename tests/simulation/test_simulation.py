@@ -89,7 +89,8 @@ def test_the_result_does_not_depend_on_the_number_of_workers(finished, tmp_path)
         assert ours[part] == theirs[part]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_and_resumes_to_bit_identical_adapters(finished, tmp_path, sent):
     reference, _, _ = finished
     folder = tmp_path / "run"

@@ -43,6 +43,9 @@ def paths(made, tmp_path):
     return copy_of(made, tmp_path / "c")
 
 
+ROSTERS = ("roster.", "sites/a/roster.", "sites/b/roster.")
+
+
 def content(folder, *but):
     files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: data for name, data in files.items() if not name.startswith(but)} if but else files
@@ -67,10 +70,12 @@ def usable(paths, *sites, now=NOW + DAY):
 
 def test_each_folder_holds_what_its_owner_needs_and_nothing_more(paths):
     kit = {"ca.crt", "client.crt", "client.key", "node.key", "kit.json", "kit.sig", "site.yaml"}
+    kit |= {"roster.json", "roster.sig"}
     server = {"ca.crt", "server.crt", "server.key", "signing.key", "sites.json", "revoked.crl", "server.yaml"}
     authority = {"ca.key", "ca.crt", "signing.key", "issued.json"}
     expected = {f"sites/{site}/{name}" for site in "ab" for name in kit}
     expected |= {f"server/{name}" for name in server} | {f"authority/{name}" for name in authority}
+    expected |= {"roster.json", "roster.sig"}
     assert set(content(paths.folder)) == expected
 
 
@@ -94,6 +99,15 @@ def test_the_example_of_a_site_s_file_is_one_and_names_every_setting_of_a_policy
     text = (paths.sites["a"] / "site.yaml").read_text()
     assert set(yaml.safe_load(text)["policy"]) == set(SitePolicy.model_fields)
     assert "  # Obey only requests that the consortium's signer signed" in text
+
+
+def test_a_new_kit_asks_for_masks_where_all_sites_of_the_consortium_can_be_masked(paths, tmp_path):
+    again(paths, ("a", "b", "c"))
+    two, three = (
+        yaml.safe_load((paths.folder / "sites" / site / "site.yaml").read_text())["policy"] for site in ("a", "c")
+    )
+    assert (two["unmasked"], three["unmasked"]) == (True, False)
+    assert two | {"unmasked": False} == three
 
 
 def test_the_certificates_say_what_they_are_for(paths):
@@ -139,9 +153,9 @@ def test_provisioning_again_changes_no_byte(paths):
 
 
 def test_a_new_site_is_added_and_the_others_are_not_touched(paths):
-    before = content(paths.folder, "server/sites.json", "authority/issued.json")
+    before = content(paths.folder, "server/sites.json", "authority/issued.json", *ROSTERS)
     assert states(again(paths, ("a", "b", "c")))["c"] == "new"
-    after = content(paths.folder, "server/sites.json", "authority/issued.json", "sites/c/")
+    after = content(paths.folder, "server/sites.json", "authority/issued.json", "sites/c/", *ROSTERS)
     assert after == before
     usable(paths, "a", "b", "c")
 
@@ -234,13 +248,16 @@ def test_a_damaged_record_is_named_and_nothing_is_written(paths, content):
 
 
 def test_a_renewed_site_gets_a_new_certificate_and_keeps_its_node_key(paths):
-    old, before = content(paths.sites["a"]), content(paths.folder, "server/sites.json", "authority/", "sites/a/")
+    old, before = (
+        content(paths.sites["a"]),
+        content(paths.folder, "server/sites.json", "authority/", "sites/a/", *ROSTERS),
+    )
     assert states(renew(paths.folder, "a", now=NOW + 100 * DAY))["a"] == "new"
     new = content(paths.sites["a"])
     assert json.loads(new["kit.json"])["node_key"] == json.loads(old["kit.json"])["node_key"]
     assert not {"client.crt", "client.key", "kit.json", "kit.sig"} & {name for name in old if new[name] == old[name]}
     assert content(paths.folder / "sites" / "a.previous") == old
-    assert content(paths.folder, "server/sites.json", "authority/", "sites/a") == before
+    assert content(paths.folder, "server/sites.json", "authority/", "sites/a", *ROSTERS) == before
     usable(paths, "a", "b", now=NOW + 100 * DAY)
     assert SiteKit.load(paths.sites["a"], now=NOW + 100 * DAY).certificate_expires == NOW + 497 * DAY
 
@@ -278,10 +295,10 @@ def test_a_renewed_server_keeps_its_lists_its_file_and_the_pair_before(paths):
 
 
 def test_c07_a_revoked_site_is_out_of_the_list_and_in_the_revocation_list(paths):
-    before = content(paths.folder, "server/", "authority/")
+    before = content(paths.folder, "server/", "authority/", *ROSTERS)
     assert states(revoke(paths.folder, "a", now=NOW + DAY))["a"] == "revoked"
     assert (paths.sites["a"] / "REVOKED").read_text() == "a was revoked on 2026-03-02 12:00 UTC\n"
-    assert content(paths.folder, "server/", "authority/", "sites/a/REVOKED") == before
+    assert content(paths.folder, "server/", "authority/", "sites/a/REVOKED", *ROSTERS) == before
     listed = x509.load_pem_x509_crl((paths.server / "revoked.crl").read_bytes())
     certificate = x509.load_pem_x509_certificate((paths.sites["a"] / "client.crt").read_bytes())
     assert [entry.serial_number for entry in listed] == [certificate.serial_number]

@@ -16,6 +16,7 @@ EXPLAINED = {
     "SiteStateLost": "a file of the site's folder was lost or put back; its name",
     "LedgerBroken": "the site's ledger was changed, cut or put back; the line",
     "MaskingRefused": "a step of the masked round is not what the site was told or answered before; the difference",
+    "RosterNotAccepted": "a site's key is not in the roster that was accepted there; the site and the command",
     "VersionsDiffer": "the request, or the site's folder, is of another version of sahfl; both versions",
     "BaseNotAccepted": "nobody there has accepted the base network; the command",
 }

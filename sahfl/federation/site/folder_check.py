@@ -18,7 +18,7 @@ from sahfl import __version__
 from sahfl.config import SiteConfig
 from sahfl.errors import SiteStateLost, VersionsDiffer
 from sahfl.federation import protocol
-from sahfl.federation.site import answered, audit, known_policy, known_studies, ledger, secret, withdrawn
+from sahfl.federation.site import answered, audit, known_policy, known_roster, known_studies, ledger, secret, withdrawn
 from sahfl.federation.site.round_list import RoundList
 
 LISTED: dict[str, tuple[str, ...]] = {
@@ -65,6 +65,7 @@ def check_folder(config: SiteConfig) -> int:
     _require_studies(config.folder, seen)
     _require_rounds(config.folder, seen)
     _require_withdrawals(config.folder, seen)
+    _require_roster(config.folder, seen)
     return seen.n_answers
 
 
@@ -85,6 +86,8 @@ class _Seen:
     """By the list that must have them, the rounds that got an answer and were not released, each with its line."""
     withdrawals: dict[str, int] = field(default_factory=dict)
     """Names of the withdrawals, each with its line."""
+    roster: tuple[str, int] | None = None
+    """Hash of the roster that was accepted last, with its line."""
     policy: bool = False
     """Whether a policy was noted, which comes before everything else."""
     n_answers: int = 0
@@ -104,6 +107,8 @@ class _Seen:
         self.policy = self.policy or line["event"] == "policy"
         if line["event"] == "secret_renewed":
             self.secrets = {details["batches"]}
+        elif line["event"] == "roster_accepted":
+            self.roster = details["roster"], line["n"]
         elif line["event"] == "withdrawn":
             self.withdrawals[details["withdrawal"]] = line["n"]
         elif line["event"] == "round_released":
@@ -169,6 +174,14 @@ def _require_withdrawals(folder: Path, seen: _Seen) -> None:
     if lost := [n for name, n in seen.withdrawals.items() if name not in known]:
         text = f"lacks the patient who was withdrawn at line {lost[0]} of the audit log"
         raise SiteStateLost(f"{folder / withdrawn.FILE}: {text}; {audit.RESTORE}")
+
+
+def _require_roster(folder: Path, seen: _Seen) -> None:
+    found = known_roster.accepted_roster(folder)
+    if seen.roster is not None and (found is None or found.sha256 != seen.roster[0]):
+        text = f"is not the roster {seen.roster[0][:16]}... that was accepted at line {seen.roster[1]} of the audit log"
+        remedy = "restore it, or accept a roster again: sahfl-client accept-roster SITE_FILE"
+        raise SiteStateLost(f"{folder / known_roster.FILE}: {text}; {remedy}")
 
 
 def _lost(path: Path, what: str, n: int) -> SiteStateLost:

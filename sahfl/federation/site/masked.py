@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -28,10 +29,11 @@ from flwr.app import RecordDict
 from sahfl.adapters import AdapterState
 from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
-from sahfl.errors import MaskingRefused, PayloadError, SiteStateLost, StorageError, TrustError
+from sahfl.errors import MaskingRefused, PayloadError, RosterNotAccepted, SiteStateLost, StorageError, TrustError
 from sahfl.federation.masked_messages import MOST_LOSS, MOST_SIGNATURE, Terms, purpose_of, read_delivery, read_terms
 from sahfl.federation.masked_signatures import is_by_site, signature, stand_in
 from sahfl.federation.site.answered import MASKED, how_to_release
+from sahfl.federation.site.known_roster import HOW_TO_FOLLOW, require_roster
 from sahfl.federation.site.round_list import Line, RoundList
 from sahfl.federation.site.secret import batch_key, site_secret
 from sahfl.federation.tensors import hash_of_tensors
@@ -45,6 +47,7 @@ from sahfl.payload import Header
 from sahfl.process import locked
 from sahfl.regular_files import read_bytes
 from sahfl.task import Task
+from sahfl.trust.roster import Roster
 
 log = logging.getLogger(__name__)
 DRAWN, LOCK = "drawn.jsonl", "masked.lock"
@@ -129,11 +132,24 @@ class MaskedRound:
         return self._kept.signatures[name]
 
     def verify(self, site: str, document: bytes, signed: bytes) -> bool:
-        """Whether a site signed a document."""
+        """Whether a site signed a document, with the key of the roster in force.
+
+        Raises:
+            RosterNotAccepted: the roster does not have the site, or this site has no roster.
+        """
         if self._config.simulated:
             return hmac.compare_digest(signed, stand_in(self._task.seed, site, document))
-        kit = self._config.kit
-        return kit is not None and len(signed) <= MOST_SIGNATURE and is_by_site(kit, site, document, signed)
+        if self._config.kit is None or len(signed) > MOST_SIGNATURE:
+            return False
+        key = self._roster.note.sites.get(site)
+        if key is None:
+            text = f"{self.context}: {site!r} is not in the roster that was accepted here; nothing was sent"
+            raise RosterNotAccepted(f"{text}. {HOW_TO_FOLLOW}")
+        return is_by_site(self._config.kit, site, document, signed, key=key)
+
+    @cached_property
+    def _roster(self) -> Roster:
+        return require_roster(self._config)
 
     def require_own_volumes(self, n_volumes: int) -> None:
         """Refuse terms in which this site's volumes are not those that it has.

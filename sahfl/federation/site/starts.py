@@ -24,12 +24,12 @@ from sahfl.errors import PayloadError, PolicyRefused, StartNotConfirmed, StartTo
 from sahfl.federation import confirmations
 from sahfl.federation.site.answered import Confirmed
 from sahfl.federation.site.kept import KeptTensors
+from sahfl.federation.site.known_roster import signed_by_rostered
 from sahfl.federation.tensors import hash_of_tensors
 from sahfl.federation.turns import schedule_of
 from sahfl.log_lines import LogLine
 from sahfl.payload import Header
 from sahfl.task import Task
-from sahfl.trust.attestation import who_attests
 
 log = logging.getLogger(__name__)
 FOLDER = "starts"
@@ -87,7 +87,7 @@ class Starts:
         document, names = confirmations.document(self._header, start), set[str]()
         for one in confirmations.attached(content):
             try:
-                names.add(who_attests(one, document, kit=self._config.kit))
+                names.add(signed_by_rostered(self._config, one, document))
             except TrustError as error:  # one bad signature does not undo the good ones
                 where: dict[str, str | float] = {"method": self._header.method, "round": self._header.round}
                 log.warning(LogLine("bad_confirmation", **where, reason=str(error)))

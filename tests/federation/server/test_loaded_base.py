@@ -38,6 +38,7 @@ def loaded(federate_once, base):
     return federate_once(from_base(path, sha256))
 
 
+@pytest.mark.slow
 def test_a_study_from_a_base_ends_in_the_adapters_of_the_study_that_made_it(loaded, base):
     _, sha256, whole = base
     folder, grid = loaded
@@ -118,7 +119,7 @@ def test_where_the_base_lies_is_beside_the_study_file_and_does_not_change_the_fi
 
 def written(tmp_path, base, *, source=None):
     settings = {key: value for key, value in TINY.items() if key != "pretrain"} | {"base": base}
-    settings |= {"data": {"source": "sites"}} if source else {}
+    settings |= {"data": {"source": "sites"}, "rounds": {"unmasked": True}} if source else {}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return tmp_path / "study.yaml"
 

@@ -51,6 +51,7 @@ def test_each_fold_takes_the_rate_that_is_best_on_the_patients_of_the_fold_after
             assert line["rate"] == max(zip(trials, (-rate for rate in RATES), strict=True))[1] * -1
 
 
+@pytest.mark.slow
 def test_no_trial_sees_a_patient_of_the_tested_fold(chosen):
     _, grid, _ = chosen
     seen = {}
@@ -68,6 +69,7 @@ def test_no_trial_sees_a_patient_of_the_tested_fold(chosen):
         assert reply.content["metrics"]["n_volumes"] == 3 - held_out[fold] - held_out[(fold + 1) % 3]
 
 
+@pytest.mark.slow
 def test_the_training_at_the_chosen_rate_is_that_of_a_study_which_gives_this_rate(chosen, federate):
     folder, _, _ = chosen
     rates = {fold: folder.rates("cp_lora-r2")[fold] for fold in range(3)}
@@ -81,6 +83,7 @@ def test_the_training_at_the_chosen_rate_is_that_of_a_study_which_gives_this_rat
             assert ours[name] == theirs[name]
 
 
+@pytest.mark.slow
 def test_the_results_have_the_rates_and_no_rows_of_trials(chosen):
     folder, _, _ = chosen
     results = json.loads((folder.path / "results.json").read_text())

@@ -13,10 +13,12 @@ from sahfl.aggregation.robust import change_norm
 from sahfl.federation import protocol
 from sahfl.federation.signatures import document
 from sahfl.federation.site.answered import MASKED, forget_round
+from sahfl.federation.site.known_roster import FILE as ROSTER
 from sahfl.federation.site.masked import DRAWN
 from sahfl.federation.tensors import read_state
 from sahfl.masking.ring import FixedPoint
 from sahfl.payload import pack
+from sahfl.trust.roster import load_roster
 
 KEYS, SHARES, TRAIN, SURVIVORS, REVEAL = STEPS
 
@@ -181,6 +183,22 @@ def test_a_change_longer_than_the_clip_is_shortened_at_the_site(training):
     short = training(masked={"clip": 0.01, "threshold": 3})
     state, start = short.run(), short.cell()[1]
     assert 0 < change_norm(state, start) <= 0.01 * (1 + 1e-6)
+
+
+def test_a_site_believes_no_site_that_is_not_in_its_roster(training):
+    there = training()
+    bern = there.configs["bern"]
+    known = load_roster(bern.kit).note
+    without = known.model_copy(update={"sites": {name: key for name, key in known.sites.items() if name != "wels"}})
+    (bern.folder / ROSTER).write_text(without.text())
+    there.run()
+    (line,) = there.rounds()
+    assert [used["site"] for used in line["used"]] == ["graz", "linz", "thun", "wels"]
+    (missing,) = line["missing"]
+    assert missing["site"] == "bern"
+    assert "RosterNotAccepted (a site's key is not in the roster that was accepted there" in missing["reason"]
+    refused = [one for one in there.audit("bern") if one["event"] == "refused"]
+    assert ["'wels' is not in the roster" in one["details"]["reason"] for one in refused] == [True]
 
 
 # --- what the server receives ---------------------------------------------------------------------------------------

@@ -130,6 +130,7 @@ def rounds_of(folder):
     return [line for line in folder.journal() if line["event"] == "round" and line["stage"] == "finetune"]
 
 
+@pytest.mark.slow
 def test_an_alarm_costs_the_site_one_round(federate, monkeypatch):
     alarms(monkeypatch, {("sah_a", 2)})
     study = changed(STUDY, rounds=TINY["rounds"] | {"quorum": 1.0})

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.fuzz import of_messages, of_requests, of_runs, of_scans, of_settings, of_sites
+from harness.fuzz import of_masks, of_messages, of_requests, of_runs, of_scans, of_settings, of_sites
 from harness.fuzz.outcome import Reader
 
 TARGETS: dict[str, Callable[[Path], Reader]] = {
     "answers": of_messages.answers,
     "requests": of_messages.requests,
     "parts": of_messages.parts,
+    "masks": of_masks.masks,
     "gate": of_requests.gate,
     "settings": of_settings.settings,
     "kit": of_settings.kit,
