@@ -234,7 +234,7 @@ def test_the_documents_count_the_rules_of_the_data_checks():
 
 def test_the_demo_is_the_one_that_the_documents_describe():
     study = load_study(ROOT / "configs" / "demo.yaml")
-    assert (len(study.pretrain.sites), len(study.finetune.sites), study.finetune.folds) == (4, 3, 3)
+    assert (len(study.pretrain.sites), len(study.finetune.sites), study.finetune.folds) == (4, 3, 2)
     assert sum(study.data.sites[site].n_cases for site in study.finetune.sites) == 30
     assert len({study.data.sites[site].profile for site in study.data.sites}) == 7
     assert [method.id for method in study.finetune.methods] == ["zero_shot", "cp_lora-r8", "full"]

@@ -90,7 +90,7 @@ def site_files(
 
 
 def kit_policy(settings: Consortium) -> SitePolicy:
-    """The policy in new kits: the defaults, and with three sites or more, of which masks hide each, masks are asked for."""
+    """The policy in new kits: the defaults; with three sites or more, of which masks hide each, masks are asked for."""
     return SitePolicy(unmasked=len(settings.sites) < LEAST_MASKED)
 
 

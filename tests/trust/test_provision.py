@@ -248,16 +248,14 @@ def test_a_damaged_record_is_named_and_nothing_is_written(paths, content):
 
 
 def test_a_renewed_site_gets_a_new_certificate_and_keeps_its_node_key(paths):
-    old, before = (
-        content(paths.sites["a"]),
-        content(paths.folder, "server/sites.json", "authority/", "sites/a/", *ROSTERS),
-    )
+    old, but = content(paths.sites["a"]), ("server/sites.json", "authority/", "sites/a", *ROSTERS)
+    before = content(paths.folder, *but)
     assert states(renew(paths.folder, "a", now=NOW + 100 * DAY))["a"] == "new"
     new = content(paths.sites["a"])
     assert json.loads(new["kit.json"])["node_key"] == json.loads(old["kit.json"])["node_key"]
     assert not {"client.crt", "client.key", "kit.json", "kit.sig"} & {name for name in old if new[name] == old[name]}
     assert content(paths.folder / "sites" / "a.previous") == old
-    assert content(paths.folder, "server/sites.json", "authority/", "sites/a", *ROSTERS) == before
+    assert content(paths.folder, *but) == before
     usable(paths, "a", "b", now=NOW + 100 * DAY)
     assert SiteKit.load(paths.sites["a"], now=NOW + 100 * DAY).certificate_expires == NOW + 497 * DAY
 
