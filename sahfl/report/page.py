@@ -23,7 +23,7 @@ from sahfl.report.names import FROM_EACH, families, left_out, name_methods
 from sahfl.report.overlays import ANNOTATED, PREDICTED
 from sahfl.report.paper import paper_table
 from sahfl.report.paper_files import write_paper_files
-from sahfl.report.summary import conclude
+from sahfl.report.summary import conclude, is_masked
 from sahfl.report.text import DASH, Results, moment
 from sahfl.report.theme import STYLE, Drawing
 from sahfl.report.training_figures import draw_losses
@@ -147,6 +147,7 @@ def _context(results: Results, pictures: tuple[Drawing, ...], folder: Path) -> d
         "started": moment(results["started"]),
         "from_each": any(method["trained_at"] == FROM_EACH for method in results["methods"]),
         "left_out": left_out(results),
+        "masked": is_masked(results),
         "support": run_tables.support_sentences(results),
         "rates": tables.rate_sentences(results),
         "magnitudes": tables.magnitude_sentences(results),

@@ -80,11 +80,17 @@ def _notices(results: Results) -> Iterator[str]:
         yield f"SIMULATED{some}. {which} made by a program. No number here says how accurate a method is in patients."
     elif _source(results) not in (None, "sites"):
         yield "SIMULATED FEDERATION. The scans are real, but one machine computed for all sites."
-    if _source(results) == "sites" and not results["study"].get("rounds", {}).get("masking"):
+    if _source(results) == "sites" and not is_masked(results):
         yield "NOT MASKED. The server saw the updates and results of each site."
     hostile = results.get("hostile", {})
     if acts := ", ".join(f"{site} ({act.replace('_', ' ')})" for site, act in sorted(hostile.items())):
         yield f"A simulation with hostile sites: {acts}. No result of a real study."
+
+
+def is_masked(results: Results) -> bool:
+    """Whether the sites masked what they sent."""
+    rounds = results["study"].get("rounds")
+    return isinstance(rounds, dict) and rounds.get("masking") is not None
 
 
 def _source(results: Results) -> str | None:
@@ -246,7 +252,7 @@ def _cost_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]:
         parts.append(f"{method_name(method)}: {cost}")
     if parts:
         yield Point("Cost", f"{'; '.join(parts)}.")
-    if any(entry.get("masked") for entry in results["rounds"]):
+    if is_masked(results):
         yield Point("Masked", "Of updates, losses and results the server learned the sums over the sites only.")
 
 

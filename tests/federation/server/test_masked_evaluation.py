@@ -204,6 +204,9 @@ def test_a_masked_study_ends_with_a_report_and_goes_on_without_asking_again(fede
     assert MASKED.startswith("masked")
     page = (folder.path / "report.html").read_text()
     assert "learned the sums over the sites only" in page
+    assert "the results were masked, so the server has those of all hospitals together" in page
+    assert "Mean Dice by hospital" not in page
+    assert "findings, the total volume" not in page
     again, later = federate(MASKED_STUDY)
     asked = {request.metadata.message_type for _, request, _ in later.seen}
     assert asked <= {protocol.DESCRIBE, protocol.INSTALL_BASE}
