@@ -19,7 +19,7 @@ from sahfl.results.verdicts import MARGIN, verdict_of
 
 
 def site_gains(study: Study, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
-    """The list ``gains`` in results.json: a row for each method and site that have both trainings; none of masked sums."""
+    """The list ``gains`` in results.json: a row for each method and site with both trainings; none of masked sums."""
     if study.rounds.masking is not None:
         return []
     by_id = {row.id: row for row in rows}

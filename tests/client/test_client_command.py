@@ -24,6 +24,7 @@ from sahfl.federation.site.ledger import Ledger
 from sahfl.federation.site.secret import commitment, site_secret
 from sahfl.federation.site.site import Site
 from sahfl.payload import Header
+from sahfl.trust.roster import load_roster
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,24 @@ def test_a_base_network_is_listed_until_it_is_accepted_by_its_hash(monkeypatch, 
     assert [line["event"] for line in read_lines(config.folder / FILE)] == ["base_accepted", "base_accepted"]
     require_accepted(closed, header)
     assert run(monkeypatch, "accept-base", site_file, "e" * 63) == 2
+
+
+def test_a_roster_is_shown_with_its_changes_until_it_is_accepted_by_its_hash(monkeypatch, capsys, site_file):
+    config = load_site(site_file)
+    roster = load_roster(config.kit)
+
+    def client(*arguments, code=0):
+        assert run(monkeypatch, "accept-roster", site_file, *arguments) == code
+        return capsys.readouterr()
+
+    shown = client().out.splitlines()
+    assert shown[0] == f"roster {roster.sha256} waits"
+    assert [line.split(",")[0] for line in shown[1:]] == ["new: sah_a", "new: sah_b"]
+    assert f"has the hash {roster.sha256}" in client("0" * 64, code=2).err
+    assert "expected the whole hash, 64 hex digits" in client(roster.sha256[:63], code=2).err
+    assert client(roster.sha256).out == f"accepted: roster {roster.sha256}, 2 sites\n"
+    assert client().out == f"in force: roster {roster.sha256}, 2 sites\n"
+    assert [line["event"] for line in read_lines(config.folder / FILE)] == ["roster_accepted"]
 
 
 def test_a_patient_is_withdrawn_while_the_service_is_stopped_and_the_studies_are_printed(
