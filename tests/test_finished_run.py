@@ -104,7 +104,7 @@ def test_results_per_scan_of_reused_cells_are_in_another_run(measured, tmp_path)
 
 
 def test_results_per_scan_of_hospitals_stay_there(measured, tmp_path):
-    run = copy_of(measured, tmp_path, data={"source": "sites"}, common_random_numbers=None)
+    run = copy_of(measured, tmp_path, data={"source": "sites"}, common_random_numbers=None, rounds={"unmasked": True})
     with pytest.raises(RunError, match="stay at the hospitals"):
         run.cases()
 

@@ -153,7 +153,12 @@ def here(tmp_path, monkeypatch):
 REFUSED = {
     "settings": (changed(QUICK, seed="one", name="Tiny"), {}, ConfigError, r"(?s)^study: 2 problem.*seed"),
     "file": ("missing.yaml", {}, ConfigError, r"missing.yaml: cannot be read"),
-    "hospitals": (changed(QUICK, data={"source": "sites"}), {}, ConfigError, "each site's own file says where"),
+    "hospitals": (
+        changed(QUICK, data={"source": "sites"}, rounds__unmasked=True),
+        {},
+        ConfigError,
+        "each site's own file says where",
+    ),
     "workers": (QUICK, {"workers": 0}, ConfigError, "workers: got 0, expected 1 or more"),
     "lanes": (QUICK, {"lanes": -1}, ConfigError, "lanes: got -1, expected 1 or more"),
     "scans": (

@@ -5,6 +5,7 @@ Exit codes: 0 stopped by a signal, 1 a bug (with a traceback), 2 wrong settings 
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +13,27 @@ from typing import Annotated
 import typer
 
 from sahfl.commands.program import Command, WithDefault, naming_paths, new_app
-from sahfl.config import load_site, load_study
+from sahfl.config import SiteConfig, load_site, load_study
 from sahfl.errors import ConfigError
 
 app = new_app(
     "sahfl-client", "A hospital's service, which runs if no command is named: sahfl-client site.yaml", cls=WithDefault
 )
+
+
+def load_as_owner(site: Path) -> SiteConfig:
+    """Load a site's file for a command that writes into the site's folder.
+
+    Raises:
+        ConfigError: root calls it for a folder of another user, whose service could not read what root writes.
+    """
+    config = load_site(site)
+    if config.folder.exists() and os.geteuid() == 0 != (owner := config.folder.stat().st_uid):
+        found = f"{config.folder} belongs to user {owner}, and its service could not read root's files"
+        raise ConfigError(f"{site}: {found}; call it as that user: sudo -u '#{owner}' sahfl-client ...")
+    return config
+
+
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's file (YAML).")]
 
 
@@ -82,7 +98,7 @@ def accept_base(
     from sahfl.federation.site.known_bases import accept_base as accept
     from sahfl.federation.site.known_bases import known_bases
 
-    config = load_site(site)
+    config = load_as_owner(site)
     if sha256 is None:
         for name, base in known_bases(config.folder).items():
             state = f"accepted {base.accepted}" if base.accepted else f"waits since {base.since}"
@@ -113,7 +129,7 @@ def accept_roster(
     from sahfl.federation.site.known_roster import accept_roster as accept
     from sahfl.federation.site.known_roster import accepted_roster, waiting_roster
 
-    config = load_site(site)
+    config = load_as_owner(site)
     if sha256 is None:
         waiting, known = waiting_roster(config), accepted_roster(config.folder)
         if known is not None and known.text == waiting.text:
@@ -142,7 +158,7 @@ def forget_round(
     """
     from sahfl.federation.site.answered import forget_round as forget
 
-    if (n := forget(load_site(site), training, round_)) == 0:
+    if (n := forget(load_as_owner(site), training, round_)) == 0:
         raise ConfigError(f"{site}: has answered no round {round_} or later of {training[:40]!r}; nothing was changed")
     print(f"Released: {n} answered rounds of training {training}, from round {round_} on, may be answered anew.")
 
@@ -165,7 +181,7 @@ def withdraw(
     from sahfl.federation.site.withdrawal import withdraw as withdraw_
     from sahfl_client.daemon import only_one
 
-    config = load_site(site)
+    config = load_as_owner(site)
     with naming_paths(site), only_one(config.folder):
         done = withdraw_(config, name)
     print(f"withdrawn: one patient; scans: {done.n_scans}; files and results deleted: {done.n_deleted}")
@@ -188,7 +204,7 @@ def new_secret(site: SiteFile) -> None:
     """
     from sahfl.federation.site.secret import renew_secret
 
-    config = load_site(site)
+    config = load_as_owner(site)
     renew_secret(config)
     print(
         f"batches are drawn from a new secret from now on{'' if config.secret is None else ', that of the site file'}"

@@ -1,5 +1,6 @@
 """The command ``sahfl-client``: its help, its exit codes, its errors in one line, its dry run."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -206,6 +207,22 @@ def test_a_base_network_is_listed_until_it_is_accepted_by_its_hash(monkeypatch, 
     assert [line["event"] for line in read_lines(config.folder / FILE)] == ["base_accepted", "base_accepted"]
     require_accepted(closed, header)
     assert run(monkeypatch, "accept-base", site_file, "e" * 63) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.parametrize(
+    "arguments",
+    [("accept-base", "e" * 64), ("accept-roster", "e" * 64), ("forget-round", "0" * 16, "1"), ("withdraw", "p")],
+)
+def test_root_writes_nothing_into_the_folder_of_another_user(monkeypatch, capsys, site_file, arguments):
+    folder = load_site(site_file).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chown(folder, 12345, 12345)
+    before = sorted(folder.iterdir())
+    name, *more = arguments
+    assert run(monkeypatch, name, site_file, *more) == 2
+    assert "call it as that user: sudo -u '#12345' sahfl-client" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_roster_is_shown_with_its_changes_until_it_is_accepted_by_its_hash(monkeypatch, capsys, site_file):

@@ -73,7 +73,8 @@ def test_the_studies_of_a_server_are_listed_cancelled_and_archived(sahfl, tmp_pa
         (tmp_path / name).mkdir()
     (tmp_path / "server.yaml").write_text("kit: kit\nfolder: state\n")
     for name in "ab":
-        (tmp_path / "study.yaml").write_text(yaml.safe_dump(changed(TINY, name=name, data={"source": "sites"})))
+        settings = changed(TINY, name=name, data={"source": "sites"}, rounds__unmasked=True)
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
         Studies(tmp_path / "state").submit(tmp_path / "study.yaml")
     server = ("--server", tmp_path / "server.yaml")
     assert sahfl("study", "cancel", "a", *server)[:2] == (0, f"{tmp_path / 'state' / 'failed' / 'a.yaml'}\n")

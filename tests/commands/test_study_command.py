@@ -29,7 +29,7 @@ from sahfl.trust.provision import revoke
 
 ONE = changed(TINY, finetune__methods=[{"method": "zero_shot"}])
 MORE = changed(ONE, finetune__methods=[{"method": "zero_shot"}, {"method": "cp_lora", "rank": 2}])
-DEPLOYED = changed(TINY, name="trial", data={"source": "sites"})
+DEPLOYED = changed(TINY, name="trial", data={"source": "sites"}, rounds__unmasked=True)
 
 
 def start(folder, *arguments):

@@ -176,6 +176,8 @@ def test_simulated_scans_are_called_so_before_everything_else():
         "SIMULATED FEDERATION. The scans are real, but one machine computed for all sites.",
     )
     real["study"]["data"] = {"source": "sites"}
+    assert conclude(real).notices == ("NOT MASKED. The server saw the updates and results of each site.",)
+    real["study"]["rounds"] = {"masking": {"clip": 5.0, "threshold": None}}
     assert conclude(real).notices == ()
 
 

@@ -122,7 +122,7 @@ def test_a_required_gain_needs_trainings_that_can_measure_it():
 
 
 def test_hospitals_require_a_gain_in_their_own_files():
-    settings = settings_of(BOTH, data={"source": "sites"})
+    settings = settings_of(BOTH, data={"source": "sites"}, rounds__unmasked=True)
     with pytest.raises(ConfigError, match=r"require_gain is for simulations; a hospital sets policy\.require_gain"):
         parse(Study, settings, where="study.yaml")
 

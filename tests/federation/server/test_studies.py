@@ -11,7 +11,7 @@ from sahfl.federation.server.studies import Studies
 from sahfl.run.folder import RunFolder
 from sahfl.trust.provision import renew, revoke
 
-DEPLOYED = changed(TINY, data={"source": "sites"})
+DEPLOYED = changed(TINY, data={"source": "sites"}, rounds__unmasked=True)
 
 
 def write(path, settings=DEPLOYED):
