@@ -75,6 +75,7 @@ def test_a_study_over_three_kinds_of_folder_runs_to_its_report_and_tells_nothing
     assert not [word for word in CANARIES if any(word.encode() in content for content in said)]
 
 
+@pytest.mark.slow
 def test_a_folder_without_scans_stops_the_study_before_it_starts_naming_every_such_site(folders):
     sites = {"tbi_a": "absent", "sah_a": "phantoms/sah_a/images", "sah_b": "raw"}
     write(folders / "wrong.yaml", changed(STUDY, data={"source": "folder", "sites": sites}))

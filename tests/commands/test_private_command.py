@@ -54,6 +54,7 @@ def test_a_site_at_which_nothing_stays_is_named_so(sahfl, tmp_path):
     assert "is neither a site file (YAML) nor a site's folder" in err
 
 
+@pytest.mark.slow
 def test_a_site_segments_with_its_own_network_which_no_other_site_has(sahfl, run, scan, tmp_path):
     nets = {site: read_networks(run / "sites" / site, method=ID, fold=0) for site in ("sah_a", "sah_b")}
     ours, theirs = (dict(trained.nets[0].named_parameters()) for trained in nets.values())
@@ -68,6 +69,7 @@ def test_a_site_segments_with_its_own_network_which_no_other_site_has(sahfl, run
     assert f"networks of several methods or studies for this (it has: {ID}, fold 0" in err
 
 
+@pytest.mark.slow
 def test_an_export_of_what_stays_needs_a_word_and_carries_a_warning(sahfl, run, scan, tmp_path):
     site, to = run / "sites" / "sah_a", tmp_path / "export"
     code, _, err = sahfl("export", site, "--method", ID, "--to", to)
@@ -91,6 +93,7 @@ def test_an_export_of_what_stays_needs_a_word_and_carries_a_warning(sahfl, run, 
     assert code == 0
 
 
+@pytest.mark.slow
 def test_a_run_has_nothing_that_stays_at_a_site(sahfl, run, scan, tmp_path):
     code, _, err = sahfl("export", run, "--method", ID, "--to", tmp_path / "export", "--with-private")
     assert code == 2
@@ -103,6 +106,7 @@ def test_a_run_has_nothing_that_stays_at_a_site(sahfl, run, scan, tmp_path):
     assert "warning: a part of this method stays at each site; these networks are without any of it" in err
 
 
+@pytest.mark.slow
 def test_a_site_without_the_base_or_with_a_damaged_network_is_refused(sahfl, run, scan, tmp_path):
     site = shutil.copytree(run / "sites" / "sah_a", tmp_path / "sah_a")
     (base,) = site.glob("base-*.safetensors")

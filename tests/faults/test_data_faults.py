@@ -431,6 +431,7 @@ def rewrite(path, *, keep_times):
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keep_times",
     [pytest.param(True, id="times-kept"), pytest.param(False, id="times-new", marks=pytest.mark.slow)],

@@ -48,6 +48,7 @@ def test_a_site_that_pretrained_has_a_part_in_every_network_from_that_base_also_
     assert share.fingerprint == parse(Study, SMALL, where="test").fingerprint()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_version_is_named_too(runs, tmp_path):
     copy = shutil.copytree(runs[0].path, tmp_path / "copy")
     settings = json.loads((copy / "study.json").read_text())
@@ -56,6 +57,7 @@ def test_a_run_of_another_version_is_named_too(runs, tmp_path):
     assert (share.trained, share.fingerprint) == (FOLDS, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("site", "left"), [("sah_c", {"pretrain", "second"}), ("sah_a", {"pretrain"}), ("tbi_a", set())]
 )
@@ -71,6 +73,7 @@ def test_the_kept_cells_of_a_site_are_deleted_and_those_without_it_stay(runs, tm
     assert delete_cells(cells, site, shares) == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_is_deleted_because_nobody_can_tell_what_it_holds(runs, tmp_path):
     cells = shutil.copytree(runs[2], tmp_path / "cells")
     next(iter(cells.glob("*/*"))).write_bytes(b"x")

@@ -50,6 +50,7 @@ def test_a_study_from_a_base_ends_in_the_adapters_of_the_study_that_made_it(load
     assert "loaded" in (folder.path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_no_site_sends_the_weights_of_the_network(loaded, base):
     whole = load_tensors(base[0])[0]
     _, grid = loaded

@@ -141,6 +141,7 @@ def describes_other(name, at):
     return change
 
 
+@pytest.mark.slow
 def test_a_cell_of_other_software_at_a_site_is_run_again_and_what_the_site_had_no_part_in_is_taken(
     federate, first, tmp_path
 ):

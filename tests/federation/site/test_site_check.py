@@ -51,6 +51,7 @@ def refused(tmp_path_factory, scans):
     return run(path), path.parent / "work"
 
 
+@pytest.mark.slow
 def test_a_site_above_its_threshold_has_exit_code_2_a_table_and_both_files(refused):
     done, work = refused
     assert done.returncode == 2, done.stderr
