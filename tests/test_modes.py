@@ -60,6 +60,7 @@ def test_a_simulation_from_python_writes_nothing_that_others_can_read(tmp_path):
     assert readable_by_others(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_program_writes_nothing_that_others_can_read(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(TINY))
     code = "import sys; sys.argv = sys.argv[1:]\nfrom sahfl.cli import main\nmain()"

@@ -70,6 +70,7 @@ def one_round(federate_once):
 # --- what travels ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["cp_dora", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cp_lora", "lora_c"))]
 )
