@@ -98,7 +98,7 @@ def accept_base(
     from sahfl.federation.site.known_bases import accept_base as accept
     from sahfl.federation.site.known_bases import known_bases
 
-    config = load_as_owner(site)
+    config = (load_site if sha256 is None else load_as_owner)(site)
     if sha256 is None:
         for name, base in known_bases(config.folder).items():
             state = f"accepted {base.accepted}" if base.accepted else f"waits since {base.since}"
@@ -129,7 +129,7 @@ def accept_roster(
     from sahfl.federation.site.known_roster import accept_roster as accept
     from sahfl.federation.site.known_roster import accepted_roster, waiting_roster
 
-    config = load_as_owner(site)
+    config = (load_site if sha256 is None else load_as_owner)(site)
     if sha256 is None:
         waiting, known = waiting_roster(config), accepted_roster(config.folder)
         if known is not None and known.text == waiting.text:

@@ -11,13 +11,11 @@ from sahfl.aggregation.rules import RULES
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, ZeroShot
 from sahfl.config.training import POOLS
 from sahfl.errors import MaskingRefused
-from sahfl.masking.graph import terms_of
+from sahfl.masking.graph import LEAST_SITES, terms_of
 from sahfl.section import Section
 
 Study = Any
 """A ``config.Study``, which has a field of this module and so stands to its right."""
-LEAST_MASKED = 3
-"""Fewest sites of which a sum hides each."""
 MASKABLE = ("mean", "alternate")
 """Rules that need the sum of the sites' changes and nothing else."""
 
@@ -62,7 +60,7 @@ def _check_unmasked(study: Study) -> None:
             raise ValueError("rounds.unmasked: true with rounds.masking; take one of the two out")
         return
     stages = {"finetune.sites": study.finetune.sites, "pretrain.sites": study.pretrain.sites if study.pretrain else ()}
-    few = [f"{len(sites)} {name}" for name, sites in stages.items() if 0 < len(sites) < LEAST_MASKED]
+    few = [f"{len(sites)} {name}" for name, sites in stages.items() if 0 < len(sites) < LEAST_SITES]
     if study.data.source == "sites" and few and not study.rounds.unmasked:
         found = f"with {' and '.join(few)} the server sees what each hospital sends, as masks need three or more"
         raise ValueError(f"rounds.unmasked: {found}; if all agree, add to the study: rounds: {{unmasked: true}}")

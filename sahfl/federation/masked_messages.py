@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import ConfigRecord, RecordDict
 
 from sahfl.errors import PayloadError
-from sahfl.federation.protocol import read_header
+from sahfl.federation.protocol import expect_records, read_header
 from sahfl.federation.tensors import config_record
 from sahfl.masking.context import Context
 from sahfl.masking.keys import KEY_BYTES
@@ -252,8 +252,7 @@ def _reply(header: Header, name: str, record: dict[str, Any]) -> RecordDict:
 
 
 def _read_reply(content: RecordDict, header: Header | None, name: str) -> ConfigRecord:
-    if unknown := sorted(content.keys() - {"header", name}):
-        raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")
+    expect_records(content, "header", name)
     if header is not None:
         check_header(read_header(content), header)
     return config_record(content, name)

@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from sahfl.errors import PayloadError
-from sahfl.federation.protocol import n_bytes, read_header, read_metrics
+from sahfl.federation.protocol import expect_records, n_bytes, read_header, read_metrics, read_seconds
 from sahfl.federation.tensors import RAW, config_record, flat_array
 from sahfl.masking.masks import Numbers
 from sahfl.payload import Header, Layout, check_header
@@ -44,8 +44,7 @@ def masked_reply(header: Header, layout: Layout, vector: Numbers, *, n_volumes: 
 
 def read_masked_reply(content: RecordDict, *, header: Header, layout: Layout, most_volumes: int) -> MaskedReply:
     """Read the answer to step 3, and check it against the request."""
-    if unknown := sorted(content.keys() - {"header", "layout", "metrics", "state"}):
-        raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")
+    expect_records(content, "header", "layout", "metrics", "state")
     check_header(read_header(content), header)
     wanted = {"names": [name for name, _ in layout], "shapes": [",".join(map(str, shape)) for _, shape in layout]}
     if dict(config_record(content, "layout")) != wanted:
@@ -88,20 +87,19 @@ def read_masked_evaluation_reply(content: RecordDict, *, header: Header, n_numbe
     Raises:
         PayloadError: a record is unknown or missing, or a value is of a wrong form.
     """
-    if unknown := sorted(content.keys() - {"header", "metrics", "sums"}):
-        raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")
+    expect_records(content, "header", "metrics", "sums")
     check_header(read_header(content), header)
     metrics = content.metric_records.get("metrics", MetricRecord({}))
     if set(metrics) != {"smallest_group", "smallest_bootstrap", "seconds"}:
         raise PayloadError("metrics: expected the two thresholds of the site's policy, and seconds")
-    group, bootstrap, seconds = (metrics[name] for name in ("smallest_group", "smallest_bootstrap", "seconds"))
-    if not all(type(n) is int and 1 <= n <= MOST_PATIENTS for n in (group, bootstrap)):
-        raise PayloadError(f"metrics: expected thresholds from 1 to {MOST_PATIENTS}")
-    if type(seconds) is not float or not 0 <= seconds < float("inf"):
-        raise PayloadError("seconds: expected a number")
+    thresholds = Thresholds(*(_threshold(metrics[name]) for name in ("smallest_group", "smallest_bootstrap")))
     vector = np.frombuffer(flat_array(content, "sums", dtype="uint64").data, "<u8")
     if vector.size != 2 * n_numbers:
         raise PayloadError(f"sums: got {vector.size} masked words, expected {2 * n_numbers}")
-    assert isinstance(group, int)
-    assert isinstance(bootstrap, int)
-    return MaskedEvaluation(vector, Thresholds(group, bootstrap), seconds)
+    return MaskedEvaluation(vector, thresholds, read_seconds(metrics))
+
+
+def _threshold(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MOST_PATIENTS:
+        raise PayloadError(f"metrics: expected thresholds from 1 to {MOST_PATIENTS}")
+    return value

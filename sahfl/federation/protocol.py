@@ -104,7 +104,7 @@ def read_train_reply(
     Raises:
         PayloadError: names the first value that does not fit the request.
     """
-    _expect_records(content, "header", "layout", "metrics", "state")
+    expect_records(content, "header", "layout", "metrics", "state")
     check_header(read_header(content), header)
     n_volumes, loss, seconds = read_metrics(content, most_volumes=most_volumes)
     state = read_state(content, like=like, encoding=encoding)
@@ -131,7 +131,7 @@ def read_local_phase_reply(
     Raises:
         PayloadError: names the first value that does not fit the request.
     """
-    _expect_records(content, "header", "metrics")
+    expect_records(content, "header", "metrics")
     check_header(read_header(content), header)
     return TrainReply({}, *read_metrics(content, most_volumes=most_volumes, masked=masked), n_bytes(content))
 
@@ -148,10 +148,15 @@ def read_metrics(content: RecordDict, *, most_volumes: int, masked: bool = False
     n_volumes, loss = check_training(metrics.get("n_volumes"), 0.0 if masked else metrics.get("loss"))
     if n_volumes > most_volumes:
         raise PayloadError(f"n_volumes: got {n_volumes}, the site registered {most_volumes}")
+    return n_volumes, None if masked else loss, read_seconds(metrics)
+
+
+def read_seconds(metrics: MetricRecord) -> float:
+    """Read how long a site worked; raises PayloadError if it is no finite number from 0."""
     seconds = metrics.get("seconds")
     if type(seconds) is not float or not 0 <= seconds < math.inf:
         raise PayloadError("seconds: expected a number")
-    return n_volumes, None if masked else loss, seconds
+    return seconds
 
 
 def evaluation_reply(header: Header, sums: NDArray[np.float64]) -> RecordDict:
@@ -166,7 +171,7 @@ def read_evaluation_reply(content: RecordDict, *, header: Header) -> NDArray[np.
     Raises:
         PayloadError: the header differs from the request's, or there is no float64 array.
     """
-    _expect_records(content, "header", "sums")
+    expect_records(content, "header", "sums")
     check_header(read_header(content), header)
     array = flat_array(content, "sums", dtype="float64")
     if len(array.data) % 8:
@@ -185,7 +190,7 @@ def read_stays_reply(content: RecordDict, *, header: Header) -> None:
     Raises:
         PayloadError: the header differs from the request's, or there is anything else.
     """
-    _expect_records(content, "header")
+    expect_records(content, "header")
     check_header(read_header(content), header)
 
 
@@ -258,7 +263,7 @@ def read_private_part(content: RecordDict, *, header: Header | None) -> str:
     Raises:
         PayloadError: the header differs from the request's (None: it is not compared), or there is another record.
     """
-    _expect_records(content, "header", "mark")
+    expect_records(content, "header", "mark")
     if header is not None:
         check_header(read_header(content), header)
     record = config_record(content, "mark")
@@ -289,6 +294,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{where and ' ' + where}: {problem['msg'][:300]}"
 
 
-def _expect_records(content: RecordDict, *names: str) -> None:
+def expect_records(content: RecordDict, *names: str) -> None:
+    """Raise PayloadError if a message has a record of another name."""
     if unknown := sorted(content.keys() - set(names)):
         raise PayloadError(f"reply: has unknown record {unknown[0][:40]!r}")

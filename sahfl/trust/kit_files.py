@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sahfl.config.consortium import Consortium
-from sahfl.config.masking import LEAST_MASKED
 from sahfl.config.policy import SitePolicy
+from sahfl.masking.graph import LEAST_SITES
 from sahfl.section import Section
 from sahfl.trust.authority import Authority
 from sahfl.trust.certificates import fingerprint, pem
@@ -91,7 +91,7 @@ def site_files(
 
 def kit_policy(settings: Consortium) -> SitePolicy:
     """The policy in new kits: the defaults; with three sites or more, of which masks hide each, masks are asked for."""
-    return SitePolicy(unmasked=len(settings.sites) < LEAST_MASKED)
+    return SitePolicy(unmasked=len(settings.sites) < LEAST_SITES)
 
 
 def _policy_example(policy: SitePolicy) -> str:

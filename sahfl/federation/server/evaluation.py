@@ -21,6 +21,7 @@ from sahfl.federation.server.replies import content_of
 from sahfl.federation.server.rounds import last_used
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.networks import fine_tuned_network
+from sahfl.payload import Header
 from sahfl.run.folder import Record
 from sahfl.statistics.sums import EvaluationSums
 from sahfl.task import Part, Task
@@ -44,36 +45,35 @@ class Evaluations:
     def is_done(self, method: Method, fold: int, part: Part | None) -> bool:
         """Whether an earlier session evaluated a method on a fold at all its sites, or has its masked sum."""
         known = self._folder.evaluation(cell_of(method, fold), part)
-        done = {*known["sums"], *known.get("stays", ())}
-        return known.get("masked") is not None or done >= set(self._study.evaluating_sites(method))
+        return known.get("masked") is not None or _done(known) >= set(self._study.evaluating_sites(method))
 
     def evaluate(self, method: Method, fold: int, final: AdapterState, part: Part | None) -> Steps[float]:
         """Ask the sites that have not evaluated a fold to do so; returns the seconds that they took together."""
         cell, all_sites = cell_of(method, fold), self._study.evaluating_sites(method)
-        task, known = self._requests.evaluation(method, fold, part), self._folder.evaluation(cell, part)
         if self.is_done(method, fold, part):
             emit(CellEvaluated(cell))
             return 0.0
-        done = {*known["sums"], *known.get("stays", ())}
-        sites = [site for site in all_sites if site in self._roster and site not in done]
+        task, header = self._requests.evaluation(method, fold, part), self._requests.header_of(method, fold)
+        known = self._folder.evaluation(cell, part)
+        sites = [site for site in all_sites if site in self._roster and site not in _done(known)]
         emit(CellStageBegun("evaluating", cell, method.id, fold, self._study.finetune.folds))
-        contents = self._contents(method, fold, final, part, sites)
+        contents = self._contents(method, task, header, final, sites)
         if task.masking is not None and not task.sums_stay:
-            found, missing, seconds = yield from self._ask_masked(cell, task, method, contents)
+            found, seconds = yield from self._ask_masked(cell, task, header, contents, all_sites)
         else:
-            found, missing, seconds = yield from self._ask(cell, task, method, contents, known)
-        for site, reason in missing.items():
-            lacking = {"method": method.id, "fold": fold, "part": part, "site": site, "reason": reason}
-            self._folder.note({"event": "not_evaluated"} | lacking)
-        self._folder.write_evaluation(cell, found | {"missing": missing | found["missing"]}, part)
+            found, seconds = yield from self._ask(cell, task, header, contents, known)
+        for site, reason in found["missing"].items():
+            if site not in found.get("stays", ()):
+                lacking = {"method": method.id, "fold": fold, "part": part, "site": site, "reason": reason}
+                self._folder.note({"event": "not_evaluated"} | lacking)
+        self._folder.write_evaluation(cell, found, part)
         emit(CellEvaluated(cell, len(sites), len(all_sites)))
         return seconds
 
     def _ask(
-        self, cell: str, task: Task, method: Method, contents: Mapping[str, RecordDict], known: Record
-    ) -> Steps[tuple[Record, dict[str, str], float]]:
-        """The sums of each site, the sites without them, and seconds."""
-        header = self._requests.header_of(method, task.fold)
+        self, cell: str, task: Task, header: Header, contents: Mapping[str, RecordDict], known: Record
+    ) -> Steps[tuple[Record, float]]:
+        """The evaluation with the sums of each site, and seconds."""
         nodes = {site: self._roster[site].node_id for site in contents}
         deadline_s, missing = self._study.rounds.deadline_s, dict[str, str]()
         kind = protocol.EVALUATE_OWN if task.sums_stay else protocol.EVALUATE
@@ -92,14 +92,14 @@ class Evaluations:
                     sums[site] = [float(value) for value in array]
             except PayloadError as error:
                 missing[site] = str(error)
-        found = {"sums": sums, "missing": dict.fromkeys(stays, STAYS)} | ({"stays": stays} if task.sums_stay else {})
-        return found, missing, sum(answers.seconds.values())
+        found = {"sums": sums, "missing": missing | dict.fromkeys(stays, STAYS)}
+        return found | ({"stays": stays} if stays else {}), sum(answers.seconds.values())
 
     def _ask_masked(
-        self, cell: str, task: Task, method: Method, contents: Mapping[str, RecordDict]
-    ) -> Steps[tuple[Record, dict[str, str], float]]:
+        self, cell: str, task: Task, header: Header, contents: Mapping[str, RecordDict], sites: Sequence[str]
+    ) -> Steps[tuple[Record, float]]:
         """One sum over the sites; a site that is not in it never gets into it, because two sums differ by its own."""
-        config, header = self._run.config, self._requests.header_of(method, task.fold)
+        config = self._run.config
         for attempt in range(1, config.attempts + 1):
             sum_ = MaskedEvaluation(cell, task, header, contents, self._run)
             yield from sum_.run()
@@ -107,31 +107,35 @@ class Evaluations:
                 break
             if config.pause_s:
                 yield Pause(config.pause_s)
-        where = {"method": method.id, "fold": task.fold, "part": task.part}
+        where = {"method": task.cell, "fold": task.fold, "part": task.part}
         self._folder.note({"event": "masked_evaluation"} | where | sum_.notes | sum_.outcome.oddities)
         in_sum = () if sum_.found is None else sum_.found["sites"]
         reasons = {item["site"]: item["reason"] for item in sum_.outcome.reasons()}
         missing = dict[str, str]()
-        for site in self._study.evaluating_sites(method):
+        for site in sites:
             if site not in in_sum:
                 usual = self._run.why_out(site) if site not in contents else sum_.failure or "not in the masked sum"
                 missing[site] = reasons.get(site, usual)
                 emit(SiteLeftOut(site, f"{cell}: {missing[site]}"))
-        return {"sums": {}, "missing": {}, "masked": sum_.found}, missing, sum_.seconds
+        return {"sums": {}, "missing": missing, "masked": sum_.found}, sum_.seconds
 
     def _contents(
-        self, method: Method, fold: int, final: AdapterState, part: Part | None, sites: Sequence[str]
+        self, method: Method, task: Task, header: Header, final: AdapterState, sites: Sequence[str]
     ) -> dict[str, RecordDict]:
         """The request to each site; what stays at the sites is sent only as its mean."""
-        study, header = self._study, self._requests.header_of(method, fold)
-        task = self._requests.evaluation(method, fold, part)
-        if part is None or isinstance(method, ZeroShot):
+        study = self._study
+        if task.part is None or isinstance(method, ZeroShot):
             return dict.fromkeys(sites, protocol.request(task, header, final))
         net = fine_tuned_network(study.views, study.model, self._base_of(method.base_of), method, study.seed)
-        state = final if part == "mean" else without(final, staying(net, method, net.parts))
+        state = final if task.part == "mean" else without(final, staying(net, method, net.parts))
         own = last_used(self._folder.journal(), header, before=study.rounds_of(method) + 2)
         tasks = {site: task.model_copy(update={"own_round": own.get(site, 0)}) for site in sites}
         return {site: protocol.request(tasks[site], header, state) for site in sites}
+
+
+def _done(known: Record) -> set[str]:
+    """The sites of whose evaluation everything is known that leaves them."""
+    return {*known["sums"], *known.get("stays", ())}
 
 
 def without(state: AdapterState, names: Iterable[str]) -> AdapterState:

@@ -51,10 +51,7 @@ def require_roster(config: SiteConfig) -> Roster:
     with locked(config.folder / "roster.lock"):
         if (known := accepted_roster(config.folder)) is not None:
             return known
-        if config.kit is None or not kit_has_roster(config.kit):
-            remedy = f"{GET}, and put both files into the kit's folder"
-            raise RosterNotAccepted(f"site {config.name}: its kit has no roster of the other sites' keys; {remedy}")
-        roster = load_roster(config.kit)
+        roster = waiting_roster(config)
         _put_in_force(config.folder, roster, "The kit's first roster is in force")
         return roster
 
@@ -81,7 +78,7 @@ def accept_roster(config: SiteConfig, sha256: str) -> Roster:
 
     Raises:
         ConfigError: the hash has not 64 hex digits, or is not that of the kit's roster.
-        TrustError: the kit has no roster, or its authority did not sign it.
+        RosterNotAccepted, TrustError: as ``waiting_roster``.
         StorageError: it cannot be written.
     """
     sha256 = sha256.lower()
@@ -99,13 +96,12 @@ def waiting_roster(config: SiteConfig) -> Roster:
     """The roster in a site's kit, whether or not it is in force.
 
     Raises:
-        ConfigError: the site has no kit.
-        TrustError: the kit has no roster, or its authority did not sign it.
+        RosterNotAccepted: the site has no kit, or a kit without a roster.
+        TrustError: the roster is damaged, or the kit's authority did not sign it.
     """
-    if config.kit is None:
-        raise ConfigError(f"site {config.name}: has no kit, so it has no roster; name the kit's folder under 'kit'")
-    if not kit_has_roster(config.kit):
-        raise TrustError(f"{config.kit}: has no roster; {GET}, and put both files there")
+    if config.kit is None or not kit_has_roster(config.kit):
+        remedy = f"{GET}, and put both files into the kit's folder"
+        raise RosterNotAccepted(f"site {config.name}: its kit has no roster of the other sites' keys; {remedy}")
     return load_roster(config.kit)
 
 

@@ -198,7 +198,7 @@ class MaskedRound:
         """Step 3: put the masks on a vector; what it was computed from is noted first, so that it is in no second sum.
 
         Raises:
-            MaskingRefused: as ``note_drawn`` and ``Party.mask``.
+            MaskingRefused: as ``_note_drawn`` and ``Party.mask``.
             PayloadError: the shares of the other sites are of a wrong form.
         """
         sharers, received = read_delivery(content)

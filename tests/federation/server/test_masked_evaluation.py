@@ -6,9 +6,8 @@ from operator import add
 
 import numpy as np
 import pytest
-from harness.masked_training import SITES, MaskedTraining, prepare
+from harness.masked_training import SITES, MaskedTraining
 from harness.tiny_study import TINY, changed
-from harness.trust_kits import make_consortium
 
 from sahfl.federation import protocol
 from sahfl.federation.server.evaluation import STAYS
@@ -24,27 +23,9 @@ STEPS = ("query.masking_keys", SHARES, WORK, "query.masking_survivors", REVEAL)
 QUICK = {"deadline_s": 0.3, "attempts": 1}
 
 
-@pytest.fixture(scope="module")
-def five(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("five")
-    prepare(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def kits(tmp_path_factory):
-    return make_consortium(tmp_path_factory.mktemp("keys"), sites=SITES)
-
-
 @pytest.fixture
-def training(tmp_path, five):
-    made = []
-
-    def make(**more):
-        made.append(1)
-        return MaskedTraining(tmp_path / f"run{len(made)}", five, **ZERO | more)
-
-    return make
+def training(masked_training):
+    return lambda **more: masked_training(**ZERO | more)
 
 
 @pytest.fixture(scope="module")

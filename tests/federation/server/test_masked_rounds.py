@@ -5,8 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from harness.in_process import Stop
-from harness.masked_training import MASKING, METHOD, SITES, STEPS, MaskedTraining, prepare
-from harness.trust_kits import make_consortium
+from harness.masked_training import MASKING, METHOD, SITES, STEPS, MaskedTraining
 
 from sahfl.errors import RunFailed
 from sahfl.events import Warned, listening
@@ -14,27 +13,9 @@ from sahfl.federation.server.masked_progress import file_of
 from sahfl.masking.ring import FixedPoint
 
 
-@pytest.fixture(scope="session")
-def five(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("five")
-    prepare(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def kits(tmp_path_factory):
-    return make_consortium(tmp_path_factory.mktemp("keys"), sites=SITES)
-
-
 @pytest.fixture
-def training(tmp_path, five):
-    made = Counter()
-
-    def make(**more):
-        made["n"] += 1
-        return MaskedTraining(tmp_path / f"run{made['n']}", five, **more)
-
-    return make
+def training(masked_training):
+    return masked_training
 
 
 @pytest.fixture(scope="module")

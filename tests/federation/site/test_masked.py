@@ -1,13 +1,11 @@
 """A site in masked rounds: what it refuses a hostile server, what it notes, and what of it never reaches the server."""
 
 import stat
-from collections import Counter
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
-from harness.masked_training import MASKING, SITES, STEPS, MaskedTraining, prepare
-from harness.trust_kits import make_consortium
+from harness.masked_training import MASKING, SITES, STEPS
 
 from sahfl.aggregation.robust import change_norm
 from sahfl.federation import protocol
@@ -23,27 +21,9 @@ from sahfl.trust.roster import load_roster
 KEYS, SHARES, TRAIN, SURVIVORS, REVEAL = STEPS
 
 
-@pytest.fixture(scope="module")
-def five(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("five")
-    prepare(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def kits(tmp_path_factory):
-    return make_consortium(tmp_path_factory.mktemp("keys"), sites=SITES)
-
-
 @pytest.fixture
-def training(tmp_path, five, kits):
-    made = Counter()
-
-    def make(**more):
-        made["n"] += 1
-        return MaskedTraining(tmp_path / f"run{made['n']}", five, kits=kits, **more)
-
-    return make
+def training(masked_training, kits):
+    return lambda **more: masked_training(kits=kits, **more)
 
 
 def shorter(record, *names):
