@@ -120,7 +120,7 @@ def accept_roster(
     """Put the roster of the kit into force: the other sites, and the keys by which this one verifies them.
 
     Without a hash, show how it differs from the one in force. Compare the hash with what the coordinating centre
-    published by another channel, and ask about each new site: invented sites can see through the masks of a sum.
+    published by another channel, and ask about each new site: with invented sites, a server can see through the masks.
 
     Example: sahfl-client accept-roster site.yaml
 

@@ -81,7 +81,7 @@ def _problems(study: Study, masking: Masking) -> Iterator[str]:
         yield "hostile with rounds.masking: a hostile act changes an update in the clear; take one of the two out"
     stages = [("pretrain.sites", study.pretrain.sites)] if study.pretrain else []
     trained = [method for method in study.finetune.methods if not isinstance(method, ZeroShot)]
-    if any(masking_of(study, method) for method in trained):
+    if any(isinstance(method, ZeroShot) or not method.is_alone for method in study.finetune.methods):
         stages.append(("finetune.sites", study.finetune.sites))
     for name, sites in stages:
         yield from _too_few(name, len(sites), masking)

@@ -112,8 +112,9 @@ class SitePolicy(Section):
     bounded_starts: bool = True
     """Whether the start of a round may differ from the start before only as far as training can move it."""
     unmasked: bool = True
-    """Whether the update of a training at several sites may leave in the clear. false: only under masks, so that the
-    server learns the sum over three sites or more (``rounds.masking`` of a study)."""
+    """Whether updates of a training at several sites, and sums of an evaluation, may leave in the clear. false: only
+    under masks, so that the server learns the sum over three sites or more (``rounds.masking`` of a study); mL of blood
+    and findings of the data check then stay."""
     evaluation: bool = True
     """Whether to segment the held-out patients with the trained network and send sums over them."""
     share_scan_keys: bool = False

@@ -32,13 +32,13 @@ def signature(kit: Path, document: bytes) -> bytes:
     return pack(made.certificate, made.signature)
 
 
-def is_by_site(kit: Path, site: str, document: bytes, signed: bytes, *, key: str) -> bool:
-    """Whether the site of this name, of the consortium of a kit and with the key of this hash, signed a document."""
+def key_by_site(kit: Path, site: str, document: bytes, signed: bytes) -> str | None:
+    """Hash of the key with which a site, of the consortium of a kit, signed a document; None: it did not."""
     try:
         found = _attestation(signed)
-        return key_of(found) == key and who_attests(found, document, kit=kit) == site
+        return key_of(found) if who_attests(found, document, kit=kit) == site else None
     except (PayloadError, TrustError):
-        return False
+        return None
 
 
 def is_consistent(seed: int, site: str, document: bytes, signed: bytes) -> bool:

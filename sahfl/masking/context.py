@@ -16,8 +16,9 @@ ROUND_BYTES = 8
 class Context:
     """One masked sum. Each site takes part in it once.
 
-    It has no number of the attempt: a round whose sum the server says that it did not get must not be tried again with
-    the same vectors, as two sums over other survivors have one site's vector as their difference.
+    A sum that the server says that it did not get must not be tried again with the same vectors, as two sums over other
+    survivors have one site's vector as their difference. An attempt that failed before any vector left may be: its
+    number is part of ``agreed``.
     """
 
     study: str

@@ -147,7 +147,8 @@ def decode_exact(total: Numbers, *, n_sites: int) -> NDArray[np.float64]:
         raise PayloadError(f"masked sum: got {words.size} words, expected two for each number")
     whole, fraction = words.reshape(2, -1)
     most = n_sites << FRACTION
-    if words.size and (int(np.abs(whole).max()) > most or not 0 <= int(fraction.min()) <= int(fraction.max()) <= most):
+    too_large = words.size and (int(whole.max()) > most or int(whole.min()) < -most)
+    if words.size and (too_large or not 0 <= int(fraction.min()) <= int(fraction.max()) <= most):
         raise PayloadError("masked sum: is larger than the bound allows; a site sent what it must not")
     return (whole + (fraction >> FRACTION)) + (fraction & ((1 << FRACTION) - 1)) * 2.0**-FRACTION
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from sahfl.config import (
 from sahfl.config.grid import EACH, FROM_EACH, OTHERS
 from sahfl.config.training import MOST_REPEATS
 from sahfl.networks import trained_tensors
-from sahfl.results.method_results import Evaluated, Key, Sums, measured, read_fold, withheld_parts
+from sahfl.results.method_results import MASKED, Evaluated, Key, Sums, measured, read_fold, withheld_parts
 from sahfl.run.folder import Record, RunFolder
 from sahfl.statistics.estimates import estimate
 from sahfl.statistics.sums import EvaluationSums, average
@@ -160,8 +161,14 @@ def _make_row_of_bases(folder: RunFolder, study: Study, id_: str, bases: Sequenc
 
 
 def _average(repeats: Sequence[Sums]) -> dict[Key, EvaluationSums]:
-    """Mean of the repeats' sums for each fold and site, without repeats that withhold other parts than the first."""
-    keys = sorted({key for sums in repeats for key in sums})
+    """Mean of the repeats' sums for each fold and site, without repeats that withhold other parts than the first.
+
+    Of masked sums each fold has those of one set of sites, of the one that most repeats have, so that a patient counts
+    once.
+    """
+    counts = Counter(key for sums in repeats for key in sums)
+    masked = {fold: (fold, place) for (fold, place), _ in reversed(counts.most_common()) if place.startswith(MASKED)}
+    keys = sorted(key for key in counts if not key[1].startswith(MASKED) or key == masked[key[0]])
     found: dict[Key, EvaluationSums] = {}
     for key in keys:
         first, *others = [sums[key] for sums in repeats if key in sums]

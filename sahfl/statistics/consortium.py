@@ -8,8 +8,9 @@ written or shown. numpy only, for audits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from sahfl.statistics.cases import CaseResult, Settings, extent_of, n_groups, st
 from sahfl.statistics.disclosure import Groups, PatientTable, withhold_small
 from sahfl.statistics.metrics import Floats
 from sahfl.statistics.sums import EvaluationSums, array_length
+
+VOLUME_STEP = 2.0**-20
+"""Volumes in mL are whole multiples of this, one millionth of a millilitre."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,18 @@ def total_length(settings: Settings) -> int:
     return array_length(settings) + _n_counts(settings)
 
 
-def site_part(sums: EvaluationSums, cases: Sequence[CaseResult], settings: Settings) -> Floats:
+def site_part(cases: Sequence[CaseResult], settings: Settings, *, seed: int) -> Floats:
     """The array of one site, float64, shape (``total_length(settings)``,): its whole sums, then its patients.
+
+    Volumes are rounded up to a ``VOLUME_STEP``, so that sums of their squares and products have no rounding error where
+    numbers are multiples of 2^-40 (``masking.ring``); otherwise a total could be none that any cases give.
 
     The patients are those with blood by stratum and extent, those of them who were detected, and those without blood. A
     patient with scans in several groups counts in the first of them, so that no group looks larger than it is, and in
     a second table in each of the others.
     """
+    cases = [_with_whole_steps(case) for case in cases]
+    sums = EvaluationSums.of(cases, settings, seed=seed)
     blood = [case for case in cases if case.volume_ml > 0]
     detected = [case for case in blood if not case.missed]
     tables = [table.ravel() for some in (blood, detected) for table in _count(some, settings)]
@@ -74,6 +83,11 @@ def withheld_total(total: Floats, settings: Settings, thresholds: Thresholds) ->
     twice = int(thresholds.smallest_bootstrap > 1 and bool(blood[1].any() or detected[1].any()))
     least = {name: value + twice for name, value in vars(thresholds).items()}
     return withhold_small(sums, *both, **least)
+
+
+def _with_whole_steps(case: CaseResult) -> CaseResult:
+    true, predicted = (math.ceil(ml / VOLUME_STEP) * VOLUME_STEP for ml in (case.volume_ml, case.predicted_ml))
+    return replace(case, volume_ml=true, predicted_ml=predicted)
 
 
 def _n_counts(settings: Settings) -> int:

@@ -1,8 +1,8 @@
 """Attestations: what one site of a consortium signed with its own key, for the other sites to verify.
 
 A site signs with the key of its certificate, which its consortium's authority issued. The key never was at the server,
-so whoever holds the server's keys cannot make an attestation. The certificate goes along, because sites have no list of
-each other's keys.
+so whoever holds the server's keys cannot make an attestation. The certificate goes along; a site compares its key with
+the roster (``roster``).
 """
 
 from __future__ import annotations

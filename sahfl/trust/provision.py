@@ -35,15 +35,15 @@ from sahfl.trust.certificates import (
 from sahfl.trust.keys import key_pem, load_ed25519_key, load_node_key, read_file
 from sahfl.trust.kit_files import address_of, server_files, site_files
 from sahfl.trust.overview import Line, overview
-from sahfl.trust.records import Holder, Issued, Record, read_note
+from sahfl.trust.records import Holder, Issued, Record, RosterNote, read_note
 from sahfl.trust.signing import Signer
 
 
 def provision(settings: Consortium, folder: Path, *, now: datetime | None = None) -> list[Line]:
     """Make the missing parts of a consortium: its authority, the server's folder, a kit for each site.
 
-    Guarantees: existing parts are not changed, so a call can add sites; no private key is ever overwritten; the next
-    call continues an interrupted one.
+    Guarantees: existing parts are not changed but for the roster, so a call can add sites; no private key is ever
+    overwritten; the next call continues an interrupted one.
 
     Raises:
         TrustError: the folder is another consortium's, or its authority is missing, damaged or has expired.
@@ -60,7 +60,7 @@ def provision(settings: Consortium, folder: Path, *, now: datetime | None = None
 
 
 def renew(folder: Path, name: str, *, now: datetime | None = None) -> list[Line]:
-    """Give the server or one site a new certificate with a new key; the others are not changed.
+    """Give the server or one site a new certificate with a new key; the others get a new roster alone.
 
     The server's new pair replaces the old one. A site gets a whole new kit to be handed over; its old kit is kept as
     ``NAME.previous``. If the old kit is in this folder and was not revoked, the site keeps its node key, and can use
@@ -77,7 +77,7 @@ def renew(folder: Path, name: str, *, now: datetime | None = None) -> list[Line]
 
 
 def revoke(folder: Path, site: str, *, now: datetime | None = None) -> list[Line]:
-    """Revoke all certificates and the node key of one site; the others are not changed.
+    """Revoke all certificates and the node key of one site; the others get a new roster.
 
     The server refuses the site once it has the new ``server/sites.json`` and ``server/revoked.crl``. The site's kit is
     kept and marked by a file ``REVOKED``.
@@ -186,9 +186,17 @@ class _Office:
             write_atomic(path, self.authority.revocation_list(serials, now=self.now, after=after))
 
     def _publish_roster(self) -> None:
-        """Write the roster beside the kits and into those that are here, if it changed."""
-        text = self.record.roster().text().encode()
-        sites = [name for name, holder in self.record.holders.items() if name != "server" and holder.state == "active"]
+        """Write the roster beside the kits and into those that are here, if it changed.
+
+        There is none as long as a key is not known, of a kit that an earlier sahfl made and that is not here: a roster
+        without a site would make the others refuse it.
+        """
+        sites = self.record.active_sites()
+        keys = {name: issued.key_sha256 or self._key_of(name, issued) for name, issued in sites.items()}
+        known = {name: key for name, key in keys.items() if key is not None}
+        if len(known) < len(sites):
+            return
+        text = RosterNote(consortium=self.record.consortium, sites=known).text().encode()
         places = [self.folder, *(place for name in sites if (place := self.place(name)).is_dir())]
         differing = [place for place in places if not _is_signed(place, text, self.authority)]
         signature = self.authority.sign(text) if differing else b""
@@ -196,6 +204,13 @@ class _Office:
             (place / roster.SIGNATURE).unlink(missing_ok=True)
             write_atomic(place / roster.FILE, text)
             write_atomic(place / roster.SIGNATURE, signature)
+
+    def _key_of(self, name: str, issued: Issued) -> str | None:
+        """Hash of the key of a certificate, from the kit; None if the kit is not here."""
+        path = self.place(name) / "client.crt"
+        if not path.exists() or serial(found := load_certificate(path)) != issued.serial:
+            return None
+        return key_hash(found)
 
     def _listed(self, path: Path) -> Revoked | None:
         try:

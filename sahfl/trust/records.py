@@ -94,7 +94,7 @@ class Issued(Section):
     revoked: AwareDatetime | None = None
     """When it was revoked."""
     key_sha256: Hash | None = None
-    """Hash of its public key; None for one that an earlier sahfl issued, which has no place in the roster."""
+    """Hash of its public key; None for one that an earlier sahfl issued."""
 
 
 class Holder(Section):
@@ -149,12 +149,10 @@ class Record(_Note):
         }
         return SiteList(consortium=self.consortium, sites=entries)
 
-    def roster(self) -> RosterNote:
-        """The sites' list of each other."""
+    def active_sites(self) -> dict[str, Issued]:
+        """The newest certificate of each site that may take part, by name."""
         sites = {name: site for name, site in sorted(self.holders.items()) if name != "server"}
-        active = {name: site.newest.key_sha256 for name, site in sites.items() if site.state == "active"}
-        keys = {name: key for name, key in active.items() if key is not None}
-        return RosterNote(consortium=self.consortium, sites=keys)
+        return {name: site.newest for name, site in sites.items() if site.state == "active"}
 
     def revoked_serials(self) -> frozenset[int]:
         """Serial numbers of all revoked certificates."""

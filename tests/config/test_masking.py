@@ -126,3 +126,13 @@ def test_what_people_agree_on_changes_no_fingerprint():
     study = changed(FIVE, rounds={})
     agreed = changed(FIVE, rounds={"unmasked": True})
     assert parse(Study, study, where="test").fingerprint() == parse(Study, agreed, where="test").fingerprint()
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [[{"method": "zero_shot"}], [{"method": "zero_shot"}, {"method": "cp_lora", "rank": 2, "trained_at": "bern"}]],
+)
+def test_the_sites_of_an_evaluation_can_be_masked_too(methods):
+    few = changed(FIVE, finetune__sites=["bern", "graz"], finetune__methods=methods)
+    with pytest.raises(ConfigError, match=r"rounds\.masking with 2 finetune\.sites"):
+        parse(Study, few, where="test")

@@ -2,6 +2,8 @@
 
 import json
 import statistics
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -203,6 +205,22 @@ def test_a_repeat_that_lacks_a_site_is_told_and_the_other_repeat_stands_for_it(m
     assert row["not_evaluated"] == [{"fold": 1, "site": "sah_b", "reason": "worn out", "repeat": 2}]
     assert row["metrics"]["dice"]["overall"]["n"] == 12
     assert row["metrics"]["dice"]["overall"]["mean"] == pytest.approx((5 * 0.5 + 0.4) / 6)
+
+
+def test_of_masked_sums_over_other_sites_those_of_most_repeats_count_so_that_a_patient_counts_once(make_run):
+    ids = ("zero_shot", "cp_lora-r2", "cp_lora-r2-repeat2", "cp_lora-r2-repeat3")
+    folder, study = make_run([LORA | {"repeats": 3}], lambda id_, site, fold: (0.4, 0.4))
+    for id_ in ids:
+        for fold in range(2):
+            there = SITES[:2] if (id_, fold) == ("cp_lora-r2", 0) else SITES
+            parts = [
+                EvaluationSums.of(cases(site, fold, (0.4, 0.4)), study.evaluation, seed=study.seed) for site in there
+            ]
+            masked = {"sites": list(there), "sums": reduce(add, parts).to_array().tolist()}
+            folder.write_evaluation(f"{id_}/fold-{fold}", {"sums": {}, "missing": {}, "masked": masked})
+    found = rows(folder, study)["cp_lora-r2"]
+    assert found["metrics"]["dice"]["overall"]["n"] == 12
+    assert [part["n"] for part in found["by_fold"]] == [6, 6]
 
 
 def test_the_spread_of_repeats_is_over_the_patients_that_all_of_them_have(make_run):

@@ -81,12 +81,29 @@ def test_a_kit_of_an_earlier_version_has_none(paths):
         load_roster(paths.sites["a"])
 
 
-def test_a_record_of_an_earlier_version_leaves_its_sites_out_until_they_are_renewed(paths):
+def forget_key(paths, site):
+    """Make the record that of an earlier version, which had no hashes of keys."""
     path = paths.authority / "issued.json"
     record = json.loads(path.read_text())
-    del record["holders"]["b"]["certificates"][-1]["key_sha256"]
+    del record["holders"][site]["certificates"][-1]["key_sha256"]
     path.write_text(json.dumps(record))
+
+
+def test_a_record_of_an_earlier_version_has_the_keys_of_the_kits_that_are_here(paths):
+    before = load_roster(paths.sites["a"])
+    forget_key(paths, "b")
     provision(settings_of(sites=["a", "b"], port=paths.port), paths.folder)
-    assert set(load_roster(paths.sites["a"]).note.sites) == {"a"}
+    assert load_roster(paths.sites["a"]) == before
+
+
+def test_there_is_no_roster_without_a_site_whose_key_is_not_known_until_it_is_renewed(paths, tmp_path):
+    forget_key(paths, "b")
+    for place in (paths.folder, *paths.sites.values()):
+        (place / FILE).unlink()
+        (place / SIGNATURE).unlink()
+    paths.sites["b"].rename(tmp_path / "handed over")
+    renew(paths.folder, "a")
+    assert not kit_has_roster(paths.sites["a"])
+    assert not (paths.folder / FILE).exists()
     renew(paths.folder, "b")
     assert set(load_roster(paths.sites["a"]).note.sites) == {"a", "b"}

@@ -98,6 +98,9 @@ class MaskedSteps(ABC):
 
     def run(self) -> Steps[None]:
         """Take the steps that are left; ``outcome`` has what came out, or why nothing did."""
+        if not self._contents:  # what an earlier session closed stays as it is
+            self.failure = "no site is there"
+            return
         try:
             if not self.progress.listed:
                 yield from self._list_sites()

@@ -179,7 +179,8 @@ def work_of(study: Study, method: Method | Pretraining) -> Record:
     found |= {"sites": list(study.finetune.sites), "folds": study.finetune.folds}
     found["method"] = method.model_dump(mode="json", exclude={"repeat", "label", "learning_rate"})
     if isinstance(method, ZeroShot):
-        return found
+        masking = study.rounds.masking
+        return found if masking is None else found | {"masking": masking.model_dump(mode="json")}
     training = {"rounds": study.rounds_of(method), "local": study.local_training(method).model_dump(mode="json")}
     return found | training | {"rules": rules, "shares_batches": study.shares_batches}
 

@@ -6,7 +6,8 @@ are on the disk. Older rounds, and older attempts at a round, are refused. The k
 secret and from random bytes in that file: who loses the file makes other keys and is out of the round, which is safe.
 
 ``drawn.jsonl`` beside them has the batches of every vector that was masked. One vector in two sums would be the
-difference of two sums; so a study that asks for the same batches again, under another name, gets no vector.
+difference of two sums; so a study that asks for the same batches again, under another name, gets no vector. Of an
+evaluation it has the whole request, so this finds only the same request: SECURITY.md says what that leaves open.
 
 A simulated site derives all from the seed, and begins any round anew.
 """
@@ -31,7 +32,7 @@ from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import MaskingRefused, PayloadError, RosterNotAccepted, SiteStateLost, StorageError, TrustError
 from sahfl.federation.masked_messages import MOST_LOSS, MOST_SIGNATURE, Terms, purpose_of, read_delivery, read_terms
-from sahfl.federation.masked_signatures import is_by_site, signature, stand_in
+from sahfl.federation.masked_signatures import key_by_site, signature, stand_in
 from sahfl.federation.site.answered import MASKED, how_to_release
 from sahfl.federation.site.known_roster import HOW_TO_FOLLOW, require_roster
 from sahfl.federation.site.round_list import Line, RoundList
@@ -135,7 +136,7 @@ class MaskedRound:
         """Whether a site signed a document, with the key of the roster in force.
 
         Raises:
-            RosterNotAccepted: the roster does not have the site, or this site has no roster.
+            RosterNotAccepted: the roster does not have the site with this key, or this site has no roster.
         """
         if self._config.simulated:
             return hmac.compare_digest(signed, stand_in(self._task.seed, site, document))
@@ -145,7 +146,11 @@ class MaskedRound:
         if key is None:
             text = f"{self.context}: {site!r} is not in the roster that was accepted here; nothing was sent"
             raise RosterNotAccepted(f"{text}. {HOW_TO_FOLLOW}")
-        return is_by_site(self._config.kit, site, document, signed, key=key)
+        found = key_by_site(self._config.kit, site, document, signed)
+        if found not in (None, key):
+            text = f"{self.context}: {site!r} has another key than in the roster that was accepted here"
+            raise RosterNotAccepted(f"{text}; nothing was sent. {HOW_TO_FOLLOW}")
+        return found == key
 
     @cached_property
     def _roster(self) -> Roster:
@@ -229,7 +234,9 @@ class MaskedRound:
             return kept
         if kept is not None and not self._config.simulated and self._is_older(kept):
             text = "this site has begun the same or a later round or attempt of this training in another way"
-            raise MaskingRefused(f"{self.context}: {text}. {how_to_release(self._header)}")
+            lost = "The sum is lost; nothing releases an evaluation, because it would be masked only once all the same"
+            more = how_to_release(self._header) if self._task.evaluation is None else lost
+            raise MaskingRefused(f"{self.context}: {text}. {more}")
         if not first:
             raise MaskingRefused(f"{self.context}: this site gave no keys for this round")
         nonce = bytes(NONCE_BYTES) if self._config.simulated else os.urandom(NONCE_BYTES)

@@ -33,7 +33,7 @@ def check_request(config: SiteConfig, message_type: str, task: Task, header: Hea
     if problems:
         asked = f"site {config.name}: study {header.study[:12]} asks for what the policy does not allow"
         raise PolicyRefused("\n".join([f"{asked}:", *(f"  {problem}" for problem in problems)]))
-    if message_type in (protocol.TRAIN, masked_messages.KEYS):
+    if message_type in (protocol.TRAIN, masked_messages.KEYS) and task.evaluation is None:
         refuse_loss(config, task)
 
 

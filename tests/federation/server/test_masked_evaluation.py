@@ -9,6 +9,7 @@ import pytest
 from harness.masked_training import SITES, MaskedTraining
 from harness.tiny_study import TINY, changed
 
+from sahfl.errors import NoGain
 from sahfl.federation import protocol
 from sahfl.federation.server.evaluation import STAYS
 from sahfl.federation.server.masked_progress import file_of
@@ -54,7 +55,7 @@ def away(leaves):
 def test_the_sum_is_that_of_the_sites_in_the_clear(training, plain):
     found = training().evaluate()
     assert (found["sums"], found["missing"], found["masked"]["sites"]) == ({}, {}, list(SITES))
-    assert np.allclose(found["masked"]["sums"], added(plain, SITES), rtol=0, atol=1e-6)
+    assert np.allclose(found["masked"]["sums"], added(plain, SITES), rtol=1e-6, atol=1e-4)  # volumes are rounded
 
 
 def test_sites_of_a_deployment_come_to_the_sum_of_simulated_ones_bit_for_bit(training, kits):
@@ -71,7 +72,7 @@ def test_two_of_five_sites_may_leave_at_any_step(training, plain, step):
     found = there.evaluate(away({"graz": step, "wels": step}))
     stay = [site for site in SITES if STEPS.index(step) > 2 or site not in ("graz", "wels")]
     assert found["masked"]["sites"] == stay
-    assert np.allclose(found["masked"]["sums"], added(plain, stay), rtol=0, atol=1e-6)
+    assert np.allclose(found["masked"]["sums"], added(plain, stay), rtol=1e-6, atol=1e-4)  # volumes are rounded
     assert sorted(found["missing"]) == sorted(set(SITES) - set(stay))
     lines = [line for line in there.folder.journal() if line["event"] == "masked_evaluation"]
     assert [line["used"] for line in lines] == [stay]
@@ -104,6 +105,21 @@ def test_an_evaluation_is_masked_once_for_one_list_of_sites(training, kits):
     found = there.evaluate(sites=SITES[:4])  # and with new keys
     assert found["masked"] is None
     assert "MaskingRefused" in found["missing"]["bern"]
+
+
+def test_a_session_in_which_no_site_is_there_leaves_what_was_closed(training, kits):
+    there = training(kits=kits, **QUICK)
+    assert there.evaluate(away(dict.fromkeys(SITES, REVEAL)))["masked"] is None
+    assert there.evaluate(sites=())["masked"] is None
+    assert there.evaluate()["masked"]["sites"] == list(SITES)
+
+
+def test_an_evaluation_goes_on_at_a_site_that_refuses_trainings_by_which_it_loses(training, monkeypatch):
+    def loses(config, task):
+        raise NoGain("loses")
+
+    monkeypatch.setattr("sahfl.federation.site.policy.refuse_loss", loses)
+    assert training().evaluate()["masked"]["sites"] == list(SITES)
 
 
 def test_nothing_that_the_server_receives_tells_a_site_s_sums_or_its_blood(training, plain):
@@ -152,7 +168,7 @@ def test_a_reply_of_a_wrong_form_is_refused_and_the_others_go_on(training, plain
     found = training().evaluate(shorter)
     assert found["masked"]["sites"] == list(SITES[:4])
     assert "masked words, expected" in found["missing"]["wels"]
-    assert np.allclose(found["masked"]["sums"], added(plain, SITES[:4]), rtol=0, atol=1e-6)
+    assert np.allclose(found["masked"]["sums"], added(plain, SITES[:4]), rtol=1e-6, atol=1e-4)  # volumes are rounded
 
 
 MASKED_STUDY = changed(

@@ -31,7 +31,6 @@ from sahfl.federation.tensors import hash_of_tensors
 from sahfl.masking.ring import encode_exact
 from sahfl.payload import Header
 from sahfl.statistics.consortium import Thresholds, site_part, total_length
-from sahfl.statistics.sums import EvaluationSums
 from sahfl.task import Task
 
 
@@ -44,8 +43,8 @@ def evaluate_masked(site: Site, content: RecordDict) -> RecordDict:
     masked = MaskedRound(site.config, task, header, content)
     masked.require_begun(hash_of_tensors(content))
     cases, policy = evaluated_cases(site, content, protocol.EVALUATE_MASKED), site.config.policy
-    sums = EvaluationSums.of(cases, task.evaluation, seed=task.seed)
-    numbers = encode_exact(site_part(sums, cases, task.evaluation), n_sites=len(masked.terms.volumes))
+    part = site_part(cases, task.evaluation, seed=task.seed)
+    numbers = encode_exact(part, n_sites=len(masked.terms.volumes))
     least = Thresholds(policy.smallest_group, policy.smallest_bootstrap)
     vector = masked.mask(content, numbers)
     return masked_evaluation_reply(header, vector, thresholds=least, seconds=time.monotonic() - began)
