@@ -43,6 +43,7 @@ FEDERATION += [
         "private",
         "declared",
         "secret",
+        "masked_once",
         "masked",
         "ledger",
         "withdrawn",

@@ -19,6 +19,7 @@ from sahfl.errors import PayloadError
 from sahfl.federation.protocol import expect_records, read_header
 from sahfl.federation.tensors import config_record
 from sahfl.masking.context import Context
+from sahfl.masking.graph import LEAST_SITES
 from sahfl.masking.keys import KEY_BYTES
 from sahfl.masking.party import SEALED_BYTES, Shares
 from sahfl.masking.ring import FixedPoint
@@ -46,7 +47,8 @@ class Terms:
     attempt: int
     """From 1; each has keys of its own."""
     volumes: Mapping[str, int]
-    """Volumes that each site of the training registered; their sum is what a site's weight is a share of."""
+    """Volumes that each site of the training registered, whose sum is what a site's weight is a share of; in an
+    evaluation, patients that each site holds out. A site signs only its own right number."""
     start: str
     """Hash of the tensors that the round starts from."""
 
@@ -58,6 +60,13 @@ class Terms:
             agreed.append(task.evaluation.model_dump(mode="json"))
         digest = hashlib.sha256(json.dumps([header.base, *agreed]).encode()).hexdigest()
         return Context(header.study, header.training, header.round, purpose_of(task), digest)
+
+    def lack_of_patients(self, sites: Iterable[str]) -> str | None:
+        """Why a sum over some sites is refused: fewer than three of them have patients in it; None if it is not."""
+        found = sum(self.volumes.get(site, 0) > 0 for site in sites)
+        if found >= LEAST_SITES:
+            return None
+        return f"{found} of the sites in the sum have patients in it, expected at least {LEAST_SITES}"
 
     @property
     def total(self) -> int:
@@ -103,7 +112,7 @@ def read_terms(content: RecordDict) -> Terms:
         raise PayloadError("masking: expected the hash of the round's start")
     sites = _texts(names)
     right = isinstance(volumes, list) and len(volumes) == len(sites) and sites == sorted(set(sites))
-    if not right or not all(type(n) is int and 1 <= n <= MOST_VOLUMES for n in volumes or ()):  # type: ignore[union-attr]
+    if not right or not all(type(n) is int and 0 <= n <= MOST_VOLUMES for n in volumes or ()):  # type: ignore[union-attr]
         raise PayloadError("masking: expected different sites in order, with the volumes of each")
     return Terms(attempt, dict(zip(sites, volumes, strict=True)), start)  # type: ignore[arg-type]
 

@@ -102,6 +102,7 @@ class MaskedTraining:
             if self.base:
                 Site(config).install_base(self.base, digest(self.base))
         self.seen = []
+        self.held_out = {}  # of fold 0, by site, in the place of what the site has
 
     def cell(self, sites=SITES):
         study = self.study
@@ -129,9 +130,9 @@ class MaskedTraining:
         run, mailbox = self.at_work(change, sites, before)
         return run_alone(run_cell(*self.cell(), run), mailbox)
 
-    def evaluate(self, change=lambda site, request, reply: reply, *, final=None, part=None, sites=SITES):
+    def evaluate(self, change=lambda site, request, reply: reply, *, final=None, part=None, sites=SITES, before=None):
         """Evaluate the method on fold 0 from the state ``final``; returns what the run's folder has of it."""
-        run, mailbox = self.at_work(change, sites)
+        run, mailbox = self.at_work(change, sites, before)
         (method,) = self.study.finetune.methods
         requests = Requests(self.study, self.study.fingerprint(), digest(self.base))
         evaluations = Evaluations(run, requests, lambda site: self.base)
@@ -144,11 +145,18 @@ class MaskedTraining:
         grid.nodes = {7 + index: self.configs[site] for index, site in enumerate(SITES)}
         grid.seen, grid.before = self.seen, before or grid.before
         roster = {
-            name: Member(node, Site(self.configs[name]).describe(n_folds=2, seed=self.study.seed))
+            name: Member(node, self._describe(name))
             for node, name in zip(grid.nodes, SITES, strict=True)
             if name in sites
         }
         return Run(self.folder, self.study.rounds, roster), Mailbox(grid)
+
+    def _describe(self, name):
+        found = Site(self.configs[name]).describe(n_folds=2, seed=self.study.seed)
+        if not self.held_out:
+            return found
+        n = self.held_out.get(name, 0)
+        return found.model_copy(update={"fold_sizes": (n, found.n_patients - n)})
 
     def rounds(self):
         return [line for line in self.folder.journal() if line["event"] == "round"]

@@ -16,7 +16,7 @@ from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.cell import Run
 from sahfl.federation.server.mailbox import Answers, Ask
-from sahfl.federation.server.masked_evaluation import MaskedEvaluation
+from sahfl.federation.server.masked_evaluation import ONE_SET, MaskedEvaluation
 from sahfl.federation.server.replies import content_of
 from sahfl.federation.server.rounds import last_used
 from sahfl.federation.server.schedule import Pause, Steps
@@ -98,10 +98,14 @@ class Evaluations:
     def _ask_masked(
         self, cell: str, task: Task, header: Header, contents: Mapping[str, RecordDict], sites: Sequence[str]
     ) -> Steps[tuple[Record, float]]:
-        """One sum over the sites; a site that is not in it never gets into it, because two sums differ by its own."""
+        """One sum over the sites; a site that is not in it never gets into it, because two sums differ by its own.
+
+        Only the last attempt begins without a site that is there.
+        """
         config = self._run.config
         for attempt in range(1, config.attempts + 1):
-            sum_ = MaskedEvaluation(cell, task, header, contents, self._run)
+            quorum = len(contents) if attempt < config.attempts else 0
+            sum_ = MaskedEvaluation(cell, task, header, contents, self._run, quorum=quorum)
             yield from sum_.run()
             if sum_.found is not None or attempt == config.attempts:
                 break
@@ -114,7 +118,7 @@ class Evaluations:
         missing = dict[str, str]()
         for site in sites:
             if site not in in_sum:
-                usual = self._run.why_out(site) if site not in contents else sum_.failure or "not in the masked sum"
+                usual = self._run.why_out(site) if site not in contents else sum_.failure or ONE_SET
                 missing[site] = reasons.get(site, usual)
                 emit(SiteLeftOut(site, f"{cell}: {missing[site]}"))
         return {"sums": {}, "missing": missing, "masked": sum_.found}, sum_.seconds

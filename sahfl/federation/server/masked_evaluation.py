@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flwr.app import RecordDict
 
 from sahfl.config import EvaluationConfig
+from sahfl.errors import MaskingFailed
 from sahfl.federation import protocol
 from sahfl.federation.masked_messages import purpose_of
 from sahfl.federation.masked_vectors import read_masked_evaluation_reply
 from sahfl.federation.server.cell import Run
-from sahfl.federation.server.masked_progress import Answered, file_of
+from sahfl.federation.server.masked_progress import (
+    Answered,
+    file_of,
+    read_sites_of_fold,
+    write_sites_of_fold,
+)
 from sahfl.federation.server.masked_steps import MaskedSteps
+from sahfl.federation.server.schedule import Steps
 from sahfl.masking.collector import Total
 from sahfl.masking.masks import Numbers
 from sahfl.masking.ring import decode_exact
 from sahfl.payload import Header
 from sahfl.run.folder import Record
 from sahfl.statistics.consortium import Thresholds, total_length, withheld_total
-from sahfl.task import Task
+from sahfl.task import SiteDescription, Task
+
+ONE_SET = "all masked evaluations of a fold are over the same sites, because two could be subtracted"
 
 
 class MaskedEvaluation(MaskedSteps):
@@ -30,19 +39,28 @@ class MaskedEvaluation(MaskedSteps):
         cell: key of the training.
         task: of the evaluation, with its settings.
         header: names the training.
-        contents: the request to each site that is there.
+        contents: the request to each site that is there; those that no sum over this fold has are left out.
         run: the study's sites, and its deadline.
+        quorum: fewest sites in the first sum over a fold; each later one has the sites of the first.
+
+    Raises:
+        MaskingFailed: as ``read_sites_of_fold``.
     """
 
     KIND, WORK, BITS = protocol.EVALUATE_MASKED, "evaluation", 64
 
-    def __init__(self, cell: str, task: Task, header: Header, contents: Mapping[str, RecordDict], run: Run) -> None:
+    def __init__(
+        self, cell: str, task: Task, header: Header, contents: Mapping[str, RecordDict], run: Run, *, quorum: int = 0
+    ) -> None:
         assert task.evaluation is not None
+        self._settled = read_sites_of_fold(run.folder.path, task.evaluated_fold)
+        if self._settled is not None:
+            contents, quorum = {site: one for site, one in contents.items() if site in self._settled}, 0
         self._settings: EvaluationConfig = task.evaluation
         self.found: Record | None = None
         """``sites`` whose patients are in the sums, and the ``sums``, as in the file; None without a sum."""
         path, length = file_of(run.folder.path, cell, purpose_of(task)), 2 * total_length(self._settings)
-        super().__init__(cell, task, header, contents, path=path, run=run, quorum=0, length=length)
+        super().__init__(cell, task, header, contents, path=path, run=run, quorum=quorum, length=length)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -56,6 +74,30 @@ class MaskedEvaluation(MaskedSteps):
     def seconds(self) -> float:
         """Work of the sites in the sum."""
         return sum(one.seconds for one in self.progress.answered.values())
+
+    def run(self) -> Steps[None]:
+        """As ``MaskedSteps.run``; not begun without a site that the sum must have."""
+        if not self.progress.answered and self._contents:
+            self.failure = self._hindrance()
+        if not self.failure:
+            yield from super().run()
+
+    def _hindrance(self) -> str:
+        """Why no sum can be begun or gone on with; empty if one can."""
+        if lacking := sorted(set(self._settled or ()) - self._contents.keys()):
+            return f"{', '.join(lacking)} is not there; {ONE_SET}"
+        return self.progress.terms.lack_of_patients(self._contents) or ""
+
+    def _size_of(self, site: SiteDescription) -> int:
+        return site.fold_sizes[self._task.evaluated_fold]
+
+    def _settle(self, sites: Collection[str]) -> None:
+        folder, fold = self._run.folder.path, self._task.evaluated_fold
+        settled = read_sites_of_fold(folder, fold)  # another evaluation may have ended since this one began
+        if settled is None:
+            write_sites_of_fold(folder, fold, sites)
+        elif set(sites) != set(settled):
+            raise MaskingFailed(f"{self._what}: {len(sites)} sites sent a masked vector; {ONE_SET}")
 
     def _read(self, site: str, content: RecordDict) -> tuple[Numbers, Answered]:
         n_numbers = total_length(self._settings)

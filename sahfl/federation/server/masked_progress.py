@@ -8,7 +8,7 @@ the sum of masked vectors.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from sahfl.masking.masks import Numbers
 from sahfl.masking.party import Shares
 from sahfl.masking.ring import DTYPES
 from sahfl.masking.site_list import Advert, SignedAdvert, Verify
-from sahfl.regular_files import TENSORS_BYTES, read_bytes
+from sahfl.regular_files import LIST_BYTES, TENSORS_BYTES, read_bytes
 from sahfl.run.storing import storing
 
 LABEL = b"sahfl masked progress 2"
@@ -87,6 +87,39 @@ class Progress:
         except PayloadError as error:
             raise MaskingFailed(f"{context}: the file of this round does not fit it ({error})") from error
         return collector
+
+
+def read_sites_of_fold(run: Path, fold: int) -> tuple[str, ...] | None:
+    """The sites in all masked sums over the patients of a held-out fold; None before the first one.
+
+    Two such sums over other sites have the results of the sites in one of them alone as their difference, if the
+    networks are the same or almost the same. So all have the same sites, and each site accepts no other ones.
+
+    Raises:
+        MaskingFailed: the file of the first sum is damaged.
+    """
+    path = _file_of_fold(run, fold)
+    try:
+        sites = json.loads(read_bytes(path, most=LIST_BYTES))
+        if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
+            raise ValueError
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        text = "is damaged; it has the sites of all masked evaluations of this fold, as a list of names in JSON"
+        raise MaskingFailed(f"{path}: {text}. Restore it, or write it anew from results.json") from error
+    return tuple(sites)
+
+
+def write_sites_of_fold(run: Path, fold: int, sites: Iterable[str]) -> None:
+    """Note the sites of the first masked sum over a held-out fold, before a site is told; StorageError: as above."""
+    path = _file_of_fold(run, fold)
+    with storing(path):
+        write_atomic(path, json.dumps(sorted(sites)) + "\n")
+
+
+def _file_of_fold(run: Path, fold: int) -> Path:
+    return run / "state" / f"masked-fold-{fold}.json"
 
 
 def file_of(run: Path, cell: str, sum_: str = "round") -> Path:

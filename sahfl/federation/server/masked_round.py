@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,9 @@ class MaskedRound(MaskedSteps):
         most, names = self.progress.terms.volumes[site], layout(self._like)
         found = read_masked_reply(content, header=self._header, layout=names, most_volumes=most)
         return found.vector, Answered(found.n_volumes, found.seconds)
+
+    def _settle(self, sites: Collection[str]) -> None:
+        """Each round may be of other sites."""
 
     def _decode(self, total: Total) -> None:
         terms, answered = self.progress.terms, self.progress.answered

@@ -34,7 +34,7 @@ from sahfl.masking.masks import Numbers
 from sahfl.masking.party import Shares
 from sahfl.masking.ring import DTYPES
 from sahfl.payload import Header
-from sahfl.task import Task
+from sahfl.task import SiteDescription, Task
 
 MOST_S = 300.0
 """Seconds to wait for a step without the sites' work, at most."""
@@ -77,7 +77,7 @@ class MaskedSteps(ABC):
         self._cell, self._header, self._run, self._quorum, self._length = cell, header, run, quorum, length
         self._task, self._masking, self._contents, self._path = task, task.masking, contents, path
         starts = sorted({hash_of_tensors(content) for content in contents.values()})
-        volumes = {site: run.roster[site].description.n_volumes for site in contents}
+        volumes = {site: self._size_of(run.roster[site].description) for site in contents}
         terms = Terms(1, volumes, starts[0] if starts else "")
         self.progress = read_progress(path, terms, header.round, bits=self.BITS)
         self.outcome = Outcome(oddities={"stale": [], "duplicate": [], "retried": []})
@@ -95,6 +95,14 @@ class MaskedSteps(ABC):
     @abstractmethod
     def _decode(self, total: Total) -> None:
         """Note the sum in the outcome; PayloadError if honest sites cannot have sent it."""
+
+    def _size_of(self, site: SiteDescription) -> int:
+        """What a site has in the sum, in the terms: by default, its volumes."""
+        return site.n_volumes
+
+    @abstractmethod
+    def _settle(self, sites: Collection[str]) -> None:
+        """Note whose vectors are in the sum before any site is told; MaskingFailed if they must not be."""
 
     def run(self) -> Steps[None]:
         """Take the steps that are left; ``outcome`` has what came out, or why nothing did."""
@@ -175,6 +183,7 @@ class MaskedSteps(ABC):
         yield from self._ask(self.KIND, self.WORK, records, take)
         self._require_quorum(answered, "sent a masked vector")
         collector.survivors()
+        self._settle(answered)
         self._save(replace(self.progress, answered=dict(sorted(answered.items())), total=total))
 
     def _open(self) -> Steps[Total]:
@@ -248,6 +257,8 @@ class MaskedSteps(ABC):
         found = len(sites) + len(self.outcome.held)
         if found < self._quorum:
             raise MaskingFailed(f"{self._what}: {found} sites {what}, expected at least {self._quorum}")
+        if reason := self.progress.terms.lack_of_patients(sites):
+            raise MaskingFailed(f"{self._what}: {reason}")
 
     def _collector(self) -> Collector:
         """The masked round at the server as far as it is on disk."""

@@ -17,8 +17,18 @@ from packaging.version import InvalidVersion, Version
 from sahfl import __version__
 from sahfl.config import SiteConfig
 from sahfl.errors import SiteStateLost, VersionsDiffer
-from sahfl.federation import protocol
-from sahfl.federation.site import answered, audit, known_policy, known_roster, known_studies, ledger, secret, withdrawn
+from sahfl.federation import masked_messages, protocol
+from sahfl.federation.site import (
+    answered,
+    audit,
+    known_policy,
+    known_roster,
+    known_studies,
+    ledger,
+    masked_once,
+    secret,
+    withdrawn,
+)
 from sahfl.federation.site.round_list import RoundList
 
 LISTED: dict[str, tuple[str, ...]] = {
@@ -64,6 +74,7 @@ def check_folder(config: SiteConfig) -> int:
         raise SiteStateLost(f"{config.folder / secret.FILE}: {text}; {secret.REMEDY}")
     _require_studies(config.folder, seen)
     _require_rounds(config.folder, seen)
+    _require_masked(config.folder, seen)
     _require_withdrawals(config.folder, seen)
     _require_roster(config.folder, seen)
     return seen.n_answers
@@ -84,6 +95,8 @@ class _Seen:
     """The same for studies that got sums of an evaluation."""
     rounds: dict[str, dict[Round, int]] = field(default_factory=lambda: defaultdict(dict))
     """By the list that must have them, the rounds that got an answer and were not released, each with its line."""
+    masked: dict[str, dict[Round, int]] = field(default_factory=lambda: defaultdict(dict))
+    """By the list of what was masked once, the rounds that must be in it, each with its line."""
     withdrawals: dict[str, int] = field(default_factory=dict)
     """Names of the withdrawals, each with its line."""
     roster: tuple[str, int] | None = None
@@ -124,6 +137,11 @@ class _Seen:
         self.studies.setdefault(details["study"], n)
         if details["asked"] in protocol.EVALUATIONS:
             self.evaluated.setdefault(details["study"], n)
+        here = details["study"], details["training"], details["round"]
+        if "masked" in details:
+            self.masked[masked_once.DRAWN].setdefault(here, n)
+        elif details["asked"] == masked_messages.SURVIVORS and details.get("sum", "training") != "training":
+            self.masked[masked_once.SUMMED].setdefault(here, n)
         for name in LISTED.get(details["asked"], ()):
             round_ = 1 if name == answered.TRAININGS else details["round"]  # settings are released with round 1
             self.rounds[name].setdefault((details["study"], details["training"], round_), n)
@@ -167,6 +185,15 @@ def _require_rounds(folder: Path, seen: _Seen) -> None:
             place = 0 if name == answered.TRAININGS else round_
             if (training, place) not in listed[study]:
                 raise _lost(lists[study].path, f"round {round_} of training {training}", n)
+
+
+def _require_masked(folder: Path, seen: _Seen) -> None:
+    for name, rounds in seen.masked.items():
+        path = folder / answered.MASKED / name
+        listed = {(line.training, line.round) for line in RoundList(path).lines()}
+        for (_, training, round_), n in rounds.items():
+            if (training, round_) not in listed:
+                raise _lost(path, f"a masked sum of training {training}", n)
 
 
 def _require_withdrawals(folder: Path, seen: _Seen) -> None:

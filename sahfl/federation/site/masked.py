@@ -5,9 +5,7 @@ and one for each evaluation, so that a site that starts anew goes on where it wa
 are on the disk. Older rounds, and older attempts at a round, are refused. The keys of a round come from the site's
 secret and from random bytes in that file: who loses the file makes other keys and is out of the round, which is safe.
 
-``drawn.jsonl`` beside them has the batches of every vector that was masked. One vector in two sums would be the
-difference of two sums; so a study that asks for the same batches again, under another name, gets no vector. Of an
-evaluation it has the whole request, so this finds only the same request: SECURITY.md says what that leaves open.
+What was masked once is in two lists beside them (``masked_once``).
 
 A simulated site derives all from the seed, and begins any round anew.
 """
@@ -17,7 +15,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +33,7 @@ from sahfl.federation.masked_messages import MOST_LOSS, MOST_SIGNATURE, Terms, p
 from sahfl.federation.masked_signatures import key_by_site, signature, stand_in
 from sahfl.federation.site.answered import MASKED, how_to_release
 from sahfl.federation.site.known_roster import HOW_TO_FOLLOW, require_roster
-from sahfl.federation.site.round_list import Line, RoundList
+from sahfl.federation.site.masked_once import note_drawn
 from sahfl.federation.site.secret import batch_key, site_secret
 from sahfl.federation.tensors import hash_of_tensors
 from sahfl.log_lines import LogLine
@@ -51,7 +49,7 @@ from sahfl.task import Task
 from sahfl.trust.roster import Roster
 
 log = logging.getLogger(__name__)
-DRAWN, LOCK = "drawn.jsonl", "masked.lock"
+LOCK = "masked.lock"
 LABEL = b"sahfl masked round 1"
 NONCE_BYTES = 32
 
@@ -156,19 +154,29 @@ class MaskedRound:
     def _roster(self) -> Roster:
         return require_roster(self._config)
 
-    def require_own_volumes(self, n_volumes: int) -> None:
-        """Refuse terms in which this site's volumes are not those that it has.
+    def require_own(self, n: int, what: str) -> None:
+        """Refuse terms in which this site's volumes, or held-out patients, are not as many as it has.
 
-        Every site checks its own, so that no weight is chosen by the server: with one site's weight made large against
-        all others, a sum would be that site's update.
+        Every site checks its own, so that the server chooses none: with one site's weight made large against all
+        others, or with patients at one site alone, a sum would be that site's.
 
         Raises:
             MaskingRefused: the terms have another number, or do not have this site.
         """
         found = self.terms.volumes.get(self._config.name)
-        if found != n_volumes:
-            text = f"the terms give this site {found} volumes, expected {n_volumes}"
-            raise MaskingRefused(f"{self.context}: {text}; nothing is signed")
+        if found != n:
+            raise MaskingRefused(
+                f"{self.context}: the terms give this site {found} {what}, expected {n}; nothing is signed"
+            )
+
+    def require_patients(self, sites: Iterable[str]) -> None:
+        """Refuse a sum in which fewer than three of its sites have patients.
+
+        Raises:
+            MaskingRefused: says how many have.
+        """
+        if reason := self.terms.lack_of_patients(sites):
+            raise MaskingRefused(f"{self.context}: {reason}; nothing is signed")
 
     def require_begun(self, start: str) -> None:
         """Refuse to train in a round that was not begun here, or from another start than all sites were told.
@@ -203,30 +211,15 @@ class MaskedRound:
         """Step 3: put the masks on a vector; what it was computed from is noted first, so that it is in no second sum.
 
         Raises:
-            MaskingRefused: as ``_note_drawn`` and ``Party.mask``.
+            MaskingRefused: as ``masked_once.note_drawn`` and ``Party.mask``.
             PayloadError: the shares of the other sites are of a wrong form.
         """
         sharers, received = read_delivery(content)
         with self.step() as party:
-            self._note_drawn(batch_key(self._config, self._task, self._header, hash_of_tensors(content)), party)
-            return party.mask(vector, received, sharers)
-
-    def _note_drawn(self, key: str, party: Party) -> None:
-        """Note the batches of a vector, or the evaluation that it is of; ``key`` names them (``secret.batch_key``).
-
-        Raises:
-            MaskingRefused: a vector of the same batches or evaluation was masked in another round or study.
-        """
-        if self._config.simulated:
-            return
-        place, keys = Line.of(self._header, key), sha256(party.advertise().mask_key).hexdigest()[:16]
-        line = Line(keys, place.method, place.fold, place.round, key)
-        drawn = RoundList(self._path.parent / DRAWN)
-        if any(one.asked == key and one != line for one in drawn.lines()):
+            key = batch_key(self._config, self._task, self._header, hash_of_tensors(content))
             what = "batches were" if self._task.evaluation is None else "evaluation was"
-            text = f"the same {what} masked before, with other keys; two sums would show one site's part"
-            raise MaskingRefused(f"{self.context}: {text}. A study with another seed draws other batches")
-        drawn.add(line)
+            note_drawn(self._config, self.context, self._header, key, mask_key=party.advertise().mask_key, what=what)
+            return party.mask(vector, received, sharers)
 
     def _open(self, *, first: bool) -> _Kept:
         kept, context = self._read_kept(), self.context.encode()

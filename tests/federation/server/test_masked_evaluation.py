@@ -9,10 +9,11 @@ import pytest
 from harness.masked_training import SITES, MaskedTraining
 from harness.tiny_study import TINY, changed
 
-from sahfl.errors import NoGain
+from sahfl.errors import MaskingFailed, NoGain
 from sahfl.federation import protocol
 from sahfl.federation.server.evaluation import STAYS
-from sahfl.federation.server.masked_progress import file_of
+from sahfl.federation.server.masked_evaluation import ONE_SET
+from sahfl.federation.server.masked_progress import file_of, write_sites_of_fold
 from sahfl.federation.server.rounds import run_cell
 from sahfl.federation.server.schedule import run_alone
 from sahfl.results.method_results import MASKED
@@ -99,6 +100,7 @@ def test_an_evaluation_is_masked_once_for_one_list_of_sites(training, kits):
     path = file_of(there.folder.path, "zero_shot/fold-0", "evaluation")
     path.unlink()
     there.folder.write_evaluation("zero_shot/fold-0", {"sums": {}, "missing": {}})
+    (there.folder.path / "state" / "masked-fold-0.json").unlink()  # a server that does not keep to its own rule
     found = there.evaluate(sites=SITES[:4])  # another list, under keys of the same attempt
     assert (found["masked"], len(there.seen) > n_asked) == (None, True)
     assert "MaskingRefused" in found["missing"]["bern"]
@@ -111,6 +113,63 @@ def test_a_session_in_which_no_site_is_there_leaves_what_was_closed(training, ki
     there = training(kits=kits, **QUICK)
     assert there.evaluate(away(dict.fromkeys(SITES, REVEAL)))["masked"] is None
     assert there.evaluate(sites=())["masked"] is None
+    assert there.evaluate()["masked"]["sites"] == list(SITES)
+
+
+def test_all_sums_over_a_fold_have_the_sites_of_the_first_one(training):
+    there = training(**QUICK)
+    write_sites_of_fold(there.folder.path, 0, SITES[:4])
+    found = there.evaluate(sites=SITES[1:])
+    assert (found["masked"], there.seen) == (None, [])
+    assert "bern is not there; all masked evaluations of a fold are over the same sites" in found["missing"]["graz"]
+    found = there.evaluate()  # a later session
+    assert found["masked"]["sites"] == list(SITES[:4])
+    assert "wels" not in {site for site, _, _ in there.seen}
+    assert ONE_SET in found["missing"]["wels"]
+
+
+def test_an_evaluation_that_began_before_the_first_sum_of_its_fold_ends_with_the_same_sites(training):
+    there = training(deadline_s=0.3, attempts=2)
+
+    def meanwhile(site, request, reply):  # another evaluation of the fold ends while this one works
+        if request.metadata.message_type == WORK:
+            write_sites_of_fold(there.folder.path, 0, SITES[1:])
+        return reply
+
+    found = there.evaluate(meanwhile)
+    assert found["masked"]["sites"] == list(SITES[1:])
+
+
+def test_only_the_last_attempt_begins_without_a_site_that_is_there(training):
+    there = training(deadline_s=0.3, attempts=2)
+    n_asked = []
+
+    def slow(site, request, reply):
+        if (site, request.metadata.message_type) == ("wels", STEPS[0]):
+            n_asked.append(site)
+            return reply if len(n_asked) > 1 else None
+        return reply
+
+    assert there.evaluate(slow)["masked"]["sites"] == list(SITES)
+    assert len(n_asked) == 2
+
+
+def test_a_fold_in_which_two_sites_have_patients_has_no_masked_evaluation(training):
+    there = training(**QUICK)
+    there.held_out = {"bern": 1, "graz": 1}
+    found = there.evaluate()
+    assert found["masked"] is None
+    assert "2 of the sites in the sum have patients in it, expected at least 3" in found["missing"]["bern"]
+
+
+def test_a_damaged_list_of_a_fold_s_sites_ends_the_study_with_its_name(training):
+    there = training(**QUICK)
+    write_sites_of_fold(there.folder.path, 0, SITES)
+    path = there.folder.path / "state" / "masked-fold-0.json"
+    path.write_text("[3]")
+    with pytest.raises(MaskingFailed, match=r"masked-fold-0\.json: is damaged"):
+        there.evaluate()
+    path.write_text(json.dumps(SITES))
     assert there.evaluate()["masked"]["sites"] == list(SITES)
 
 

@@ -12,7 +12,7 @@ from sahfl.federation import protocol
 from sahfl.federation.signatures import document
 from sahfl.federation.site.answered import MASKED, forget_round
 from sahfl.federation.site.known_roster import FILE as ROSTER
-from sahfl.federation.site.masked import DRAWN
+from sahfl.federation.site.masked_once import DRAWN
 from sahfl.federation.tensors import read_state
 from sahfl.masking.ring import FixedPoint
 from sahfl.payload import pack

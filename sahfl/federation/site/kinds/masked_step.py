@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from flwr.app import RecordDict
 
 from sahfl.config import SiteConfig, SitePolicy
+from sahfl.data.checks import CheckedCase
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.answered import Trainings
 from sahfl.federation.site.kinds.evaluate_masked import EVALUATE_MASKED
@@ -25,6 +26,11 @@ def masked_round(site: Site, content: RecordDict) -> tuple[MaskedRound, Task, He
     if task.evaluation is None:
         Trainings(site.config, header.study).require_same(header, task)
     return MaskedRound(site.config, task, header, content), task, header
+
+
+def evaluated(site: Site, task: Task) -> tuple[CheckedCase, ...]:
+    """The cases that an evaluation is about, without a look at their files."""
+    return site.cases_of_fold(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
 
 
 def refuses_step(policy: SitePolicy, task: Task) -> Iterator[str]:

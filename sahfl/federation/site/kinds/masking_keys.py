@@ -1,7 +1,7 @@
 """Step 1 of a masked round: the site makes two keys for this round alone, and signs them with that of its certificate.
 
-What it signs names the round, the attempt, the start, the clip and the volumes of every site, so that masks cancel only
-between sites that were told the same.
+What it signs names the round, the attempt, the start, the clip and the volumes of every site (in an evaluation, the
+patients that each holds out), so that masks cancel only between sites that were told the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sahfl.errors import PayloadError
 from sahfl.federation import masked_messages
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
-from sahfl.federation.site.kinds.masked_step import masked_round, plan_step, refuses_step
+from sahfl.federation.site.kinds.masked_step import evaluated, masked_round, plan_step, refuses_step
 from sahfl.federation.site.kinds.received import which_cell
 from sahfl.federation.site.site import Site
 from sahfl.masking.site_list import SignedAdvert
@@ -26,9 +26,12 @@ WHAT = "two public keys for a masked round, and this site's signature on them wi
 
 
 def give_keys(site: Site, content: RecordDict) -> RecordDict:
-    """Begin the round, if this site's volumes in its terms are right, and answer with the signed keys."""
-    here, _, header = masked_round(site, content)
-    here.require_own_volumes(len(site.cases()))
+    """Begin the sum, if what its terms have of this site is right, and answer with the signed keys."""
+    here, task, header = masked_round(site, content)
+    if task.evaluation is None:
+        here.require_own(len(site.cases()), "volumes")
+    else:
+        here.require_own(len({item.case.patient for item in evaluated(site, task)}), "held-out patients")
     with here.step(first=True) as party:
         advert = party.advertise()
         return masked_messages.keys_reply(header, SignedAdvert(advert, here.sign(advert.document(here.context))))

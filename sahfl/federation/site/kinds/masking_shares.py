@@ -30,7 +30,9 @@ def give_shares(site: Site, content: RecordDict) -> RecordDict:
     here, _, header = masked_round(site, content)
     listed = masked_messages.read_listed(content)
     with here.step() as party:
-        return masked_messages.shares_reply(header, party.share(listed, here.verify))
+        shares = party.share(listed, here.verify)
+        here.require_patients(one.advert.site for one in listed)
+        return masked_messages.shares_reply(header, shares)
 
 
 def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Step 4 of a masked round: the site signs whose vectors are in the sum, once.
 
 Nobody reveals anything before enough sites signed the same names, so that the server cannot show each site another sum.
+All sums of evaluations over the same held-out scans must be over the same sites.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from sahfl.errors import PayloadError
 from sahfl.federation import masked_messages
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
-from sahfl.federation.site.kinds.masked_step import masked_round, plan_step, refuses_step
+from sahfl.federation.site.kinds.masked_step import evaluated, masked_round, plan_step, refuses_step
 from sahfl.federation.site.kinds.received import which_cell
+from sahfl.federation.site.masked_once import note_summed
 from sahfl.federation.site.site import Site
 from sahfl.task import Task
 
@@ -25,10 +27,15 @@ WHAT = "this site's signature on the names of the sites whose masked vectors are
 
 def sign_survivors(site: Site, content: RecordDict) -> RecordDict:
     """Answer with the signature, on one set of names only."""
-    here, _, header = masked_round(site, content)
+    here, task, header = masked_round(site, content)
     survivors = masked_messages.read_survivors(content)
     with here.step() as party:
-        return masked_messages.survivors_reply(header, here.sign(party.confirm(survivors)))
+        document = party.confirm(survivors)
+        here.require_patients(survivors)
+        if task.evaluation is not None:
+            scans = {item.content for item in evaluated(site, task)}
+            note_summed(site.config, here.context, header, sites=survivors, scans=scans)
+        return masked_messages.survivors_reply(header, here.sign(document))
 
 
 def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
@@ -43,7 +50,7 @@ def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
 
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
-    return WHAT, which_cell(task)
+    return WHAT, which_cell(task) | {"sum": masked_messages.purpose_of(task)}
 
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
