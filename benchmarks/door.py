@@ -5,9 +5,9 @@
 
 A server and two sites run a study of many short rounds as processes on loopback. A third registered site, which is not
 in the study, attacks in every second window of 20 seconds with one thread for each kind of attack, from an address of
-its own (127.0.0.66) and at the lowest priority, as its processor is not the consortium's. The rounds that end in the
-windows with and without the attack are compared, so that a busy machine slows both; so are the processor time and the
-memory of the server's process.
+its own (127.0.0.66). Its processor is not the consortium's: the server has one core of the machine for itself, and the
+attack has the lowest priority on the others, with the sites. The rounds that end in the windows with and without the
+attack are compared, so that a busy machine slows both; so are the processor time and the memory of the server's process.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ def measure(folder: Path, windows: int) -> dict[str, Any]:
     with Deployment(folder, sites=sites, study=settings, lanes=1) as deployment, ExitStack() as stack:
         del settings["data"]["sites"]["spare"]
         run = RunFolder(deployment.submit())
+        first, *others = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {first})  # what begins from here on is there too
         server = deployment.server()
+        os.sched_setaffinity(0, set(others or [first]))
         for site in settings["data"]["sites"]:
             deployment.site(site)
         wait_for(lambda: len(rounds_of(run)) > 3, 300, lambda: server.log)
