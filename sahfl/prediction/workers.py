@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -71,14 +71,15 @@ def _beside(job: Job, n_workers: int, wishes: Sequence[Wish]) -> Iterator[Outcom
             for worker in workers:
                 if worker.wish is None and waiting:
                     worker.wish = waiting.pop()
-                    worker.pipe.send(worker.wish)
+                    with suppress(OSError):  # it is dead, which is found where its answer is read
+                        worker.pipe.send(worker.wish)
             ready = wait([worker.pipe for worker in workers if worker.wish])
             answers = [(index, worker, worker.wish) for index, worker in enumerate(workers) if worker.pipe in ready]
             for index, worker, wish in answers:
                 assert wish is not None
                 try:
                     answer = worker.pipe.recv()
-                except EOFError:  # it was killed, mostly by the system for its memory
+                except (EOFError, OSError):  # it was killed, mostly by the system for its memory
                     worker.process.join()
                     code = worker.process.exitcode
                     if not worker.is_ready:
