@@ -47,7 +47,8 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
     """The scans that a path stands for; None if it is a single one.
 
     A JSON file is a datalist, of this project or of MONAI, and a CSV file has a column ``image``. A folder stands for
-    many scans if volumes lie in it, or series of several studies in its folders. Otherwise it is one scan.
+    many scans if series of several studies lie in its folders, or if there is no DICOM and volumes lie in it. Otherwise
+    it is one scan.
 
     Args:
         path: a file or folder.
@@ -63,9 +64,9 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
         found = _of_table(path)
     elif path.is_dir():
         inside = _of_folder(path)
-        if not each and not _are_many(inside):
+        if not each and not _are_many(path, inside):
             return None
-        found = (("", item) for item in inside)
+        found = map(_scan_in, inside)
     elif each:
         raise DataError(f"{path}: got {'a file' if path.exists() else 'nothing'}, expected a folder of scans or a list")
     else:
@@ -93,22 +94,31 @@ def _is_volume(path: Path) -> bool:
     return path.name.lower().endswith(VOLUMES)
 
 
-def _are_many(inside: list[Path]) -> bool:
-    """Whether the things in a folder are several scans, and not the parts of one patient's folder."""
-    folders = [item for item in inside if item.is_dir()]
-    n_volumes = len(inside) - len(folders)
-    if n_volumes > 1 or (n_volumes and not folders):
-        return True
-    holding = [item for item in folders if _holds_volume(item)]
-    studies = {study for item in folders if (study := _study_of(item))}
-    return len(holding) > 1 or len(studies) > 1
+def _are_many(folder: Path, inside: list[Path]) -> bool:
+    """Whether the things in a folder are several scans, and not the parts of one patient's folder.
 
-
-def _holds_volume(folder: Path) -> bool:
-    try:
-        return any(map(_is_volume, scan_files(folder)))
-    except OSError:
+    Volumes beside the slices or the folder of one study are its annotations.
+    """
+    if any(dicom.is_dicom(item) for item in folder.iterdir() if item.is_file()):
         return False
+    folders = [item for item in inside if item.is_dir()]
+    studies = {study for item in folders if (study := _study_of(item))}
+    if studies:
+        return len(studies) > 1
+    return len(inside) > len(folders) or sum(bool(_volumes(item)) for item in folders) > 1
+
+
+def _scan_in(item: Path) -> tuple[str, Path]:
+    """Name and path of the scan in a folder: its only volume, or all of it, which its reader judges."""
+    found = _volumes(item) if item.is_dir() and not _study_of(item) else []
+    return (item.name, found[0]) if len(found) == 1 else ("", item)
+
+
+def _volumes(folder: Path) -> list[Path]:
+    try:
+        return list(filter(_is_volume, scan_files(folder)))
+    except OSError:
+        return []
 
 
 def _study_of(folder: Path) -> str:

@@ -46,6 +46,24 @@ def test_folders_of_several_studies_are_scans_and_those_of_one_are_parts_of_it(t
     assert names(tmp_path / "one", each=True) == ["again", "series"]
 
 
+def test_volumes_beside_the_slices_of_a_patient_are_annotations(tmp_path):
+    patient(tmp_path / "loose", "first")
+    volumes(tmp_path / "loose", "mask.nii.gz")
+    assert names(tmp_path / "loose") is None
+    patient(tmp_path / "deep" / "series", "first")
+    volumes(tmp_path / "deep", "mask.nii.gz", "second.nii.gz", "annotations/third.nii.gz")
+    assert names(tmp_path / "deep") is None
+
+
+def test_folders_with_a_volume_each_are_scans(tmp_path):
+    volumes(tmp_path, "p1/ct.nii.gz", "p2/deep/ct.nii.gz", "p3/a.nii", "p3/b.nii")
+    assert [(wish.case, wish.path.relative_to(tmp_path).as_posix()) for wish in list_scans(tmp_path)] == [
+        ("p1", "p1/ct.nii.gz"),
+        ("p2", "p2/deep/ct.nii.gz"),
+        ("p3", "p3"),  # which of two is the scan nobody says, so its reader refuses the folder
+    ]
+
+
 def test_a_file_is_one_scan(tmp_path):
     assert list_scans(write_scan(tmp_path / "scan.nii.gz", SMALL, AFFINE)) is None
     assert list_scans(tmp_path / "missing.nii") is None  # its reader says that nothing is there
