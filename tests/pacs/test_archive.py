@@ -1,10 +1,13 @@
 """Logins, lists of studies, and archives that do not behave: bounded, no secret and no identifier in a text."""
 
 import http.server
+import io
 import threading
 from contextlib import contextmanager
 
 import pytest
+from harness.dicom_files import slice_dataset, uid
+from harness.finished_run import phantom_hu
 
 from sahfl.errors import ConfigError, PacsError
 from sahfl.pacs import archive as archives
@@ -12,6 +15,8 @@ from sahfl.pacs.archive import Archive
 from sahfl.pacs.login import VARIABLE, Login, check_address, read_login
 from sahfl.pacs.mapping import Mapping
 from sahfl.pacs.orders import Order, read_orders
+
+IMAGE, _, AFFINE = phantom_hu()
 
 
 def login_file(tmp_path, text, mode=0o600):
@@ -148,6 +153,21 @@ def test_an_odd_archive_is_one_error_without_identifiers(monkeypatch, caplog, an
         archive.search("studies", AccessionNumber="ACC-77")
     shown = str(info.value) + caplog.text
     assert not [text for text in ("ACC-77", "secret-token", "Muster") if text in shown]
+
+
+def test_another_patient_s_instance_than_was_asked_for_is_refused():
+    stream = io.BytesIO()
+    slice_dataset(IMAGE, AFFINE, 3).save_as(stream, enforce_file_format=True)
+    body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + stream.getvalue() + b"\r\n--b--"
+
+    def answer(handler):
+        respond(handler, body, kind='multipart/related; type="application/dicom"; boundary=b')
+
+    with serving(answer) as archive:
+        asked = uid("study"), uid("ct"), uid("ct", 3)
+        assert archive.retrieve(*asked).SOPInstanceUID == asked[2]
+        with pytest.raises(PacsError, match="sent another instance than it was asked for"):
+            archive.retrieve(*asked[:2], uid("ct", 4))
 
 
 def test_an_archive_that_gives_the_same_page_again_ends_the_search():
