@@ -106,6 +106,8 @@ def predict_case(out: Path, wish: Wish, predictor: Predictor, wanted: Wanted) ->
     Raises:
         OSError: the disk is full or read-only, which the other scans would meet too.
     """
+    if wish.problem:
+        return refused(out, wish, wish.problem)
     try:
         stamp = wish.stamp()  # before reading, so that a change meanwhile is noticed later
         new = read_new_scan(wish.path)

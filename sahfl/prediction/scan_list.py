@@ -35,6 +35,8 @@ class Wish:
     case: str
     """Name of its row and of its folder below the results: letters, digits, ``.``, ``_`` and ``-``."""
     path: Path
+    problem: str = ""
+    """Why it is no scan, if the list shows that already."""
 
     def stamp(self) -> str:
         """Stands for the state of the scan's files: their sizes and times of change, without names; 16 hex digits."""
@@ -190,7 +192,15 @@ def _named(pairs: list[tuple[str, Path]]) -> tuple[Wish, ...]:
     names = _apart(names, [_clean(f"{path.parent.name}_{name}") for name, (_, path) in zip(names, pairs, strict=True)])
     digests = [hashlib.sha256(str(path).encode()).hexdigest()[:8] for _, path in pairs]
     names = _apart(names, [f"{name}-{digest}" for name, digest in zip(names, digests, strict=True)])
-    return tuple(Wish(name, path) for name, (_, path) in zip(names, pairs, strict=True))
+    return tuple(Wish(name, path, _problem(path)) for name, (_, path) in zip(names, pairs, strict=True))
+
+
+def _problem(path: Path) -> str:
+    if not path.is_dir() or _study_of(path) or (n := len(_volumes(path))) < 2:
+        return ""
+    return (
+        f"got a folder of {n} volumes without DICOM, expected one scan; predict this folder, or list the scans in a CSV"
+    )
 
 
 def _apart(names: list[str], longer: list[str]) -> list[str]:

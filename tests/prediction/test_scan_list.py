@@ -60,8 +60,12 @@ def test_folders_with_a_volume_each_are_scans(tmp_path):
     assert [(wish.case, wish.path.relative_to(tmp_path).as_posix()) for wish in list_scans(tmp_path)] == [
         ("p1", "p1/ct.nii.gz"),
         ("p2", "p2/deep/ct.nii.gz"),
-        ("p3", "p3"),  # which of two is the scan nobody says, so its reader refuses the folder
+        ("p3", "p3"),
     ]
+    first, _, third = list_scans(tmp_path)
+    assert first.problem == ""
+    assert third.problem.startswith("got a folder of 2 volumes without DICOM, expected one scan; predict this folder")
+    assert names(tmp_path / "p3") == ["a", "b"]  # as the text says
 
 
 def test_a_file_is_one_scan(tmp_path):
