@@ -1,11 +1,16 @@
 """Logins, lists of studies, and archives that do not behave: bounded, no secret and no identifier in a text."""
 
+import datetime
 import http.server
 import io
+import ssl
 import threading
 from contextlib import contextmanager
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from harness.dicom_files import slice_dataset, uid
 from harness.finished_run import phantom_hu
 
@@ -103,8 +108,15 @@ def test_a_faulty_list_is_refused_by_its_lines(tmp_path, text, message):
 
 
 @contextmanager
-def serving(answer):
-    """A server on this machine that answers every request with ``answer(handler)``; yields an archive there."""
+def serving(answer, **options):
+    """An archive on this machine that answers every request with ``answer(handler)``."""
+    with listening(answer) as port:
+        yield Archive(f"http://127.0.0.1:{port}/dicom-web", Login(token="secret-token"), **options)
+
+
+@contextmanager
+def listening(answer, tls=None):
+    """A server on this machine, with the certificate of ``tls`` if given; yields its port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -114,10 +126,13 @@ def serving(answer):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda request, address: None  # a client that does not trust it hangs up
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield Archive(f"http://127.0.0.1:{server.server_port}/dicom-web", Login(token="secret-token"))
+        yield server.server_port
     finally:
         server.shutdown()
         thread.join()
@@ -132,6 +147,47 @@ def respond(handler, content=b"", *, status=200, kind="application/dicom+json", 
         handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(content)
+
+
+def certificate(folder):
+    """A certificate of this machine, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "certificate.pem").write_bytes(built.public_bytes(form[0]))
+    (folder / "key.pem").write_bytes(key.private_bytes(*form))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    return tls
+
+
+def test_a_certificate_of_the_hospital_s_own_authority_is_checked_against_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "PAUSE_MS", 1)
+    asked = []
+
+    def answer(handler):
+        asked.append(handler.headers["Authorization"])
+        respond(handler, b"[]")
+
+    with listening(answer, certificate(tmp_path)) as port:
+        address, login = f"https://localhost:{port}/dicom-web", Login(user="anna", password="geheim")
+        with pytest.raises(PacsError, match=r"certificate cannot be checked; name the file .* \(authority\)"):
+            Archive(address, login).search("studies")
+        assert asked == []  # no login for a server that nobody knows
+        assert Archive(address, login, authority=tmp_path / "certificate.pem").search("studies") == []
+    assert asked == ["Basic YW5uYTpnZWhlaW0="]
 
 
 ODD = {
