@@ -269,7 +269,8 @@ def _prediction(new: NewScan, predictor: Predictor, found: Segmented, written: W
     from sahfl.prediction.written import describe_interval
 
     trained, probability = predictor.trained, np.asarray(new.on_source(found.probability).dataobj)
-    interval = describe_interval(predictor.calibration.interval(found.volume_ml, found.threshold))
+    unlike = differences(new, trained.views, predictor.known)
+    interval = describe_interval(predictor.calibration.interval(found.volume_ml, found.threshold), unlike)
     return Prediction(
         mask=probability >= found.threshold,
         probability=probability,
@@ -277,7 +278,7 @@ def _prediction(new: NewScan, predictor: Predictor, found: Segmented, written: W
         volume_ml=found.volume_ml,
         interval_ml=(interval["low_ml"], interval["high_ml"]) if interval["n"] else None,
         interval_text=interval["text"],
-        unlike=tuple(item.text for item in differences(new, trained.views, predictor.known)),
+        unlike=tuple(item.text for item in unlike),
         threshold=found.threshold,
         method=trained.method,
         folds=trained.folds,

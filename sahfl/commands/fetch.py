@@ -48,6 +48,7 @@ def fetch(
     from sahfl.pacs.fetch import Choice
     from sahfl.pacs.fetch import fetch as run
     from sahfl.pacs.login import check_address, read_login
+    from sahfl.pacs.mapping import Mapping
     from sahfl.pacs.orders import read_orders
     from sahfl.process import locked
 
@@ -56,7 +57,7 @@ def fetch(
     choice = Choice(description, least_slices, annotations)
     busy = PacsError(f"{to}: another call fetches into it; wait for its end")
     with (
-        locked(to.with_name(f"{to.name}-mapping") / "lock", busy=busy),
+        locked(Mapping(to).folder / "lock", busy=busy),
         counting(["fetched"], Console(stderr=True), unit="studies") as show,
     ):
         found = run(server, orders, to, choice, lambda done, total: show("fetched", done, total))

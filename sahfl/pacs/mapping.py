@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,7 +45,8 @@ class Mapping:
     """The mapping of a folder of fetched scans: ``<folder>-mapping`` beside it."""
 
     def __init__(self, scans: Path) -> None:
-        self.folder = scans.with_name(f"{scans.name}-mapping")
+        whole = Path(os.path.abspath(scans))  # "." has no name
+        self.folder = whole.with_name(f"{whole.name}-mapping")
 
     def secret(self) -> bytes:
         """The key of the UIDs; made once.

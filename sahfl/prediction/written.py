@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sahfl.data.new_scan import NewScan
 from sahfl.errors import ConfigError, RunError, SahflError
 from sahfl.prediction.interval import LEVEL, Interval
 from sahfl.prediction.segment import Predictor, Segmented
-from sahfl.prediction.unlike import differences
+from sahfl.prediction.unlike import Difference, differences
 from sahfl.report.overlays import PREDICTED, Contour, draw_overlay, fullest_slices
 
 NOTICE = "For research use only; not a medical device. No diagnosis or treatment may rest on this result."
@@ -158,7 +158,7 @@ def describe(new: NewScan, predictor: Predictor, found: Segmented) -> dict[str, 
     return {
         "notice": NOTICE,
         "volume_ml": round(found.volume_ml, 3),
-        "interval": describe_interval(predictor.calibration.interval(found.volume_ml, found.threshold)),
+        "interval": describe_interval(predictor.calibration.interval(found.volume_ml, found.threshold), unlike),
         "threshold": found.threshold,
         "voxels": int(found.mask.sum()),
         "voxel_ml": found.voxel_ml,
@@ -171,11 +171,12 @@ def describe(new: NewScan, predictor: Predictor, found: Segmented) -> dict[str, 
     }
 
 
-def describe_interval(interval: Interval | str) -> dict[str, Any]:
-    """An interval as plain values; without one, ``text`` says why."""
+def describe_interval(interval: Interval | str, unlike: Sequence[Difference]) -> dict[str, Any]:
+    """An interval as plain values; ``text`` says why there is none, or that it is doubtful for an unlike scan."""
     if isinstance(interval, str):
         return {"low_ml": None, "high_ml": None, "level": None, "n": 0, "text": interval}
-    return {**vars(interval), "level": LEVEL, "text": str(interval)}
+    doubt = "; doubtful, because the scan is unlike those of the study" if unlike else ""
+    return {**vars(interval), "level": LEVEL, "text": f"{interval}{doubt}"}
 
 
 def identity(predictor: Predictor) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 import ssl
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -258,6 +259,12 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
 def test_a_missing_file_of_certificates_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="expected certificates"):
         Archive("https://pacs.example", authority=tmp_path / "none.pem")
+
+
+def test_the_mapping_lies_beside_the_scans_and_not_in_them(tmp_path, monkeypatch):
+    (tmp_path / "scans").mkdir()
+    monkeypatch.chdir(tmp_path / "scans")
+    assert Mapping(tmp_path / "scans").folder == tmp_path / "scans-mapping" == Mapping(Path()).folder
 
 
 def test_a_damaged_secret_is_not_replaced(tmp_path):

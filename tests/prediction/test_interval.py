@@ -10,6 +10,8 @@ from harness.tiny_study import TINY, changed
 from sahfl.errors import RunError
 from sahfl.prediction.interval import LEAST_SCANS, LEVEL, Calibration, Interval, read_calibration
 from sahfl.prediction.networks import read_trained
+from sahfl.prediction.unlike import Difference
+from sahfl.prediction.written import describe_interval
 from sahfl.statistics.metrics import VOLUME_EDGES_ML, count_volumes
 
 
@@ -60,6 +62,14 @@ def test_an_interval_in_the_open_bin_has_no_upper_end():
     assert calibration([(900, 310)] * 40).interval(310, 0.5) == Interval(200, None, 40)
     assert str(Interval(200, None, 40)) == "200 mL or more (90% interval from 40 held-out scans)"
     assert str(Interval(15, 40.0, 40)) == "15 to 40 mL (90% interval from 40 held-out scans)"
+
+
+def test_the_interval_of_a_scan_unlike_the_study_s_is_called_doubtful():
+    found = Interval(15, 40.0, 40)
+    like, unlike = (describe_interval(found, items) for items in ([], [Difference("few_slices", "5 slices")]))
+    assert like["text"] == str(found)
+    assert unlike["text"] == f"{found}; doubtful, because the scan is unlike those of the study"
+    assert like | {"text": ""} == unlike | {"text": ""} == vars(found) | {"level": 0.9, "text": ""}
 
 
 def test_an_average_of_repeats_has_counts_that_are_no_whole_numbers():
