@@ -179,12 +179,12 @@ def data_key(checked: Iterable[CheckedCase], salt: str) -> str:
 def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:
     stamp = _stamp(case)  # before reading, so that a change during the reading is detected later
     try:
-        scan, content = read_scan(case), _content(case)
+        scan, content, of_files = read_scan(case), _content(case), tuple(judge_files(case))
     except ScanProblem as problem:
         return CheckedCase(case, 0.0, "", stamp, (finding(problem.rule, str(problem)),)), None, None
     measures = measure(scan)
     findings = sorted(
-        (*judge_scan(case.id, scan, measures), *judge_files(case)), key=lambda found: list(BY_ID).index(found.rule)
+        (*judge_scan(case.id, scan, measures), *of_files), key=lambda found: list(BY_ID).index(found.rule)
     )
     return CheckedCase(case, scan.volume_ml, content, stamp, tuple(findings), voxel_hash(scan.image)), scan, measures
 

@@ -124,8 +124,8 @@ def _with_patient(entry: Any) -> tuple[Any, bool]:
 
 
 def case_name(path: Path) -> str:
-    """A NIfTI file's name without its ending."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    """A NIfTI file's name without its ending, in capitals or not."""
+    return re.sub(r"(\.nii)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE)
 
 
 def patient_of(name: str) -> tuple[str, bool]:

@@ -61,6 +61,9 @@ error shape
 error affine
     Image and annotation lie at different places (more than 0.001 mm), or the voxels have no volume.
     Copy the image's geometry to the annotation only if you know that their voxels match.
+error units
+    In the unit of length that the header declares, the volume is no size that a head can have.
+    Write the unit in which the affine is into the header (xyzt_units), or convert the affine to mm.
 error no_orientation
     The header has neither sform nor qform: left and right are not known.
     Convert again from DICOM (dcm2niix); do not guess an orientation.

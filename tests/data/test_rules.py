@@ -138,9 +138,9 @@ SINGLE = {
 """One broken case for each rule of a single case."""
 ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan"}
 PROTOCOL = {"contrast_agent", "sharp_kernel"}
-ELSEWHERE = {*ACROSS, *PROTOCOL, "permission", "too_large", *(rule for rule, *_ in DICOM_RULES)}
+ELSEWHERE = {*ACROSS, *PROTOCOL, "permission", "too_large", "units", *(rule for rule, *_ in DICOM_RULES)}
 """Across cases: below; protocol: in test_protocol; permission: in tests/faults with a user who may not read; too_large:
-in test_bounded_scans; those of DICOM: in test_dicom."""
+in test_bounded_scans; units: in test_real_nifti; those of DICOM: in test_dicom."""
 
 
 def _write(case, content):
