@@ -94,7 +94,13 @@ error windowed
     Export the original series, not screenshots or secondary captures.
 error shifted
     Values are Hounsfield units plus 1024 (stored unsigned, rescale intercept lost).
-    Apply the rescale intercept (-1024), or convert again with dcm2niix.
+    Convert again with dcm2niix; if the DICOM files are lost, subtract 1024 from all values.
+error looks_like_mr
+    Values are 0 or above, and neither as they are nor minus 1024 do they show a skull with brain in it, as in MR.
+    Use the CT of the head. An MR has no Hounsfield units, and no change of its values makes them.
+error no_head
+    No skull with brain in it (judged in fields of view of 140 mm or more): another part of the body, or no CT.
+    Use the CT of the head, with the skull in the field of view; another scale of the values does not help.
 error not_hu
     The values are not Hounsfield units of a whole head, from air to bone.
     Apply rescale slope and intercept; do not normalise, strip the skull or clip.
@@ -156,6 +162,9 @@ warning label_on_bone
 warning label_hu
     The annotated tissue has a median that acute blood does not have (25-110 HU).
     Look at the contour for old blood, another structure or a shifted annotation.
+warning label_contrast
+    The annotated tissue is hardly brighter than the tissue around it (up to 5 HU): flipped, moved, or another scan's.
+    Look at the contour; if it misses the blood, swap its axes as the finding says, or pair it with its own image.
 warning left_right
     The annotation fits the image much better when left and right are swapped.
     Look at the contour; if it lies on the wrong side, convert image and annotation with one program.
