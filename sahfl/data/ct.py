@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from sahfl.data import dicom
-from sahfl.data.manifest import Case
+from sahfl.data.labels import LabelClasses
+from sahfl.data.manifest import MOST_NAMED, Case
 from sahfl.data.nifti import load_nifti, reading
 from sahfl.data.orientation import in_ras
 from sahfl.errors import ScanProblem
@@ -33,6 +34,8 @@ class Scan:
     """(X, Y, Z), True where there is blood of any kind."""
     affine: NDArray[np.float64]
     """(4, 4), voxel index to mm."""
+    kinds: LabelClasses | None = None
+    """The values of the annotation's file; None without one."""
 
     @property
     def voxel_ml(self) -> float:
@@ -68,10 +71,34 @@ def read_scan(case: Case) -> Scan:
     if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
         raise ScanProblem("affine", f"case {case.id}: label and image lie at different places (their affines differ)")
     scan = _scan(case, image)
-    classes = _voxels(case, "label", label)
-    if not np.array_equal(classes, np.rint(classes)) or classes.min() < 0 or classes.max() > 255:
+    classes = _classes(case, _voxels(case, "label", label))
+    kinds = _kinds(case, classes, scan.voxel_ml)
+    return replace(scan, label=np.isin(classes, kinds.counted) if kinds.left_out else classes > 0, kinds=kinds)
+
+
+def _classes(case: Case, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """An annotation's values as whole numbers."""
+    if not np.array_equal(values, np.rint(values)) or values.min() < 0 or values.max() > 255:
         raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
-    return replace(scan, label=classes > 0)
+    return values.astype(np.uint8)
+
+
+def _kinds(case: Case, classes: NDArray[np.uint8], voxel_ml: float) -> LabelClasses:
+    """The values of an annotation, and which of them are blood."""
+    counts = np.bincount(classes.ravel(), minlength=256)
+    voxels = {value: int(counts[value]) for value in range(1, 256) if counts[value]}
+    if case.blood is not None:
+        values = tuple(value for value in case.blood if isinstance(value, int))
+        if not values and voxels:
+            text = "the site names blood by names alone, and the label file has values; give the values"
+            raise ScanProblem("label_values", f"case {case.id}: {text}")
+        return LabelClasses(voxels, tuple(value for value in voxels if value in values), known=True)
+    if case.declared is not None and (odd := [value for value in voxels if value not in case.declared]):
+        found = ", ".join(f"{value} ({voxels[value] * voxel_ml:.2f} mL)" for value in odd[:MOST_NAMED])
+        declared = ", ".join(map(str, case.declared[:MOST_NAMED]))
+        text = f"the label holds value {found}, and the list of cases declares {declared}"
+        raise ScanProblem("label_undeclared", f"case {case.id}: {text}")
+    return LabelClasses(voxels, tuple(voxels), known=case.declared is not None)
 
 
 def without_annotation(case: Case, image: Any) -> Scan:

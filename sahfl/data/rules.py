@@ -138,6 +138,15 @@ warning sharp_kernel
 error label_values
     The annotation holds values that are not whole numbers from 0 to 255.
     Save classes, not probabilities; resample annotations with nearest neighbour.
+error label_undeclared
+    The annotation holds a value that `labels` of `dataset.json` or of the datalist does not declare.
+    Declare it under `labels`, or name the values that are blood in the data section (`blood: [1]`).
+warning label_kinds
+    The annotation holds several values, nothing says which are blood, and all of them are counted.
+    Name the values that are blood in the data section (`blood: [1, 2]`), or all under `labels` of the datalist.
+note label_left_out
+    The annotation holds values that the site does not name as blood; they are left out.
+    None needed, if `blood` in the data section is right.
 note no_blood
     The annotation is empty; legal, and counted apart.
     Confirm that the head is normal.

@@ -120,7 +120,21 @@ def _tissue(scan: Scan, measures: Measures) -> Iterator[tuple[str, str]]:
         yield "noise", f"noise of {measures.noise_hu:.1f} HU inside the skull"
 
 
+def _kinds(scan: Scan) -> Iterator[tuple[str, str]]:
+    kinds = scan.kinds
+    if kinds is None:
+        return
+    amounts = {value: f"{value} ({n * scan.voxel_ml:.2f} mL)" for value, n in kinds.voxels.items()}
+    counted = ", ".join(amounts[value] for value in kinds.counted) or "none"
+    if kinds.left_out:
+        others = ", ".join(amounts[value] for value in kinds.left_out)
+        yield "label_left_out", f"of the annotation's values, {counted} are blood; left out: {others}"
+    elif len(kinds.counted) > 1 and not kinds.known:
+        yield "label_kinds", f"the annotation's values {counted} are all counted as blood"
+
+
 def _annotation(scan: Scan, blood: AnnotationMeasures | None) -> Iterator[tuple[str, str]]:
+    yield from _kinds(scan)
     if blood is None:
         yield "no_blood", "the annotation is empty"
         return
