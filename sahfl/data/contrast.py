@@ -21,6 +21,8 @@ BETTER_HU = 15.0
 """A change of its axes that raises the contrast by at least this much would fit."""
 MOST_MOVED = 3
 """Slices by which an annotation is moved to find its place."""
+MOST_PLACES = 20_000
+"""Voxels that are looked at to compare changes."""
 LEAST_SOFT = 0.5
 """Least share of soft tissue under an annotation that fits."""
 
@@ -57,6 +59,7 @@ def contrast_of(image: NDArray[np.float32], label: NDArray[np.bool_]) -> Contras
     better = None
     if here is None or here <= LOW_CONTRAST_HU:
         least = max(here or 0.0, 0.0) + BETTER_HU
+        inside, around = _some(inside), _some(around)
         found = [
             Fit(change, value)
             for change, view, slices in _changes(image)
@@ -86,6 +89,12 @@ def _contrast(image: NDArray[np.float32], inside: Places, around: Places, least_
             return None
         medians.append(float(np.median(soft)))
     return medians[0] - medians[1]
+
+
+def _some(places: Places) -> Places:
+    """Evenly chosen places, enough for a median."""
+    step = -(-len(places[0]) // MOST_PLACES)
+    return tuple(part[:: step or 1] for part in places)
 
 
 def _moved(places: Places, slices: int, image: NDArray[np.float32]) -> Places:

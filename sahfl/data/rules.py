@@ -96,7 +96,7 @@ error shifted
     Values are Hounsfield units plus 1024 (stored unsigned, rescale intercept lost).
     Convert again with dcm2niix; if the DICOM files are lost, subtract 1024 from all values.
 error looks_like_mr
-    Values are 0 or above, and neither as they are nor minus 1024 do they show a skull with brain in it, as in MR.
+    As in MR, values are above those of bone, or 0 and more without a skull with brain in it, minus 1024 or not.
     Use the CT of the head. An MR has no Hounsfield units, and no change of its values makes them.
 error no_head
     No skull with brain in it (judged in fields of view of 140 mm or more): another part of the body, or no CT.

@@ -18,6 +18,8 @@ WHOLE_HEAD_HU = (-500.0, 300.0)
 """A head CT contains air below the first value, at least in the sinuses, and bone above the second."""
 MOST_HU = 70_000.0
 """More than 16 bits can store with any usual intercept; metal reaches 30,000 HU."""
+MOST_BONE_HU = 4000.0
+"""Metal alone lies above this value, and is less than 1 % of a volume."""
 LOW_HU, HIGH_HU = -900.0, 300.0
 """Usual limits of the 1st and the 99th percentile."""
 BRAIN_HU, BRAIN_RANGE_HU = (20.0, 45.0), (0.0, 90.0)
@@ -67,6 +69,12 @@ def _values(scan: Scan, measures: Measures) -> Iterator[tuple[str, str]]:
     if low >= 0 and high <= 255:
         yield "windowed", span
         return
+    if max(-low, high) > MOST_HU:
+        yield "not_hu", f"values from {low:.3g} to {high:.3g} are more than a scanner can store"
+        return
+    if measures.high_hu > MOST_BONE_HU:
+        yield "looks_like_mr", f"{span}, 99th percentile {measures.high_hu:.0f}: more than bone has in CT"
+        return
     head, shifted = (_shows_head(scan, share) for share in (measures.skull_share, measures.shifted_skull_share))
     # Air lies near zero, and bone near its usual values plus 1024.
     near_zero = low >= 0 and measures.low_hu < 200 and UNSIGNED_SHIFT_HU + HIGH_HU < high < 8192
@@ -75,9 +83,6 @@ def _values(scan: Scan, measures: Measures) -> Iterator[tuple[str, str]]:
         return
     if low >= LEAST_CT_HU and head is False and shifted is False:
         yield "looks_like_mr", f"{span}: no air in HU, and no skull with brain in it, plus 1024 or not"
-        return
-    if max(-low, high) > MOST_HU:
-        yield "not_hu", f"values from {low:.3g} to {high:.3g} are more than a scanner can store"
         return
     if low > WHOLE_HEAD_HU[0] or high < WHOLE_HEAD_HU[1]:
         yield "not_hu", f"{span} are not HU of a whole head (air to bone)"

@@ -1,15 +1,21 @@
 """A volume without a head is refused by name; every real head, whatever is missing in it, is not."""
 
+from pathlib import Path
+
+import nibabel
 import numpy as np
 import pytest
+from nibabel.testing import data_path
 
 from sahfl.data.ct import Scan, read_scan
 from sahfl.data.manifest import datalist_sites, read_datalist
 from sahfl.data.measures import measure
+from sahfl.data.new_scan import read_new_scan
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.rules import BY_ID
 from sahfl.data.scan_rules import NO_HU, judge_scan
 from sahfl.data.skull import skull_share
+from sahfl.errors import DataRefused
 
 MM = (2.0, 2.0, 5.0)
 
@@ -98,6 +104,11 @@ def test_another_part_of_the_body_is_refused_for_having_no_head(body):
     assert refusals(scan_of(section)) == {"no_head"}
 
 
+@pytest.mark.parametrize("noise", [30, 60])
+def test_a_noisy_head_is_a_head(noise):
+    assert not refusals(scan_of(head(60), noise=noise))
+
+
 @pytest.mark.parametrize("n_slices", [1, 3, 8])
 @pytest.mark.parametrize("flap", [0, 60, 100])
 def test_a_head_is_a_head_with_an_open_skull_and_in_one_slice(flap, n_slices):
@@ -153,6 +164,19 @@ def test_an_mr_is_refused_by_name_and_no_change_of_its_values_makes_it_a_ct(whic
     for intercept, slope in ((-1024, 1), (-1000, 1), (-1024, 0.7), (-1024, 2)):
         changed = Scan((MRS[which] * slope + intercept).astype(np.float32), empty, np.diag([*MM, 1.0]))
         assert refusals(changed) & {"no_head", "not_hu", "brain_not_hu"}, (intercept, slope)
+
+
+def test_an_mr_of_a_small_field_of_view_is_refused_for_its_values():
+    """An MR that comes with nibabel: 66 x 82 mm, values from -610 to 30393."""
+    with pytest.raises(DataRefused, match=r"looks_like_mr: .*99th percentile 127\d\d.*Use the CT of the head"):
+        read_new_scan(Path(data_path) / "anatomical.nii")
+
+
+def test_a_new_scan_without_a_head_is_refused_with_its_remedy(tmp_path):
+    scan = scan_of(BODIES["abdomen"])
+    nibabel.save(nibabel.Nifti1Image(scan.image, scan.affine), tmp_path / "scan.nii")
+    with pytest.raises(DataRefused, match=r"no_head: 0 mm of 40 mm show brain inside a skull\. Use the CT of the head"):
+        read_new_scan(tmp_path / "scan.nii")
 
 
 def test_a_ct_without_its_intercept_is_no_mr_and_its_remedy_works():
