@@ -189,16 +189,17 @@ def read_json(path: Path, *, most: int, strict: bool = False) -> Any:
     Raises:
         ValueError: it is not JSON in UTF-8, has too many parts or values, or is nested too deeply for Python.
     """
-    hooks: dict[str, Any] = {"object_pairs_hook": _without_repetition, "parse_constant": _no_number} if strict else {}
-    return parse_json(read_bytes(path, most=most), **hooks)
+    return parse_json(read_bytes(path, most=most), strict=strict)
 
 
-def parse_json(content: bytes, **hooks: Any) -> Any:
+def parse_json(content: bytes, *, strict: bool = False, **hooks: Any) -> Any:
     """The value of a JSON text, whose values are counted before they are made; ``hooks`` are those of ``json.loads``.
 
     Raises:
         ValueError: as ``read_json``.
     """
+    if strict:
+        hooks |= {"object_pairs_hook": _without_repetition, "parse_constant": _no_number}
     if sum(map(content.count, b"[{:")) > JSON_PARTS or content.count(b",") > JSON_VALUES:  # within texts too
         raise ValueError(f"has more than {JSON_PARTS} lists, mappings and keys, or more than {JSON_VALUES} values")
     try:

@@ -153,7 +153,6 @@ EXCEPTIONS = {
     ("sahfl/export/scripts/predict_bundle.py", "read_text"): "a script of an export",
     ("sahfl/export/scripts/predict_bundle.py", "load_file"): "a script of an export",
     ("sahfl/export/scripts/predict_onnx.py", "read_text"): "a script of an export",
-    ("sahfl/data/nifti.py", "from_filename"): "nibabel opens by path; the file was checked before",
     ("sahfl/data/dicom/header.py", "pydicom.dcmread"): "pydicom opens by path; the file was checked before",
 }
 

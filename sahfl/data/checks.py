@@ -42,7 +42,8 @@ class CheckedCase:
     volume_ml: float
     """Annotated blood, mL; 0 for a legal empty annotation, and for a case that cannot be read."""
     content: str
-    """SHA-256 over the bytes of image and annotation (of every file, for DICOM); empty if they cannot be read."""
+    """SHA-256 over the bytes of image and annotation (of every file, for DICOM) and the labels that the site names as
+    blood; empty if they cannot be read."""
     stamp: tuple[int, ...]
     """Sizes, modification and change times of the case's files when they were checked."""
     findings: tuple[Finding, ...]
@@ -179,12 +180,12 @@ def data_key(checked: Iterable[CheckedCase], salt: str) -> str:
 def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:
     stamp = _stamp(case)  # before reading, so that a change during the reading is detected later
     try:
-        scan, content = read_scan(case), _content(case)
+        scan, content, of_files = read_scan(case), _content(case), tuple(judge_files(case))
     except ScanProblem as problem:
         return CheckedCase(case, 0.0, "", stamp, (finding(problem.rule, str(problem)),)), None, None
     measures = measure(scan)
     findings = sorted(
-        (*judge_scan(case.id, scan, measures), *judge_files(case)), key=lambda found: list(BY_ID).index(found.rule)
+        (*judge_scan(case.id, scan, measures), *of_files), key=lambda found: list(BY_ID).index(found.rule)
     )
     return CheckedCase(case, scan.volume_ml, content, stamp, tuple(findings), voxel_hash(scan.image)), scan, measures
 
@@ -199,7 +200,7 @@ def voxel_hash(image: NDArray[np.float32]) -> str:
 
 def _content(case: Case) -> str:
     """Same as ``_digest``, but unpacks a .gz to its end, because nibabel does not compare its checksum."""
-    sha = hashlib.sha256()
+    sha = _new_sha(case)
     try:
         for path in case.files():
             check_unpacked(path)
@@ -213,13 +214,18 @@ def _content(case: Case) -> str:
 
 def _digest(case: Case) -> str:
     """SHA-256 over all files of a case; empty if a file cannot be read."""
-    sha = hashlib.sha256()
+    sha = _new_sha(case)
     try:
         for path in case.files():
             _add(sha, path)
     except OSError:
         return ""
     return sha.hexdigest()
+
+
+def _new_sha(case: Case) -> hashlib._Hash:
+    """A hash that depends on which labels are blood: another choice makes another annotation of the same files."""
+    return hashlib.sha256(b"" if case.blood is None else f"blood {sorted(map(str, case.blood))}\n".encode())
 
 
 def _add(sha: hashlib._Hash, path: Path) -> None:

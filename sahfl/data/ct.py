@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import nibabel
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from sahfl.data import dicom
-from sahfl.data.manifest import Case
-from sahfl.data.nifti import load_nifti
-from sahfl.errors import ScanProblem, UnfitFile
+from sahfl.data.labels import LabelClasses
+from sahfl.data.manifest import MOST_NAMED, Case
+from sahfl.data.nifti import load_nifti, reading
+from sahfl.data.orientation import in_ras
+from sahfl.errors import ScanProblem
 
 AIR_HU = -1000.0
 HEAD_HU = -300.0
@@ -36,6 +34,8 @@ class Scan:
     """(X, Y, Z), True where there is blood of any kind."""
     affine: NDArray[np.float64]
     """(4, 4), voxel index to mm."""
+    kinds: LabelClasses | None = None
+    """The values of the annotation's file; None without one."""
 
     @property
     def voxel_ml(self) -> float:
@@ -55,25 +55,50 @@ class Scan:
 
 
 def read_scan(case: Case) -> Scan:
-    """Read a case's image and annotation, and turn both to RAS+.
+    """Read a case's image and annotation, and turn both to RAS+ in mm.
 
-    An image that is a folder is a DICOM series (``sahfl.data.dicom``); any other image is a NIfTI file.
+    An image that is a folder is a DICOM series (``sahfl.data.dicom``); any other image is a NIfTI file. The two may
+    store their axes in any order and direction, each its own: their places in the patient are compared.
 
     Raises:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
     # Unlike Path.is_dir, os.path.isdir does not raise PermissionError.
-    image, label = _open_dicom(case) if os.path.isdir(case.image) else (open_nifti(case), open_nifti(case, "label"))
-    _check_shape(case, image)
+    opened = _open_dicom(case) if os.path.isdir(case.image) else (open_nifti(case), open_nifti(case, "label"))
+    image, label = (turned(case, volume, which) for volume, which in zip(opened, ("image", "label"), strict=True))
     if image.shape != label.shape:
         raise ScanProblem("shape", f"case {case.id}: label has shape {label.shape}, the image has {image.shape}")
     if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
         raise ScanProblem("affine", f"case {case.id}: label and image lie at different places (their affines differ)")
-    scan = without_annotation(case, image)
-    classes, _ = _voxels(case, "label", label)
-    if not np.array_equal(classes, np.rint(classes)) or classes.min() < 0 or classes.max() > 255:
+    scan = _scan(case, image)
+    classes = _classes(case, _voxels(case, "label", label))
+    kinds = _kinds(case, classes, scan.voxel_ml)
+    return replace(scan, label=np.isin(classes, kinds.counted) if kinds.left_out else classes > 0, kinds=kinds)
+
+
+def _classes(case: Case, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """An annotation's values as whole numbers."""
+    if not np.array_equal(values, np.rint(values)) or values.min() < 0 or values.max() > 255:
         raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
-    return replace(scan, label=classes > 0)
+    return values.astype(np.uint8)
+
+
+def _kinds(case: Case, classes: NDArray[np.uint8], voxel_ml: float) -> LabelClasses:
+    """The values of an annotation, and which of them are blood."""
+    counts = np.bincount(classes.ravel(), minlength=256)
+    voxels = {value: int(counts[value]) for value in range(1, 256) if counts[value]}
+    if case.blood is not None:
+        values = tuple(value for value in case.blood if isinstance(value, int))
+        if not values and voxels:
+            text = "the site names blood by names alone, and the label file has values; give the values"
+            raise ScanProblem("label_values", f"case {case.id}: {text}")
+        return LabelClasses(voxels, tuple(value for value in voxels if value in values), known=True)
+    if case.declared is not None and (odd := [value for value in voxels if value not in case.declared]):
+        found = ", ".join(f"{value} ({voxels[value] * voxel_ml:.2f} mL)" for value in odd[:MOST_NAMED])
+        declared = ", ".join(map(str, case.declared[:MOST_NAMED]))
+        text = f"the label holds value {found}, and the list of cases declares {declared}"
+        raise ScanProblem("label_undeclared", f"case {case.id}: {text}")
+    return LabelClasses(voxels, tuple(voxels), known=case.declared is not None)
 
 
 def without_annotation(case: Case, image: Any) -> Scan:
@@ -82,18 +107,22 @@ def without_annotation(case: Case, image: Any) -> Scan:
     Raises:
         ScanProblem: it is not a volume of finite numbers.
     """
-    _check_shape(case, image)
-    if not abs(np.linalg.det(image.affine[:3, :3])) > 0:
-        raise ScanProblem("affine", f"case {case.id}: the voxels have no volume (the affine's determinant is 0)")
-    hounsfield, affine = _voxels(case, "image", image)
+    return _scan(case, turned(case, image, "image"))
+
+
+def turned(case: Case, image: Any, which: str) -> Any:
+    """An open volume of a case in RAS+ and mm; the message of a ``ScanProblem`` names the case."""
+    try:
+        return in_ras(image, which)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
+
+
+def _scan(case: Case, image: Any) -> Scan:
+    hounsfield = _voxels(case, "image", image)
     if not np.isfinite(hounsfield).all():
         raise ScanProblem("not_finite", f"case {case.id}: image holds NaN or infinite voxels")
-    return Scan(hounsfield, np.zeros(hounsfield.shape, np.bool_), affine)
-
-
-def _check_shape(case: Case, image: Any) -> None:
-    if len(image.shape) != 3 or 0 in image.shape:
-        raise ScanProblem("not_3d", f"case {case.id}: image has shape {image.shape}, expected three dimensions")
+    return Scan(hounsfield, np.zeros(hounsfield.shape, np.bool_), np.asarray(image.affine, np.float64))
 
 
 def _open_dicom(case: Case) -> tuple[Any, Any]:
@@ -105,9 +134,7 @@ def _open_dicom(case: Case) -> tuple[Any, Any]:
             return series.image, dicom.read_segmentation(annotation, series)
     except ScanProblem as problem:
         raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
-    label = open_nifti(replace(case, label=annotation), "label")
-    has_volume = len(label.shape) == 3 and abs(np.linalg.det(label.affine[:3, :3])) > 0
-    return nibabel.as_closest_canonical(series.image), nibabel.as_closest_canonical(label) if has_volume else label
+    return series.image, open_nifti(replace(case, label=annotation), "label")
 
 
 def open_nifti(case: Case, which: Literal["image", "label"] = "image") -> Any:
@@ -116,34 +143,20 @@ def open_nifti(case: Case, which: Literal["image", "label"] = "image") -> Any:
     Raises:
         ScanProblem: the file is missing or not readable NIfTI.
     """
-    path = case.image if which == "image" else case.label
     try:
-        return load_nifti(path)
+        return load_nifti(case.image if which == "image" else case.label)
     except ScanProblem as problem:
-        raise ScanProblem(problem.rule, f"case {case.id}: the {which} file: {problem}") from problem
-    except UnfitFile as error:
-        raise ScanProblem("unreadable", f"case {case.id}: the {which} file {error.strerror}") from error
-    except FileNotFoundError as error:
-        raise ScanProblem("missing", f"case {case.id}: the {which} file is missing") from error
-    except PermissionError as error:
-        raise ScanProblem("permission", f"case {case.id}: no permission to read the {which} file") from error
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
-        raise ScanProblem("unreadable", f"case {case.id}: the {which} file is not readable NIfTI") from error
+        text = str(problem).replace("a file", f"the {which} file", 1)
+        raise ScanProblem(problem.rule, f"case {case.id}: {text}") from problem
 
 
-def _voxels(case: Case, which: str, image: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Voxels (X, Y, Z) and affine (4, 4) with the axes turned to RAS+."""
-    if image.get_data_dtype().kind not in "iuf":
-        text = f"the {which} holds {image.get_data_dtype()} voxels, expected whole or real numbers"
-        raise ScanProblem("unreadable", f"case {case.id}: {text}")
+def _voxels(case: Case, which: str, image: Any) -> NDArray[np.float32]:
+    """Voxels (X, Y, Z)."""
     try:
-        turned: Any = nibabel.as_closest_canonical(image)
-        return np.asarray(turned.dataobj, dtype=np.float32), np.asarray(turned.affine, np.float64)
-    except (OSError, EOFError, zlib.error, ValueError) as error:  # a truncated .nii.gz opens, and fails only here
-        raise ScanProblem("unreadable", f"case {case.id}: the {which} file is truncated or damaged") from error
-    except (MemoryError, OverflowError) as error:  # a damaged header can claim any size
-        text = f"the {which} file claims {image.shape} voxels, too many for this machine's memory"
-        raise ScanProblem("unreadable", f"case {case.id}: {text}") from error
+        with reading(f"the {which} file is truncated or damaged"):
+            return np.asarray(image.dataobj, dtype=np.float32)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from sahfl.data import dicom
-from sahfl.data.manifest import Case, scan_files
-from sahfl.data.nifti import load_nifti
+from sahfl.data.manifest import Case, case_name, scan_files
+from sahfl.data.nifti import extension_texts, is_nifti, load_nifti, reading
+from sahfl.data.orientation import unit_of
 from sahfl.data.rules import Finding, finding
+from sahfl.errors import ScanProblem
 from sahfl.regular_files import SCAN_BYTES, open_regular
 
 FORMS_APART_MM = 1.0
@@ -40,18 +42,22 @@ PLAIN_WORDS = frozenset(_PLAIN.split())
 
 
 def judge_files(case: Case) -> Iterator[Finding]:
-    """Findings about a readable case's files, from their names and headers only."""
+    """Findings about a readable case's files, from their names and headers only.
+
+    Raises:
+        ScanProblem: a header cannot be read.
+    """
     alone = case.image == case.label  # a patient's folder, or a scan without annotation
     files = (("image", case.image), ("label", case.label))[: 1 if alone else 2]
-    if named := [which for which, path in files if looks_personal(path.name.split(".nii")[0])]:
+    if named := [which for which, path in files if looks_personal(case_name(path))]:
         what = "folder" if alone and not case.image.is_file() else f"{' and the '.join(named)} file"
         yield finding("file_name", f"case {case.id}: the name of the {what} looks like a name or a date")
     if case.image.is_dir():
         yield from (finding(rule, f"case {case.id}: {text}") for rule, text in dicom.judge_protocol(case.image))
     for which, path in (*files[:1], *([] if alone and case.image.is_file() else [("label", _label_file(case))])):
-        if not path.is_file() or not path.name.endswith((".nii", ".nii.gz")):
+        if not is_nifti(path):
             continue
-        header = load_nifti(path).header
+        header = _header(case, path, which)
         if which == "image":
             yield from _forms(case, header)
         if fields := [name for name, text in _texts(path, header) if looks_personal(text)]:
@@ -59,11 +65,22 @@ def judge_files(case: Case) -> Iterator[Finding]:
             yield finding("header_text", f"case {case.id}: {text}")
 
 
+def _header(case: Case, path: Path, which: str) -> Any:
+    try:
+        header = load_nifti(path).header
+        with reading("the forms of a file are damaged"):
+            header.get_sform(), header.get_qform()
+        return header
+    except ScanProblem as problem:
+        text = str(problem).replace("a file", f"the {which} file", 1)
+        raise ScanProblem(problem.rule, f"case {case.id}: {text}") from problem
+
+
 def _label_file(case: Case) -> Path:
     """The NIfTI annotation that lies beside a DICOM series, or the label as it is."""
     if not case.label.is_dir():
         return case.label
-    return next((path for path in scan_files(case.label) if path.name.endswith((".nii", ".nii.gz"))), case.label)
+    return next((path for path in scan_files(case.label) if is_nifti(path)), case.label)
 
 
 def looks_personal(text: str) -> bool:
@@ -86,7 +103,8 @@ def _forms(case: Case, header: Any) -> Iterator[Finding]:
         yield finding("handedness", f"case {case.id}: one of sform and qform is left-handed, the other right-handed")
         return
     corners = np.stack(np.meshgrid(*([0, n - 1] for n in header.get_data_shape()[:3])), -1).reshape(-1, 3)
-    apart = np.linalg.norm((corners @ (by_sform - by_qform)[:3, :3].T) + (by_sform - by_qform)[:3, 3], axis=1).max()
+    off = (by_sform - by_qform) * unit_of(header)[1]
+    apart = np.linalg.norm(corners @ off[:3, :3].T + off[:3, 3], axis=1).max()
     if apart > FORMS_APART_MM:
         yield finding("forms_differ", f"case {case.id}: sform and qform lie up to {apart:.1f} mm apart")
 
@@ -96,9 +114,8 @@ def _texts(path: Path, header: Any) -> Iterator[tuple[str, str]]:
     for name in TEXT_FIELDS:
         if name in header:
             yield name, bytes(header[name].tobytes()).split(b"\0")[0].decode("latin-1")
-    for extension in getattr(header, "extensions", ()):
-        content = extension.get_content()
-        yield "an extension", content.decode("latin-1") if isinstance(content, bytes) else str(content)
+    for content in extension_texts(path):
+        yield "an extension", content
     with open_regular(path, most=SCAN_BYTES) as stream:
         start = stream.read(512)
     if start[:2] == b"\x1f\x8b" and len(start) > 10 and start[3] & 8:

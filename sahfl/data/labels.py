@@ -1,17 +1,80 @@
-"""Which label names mean blood: every label counts as hemorrhage, so a label for anything else is an error."""
+"""Which labels of an annotation are blood: by their names, or because the site says so."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 _BLOOD = re.compile(
-    r"ha?emorrh?ag|ha?ematom|ha?ematoma|bleed|blood|clot|contusion|subarachnoid|subdural|epidural|extradural"
-    r"|intraventricular|intraparenchymal|intracerebral|\b(ich|iph|ivh|sah|sdh|edh|eah|cph)\b"
+    r"ha?emorrh?ag|\bemorrag|ha?ematom|hamatom|hamorrhag|\bematom|bleed|blood|blutung|\bblut\b|sangrado|saignement"
+    r"|sanguinament|\bsangu?re?\b|\bsang\b|clot|caillot|coagul|gerinnsel|[ck]ontusi|subarach?noid|sous arach?noid"
+    r"|subdural|sous dural|sottodural|epidural|extra ?dural|intra ?ventri[ck]ul|intraparench[iy]m|intra[cz]erebral"
+    r"|\b(ich|iph|ivh|sah|sdh|edh|eah|cph|sab|icb|hsa|hsd|hed|esa)\b"
 )
-_OTHER = re.compile(r"o?edema|peri|hygroma|effusion|vessel|infarct|\b(no|non|without)\b")
+"""Words for blood in English, German, French, Spanish and Italian, without accents."""
+_OTHER = re.compile(
+    r"o?edem|odem|\bperi|hygrom|higrom|igrom|effusion|vessel|gefass|vaisseau|\bvas[io]s?\b|infar[ck]t|infart"
+    r"|\b(no|non|not|without|kein|keine|ohne|nicht|sans|pas|aucune?|sin|ningun|ninguna|senza|nessuna?)\b"
+)
 
 
 def is_blood(name: str) -> bool:
-    """Test whether a label's name is a word for blood or one of IPH, IVH, SAH, SDH, EDH; False for unknown names."""
-    words = re.sub(r"[^a-z]+", " ", name.lower())
+    """Test whether a label's name is a word for blood or one of IPH, IVH, SAH, SDH, EDH; False for unknown names.
+
+    Names may be English, German, French, Spanish or Italian, such as ``Blutung``, ``SAB`` or ``hématome sous-dural``.
+    """
+    words = re.sub(r"[^a-z]+", " ", _plain(name))
     return bool(_BLOOD.search(words)) and not _OTHER.search(words)
+
+
+def _plain(name: str) -> str:
+    """A name in lower case without accents."""
+    folded = unicodedata.normalize("NFKD", name.casefold().replace("œ", "oe").replace("æ", "ae"))
+    return "".join(letter for letter in folded if not unicodedata.combining(letter))
+
+
+@dataclass(frozen=True)
+class LabelClasses:
+    """The values of one annotation."""
+
+    voxels: Mapping[int, int]
+    """Number of voxels of each value above 0."""
+    counted: tuple[int, ...]
+    """The values among them that count as blood."""
+    known: bool
+    """Whether the list of cases or the site says which values are blood."""
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """The values that do not count."""
+        return tuple(value for value in self.voxels if value not in self.counted)
+
+
+def choose_blood(
+    labels: Mapping[str, int], blood: Sequence[int | str] | None, source: str
+) -> tuple[tuple[int, ...] | None, list[str]]:
+    """The values that are blood of those that a list of cases declares, and all problems.
+
+    Args:
+        labels: value by name, without the background.
+        blood: the site's choice, by names or values; without it every label has to be named as blood, and the values
+            are None, which means all.
+        source: the file that declares them, for messages.
+    """
+    if blood is None:
+        named = [name[:40] for name in labels if is_blood(name)]
+        example = ", ".join(named) or "NAME"
+        remedy = f"name those that are in the data section of the site or study (blood: [{example}])"
+        return None, [f"labels.{name[:80]}: is not named as blood; {remedy}" for name in labels if not is_blood(name)]
+    by_name = {_plain(name): value for name, value in labels.items()}
+    values, problems = [], []
+    for wanted in blood:
+        value = wanted if isinstance(wanted, int) else by_name.get(_plain(wanted))
+        if value is None or value not in labels.values():
+            known = ", ".join(f"{name[:40]}: {value}" for name, value in list(labels.items())[:20])
+            problems.append(f"blood: {wanted!r} is no label of {source}, which has {known}")
+        else:
+            values.append(value)
+    return tuple(dict.fromkeys(values)), problems

@@ -6,14 +6,14 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sahfl import regular_files
+from sahfl.data.json_lists import place_in_json, read_json
+from sahfl.data.labels import choose_blood
 from sahfl.errors import DataError
 from sahfl.problems import MOST_SHOWN, shown
-from sahfl.regular_files import DATALIST_BYTES
 
 MOST_NAMED = 20
 """Names that a message lists, and problems."""
@@ -22,6 +22,10 @@ NO_SCAN = {
     *(".jpg", ".jpeg", ".png", ".db", ".ini"),
 }
 """Endings of files that lie beside scans but are not scans."""
+
+
+Blood = Sequence[int | str] | None
+"""The labels that a site names as blood, by name or value; None if it names none."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Case:
     """The fold that the datalist assigns to this case, if any."""
     patient_from_name: bool = False
     """Whether nothing but the whole name of the case stands for the patient, so that a second scan would be missed."""
+    blood: tuple[int | str, ...] | None = None
+    """The label values that the site names as blood, or names of segments; None if every value above 0 counts."""
+    declared: tuple[int, ...] | None = None
+    """The label values that the list of cases declares, if it does."""
 
     def files(self) -> tuple[Path, ...]:
         """All files that the case is read from, the image first, each once.
@@ -64,36 +72,67 @@ def scan_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(p for p in found if not p.name.startswith(".") and p.suffix.lower() not in NO_SCAN))
 
 
-def read_json(path: Path, where: str) -> Any:
-    """The content of a JSON file; a DataError that begins with ``where`` if it cannot be read."""
-    try:
-        return regular_files.read_json(path, most=DATALIST_BYTES, strict=True)
-    except (OSError, ValueError) as error:
-        found = error.strerror if isinstance(error, OSError) else f"is not JSON ({error})"
-        raise DataError(f"{where}: {found}") from error
+MONAI_LISTS = "training", "validation"
+"""The lists of a MONAI datalist whose cases are annotated."""
 
 
-def read_datalist(path: Path, site: str) -> tuple[Case, ...]:
+def read_datalist(path: Path, site: str, blood: Blood = None) -> tuple[Case, ...]:
     """The cases of one site, in the datalist's order.
 
     The file is JSON, with image and label relative to its folder: ``{"sites": {site: [{"image", "label", "patient",
-    "fold"?}, ...]}}``, or one site's MONAI datalist ``{"training": [{"image", "label", "patient"?, "fold"?}, ...]}``.
-    If a MONAI entry has no patient, the patient is taken from the image's name (``patient_of``).
+    "fold"?}, ...]}, "labels"?: {name: value}}``, or one site's MONAI datalist ``{"training": [{"image", "label",
+    "patient"?, "fold"?}, ...], "validation"?: [...]}``. If a MONAI entry has no patient, the patient is taken from the
+    image's name (``patient_of``). ``blood`` has the labels that are blood, by name or value.
 
     Raises:
         DataError: the file cannot be read, has no such site, or an entry lacks a key; the message names the entry.
     """
     content = read_json(path, f"datalist {path}")
-    sites, monai = content.get("sites") if isinstance(content, dict) else None, False
+    values, declared = _labels(content, blood, path)
+    entries: list[tuple[Any, bool, tuple[str | int, ...]]] = []
+    for keys, found in _lists(content, site, path):
+        if not isinstance(found, list) or not found:
+            where = place_in_json(path, *keys)
+            raise DataError(f"datalist {path}, site {site!r}: expected a list with at least one case{where}")
+        monai = keys[0] != "sites"
+        entries += [
+            (*(_with_patient(entry) if monai else (entry, False)), (*keys, at)) for at, entry in enumerate(found)
+        ]
+    cases = (_case(entry, path, site, index, keys, by_name) for index, (entry, by_name, keys) in enumerate(entries))
+    return tuple(replace(case, blood=values, declared=declared) for case in cases)
+
+
+def _lists(content: Any, site: str, path: Path) -> list[tuple[tuple[str, ...], Any]]:
+    """The lists of a site's cases, each with the keys that lead to it."""
+    sites = content.get("sites") if isinstance(content, dict) else None
     if sites is None and isinstance(content, dict) and "training" in content:
-        sites, monai = {site: content["training"]}, True
+        # An empty list of validation is common, an empty list of training is a mistake.
+        return [((key,), content[key]) for key in MONAI_LISTS if key == "training" or content.get(key)]
     if not isinstance(sites, dict) or site not in sites:
         known = listed(sorted(sites)) if isinstance(sites, dict) else "no 'sites' mapping"
         raise DataError(f"datalist {path}: has no site {site!r} (it has: {known})")
-    if not isinstance(sites[site], list) or not sites[site]:
-        raise DataError(f"datalist {path}, site {site!r}: expected a list with at least one case")
-    entries = [_with_patient(entry) if monai else (entry, False) for entry in sites[site]]
-    return tuple(_case(entry, path, site, index, by_name) for index, (entry, by_name) in enumerate(entries))
+    return [(("sites", site), sites[site])]
+
+
+def _labels(content: Any, blood: Blood, path: Path) -> tuple[tuple[int | str, ...] | None, tuple[int, ...] | None]:
+    """The values that are blood, and those that the datalist declares."""
+    found = content.get("labels") if isinstance(content, dict) else None
+    if found is None:
+        if names := [name for name in blood or () if isinstance(name, str)]:
+            text = f"blood: {names[0][:MOST_SHOWN]!r} is a name, and the datalist has no 'labels' ({{name: value}})"
+            raise DataError(f"datalist {path}: {text}; give the values")
+        return (tuple(blood) if blood is not None else None), None
+    if isinstance(found, dict) and all(re.fullmatch(r"\d{1,3}", key) for key in found):  # {"1": "ICH"}, as in MSD
+        found = {name: int(value) for value, name in found.items() if isinstance(name, str)}
+    values = found.values() if isinstance(found, dict) else ()
+    if not values or any(isinstance(value, bool) or not isinstance(value, int) for value in values):
+        where = place_in_json(path, "labels")
+        raise DataError(f"datalist {path}: labels: got {shown(found)}, expected {{name: value}}{where}")
+    labels = {name: value for name, value in found.items() if value != 0}
+    chosen, problems = choose_blood(labels, blood, "the datalist")
+    if problems:
+        raise DataError(f"datalist {path}: " + "; ".join(problems[:MOST_NAMED]) + place_in_json(path, "labels"))
+    return chosen, tuple(labels.values())
 
 
 def datalist_sites(path: Path) -> tuple[str, ...]:
@@ -117,15 +156,24 @@ def listed(names: Sequence[str]) -> str:
 
 def _with_patient(entry: Any) -> tuple[Any, bool]:
     """A MONAI entry with a patient, and whether that is the image's whole name; ``_case`` reports a faulty entry."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or "patient" in entry:
+    if not isinstance(entry, dict):
+        return entry, False
+    single = {key: entry[key][0] for key in ("image", "label") if _is_single(entry.get(key))}
+    entry = entry | single
+    if not isinstance(entry.get("image"), str) or "patient" in entry:
         return entry, False
     patient, from_name = patient_of(case_name(Path(entry["image"])))
     return entry | {"patient": patient}, from_name
 
 
+def _is_single(value: Any) -> bool:
+    """Whether a value is a list of one text, as MONAI writes for one channel."""
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+
+
 def case_name(path: Path) -> str:
-    """A NIfTI file's name without its ending."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    """A NIfTI file's name without its ending, in capitals or not."""
+    return re.sub(r"(\.nii)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE)
 
 
 def patient_of(name: str) -> tuple[str, bool]:
@@ -138,15 +186,17 @@ def patient_of(name: str) -> tuple[str, bool]:
     return (match[0], False) if match else (name, True)
 
 
-def _case(entry: Any, path: Path, site: str, index: int, from_name: bool) -> Case:
+def _case(entry: Any, path: Path, site: str, index: int, keys: tuple[str | int, ...], from_name: bool) -> Case:
     where = f"datalist {path}, site {site!r}, case {index}"
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: got {type(entry).__name__}, expected a mapping with image, label and patient")
+        found = f"got {type(entry).__name__}, expected a mapping with image, label and patient"
+        raise DataError(f"{where}: {found}{place_in_json(path, *keys)}")
     if missing := [key for key in ("image", "label", "patient") if not is_text(entry.get(key))]:
-        raise DataError(f"{where}: expected text under {', '.join(missing)}")
+        raise DataError(f"{where}: expected text under {', '.join(missing)}{place_in_json(path, *keys)}")
     fold = entry.get("fold")
     if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
-        raise DataError(f"{where}: fold must be a whole number, got {shown(fold)}")
+        at = place_in_json(path, *keys, "fold")
+        raise DataError(f"{where}: fold must be a whole number, got {shown(fold)}{at}")
     image, label = path.parent / entry["image"], path.parent / entry["label"]
     return Case(f"{site}-{index:04d}", image, label, entry["patient"], fold, from_name)
 

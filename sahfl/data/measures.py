@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sahfl.data.contrast import SOFT_HU, Fit, contrast_of
 from sahfl.data.ct import HEAD_HU, Scan
+from sahfl.data.skull import skull_share
 
 BONE_HU = 300.0
 FAT_HU = -150.0
@@ -17,8 +19,10 @@ COARSE_MM = 2.0
 """Pixel size on which head and brain are detected: accurate enough for shares, and fast at 512 x 512."""
 SMALLEST_BRAIN_ML = 2.0
 """Less soft tissue inside closed bone is too little to measure."""
-NO_HU_RANGE = (-100.0, 150.0)
-"""Values that soft tissue inside the skull can have; all other values are bone, air or metal."""
+UNSIGNED_SHIFT_HU = 1024.0
+"""What is missing in values that were stored unsigned and lost their rescale intercept."""
+LEAST_CT_HU = -50.0
+"""Values of which none is lower hold no air in HU."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class AnnotationMeasures:
     """Median of the annotated soft tissue minus median of the tissue around it; None if one of them is missing."""
     mirrored_hu: float | None
     """The same contrast after the annotation is mirrored left to right."""
+    better: Fit | None
+    """A change of its axes under which it would fit, if its contrast is low."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,10 @@ class Measures:
     """Standard deviation of the noise in that tissue, from differences between neighbouring pixels."""
     top_share: float
     """Area of the head in the topmost slice divided by its largest area in any slice."""
+    skull_share: float | None
+    """Share of the slices that show brain inside a skull; None if the field of view is too small to judge."""
+    shifted_skull_share: float | None
+    """The same if 1024 is missing in the values; None for values below zero too."""
     annotation: AnnotationMeasures | None
     """None for an empty annotation."""
 
@@ -91,6 +101,8 @@ def measure(scan: Scan) -> Measures:
         brain_ml=brain_ml,
         brain_hu=float(np.median(tissue)) if known else None,
         noise_hu=_noise(image, _fine(brain, scan)) if known else None,
+        skull_share=skull_share(coarse, _pixel_mm(scan)),
+        shifted_skull_share=_shifted_share(scan, coarse, float(image.min())),
         top_share=float(areas[-1] / areas.max()) if areas.max() else 0.0,
         annotation=_annotation(scan, head),
     )
@@ -112,6 +124,16 @@ def signature(image: NDArray[np.float32], size: tuple[int, int, int] = (12, 12, 
 def _steps(scan: Scan) -> tuple[int, int]:
     x, y, _ = scan.spacing_mm
     return max(1, round(COARSE_MM / x)), max(1, round(COARSE_MM / y))
+
+
+def _pixel_mm(scan: Scan) -> tuple[float, float]:
+    """Size of a coarse pixel."""
+    (x, y, _), (step_x, step_y) = scan.spacing_mm, _steps(scan)
+    return x * step_x, y * step_y
+
+
+def _shifted_share(scan: Scan, coarse: NDArray[np.float32], lowest: float) -> float | None:
+    return skull_share(coarse - np.float32(UNSIGNED_SHIFT_HU), _pixel_mm(scan)) if lowest >= LEAST_CT_HU else None
 
 
 def _coarse(scan: Scan) -> NDArray[np.float32]:
@@ -137,7 +159,7 @@ def _brain(coarse: NDArray[np.float32]) -> NDArray[np.bool_]:
         bone = ndimage.binary_closing(np.pad(plane > BONE_HU, 2), cross, iterations=2)[2:-2, 2:-2]
         inside = ndimage.binary_fill_holes(bone) & ~bone
         planes.append(ndimage.binary_erosion(inside, cross))
-    return np.stack(planes, axis=2) & (coarse > NO_HU_RANGE[0]) & (coarse < NO_HU_RANGE[1])
+    return np.stack(planes, axis=2) & (coarse > SOFT_HU[0]) & (coarse < SOFT_HU[1])
 
 
 def _noise(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> float | None:
@@ -151,26 +173,14 @@ def _annotation(scan: Scan, head: NDArray[np.bool_]) -> AnnotationMeasures | Non
     if not values.size:
         return None
     inside = _fine(head, scan)
+    contrast = contrast_of(scan.image, label)
     return AnnotationMeasures(
         median_hu=float(np.median(values)),
         head_share=float(values.size / max(1, inside.sum())),
         outside_share=float(1 - inside[label].mean()),
         air_share=float((values < FAT_HU).mean()),
         bone_share=float((values > BONE_HU).mean()),
-        contrast_hu=_contrast(scan.image, label),
-        mirrored_hu=_contrast(scan.image, label[::-1]),
+        contrast_hu=contrast.here_hu,
+        mirrored_hu=contrast.mirrored_hu,
+        better=contrast.better,
     )
-
-
-def _contrast(image: NDArray[np.float32], label: NDArray[np.bool_]) -> float | None:
-    """Median of the annotated soft tissue minus that of a ring around it, 3 to 6 pixels away in the slice."""
-    box = tuple(slice(max(0, s.start - 8), s.stop + 8) for s in ndimage.find_objects(label.astype(np.int8))[0])
-    part, mask = image[box], label[box]
-    disc = ndimage.generate_binary_structure(3, 1)
-    disc[:, :, [0, 2]] = False
-    near, far = (ndimage.binary_dilation(mask, disc, iterations=n) for n in (3, 6))
-    soft = (part > NO_HU_RANGE[0]) & (part < NO_HU_RANGE[1])
-    inside, around = part[mask & soft], part[far & ~near & soft]
-    if not inside.size or not around.size:
-        return None
-    return float(np.median(inside) - np.median(around))

@@ -73,9 +73,9 @@ def read_new_scan(path: Path) -> NewScan:
             series = dicom.read_series(path) if path.is_dir() else dicom.read_series(path.parent, of=path)
         source = open_nifti(case) if series is None else series.image
         scan = without_annotation(case, source)
+        found = [*judge_scan(case.id, scan, measure(scan)), *judge_files(case)]
     except ScanProblem as problem:
         raise _refusal(path, [finding(problem.rule, str(problem))]) from problem
-    found = [*judge_scan(case.id, scan, measure(scan)), *judge_files(case)]
     if errors := [item for item in found if item.severity == "error"]:
         raise _refusal(path, errors)
     kept = (Finding(item.rule, item.severity, _text(item)) for item in found if item.rule != "no_blood")

@@ -17,26 +17,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sahfl.data.labels import is_blood
-from sahfl.data.manifest import MOST_NAMED, Case, is_text, listed, patient_of, read_json
+from sahfl.data.json_lists import read_json
+from sahfl.data.labels import choose_blood
+from sahfl.data.manifest import MOST_NAMED, Blood, Case, is_text, listed, patient_of
 from sahfl.errors import DataError
 from sahfl.problems import MOST_SHOWN, shown
 
 CHANNEL = "_0000"
 
 
-def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
+def read_nnunet(folder: Path, site: str, blood: Blood = None) -> tuple[Case, ...]:
     """The cases of a raw folder, in the order of their names.
 
     The patient is that of ``patients.json``, or without this file taken from the case's name
     (``manifest.patient_of``). A case without an image or without a label is included: its check reports what is
-    missing.
+    missing. Only the values that dataset.json declares count: all of them, or those that ``blood`` names.
 
     Raises:
         DataError: dataset.json, the folders, the splits or the patients have problems; the message lists all of them.
     """
     settings = _read_json(folder / "dataset.json", dict)
     problems = list(_problems(settings))
+    values, declared, odd = _labels(settings.get("labels"), blood)
+    problems += odd
     ending = settings.get("file_ending") if settings.get("file_ending") in (".nii.gz", ".nii") else ".nii.gz"
     names, odd = _case_names(folder, ending)
     problems += odd
@@ -59,7 +62,7 @@ def read_nnunet(folder: Path, site: str) -> tuple[Case, ...]:
     for index, name in enumerate(names):
         image, label = folder / "imagesTr" / f"{name}{CHANNEL}{ending}", folder / "labelsTr" / f"{name}{ending}"
         patient, from_name = patients[name]
-        cases.append(Case(f"{site}-{index:04d}", image, label, patient, folds.get(name), from_name))
+        cases.append(Case(f"{site}-{index:04d}", image, label, patient, folds.get(name), from_name, values, declared))
     return tuple(cases)
 
 
@@ -86,7 +89,16 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
         yield f"file_ending: got {shown(settings.get('file_ending'))}, expected '.nii.gz' or '.nii'"
     if "dataset" in settings:
         yield "dataset: files listed in dataset.json are not read, expected imagesTr and labelsTr"
-    yield from _label_problems(settings.get("labels"))
+
+
+def _labels(labels: Any, blood: Blood) -> tuple[tuple[int, ...] | None, tuple[int, ...], list[str]]:
+    """The values that are blood, all values that dataset.json declares, and all problems of its labels."""
+    problems = list(_label_problems(labels))
+    if problems:
+        return None, (), problems
+    others = {name: value for name, value in labels.items() if name != "background"}
+    values, problems = choose_blood(others, blood, "dataset.json")
+    return values, tuple(others.values()), problems
 
 
 def _label_problems(labels: Any) -> Iterator[str]:
@@ -98,8 +110,6 @@ def _label_problems(labels: Any) -> Iterator[str]:
         where = f"labels.{name[:MOST_SHOWN]}"
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 255:
             yield f"{where}: got {shown(value)}, expected a whole number from 1 to 255 (regions are not read)"
-        if not is_blood(name):
-            yield f"{where}: is not named as blood, and every label counts as blood; rename or remove it"
     if twice := [value for value, n in Counter(map(shown, blood.values())).items() if n > 1]:
         yield f"labels: value {listed(twice)} is given twice"
 

@@ -61,6 +61,9 @@ error shape
 error affine
     Image and annotation lie at different places (more than 0.001 mm), or the voxels have no volume.
     Copy the image's geometry to the annotation only if you know that their voxels match.
+error units
+    In the unit of length that the header declares, the volume is no size that a head can have.
+    Write the unit in which the affine is into the header (xyzt_units), or convert the affine to mm.
 error no_orientation
     The header has neither sform nor qform: left and right are not known.
     Convert again from DICOM (dcm2niix); do not guess an orientation.
@@ -91,7 +94,13 @@ error windowed
     Export the original series, not screenshots or secondary captures.
 error shifted
     Values are Hounsfield units plus 1024 (stored unsigned, rescale intercept lost).
-    Apply the rescale intercept (-1024), or convert again with dcm2niix.
+    Convert again with dcm2niix; if the DICOM files are lost, subtract 1024 from all values.
+error looks_like_mr
+    As in MR, values are above those of bone, or 0 and more without a skull with brain in it, minus 1024 or not.
+    Use the CT of the head. An MR has no Hounsfield units, and no change of its values makes them.
+error no_head
+    No skull with brain in it (judged in fields of view of 140 mm or more): another part of the body, or no CT.
+    Use the CT of the head, with the skull in the field of view; another scale of the values does not help.
 error not_hu
     The values are not Hounsfield units of a whole head, from air to bone.
     Apply rescale slope and intercept; do not normalise, strip the skull or clip.
@@ -129,6 +138,15 @@ warning sharp_kernel
 error label_values
     The annotation holds values that are not whole numbers from 0 to 255.
     Save classes, not probabilities; resample annotations with nearest neighbour.
+error label_undeclared
+    The annotation holds a value that `labels` of `dataset.json` or of the datalist does not declare.
+    Declare it under `labels`, or name the values that are blood in the data section (`blood: [1]`).
+warning label_kinds
+    The annotation holds several values, nothing says which are blood, and all of them are counted.
+    Name the values that are blood in the data section (`blood: [1, 2]`), or all under `labels` of the datalist.
+note label_left_out
+    The annotation holds values that the site does not name as blood; they are left out.
+    None needed, if `blood` in the data section is right.
 note no_blood
     The annotation is empty; legal, and counted apart.
     Confirm that the head is normal.
@@ -153,6 +171,9 @@ warning label_on_bone
 warning label_hu
     The annotated tissue has a median that acute blood does not have (25-110 HU).
     Look at the contour for old blood, another structure or a shifted annotation.
+warning label_contrast
+    The annotated tissue is hardly brighter than the tissue around it (up to 5 HU): flipped, moved, or another scan's.
+    Look at the contour; if it misses the blood, swap its axes as the finding says, or pair it with its own image.
 warning left_right
     The annotation fits the image much better when left and right are swapped.
     Look at the contour; if it lies on the wrong side, convert image and annotation with one program.

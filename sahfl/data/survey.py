@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
-import numpy as np
 from nibabel.affines import voxel_sizes
 
-from sahfl.data.ct import open_nifti
+from sahfl.data.ct import open_nifti, turned
 from sahfl.data.dicom import read_series
 from sahfl.data.manifest import Case, scan_files
 from sahfl.data.sources.folders import Format, read_cases, recognise
@@ -103,12 +101,9 @@ def mean_slices(cases: Sequence[Case]) -> float | None:
 def _size(case: Case) -> ScanSize | None:
     """The size of a scan; None if it cannot be opened, or is no volume."""
     try:
-        image = read_series(case.image).image if case.image.is_dir() else open_nifti(case)
+        image = turned(case, read_series(case.image).image if case.image.is_dir() else open_nifti(case), "image")
     except ScanProblem:
         return None
-    if len(image.shape) != 3 or abs(np.linalg.det(image.affine[:3, :3])) == 0:
-        return None
-    turned = nibabel.as_closest_canonical(image)
-    x, y, z = (int(n) for n in turned.shape)
-    mm_x, mm_y, mm_z = (float(mm) for mm in voxel_sizes(turned.affine))
+    x, y, z = (int(n) for n in image.shape)
+    mm_x, mm_y, mm_z = (float(mm) for mm in voxel_sizes(image.affine))
     return ScanSize((x, y, z), (mm_x, mm_y, mm_z))

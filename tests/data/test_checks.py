@@ -25,11 +25,12 @@ SHAPE = (32, 32, 16)
 
 
 def head():
-    """Air, a ring of bone, brain inside, air above: HU."""
+    """Air, a ring of bone, brain with a small bleed inside, air above: HU."""
     rng = np.random.default_rng(0)
     image = rng.normal(-1000, 3, SHAPE)
     image[2:26, 2:26, :14] = rng.uniform(500, 1300, (24, 24, 14))
     image[4:24, 4:24, :14] = rng.normal(33, 3, (20, 20, 14))
+    image[6:9, 6:10, 3] += 32
     return np.rint(image).astype(np.float32)
 
 

@@ -42,12 +42,24 @@ WRONG = {
     "text": ({"sites": {"bern": [ENTRY, "x"]}}, "site 'bern', case 1: got str, expected a mapping with image, label"),
     "blank": (
         {"sites": {"bern": [ENTRY | {"image": "", "patient": " "}]}},
-        "case 0: expected text under image, patient$",
+        r"case 0: expected text under image, patient \(line 1, column \d+\)$",
     ),
-    "nul": ({"sites": {"bern": [ENTRY | {"image": "a\0.nii"}]}}, "case 0: expected text under image$"),
-    "surrogate": ({"sites": {"bern": [ENTRY | {"label": "a\udcff.nii"}]}}, "case 0: expected text under label$"),
-    "no-keys": ({"sites": {"bern": [{"label": "b"}]}}, "case 0: expected text under image, patient$"),
-    "number": ({"sites": {"bern": [ENTRY, ENTRY | {"patient": 7}]}}, "case 1: expected text under patient$"),
+    "nul": (
+        {"sites": {"bern": [ENTRY | {"image": "a\0.nii"}]}},
+        r"case 0: expected text under image \(line 1, column \d+\)$",
+    ),
+    "surrogate": (
+        {"sites": {"bern": [ENTRY | {"label": "a\udcff.nii"}]}},
+        r"case 0: expected text under label \(line 1, column \d+\)$",
+    ),
+    "no-keys": (
+        {"sites": {"bern": [{"label": "b"}]}},
+        r"case 0: expected text under image, patient \(line 1, column \d+\)$",
+    ),
+    "number": (
+        {"sites": {"bern": [ENTRY, ENTRY | {"patient": 7}]}},
+        r"case 1: expected text under patient \(line 1, column \d+\)$",
+    ),
     "text-fold": ({"sites": {"bern": [ENTRY | {"fold": "1"}]}}, "case 0: fold must be a whole number, got '1'"),
     "true-fold": ({"sites": {"bern": [ENTRY | {"fold": True}]}}, "case 0: fold must be a whole number, got true"),
 }

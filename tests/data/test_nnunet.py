@@ -51,6 +51,7 @@ def test_cases_come_in_the_order_of_their_names_with_their_files_and_patients(tm
         "ICH_001",
         None,
         patient_from_name=True,
+        declared=(1, 2),
     )
     assert [case.patient for case in cases] == ["ICH_001", "ICH_002", "sub-07", "sub-07"]
     assert declared_folds(cases, n_folds=3) is None
@@ -103,7 +104,10 @@ WRONG = {
     "version-1-labels": ({"labels": {"background": 0, "blood": "1"}}, "labels.blood: got '1', expected a whole number"),
     "true": ({"labels": {"background": 0, "blood": True}}, "labels.blood: got true, expected a whole number"),
     "twice": ({"labels": {"background": 0, "sah": 1, "sdh": 1}}, "labels: value 1 is given twice"),
-    "oedema": ({"labels": {"background": 0, "sah": 1, "edema": 2}}, "labels.edema: is not named as blood"),
+    "oedema": (
+        {"labels": {"background": 0, "sah": 1, "edema": 2}},
+        r"labels.edema: is not named as blood; name those that are in the data section .* \(blood: \[sah\]\)",
+    ),
     "ignore": ({"labels": {"background": 0, "sah": 1, "ignore": 2}}, "labels.ignore: is not named as blood"),
     "count": ({"numTraining": 5}, r"numTraining: got 5, found 4 case\(s\)"),
     "listed-files": ({"dataset": {}}, "dataset: files listed in dataset.json are not read"),
@@ -197,9 +201,18 @@ def test_a_wrong_patients_json_is_refused_without_names(tmp_path, patients, mess
 @pytest.mark.parametrize(
     ("name", "expected"),
     [(name, True) for name in ("IPH", "sah", "SDH_acute", "Hemorrhage", "haemorrhage", "hematoma", "Haematoma", "blood",
-                               "intracranial bleeding", "contusion", "Intraventricular", "subdural", "EDH-left")]
+                               "intracranial bleeding", "contusion", "Intraventricular", "subdural", "EDH-left",
+                               "Blutung", "Hirnblutung", "Hämatom", "Haematom", "SAB links", "ICB", "Kontusion",
+                               "Subduralhämatom", "HÄMORRHAGIE", "hémorragie", "hématome sous-dural", "saignement",
+                               "contusion hémorragique", "hemorragia", "hemorragia superior", "hematoma", "sangrado",
+                               "hemorragia subaracnoidea", "emorragia", "ematoma", "ematoma extradurale", "Blut",
+                               "emorragia intraparenchimale", "intrazerebrale Blutung", "He\u0301morragie")]
     + [(name, False) for name in ("", "edema", "perihematomal edema", "ventricle", "brain", "ignore", "lesion", "tumor",
-                                  "subdural hygroma", "blood vessel", "no hemorrhage", "which", "Segment_1", "rich")],
+                                  "subdural hygroma", "blood vessel", "no hemorrhage", "which", "Segment_1", "rich",
+                                  "Ödem", "Oedem", "Perihämatomödem", "œdème périhématome", "Blutgefäß",
+                                  "keine Blutung",
+                                  "sans hémorragie", "sin sangrado", "senza emorragia", "edema perilesional", "vaso",
+                                  "infarto", "Infarkt", "Hygrom", "ventricolo", "cerveau", "Schädel", "Liquor")],
 )  # fmt: skip
 def test_only_names_of_blood_are_blood(name, expected):
     assert is_blood(name) is expected

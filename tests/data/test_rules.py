@@ -131,6 +131,10 @@ SINGLE = {
     "label_on_air": with_image(label=blood(np.s_[0:9, 10:12, 3])),
     "label_on_bone": with_image(label=blood(np.s_[3:7, 10:12, 3])),
     "label_hu": with_image(DARK.astype(np.float32), blood(np.s_[6:12, 6:18, 3:9])),
+    "label_kinds": with_image(label=blood() + 2 * blood(np.s_[12:14, 12:14, 4])),
+    "label_undeclared": changed(lambda case: dataclasses.replace(case, declared=(2,))),
+    "label_left_out": changed(lambda case: dataclasses.replace(case, blood=(2,))),
+    "label_contrast": with_image(label=blood(np.s_[12:16, 12:16, 3:6])),
     "left_right": mirrored,
     "file_name": changed(renamed),
     "header_text": changed(packed),
@@ -138,9 +142,19 @@ SINGLE = {
 """One broken case for each rule of a single case."""
 ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan"}
 PROTOCOL = {"contrast_agent", "sharp_kernel"}
-ELSEWHERE = {*ACROSS, *PROTOCOL, "permission", "too_large", *(rule for rule, *_ in DICOM_RULES)}
+ELSEWHERE = {
+    *ACROSS,
+    *PROTOCOL,
+    "permission",
+    "too_large",
+    "units",
+    "looks_like_mr",
+    "no_head",
+    *(rule for rule, *_ in DICOM_RULES),
+}
 """Across cases: below; protocol: in test_protocol; permission: in tests/faults with a user who may not read; too_large:
-in test_bounded_scans; those of DICOM: in test_dicom."""
+in test_bounded_scans; units: in test_real_nifti; looks_like_mr and no_head: in test_skull; those of DICOM: in
+test_dicom."""
 
 
 def _write(case, content):
@@ -364,8 +378,8 @@ def test_a_phantom_of_any_profile_breaks_no_error_rule(profile, kind):
     case = make_case(21, kind=kind, profile=PROFILES[profile], shape=(96, 112, 24), spacing_mm=spacing)
     scan = Scan(case.image.astype(np.float32), case.label > 0, case.affine)
     found = {finding.rule for finding in judge_scan("x", scan, measure(scan))}
-    # The trauma patient of this seed has an old, dark subdural: worth the warning of label_hu, and no error.
-    assert found <= {"spacing", "no_blood"} | ({"label_hu"} if kind == "tbi" else set())
+    # The trauma patient of this seed has an old, dark subdural: worth these two warnings, and no error.
+    assert found <= {"spacing", "no_blood"} | ({"label_hu", "label_contrast"} if kind == "tbi" else set())
     assert not any(BY_ID[rule].severity == "error" for rule in found)
     assert ("no_blood" in found) == (kind == "normal")
 
@@ -374,7 +388,7 @@ def test_real_slices_break_no_error_rule(realct):
     for site in ("tbi_a", "sah_b"):
         for item in check_cases(read_datalist(realct / "datalist.json", site)):
             assert item.usable, item.findings
-            expected = {"one_slice", "few_values", "brain_hu", "label_hu"}
+            expected = {"one_slice", "few_values", "brain_hu", "label_hu", "label_contrast"}
             assert {finding.rule for finding in item.findings} <= expected
 
 

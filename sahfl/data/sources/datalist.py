@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sahfl.data.manifest import Case, datalist_sites, listed, read_datalist
-from sahfl.data.sources.scans import SiteScans, StudyScans
+from sahfl.data.sources.scans import BloodLabels, SiteScans, StudyScans
 from sahfl.errors import DataError
 from sahfl.section import PathInFile
 from sahfl.settings_file import about_setting
@@ -20,11 +20,13 @@ class SiteScansDatalist(SiteScans):
     """Which kind of data section this is."""
     path: PathInFile
     """The datalist; see ``StudyScansDatalist``."""
+    blood: BloodLabels = None
+    """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases under the site's name, in the datalist's order."""
         with about_setting("data", "path"):
-            return read_datalist(self.path, site)
+            return read_datalist(self.path, site, self.blood)
 
 
 class StudyScansDatalist(StudyScans):
@@ -34,6 +36,8 @@ class StudyScansDatalist(StudyScans):
     """Which kind of data section this is."""
     path: PathInFile
     """JSON file ``{"sites": {name: [{"image": ..., "label": ..., "patient": ...}]}}``; files relative to its folder."""
+    blood: BloodLabels = None
+    """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
 
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> dict[str, SiteScansDatalist]:
         """Give each site the same datalist, which must contain all sites."""
@@ -41,8 +45,8 @@ class StudyScansDatalist(StudyScans):
             known = datalist_sites(self.path)
             if unknown := sorted(set(sites) - set(known)):
                 raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {listed(sorted(known))})")
-        return {site: SiteScansDatalist(path=self.path) for site in sites}
+        return {site: SiteScansDatalist(path=self.path, blood=self.blood) for site in sites}
 
     def identity(self) -> dict[str, Any]:
         """The settings without the path."""
-        return self.model_dump(mode="json", exclude={"path"})
+        return self.model_dump(mode="json", exclude={"path"} if self.blood is not None else {"path", "blood"})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.data.manifest import Case, read_datalist, scan_files
+from sahfl.data.json_lists import starts_like_json
+from sahfl.data.manifest import Blood, Case, read_datalist, scan_files
 from sahfl.data.nnunet import read_nnunet
-from sahfl.data.sources.scans import SiteScans, StudyScans
+from sahfl.data.sources.scans import BloodLabels, SiteScans, StudyScans
 from sahfl.errors import DataError
 from sahfl.section import Name, PathInFile
 from sahfl.settings_file import about_setting
@@ -18,7 +20,7 @@ from sahfl.settings_file import about_setting
 Format = Literal["datalist", "nnU-Net", "DICOM"]
 
 
-def recognise(path: Path, site: str) -> Format:
+def recognise(path: Path, site: str, blood: Blood = None) -> Format:
     """The format at a site's path: a datalist (JSON), an nnU-Net raw folder, or a folder of DICOM series.
 
     It reads only what is needed to decide; ``read_cases`` reads the cases.
@@ -29,8 +31,8 @@ def recognise(path: Path, site: str) -> Format:
     from sahfl.data import dicom
 
     try:
-        if path.is_file() and path.suffix == ".json":
-            read_datalist(path, site)
+        if path.is_file() and (path.suffix == ".json" or starts_like_json(path)):
+            read_datalist(path, site, blood)
             return "datalist"
         if (path / "dataset.json").is_file():
             return "nnU-Net"
@@ -43,16 +45,19 @@ def recognise(path: Path, site: str) -> Format:
     raise DataError(f"site {site}: {path}: got {found}, expected {expected}")
 
 
-def read_cases(path: Path, site: str) -> tuple[Case, ...]:
-    """The cases at a site's path.
+def read_cases(path: Path, site: str, blood: Blood = None) -> tuple[Case, ...]:
+    """The cases at a site's path, whose labels ``blood`` (names or values) are blood.
 
     Raises:
         DataError: the source is not recognised, or its list of cases is faulty.
     """
     from sahfl.data import dicom
 
-    readers = {"datalist": read_datalist, "nnU-Net": read_nnunet, "DICOM": dicom.read_patients}
-    return readers[recognise(path, site)](path, site)
+    readers = {"datalist": read_datalist, "nnU-Net": read_nnunet}
+    if (format_ := recognise(path, site, blood)) in readers:
+        return readers[format_](path, site, blood)
+    cases = dicom.read_patients(path, site)
+    return cases if blood is None else tuple(replace(case, blood=tuple(blood)) for case in cases)
 
 
 class SiteScansFolder(SiteScans):
@@ -62,22 +67,24 @@ class SiteScansFolder(SiteScans):
     """Which kind of data section this is."""
     path: PathInFile
     """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
+    blood: BloodLabels = None
+    """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases at the path."""
         with about_setting("data", "path"):
-            return read_cases(self.path, site)
+            return read_cases(self.path, site, self.blood)
 
     def glance(self, site: str, folder: Path) -> tuple[Case, ...]:
         """The cases; for a DICOM export only its folders, because patient ids are inside its files."""
-        if recognise(self.path, site) != "DICOM":
-            return read_cases(self.path, site)
+        if recognise(self.path, site, self.blood) != "DICOM":
+            return read_cases(self.path, site, self.blood)
         folders = sorted(child for child in self.path.iterdir() if child.is_dir() and not child.name.startswith("."))
         return tuple(Case(f"{site}-{i:04d}", child, child, "") for i, child in enumerate(folders) if scan_files(child))
 
     def label(self, site: str) -> str:
         """The format of the scans."""
-        return recognise(self.path, site)
+        return recognise(self.path, site, self.blood)
 
 
 class StudyScansFolders(StudyScans):
@@ -87,6 +94,8 @@ class StudyScansFolders(StudyScans):
     """Which kind of data section this is."""
     sites: Annotated[dict[Name, PathInFile], Field(min_length=1)]
     """Per site a datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
+    blood: BloodLabels = None
+    """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
 
     @model_validator(mode="after")
     def _paths_are_distinct(self) -> Self:
@@ -104,15 +113,16 @@ class StudyScansFolders(StudyScans):
         problems: dict[tuple[str | int, ...], str] = {}
         for site in sites:
             try:
-                recognise(self.sites[site], site)
+                recognise(self.sites[site], site, self.blood)
             except DataError as error:
                 problems["data", "sites", site] = str(error)
         if problems:
             failed = DataError("\n".join(problems.values()))
             failed.settings = problems
             raise failed
-        return {site: SiteScansFolder(path=self.sites[site]) for site in sites}
+        return {site: SiteScansFolder(path=self.sites[site], blood=self.blood) for site in sites}
 
     def identity(self) -> dict[str, Any]:
         """The names of the sites without their paths."""
-        return {"source": self.source, "sites": sorted(self.sites)}
+        chosen = {} if self.blood is None else {"blood": list(self.blood)}
+        return {"source": self.source, "sites": sorted(self.sites), **chosen}

@@ -5,11 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from sahfl.data.manifest import Case
 from sahfl.errors import ConfigError
 from sahfl.section import Section
+
+LabelValue = Annotated[int, Field(ge=1, le=255)]
+LabelName = Annotated[str, Field(min_length=1, max_length=80)]
+BloodLabels = Annotated[tuple[LabelValue | LabelName, ...], Field(min_length=1, max_length=255)] | None
 
 
 class SiteScans(Section):
