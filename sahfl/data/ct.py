@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from sahfl.data import dicom
+from sahfl.data.formats.volume import open_volume
 from sahfl.data.manifest import Case
-from sahfl.data.nifti import load_nifti
+from sahfl.data.regrid import fit
 from sahfl.errors import ScanProblem, UnfitFile
 
 AIR_HU = -1000.0
 HEAD_HU = -300.0
 """Voxels above this value belong to the head or the headrest, not to the surrounding air."""
-AFFINE_TOLERANCE_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Scan:
     """(X, Y, Z), True where there is blood of any kind."""
     affine: NDArray[np.float64]
     """(4, 4), voxel index to mm."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Rule and text of what was done to the annotation when it was read."""
 
     @property
     def voxel_ml(self) -> float:
@@ -65,15 +67,18 @@ def read_scan(case: Case) -> Scan:
     # Unlike Path.is_dir, os.path.isdir does not raise PermissionError.
     image, label = _open_dicom(case) if os.path.isdir(case.image) else (open_nifti(case), open_nifti(case, "label"))
     _check_shape(case, image)
-    if image.shape != label.shape:
+    if len(label.shape) != 3 or 0 in label.shape:
         raise ScanProblem("shape", f"case {case.id}: label has shape {label.shape}, the image has {image.shape}")
-    if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
-        raise ScanProblem("affine", f"case {case.id}: label and image lie at different places (their affines differ)")
     scan = without_annotation(case, image)
-    classes, _ = _voxels(case, "label", label)
+    classes, affine = _voxels(case, "label", label)
     if not np.array_equal(classes, np.rint(classes)) or classes.min() < 0 or classes.max() > 255:
         raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
-    return replace(scan, label=classes > 0)
+    try:
+        mask, resampled = fit(classes > 0, affine, scan.image.shape, scan.affine)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
+    found = (("segments_left_out", getattr(label, "chosen", "")), ("other_grid", resampled))
+    return replace(scan, label=mask, notes=tuple((rule, text) for rule, text in found if text))
 
 
 def without_annotation(case: Case, image: Any) -> Scan:
@@ -83,7 +88,7 @@ def without_annotation(case: Case, image: Any) -> Scan:
         ScanProblem: it is not a volume of finite numbers.
     """
     _check_shape(case, image)
-    if not abs(np.linalg.det(image.affine[:3, :3])) > 0:
+    if not np.isfinite(image.affine).all() or not abs(np.linalg.det(image.affine[:3, :3])) > 0:
         raise ScanProblem("affine", f"case {case.id}: the voxels have no volume (the affine's determinant is 0)")
     hounsfield, affine = _voxels(case, "image", image)
     if not np.isfinite(hounsfield).all():
@@ -118,7 +123,7 @@ def open_nifti(case: Case, which: Literal["image", "label"] = "image") -> Any:
     """
     path = case.image if which == "image" else case.label
     try:
-        return load_nifti(path)
+        return open_volume(path)
     except ScanProblem as problem:
         raise ScanProblem(problem.rule, f"case {case.id}: the {which} file: {problem}") from problem
     except UnfitFile as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sahfl import regular_files
+from sahfl.data.formats.volume import files_of, stem
 from sahfl.errors import DataError
 from sahfl.problems import MOST_SHOWN, shown
 from sahfl.regular_files import DATALIST_BYTES
@@ -46,7 +47,7 @@ class Case:
         Raises:
             OSError: a folder cannot be read.
         """
-        both = (scan_files(path) if path.is_dir() else (path,) for path in (self.image, self.label))
+        both = (scan_files(path) if path.is_dir() else files_of(path) for path in (self.image, self.label))
         return tuple(dict.fromkeys(path for paths in both for path in paths))
 
 
@@ -124,8 +125,8 @@ def _with_patient(entry: Any) -> tuple[Any, bool]:
 
 
 def case_name(path: Path) -> str:
-    """A NIfTI file's name without its ending."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    """The name of a volume's file without its ending."""
+    return stem(path)
 
 
 def patient_of(name: str) -> tuple[str, bool]:
