@@ -81,6 +81,22 @@ def read_scan(case: Case) -> Scan:
     return replace(scan, label=mask, notes=tuple((rule, text) for rule, text in found if text))
 
 
+def read_image(case: Case) -> Scan:
+    """A case's image with an empty annotation; a DICOM series may be given by its folder or by one of its files.
+
+    Raises:
+        ScanProblem: it cannot be read, or is not a volume of finite numbers.
+    """
+    folder = os.path.isdir(case.image)
+    if not folder and not dicom.is_dicom(case.image):
+        return without_annotation(case, open_nifti(case))
+    try:
+        series = dicom.read_series(case.image) if folder else dicom.read_series(case.image.parent, of=case.image)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
+    return without_annotation(case, series.image)
+
+
 def without_annotation(case: Case, image: Any) -> Scan:
     """Turn an open volume (a NIfTI file or a DICOM series) into a scan with an empty annotation.
 

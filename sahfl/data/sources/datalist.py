@@ -13,6 +13,17 @@ from sahfl.section import PathInFile
 from sahfl.settings_file import about_setting
 
 
+def require_file(path: Path) -> None:
+    """Check that a datalist is no folder of scans.
+
+    Raises:
+        DataError: it is a folder; the message names the source for it.
+    """
+    if path.is_dir():
+        text = f"datalist {path}: is a folder, expected a JSON file that lists cases"
+        raise DataError(f"{text}; for a folder of scans (DICOM, nnU-Net, images and masks) write source: folder")
+
+
 class SiteScansDatalist(SiteScans):
     """One site's NIfTI scans on disk, named by a datalist."""
 
@@ -24,6 +35,7 @@ class SiteScansDatalist(SiteScans):
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases under the site's name, in the datalist's order."""
         with about_setting("data", "path"):
+            require_file(self.path)
             return read_datalist(self.path, site)
 
 
@@ -38,6 +50,7 @@ class StudyScansDatalist(StudyScans):
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> dict[str, SiteScansDatalist]:
         """Give each site the same datalist, which must contain all sites."""
         with about_setting("data", "path"):
+            require_file(self.path)
             known = datalist_sites(self.path)
             if unknown := sorted(set(sites) - set(known)):
                 raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {listed(sorted(known))})")
