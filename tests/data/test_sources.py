@@ -1,6 +1,7 @@
 """A site's path is recognised by what is there, and every kind of source gives the same cases."""
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -118,6 +119,24 @@ def test_a_path_without_scans_is_refused_naming_what_was_found(scans, name, mess
     (scans / "empty").mkdir()
     with pytest.raises(DataError, match=message):
         recognise(scans / name, "bern")
+
+
+NO_DATALIST = {"folder": "dicom", "nnU-Net": "raw", "table": "list.csv"}
+
+
+@pytest.mark.parametrize("name", NO_DATALIST.values(), ids=NO_DATALIST.keys())
+def test_a_datalist_that_is_something_else_names_the_source_that_reads_it(scans, sahfl, tmp_path, name):
+    (scans / "list.csv").write_text("image,label,patient\n0.nii.gz,0-mask.nii.gz,p0\n")
+    file = tmp_path / "site.yaml"
+    file.write_text(f"name: graz\nfolder: work\ndata: {{source: datalist, path: {scans / name}}}\n")
+    code, _, err = sahfl("check", file)
+    assert code == 2
+    assert re.search(r"line 3, data.path: datalist .* is a (folder|.csv file), expected a JSON file", err)
+    assert err.strip().endswith("write source: folder")
+    file.write_text(file.read_text().replace("source: datalist", "source: folder"))
+    _, _, err = sahfl("check", file)
+    assert "graz: " in err
+    assert "expected a" not in err
 
 
 # --- the study file -------------------------------------------------------------------------------------------------

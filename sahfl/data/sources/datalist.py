@@ -14,14 +14,15 @@ from sahfl.settings_file import about_setting
 
 
 def require_file(path: Path) -> None:
-    """Check that a datalist is no folder of scans.
+    """Check that a datalist is no folder of scans, table or zip.
 
     Raises:
-        DataError: it is a folder; the message names the source for it.
+        DataError: it is one; the message names the source for it.
     """
-    if path.is_dir():
-        text = f"datalist {path}: is a folder, expected a JSON file that lists cases"
-        raise DataError(f"{text}; for a folder of scans (DICOM, nnU-Net, images and masks) write source: folder")
+    if path.is_dir() or path.suffix.lower() in (".csv", ".tsv", ".zip"):
+        found = "a folder" if path.is_dir() else f"a {path.suffix.lower()} file"
+        text = f"datalist {path}: is {found}, expected a JSON file that lists cases"
+        raise DataError(f"{text}; for DICOM, nnU-Net, images and masks, a table or a zip write source: folder")
 
 
 class SiteScansDatalist(SiteScans):
