@@ -77,7 +77,7 @@ def read_scan(case: Case) -> Scan:
         mask, resampled = fit(classes > 0, affine, scan.image.shape, scan.affine)
     except ScanProblem as problem:
         raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
-    found = (("segments_left_out", getattr(label, "chosen", "")), ("other_grid", resampled))
+    found = (("seg_counted", getattr(label, "chosen", "")), ("regridded", resampled))
     return replace(scan, label=mask, notes=tuple((rule, text) for rule, text in found if text))
 
 

@@ -58,11 +58,11 @@ error not_finite
 error shape
     The annotation is not a volume of three dimensions.
     Save it as one volume on the voxels of its image.
-warning other_grid
-    The annotation lies on another grid than the image, and was resampled to it (nearest voxel).
-    Look at the contour; to annotate on the voxels that are used, draw on what `sahfl convert` writes.
+warning regridded
+    The annotation has other voxels than the image; it is resampled (nearest neighbour).
+    Look at the contour; an annotation drawn on the image itself (`sahfl convert`) loses nothing.
 error grid_lost
-    The annotation loses too much when it is resampled to the image (Dice of there and back below 0.8).
+    The annotation loses too much when it is resampled to the image (Dice of there and back below 0.7).
     Annotate on the voxels that are used: `sahfl convert` writes them as NIfTI.
 error affine
     Image and annotation lie at different places (more than 0.001 mm), or the voxels have no volume.
@@ -144,9 +144,9 @@ warning much_blood
 error label_share
     The annotation covers more than 30 % of the head: inverted, or another structure.
     Check which label value is which, and that 0 is background.
-note segments_left_out
-    The annotation has segments that are not named as blood; they were left out.
-    Check that each segment of blood is named as such.
+note seg_counted
+    The segmentation has segments that are not blood; they do not count.
+    Name each segment of blood as blood if these are not the right ones.
 error label_place
     Most of the annotation lies on air, fat or bone, or outside the head.
     The annotation belongs to another scan or orientation: pair them again.

@@ -246,7 +246,7 @@ def test_the_segments_named_as_blood_are_the_blood_and_the_others_are_told(tmp_p
     label.write_bytes(label.read_bytes().replace(b"Odem", "Ödem".encode()))
     blood, notes = blood_of(tmp_path, label)
     assert np.array_equal(blood, two | (first == 3))
-    assert notes == {"segments_left_out": "2 of 4 segments are named as blood and count"}
+    assert notes == {"seg_counted": "2 of 4 segments are named as blood and count"}
 
 
 def test_the_cropped_extent_of_a_segmentation_lies_where_its_origin_says(tmp_path):
@@ -256,7 +256,7 @@ def test_the_cropped_extent_of_a_segmentation_lies_where_its_origin_says(tmp_pat
     label = slicer_segmentation(tmp_path / "a.seg.nrrd", [crop], [("ICH", 0, 1)], origin=origin)
     blood, notes = blood_of(tmp_path, label)
     assert np.array_equal(blood, one)
-    assert notes["other_grid"].endswith("resampled (nearest voxel); the Dice of there and back is 1.000")
+    assert notes["regridded"].endswith("resampled (nearest voxel); the Dice of there and back is 1.000")
 
 
 def test_old_segmentations_have_each_segment_in_a_layer_of_its_own(tmp_path):
@@ -270,6 +270,15 @@ def test_a_single_segment_that_slicer_named_by_itself_counts(tmp_path):
     one, _ = masks()
     label = slicer_segmentation(tmp_path / "a.seg.nrrd", [one], [("Segment_1", 0, 1)])
     assert np.array_equal(blood_of(tmp_path, label)[0], one)
+
+
+def test_a_site_may_name_the_segments_that_are_blood_by_name_or_number(tmp_path):
+    one, two = masks()
+    label = slicer_segmentation(tmp_path / "a.seg.nrrd", [one, two], [("Zone A", 0, 1), ("SAH", 1, 1)])
+    for wanted, expected in ((["zone a"], one), ([1], one), (["Zone A", "2"], one | two), ([], two)):
+        assert np.array_equal(np.asarray(open_volume(label, wanted).dataobj), expected)
+    with pytest.raises(ScanProblem, match="none of 2 segment"):
+        open_volume(label, ["zone c"])
 
 
 NO_BLOOD = {

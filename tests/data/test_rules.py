@@ -105,7 +105,7 @@ SINGLE = {
     "not_3d": with_image(np.zeros((4, 4, 4, 2), np.float32), np.zeros((4, 4, 4, 2), np.uint8)),
     "not_finite": with_image(np.where(np.indices(SHAPE).sum(0) == 20, np.nan, head()).astype(np.float32)),
     "shape": with_image(label=np.stack([blood(), blood()], axis=3)),
-    "other_grid": with_image(label=blood()[1:]),
+    "regridded": with_image(label=blood()[1:]),
     "grid_lost": other_slices,
     "affine": header(lambda image: image.set_sform(GOOD + 0.01 * np.eye(4)[[3, 3, 3, 3]], 1), which=("label",)),
     "no_orientation": header(lambda image: both_forms(GOOD, GOOD)(image) or _no_forms(image)),
@@ -149,7 +149,7 @@ SINGLE = {
 """One broken case for each rule of a single case."""
 ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan"}
 PROTOCOL = {"contrast_agent", "sharp_kernel"}
-ELSEWHERE = {*ACROSS, *PROTOCOL, "permission", "too_large", "segments_left_out", *(rule for rule, *_ in DICOM_RULES)}
+ELSEWHERE = {*ACROSS, *PROTOCOL, "permission", "too_large", "seg_counted", *(rule for rule, *_ in DICOM_RULES)}
 """Across cases: below; protocol: in test_protocol; permission: in tests/faults with a user who may not read; too_large:
 in test_bounded_scans; segments: in test_formats; those of DICOM: in test_dicom."""
 

@@ -6,7 +6,7 @@ from harness.contours import write_structures
 from harness.dicom_files import CANARIES, uid, write_series
 
 from sahfl.data.ct import read_scan
-from sahfl.data.dicom.structures import inside
+from sahfl.data.dicom.structures import inside, series_of
 from sahfl.data.manifest import Case
 from sahfl.errors import ScanProblem
 
@@ -94,7 +94,7 @@ def test_structures_that_are_not_named_as_blood_are_left_out_and_counted(tmp_pat
     contours += [("SDH right", 2, box(15.5, 9.5, 22.5, 21.5)), ("Brain", 3, box(0.5, 0.5, 30.5, 30.5))]
     case = case_of(tmp_path, contours)
     assert mask_of(case).sum(axis=(0, 1)).tolist() == [0, 0, (22 - 9) * 12, 0, 0, 0]  # both, not one without the other
-    assert read_scan(case).notes == (("segments_left_out", "2 of 4 segments are named as blood and count"),)
+    assert read_scan(case).notes == (("seg_counted", "2 of 4 segments are named as blood and count"),)
 
 
 REFUSED = {
@@ -114,6 +114,11 @@ def test_contours_of_another_kind_are_refused_without_their_names(tmp_path, opti
         read_scan(case_of(tmp_path, **options))
     assert caught.value.rule == rule
     assert not [word for word in (*CANARIES, "Brain") if word in str(caught.value)]
+
+
+def test_the_header_names_the_series_of_the_contours(tmp_path):
+    case_of(tmp_path, [("ICH", 1, box(1, 1, 5, 5))])
+    assert series_of(tmp_path / "rs.dcm") == {uid("ct")}
 
 
 def test_a_contour_that_was_rounded_lies_on_its_slice(tmp_path):

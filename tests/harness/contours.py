@@ -41,6 +41,8 @@ def write_structures(path: Path, contours: Sequence[Contour], affine: np.ndarray
         )
         for n, name in enumerate(names, 1)
     ]
+    of_series = _item(RTReferencedSeriesSequence=[_item(SeriesInstanceUID=uid("ct"))])
+    data.ReferencedFrameOfReferenceSequence = [_item(FrameOfReferenceUID=frame, RTReferencedStudySequence=[of_series])]
     if not names:
         data.StructureSetROISequence = [_item(ROINumber=1, ROIName="ICH", ReferencedFrameOfReferenceUID=frame)]
     with pydicom.config.disable_value_validation():

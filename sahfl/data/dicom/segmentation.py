@@ -19,6 +19,7 @@ from sahfl.data.dicom.series import Series
 from sahfl.data.dicom.stack import LPS_TO_RAS, POSITION_TOLERANCE_MM
 from sahfl.data.dicom.structures import is_structures, read_structures
 from sahfl.data.dicom.survey import survey
+from sahfl.data.formats.voxels import as_image
 from sahfl.data.labels import is_blood
 from sahfl.errors import ScanProblem
 
@@ -56,7 +57,8 @@ def read_segmentation(path: Path, series: Series) -> nibabel.Nifti1Image:
     Source: DICOM PS3.3 2024, A.51 and C.8.20 (segmentation), C.7.6.16 (functional groups).
     """
     if is_structures(path):
-        return read_structures(path, series)
+        label, notes = read_structures(path, series)
+        return as_image(label, np.asarray(series.image.affine), "".join(text for _, text in notes))
     with private():
         dataset = read_elements(path, (*_SEG_ELEMENTS, *PIXEL_ELEMENTS))
         _check(dataset, series)

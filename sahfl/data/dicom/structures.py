@@ -12,7 +12,7 @@ Source: DICOM PS3.3 2024, A.19 and C.8.8.6 (ROI contour).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ from sahfl.data.dicom.header import private, read_elements
 from sahfl.data.dicom.series import Series
 from sahfl.data.dicom.stack import LPS_TO_RAS
 from sahfl.data.formats.segments import choose_blood
-from sahfl.data.formats.voxels import OpenVolume, as_image
 from sahfl.errors import ScanProblem
 
 OFF_SLICE = 0.25
@@ -47,8 +46,23 @@ def is_structures(path: Path) -> bool:
         return bool(read_elements(path, ("SOPClassUID",)).get("SOPClassUID") == RTStructureSetStorage)
 
 
-def read_structures(path: Path, series: Series) -> OpenVolume:
-    """The structures that are named as blood, on the voxels of their series: uint8 (columns, rows, slices).
+def series_of(path: Path) -> frozenset[str]:
+    """UIDs of the series that the contours were drawn on, as their header says.
+
+    Raises:
+        ScanProblem: the file is damaged.
+    """
+    with private():
+        frames = read_elements(path, ("ReferencedFrameOfReferenceSequence",)).get("ReferencedFrameOfReferenceSequence")
+        studies = [study for frame in frames or () for study in frame.get("RTReferencedStudySequence") or ()]
+        found = [series for study in studies for series in study.get("RTReferencedSeriesSequence") or ()]
+        return frozenset(str(series.get("SeriesInstanceUID", "")) for series in found)
+
+
+def read_structures(
+    path: Path, series: Series, blood: Sequence[str | int] = ()
+) -> tuple[NDArray[np.uint8], tuple[tuple[str, str], ...]]:
+    """The structures that are named as blood, on the voxels of their series: uint8 (columns, rows, slices), and notes.
 
     Raises:
         ScanProblem: they belong to another series, none is named as blood, or a contour lies on no slice.
@@ -61,11 +75,11 @@ def read_structures(path: Path, series: Series) -> OpenVolume:
         drawn = [item for item in drawn if int(item.ReferencedROINumber) in structures]
         if not drawn:
             raise ScanProblem("seg_segments", "the set of contours (RTSTRUCT) has no structure with contours")
-        blood, text = choose_blood([structures[int(item.ReferencedROINumber)] for item in drawn])
+        chosen, text = choose_blood([structures[int(item.ReferencedROINumber)] for item in drawn], blood)
         label = np.zeros(series.image.shape, np.uint8)
-        for index in blood:
+        for index in chosen:
             label |= _voxels(_contours(drawn[index]), series).astype(np.uint8)
-    return as_image(label, np.asarray(series.image.affine), text)
+    return label, (("seg_counted", text),) if text else ()
 
 
 def _check_frame(dataset: Dataset, series: Series) -> None:

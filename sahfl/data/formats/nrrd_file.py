@@ -12,7 +12,7 @@ Source: https://teem.sourceforge.net/nrrd/format.html; 3D Slicer, vtkMRMLSegment
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ UNITS = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "um": 1e-3, 
 _SEGMENT = re.compile(r"Segment(\d+)_(?:ID|Name|Layer|LabelValue)")
 
 
-def load_nrrd(path: Path) -> OpenVolume:
+def load_nrrd(path: Path, blood: Sequence[str | int] = ()) -> OpenVolume:
     """Open a NRRD file without reading its voxels; a segmentation of 3D Slicer is 1 where there is blood.
 
     Raises:
@@ -67,8 +67,8 @@ def load_nrrd(path: Path) -> OpenVolume:
     if segments := _segments(header, layered=len(sizes) == 4):
         if not 3 <= len(sizes) <= 4:
             raise ScanProblem("not_3d", f"the segmentation has {len(sizes)} axes, expected three and one for layers")
-        blood, text = choose_blood([segment.name for segment in segments])
-        return as_image(_Blood(voxels, spatial, tuple(segments[index] for index in blood)), affine, text)
+        chosen, text = choose_blood([segment.name for segment in segments], blood)
+        return as_image(_Blood(voxels, spatial, tuple(segments[index] for index in chosen)), affine, text)
     if len(sizes) != 3:
         raise ScanProblem("not_3d", f"it has {len(sizes)} axes, expected three")
     return as_image(voxels, affine)

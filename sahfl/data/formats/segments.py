@@ -12,16 +12,22 @@ _NAMELESS = re.compile(r"(segment|segmentation|label|mask|roi|structure|object|l
 """Names that programs give by themselves, such as ``Segment_1``."""
 
 
-def choose_blood(names: Sequence[str]) -> tuple[list[int], str]:
+def choose_blood(names: Sequence[str], wanted: Sequence[str | int] = ()) -> tuple[list[int], str]:
     """The segments that are named as blood, and what was chosen as a text without names ('' if all segments were).
 
-    A single segment without a name of its own counts as blood, as the voxels of a mask do.
+    A single segment without a name of its own counts as blood, as the voxels of a mask do. Names in ``wanted``, or
+    numbers counted from 1, are what a site says instead.
 
     Raises:
         ScanProblem: there is none; the message has their number, because names are free text.
     """
-    blood = [index for index, name in enumerate(names) if is_blood(name)]
-    if not blood and len(names) == 1 and _NAMELESS.fullmatch(names[0].strip()):
+    asked = {str(name).strip().lower() for name in wanted}
+    chosen = [
+        ({name.strip().lower(), str(number)} & asked) if asked else is_blood(name)
+        for number, name in enumerate(names, 1)
+    ]
+    blood = [index for index, counts in enumerate(chosen) if counts]
+    if not blood and not asked and len(names) == 1 and _NAMELESS.fullmatch(names[0].strip()):
         return [0], ""
     if not blood:
         text = f"none of {len(names)} segment(s) is named as blood"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,8 +40,8 @@ def kind_of(path: Path) -> Kind | None:
     return "nifti" if start.startswith(_NIFTI) else None
 
 
-def open_volume(path: Path) -> nibabel.Nifti1Image:
-    """Open a NIfTI, NRRD or MetaImage file without reading its voxels.
+def open_volume(path: Path, blood: Sequence[str | int] = ()) -> nibabel.Nifti1Image:
+    """Open a NIfTI, NRRD or MetaImage file without reading its voxels; ``blood`` is for named segments.
 
     Raises:
         ScanProblem: it is no volume, has no orientation, or claims more voxels than a head CT has.
@@ -51,7 +52,7 @@ def open_volume(path: Path) -> nibabel.Nifti1Image:
     if kind not in ("nrrd", "metaimage"):
         return load_nifti(path)
     try:
-        return nrrd_file.load_nrrd(path) if kind == "nrrd" else metaimage.load_metaimage(path)
+        return nrrd_file.load_nrrd(path, blood) if kind == "nrrd" else metaimage.load_metaimage(path)
     except (ValueError, OverflowError, TypeError, HeaderDataError) as error:
         text = str(error) if type(error) is ValueError else "a field of its header has an impossible value"
         raise ScanProblem("unreadable", f"it is no {NAMES[kind]} file that can be read: {text}") from error
