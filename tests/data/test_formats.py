@@ -136,6 +136,8 @@ FAULTS = {
     "nrrd-blocks": (NRRD, "type: short", "type: block", "unreadable", "not plain numbers"),
     "nrrd-no-numbers": (NRRD, "(0,0,5)", "(0,0,x)", "unreadable", "NRRD"),
     "nrrd-unit": (NRRD, "endian", 'space units: "inch" "inch" "inch"\nendian', "unreadable", "the unit of the space"),
+    "nrrd-too-large-number": (NRRD, "6 8 5", "6 8 9999999999999999999999", "unreadable", "the header is faulty"),
+    "nrrd-flat": (NRRD, "(0,0,5)", "(0,0,0)", "affine", "the voxels have no volume"),
     "nrrd-cut-short": (NRRD, "", "", "unreadable", "truncated"),
     "meta-no-matrix": (META, "TransformMatrix = 1 0 0 0 1 0 0 0 1\n", "", "no_orientation", "no TransformMatrix"),
     "meta-many-voxels": (META, "6 8 5", "6000 8000 5000", "too_large", "6000 x 8000 x 5000 voxels"),
@@ -147,6 +149,7 @@ FAULTS = {
     "meta-colours": (META, "NDims = 3", "NDims = 3\nElementNumberOfChannels = 3", "unreadable", "not plain numbers"),
     "meta-text": (META, "BinaryData = True", "BinaryData = False", "unreadable", "not plain numbers"),
     "meta-endless": (META, "ElementDataFile = LOCAL\n", "", "unreadable", "no ElementDataFile"),
+    "meta-flat": (META, "0.5 0.75 5", "0.5 0.75 0", "affine", "the voxels have no volume"),
     "meta-infinite": (META, "0.5 0.75 5", "0.5 inf 5", "unreadable", "ElementSpacing is not 3 numbers"),
     "meta-cut-short": (META, "", "", "unreadable", "truncated"),
 }  # fmt: skip

@@ -293,6 +293,22 @@ def test_the_studies_of_a_disc_are_cases_and_each_patient_is_one(tmp_path):
     assert found(tmp_path / "DICOMDIR", tmp_path / "work") == cases
 
 
+def test_a_mask_may_lie_in_any_folder_that_is_of_its_study_alone(tmp_path):
+    for number, place in ((1, "p1/a/b"), (2, "p2/a/b")):
+        write_study(tmp_path / place, number, f"P{number}")
+        nibabel.save(nibabel.Nifti1Image(mask(number), AFFINE), tmp_path / f"p{number}" / "mask.nii")
+    (tmp_path / "DICOMDIR").write_bytes(b"")
+    assert {case[:2] for case in found(tmp_path, tmp_path / "work")} == {(1, 1), (2, 2)}
+
+
+def test_the_only_study_of_a_disc_may_lie_beside_its_list(tmp_path):
+    write_study(tmp_path, 1, "P1")
+    nibabel.save(nibabel.Nifti1Image(mask(1), AFFINE), tmp_path / "mask.nii")
+    (tmp_path / "DICOMDIR").write_bytes(b"")
+    assert [case[:2] for case in found(tmp_path, tmp_path / "work")] == [(1, 1)]
+    assert not (tmp_path / "work").exists()
+
+
 def test_studies_that_share_a_folder_are_sorted_into_the_sites_folder(tmp_path):
     for number, patient in ((1, "A"), (2, "B")):
         write_study(tmp_path / "IMAGES", number, patient)

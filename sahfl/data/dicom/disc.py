@@ -1,8 +1,8 @@
 """A disc of DICOM files (a folder with a file DICOMDIR), which sorts patients and studies in a way of its own.
 
 Each study is a case. The files' own headers say which study they belong to: a DICOMDIR that was copied from elsewhere
-does no harm, and no path in it is followed. A study whose files share no folder with others is read where it lies;
-others are linked or copied into the site's folder, one folder for each study.
+does no harm, and no path in it is followed. A study is read from the largest folder that holds no file of another one,
+with what else lies there, such as a mask. Studies that share a folder are linked or copied into the site's folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_disc(folder: Path) -> bool:
 
 
 def read_disc(folder: Path, site: str, into: Path) -> tuple[Case, ...]:
-    """One case per study, in the order of patients and studies; files of other formats belong to the study around them.
+    """One case per study, in the order of patients and studies; a mask belongs to the study around it.
 
     Args:
         folder: of the disc.
@@ -51,20 +51,26 @@ def read_disc(folder: Path, site: str, into: Path) -> tuple[Case, ...]:
     except OSError as error:
         raise DataError(f"disc {folder}: {error.strerror}") from error
     studies: dict[Study, list[Path]] = defaultdict(list)
+    below: dict[Path, set[Study]] = defaultdict(set)
     for path in filter(is_dicom, files):
         if (study := _study_of(path)) is not None:
             studies[study].append(path)
+            for parent in _between(path.parent, folder):
+                below[parent].add(study)
     if not studies:
         raise DataError(f"disc {folder}: its files name no study; copy the whole disc, not only its {NAME}")
-    folders = {study: _folder_of(paths) for study, paths in studies.items()}
     cases = []
     for index, study in enumerate(sorted(studies)):
-        place = folders[study]
-        others = [other for paths in (p for s, p in studies.items() if s != study) for other in paths]
-        if place == folder or any(other.is_relative_to(place) for other in others):
-            place = _sorted(studies[study], study, into)
+        own = Path(os.path.commonpath([path.parent for path in studies[study]]))
+        alone = [place for place in _between(own, folder) if len(below[place]) == 1]
+        place = alone[-1] if alone else _sorted(studies[study], study, into)
         cases.append(Case(f"{site}-{index:04d}", place, place, keys_of(study[0] or study[1])[0]))
     return tuple(cases)
+
+
+def _between(place: Path, folder: Path) -> list[Path]:
+    """A folder and those around it, up to the disc's."""
+    return [place, *(parent for parent in place.parents if parent.is_relative_to(folder))]
 
 
 def _study_of(path: Path) -> Study | None:
@@ -76,10 +82,6 @@ def _study_of(path: Path) -> Study | None:
             return (str(header.get("PatientID") or "").strip(), study) if study else None
     except ScanProblem:
         return None
-
-
-def _folder_of(paths: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([path.parent for path in paths]))
 
 
 def _sorted(paths: Sequence[Path], study: Study, into: Path) -> Path:

@@ -12,6 +12,7 @@ Source: https://teem.sourceforge.net/nrrd/format.html; 3D Slicer, vtkMRMLSegment
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +92,14 @@ def _parse(content: bytes) -> tuple[Mapping[str, Any], int]:
     ends = [(content.find(end), len(end)) for end in (b"\n\n", b"\r\n\r\n")]
     end, n = min([(at, n) for at, n in ends if at >= 0], default=(len(content), 0))
     try:
-        header = nrrd.read_header(content[:end].decode("utf-8", "replace").split("\n"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a number that does not fit its type is no more than a warning
+            header = nrrd.read_header(content[:end].decode("utf-8", "replace").split("\n"))
         missing = [name for name in ("dimension", "type", "encoding", "sizes") if name not in header]
         if missing or len(header["sizes"]) != header["dimension"] or not all(n > 0 for n in header["sizes"]):
             raise ValueError("the header lacks a field, or its fields contradict each other")
         return header, end + n
-    except (nrrd.NRRDError, KeyError, TypeError, IndexError, StopIteration, SyntaxError) as error:
+    except (nrrd.NRRDError, KeyError, TypeError, IndexError, StopIteration, SyntaxError, Warning) as error:
         raise ValueError("the header is faulty") from error
 
 

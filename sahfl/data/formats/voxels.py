@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sahfl.data.volume_size import require_size
+from sahfl.errors import ScanProblem
 from sahfl.regular_files import SCAN_BYTES, open_regular
 
 Packing = Literal["raw", "gzip", "zlib", "bzip2"]
@@ -88,7 +89,13 @@ class OpenVolume(nibabel.Nifti1Image):
 
 
 def as_image(voxels: Any, affine: NDArray[np.float64], chosen: str = "") -> OpenVolume:
-    """Voxels (X, Y, Z) that are read when they are used, as an open image with its affine to RAS mm."""
+    """Voxels (X, Y, Z) that are read when they are used, as an open image with its affine to RAS mm.
+
+    Raises:
+        ScanProblem: the voxels have no volume.
+    """
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 0:
+        raise ScanProblem("affine", "the voxels have no volume (the affine's determinant is 0)")
     image = OpenVolume(voxels, affine, dtype=voxels.dtype)  # type: ignore[no-untyped-call]
     image.chosen = chosen
     return image
