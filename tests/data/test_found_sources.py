@@ -154,6 +154,14 @@ def test_a_table_lists_the_cases_whatever_wrote_it(tmp_path, content):
     assert found(tmp_path, tmp_path) == [(1, 1, "Å1"), (2, 2, "p2")]
 
 
+def test_a_table_of_diagnoses_beside_images_and_masks_is_no_list_of_them(tmp_path):
+    write(tmp_path, "x.nii.gz", "x_mask.nii.gz")
+    (tmp_path / "diagnoses.csv").write_text("image,label\nx.nii.gz,0\n")
+    assert recognise(tmp_path, "bern") == "pairs"
+    (tmp_path / "list.csv").write_text("image,label\nx.nii.gz,x_mask.nii.gz\n")
+    assert recognise(tmp_path, "bern") == "CSV"
+
+
 BAD_TABLES = {
     "no-mask-column": ("image,patient\nx.nii,p\n", "its first row has no column 'label' .or mask, seg"),
     "empty": ("", "no column 'image' .* and 'label'"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sahfl.data.formats.volume import stem
@@ -32,13 +32,22 @@ DELIMITERS = ",;\t"
 ENDINGS = (".csv", ".tsv")
 
 
-def has_columns(path: Path) -> bool:
-    """Test whether a file is a table with columns for images and masks."""
+def lists_files(path: Path) -> bool:
+    """Test whether a file is a table of images and masks: one of its first rows names two files that are there.
+
+    A table of diagnoses has such columns too, but no files in them.
+    """
     try:
-        columns, _ = _read(path)
+        columns, rows = _read(path)
     except (OSError, DataError):
         return False
-    return {"image", "label"} <= columns.keys()
+    places = [columns[name] for name in ("image", "label") if name in columns]
+    texts = [[row[at].strip() for at in places if at < len(row)] for _, row in rows[:MOST_NAMED]]
+    return len(places) == 2 and any(len(two) == 2 and all(map(_is_there(path.parent), two)) for two in texts)
+
+
+def _is_there(folder: Path) -> Callable[[str], bool]:
+    return lambda text: is_text(text) and os.path.exists(folder / text.replace("\\", "/"))
 
 
 def read_csv(path: Path, site: str) -> tuple[Case, ...]:

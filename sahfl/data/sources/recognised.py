@@ -100,7 +100,7 @@ def _lists(folder: Path) -> list[Path]:
 
 def _is_list(path: Path) -> bool:
     if path.suffix.lower() in csv_list.ENDINGS:
-        return csv_list.has_columns(path)
+        return csv_list.lists_files(path)
     return path.suffix.lower() == ".json" and path.name not in NO_DATALIST and _is_datalist(path)
 
 
