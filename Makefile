@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo deploy-demo test test-all soak check docs format clean
+.PHONY: demo deploy-demo test test-all soak check round-trip docs format clean
 
 demo: .venv/installed  ## simulated federation on a phantom cohort, to a report
 	$(BIN)/sahfl simulate configs/demo.yaml
@@ -25,6 +25,9 @@ check: .venv/installed  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+round-trip: .venv/installed  ## a head through other programs' formats and back: the table of docs/data.md
+	$(BIN)/pytest -q -s tests/data/test_round_trip.py
 
 docs: .venv/docs  ## the documents as a site with a search: site/index.html; a broken link is an error
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs . site

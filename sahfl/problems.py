@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import groupby
@@ -93,6 +94,9 @@ NOTES = {
     "loss": "the loss is always Dice with cross-entropy",
 }
 """What a message adds about an unknown name."""
+_FOLDERS = "bids csv dicom dicomdir dir directory disc files images mha mhd nifti nii nnunet nrrd pairs path scans zip"
+FOLDERS = frozenset(_FOLDERS.split())
+"""Words in the place of a source of scans that mean ``folder``, which recognises what is there."""
 
 
 def describe(
@@ -211,6 +215,9 @@ def _meant(item: Any) -> str:
     if not isinstance(value, str) or not isinstance(expected, str):
         return ""
     names = [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
+    words = {*re.split("[^a-z]+", value.lower()), re.sub("[^a-z]", "", value.lower())}
+    if "folder" in names and words & FOLDERS:
+        return "; did you mean folder? It recognises what lies at its path"
     close = get_close_matches(value.lower().replace("-", "_"), names, 1)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -94,7 +94,7 @@ seed: 1 # every random number follows from it
 
 data:
   source: folder
-  sites: # what lies at a path is recognised: an nnU-Net raw folder, a datalist (JSON) or a folder of DICOM series
+  sites: # what lies at a path is recognised: DICOM, nnU-Net, images and masks, a list (JSON, CSV) or a zip
 {scans}
 
 views: # each scan is cut into slices of these views

@@ -185,9 +185,15 @@ def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:
         return CheckedCase(case, 0.0, "", stamp, (finding(problem.rule, str(problem)),)), None, None
     measures = measure(scan)
     findings = sorted(
-        (*judge_scan(case.id, scan, measures), *of_files), key=lambda found: list(BY_ID).index(found.rule)
+        (*judge_scan(case.id, scan, measures), *of_files, *_notes(case, scan)),
+        key=lambda found: list(BY_ID).index(found.rule),
     )
     return CheckedCase(case, scan.volume_ml, content, stamp, tuple(findings), voxel_hash(scan.image)), scan, measures
+
+
+def _notes(case: Case, scan: Scan) -> list[Finding]:
+    """Findings about what was done to the annotation when it was read."""
+    return [finding(rule, f"case {case.id}: {text}") for rule, text in scan.notes]
 
 
 def voxel_hash(image: NDArray[np.float32]) -> str:

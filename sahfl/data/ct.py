@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from sahfl.data import dicom
+from sahfl.data.formats.volume import open_volume
 from sahfl.data.labels import LabelClasses
 from sahfl.data.manifest import MOST_NAMED, Case
-from sahfl.data.nifti import load_nifti, reading
+from sahfl.data.nifti import reading
 from sahfl.data.orientation import in_ras
+from sahfl.data.regrid import fit
 from sahfl.errors import ScanProblem
 
 AIR_HU = -1000.0
 HEAD_HU = -300.0
 """Voxels above this value belong to the head or the headrest, not to the surrounding air."""
-AFFINE_TOLERANCE_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Scan:
     affine: NDArray[np.float64]
     """(4, 4), voxel index to mm."""
     kinds: LabelClasses | None = None
-    """The values of the annotation's file; None without one."""
+    """The values of the annotation's file; None without one, and where its segments were chosen by their names."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Rule and text of what was done to the files when they were read."""
 
     @property
     def voxel_ml(self) -> float:
         """Volume of a voxel in mL, from the determinant of the affine; correct for oblique scans too."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+        return voxel_ml_of(self.affine)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -54,26 +57,50 @@ class Scan:
         return float(self.label.sum()) * self.voxel_ml
 
 
+def voxel_ml_of(affine: NDArray[np.float64]) -> float:
+    """Volume in mL of a voxel whose affine (4, 4) is in mm."""
+    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
+
+
 def read_scan(case: Case) -> Scan:
     """Read a case's image and annotation, and turn both to RAS+ in mm.
 
-    An image that is a folder is a DICOM series (``sahfl.data.dicom``); any other image is a NIfTI file. The two may
-    store their axes in any order and direction, each its own: their places in the patient are compared.
+    An image that is a folder is a DICOM series (``sahfl.data.dicom``); any other image is a volume in a file. The two
+    may store their axes in any order and direction, each its own: their places in the patient are compared. A mask on
+    another grid is brought to the image's (``regrid``).
 
     Raises:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
     # Unlike Path.is_dir, os.path.isdir does not raise PermissionError.
-    opened = _open_dicom(case) if os.path.isdir(case.image) else (open_nifti(case), open_nifti(case, "label"))
+    opened = _open_dicom(case) if os.path.isdir(case.image) else (open_file(case), open_file(case, "label"))
     image, label = (turned(case, volume, which) for volume, which in zip(opened, ("image", "label"), strict=True))
-    if image.shape != label.shape:
-        raise ScanProblem("shape", f"case {case.id}: label has shape {label.shape}, the image has {image.shape}")
-    if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
-        raise ScanProblem("affine", f"case {case.id}: label and image lie at different places (their affines differ)")
     scan = _scan(case, image)
     classes = _classes(case, _voxels(case, "label", label))
-    kinds = _kinds(case, classes, scan.voxel_ml)
-    return replace(scan, label=np.isin(classes, kinds.counted) if kinds.left_out else classes > 0, kinds=kinds)
+    kinds = None if getattr(opened[1], "named", False) else _kinds(case, classes, voxel_ml_of(label.affine))
+    mask = np.isin(classes, kinds.counted) if kinds and kinds.left_out else classes > 0
+    try:
+        mask, resampled = fit(mask, np.asarray(label.affine, np.float64), scan.image.shape, scan.affine)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
+    found = (("seg_counted", getattr(opened[1], "chosen", "")), ("regridded", resampled))
+    return replace(scan, label=mask, kinds=kinds, notes=tuple((rule, text) for rule, text in found if text))
+
+
+def read_image(case: Case) -> Scan:
+    """A case's image with an empty annotation; a DICOM series may be given by its folder or by one of its files.
+
+    Raises:
+        ScanProblem: it cannot be read, or is not a volume of finite numbers.
+    """
+    folder = os.path.isdir(case.image)
+    if not folder and not dicom.is_dicom(case.image):
+        return without_annotation(case, open_file(case))
+    try:
+        series = dicom.read_series(case.image) if folder else dicom.read_series(case.image.parent, of=case.image)
+    except ScanProblem as problem:
+        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
+    return without_annotation(case, series.image)
 
 
 def _classes(case: Case, values: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -134,17 +161,19 @@ def _open_dicom(case: Case) -> tuple[Any, Any]:
             return series.image, dicom.read_segmentation(annotation, series)
     except ScanProblem as problem:
         raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
-    return series.image, open_nifti(replace(case, label=annotation), "label")
+    return series.image, open_file(replace(case, label=annotation), "label")
 
 
-def open_nifti(case: Case, which: Literal["image", "label"] = "image") -> Any:
-    """Open one of a case's files without reading its voxels.
+def open_file(case: Case, which: Literal["image", "label"] = "image") -> Any:
+    """Open one of a case's files (NIfTI, NRRD or MetaImage) without reading its voxels.
 
     Raises:
-        ScanProblem: the file is missing or not readable NIfTI.
+        ScanProblem: the file is missing or cannot be read.
     """
     try:
-        return load_nifti(case.image if which == "image" else case.label)
+        if which == "image":
+            return open_volume(case.image)
+        return open_volume(case.label, case.blood or ())
     except ScanProblem as problem:
         text = str(problem).replace("a file", f"the {which} file", 1)
         raise ScanProblem(problem.rule, f"case {case.id}: {text}") from problem

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sahfl.data.formats.volume import files_of, stem
 from sahfl.data.json_lists import place_in_json, read_json
 from sahfl.data.labels import choose_blood
 from sahfl.errors import DataError
@@ -54,7 +55,7 @@ class Case:
         Raises:
             OSError: a folder cannot be read.
         """
-        both = (scan_files(path) if path.is_dir() else (path,) for path in (self.image, self.label))
+        both = (scan_files(path) if path.is_dir() else files_of(path) for path in (self.image, self.label))
         return tuple(dict.fromkeys(path for paths in both for path in paths))
 
 
@@ -172,8 +173,8 @@ def _is_single(value: Any) -> bool:
 
 
 def case_name(path: Path) -> str:
-    """A NIfTI file's name without its ending, in capitals or not."""
-    return re.sub(r"(\.nii)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE)
+    """The name of a volume's file without its ending."""
+    return stem(path)
 
 
 def patient_of(name: str) -> tuple[str, bool]:

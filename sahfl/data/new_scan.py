@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sahfl.data import dicom
 from sahfl.data.checks import voxel_hash
-from sahfl.data.ct import Scan, open_nifti, without_annotation
+from sahfl.data.ct import Scan, open_file, without_annotation
 from sahfl.data.dicom import Series
 from sahfl.data.file_rules import judge_files
 from sahfl.data.manifest import Case
@@ -71,7 +71,7 @@ def read_new_scan(path: Path) -> NewScan:
         series = None
         if path.is_dir() or dicom.is_dicom(path):
             series = dicom.read_series(path) if path.is_dir() else dicom.read_series(path.parent, of=path)
-        source = open_nifti(case) if series is None else series.image
+        source = open_file(case) if series is None else series.image
         scan = without_annotation(case, source)
         found = [*judge_scan(case.id, scan, measure(scan)), *judge_files(case)]
     except ScanProblem as problem:

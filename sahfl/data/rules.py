@@ -43,7 +43,7 @@ error permission
     A file exists, but may not be read.
     Give the account that runs sahfl read access; the file itself may be fine.
 error unreadable
-    A file is empty, truncated, damaged or not NIfTI.
+    A file is empty, truncated, damaged, or in no format that is read.
     Export or copy the file again and compare sizes.
 error too_large
     The headers claim more voxels than a head CT has (512 x 512 x 512), or a file unpacks to more.
@@ -56,8 +56,14 @@ error not_finite
     Export again from DICOM; never fill gaps.
 # Geometry
 error shape
-    Image and annotation differ in their number of voxels.
-    Annotate on this very image, or resample the annotation to its grid (nearest neighbour).
+    The annotation is not a volume of three dimensions.
+    Save it as one volume on the voxels of its image.
+warning regridded
+    The annotation has other voxels than the image; it is resampled (nearest neighbour).
+    Look at the contour; an annotation drawn on the image itself (`sahfl convert`) loses nothing.
+error grid_lost
+    The annotation loses too much when it is resampled to the image (Dice of there and back below 0.7).
+    Annotate on the voxels that are used: `sahfl convert` writes them as NIfTI.
 error affine
     Image and annotation lie at different places (more than 0.001 mm), or the voxels have no volume.
     Copy the image's geometry to the annotation only if you know that their voxels match.
@@ -65,7 +71,7 @@ error units
     In the unit of length that the header declares, the volume is no size that a head can have.
     Write the unit in which the affine is into the header (xyzt_units), or convert the affine to mm.
 error no_orientation
-    The header has neither sform nor qform: left and right are not known.
+    The header has no orientation (in NIfTI neither sform nor qform): left and right are not known.
     Convert again from DICOM (dcm2niix); do not guess an orientation.
 error handedness
     sform and qform contradict each other about left and right.
@@ -156,6 +162,9 @@ warning much_blood
 error label_share
     The annotation covers more than 30 % of the head: inverted, or another structure.
     Check which label value is which, and that 0 is background.
+note seg_counted
+    The segmentation has segments that are not blood; they do not count.
+    Name each segment of blood as blood if these are not the right ones.
 error label_place
     Most of the annotation lies on air, fat or bone, or outside the head.
     The annotation belongs to another scan or orientation: pair them again.
@@ -223,7 +232,7 @@ DICOM_RULES = (
     ("seg_type", "The annotation is not a binary DICOM segmentation.", "Export as binary segmentation, or as NIfTI."),
     ("seg_frame_of_reference", "The segmentation belongs to another acquisition.", "Put the right one there."),
     ("seg_geometry", "The segmentation's frames do not lie on the slices.", "Annotate on this very series."),
-    ("seg_segments", "A segment is not named as blood, and every segment counts.", "Name it, or remove it."),
+    ("seg_segments", "No segment is named as blood, or one that counts is not.", "Name it, or remove it."),
 )
 """Why a folder of DICOM files cannot be a case: rule, meaning and remedy; each is an error."""
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from nibabel.affines import voxel_sizes
 
-from sahfl.data.ct import open_nifti, turned
+from sahfl.data.ct import open_file, turned
 from sahfl.data.dicom import read_series
 from sahfl.data.manifest import Case, scan_files
-from sahfl.data.sources.folders import Format, read_cases, recognise
+from sahfl.data.sources.recognised import Format, read_cases, recognise
 from sahfl.errors import ScanProblem
 
-MOST_OPENED = {"datalist": 40, "nnU-Net": 40, "DICOM": 4}
-"""Most scans of a site of which the size is read, by format; a DICOM series has to be read as a whole for it."""
+MOST_FILES, MOST_SERIES = 40, 4
+"""Most scans of a site of which the size is read; a DICOM series has to be read as a whole for it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def survey(path: Path, site: str, on_scan: Callable[[int, int], None] = lambda d
     """Look at the scans at a path.
 
     Args:
-        path: a datalist, an nnU-Net raw folder or a folder of DICOM series.
+        path: of scans in a format that ``recognise`` knows.
         site: the site's name.
         on_scan: called after each scan with (scans opened, scans to open).
 
@@ -63,9 +64,16 @@ def survey(path: Path, site: str, on_scan: Callable[[int, int], None] = lambda d
         DataError: the path has none of these, or its list of scans is faulty.
     """
     format_ = recognise(path, site)
-    cases = read_cases(path, site)
-    every = max(1, -(-len(cases) // MOST_OPENED[format_]))
-    chosen, sizes = cases[::every], []
+    with TemporaryDirectory() as folder:  # for a zip, which is unpacked again into the site's folder
+        cases = read_cases(path, site, Path(folder))
+        return _survey(site, path, format_, cases, on_scan)
+
+
+def _survey(
+    site: str, path: Path, format_: Format, cases: Sequence[Case], on_scan: Callable[[int, int], None]
+) -> SiteSurvey:
+    series = any(case.image.is_dir() for case in cases)
+    chosen, sizes = _chosen(cases, MOST_SERIES if series else MOST_FILES), []
     for number, case in enumerate(chosen, 1):
         if (size := _size(case)) is not None:
             sizes.append(size)
@@ -84,13 +92,18 @@ def survey(path: Path, site: str, on_scan: Callable[[int, int], None] = lambda d
     )
 
 
+def _chosen(cases: Sequence[Case], most: int) -> Sequence[Case]:
+    """At most this many cases, evenly chosen."""
+    return cases[:: max(1, -(-len(cases) // most))]
+
+
 def mean_slices(cases: Sequence[Case]) -> float | None:
     """Mean number of axial slices, from the headers of some of the scans; None if none can be read.
 
     A DICOM series has a file for each slice.
     """
-    chosen, found = cases[:: max(1, -(-len(cases) // MOST_OPENED["nnU-Net"]))], []
-    for case in chosen:
+    found = []
+    for case in _chosen(cases, MOST_FILES):
         if case.image.is_dir():
             found.append(len(scan_files(case.image)))
         elif (size := _size(case)) is not None:
@@ -101,7 +114,7 @@ def mean_slices(cases: Sequence[Case]) -> float | None:
 def _size(case: Case) -> ScanSize | None:
     """The size of a scan; None if it cannot be opened, or is no volume."""
     try:
-        image = turned(case, read_series(case.image).image if case.image.is_dir() else open_nifti(case), "image")
+        image = turned(case, read_series(case.image).image if case.image.is_dir() else open_file(case), "image")
     except ScanProblem:
         return None
     x, y, z = (int(n) for n in image.shape)

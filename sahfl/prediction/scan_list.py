@@ -15,7 +15,8 @@ from typing import Any
 
 from sahfl.data import dicom
 from sahfl.data.dicom.header import private, read_elements
-from sahfl.data.manifest import is_text, read_json, scan_files
+from sahfl.data.json_lists import read_json
+from sahfl.data.manifest import is_text, scan_files
 from sahfl.errors import DataError, ScanProblem
 from sahfl.regular_files import DATALIST_BYTES, read_text
 

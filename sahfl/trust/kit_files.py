@@ -37,8 +37,8 @@ folder: work # the site's working folder, beside this file
 kit: . # the folder with client.key
 
 data:
-  source: datalist # NIfTI scans and annotations named by a JSON file
-  path: datalist.json
+  source: folder # recognises what lies at the path: DICOM, nnU-Net, images and masks, a disc, a list or a zip
+  path: scans # a folder with one folder per patient, for example; or a file: datalist.json, list.csv, scans.zip
 
 policy: # what studies may ask of this site, and what may leave it; these are the values of a new kit, the closed ones
 """

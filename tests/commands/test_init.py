@@ -128,7 +128,7 @@ def test_a_pipe_is_no_scan_and_blocks_nothing(sahfl, tmp_path, inside):
     os.mkfifo(folder / "pipe")
     code, _, err = sahfl("init", tmp_path / "a.yaml", "--site", f"bern={folder if inside else folder / 'pipe'}")
     assert code == 2
-    assert "expected a datalist (.json), an nnU-Net raw folder" in err
+    assert "expected a datalist (.json), a table (.csv), an nnU-Net raw folder" in err
 
 
 REFUSED = {
@@ -154,7 +154,7 @@ def test_every_path_without_scans_is_named_in_one_message(sahfl, tmp_path):
     sites = ("--site", f"bern={tmp_path / 'none'}", "--site", f"graz={tmp_path / 'empty'}")
     code, _, err = sahfl("init", tmp_path / "study.yaml", *sites)
     assert code == 2
-    assert f"site bern: {tmp_path / 'none'}: got nothing, expected a datalist (.json), an nnU-Net raw folder" in err
+    assert f"site bern: {tmp_path / 'none'}: got nothing, expected a datalist (.json), a table (.csv)" in err
     assert f"site graz: {tmp_path / 'empty'}: got a folder" in err
     assert not (tmp_path / "study.yaml").exists()
 

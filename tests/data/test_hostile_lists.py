@@ -10,7 +10,7 @@ from harness.tiny_study import TINY, changed
 from sahfl.config import load_site
 from sahfl.data.manifest import datalist_sites, read_datalist
 from sahfl.data.nnunet import read_nnunet
-from sahfl.data.sources.folders import recognise
+from sahfl.data.sources.recognised import recognise
 from sahfl.errors import DataError, SahflError
 from sahfl.regular_files import DATALIST_BYTES
 

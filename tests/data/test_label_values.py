@@ -13,7 +13,8 @@ from sahfl.data.checks import check_cases, verify_unchanged
 from sahfl.data.manifest import read_datalist
 from sahfl.data.nnunet import read_nnunet
 from sahfl.data.sources.datalist import SiteScansDatalist, StudyScansDatalist
-from sahfl.data.sources.folders import SiteScansFolder, StudyScansFolders, read_cases
+from sahfl.data.sources.folders import SiteScansFolder, StudyScansFolders
+from sahfl.data.sources.recognised import read_cases
 from sahfl.errors import DataError
 
 VOXEL_ML = 0.005
@@ -42,7 +43,7 @@ def datalist(folder, labels=None, label=TWO):
 
 
 def checked(path, chosen=None):
-    (case,) = read_cases(path, "bern", chosen)
+    (case,) = read_cases(path, "bern", path.parent / "site", chosen)
     return check_case(case)
 
 
@@ -73,7 +74,7 @@ def test_a_value_that_is_not_declared_is_refused_and_each_remedy_works(tmp_path,
 def test_a_site_names_the_labels_that_are_blood_by_name_or_value(tmp_path, make, chosen):
     path = make(tmp_path / "a", BACKGROUND | {"ICH": 1, "oedema": 3})
     with pytest.raises(DataError, match=r"labels\.oedema: is not named as blood; .*\(blood: \[ICH\]\)"):
-        read_cases(path, "bern")
+        read_cases(path, "bern", path.parent / "site")
     item = checked(path, chosen)
     assert item.volume_ml == pytest.approx(12 * VOXEL_ML)
     text = "of the annotation's values, 1 (0.06 mL) are blood; left out: 3 (0.02 mL)"
@@ -86,7 +87,7 @@ def test_a_name_or_value_that_is_no_label_is_refused_naming_those_that_are(tmp_p
     path = make(tmp_path / "a", BACKGROUND | {"ICH": 1, "oedema": 3})
     for wrong in ("blod", 2):
         with pytest.raises(DataError, match=rf"blood: {wrong!r} is no label of .*, which has ICH: 1, oedema: 3"):
-            read_cases(path, "bern", [wrong])
+            read_cases(path, "bern", path.parent / "site", [wrong])
 
 
 def test_several_values_that_nothing_explains_are_counted_with_a_warning_that_ends_when_they_are_named(tmp_path):
@@ -128,7 +129,9 @@ def test_a_nifti_mask_beside_a_dicom_series_counts_the_values_that_the_site_name
 def test_another_choice_is_another_annotation_of_the_same_files(tmp_path):
     """The cache of preprocessed slices is keyed by this content."""
     path = datalist(tmp_path / "a")
-    items = [check_cases(read_cases(path, "bern", chosen))[0] for chosen in (None, [1], [3], [1, 3])]
+    items = [
+        check_cases(read_cases(path, "bern", path.parent / "site", chosen))[0] for chosen in (None, [1], [3], [1, 3])
+    ]
     assert len({item.content for item in items}) == 4
     verify_unchanged(items, whole=True)
 

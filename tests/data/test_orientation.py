@@ -111,7 +111,7 @@ def test_an_uncorrected_gantry_tilt_keeps_the_millilitres(tmp_path, phantom):
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((96, 120, 40), (2.0, 2.0, 3.75)), ((40, 100, 60), (4.8, 2.4, 2.5))])
-def test_the_same_patient_bleeds_the_same_millilitres_on_another_grid(phantom, shape, spacing):
+def test_the_same_patient_bleeds_the_same_millilitres_on_anregridded(phantom, shape, spacing):
     volumes = []
     for case in (phantom, make_case(SEED, kind="tbi", profile=PROFILES["standard"], shape=shape, spacing_mm=spacing)):
         volumes.append(Scan(case.image.astype(np.float32), case.label > 0, case.affine).volume_ml)

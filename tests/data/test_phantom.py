@@ -152,7 +152,7 @@ def test_a_noisy_profile_is_noisier():
     assert roughness("low_dose") > 1.3 * roughness("standard") > 1.3 * roughness("smooth") * 0.8
 
 
-def test_a_case_keeps_its_blood_volume_on_another_grid():
+def test_a_case_keeps_its_blood_volume_on_anregridded():
     coarse = small_case(seed=5, shape=(72, 84, 24), spacing_mm=(2.7, 2.7, 6.0))
     fine = small_case(seed=5, shape=(96, 112, 28), spacing_mm=(2.0, 2.0, 5.0))
     volumes = [(case.label > 0).sum() * abs(np.linalg.det(case.affine)) for case in (coarse, fine)]

@@ -81,6 +81,15 @@ DARK = np.where(blood(np.s_[6:12, 6:18, 3:9]) > 0, head() - 30, head())
 """Here the annotated brain is darker than around it."""
 
 
+def other_slices(folder):
+    """A bleed of one thin slice, of which the image's thicker slices see five times as much."""
+    case = a_case(folder)
+    label = np.zeros((*SHAPE[:2], 80), np.uint8)
+    label[10:14, 10:14, 20] = 1
+    nibabel.save(nibabel.Nifti1Image(label, affine((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0))), case.label)
+    return case
+
+
 def mirrored(folder):
     """A bleed on one side, annotated on the other."""
     image = head()[:28]  # so that the head is centred
@@ -95,7 +104,9 @@ SINGLE = {
     "unreadable": changed(lambda case: _write(case, b"II*\0")),
     "not_3d": with_image(np.zeros((4, 4, 4, 2), np.float32), np.zeros((4, 4, 4, 2), np.uint8)),
     "not_finite": with_image(np.where(np.indices(SHAPE).sum(0) == 20, np.nan, head()).astype(np.float32)),
-    "shape": with_image(label=blood()[1:]),
+    "shape": with_image(label=np.stack([blood(), blood()], axis=3)),
+    "regridded": with_image(label=blood()[1:]),
+    "grid_lost": other_slices,
     "affine": header(lambda image: image.set_sform(GOOD + 0.01 * np.eye(4)[[3, 3, 3, 3]], 1), which=("label",)),
     "no_orientation": header(lambda image: both_forms(GOOD, GOOD)(image) or _no_forms(image)),
     "handedness": header(both_forms(GOOD, GOOD @ np.diag([-1, 1, 1, 1]))),
@@ -150,11 +161,12 @@ ELSEWHERE = {
     "units",
     "looks_like_mr",
     "no_head",
+    "seg_counted",
     *(rule for rule, *_ in DICOM_RULES),
 }
 """Across cases: below; protocol: in test_protocol; permission: in tests/faults with a user who may not read; too_large:
-in test_bounded_scans; units: in test_real_nifti; looks_like_mr and no_head: in test_skull; those of DICOM: in
-test_dicom."""
+in test_bounded_scans; units: in test_real_nifti; looks_like_mr and no_head: in test_skull; segments: in test_formats;
+those of DICOM: in test_dicom."""
 
 
 def _write(case, content):

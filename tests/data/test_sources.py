@@ -1,6 +1,7 @@
 """A site's path is recognised by what is there, and every kind of source gives the same cases."""
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from harness.dicom_files import write_series
 
 from sahfl.config import SiteConfig, Study, load_study
-from sahfl.data.sources.folders import SiteScansFolder, read_cases, recognise
+from sahfl.data.sources.folders import SiteScansFolder
+from sahfl.data.sources.recognised import read_cases, recognise
 from sahfl.errors import ConfigError, DataError
 from sahfl.events import listening
 from sahfl.federation.site.site import Site
@@ -67,7 +69,7 @@ PATHS = {"list.json": "datalist", "monai.json": "datalist", "raw": "nnU-Net", "d
 @pytest.mark.parametrize(("name", "source"), PATHS.items(), ids=PATHS.keys())
 def test_a_path_is_recognised_and_a_site_prepares_its_cases_alike(scans, tmp_path, name, source):
     assert recognise(scans / name, "graz") == source
-    assert [case.id for case in read_cases(scans / name, "graz")] == ["graz-0000", "graz-0001", "graz-0002"]
+    assert [case.id for case in read_cases(scans / name, "graz", tmp_path)] == ["graz-0000", "graz-0001", "graz-0002"]
     site = Site(SiteConfig(name="graz", folder=tmp_path / "work", data=SiteScansFolder(path=scans / name)))
     seen = []
     site.prepare(lambda done, total: seen.append((done, total)))
@@ -105,7 +107,7 @@ def test_a_run_warns_of_likely_repeat_scans_of_an_nnunet_folder_without_their_na
 WRONG = {
     "nothing": ("no", "site bern: .*no: got nothing, expected a datalist"),
     "empty-folder": ("empty", "site bern: .*empty: got a folder, expected a datalist .*, an nnU-Net raw folder"),
-    "nifti-folder": ("raw/imagesTr", "got a folder, expected"),
+    "images-alone": ("raw/imagesTr", r"got a folder of 3 volume\(s\), none with a mask \(name each .*, expected"),
     "a-scan": ("0.nii.gz", "0.nii.gz: got a file, expected"),
     "other-sites": ("list.json", r"has no site 'bern' \(it has: graz\)"),
     "no-datalist": ("raw/dataset.json", r"raw/dataset.json: has no site 'bern' \(it has: no 'sites' mapping\)"),
@@ -117,6 +119,24 @@ def test_a_path_without_scans_is_refused_naming_what_was_found(scans, name, mess
     (scans / "empty").mkdir()
     with pytest.raises(DataError, match=message):
         recognise(scans / name, "bern")
+
+
+NO_DATALIST = {"folder": "dicom", "nnU-Net": "raw", "table": "list.csv"}
+
+
+@pytest.mark.parametrize("name", NO_DATALIST.values(), ids=NO_DATALIST.keys())
+def test_a_datalist_that_is_something_else_names_the_source_that_reads_it(scans, sahfl, tmp_path, name):
+    (scans / "list.csv").write_text("image,label,patient\n0.nii.gz,0-mask.nii.gz,p0\n")
+    file = tmp_path / "site.yaml"
+    file.write_text(f"name: graz\nfolder: work\ndata: {{source: datalist, path: {scans / name}}}\n")
+    code, _, err = sahfl("check", file)
+    assert code == 2
+    assert re.search(r"line 3, data.path: datalist .* is a (folder|.csv file), expected a JSON file", err)
+    assert err.strip().endswith("write source: folder")
+    file.write_text(file.read_text().replace("source: datalist", "source: folder"))
+    _, _, err = sahfl("check", file)
+    assert "graz: " in err
+    assert "expected a" not in err
 
 
 # --- the study file -------------------------------------------------------------------------------------------------
@@ -160,6 +180,9 @@ def test_the_fingerprint_depends_on_the_sites_and_not_on_their_paths(scans, tmp_
         ("bern: scans/raw", "bern: 7", "data.sites.bern: expected text, got 7"),
         ("{graz: scans/list.json, bern: scans/raw, linz: scans/dicom}", "{}", "data.sites: expected at least 1 entry"),
         ("source: folder", "source: folders", "data.source: expected .*, got 'folders'; did you mean folder"),
+        ("source: folder", "source: dicom", "data.source: expected .*, got 'dicom'; did you mean folder. It reco"),
+        ("source: folder", "source: nnU-Net", "got 'nnU-Net'; did you mean folder"),
+        ("source: folder", "source: csv-file", "got 'csv-file'; did you mean folder"),
     ],
 )  # fmt: skip
 def test_a_wrong_data_section_is_named(tmp_path, old, new, message):

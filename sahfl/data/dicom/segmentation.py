@@ -1,4 +1,6 @@
-"""Annotations of a CT series: a NIfTI file beside it, or a DICOM segmentation object (SEG)."""
+"""Annotations of a CT series: a volume (NIfTI, NRRD, MetaImage) beside it, a DICOM segmentation object (SEG), or a set
+of contours (RTSTRUCT, ``structures``).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from pydicom.uid import SegmentationStorage
 from sahfl.data.dicom.header import PIXEL_ELEMENTS, decoded, private, read_elements
 from sahfl.data.dicom.series import Series
 from sahfl.data.dicom.stack import LPS_TO_RAS, POSITION_TOLERANCE_MM
+from sahfl.data.dicom.structures import is_structures, read_structures
 from sahfl.data.dicom.survey import survey
+from sahfl.data.formats.voxels import as_image
 from sahfl.data.labels import is_blood
 from sahfl.errors import ScanProblem
 
@@ -42,6 +46,8 @@ def find_annotation(folder: Path) -> Path:
 def read_segmentation(path: Path, series: Series) -> nibabel.Nifti1Image:
     """A segmentation object on the voxels of its series: uint8 (columns, rows, slices), 1 where any segment is set.
 
+    Contours (RTSTRUCT) become voxels as ``structures.read_structures`` describes.
+
     A frame's position, not its number, decides on which slice it is placed; slices without a frame are empty. Frames
     must lie on the series' own pixels: nothing is resampled.
 
@@ -50,6 +56,9 @@ def read_segmentation(path: Path, series: Series) -> nibabel.Nifti1Image:
 
     Source: DICOM PS3.3 2024, A.51 and C.8.20 (segmentation), C.7.6.16 (functional groups).
     """
+    if is_structures(path):
+        label, notes = read_structures(path, series)
+        return as_image(label, np.asarray(series.image.affine), "".join(text for _, text in notes))
     with private():
         dataset = read_elements(path, (*_SEG_ELEMENTS, *PIXEL_ELEMENTS))
         _check(dataset, series)

@@ -12,6 +12,7 @@ from typing import Literal
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from sahfl.data.dicom.header import code, is_dicom, private, read_elements
+from sahfl.data.formats.volume import ENDINGS, kind_of
 from sahfl.data.manifest import scan_files
 from sahfl.errors import ScanProblem
 from sahfl.regular_files import SCAN_BYTES, check_regular
@@ -63,7 +64,7 @@ def placed(path: Path, folder: Path) -> Iterator[None]:
 
 
 def _classify(path: Path) -> Found:
-    if path.name.lower().endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith(ENDINGS) or kind_of(path) is not None:
         return Found(path, "nifti")
     with private():
         check_regular(path, most=SCAN_BYTES)  # raises PermissionError, which would otherwise be reported as "not DICOM"
@@ -72,7 +73,7 @@ def _classify(path: Path) -> Found:
         header = read_elements(path, ("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "NumberOfFrames"))
         modality, series = code(header, "Modality"), str(header.get("SeriesInstanceUID", ""))
         kind: Kind = "other"
-        if modality == "SEG":
+        if modality in ("SEG", "RTSTRUCT"):
             kind = "segmentation"
         elif modality == "CT" and "LOCALIZER" in (header.get("ImageType") or ()):
             kind = "localizer"

@@ -13,6 +13,18 @@ from sahfl.section import PathInFile
 from sahfl.settings_file import about_setting
 
 
+def require_file(path: Path) -> None:
+    """Check that a datalist is no folder of scans, table or zip.
+
+    Raises:
+        DataError: it is one; the message names the source for it.
+    """
+    if path.is_dir() or path.suffix.lower() in (".csv", ".tsv", ".zip"):
+        found = "a folder" if path.is_dir() else f"a {path.suffix.lower()} file"
+        text = f"datalist {path}: is {found}, expected a JSON file that lists cases"
+        raise DataError(f"{text}; for DICOM, nnU-Net, images and masks, a table or a zip write source: folder")
+
+
 class SiteScansDatalist(SiteScans):
     """One site's NIfTI scans on disk, named by a datalist."""
 
@@ -26,6 +38,7 @@ class SiteScansDatalist(SiteScans):
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases under the site's name, in the datalist's order."""
         with about_setting("data", "path"):
+            require_file(self.path)
             return read_datalist(self.path, site, self.blood)
 
 
@@ -42,6 +55,7 @@ class StudyScansDatalist(StudyScans):
     def for_sites(self, sites: Sequence[str], *, study: str, seed: int) -> dict[str, SiteScansDatalist]:
         """Give each site the same datalist, which must contain all sites."""
         with about_setting("data", "path"):
+            require_file(self.path)
             known = datalist_sites(self.path)
             if unknown := sorted(set(sites) - set(known)):
                 raise DataError(f"{self.path}: has no site {', '.join(unknown)} (it has: {listed(sorted(known))})")

@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sahfl.data.json_lists import starts_like_json
-from sahfl.data.manifest import Blood, Case, read_datalist, scan_files
-from sahfl.data.nnunet import read_nnunet
+from sahfl.data.manifest import Case, scan_files
+from sahfl.data.sources.recognised import read_cases, recognise
 from sahfl.data.sources.scans import BloodLabels, SiteScans, StudyScans
 from sahfl.errors import DataError
 from sahfl.section import Name, PathInFile
 from sahfl.settings_file import about_setting
-
-Format = Literal["datalist", "nnU-Net", "DICOM"]
-
-
-def recognise(path: Path, site: str, blood: Blood = None) -> Format:
-    """The format at a site's path: a datalist (JSON), an nnU-Net raw folder, or a folder of DICOM series.
-
-    It reads only what is needed to decide; ``read_cases`` reads the cases.
-
-    Raises:
-        DataError: the path is none of these three, or its datalist is faulty or does not contain this site.
-    """
-    from sahfl.data import dicom
-
-    try:
-        if path.is_file() and (path.suffix == ".json" or starts_like_json(path)):
-            read_datalist(path, site, blood)
-            return "datalist"
-        if (path / "dataset.json").is_file():
-            return "nnU-Net"
-        if path.is_dir() and any(dicom.is_dicom(file) for file in scan_files(path)):
-            return "DICOM"
-        found = "nothing" if not path.exists() else "a folder" if path.is_dir() else "a file"
-    except OSError as error:
-        raise DataError(f"site {site}: {path}: {error.strerror}") from error
-    expected = "a datalist (.json), an nnU-Net raw folder (with dataset.json) or a folder of DICOM series"
-    raise DataError(f"site {site}: {path}: got {found}, expected {expected}")
-
-
-def read_cases(path: Path, site: str, blood: Blood = None) -> tuple[Case, ...]:
-    """The cases at a site's path, whose labels ``blood`` (names or values) are blood.
-
-    Raises:
-        DataError: the source is not recognised, or its list of cases is faulty.
-    """
-    from sahfl.data import dicom
-
-    readers = {"datalist": read_datalist, "nnU-Net": read_nnunet}
-    if (format_ := recognise(path, site, blood)) in readers:
-        return readers[format_](path, site, blood)
-    cases = dicom.read_patients(path, site)
-    return cases if blood is None else tuple(replace(case, blood=tuple(blood)) for case in cases)
 
 
 class SiteScansFolder(SiteScans):
@@ -66,19 +22,20 @@ class SiteScansFolder(SiteScans):
     source: Literal["folder"] = "folder"
     """Which kind of data section this is."""
     path: PathInFile
-    """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
+    """A folder or file with scans, recognised by what is there: a folder of DICOM series (one folder per patient), an
+    nnU-Net raw folder, a folder of images and masks, a disc, a datalist (JSON), a table (CSV) or a zip."""
     blood: BloodLabels = None
     """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases at the path."""
         with about_setting("data", "path"):
-            return read_cases(self.path, site, self.blood)
+            return read_cases(self.path, site, folder, self.blood)
 
     def glance(self, site: str, folder: Path) -> tuple[Case, ...]:
         """The cases; for a DICOM export only its folders, because patient ids are inside its files."""
         if recognise(self.path, site, self.blood) != "DICOM":
-            return read_cases(self.path, site, self.blood)
+            return read_cases(self.path, site, folder, self.blood)
         folders = sorted(child for child in self.path.iterdir() if child.is_dir() and not child.name.startswith("."))
         return tuple(Case(f"{site}-{i:04d}", child, child, "") for i, child in enumerate(folders) if scan_files(child))
 
@@ -93,7 +50,7 @@ class StudyScansFolders(StudyScans):
     source: Literal["folder"]
     """Which kind of data section this is."""
     sites: Annotated[dict[Name, PathInFile], Field(min_length=1)]
-    """Per site a datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
+    """Per site a folder or file with scans, recognised by what is there; see ``path`` of a site file."""
     blood: BloodLabels = None
     """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
 

@@ -1,0 +1,132 @@
+"""Recognising what lies at a path: a list of cases, or scans in one of several arrangements.
+
+a file      datalist (JSON) | CSV | zip, which is unpacked into the site's folder and recognised again
+a folder    nnU-Net (dataset.json) | disc (DICOMDIR) | DICOM (a folder for each patient) | one list in it | pairs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from sahfl.data.json_lists import read_json, starts_like_json
+from sahfl.data.manifest import Blood, Case, read_datalist, scan_files
+from sahfl.data.nnunet import read_nnunet
+from sahfl.data.sources import csv_list, zipped
+from sahfl.data.sources.pairs import find_pairs, read_pairs
+from sahfl.errors import DataError
+
+Format = Literal["datalist", "nnU-Net", "DICOM", "DICOM disc", "pairs", "CSV", "zip"]
+EXPECTED = (
+    "a datalist (.json), a table (.csv), an nnU-Net raw folder (with dataset.json), a folder of DICOM series, a disc "
+    "(with DICOMDIR), a folder of images and masks (NIfTI, NRRD, MetaImage), or a .zip of one of these"
+)
+NO_DATALIST = frozenset({"dataset.json", "splits_final.json", "patients.json", "dataset_description.json"})
+
+
+def recognise(path: Path, site: str, blood: Blood = None) -> Format:
+    """The format at a site's path. It reads only what is needed to decide; ``read_cases`` reads the cases.
+
+    Raises:
+        DataError: the path holds nothing of this kind, or its datalist is faulty or does not contain this site.
+    """
+    try:
+        if path.is_file():
+            if (found := _file_format(path, site, blood)) is not None:
+                return found
+        elif path.is_dir() and (found := _folder_format(path)) is not None:
+            return found
+        got = _found(path)
+    except OSError as error:
+        raise DataError(f"site {site}: {path}: {error.strerror}") from error
+    raise DataError(f"site {site}: {path}: got {got}, expected {EXPECTED}")
+
+
+def read_cases(path: Path, site: str, into: Path, blood: Blood = None) -> tuple[Case, ...]:
+    """The cases at a site's path, whose labels ``blood`` (names or values) are blood.
+
+    What has to be unpacked or sorted is written into ``into``, the site's folder.
+
+    Raises:
+        DataError: the source is not recognised, or its list of cases is faulty.
+        StorageError: there is no room to unpack.
+    """
+    from sahfl.data import dicom
+    from sahfl.data.dicom.disc import read_disc
+
+    format_ = recognise(path, site, blood)
+    if format_ == "zip":
+        return read_cases(zipped.unpack(path, into), site, into, blood)
+    if format_ == "DICOM disc":
+        return _naming(blood, read_disc(path if path.is_dir() else path.parent, site, into))
+    if path.is_dir() and format_ in ("datalist", "CSV"):
+        path = _lists(path)[0]
+    if format_ in ("datalist", "nnU-Net"):  # which declare their labels
+        return (read_datalist if format_ == "datalist" else read_nnunet)(path, site, blood)
+    readers: dict[str, Callable[[Path, str], tuple[Case, ...]]] = {
+        **{"CSV": csv_list.read_csv, "DICOM": dicom.read_patients, "pairs": read_pairs}
+    }
+    return _naming(blood, readers[format_](path, site))
+
+
+def _naming(blood: Blood, cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    return cases if blood is None else tuple(replace(case, blood=tuple(blood)) for case in cases)
+
+
+def _file_format(path: Path, site: str, blood: Blood) -> Format | None:
+    if path.suffix.lower() == ".json" or starts_like_json(path):
+        read_datalist(path, site, blood)
+        return "datalist"
+    if path.suffix.lower() in csv_list.ENDINGS:
+        csv_list.read_csv(path, site)
+        return "CSV"
+    if path.name.upper() == "DICOMDIR":
+        return "DICOM disc"
+    return "zip" if zipped.is_zip(path) else None
+
+
+def _folder_format(path: Path) -> Format | None:
+    from sahfl.data import dicom
+    from sahfl.data.dicom.disc import is_disc
+
+    if (path / "dataset.json").is_file():
+        return "nnU-Net"
+    if is_disc(path):
+        return "DICOM disc"
+    if any(dicom.is_dicom(file) for file in scan_files(path)):
+        return "DICOM"
+    if len(lists := _lists(path)) == 1:
+        return "datalist" if lists[0].suffix.lower() == ".json" else "CSV"
+    return "pairs" if find_pairs(path).pairs else None
+
+
+def _lists(folder: Path) -> list[Path]:
+    """The datalists and tables of cases that lie in a folder itself."""
+    return [path for path in sorted(folder.iterdir()) if _is_list(path)]
+
+
+def _is_list(path: Path) -> bool:
+    if path.suffix.lower() in csv_list.ENDINGS:
+        return csv_list.lists_files(path)
+    return path.suffix.lower() == ".json" and path.name not in NO_DATALIST and _is_datalist(path)
+
+
+def _is_datalist(path: Path) -> bool:
+    try:
+        content = read_json(path, str(path))
+    except DataError:
+        return False
+    return isinstance(content, dict) and bool(content.keys() & {"sites", "training"})
+
+
+def _found(path: Path) -> str:
+    """What lies at a path of no known format, in words."""
+    if not path.exists():
+        return "nothing"
+    if not path.is_dir():
+        return "a file"
+    if images := len(find_pairs(path).images):
+        return f"a folder of {images} volume(s), none with a mask (name each mask like its image with _mask behind it)"
+    return "a folder"
