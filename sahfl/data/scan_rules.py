@@ -82,7 +82,7 @@ def _values(scan: Scan, measures: Measures) -> Iterator[tuple[str, str]]:
         yield "shifted", f"{span}, 1st percentile {measures.low_hu:.0f}, none below zero where air should be"
         return
     if low >= LEAST_CT_HU and head is False and shifted is False:
-        yield "looks_like_mr", f"{span}: no air in HU, and no skull with brain in it, plus 1024 or not"
+        yield "looks_like_mr", f"{span}: no air in HU, and no skull with brain in it, minus 1024 or not"
         return
     if low > WHOLE_HEAD_HU[0] or high < WHOLE_HEAD_HU[1]:
         yield "not_hu", f"{span} are not HU of a whole head (air to bone)"
