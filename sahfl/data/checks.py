@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sahfl.atomic import write_atomic
 from sahfl.data.ct import Scan, read_scan
+from sahfl.data.dicom import dicom_hash, is_dicom, scan_parts
 from sahfl.data.file_rules import judge_files
 from sahfl.data.manifest import Case, pseudonym
 from sahfl.data.measures import Measures, measure, signature
@@ -183,8 +184,10 @@ def _examine(case: Case) -> tuple[CheckedCase, Scan | None, Measures | None]:
     except ScanProblem as problem:
         return CheckedCase(case, 0.0, "", stamp, (finding(problem.rule, str(problem)),)), None, None
     measures = measure(scan)
+    read = (finding(rule, f"case {case.id}: {text}") for rule, text in scan.notes)
     findings = sorted(
-        (*judge_scan(case.id, scan, measures), *judge_files(case)), key=lambda found: list(BY_ID).index(found.rule)
+        (*judge_scan(case.id, scan, measures), *judge_files(case), *read),
+        key=lambda found: list(BY_ID).index(found.rule),
     )
     return CheckedCase(case, scan.volume_ml, content, stamp, tuple(findings), voxel_hash(scan.image)), scan, measures
 
@@ -199,27 +202,47 @@ def voxel_hash(image: NDArray[np.float32]) -> str:
 
 def _content(case: Case) -> str:
     """Same as ``_digest``, but unpacks a .gz to its end, because nibabel does not compare its checksum."""
-    sha = hashlib.sha256()
     try:
-        for path in case.files():
+        for path in _parts(case)[1]:
             check_unpacked(path)
-            _add(sha, path)
+        return _hashed(case)
     except ScanProblem as problem:
         raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
     except (OSError, EOFError, zlib.error) as error:
         raise ScanProblem("unreadable", f"case {case.id}: a file is damaged (its checksum does not fit)") from error
-    return sha.hexdigest()
 
 
 def _digest(case: Case) -> str:
-    """SHA-256 over all files of a case; empty if a file cannot be read."""
-    sha = hashlib.sha256()
+    """SHA-256 over all that a case is read from; empty if a file cannot be read."""
     try:
-        for path in case.files():
-            _add(sha, path)
-    except OSError:
+        return _hashed(case)
+    except (OSError, ScanProblem):
         return ""
+
+
+def _hashed(case: Case) -> str:
+    sha = hashlib.sha256()
+    hashes, files = _parts(case)
+    for part in hashes:
+        sha.update(part)
+    for path in files:
+        _add(sha, path)
     return sha.hexdigest()
+
+
+def _parts(case: Case) -> tuple[tuple[bytes, ...], tuple[Path, ...]]:
+    """What a case is read from: hashes of what is read of DICOM files, and files that are hashed whole."""
+    hashes: tuple[bytes, ...] = ()
+    files: tuple[Path, ...] = ()
+    for path in dict.fromkeys((case.image, case.label)):
+        if path.is_dir():
+            more, found = scan_parts(path)
+            hashes, files = (*hashes, *more), (*files, *found)
+        elif path == case.label != case.image and is_dicom(path):
+            hashes = (*hashes, dicom_hash(path))
+        else:
+            files = (*files, path)
+    return hashes, files
 
 
 def _add(sha: hashlib._Hash, path: Path) -> None:
@@ -231,7 +254,7 @@ def _add(sha: hashlib._Hash, path: Path) -> None:
 @functools.lru_cache(maxsize=10_000)
 def _same(case: Case, stamp: tuple[int, ...], content: str) -> bool:
     """Test whether touched files still have their content; cached, so that a backup costs only one reading."""
-    return bool(stamp) and _digest(case) == content
+    return bool(stamp) and bool(content) and _digest(case) == content
 
 
 def _stamp(case: Case) -> tuple[int, ...]:

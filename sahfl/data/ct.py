@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import nibabel
@@ -36,6 +37,8 @@ class Scan:
     """(X, Y, Z), True where there is blood of any kind."""
     affine: NDArray[np.float64]
     """(4, 4), voxel index to mm."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Rules and texts of what a site should see of how the files were read."""
 
     @property
     def voxel_ml(self) -> float:
@@ -63,7 +66,11 @@ def read_scan(case: Case) -> Scan:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
     # Unlike Path.is_dir, os.path.isdir does not raise PermissionError.
-    image, label = _open_dicom(case) if os.path.isdir(case.image) else (open_nifti(case), open_nifti(case, "label"))
+    notes: tuple[tuple[str, str], ...] = ()
+    if os.path.isdir(case.image):
+        image, label, notes = _open_dicom(case)
+    else:
+        image, label = open_nifti(case), open_nifti(case, "label")
     _check_shape(case, image)
     if image.shape != label.shape:
         raise ScanProblem("shape", f"case {case.id}: label has shape {label.shape}, the image has {image.shape}")
@@ -73,7 +80,7 @@ def read_scan(case: Case) -> Scan:
     classes, _ = _voxels(case, "label", label)
     if not np.array_equal(classes, np.rint(classes)) or classes.min() < 0 or classes.max() > 255:
         raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
-    return replace(scan, label=classes > 0)
+    return replace(scan, label=classes > 0, notes=notes)
 
 
 def without_annotation(case: Case, image: Any) -> Scan:
@@ -96,18 +103,17 @@ def _check_shape(case: Case, image: Any) -> None:
         raise ScanProblem("not_3d", f"case {case.id}: image has shape {image.shape}, expected three dimensions")
 
 
-def _open_dicom(case: Case) -> tuple[Any, Any]:
-    """Open a series and its annotation; a NIfTI annotation may store the voxels in another order (dcm2niix does)."""
+def _open_dicom(case: Case) -> tuple[Any, Any, tuple[tuple[str, str], ...]]:
+    """A series and its annotation on the same voxels, and what a site should see of both."""
+
+    def open_label(path: Path) -> Any:
+        return open_nifti(replace(case, label=path), "label")
+
     try:
-        series = dicom.read_series(case.image)
-        annotation = dicom.find_annotation(case.label) if os.path.isdir(case.label) else case.label
-        if dicom.is_dicom(annotation):
-            return series.image, dicom.read_segmentation(annotation, series)
+        return dicom.read_case(case.image, case.label, open_label, wanted=case.series, blood=case.blood)
     except ScanProblem as problem:
-        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
-    label = open_nifti(replace(case, label=annotation), "label")
-    has_volume = len(label.shape) == 3 and abs(np.linalg.det(label.affine[:3, :3])) > 0
-    return nibabel.as_closest_canonical(series.image), nibabel.as_closest_canonical(label) if has_volume else label
+        start = f"case {case.id}: "
+        raise ScanProblem(problem.rule, f"{start}{str(problem).removeprefix(start)}") from problem
 
 
 def open_nifti(case: Case, which: Literal["image", "label"] = "image") -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sahfl import regular_files
+from sahfl.data.series_choice import SeriesChoice
 from sahfl.errors import DataError
 from sahfl.problems import MOST_SHOWN, shown
 from sahfl.regular_files import DATALIST_BYTES
@@ -39,6 +40,12 @@ class Case:
     """The fold that the datalist assigns to this case, if any."""
     patient_from_name: bool = False
     """Whether nothing but the whole name of the case stands for the patient, so that a second scan would be missed."""
+    series: SeriesChoice | None = None
+    """Which of several DICOM series the site wants, if it says so."""
+    blood: tuple[str | int, ...] = ()
+    """Labels or values that are blood, if the site names them."""
+    n_same_id: int = 0
+    """Folders whose files hold the patient id of this one, though each counts as a patient; 0 for a real id."""
 
     def files(self) -> tuple[Path, ...]:
         """All files that the case is read from, the image first, each once.

@@ -75,7 +75,8 @@ def read_new_scan(path: Path) -> NewScan:
         scan = without_annotation(case, source)
     except ScanProblem as problem:
         raise _refusal(path, [finding(problem.rule, str(problem))]) from problem
-    found = [*judge_scan(case.id, scan, measure(scan)), *judge_files(case)]
+    read = [finding(rule, text) for rule, text in (() if series is None else series.notes)]
+    found = [*judge_scan(case.id, scan, measure(scan)), *judge_files(case), *read]
     if errors := [item for item in found if item.severity == "error"]:
         raise _refusal(path, errors)
     kept = (Finding(item.rule, item.severity, _text(item)) for item in found if item.rule != "no_blood")

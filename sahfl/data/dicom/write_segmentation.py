@@ -59,7 +59,8 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
     from highdicom import AlgorithmIdentificationSequence, seg
 
     with private():
-        sources = [read_whole(file) for file in series.files]
+        sources = [read_whole(file) for file in dict.fromkeys(series.files)]
+        planes = _in_order(label, series, int(sources[0].get("NumberOfFrames") or 1))
     described = seg.SegmentDescription(
         segment_number=1,
         segment_label=LABEL,
@@ -76,7 +77,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
             warnings.simplefilter("ignore")  # pydicom's warnings quote header values
             made = seg.Segmentation(
                 source_images=sources,
-                pixel_array=np.ascontiguousarray(label.transpose(2, 1, 0)).astype(np.uint8),
+                pixel_array=planes,
                 segmentation_type=seg.SegmentationTypeValues.BINARY,
                 segment_descriptions=[described],
                 series_instance_uid=generate_uid(),
@@ -95,3 +96,13 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
         text = f"the series' headers lack what a DICOM segmentation has to repeat ({type(error).__name__})"
         raise DataError(f"no DICOM segmentation: {text}") from None
     write_atomic(path, stream.getvalue())
+
+
+def _in_order(label: NDArray[np.bool_], series: Series, n_frames: int) -> NDArray[np.uint8]:
+    """The mask as (slices, rows, columns); of an enhanced CT in the order of its frames."""
+    slices = np.ascontiguousarray(series.on_slices(label).transpose(2, 1, 0)).astype(np.uint8)
+    if max(series.frames) < 0:
+        return slices
+    frames = np.zeros((n_frames, *slices.shape[1:]), np.uint8)
+    frames[list(series.frames)] = slices
+    return frames

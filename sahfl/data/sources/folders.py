@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 
 from sahfl.data.manifest import Case, read_datalist, scan_files
 from sahfl.data.nnunet import read_nnunet
+from sahfl.data.series_choice import SeriesChoice
 from sahfl.data.sources.scans import SiteScans, StudyScans
 from sahfl.errors import DataError
 from sahfl.section import Name, PathInFile
@@ -62,11 +64,16 @@ class SiteScansFolder(SiteScans):
     """Which kind of data section this is."""
     path: PathInFile
     """A datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
+    series: SeriesChoice | None = None
+    """Which series to use where a patient's DICOM folder holds several; null: the one that the annotation fits, else by
+    the rule of docs/data.md."""
+    blood: tuple[str | int, ...] = ()
+    """Labels or values of an annotation that are blood; empty: those whose names mean blood."""
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases at the path."""
         with about_setting("data", "path"):
-            return read_cases(self.path, site)
+            return tuple(replace(case, series=self.series, blood=self.blood) for case in read_cases(self.path, site))
 
     def glance(self, site: str, folder: Path) -> tuple[Case, ...]:
         """The cases; for a DICOM export only its folders, because patient ids are inside its files."""
@@ -87,6 +94,10 @@ class StudyScansFolders(StudyScans):
     """Which kind of data section this is."""
     sites: Annotated[dict[Name, PathInFile], Field(min_length=1)]
     """Per site a datalist (JSON), an nnU-Net raw folder or a folder of DICOM series; recognised by what is there."""
+    series: SeriesChoice | None = None
+    """Which series to use where a patient's DICOM folder holds several, at every site."""
+    blood: tuple[str | int, ...] = ()
+    """Labels or values of an annotation that are blood, at every site; empty: those whose names mean blood."""
 
     @model_validator(mode="after")
     def _paths_are_distinct(self) -> Self:
@@ -111,8 +122,9 @@ class StudyScansFolders(StudyScans):
             failed = DataError("\n".join(problems.values()))
             failed.settings = problems
             raise failed
-        return {site: SiteScansFolder(path=self.sites[site]) for site in sites}
+        return {site: SiteScansFolder(path=self.sites[site], series=self.series, blood=self.blood) for site in sites}
 
     def identity(self) -> dict[str, Any]:
-        """The names of the sites without their paths."""
-        return {"source": self.source, "sites": sorted(self.sites)}
+        """The names of the sites without their paths, and what selects series and labels, if the study says it."""
+        given = self.model_dump(mode="json", include={"series", "blood"}, exclude_defaults=True)
+        return {"source": self.source, "sites": sorted(self.sites), **given}

@@ -1,0 +1,93 @@
+"""A patient's folder as a case: its series and its annotation, which may decide between several series."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sahfl.data.dicom.choice import Fits, Notes
+from sahfl.data.dicom.fit import as_image, fit, fits, has_volume
+from sahfl.data.dicom.header import is_dicom
+from sahfl.data.dicom.segmentation import find_annotation, read_segmentation, series_of
+from sahfl.data.dicom.series import Series, choose_series, load_series, stack_of
+from sahfl.data.dicom.survey import Contents, Found, survey
+from sahfl.data.series_choice import SeriesChoice
+from sahfl.errors import ScanProblem
+
+OpenLabel = Callable[[Path], Any]
+"""Opens a NIfTI file without its voxels; raises ScanProblem."""
+
+
+def read_case(
+    folder: Path,
+    label: Path,
+    open_label: OpenLabel,
+    *,
+    wanted: SeriesChoice | None = None,
+    blood: Sequence[str | int] = (),
+) -> tuple[Any, Any, Notes]:
+    """The series of a folder in HU, its annotation on the same voxels, and what a site should see of both.
+
+    An annotation without three axes is returned as it is.
+
+    Args:
+        folder: of the series.
+        label: the annotation, or the folder that holds it.
+        open_label: opens the annotation if it is no DICOM segmentation.
+        wanted: which of several series the site wants.
+        blood: which segments of a segmentation are blood.
+
+    Raises:
+        ScanProblem: there is no series or annotation, or they do not fit; it names the broken rule.
+    """
+    contents = survey(folder)
+    annotation, missing = _annotation(label, contents)
+    series = load_series(contents, choose_series(contents, wanted, _fits(annotation, open_label)))
+    if annotation is None:
+        raise missing or ScanProblem("missing", "the case has no annotation")
+    if is_dicom(annotation):
+        values, notes = read_segmentation(annotation, series, blood)
+        return series.image, as_image(values, series.image.affine), (*series.notes, *notes)
+    opened = open_label(annotation)
+    if not has_volume(opened):
+        return series.image, opened, series.notes
+    values, notes = fit(opened, series.image, series.places)
+    return series.image, as_image(_on_planes(values, series), series.image.affine), (*series.notes, *notes)
+
+
+def _on_planes(values: Any, series: Series) -> Any:
+    on_planes = values.shape == series.image.shape
+    return values if on_planes else series.on_planes(values)
+
+
+def _annotation(label: Path, contents: Contents) -> tuple[Path | None, ScanProblem | None]:
+    """The annotation's file; a problem with it comes after those of the series."""
+    if not os.path.isdir(label):  # unlike Path.is_dir, it does not raise PermissionError
+        return label, None
+    try:
+        return find_annotation(contents if label == contents.folder else survey(label)), None
+    except ScanProblem as problem:
+        return None, problem
+
+
+def _fits(annotation: Path | None, open_label: OpenLabel) -> Fits | None:
+    """A test whether the annotation fits a series, for a choice between several."""
+    if annotation is None:
+        return None
+
+    def one_fits(files: Sequence[Found]) -> bool:
+        try:
+            if is_dicom(annotation):
+                return not series_of(annotation).isdisjoint(item.series for item in files)
+            stacked = stack_of(files)
+            columns, rows = stacked.slices[0].shape[::-1]
+            shape = (columns, rows, stacked.n_planes)
+            return fits(open_label(annotation), shape, np.asarray(stacked.affine), len(stacked.slices))
+        except ScanProblem:
+            return False
+
+    return one_fits
