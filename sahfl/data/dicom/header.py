@@ -27,6 +27,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
 )
 
 from sahfl.data.dicom.codestream import claimed_size
@@ -211,15 +213,22 @@ def decoded(dataset: Dataset) -> NDArray[Any]:
         text = f"pixels are compressed ({syntax.name}) in a way that this installation cannot read"
         raise ScanProblem("compressed", f"{text}; decompress them, for example with dcmdjpeg or gdcmconv --raw")
     _require_packed_sizes(dataset)
-    return dataset.pixel_array
+    try:
+        return dataset.pixel_array
+    except _MALFORMED:
+        raise ScanProblem("unreadable", f"a slice's packed pixels ({syntax.name}) are damaged") from None
 
 
 def _require_packed_sizes(dataset: Dataset) -> None:
     """Check what packed pixels claim, because a decoder takes memory for it."""
     wanted, n_frames = (int(dataset.Rows), int(dataset.Columns)), int(dataset.get("NumberOfFrames") or 1)
+    syntax = dataset.file_meta.TransferSyntaxUID
     for frame in generate_frames(dataset.PixelData, number_of_frames=n_frames):
-        if (size := claimed_size(frame)) not in (None, wanted):
+        size = claimed_size(frame)
+        if size not in (None, wanted):
             raise ScanProblem("unreadable", f"a slice is packed as {size} pixels, its header claims {wanted}")
+        if size is None and syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
+            raise ScanProblem("unreadable", f"a slice's packed pixels are not {syntax.name}, as its header says")
 
 
 def numbers(dataset: Dataset, keyword: str, count: int, *, rule: str) -> tuple[float, ...]:
