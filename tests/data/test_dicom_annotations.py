@@ -1,5 +1,6 @@
 """Annotations of DICOM series on the grids that other programs write, uneven slices, and segments chosen by name."""
 
+import re
 import shutil
 import subprocess
 
@@ -110,6 +111,11 @@ def test_the_same_difference_without_a_tilt_is_another_place(tmp_path):
     assert refused(annotated(a_case(tmp_path / "d", affine), lesion(), leaning))[0] == "affine"
 
 
+def of_twelve_bits(data, index):
+    """As scanners store; dcm2niix corrects no other tilt."""
+    data.BitsStored, data.HighBit = 12, 11
+
+
 def converted(folder, out):
     out.mkdir()
     command = ["dcm2niix", "-z", "y", "-o", str(out), str(folder)]
@@ -125,7 +131,7 @@ needs_dcm2niix = pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dc
 @pytest.mark.parametrize(("degrees", "upwards"), TILTS)
 def test_a_mask_on_what_dcm2niix_made_of_a_tilted_series_has_the_same_millilitres(tmp_path, degrees, upwards):
     affine = tilted(degrees, upwards)
-    case, true = a_case(tmp_path / "d", affine), true_scan(tmp_path, affine)
+    case, true = a_case(tmp_path / "d", affine, change=of_twelve_bits), true_scan(tmp_path, affine)
     raw, _ = converted(case.image, tmp_path / "nii")
     image = nibabel.load(raw)
     annotated(case, np.asarray(image.dataobj) > 500, image.affine)
@@ -139,7 +145,7 @@ def test_a_mask_on_what_dcm2niix_made_of_a_tilted_series_has_the_same_millilitre
 def test_a_mask_on_dcm2niix_tilt_corrected_copy_fits_or_is_refused_in_millimetres(tmp_path, degrees, upwards):
     """dcm2niix puts some copies beside the series: then nothing but the series' own pixels is right."""
     affine = tilted(degrees, upwards)
-    case, true = a_case(tmp_path / "d", affine), true_scan(tmp_path, affine)
+    case, true = a_case(tmp_path / "d", affine, change=of_twelve_bits), true_scan(tmp_path, affine)
     _, corrected = converted(case.image, tmp_path / "nii")
     if corrected is None:
         pytest.skip("this version of dcm2niix corrects no tilt here")
@@ -153,8 +159,8 @@ def test_a_mask_on_dcm2niix_tilt_corrected_copy_fits_or_is_refused_in_millimetre
         rule, text, found = "", dict(scan.notes)["regridded"], scan
     assert (degrees, upwards) != (18.5, True) or found is not None, text
     if found is None:
-        assert rule in ("affine", "shape")
-        assert " mm of the tilted series uncovered" in text or "it keeps a Dice of" in text
+        assert rule == "affine"
+        assert re.search(r"\d+\.\d mm of the tilted series uncovered|the other way \(by \d+\.\d mm\)", text)
     else:
         assert dice(found.label, true.label) > 0.85
         assert found.volume_ml == pytest.approx(true.volume_ml, rel=0.1)
@@ -175,7 +181,7 @@ def test_a_mask_on_another_grid_is_resampled_and_its_dice_is_a_warning(tmp_path,
     case = annotated(a_case(tmp_path / "d", affine), own, affine @ fine)
     scan, true = read_scan(case), true_scan(tmp_path, affine)
     assert scan.volume_ml == pytest.approx(true.volume_ml, rel=0.06)
-    assert dice(scan.label, true.label) > 0.93
+    assert dice(scan.label, true.label) > 0.9
     text = dict(scan.notes)["regridded"]
     assert f"the annotation has {' x '.join(map(str, own_shape))} voxels, the series 48 x 56 x 14" in text
     assert "with a Dice of" in text

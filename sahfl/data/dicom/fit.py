@@ -19,6 +19,7 @@ import nibabel
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from sahfl.data.dicom.choice import Notes
 from sahfl.data.dicom.stack import POSITION_TOLERANCE_MM
@@ -27,6 +28,8 @@ from sahfl.errors import ScanProblem
 
 UPRIGHT_DEGREES = 1.0
 """Slices that lean less than this are not tilted."""
+CLEARLY_HU = 5.0
+"""Blood stands out of brain by 20 HU and more."""
 
 
 def fits(label: Any, shape: tuple[int, ...], affine: NDArray[np.float64], n_slices: int) -> bool:
@@ -67,7 +70,38 @@ def fit(label: Any, image: Any, places: NDArray[np.float64]) -> tuple[NDArray[An
     if turned_shape == shape:
         off = apart_mm(shape, turned, affine)
         raise ScanProblem("affine", f"annotation and series lie up to {off:.1f} mm apart, with as many voxels")
-    return _resampled(voxels, turned, shape, affine)
+    made, notes = _resampled(voxels, turned, shape, affine)
+    if _tilt_degrees(affine) > UPRIGHT_DEGREES:
+        _require_own_shear(voxels > 0, turned, image, made > 0)
+    return made, notes
+
+
+def _require_own_shear(mask: NDArray[np.bool_], own: NDArray[np.float64], image: Any, made: NDArray[np.bool_]) -> None:
+    """Refuse an annotation that stands out of the image only if its slices are shifted the other way.
+
+    dcm2niix corrects some tilts in the wrong direction, on a grid that covers the series all the same.
+    """
+    affine = np.asarray(image.affine, np.float64)
+    axis = int(np.abs(affine[:3, :2].T @ _axis_of_tilt(affine)).argmin())  # the one that leans
+    step = affine[:3, 2] / np.linalg.norm(affine[:3, 2]) * np.linalg.norm(own[:3, 2])
+    shift = float((step - own[:3, 2]) @ own[:3, axis]) / float(own[:3, axis] @ own[:3, axis])
+    other = own.copy()
+    other[:3, 2] += 2 * shift * own[:3, axis]
+    other[:3, 3] -= (mask.shape[2] - 1) * shift * own[:3, axis]
+    values = np.asarray(image.dataobj)
+    reversed_, _ = regrid(mask, other, image.shape, affine)
+    if _contrast(values, reversed_) >= _contrast(values, made) + CLEARLY_HU:
+        off = abs(shift) * (mask.shape[2] - 1) * float(np.linalg.norm(own[:3, axis]))
+        text = f"the annotation fits the tilted series better with its slices shifted the other way (by {off:.1f} mm)"
+        raise ScanProblem("affine", f"{text}; dcm2niix corrects some tilts in the wrong direction")
+
+
+def _contrast(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+    """Mean HU of a mask minus that of the ring around it in the slices; -inf for an empty mask."""
+    disc = ndimage.generate_binary_structure(3, 1)
+    disc[:, :, [0, 2]] = False
+    ring = ndimage.binary_dilation(mask, disc, iterations=3) & ~mask
+    return float(values[mask].mean() - values[ring].mean()) if mask.any() and ring.any() else -np.inf
 
 
 def _turned(label: Any, affine: NDArray[np.float64]) -> tuple[tuple[int, ...], NDArray[np.float64], Any]:
@@ -139,9 +173,10 @@ def _resampled(
     if not (voxels > 0).any():
         raise ScanProblem("shape", f"the annotation is empty and has {sizes}, expected the series' own voxels")
     tilted = _tilt_degrees(affine) > UPRIGHT_DEGREES
-    if tilted and (off := _uncovered_mm(voxels.shape, own, shape, affine)) > 1.5 * float(np.linalg.norm(affine[:3, 2])):
-        text = f"the annotation has {sizes}, and leaves up to {off:.1f} mm of the tilted series uncovered"
-        raise ScanProblem("affine", text)
+    off = _uncovered_mm(voxels.shape, own, shape, affine)
+    if tilted and (off > 1.2 * np.linalg.norm(own[:3, :3], axis=0) + 0.5).any():  # dcm2niix drops a last slice
+        text = f"the annotation has {sizes}, and leaves up to {off.max():.1f} mm of the tilted series uncovered"
+        raise ScanProblem("affine", f"{text}; dcm2niix puts some corrected copies beside their series")
     made, dice = regrid(voxels > 0, own, shape, affine)
     if not made.any() or dice < LEAST_DICE:
         text = f"the annotation has {sizes}; brought to these and back, it keeps a Dice of {dice:.2f}"
@@ -152,13 +187,13 @@ def _resampled(
 
 def _uncovered_mm(
     own_shape: tuple[int, ...], own: NDArray[np.float64], shape: tuple[int, ...], affine: NDArray[np.float64]
-) -> float:
-    """How far a series reaches out of the annotation's grid."""
+) -> NDArray[np.float64]:
+    """How far a series reaches out of the annotation's grid along each of its axes, (3,) in mm."""
     corners = np.array(np.meshgrid(*([0, n - 1] for n in shape), indexing="ij")).reshape(3, -1)
     places = np.linalg.inv(own) @ affine @ np.vstack([corners, np.ones(corners.shape[1])])
     last = np.array(own_shape)[:, None] - 1
     beyond = np.maximum(np.maximum(-places[:3], places[:3] - last), 0)
-    return float((beyond * np.linalg.norm(own[:3, :3], axis=0)[:, None]).max())
+    return (beyond * np.linalg.norm(own[:3, :3], axis=0)[:, None]).max(axis=1)
 
 
 def as_image(label: NDArray[Any], affine: NDArray[np.float64]) -> nibabel.Nifti1Image:
