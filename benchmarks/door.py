@@ -1,13 +1,15 @@
 """What an attacker with a site's certificate costs the server and the honest sites of a running study.
 
-    python benchmarks/door.py                  # a table; about six minutes
+    python benchmarks/door.py                  # a table; about ten minutes
     python benchmarks/door.py --json
 
-A server and two sites run a study of many short rounds as processes on loopback. A third registered site, which is not
-in the study, attacks in every second window of 20 seconds with one thread for each kind of attack, from an address of
-its own (127.0.0.66). Its processor is not the consortium's: the server has one core of the machine for itself, and the
-attack has the lowest priority on the others, with the sites. The rounds that end in the windows with and without the
-attack are compared, so that a busy machine slows both; so are the processor time and the memory of the server's process.
+A server and two sites run a study as processes on loopback, in the shortest rounds that a site's default policy allows:
+8 steps of 8 slices, with the smallest network. A third registered site, which is not in the study, attacks in every
+second window of 40 seconds with one thread for each kind of attack, from an address of its own (127.0.0.66). Its
+processor is not the consortium's: the server has one core of the machine for itself, and the attack has the lowest
+priority on the others, with the sites. In the windows without it, a process that only computes has its place there,
+because on two cores even this slows the sites. The rounds that end in both kinds of windows are compared, and the
+processor time and the memory of the server's process.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ from sahfl.run.folder import RunFolder
 from sahfl.trust.kit import SiteKit
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-WINDOW_S = 20.0
+WINDOW_S = 40.0
 SOURCE = "127.0.0.66"
 LINE = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\n"
+COMPUTES = "print('begun', flush=True)\nwhile True: pass"
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -69,6 +72,7 @@ def measure(folder: Path, windows: int) -> dict[str, Any]:
     from harness.deployed import Deployment, wait_for
 
     settings = study(2, rounds=windows * 40)
+    settings["finetune"]["local"] = {"steps": 8, "batch_size": 8}
     sites = (*settings["data"]["sites"], "spare")
     settings["data"]["sites"]["spare"] = {"kind": "sah", "n_cases": 1}
     samples: list[tuple[float, bool, float, float]] = []
@@ -88,19 +92,19 @@ def measure(folder: Path, windows: int) -> dict[str, Any]:
         pid = server.process.pid
         for window in range(windows):
             hostile = window % 2 == 1
-            if hostile:
-                process = subprocess.Popen(["nice", "-n", "19", *command], stdout=subprocess.PIPE, text=True)
-                stack.callback(process.kill)
-                assert process.stdout is not None
-                process.stdout.readline()  # it has begun
+            what = command if hostile else [sys.executable, "-c", COMPUTES]
+            process = subprocess.Popen(["nice", "-n", "19", *what], stdout=subprocess.PIPE, text=True)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()  # it has begun
             before, cpu, began = len(rounds_of(run)), cpu_s(pid), time.monotonic()
             peak = 0.0
             while (spent := time.monotonic() - began) < WINDOW_S:
                 peak = max(peak, rss_mb(pid))
                 time.sleep(0.2)
             samples.append((len(rounds_of(run)) - before, hostile, (cpu_s(pid) - cpu) / spent, peak))
+            process.terminate()
             if hostile:
-                process.terminate()
                 for name, n in json.loads(process.communicate(timeout=60)[0] or "{}").items():
                     rates.setdefault(name, []).append(n / spent)
                 time.sleep(5)  # what the attack left behind is closed
@@ -109,8 +113,8 @@ def measure(folder: Path, windows: int) -> dict[str, Any]:
     rows = [
         (name, *(by(sample[index] for sample in samples if sample[1] is hostile) for hostile in (False, True)))
         for name, index, by in (
-            ("rounds in 20 s, median", 0, statistics.median),
-            ("rounds in 20 s, fewest", 0, min),
+            ("rounds in 40 s, median", 0, statistics.median),
+            ("rounds in 40 s, fewest", 0, min),
             ("server: processor, share of a core", 2, statistics.median),
             ("server: memory in MB, largest", 3, max),
         )

@@ -4,10 +4,11 @@
     python benchmarks/masking.py --many 0 --json       # without the many sites, for machines
 
 A round has the vector of CP-LoRA at rank 8 on the study's own network (56 128 numbers, as ``aggregation_cost.py``
-counts them) in a ring of 32 bits. Sites sign with ECDSA on P-384 as with the key of their certificate, and verify each
-other. Time is processor time of one core. At ``--many`` sites, three sites verify all signatures; of the others only
-the work that the server needs is done. Bytes are those of keys, signatures, sealed shares, names and numbers, without
-headers; the plain round sends the state to the site and the update back, in float32.
+counts them) in a ring of 32 bits. Sites sign with the keys of their kits, and verify each other's certificates, with
+the functions of a deployment. Time is processor time of one core. At ``--many`` sites, three sites verify all
+signatures; of the others only the work that the server needs is done. Bytes are those of keys, signatures with
+certificates (compressed as in the messages), sealed shares, names and numbers, without headers; the plain round sends
+the state to the site and the update back, in float32.
 
 Flower's row are the primitives of ``flwr.common.secure_aggregation``, called as its ``secaggplus_mod`` calls them.
 """
@@ -15,18 +16,19 @@ Flower's row are the primitives of ``flwr.common.secure_aggregation``, called as
 import argparse
 import json
 import statistics
+import sys
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from machine import machine
 
+from sahfl.federation import masked_messages, masked_signatures
 from sahfl.masking.collector import Collector
 from sahfl.masking.context import Context
 from sahfl.masking.masks import add_mask
@@ -34,9 +36,12 @@ from sahfl.masking.party import Party
 from sahfl.masking.ring import FixedPoint
 from sahfl.masking.site_list import SignedAdvert
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from harness.trust_kits import make_consortium
+
 NUMBERS = 56_128
 AIM_S, AIM_BYTES, AIM_MANY_S = 1.0, 1.1, 10.0
-SECRET, HASH = b"benchmark".ljust(32), ec.ECDSA(hashes.SHA384())
+SECRET = b"benchmark".ljust(32)
 CONTEXT = Context("f" * 64, "cp_lora-r8", 1, "training")
 VERIFIERS = 3
 """Sites that verify everything, of many."""
@@ -123,38 +128,38 @@ def masks_ms() -> float:
 
 
 class Signers:
-    """Each site's key, as of its certificate."""
+    """The kits of all sites."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
-        self.public = {name: key.public_key() for name, key in self.keys.items()}
+    def __init__(self, names: list[str], folder: Path) -> None:
+        self.kits = make_consortium(folder, sites=names).sites
+        self.kit = self.kits[names[0]]
 
     def sign(self, site: str, document: bytes) -> bytes:
-        """Sign."""
-        return self.keys[site].sign(document, HASH)
+        """Sign as a site."""
+        return masked_signatures.signature(self.kits[site], document)
 
     def verify(self, site: str, document: bytes, signature: bytes) -> bool:
-        """Verify."""
-        try:
-            self.public[site].verify(signature, document, HASH)
-        except InvalidSignature:
-            return False
-        return True
+        """Verify as a site."""
+        return masked_signatures.key_by_site(self.kit, site, document, signature) is not None
+
+    def compare(self, site: str, document: bytes, signature: bytes) -> bool:
+        """Verify as the server."""
+        return masked_signatures.is_consistent(0, site, document, signature)
 
 
 class Trial:
     """One round; the sites that drop out do so after they shared."""
 
-    def __init__(self, n_sites: int, n_dropped: int, numbers: int) -> None:
+    def __init__(self, n_sites: int, n_dropped: int, numbers: int, folder: Path) -> None:
         names = [f"site{index:04d}" for index in range(n_sites)]
         every = max(1, n_sites // n_dropped) if n_dropped else n_sites + 1
         dropped = set(names[1::every][:n_dropped])
         self.staying = [name for name in names if name not in dropped]
         self.timed = self.staying if n_sites <= 100 else self.staying[:: len(self.staying) // VERIFIERS][:VERIFIERS]
-        self.signers, self.numbers = Signers(names), numbers
+        self.signers, self.numbers = Signers(names, folder), numbers
         self.sites, self.server = {name: Meter() for name in names}, Meter()
         self.parties = {name: Party(CONTEXT, name, secret=SECRET[:28] + name[-4:].encode()) for name in names}
-        self.collector = Collector(CONTEXT, self.signers.verify, length=numbers, bits=32)
+        self.collector = Collector(CONTEXT, self.signers.compare, length=numbers, bits=32)
         self.plain = np.zeros(numbers, np.uint32)
 
     def verifier(self, site: str) -> Callable[[str, bytes, bytes], bool]:
@@ -170,7 +175,8 @@ class Trial:
             self.server.time("list", lambda a=advert, s=signature: self.collector.advertised(SignedAdvert(a, s)))
             site.n_bytes["up"] += len(advert.fields()) + len(signature)
         listed = self.server.time("list", self.collector.list_sites)
-        of_list = sum(len(entry.advert.fields()) + len(entry.signature) for entry in listed)
+        of_list = sum(len(entry.advert.fields()) for entry in listed)
+        of_list += compressed(entry.signature for entry in listed)
         for name, party in self.parties.items():
             shares = self.sites[name].time("share", lambda p=party, n=name: p.share(listed, self.verifier(n)))
             self.server.time("deliver", lambda n=name, s=shares: self.collector.shared(n, s))
@@ -203,22 +209,33 @@ class Trial:
             site.n_bytes["up"] += len(signature)
             site.n_bytes["down"] += -(-len(self.parties) // 8)
         signed = self.collector.confirmations()
+        of_signed = compressed(signed.values())
         for name in survivors:
             site, party = self.sites[name], self.parties[name]
             shares = site.time("reveal", lambda p=party, n=name: p.reveal(survivors, signed, self.verifier(n)))
             self.server.time("unmask", lambda n=name, s=shares: self.collector.revealed(n, s))
             site.n_bytes["up"] += sum(len(share) for share in shares.values())
-            site.n_bytes["down"] += sum(len(signature) for signature in signed.values())
+            site.n_bytes["down"] += of_signed
         found = self.server.time("unmask", self.collector.total)
         return bool(np.array_equal(found.numbers, self.plain))
 
 
+def compressed(signatures: Iterable[bytes]) -> int:
+    """Bytes of signatures in a message."""
+    signed = {f"{index}": signature for index, signature in enumerate(signatures)}
+    record = masked_messages.survivors_record(masked_messages.Terms(1, {}, ""), (), signed)
+    found = record["signatures"]
+    assert isinstance(found, bytes)
+    return len(found)
+
+
 def measure(n_sites: int, n_dropped: int, numbers: int) -> Row:
     """Run one round: the median of the sites that are timed, and the server's sum."""
-    trial = Trial(n_sites, n_dropped, numbers)
-    trial.until_shares()
-    trial.mask()
-    is_right, terms = trial.unmask(), trial.collector._list().terms
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(n_sites, n_dropped, numbers, Path(folder) / "consortium")
+        trial.until_shares()
+        trial.mask()
+        is_right, terms = trial.unmask(), trial.collector._list().terms
     sites, plain = [trial.sites[name] for name in trial.timed], 4 * numbers
     steps = {step: statistics.median(site.seconds[step] for site in sites) for step in sites[0].seconds}
     up, down = (statistics.median(site.n_bytes[way] for site in sites) for way in ("up", "down"))

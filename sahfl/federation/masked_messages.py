@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from sahfl.errors import PayloadError
 from sahfl.federation.protocol import expect_records, read_header
 from sahfl.federation.tensors import config_record
 from sahfl.masking.context import Context
+from sahfl.masking.encoding import LENGTH_BYTES, pack, unpack
 from sahfl.masking.graph import LEAST_SITES
 from sahfl.masking.keys import KEY_BYTES
 from sahfl.masking.party import SEALED_BYTES, Shares
@@ -129,6 +131,24 @@ def _bytes(value: object, *, most: int, least: int = 0) -> bytes:
     return value
 
 
+def _squeezed(signatures: Iterable[bytes]) -> bytes:
+    """Signatures with their certificates, of which most bytes are the same in all."""
+    return zlib.compress(pack(*signatures), 9)
+
+
+def _unsqueezed(value: object, n: int) -> list[bytes]:
+    most = n * (MOST_SIGNATURE + LENGTH_BYTES)
+    reader = zlib.decompressobj()
+    try:
+        text = reader.decompress(_bytes(value, most=most + 100), most + 1)
+    except zlib.error as error:
+        raise PayloadError("masking: expected compressed signatures") from error
+    found = unpack(text) if reader.eof and not reader.unused_data else []
+    if len(found) != n or max(map(len, found), default=0) > MOST_SIGNATURE:
+        raise PayloadError(f"masking: expected {n} signatures, of at most {MOST_SIGNATURE} bytes each")
+    return found
+
+
 def _by_name(record: ConfigRecord, names: str, values: str, *, most: int, least: int = 0) -> dict[str, bytes]:
     found, parts = _texts(record.get(names)), record.get(values)
     if not isinstance(parts, list) or len(parts) != len(found) or len(set(found)) != len(found):
@@ -150,7 +170,7 @@ def listed_record(terms: Terms, listed: Iterable[SignedAdvert]) -> ConfigRecord:
     return terms.record(
         listed=[one.advert.site for one in signed],
         keys=[one.advert.mask_key + one.advert.share_key for one in signed],
-        signatures=[one.signature for one in signed],
+        signatures=_squeezed(one.signature for one in signed),
     )
 
 
@@ -162,7 +182,7 @@ def read_listed(content: RecordDict) -> list[SignedAdvert]:
     """
     record = config_record(content, RECORD)
     keys = _by_name(record, "listed", "keys", most=2 * KEY_BYTES, least=2 * KEY_BYTES)
-    signatures = _by_name(record, "listed", "signatures", most=MOST_SIGNATURE)
+    signatures = dict(zip(keys, _unsqueezed(record.get("signatures"), len(keys)), strict=True))
     return [
         SignedAdvert(Advert(site, both[:KEY_BYTES], both[KEY_BYTES:]), signatures[site]) for site, both in keys.items()
     ]
@@ -186,7 +206,7 @@ def survivors_record(
     """For steps 4 and 5: who survived, and in step 5 who signed that."""
     if confirmations is None:
         return terms.record(survivors=list(survivors))
-    signed = {"signers": list(confirmations), "signatures": list(confirmations.values())}
+    signed: dict[str, Any] = {"signers": list(confirmations), "signatures": _squeezed(confirmations.values())}
     return terms.record(survivors=list(survivors), **signed)
 
 
@@ -197,7 +217,11 @@ def read_survivors(content: RecordDict) -> list[str]:
 
 def read_confirmations(content: RecordDict) -> dict[str, bytes]:
     """Read the survivors' signatures without verifying them."""
-    return _by_name(config_record(content, RECORD), "signers", "signatures", most=MOST_SIGNATURE)
+    record = config_record(content, RECORD)
+    signers = _texts(record.get("signers"))
+    if len(set(signers)) != len(signers):
+        raise PayloadError("masking: expected different names")
+    return dict(zip(signers, _unsqueezed(record.get("signatures"), len(signers)), strict=True))
 
 
 # ------------------------------------------------------------------------------------------------- what a site answers

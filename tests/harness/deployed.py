@@ -104,8 +104,10 @@ class Deployment:
         path.write_text(yaml.safe_dump(settings | more))
         return path
 
-    def submit(self, name=None, **changes):
-        settings = changed(self.settings, data={"source": "sites"}, rounds__unmasked=True, **changes)
+    def submit(self, name=None, *, agreed=True, **changes):
+        """Put the study into the queue; ``agreed``: few sites may send what is not masked."""
+        unmasked = {"rounds__unmasked": True} if agreed else {}
+        settings = changed(self.settings, data={"source": "sites"}, **unmasked, **changes)
         settings |= {"name": name} if name else {}
         path = self.folder / "study.yaml"
         path.write_text(yaml.safe_dump(settings))
@@ -117,8 +119,8 @@ class Deployment:
         self.commands.append(Command(self.folder / "server.log", "sahfl_server", self.server_file, *options, **more))
         return self.commands[-1]
 
-    def site(self, name):
-        self.commands.append(Command(self.folder / f"{name}.log", "sahfl_client", self.folder / f"{name}.yaml"))
+    def site(self, name, **more):
+        self.commands.append(Command(self.folder / f"{name}.log", "sahfl_client", self.folder / f"{name}.yaml", **more))
         return self.commands[-1]
 
     def status(self):

@@ -137,14 +137,15 @@ class _Seen:
         self.studies.setdefault(details["study"], n)
         if details["asked"] in protocol.EVALUATIONS:
             self.evaluated.setdefault(details["study"], n)
-        here = details["study"], details["training"], details["round"]
-        if "masked" in details:
-            self.masked[masked_once.DRAWN].setdefault(here, n)
-        elif details["asked"] == masked_messages.SURVIVORS and details.get("sum", "training") != "training":
-            self.masked[masked_once.SUMMED].setdefault(here, n)
+        self._add_masked(n, details)
         for name in LISTED.get(details["asked"], ()):
             round_ = 1 if name == answered.TRAININGS else details["round"]  # settings are released with round 1
             self.rounds[name].setdefault((details["study"], details["training"], round_), n)
+
+    def _add_masked(self, n: int, details: audit.Line) -> None:
+        confirmed = details["asked"] == masked_messages.SURVIVORS and details.get("sum", "training") != "training"
+        if name := masked_once.DRAWN if "masked" in details else masked_once.SUMMED if confirmed else "":
+            self.masked[name].setdefault((details["study"], details["training"], details["round"]), n)
 
 
 def _require_no_newer(version: str, folder: Path) -> None:

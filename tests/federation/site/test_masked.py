@@ -1,6 +1,8 @@
 """A site in masked rounds: what it refuses a hostile server, what it notes, and what of it never reaches the server."""
 
+import resource
 import stat
+import zlib
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from sahfl.federation.site.answered import MASKED, forget_round
 from sahfl.federation.site.known_roster import FILE as ROSTER
 from sahfl.federation.site.masked_once import DRAWN
 from sahfl.federation.tensors import read_state
+from sahfl.masking.encoding import pack, unpack
 from sahfl.masking.ring import FixedPoint
-from sahfl.payload import pack
+from sahfl.payload import pack as packed
 from sahfl.trust.roster import load_roster
 
 KEYS, SHARES, TRAIN, SURVIVORS, REVEAL = STEPS
@@ -26,17 +29,18 @@ def training(masked_training, kits):
     return lambda **more: masked_training(kits=kits, **more)
 
 
-def shorter(record, *names):
+def cut(record, *names, begin=0, end=None):
     for name in names:
-        record[name] = list(record[name])[:-1]
+        found = unpack(zlib.decompress(record[name])) if name == "signatures" else list(record[name])
+        record[name] = zlib.compress(pack(*found[begin:end])) if name == "signatures" else found[begin:end]
 
 
 def without_last_site(record):
-    shorter(record, "listed", "keys", "signatures")
+    cut(record, "listed", "keys", "signatures", end=-1)
 
 
 def without_first_site(record):
-    record.update({name: list(record[name])[1:] for name in ("listed", "keys", "signatures")})
+    cut(record, "listed", "keys", "signatures", begin=1)
 
 
 def other_survivors(record):
@@ -52,7 +56,19 @@ def other_keys(record):
 
 
 def signatures_of_others(record):
-    record["signatures"] = [*record["signatures"][1:], record["signatures"][0]]
+    first, *others = unpack(zlib.decompress(record["signatures"]))
+    record["signatures"] = zlib.compress(pack(*others, first))
+
+
+BROKEN = {
+    "endless": zlib.compress(bytes(50_000_000)),
+    "not compressed": b"certificates",
+    "cut": zlib.compress(pack(b"a", b"b"))[:-4],
+    "too few": zlib.compress(pack(b"a", b"b")),
+    "too large": zlib.compress(pack(*[bytes(20_000)] + [b"a"] * 4)),
+    "two": zlib.compress(pack(*[b"a"] * 5)) * 2,
+}
+"""Signatures as no server of ours sends them."""
 
 
 HOSTILE = {
@@ -66,8 +82,8 @@ HOSTILE = {
     "another start": (TRAIN, lambda r: r.update(start="0" * 64), "attempt of this training in another way"),
     "too few survivors": (SURVIVORS, lambda r: r.update(survivors=["bern", "wels"]), "too few survivors"),
     "survivors that did not share": (SURVIVORS, other_survivors, "not of the list"),
-    "other survivors": (REVEAL, lambda r: shorter(r, "survivors"), "other survivors than this site confirmed"),
-    "too few signed": (REVEAL, lambda r: shorter(r, *["signers", "signatures"] * 3), "too few confirmed"),
+    "other survivors": (REVEAL, lambda r: cut(r, "survivors", end=-1), "other survivors than this site confirmed"),
+    "too few signed": (REVEAL, lambda r: cut(r, "signers", "signatures", end=2), "too few confirmed"),
     "signed by nobody": (REVEAL, signatures_of_others, "did not confirm the same"),
 }  # fmt: skip
 
@@ -88,6 +104,18 @@ def test_a_request_of_a_hostile_server_is_refused_with_a_line_in_the_audit_log(t
     assert reason in refused[0]["details"]["reason"]
     assert all(line["event"] != "refused" for site in SITES[1:] for line in there.audit(site))
     assert {used["site"] for used in there.rounds()[-1]["used"]} >= set(SITES[1:])  # the others go on without it
+
+
+@pytest.mark.parametrize("signatures", BROKEN.values(), ids=BROKEN.keys())
+def test_signatures_that_cannot_be_read_are_refused_before_they_fill_the_memory(training, signatures):
+    there = training()
+    there.run()
+    for kind in (SHARES, REVEAL):
+        asked = there.asked("bern", kind)
+        asked["masking"] = ConfigRecord(dict(asked["masking"]) | {"signatures": signatures})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert there.ask("bern", kind, asked) == "PayloadError"
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
 
 
 def test_each_step_is_answered_once_the_same_request_by_the_same_bytes_and_another_one_never(training):
@@ -192,14 +220,14 @@ def test_nothing_that_the_server_receives_tells_a_site_s_update_loss_or_norm(tra
     form, vectors, changes = FixedPoint(32, MASKING["clip"], 5), {}, {}
     for site, reply in plain.sent().items():
         state = read_state(reply.content, like=start)
-        changes[site] = pack({name: state[name] - start[name] for name in start}).astype(np.float64)
+        changes[site] = packed({name: state[name] - start[name] for name in start}).astype(np.float64)
         loss = reply.content["metrics"]["loss"]
         norm = change_norm(state, start)
         assert any(changes[site])
         encoded = form.encode(changes[site], weight=reply.content["metrics"]["n_volumes"] / 11)
         moved = np.flatnonzero(changes[site])[:4]
         assert encoded[moved[0] : moved[0] + 4].tobytes() not in everything
-        assert pack(state)[moved[0] : moved[0] + 4].tobytes() not in everything
+        assert packed(state)[moved[0] : moved[0] + 4].tobytes() not in everything
         for number in (loss, norm):
             for told in (f"{number:.6f}"[:7].encode(), np.float64(number).tobytes(), np.float32(number).tobytes()):
                 assert told not in everything, (site, number)

@@ -4,12 +4,15 @@ import pytest
 from flwr.app import ConfigRecord
 from harness.masked_training import SITES
 
+from sahfl import __version__
 from sahfl.errors import SiteStateLost
 from sahfl.federation import protocol
 from sahfl.federation.site.answered import MASKED
+from sahfl.federation.site.audit import AuditLog
 from sahfl.federation.site.folder_check import check_folder
 from sahfl.federation.site.masked import MaskedRound
 from sahfl.federation.site.masked_once import DRAWN, SUMMED
+from sahfl.federation.site.secret import commitment
 
 KEYS, SHARES = "query.masking_keys", "query.masking_shares"
 QUICK = {"deadline_s": 0.3, "attempts": 1}
@@ -85,7 +88,10 @@ def test_a_list_that_was_lost_stops_the_site(evaluating, name):
     there = evaluating()
     there.evaluate()
     config = there.configs["graz"]
-    assert check_folder(config) == 5
+    details = {"study": there.study.fingerprint(), "training": "0" * 16, "batches": commitment(config)}
+    line = {"asked": "query.describe", "sahfl": __version__}  # an answer that belongs to no round
+    AuditLog(config.folder).append("answered", "Sent.", **line, **details)
+    assert check_folder(config) == 6
     (config.folder / MASKED / name).unlink()
     with pytest.raises(SiteStateLost, match=rf"{name}: lacks a masked sum of training"):
         check_folder(config)
