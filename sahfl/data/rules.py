@@ -179,6 +179,12 @@ warning one_id
 warning uneven_slices
     The slices are not evenly spaced; they are resampled to even distances (linear), and the annotation too (nearest).
     Usable; a reconstruction of one thickness keeps the scanner's own voxels.
+warning derived_series
+    The folder's only series is derived (a reformat, a fusion, a secondary capture).
+    Use the scanner's own axial series where there is one.
+warning not_axial
+    The folder's only series is coronal or sagittal.
+    Use the axial series: the network sees axial slices.
 warning scrambled_uids
     The slices have a series UID each; their geometry puts them together.
     Usable; an anonymiser that maps each UID to one new UID keeps the series together.
@@ -225,6 +231,7 @@ DICOM_RULES = (
     ("no_geometry", "Position, orientation or pixel size is missing or wrong.", "Export the original series."),
     ("unknown_thickness", "One slice without a thickness: its volume is unknown.", "Export with SliceThickness."),
     ("mixed_frames", "The slices belong to several frames of reference.", "Export one acquisition."),
+    ("mixed_patients", "The slices hold several patient ids.", "Export each patient into a folder of its own."),
     ("mixed_orientations", "The slices lean differently.", "Export one acquisition; reformats do not belong to it."),
     ("mixed_sizes", "The slices have different numbers or sizes of pixels.", "Export one acquisition."),
     ("duplicate_positions", "Several slices lie at one place.", "Remove the copy, or the second acquisition."),

@@ -377,6 +377,7 @@ HEADERS = {
     "mixed-matrix": (only(1, Rows=4, Columns=12), "mixed_sizes", "12 x 4 of"),
     "flat-pixels": (only(None, PixelSpacing=[0, 0.5]), "no_geometry", "PixelSpacing is not above 0"),
     "mixed-frames": (only(1, FrameOfReferenceUID=uid("other")), "mixed_frames", "several frames of reference"),
+    "two-patients": (only(1, PatientID="4712"), "mixed_patients", "hold 2 patient ids, expected one"),
     "multi-frame": (only(None, NumberOfFrames=2), "multi_frame", "got multi-frame"),
     "enhanced": (only(None, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "multi_frame", "got multi-frame"),
     "magnetic-resonance": (

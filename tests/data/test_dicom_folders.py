@@ -195,6 +195,14 @@ def test_a_derived_reformat_and_a_coronal_one_are_left_out(tmp_path):
     assert "20 image(s) of 5 mm (another plane)" in text
 
 
+def test_a_derived_or_coronal_series_alone_is_used_with_a_warning(tmp_path):
+    a_case(tmp_path / "a", annotated=False, ImageType=["DERIVED", "SECONDARY", "AXIAL"])
+    assert "derived or secondary" in dict(read_series(tmp_path / "a").notes)["derived_series"]
+    coronal = np.array([[-0.5, 0, 0, 0], [0, 0, -5.0, 0], [0, -0.5, 0, 0], [0, 0, 0, 1]])
+    write_series(tmp_path / "b", volume(), coronal)
+    assert "coronal or sagittal" in dict(read_series(tmp_path / "b").notes)["not_axial"]
+
+
 def test_of_real_series_the_annotations_geometry_decides(tmp_path):
     case = a_case(tmp_path / "d")
     add(tmp_path / "d", "thin", 15, np.diag([-0.5, -0.5, 2.5, 1.0]), SliceThickness="2.5")

@@ -75,7 +75,17 @@ def choose(
     others = [item for item in (*real, *aside) if item is not best]
     if others:
         notes += (("series_choice", _told(best, others, why)),)
-    return Chosen(tuple(best), notes)
+    return Chosen(tuple(best), (*notes, *_doubts(best)))
+
+
+def _doubts(best: Sequence[Found]) -> Notes:
+    """What speaks against a series, though it is the best of its folder."""
+    found: Notes = ()
+    if _is_derived(best, ()):
+        found += (("derived_series", "the header says that the images are derived or secondary"),)
+    if _is_turned(best, ()):
+        found += (("not_axial", "the slices are coronal or sagittal"),)
+    return found
 
 
 def _nothing(contents: Contents) -> ScanProblem:

@@ -17,8 +17,8 @@ from sahfl.data.dicom.segmentation import SEG_ELEMENTS
 from sahfl.data.dicom.slices import GROUPS, SLICE_ELEMENTS
 from sahfl.data.dicom.survey import survey
 
-_UIDS = {"FrameOfReferenceUID", "ReferencedSeriesSequence"}
-"""Read, but changed by programs that take a patient's identity away."""
+_UIDS = {"FrameOfReferenceUID", "ReferencedSeriesSequence", "PatientID"}
+"""Read, but changed by programs that take a patient's identity away or mend it."""
 _ELEMENTS = tuple(
     dict.fromkeys(n for n in (*SLICE_ELEMENTS, *PIXEL_ELEMENTS, *GROUPS, *SEG_ELEMENTS) if n not in _UIDS)
 )

@@ -63,10 +63,11 @@ def fit(label: Any, image: Any, places: NDArray[np.float64]) -> tuple[NDArray[An
     if exact:
         return voxels, ()
     if turned_shape == (*shape[:2], n_slices) and _same_voxels(shape, turned, affine, n_slices):
-        off = apart_mm(turned_shape, turned, affine)
-        text = "the annotation has the series' own voxels, and its header another"
-        what = "tilt" if _tilt_degrees(affine) > UPRIGHT_DEGREES else "slice distance"
-        return voxels, (("annotation_grid", f"{text} {what} (up to {off:.1f} mm off); the voxels are used"),)
+        text = "the annotation has the series' own voxels, and its header"
+        what = f"another tilt (up to {apart_mm(turned_shape, turned, affine):.1f} mm off)"
+        if turned_shape != shape:
+            what = "one distance for all slices"
+        return voxels, (("annotation_grid", f"{text} {what}; the voxels are used"),)
     if turned_shape == shape:
         off = apart_mm(shape, turned, affine)
         raise ScanProblem("affine", f"annotation and series lie up to {off:.1f} mm apart, with as many voxels")

@@ -107,6 +107,7 @@ def load_series(contents: Contents, chosen: Chosen) -> Series:
     """
     stacked = stack_of(chosen.files)
     slices = stacked.slices
+    _require_one_patient(slices)
     frame_of_reference, notes = _frame_of_reference(slices, chosen)
     rows, columns = slices[0].shape
     require_size((columns, rows, max(len(slices), stacked.n_planes)))
@@ -132,6 +133,13 @@ def load_series(contents: Contents, chosen: Chosen) -> Series:
         places=stacked.places,
         notes=(*chosen.notes, *notes),
     )
+
+
+def _require_one_patient(slices: Sequence[Slice]) -> None:
+    """Check that slices belong together; an id for each slice is a program's, and of no person."""
+    ids = {part.patient for part in slices if part.patient}
+    if 1 < len(ids) < len(slices):
+        raise ScanProblem("mixed_patients", f"the slices of the series hold {len(ids)} patient ids, expected one")
 
 
 def _frame_of_reference(slices: Sequence[Slice], chosen: Chosen) -> tuple[str, Notes]:
