@@ -138,8 +138,10 @@ SINGLE = {
 """One broken case for each rule of a single case."""
 ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan"}
 PROTOCOL = {"contrast_agent", "sharp_kernel"}
-ELSEWHERE = {*ACROSS, *PROTOCOL, "permission", "too_large", *(rule for rule, *_ in DICOM_RULES)}
-"""Across cases: below; protocol: in test_protocol; permission: in tests/faults with a user who may not read; too_large:
+READING = {"one_id", "uneven_slices", "derived_series", "not_axial", "scrambled_uids", "regridded", "annotation_grid"}
+READING |= {"series_choice", "seg_counted", "no_frame", "foreign_files"}
+ELSEWHERE = {*ACROSS, *PROTOCOL, *READING, "permission", "too_large", *(rule for rule, *_ in DICOM_RULES)}
+"""Across cases: below; protocol: in test_protocol; how a series was read: in test_dicom_folders and _annotations; permission: in tests/faults with a user who may not read; too_large:
 in test_bounded_scans; those of DICOM: in test_dicom."""
 
 
