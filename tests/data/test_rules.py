@@ -141,8 +141,9 @@ PROTOCOL = {"contrast_agent", "sharp_kernel"}
 READING = {"one_id", "uneven_slices", "derived_series", "not_axial", "scrambled_uids", "regridded", "annotation_grid"}
 READING |= {"series_choice", "seg_counted", "no_frame", "foreign_files"}
 ELSEWHERE = {*ACROSS, *PROTOCOL, *READING, "permission", "too_large", *(rule for rule, *_ in DICOM_RULES)}
-"""Across cases: below; protocol: in test_protocol; how a series was read: in test_dicom_folders and _annotations; permission: in tests/faults with a user who may not read; too_large:
-in test_bounded_scans; those of DICOM: in test_dicom."""
+"""Across cases: below; protocol: in test_protocol; how a series was read: in test_dicom_folders and
+test_dicom_annotations; permission: in tests/faults with a user who may not read; too_large: in test_bounded_scans;
+those of DICOM: in test_dicom."""
 
 
 def _write(case, content):

@@ -17,6 +17,7 @@ from sahfl.data.dicom.case import read_case
 from sahfl.data.dicom.content import dicom_hash, scan_parts
 from sahfl.data.dicom.header import is_dicom
 from sahfl.data.dicom.patients import read_patients
+from sahfl.data.dicom.segmentation import read_segmentation
 from sahfl.data.dicom.series import Series, read_series
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "is_dicom",
     "read_case",
     "read_patients",
+    "read_segmentation",
     "read_series",
     "scan_parts",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from sahfl.data.dicom.choice import Fits, Notes
 from sahfl.data.dicom.fit import as_image, fit, fits, has_volume
 from sahfl.data.dicom.header import is_dicom
-from sahfl.data.dicom.segmentation import find_annotation, read_segmentation, series_of
+from sahfl.data.dicom.segmentation import find_annotation, read_segments, series_of
 from sahfl.data.dicom.series import Series, choose_series, load_series, stack_of
 from sahfl.data.dicom.survey import Contents, Found, survey
 from sahfl.data.series_choice import SeriesChoice
@@ -50,7 +50,7 @@ def read_case(
     if annotation is None:
         raise missing or ScanProblem("missing", "the case has no annotation")
     if is_dicom(annotation):
-        values, notes = read_segmentation(annotation, series, blood)
+        values, notes = read_segments(annotation, series, blood)
         return series.image, as_image(values, series.image.affine), (*series.notes, *notes)
     opened = open_label(annotation)
     if not has_volume(opened):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -59,7 +60,13 @@ def series_of(path: Path) -> frozenset[str]:
         return frozenset(str(item.get("SeriesInstanceUID", "")) for item in found)
 
 
-def read_segmentation(path: Path, series: Series, blood: Sequence[str | int] = ()) -> tuple[NDArray[np.uint8], Notes]:
+def read_segmentation(path: Path, series: Series) -> nibabel.Nifti1Image:
+    """A segmentation object as an image on the voxels of its series; as ``read_segments``."""
+    values, _ = read_segments(path, series)
+    return nibabel.Nifti1Image(values, series.image.affine)
+
+
+def read_segments(path: Path, series: Series, blood: Sequence[str | int] = ()) -> tuple[NDArray[np.uint8], Notes]:
     """A segmentation object on the voxels of its series: uint8 (columns, rows, planes), 1 where a segment of blood is.
 
     A frame's position, not its number, decides on which slice it is placed; slices without a frame are empty. Frames
