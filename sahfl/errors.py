@@ -161,6 +161,12 @@ class ExportDiffers(SahflError):
     exit_code = 3
 
 
+class PacsError(SahflError):
+    """A hospital's archive does not answer, or answers what cannot be used; no text quotes an identifier."""
+
+    exit_code = 3
+
+
 class NotConnected(SahflError):
     """A site has no connection to its server; the message gives the reason in one line.
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from sahfl.data.new_scan import NewScan
+    from sahfl.prediction.segment import Predictor, Segmented
+    from sahfl.prediction.written import Written
+
 IDENTITY = ("id", "name", "rank", "trained_at")
 DICE = ("dice_mean", "dice_low", "dice_high", "dice_interval", "dice_n")
 COST = ("trainable", "bytes_up_per_round")
@@ -40,6 +44,13 @@ class Prediction:
     """(4, 4) from voxel index to mm, RAS+, as nibabel has it."""
     volume_ml: float
     """Volume of the mask, mL."""
+    interval_ml: tuple[float, float | None] | None
+    """Where the annotated volume lies with a chance of 90 % or more, from held-out patients; None if they are too few.
+    An upper end of None is open."""
+    interval_text: str
+    """The interval in words, or why there is none."""
+    unlike: tuple[str, ...]
+    """In what the scan differs from what the network was made for and trained on."""
     threshold: float
     """The mask is True where the probability reaches this value."""
     method: str
@@ -221,32 +232,21 @@ class Run:
             ConfigError: the threshold is not between 0 and 1.
             AdapterError: a file of the run is damaged.
         """
-        import numpy as np
-
         from sahfl.data.new_scan import read_new_scan
-        from sahfl.prediction.segment import Wanted, check_output, read_networks, segment, write_prediction
+        from sahfl.prediction.segment import read_predictor, segment
+        from sahfl.prediction.written import Wanted, Written, check_output, write_prediction
 
         if threshold is not None and not 0 < threshold < 1:
             raise ConfigError(f"threshold: got {threshold}, expected a number between 0 and 1")
-        trained, new = read_networks(self.folder, method=method, fold=fold), read_new_scan(Path(scan))
-        wanted, files = Wanted(replace=replace), []
+        predictor = read_predictor(self.folder, method=method, fold=fold, threshold=threshold)
+        new = read_new_scan(Path(scan))
+        wanted, written = Wanted(replace=replace), Written()
         if out is not None:
             check_output(Path(out), new, wanted)
-        found = segment(new, trained, threshold=threshold)
+        found = segment(new, predictor.trained, threshold=predictor.threshold)
         if out is not None:
-            files = write_prediction(Path(out), new, trained, found, wanted)
-        probability = np.asarray(new.on_source(found.probability).dataobj)
-        return Prediction(
-            mask=probability >= found.threshold,
-            probability=probability,
-            affine=new.source.affine,
-            volume_ml=found.volume_ml,
-            threshold=found.threshold,
-            method=trained.method,
-            folds=trained.folds,
-            warnings=(*(item.text for item in new.findings), *filter(None, [trained.caution])),
-            files=tuple(files),
-        )
+            written = write_prediction(Path(out), new, predictor, found, wanted)
+        return _prediction(new, predictor, found, written)
 
 
 def load(folder: str | Path) -> Run:
@@ -260,6 +260,31 @@ def load(folder: str | Path) -> Run:
         raise RunError(f"{path}: is no folder of a run (study.json is missing)")
     run = RunFolder(path)
     return Run(path, run.study(), run.results())
+
+
+def _prediction(new: NewScan, predictor: Predictor, found: Segmented, written: Written) -> Prediction:
+    import numpy as np
+
+    from sahfl.prediction.unlike import differences
+    from sahfl.prediction.written import describe_interval
+
+    trained, probability = predictor.trained, np.asarray(new.on_source(found.probability).dataobj)
+    unlike = differences(new, trained.views, predictor.known)
+    interval = describe_interval(predictor.calibration.interval(found.volume_ml, found.threshold), unlike)
+    return Prediction(
+        mask=probability >= found.threshold,
+        probability=probability,
+        affine=new.source.affine,
+        volume_ml=found.volume_ml,
+        interval_ml=(interval["low_ml"], interval["high_ml"]) if interval["n"] else None,
+        interval_text=interval["text"],
+        unlike=tuple(item.text for item in unlike),
+        threshold=found.threshold,
+        method=trained.method,
+        folds=trained.folds,
+        warnings=(*(item.text for item in new.findings), *filter(None, [trained.caution]), *written.failed),
+        files=tuple(written.files),
+    )
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], *, whole: Iterable[str] = ()) -> pd.DataFrame:

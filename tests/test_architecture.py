@@ -97,7 +97,7 @@ ORDER += [
 ]
 ORDER += ["statistics", "evaluation", "report", "tracking", "run", "results", "proposal"]
 ORDER += [f"federation.{name}" for name in FEDERATION]
-ORDER += ["prediction", "export", "doctor", "simulation", "progress", "console", "finished_run", "local_study"]
+ORDER += ["pacs", "prediction", "export", "doctor", "simulation", "progress", "console", "finished_run", "local_study"]
 ORDER += ["commands", "cli"]
 """Layers from left to right, by their names below ``sahfl``. A module belongs to the longest name that fits it, so that
 one file of a package may stand to the left of the rest."""
@@ -117,7 +117,8 @@ ONLY_IN = {
     "highdicom": {"data"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
-    "pydicom": {"data"},
+    "pydicom": {"data", "pacs"},
+    "dicomweb_client": {"pacs"},
     "rich": {"console", "local_study", "commands", "sahfl_server", "sahfl_client"},
 }
 AUDITED = {"payload.py", "masking", "aggregation", "statistics", "report"}

@@ -113,7 +113,7 @@ def test_the_readme_and_the_pages_by_task_name_every_command_of_the_program():
 
 def test_every_example_in_a_help_text_is_a_command_of_the_program():
     of_a_run = ("init", "simulate", "study", "report", "predict", "export", "adapt")
-    for command in (*of_a_run, "check", "provision", "renew", "revoke", "status", "doctor"):
+    for command in (*of_a_run, "check", "provision", "renew", "revoke", "status", "doctor", "fetch", "push"):
         words = ["study", "run"] if command == "study" else [command]
         examples = re.findall(r"Example: (sahfl \S+)", help_of(*words))
         assert examples

@@ -1,6 +1,7 @@
 """A finished run from Python: tables with the numbers of results.json, networks and predictions as of the commands."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -201,6 +202,9 @@ def test_a_prediction_is_that_of_the_command_on_the_scan_s_own_voxels(sahfl, tra
     assert round(found.volume_ml, 3) == note["volume_ml"]
     assert (found.method, list(found.folds), found.threshold) == (note["method"], note["folds"], note["threshold"])
     assert list(found.warnings) == [finding["text"] for finding in note["findings"]]
+    assert list(found.unlike) == [difference["text"] for difference in note["unlike"]]
+    assert (found.interval_text, found.interval_ml) == (note["interval"]["text"], None)
+    assert re.fullmatch(r"no interval: \d+ held-out scans with blood, fewer than 19", found.interval_text)
     assert found.files == ()
     assert "mask=" not in repr(found)
 

@@ -1,16 +1,12 @@
-"""``sahfl report``, ``sahfl compare``, ``sahfl export`` and ``sahfl predict``: what a finished run gives."""
+"""``sahfl report``, ``sahfl compare`` and ``sahfl export``: what a finished run gives."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from sahfl.commands.program import read_fold
 from sahfl.errors import ConfigError
@@ -106,56 +102,3 @@ def export(
     forms = [name for name in FORMS if name in wanted]
     for written in write(run, to, forms, method=method, fold=read_fold(fold), with_private=with_private):
         print(f"{written.folder}: largest difference of logits {written.difference:.2g} (at most {MOST_DIFFERENCE:g})")
-
-
-def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, of sahfl export, or a site's own folder.")],
-    scan: Annotated[Path, typer.Argument(help="NIfTI file, folder of one DICOM series, or one of its files.")],
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("prediction"),
-    method: Annotated[
-        str | None, typer.Option(help="Id of the method, as in the report; by default the study's first adapter.")
-    ] = None,
-    fold: Annotated[str, typer.Option(help="One fold's network, or the mean of all.", metavar="K|all")] = "all",
-    threshold: Annotated[
-        float | None, typer.Option(min=0.001, max=0.999, help="Probability of blood; by default the study's.")
-    ] = None,
-    probability: Annotated[bool, typer.Option("--probability", help="Write the probabilities as NIfTI too.")] = False,
-    dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Write a DICOM segmentation object too.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Write over the results of an earlier call.")] = False,
-) -> None:
-    """Segment one scan with what a run trained. For research use only; not a medical device.
-
-    The scan has to pass the checks of the training data, but needs no annotation; exit code 2 if it is no head CT in
-    HU. The command writes mask.nii.gz on the scan's own grid, overlay.png and prediction.json, and prints the volume.
-
-    Example: sahfl predict runs/a scan.nii.gz
-
-    Example: sahfl predict runs/a dicom-folder --method cp_lora-r8 --fold 0 --out result --dicom-seg
-    """
-    # torch reads it at its import. Otherwise waiting threads take the processor from those that have work: beside other
-    # programs a scan takes ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from sahfl.console import counting
-    from sahfl.data.new_scan import read_new_scan
-    from sahfl.prediction.segment import NOTICE, Wanted, check_output, read_networks, segment, write_prediction
-
-    began = time.monotonic()
-    wanted = Wanted(probability=probability, dicom_seg=dicom_seg, replace=replace)
-    trained = read_networks(run, method=method, fold=read_fold(fold))
-    new = read_new_scan(scan)
-    check_output(out, new, wanted)
-    for item in new.findings:
-        print(f"{item.severity}: {item.text} ({item.rule})", file=sys.stderr)
-    if trained.caution:
-        print(f"warning: {trained.caution}", file=sys.stderr)
-    with counting(["segmented"], Console(stderr=True), unit="slices") as show:
-        found = segment(new, trained, threshold=threshold, on_slice=lambda done, total: show("segmented", done, total))
-    written = write_prediction(out, new, trained, found, wanted)
-    listed = ", ".join(map(str, trained.folds))
-    folds = f"fold{'s' * (len(trained.folds) > 1)} {listed}" if trained.folds else "the base network"
-    print(
-        f"{found.volume_ml:.2f} mL of blood ({trained.study}, {trained.method}, {folds}; threshold {found.threshold:g})"
-    )
-    print(*written, sep="\n")
-    print(f"{time.monotonic() - began:.1f} s", file=sys.stderr)
-    print(NOTICE)

@@ -32,8 +32,8 @@ from sahfl.prediction.networks import (
     read_base,
     read_study,
 )
-from sahfl.prediction.segment import NOTICE
 from sahfl.prediction.site_networks import SiteNetwork, choose, is_site, read_network
+from sahfl.prediction.written import NOTICE
 from sahfl.regular_files import TENSORS_BYTES, read_bytes
 
 Form = Literal["safetensors", "bundle", "onnx", "adapter"]

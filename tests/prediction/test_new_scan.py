@@ -1,5 +1,8 @@
 """A scan without annotation is judged as training data are, and its results lie on its own grid."""
 
+import warnings
+from functools import partial
+
 import nibabel
 import numpy as np
 import pydicom
@@ -141,14 +144,74 @@ def test_an_empty_mask_is_a_segmentation_too(tmp_path):
     assert pydicom.dcmread(tmp_path / "out.dcm").NumberOfFrames == IMAGE.shape[2]
 
 
-def test_headers_that_a_segmentation_cannot_repeat_are_an_error_without_their_content(tmp_path):
-    def without_study(data, index):
-        del data.StudyInstanceUID
+def spoil(data, name, value):
+    """Put a value in an element that DICOM does not allow there, as some de-identification does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        setattr(data, name, value)
 
-    write_series(tmp_path / "patient", IMAGE, AFFINE, change=without_study)
-    series = read_series(tmp_path / "patient")
-    with pytest.raises(DataError, match="lack what a DICOM segmentation has to repeat") as info:
-        write_seg(tmp_path / "out.dcm", LABEL, series, algorithm="sahfl")
+
+MADE = {
+    "StudyInstanceUID": "an archive files it in a study of its own",
+    "SeriesInstanceUID": "a viewer does not find the series that it refers to",
+    "FrameOfReferenceUID": "a viewer does not lay it over the series",
+}
+
+
+@pytest.mark.parametrize("how", ["gone", "empty", "no-uid"])
+@pytest.mark.parametrize("name", MADE)
+def test_a_missing_uid_is_made_and_said(tmp_path, name, how):
+    def without(data, index):
+        if how == "gone":
+            delattr(data, name)
+        else:
+            spoil(data, name, "" if how == "empty" else "REMOVED")
+
+    write_series(tmp_path / "patient", IMAGE, AFFINE, change=without)
+    (note,) = write_seg(tmp_path / "out.dcm", LABEL, read_series(tmp_path / "patient"), algorithm="sahfl")
+    assert note == f"the series has no {name}, so a new one was made for the segmentation: {MADE[name]}"
+    made = pydicom.dcmread(tmp_path / "out.dcm")
+    uid = made.ReferencedSeriesSequence[0].SeriesInstanceUID if name == "SeriesInstanceUID" else made[name].value
+    assert uid.is_valid
+    assert len(made.PerFrameFunctionalGroupsSequence) == LABEL.any(axis=(0, 1)).sum()
+
+
+EMPTIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
+EMPTIED += ("AccessionNumber", "ReferringPhysicianName")
+
+
+@pytest.mark.parametrize("name", EMPTIED)
+def test_a_missing_element_that_may_be_empty_becomes_empty(tmp_path, name):
+    write_series(tmp_path / "patient", IMAGE, AFFINE, change=lambda data, index: delattr(data, name))
+    assert write_seg(tmp_path / "out.dcm", LABEL, read_series(tmp_path / "patient"), algorithm="sahfl") == ()
+    assert pydicom.dcmread(tmp_path / "out.dcm")[name].is_empty
+
+
+@pytest.mark.parametrize("name", ["PatientBirthDate", "StudyDate", "StudyTime", "AccessionNumber"])
+def test_a_text_in_the_place_of_a_value_becomes_empty_and_is_not_quoted(tmp_path, name):
+    change = partial(spoil, name=name, value="REMOVED of Muster^Hans")
+    write_series(tmp_path / "patient", IMAGE, AFFINE, change=lambda data, index: change(data))
+    (note,) = write_seg(tmp_path / "out.dcm", LABEL, read_series(tmp_path / "patient"), algorithm="sahfl")
+    assert note == f"the series' {name} is not in the form that DICOM requires; the segmentation has none"
+    assert pydicom.dcmread(tmp_path / "out.dcm")[name].is_empty
+
+
+def test_a_series_without_thickness_gets_the_distance_of_its_slices(tmp_path):
+    write_series(tmp_path / "patient", IMAGE, AFFINE, change=lambda data, index: delattr(data, "SliceThickness"))
+    (note,) = write_seg(tmp_path / "out.dcm", LABEL, read_series(tmp_path / "patient"), algorithm="sahfl")
+    assert "the segmentation has the distance of the slices" in note
+    shared = pydicom.dcmread(tmp_path / "out.dcm").SharedFunctionalGroupsSequence[0]
+    assert shared.PixelMeasuresSequence[0].SliceThickness == pytest.approx(AFFINE[2, 2])
+
+
+def test_an_error_of_the_library_names_the_element_and_quotes_nothing(tmp_path, monkeypatch):
+    def lacking(*args, **kwargs):
+        raise ValueError("PatientAge of Muster^Hans, born 19470312, is wrong")
+
+    monkeypatch.setattr("highdicom.seg.Segmentation", lacking)
+    write_series(tmp_path / "patient", IMAGE, AFFINE)
+    with pytest.raises(DataError, match=r"segmentation has to repeat \(PatientAge\)") as info:
+        write_seg(tmp_path / "out.dcm", LABEL, read_series(tmp_path / "patient"), algorithm="sahfl")
     assert not any(canary in str(info.value) for canary in CANARIES)
     assert not (tmp_path / "out.dcm").exists()
 

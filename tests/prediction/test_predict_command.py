@@ -7,6 +7,7 @@ import sys
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from harness.dicom_files import CANARIES, write_series
 from harness.finished_run import phantom_hu, write_run, write_scan
@@ -19,7 +20,8 @@ from sahfl.data.views import make_views
 from sahfl.errors import AdapterError, RunError
 from sahfl.evaluation import predict
 from sahfl.prediction.networks import read_trained
-from sahfl.prediction.segment import NOTICE, read_networks, segment
+from sahfl.prediction.segment import read_networks, segment
+from sahfl.prediction.written import NOTICE
 
 IMAGE, LABEL, AFFINE = phantom_hu()
 METHODS = [
@@ -100,19 +102,62 @@ def test_dicom_in_dicom_out(sahfl, run, tmp_path):
     assert not any(canary in written for canary in CANARIES)
 
 
-def test_a_segmentation_that_cannot_be_written_leaves_earlier_results_as_they_were(sahfl, run, tmp_path):
-    def without_study(data, index):
-        del data.StudyInstanceUID
+DEIDENTIFIED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
 
-    write_series(tmp_path / "patient", IMAGE, AFFINE, change=without_study)
+
+def test_a_de_identified_series_gets_a_segmentation_with_empty_elements(sahfl, run, tmp_path):
+    def stripped(data, index):
+        for name in (*DEIDENTIFIED, "ReferringPhysicianName", "PatientName", "PatientID"):
+            delattr(data, name)
+
+    write_series(tmp_path / "patient", IMAGE, AFFINE, change=stripped)
+    options = ("--out", tmp_path / "out", "--threshold", "0.02", "--fold", "0", "--dicom-seg")
+    code, _, err = sahfl("predict", run, tmp_path / "patient", *options)
+    assert code == 0, err
+    made = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
+    assert all(made[name].is_empty for name in DEIDENTIFIED)
+    series = read_series(tmp_path / "patient")
+    seg = read_segmentation(tmp_path / "out" / "segmentation.dcm", series)
+    mask = nibabel.load(tmp_path / "out" / "mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(seg.dataobj), np.asarray(mask.dataobj))
+    assert not (json.loads((tmp_path / "out" / "prediction.json").read_text())["notes"])
+
+
+def test_a_segmentation_that_cannot_be_written_costs_nothing_but_itself(sahfl, run, tmp_path, monkeypatch):
+    import highdicom
+
+    def lacking(*args, **kwargs):
+        raise AttributeError("'Dataset' object has no attribute 'StudyID'")
+
+    monkeypatch.setattr(highdicom.seg, "Segmentation", lacking)
+    write_series(tmp_path / "patient", IMAGE, AFFINE)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mask.nii.gz").write_text("precious")
+    for name in ("mask.nii.gz", "segmentation.dcm"):
+        (tmp_path / "out" / name).write_text("of an earlier scan")
     options = ("--out", tmp_path / "out", "--fold", "0", "--dicom-seg", "--replace")
     code, out, err = sahfl("predict", run, tmp_path / "patient", *options)
-    assert (code, out) == (2, "")
-    assert "lack what a DICOM segmentation has to repeat" in err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mask.nii.gz"]
-    assert (tmp_path / "out" / "mask.nii.gz").read_text() == "precious"
+    assert code == 3
+    why = (
+        "segmentation.dcm is missing: no DICOM segmentation: the series' headers lack what a DICOM segmentation has to"
+    )
+    assert f"warning: {why} repeat (StudyID)" in err
+    assert " mL of blood" in out
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["mask.nii.gz", "overlay.png", "prediction.json"]
+    assert nibabel.load(tmp_path / "out" / "mask.nii.gz").shape == IMAGE.shape
+    (failed,) = json.loads((tmp_path / "out" / "prediction.json").read_text())["failed"]
+    assert failed.startswith(why)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_nothing_but_itself(sahfl, run, scan, tmp_path, monkeypatch):
+    def failing(*args, **kwargs):
+        raise ValueError("no fonts")
+
+    monkeypatch.setattr("sahfl.prediction.written.draw_overlay", failing)
+    code, _, err = sahfl("predict", run, scan, "--out", tmp_path / "out", "--fold", "0")
+    assert code == 3
+    assert "warning: overlay.png is missing: a library failed (ValueError)" in err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mask.nii.gz", "prediction.json"]
 
 
 def test_a_missing_extra_is_said_before_the_work(sahfl, run, tmp_path, monkeypatch):

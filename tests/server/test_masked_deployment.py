@@ -60,6 +60,12 @@ def n_rounds(run):
     return len(journal(run, "round")) if (run / "journal.jsonl").exists() else 0
 
 
+def without_bytes(found):
+    """Without the bytes that travelled: a simulated site signs with fewer."""
+    _, methods, comparisons = found
+    return [{key: value for key, value in one.items() if "bytes" not in key} for one in methods], comparisons
+
+
 def used_in(run, round_):
     return [[one["site"] for one in line["used"]] for line in journal(run, "round") if line["round"] == round_]
 
@@ -105,13 +111,14 @@ def test_two_masked_cells_at_once_at_processes_end_in_the_numbers_of_a_simulatio
         assert server.process.wait(300) == 0, server.log
         assert [site.stop() for site in sites] == [0] * 5
     assert numbers(run) == numbers(simulated.path)
-    assert results(run) == results(simulated.path)
+    assert without_bytes(results(run)) == without_bytes(results(simulated.path))
 
 
 @pytest.mark.slow
 def test_a_site_that_comes_late_is_in_the_masked_sums_from_then_on(tmp_path):
     study = masked(finetune__rounds=4, finetune__local={"steps": 8, "batch_size": 2})
-    with Deployment(tmp_path / "late", sites=SITES, study=study, lanes=1) as deployment:
+    early = {"start_with": "quorum", "wait_for_sites_s": 5.0}
+    with Deployment(tmp_path / "late", sites=SITES, study=study, lanes=1, **early) as deployment:
         run = deployment.submit(agreed=False)
         server = deployment.server("--until-done")
         for site in SITES[:4]:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from pydicom.uid import generate_uid
 
 from sahfl import __version__
 from sahfl.atomic import write_atomic
+from sahfl.data.dicom.complete_header import complete, missing_element
 from sahfl.data.dicom.header import private, read_whole
 from sahfl.data.dicom.series import Series
 from sahfl.errors import ConfigError, DataError
@@ -37,7 +39,7 @@ def require_highdicom() -> None:
         raise ConfigError("a DICOM segmentation needs highdicom, which is not installed; pip install highdicom")
 
 
-def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, algorithm: str) -> None:
+def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, algorithm: str) -> tuple[str, ...]:
     """Write a binary segmentation with one segment, hemorrhage, atomically; slices without blood have no frame.
 
     An empty mask gets an empty frame for every slice, because a SEG needs at least one frame.
@@ -48,29 +50,23 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
         series: on which the mask was drawn.
         algorithm: name of the program that drew it; at most 64 characters are written.
 
+    Returns:
+        What the series' headers lack and was made or left empty, a sentence each (``complete_header``).
+
     Raises:
         ConfigError: highdicom is not installed.
-        DataError: the series' headers lack an element that a segmentation repeats.
+        DataError: the series' headers cannot be repeated; the message names the element, never its value.
 
     Source: DICOM PS3.3 2024, A.51 and C.8.20; highdicom (Bridge et al. 2022, doi 10.1007/s10278-022-00683-y).
     """
     require_highdicom()
     logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # its log lines contain the series' identifiers
-    from highdicom import AlgorithmIdentificationSequence, seg
+    from highdicom import seg
 
     with private():
         sources = [read_whole(file) for file in dict.fromkeys(series.files)]
         planes = _in_order(label, series, int(sources[0].get("NumberOfFrames") or 1))
-    described = seg.SegmentDescription(
-        segment_number=1,
-        segment_label=LABEL,
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=codes.SCT.Hemorrhage,
-        algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=AlgorithmIdentificationSequence(
-            name=algorithm[:64], version=__version__, family=codes.DCM.ArtificialIntelligence
-        ),
-    )
+        notes = complete(sources, spacing_mm=float(np.linalg.norm(series.image.affine[:3, 2])))
     stream = io.BytesIO()
     try:
         with warnings.catch_warnings():
@@ -79,7 +75,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
                 source_images=sources,
                 pixel_array=planes,
                 segmentation_type=seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=[described],
+                segment_descriptions=[_describe(algorithm)],
                 series_instance_uid=generate_uid(),
                 series_number=900,
                 sop_instance_uid=generate_uid(),
@@ -93,9 +89,26 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
             )
             made.save_as(stream)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        text = f"the series' headers lack what a DICOM segmentation has to repeat ({type(error).__name__})"
-        raise DataError(f"no DICOM segmentation: {text}") from None
+        text = f"the series' headers lack what a DICOM segmentation has to repeat ({missing_element(error)})"
+        raise DataError(f"no DICOM segmentation: {text}; the mask as NIfTI does not need it") from None
     write_atomic(path, stream.getvalue())
+    return notes
+
+
+def _describe(algorithm: str) -> Any:
+    """The description of the only segment."""
+    from highdicom import AlgorithmIdentificationSequence, seg
+
+    return seg.SegmentDescription(
+        segment_number=1,
+        segment_label=LABEL,
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Hemorrhage,
+        algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=algorithm[:64], version=__version__, family=codes.DCM.ArtificialIntelligence
+        ),
+    )
 
 
 def _in_order(label: NDArray[np.bool_], series: Series, n_frames: int) -> NDArray[np.uint8]:

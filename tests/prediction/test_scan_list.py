@@ -1,0 +1,139 @@
+"""Which scans a folder, a datalist or a table stands for, and the names of their results."""
+
+import json
+
+import pytest
+from harness.dicom_files import uid, write_series
+from harness.finished_run import phantom_hu, write_scan
+
+from sahfl.errors import DataError
+from sahfl.prediction.scan_list import list_scans
+
+IMAGE, LABEL, AFFINE = phantom_hu()
+SMALL = IMAGE[:8, :8, :2]
+
+
+def names(path, **options):
+    found = list_scans(path, **options)
+    return None if found is None else [wish.case for wish in found]
+
+
+def volumes(folder, *paths):
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"a volume")
+
+
+def patient(folder, study):
+    def of_study(data, index):
+        data.StudyInstanceUID = uid(study)
+
+    write_series(folder, SMALL, AFFINE, change=of_study, series=study)
+
+
+def test_volumes_in_a_folder_are_scans(tmp_path):
+    volumes(tmp_path, "b.nii.gz", "a.NII", "c.nrrd", ".hidden.nii", "notes.txt")
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+def test_folders_of_several_studies_are_scans_and_those_of_one_are_parts_of_it(tmp_path):
+    patient(tmp_path / "one" / "series", "first")
+    patient(tmp_path / "one" / "again", "first")
+    assert names(tmp_path / "one") is None
+    patient(tmp_path / "two", "second")
+    assert names(tmp_path) == ["one", "two"]
+    assert names(tmp_path / "two") is None
+    assert names(tmp_path / "one", each=True) == ["again", "series"]
+
+
+def test_volumes_beside_the_slices_of_a_patient_are_annotations(tmp_path):
+    patient(tmp_path / "loose", "first")
+    volumes(tmp_path / "loose", "mask.nii.gz")
+    assert names(tmp_path / "loose") is None
+    patient(tmp_path / "deep" / "series", "first")
+    volumes(tmp_path / "deep", "mask.nii.gz", "second.nii.gz", "annotations/third.nii.gz")
+    assert names(tmp_path / "deep") is None
+
+
+def test_folders_with_a_volume_each_are_scans(tmp_path):
+    volumes(tmp_path, "p1/ct.nii.gz", "p2/deep/ct.nii.gz", "p3/a.nii", "p3/b.nii")
+    assert [(wish.case, wish.path.relative_to(tmp_path).as_posix()) for wish in list_scans(tmp_path)] == [
+        ("p1", "p1/ct.nii.gz"),
+        ("p2", "p2/deep/ct.nii.gz"),
+        ("p3", "p3"),
+    ]
+    first, _, third = list_scans(tmp_path)
+    assert first.problem == ""
+    assert third.problem.startswith("got a folder of 2 volumes without DICOM, expected one scan; predict this folder")
+    assert names(tmp_path / "p3") == ["a", "b"]  # as the text says
+
+
+def test_a_file_is_one_scan(tmp_path):
+    assert list_scans(write_scan(tmp_path / "scan.nii.gz", SMALL, AFFINE)) is None
+    assert list_scans(tmp_path / "missing.nii") is None  # its reader says that nothing is there
+
+
+LISTS = {
+    "sites": {"sites": {"a": [{"image": "a/1.nii"}], "b": [{"image": "b/2.nii", "label": "m.nii"}]}},
+    "monai": {"training": [{"image": ["a/1.nii"], "label": "m.nii"}], "validation": ["b/2.nii"]},
+}
+
+
+@pytest.mark.parametrize("content", LISTS.values(), ids=LISTS.keys())
+def test_every_scan_of_a_datalist_counts_and_needs_no_annotation(tmp_path, content):
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    found = list_scans(tmp_path / "list.json")
+    assert [(wish.case, wish.path) for wish in found] == [("1", tmp_path / "a/1.nii"), ("2", tmp_path / "b/2.nii")]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_names_scans_and_cases(tmp_path, separator):
+    rows = [["case", "image"], ["P 1", "a.nii"], ["", "b.nii"]]
+    (tmp_path / "list.csv").write_text("\ufeff" + "".join(separator.join(row) + "\r\n" for row in rows))
+    found = list_scans(tmp_path / "list.csv")
+    assert [(wish.case, wish.path) for wish in found] == [("P_1", tmp_path / "a.nii"), ("b", tmp_path / "b.nii")]
+
+
+def test_equal_names_are_told_apart_by_their_folders_and_then_by_a_hash(tmp_path):
+    rows = ["image", "p1/ct.nii", "p2/ct.nii", "x/p2/CT.nii", "other.nii"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    first, second, third, other = names(tmp_path / "list.csv")
+    assert (first, other) == ("p1_ct", "other")
+    assert second.startswith("p2_ct-")
+    assert third.startswith("p2_CT-")
+    assert second.lower() != third.lower()
+
+
+def test_no_name_leads_out_of_the_folder_of_results(tmp_path):
+    (tmp_path / "list.csv").write_text("case,image\n../../etc,a.nii\n..,b.nii\n/abs/x,c.nii\n")
+    found = names(tmp_path / "list.csv")
+    assert found == ["_.._etc", "scan", "_abs_x"]
+
+
+def test_an_nnunet_folder_gives_its_images_without_its_annotations(tmp_path):
+    volumes(tmp_path, "dataset.json", "imagesTr/c_0000.nii.gz", "labelsTr/c.nii.gz", "imagesTs/d_0000.nii.gz")
+    assert names(tmp_path) == ["c_0000", "d_0000"]
+
+
+WRONG = {
+    "no-column": ("list.csv", "name,file\n1,2\n", "expected one named image, scan or path"),
+    "empty-cell": ("list.csv", "image,x\na.nii,1\n,2\n", "line 3 has no text under image"),
+    "twice": ("list.csv", "image\na.nii\na.nii\n", "listed more than once"),
+    "no-rows": ("list.csv", "image\n", "got 0 scans"),
+    "latin-1": ("list.csv", "image\na.nii\nMüller.nii\n".encode("latin-1"), "line 3 is not UTF-8"),
+    "no-lists": ("list.json", "{}", "got no lists of scans"),
+    "no-image": ("list.json", '{"test": [{"label": "a"}]}', "case 0: got no text under image"),
+    "no-json": ("list.json", "image", "is not JSON"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_faulty_list_is_one_error_that_names_the_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=message):
+        list_scans(tmp_path / name)
+
+
+def test_each_needs_a_folder_or_a_list(tmp_path):
+    with pytest.raises(DataError, match="got nothing, expected a folder of scans or a list"):
+        list_scans(tmp_path / "none", each=True)
