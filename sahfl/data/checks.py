@@ -20,7 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from sahfl.atomic import write_atomic
 from sahfl.data.ct import Scan, read_scan
+from sahfl.data.dicom import dicom_hash, is_dicom, scan_parts
 from sahfl.data.file_rules import judge_files
+from sahfl.data.formats.volume import files_of
 from sahfl.data.manifest import Case, pseudonym
 from sahfl.data.measures import Measures, measure, signature
 from sahfl.data.nifti import check_unpacked
@@ -206,32 +208,50 @@ def voxel_hash(image: NDArray[np.float32]) -> str:
 
 def _content(case: Case) -> str:
     """Same as ``_digest``, but unpacks a .gz to its end, because nibabel does not compare its checksum."""
-    sha = _new_sha(case)
     try:
-        for path in case.files():
+        for path in _parts(case)[1]:
             check_unpacked(path)
-            _add(sha, path)
+        return _hashed(case)
     except ScanProblem as problem:
         raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
     except (OSError, EOFError, zlib.error) as error:
         raise ScanProblem("unreadable", f"case {case.id}: a file is damaged (its checksum does not fit)") from error
-    return sha.hexdigest()
 
 
 def _digest(case: Case) -> str:
-    """SHA-256 over all files of a case; empty if a file cannot be read."""
-    sha = _new_sha(case)
+    """SHA-256 over all that a case is read from; empty if a file cannot be read."""
     try:
-        for path in case.files():
-            _add(sha, path)
-    except OSError:
+        return _hashed(case)
+    except (OSError, ScanProblem):
         return ""
+
+
+def _hashed(case: Case) -> str:
+    sha = hashlib.sha256()
+    hashes, files = _parts(case)
+    for part in hashes:
+        sha.update(part)
+    for path in files:
+        _add(sha, path)
     return sha.hexdigest()
 
 
-def _new_sha(case: Case) -> hashlib._Hash:
-    """A hash that depends on which labels are blood: another choice makes another annotation of the same files."""
-    return hashlib.sha256(b"" if case.blood is None else f"blood {sorted(map(str, case.blood))}\n".encode())
+def _parts(case: Case) -> tuple[tuple[bytes, ...], tuple[Path, ...]]:
+    """What a case is read from: hashes of what is read of DICOM files, and files that are hashed whole.
+
+    Which labels are blood is a part of it: another choice makes another annotation of the same files.
+    """
+    hashes = () if case.blood is None else (f"blood {sorted(map(str, case.blood))}\n".encode(),)
+    files: tuple[Path, ...] = ()
+    for path in dict.fromkeys((case.image, case.label)):
+        if path.is_dir():
+            more, found = scan_parts(path)
+            hashes, files = (*hashes, *more), (*files, *found)
+        elif path == case.label != case.image and is_dicom(path):
+            hashes = (*hashes, dicom_hash(path))
+        else:
+            files = (*files, *files_of(path))
+    return hashes, files
 
 
 def _add(sha: hashlib._Hash, path: Path) -> None:
@@ -243,7 +263,7 @@ def _add(sha: hashlib._Hash, path: Path) -> None:
 @functools.lru_cache(maxsize=10_000)
 def _same(case: Case, stamp: tuple[int, ...], content: str) -> bool:
     """Test whether touched files still have their content; cached, so that a backup costs only one reading."""
-    return bool(stamp) and _digest(case) == content
+    return bool(stamp) and bool(content) and _digest(case) == content
 
 
 def _stamp(case: Case) -> tuple[int, ...]:

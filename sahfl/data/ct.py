@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from sahfl.data import dicom
 from sahfl.data.formats.volume import open_volume
+from sahfl.data.formats.voxels import as_image
 from sahfl.data.labels import LabelClasses
 from sahfl.data.manifest import MOST_NAMED, Case
 from sahfl.data.nifti import reading
@@ -23,6 +25,10 @@ from sahfl.errors import ScanProblem
 AIR_HU = -1000.0
 HEAD_HU = -300.0
 """Voxels above this value belong to the head or the headrest, not to the surrounding air."""
+
+
+Notes = tuple[tuple[str, str], ...]
+"""Rules and texts of how files were read."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Scan:
     """(4, 4), voxel index to mm."""
     kinds: LabelClasses | None = None
     """The values of the annotation's file; None without one, and where its segments were chosen by their names."""
-    notes: tuple[tuple[str, str], ...] = ()
+    notes: Notes = ()
     """Rule and text of what was done to the files when they were read."""
 
     @property
@@ -73,18 +79,27 @@ def read_scan(case: Case) -> Scan:
         ScanProblem: a file cannot be read, or image and annotation do not belong together; it names the broken rule.
     """
     # Unlike Path.is_dir, os.path.isdir does not raise PermissionError.
-    opened = _open_dicom(case) if os.path.isdir(case.image) else (open_file(case), open_file(case, "label"))
-    image, label = (turned(case, volume, which) for volume, which in zip(opened, ("image", "label"), strict=True))
-    scan = _scan(case, image)
-    classes = _classes(case, _voxels(case, "label", label))
-    kinds = None if getattr(opened[1], "named", False) else _kinds(case, classes, voxel_ml_of(label.affine))
-    mask = np.isin(classes, kinds.counted) if kinds and kinds.left_out else classes > 0
+    opened = _open_dicom(case) if os.path.isdir(case.image) else _Opened(open_file(case), open_file(case, "label"))
+    scan, label = without_annotation(case, opened.image), _of_blood(case, opened)
     try:
-        mask, resampled = fit(mask, np.asarray(label.affine, np.float64), scan.image.shape, scan.affine)
+        mask, resampled = fit(label, np.asarray(opened.label.affine), scan.image.shape, scan.affine)
     except ScanProblem as problem:
-        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
-    found = (("seg_counted", getattr(opened[1], "chosen", "")), ("regridded", resampled))
-    return replace(scan, label=mask, kinds=kinds, notes=tuple((rule, text) for rule, text in found if text))
+        raise ScanProblem(problem.rule, _of_case(case, problem)) from problem
+    return replace(scan, label=mask, kinds=opened.kinds, notes=opened.noting("regridded", resampled))
+
+
+@dataclass
+class _Opened:
+    """A case's files without their voxels."""
+
+    image: Any
+    label: Any
+    notes: Notes = ()
+    kinds: LabelClasses | None = None
+
+    def noting(self, rule: str, text: str) -> Notes:
+        """The notes, and one more if it has a text."""
+        return (*self.notes, (rule, text)) if text else self.notes
 
 
 def read_image(case: Case) -> Scan:
@@ -99,8 +114,25 @@ def read_image(case: Case) -> Scan:
     try:
         series = dicom.read_series(case.image) if folder else dicom.read_series(case.image.parent, of=case.image)
     except ScanProblem as problem:
-        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
+        raise ScanProblem(problem.rule, _of_case(case, problem)) from problem
     return without_annotation(case, series.image)
+
+
+def _of_case(case: Case, problem: ScanProblem) -> str:
+    start = f"case {case.id}: "
+    return f"{start}{str(problem).removeprefix(start)}"
+
+
+def _of_blood(case: Case, opened: _Opened) -> NDArray[np.bool_]:
+    """The annotation in RAS+ (X, Y, Z), True where there is blood; its values and its affine are noted."""
+    label, opened.label = opened.label, turned(case, opened.label, "label")
+    if getattr(label, "named", False):
+        opened.notes = opened.noting("seg_counted", label.chosen)
+        return _voxels(case, "label", opened.label) > 0
+    classes = _classes(case, _voxels(case, "label", opened.label))
+    kinds = _kinds(case, classes, voxel_ml_of(opened.label.affine))
+    opened.kinds = kinds
+    return np.isin(classes, kinds.counted) if kinds.left_out else classes > 0
 
 
 def _classes(case: Case, values: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -152,16 +184,25 @@ def _scan(case: Case, image: Any) -> Scan:
     return Scan(hounsfield, np.zeros(hounsfield.shape, np.bool_), np.asarray(image.affine, np.float64))
 
 
-def _open_dicom(case: Case) -> tuple[Any, Any]:
-    """Open a series and its annotation; a NIfTI annotation may store the voxels in another order (dcm2niix does)."""
+def _open_dicom(case: Case) -> _Opened:
+    """A series, and its annotation on the same voxels with 1 where there is blood."""
+    opened = _Opened(None, None)
+
+    def open_label(path: Path) -> Any:
+        return open_file(replace(case, label=path), "label")
+
+    def choose(label: Any) -> Any:
+        opened.label = label
+        mask = _of_blood(case, opened).astype(np.uint8)
+        return as_image(mask, np.asarray(opened.label.affine, np.float64))
+
     try:
-        series = dicom.read_series(case.image)
-        annotation = dicom.find_annotation(case.label) if os.path.isdir(case.label) else case.label
-        if dicom.is_dicom(annotation):
-            return series.image, dicom.read_segmentation(annotation, series)
+        image, label, notes = dicom.read_case(
+            case.image, case.label, open_label, choose, wanted=case.series, blood=case.blood or ()
+        )
     except ScanProblem as problem:
-        raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
-    return series.image, open_file(replace(case, label=annotation), "label")
+        raise ScanProblem(problem.rule, _of_case(case, problem)) from problem
+    return _Opened(image, label, (*opened.notes, *notes), opened.kinds)
 
 
 def open_file(case: Case, which: Literal["image", "label"] = "image") -> Any:

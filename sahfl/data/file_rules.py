@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from sahfl.data import dicom
 from sahfl.data.manifest import Case, case_name, scan_files
 from sahfl.data.nifti import extension_texts, is_nifti, load_nifti, reading
 from sahfl.data.orientation import unit_of
@@ -52,8 +51,6 @@ def judge_files(case: Case) -> Iterator[Finding]:
     if named := [which for which, path in files if looks_personal(case_name(path))]:
         what = "folder" if alone and not case.image.is_file() else f"{' and the '.join(named)} file"
         yield finding("file_name", f"case {case.id}: the name of the {what} looks like a name or a date")
-    if case.image.is_dir():
-        yield from (finding(rule, f"case {case.id}: {text}") for rule, text in dicom.judge_protocol(case.image))
     for which, path in (*files[:1], *([] if alone and case.image.is_file() else [("label", _label_file(case))])):
         if not is_nifti(path):
             continue

@@ -13,6 +13,7 @@ from typing import Any
 from sahfl.data.formats.volume import files_of, stem
 from sahfl.data.json_lists import place_in_json, read_json
 from sahfl.data.labels import choose_blood
+from sahfl.data.series_choice import SeriesChoice
 from sahfl.errors import DataError
 from sahfl.problems import MOST_SHOWN, shown
 
@@ -48,6 +49,10 @@ class Case:
     """The label values that the site names as blood, or names of segments; None if every value above 0 counts."""
     declared: tuple[int, ...] | None = None
     """The label values that the list of cases declares, if it does."""
+    series: SeriesChoice | None = None
+    """Which of several DICOM series the site wants, if it says so."""
+    n_same_id: int = 0
+    """Folders whose files hold the patient id of this one, though each counts as a patient; 0 for a real id."""
 
     def files(self) -> tuple[Path, ...]:
         """All files that the case is read from, the image first, each once.

@@ -73,7 +73,8 @@ def read_new_scan(path: Path) -> NewScan:
             series = dicom.read_series(path) if path.is_dir() else dicom.read_series(path.parent, of=path)
         source = open_file(case) if series is None else series.image
         scan = without_annotation(case, source)
-        found = [*judge_scan(case.id, scan, measure(scan)), *judge_files(case)]
+        read = [finding(rule, text) for rule, text in (() if series is None else series.notes)]
+        found = [*judge_scan(case.id, scan, measure(scan)), *judge_files(case), *read]
     except ScanProblem as problem:
         raise _refusal(path, [finding(problem.rule, str(problem))]) from problem
     if errors := [item for item in found if item.severity == "error"]:

@@ -162,9 +162,6 @@ warning much_blood
 error label_share
     The annotation covers more than 30 % of the head: inverted, or another structure.
     Check which label value is which, and that 0 is background.
-note seg_counted
-    The segmentation has segments that are not blood; they do not count.
-    Name each segment of blood as blood if these are not the right ones.
 error label_place
     Most of the annotation lies on air, fat or bone, or outside the head.
     The annotation belongs to another scan or orientation: pair them again.
@@ -202,6 +199,37 @@ warning patient_alike
 warning repeat_scan
     No file states the patients, and the names of some cases differ only in a last number, letter or date.
     List the patients (`patients.json` of an nnU-Net folder, `patient` in a datalist), or rename to `sub-ID_ses-N`.
+warning one_id
+    Several folders hold the same patient id, such as ANONYMOUS, and each folder counts as a patient.
+    Give each patient an id of its own in the headers; put all scans of one patient under one id.
+# DICOM series that are used
+warning uneven_slices
+    The slices are not evenly spaced; they are resampled to even distances (linear), and the annotation too (nearest).
+    Usable; a reconstruction of one thickness keeps the scanner's own voxels.
+warning derived_series
+    The folder's only series is derived (a reformat, a fusion, a secondary capture).
+    Use the scanner's own axial series where there is one.
+warning not_axial
+    The folder's only series is coronal or sagittal.
+    Use the axial series: the network sees axial slices.
+warning scrambled_uids
+    The slices have a series UID each; their geometry puts them together.
+    Usable; an anonymiser that maps each UID to one new UID keeps the series together.
+note annotation_grid
+    The annotation has the series' own voxels, and its header writes the gantry tilt or slice distance in another way.
+    None needed: programs such as ITK-SNAP and dcm2niix write it so.
+note series_choice
+    The folder holds several series, of which one is used.
+    Name the one to use under `data.series` of the site file if it is not the one that was annotated.
+note seg_counted
+    The segmentation has segments that are not blood; they do not count.
+    Name the segments that are blood under `data.blood` of the site file if these are not the right ones.
+note no_frame
+    The slices have no common frame of reference.
+    None needed for one series; compare the annotation's contour with the image.
+note foreign_files
+    The folder holds files that are no scan; they are left out.
+    None needed.
 # Privacy
 warning file_name
     The name of a file or folder holds what looks like a person's name or a date.
@@ -214,25 +242,34 @@ warning header_text
 DICOM_RULES = (
     ("not_ct", "The folder holds no CT series.", "Put the case's axial CT series there, and nothing else."),
     ("localizer", "The folder holds only a localizer (scout).", "Put the axial series there."),
-    ("multi_frame", "The series is multi-frame (enhanced) CT.", "Export as classic CT, one file per slice."),
-    ("several_series", "The folder holds several CT series.", "Keep the one that was annotated."),
+    ("multi_frame", "A multi-frame CT does not describe its frames.", "Export as classic CT, one file per slice."),
+    ("several_series", "Nothing decides between several CT series.", "Name one under `data.series`, or keep one."),
     ("several_annotations", "The folder holds several annotations.", "Keep one."),
-    ("compressed", "The pixels are compressed in a way that cannot be read here.", "Decompress (dcmdjpeg, gdcmconv)."),
+    (
+        "compressed",
+        "The pixels are compressed in a way that cannot be read here.",
+        "Decompress them: `dcmdjpeg IN OUT`.",
+    ),
     ("not_grey", "The pixels are not plain grey values.", "Export the original series, not a screen capture."),
     ("no_rescale", "Rescale slope or intercept is missing or 0.", "Export the original series with its whole header."),
     ("no_geometry", "Position, orientation or pixel size is missing or wrong.", "Export the original series."),
     ("unknown_thickness", "One slice without a thickness: its volume is unknown.", "Export with SliceThickness."),
     ("mixed_frames", "The slices belong to several frames of reference.", "Export one acquisition."),
+    ("mixed_patients", "The slices hold several patient ids.", "Export each patient into a folder of its own."),
     ("mixed_orientations", "The slices lean differently.", "Export one acquisition; reformats do not belong to it."),
     ("mixed_sizes", "The slices have different numbers or sizes of pixels.", "Export one acquisition."),
     ("duplicate_positions", "Several slices lie at one place.", "Remove the copy, or the second acquisition."),
     ("missing_slices", "Slices are missing between the first and the last.", "Export the series again, whole."),
-    ("uneven_slices", "The slices are not evenly spaced.", "Resample to even spacing (dcm2niix writes _Eq)."),
+    (
+        "shifted_slices",
+        "A slice is shifted in its own plane.",
+        "Export one acquisition; check the order of the slices.",
+    ),
     ("tilt", "The stack is sheared more than a gantry can tilt.", "Check the order and positions of the slices."),
     ("seg_type", "The annotation is not a binary DICOM segmentation.", "Export as binary segmentation, or as NIfTI."),
     ("seg_frame_of_reference", "The segmentation belongs to another acquisition.", "Put the right one there."),
     ("seg_geometry", "The segmentation's frames do not lie on the slices.", "Annotate on this very series."),
-    ("seg_segments", "No segment is named as blood, or one that counts is not.", "Name it, or remove it."),
+    ("seg_segments", "No segment is named as blood.", "Name it, or list it under `data.blood` of the site file."),
 )
 """Why a folder of DICOM files cannot be a case: rule, meaning and remedy; each is an error."""
 

@@ -45,6 +45,9 @@ def judge_site(traces: Sequence[Trace], cases: Sequence[Case]) -> Iterator[tuple
         if first.patient != case.patient:
             text = f"case {case.id}: its patient id is almost that of case {first.id}"
             yield case, finding("patient_alike", text)
+        if case.n_same_id:
+            text = f"case {case.id}: {case.n_same_id} of {len(cases)} folders hold one patient id, each is a patient"
+            yield case, finding("one_id", text)
     groups = repeat_scans(cases)
     for number, group in enumerate(groups, start=1):
         for case in group:

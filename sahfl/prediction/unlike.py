@@ -22,9 +22,6 @@ from sahfl.run.folder import RunFolder
 
 COARSE = 1.5
 """A pixel this many times the network's shows less than the network was made for."""
-LEAST_BONE_SHARE = 0.01
-"""Share of bone in a head's voxels; about 0.1 in a whole head."""
-BONE_HU = 300.0
 LEAST_HEAD_MM, LEAST_HEIGHT_MM = 100.0, 80.0
 """A head is wider than the first; a scan of a whole brain is higher than the second."""
 STEP_MM = 2.0
@@ -93,9 +90,6 @@ def _from_views(new: NewScan, views: ViewsConfig) -> Iterator[Difference]:
     if not head.any():
         yield Difference("no_head", "nothing denser than air")
         return
-    bone = float((coarse[head] > BONE_HU).mean())
-    if bone < LEAST_BONE_SHARE:
-        yield Difference("little_bone", f"bone in {bone:.1%} of the body, a head has about 10 %")
     sizes = [_extent(head, axis) * steps[axis] * mm for axis, mm in enumerate((x, y, z))]
     field = [pixels * views.spacing_mm for pixels in views.size]
     for size, most, name in zip(sizes[:2], field[:2], ("left to right", "front to back"), strict=True):

@@ -63,7 +63,7 @@ def test_a_turned_annotation_that_is_moved_too_is_at_another_place(tmp_path):
     affine = image.affine.copy()
     affine[2, 3] += 5
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), case.label)
-    with pytest.raises(ScanProblem, match="at different places, up to 5.0 mm apart") as caught:
+    with pytest.raises(ScanProblem, match=r"at different places, up to 5\.0 mm apart") as caught:
         read_scan(case)
     assert caught.value.rule == "affine"
 

@@ -153,19 +153,13 @@ SINGLE = {
 """One broken case for each rule of a single case."""
 ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan"}
 PROTOCOL = {"contrast_agent", "sharp_kernel"}
-ELSEWHERE = {
-    *ACROSS,
-    *PROTOCOL,
-    "permission",
-    "too_large",
-    "units",
-    "looks_like_mr",
-    "no_head",
-    "seg_counted",
-    *(rule for rule, *_ in DICOM_RULES),
-}
-"""Across cases: below; protocol: in test_protocol; permission: in tests/faults with a user who may not read; too_large:
-in test_bounded_scans; units: in test_real_nifti; looks_like_mr and no_head: in test_skull; segments: in test_formats;
+READING = {"one_id", "uneven_slices", "derived_series", "not_axial", "scrambled_uids", "regridded", "annotation_grid"}
+READING |= {"series_choice", "seg_counted", "no_frame", "foreign_files"}
+ELSEWHERE = {*ACROSS, *PROTOCOL, *READING, *(rule for rule, *_ in DICOM_RULES)}
+ELSEWHERE |= {"permission", "too_large", "units", "looks_like_mr", "no_head"}
+"""Across cases: below; protocol: in test_protocol; how a series was read: in test_dicom_folders and
+test_dicom_annotations; permission: in tests/faults with a user who may not read; too_large: in test_bounded_scans;
+units: in test_real_nifti; looks_like_mr and no_head: in test_skull; segments: in test_formats;
 those of DICOM: in test_dicom."""
 
 

@@ -76,7 +76,7 @@ def test_a_path_is_recognised_and_a_site_prepares_its_cases_alike(scans, tmp_pat
     described = site.describe(n_folds=3, seed=1)
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert (described.source, described.n_volumes, described.n_positive) == (source, 3, 3)
-    assert described.n_patients == (1 if name == "dicom" else 3)  # the headers all have one patient id
+    assert described.n_patients == 3  # the headers of the series all have one patient id, which is no person's
     assert described.volume_ml == pytest.approx((2 * 4 * 2 * 2 + 4 * 2 * 3) * 0.02, abs=0.05)
     assert [round(item.volume_ml, 3) for item in site.cases()] == [0.32, 0.48, 0.32]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sahfl.data.dicom.header import is_dicom, private, read_elements
-from sahfl.data.dicom.patients import keys_of
+from sahfl.data.dicom.patients import patient_keys
 from sahfl.data.manifest import Case, scan_files
 from sahfl.errors import DataError, ScanProblem, StorageError
 
@@ -59,13 +59,15 @@ def read_disc(folder: Path, site: str, into: Path) -> tuple[Case, ...]:
                 below[parent].add(study)
     if not studies:
         raise DataError(f"disc {folder}: its files name no study; copy the whole disc, not only its {NAME}")
-    cases = []
-    for index, study in enumerate(sorted(studies)):
+    places = []
+    for study in sorted(studies):
         own = Path(os.path.commonpath([path.parent for path in studies[study]]))
         alone = [place for place in _between(own, folder) if len(below[place]) == 1]
-        place = alone[-1] if alone else _sorted(studies[study], study, into)
-        cases.append(Case(f"{site}-{index:04d}", place, place, keys_of(study[0] or study[1])[0]))
-    return tuple(cases)
+        places.append(alone[-1] if alone else _sorted(studies[study], study, into))
+    return tuple(
+        Case(f"{site}-{index:04d}", place, place, key, n_same_id=n)
+        for index, (place, (key, n)) in enumerate(zip(places, patient_keys(places), strict=True))
+    )
 
 
 def _between(place: Path, folder: Path) -> list[Path]:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from sahfl.data.dicom.foreign import known_by_name, list_files
 from sahfl.data.dicom.header import is_dicom, private, read_elements
-from sahfl.data.manifest import Case, scan_files
+from sahfl.data.manifest import Case
 from sahfl.errors import DataError, ScanProblem
 
 _HASH_ROUNDS = 50_000
 """Patient ids are short numbers: a fast hash could be reversed by trying all of them."""
+MOST_OF_A_SITE, FEWEST_FOLDERS = 0.5, 3
+"""An id in more than this share of a site's folders, and in at least as many, is no id of one person."""
+_PLACEHOLDER = re.compile(
+    r"anon\w*|an[o0]nym\w*|de-?ident\w*|pseudonym\w*|removed|deleted|hidden|masked|unknown|unbekannt|none|null|nil"
+    r"|n/?a|no ?(id|name|patient)|not ?available|patient(_?id)?|test|dummy|default|id|pid|subject|[0x#*?.\-_ ]+",
+    re.IGNORECASE,
+)
+"""Ids that anonymisers write for everybody."""
 
 
 def read_patients(folder: Path, site: str) -> tuple[Case, ...]:
     """One case per folder directly below ``folder``, in the order of their names.
 
-    Problems inside a patient's folder are found when the case is read, and become findings of that case.
+    A patient's id makes several folders one patient, unless it stands in more than half of the site's folders or is a
+    word such as ``ANONYMOUS``: then each of these folders is a patient (``Case.n_same_id``). Problems inside a folder
+    are found when the case is read, and become findings of that case.
 
     Raises:
         DataError: the folder cannot be read, or contains DICOM files directly, whose patient is then unknown.
@@ -27,18 +41,29 @@ def read_patients(folder: Path, site: str) -> tuple[Case, ...]:
         raise DataError(f"DICOM folder {folder}: {error.strerror}") from error
     if loose := sum(is_dicom(path) and path.name != "DICOMDIR" for path in entries if path.is_file()):
         raise DataError(f"DICOM folder {folder}: got {loose} DICOM file(s) in it, expected one folder per patient")
-    patients = [path for path in entries if path.is_dir()]
-    return tuple(Case(f"{site}-{i:04d}", path, path, patient_key(path)) for i, path in enumerate(patients))
+    folders = [path for path in entries if path.is_dir()]
+    keys = patient_keys(folders)
+    return tuple(
+        Case(f"{site}-{i:04d}", path, path, key, n_same_id=n)
+        for i, (path, (key, n)) in enumerate(zip(folders, keys, strict=True))
+    )
 
 
-def patient_key(folder: Path) -> str:
-    """Hash of the patient id in a patient's folder (32 hex digits); of the folder's name if no file contains an id.
+def patient_keys(folders: Sequence[Path]) -> list[tuple[str, int]]:
+    """For each patient's folder a key (32 hex digits), and in how many folders its id stands if that is no real id.
 
-    The id is only read and hashed here. The same id gives the same key at every site, so a patient who was scanned
-    twice, or at two sites, is one patient. If an export gives all patients the same id (``ANON``), they count as one
-    patient and never land in different folds: give each patient an id, or list the folders in a datalist.
+    The key is the hash of the patient id, so that a patient who was scanned twice, or at two sites, is one patient; or
+    the hash of the folder's name, if no file has an id or the id is no real one. Ids are only read and hashed here.
     """
-    return _key(_patient_id(folder) or f"folder {folder.name}")
+    ids = [_patient_id(folder) for folder in folders]
+    counts = Counter(ids)
+    found = []
+    for folder, name in zip(folders, ids, strict=True):
+        n = counts[name]
+        everywhere = n >= FEWEST_FOLDERS and n > MOST_OF_A_SITE * len(folders)
+        shared = bool(name) and n > 1 and (everywhere or bool(_PLACEHOLDER.fullmatch(name)))
+        found.append((_key(name if name and not shared else f"folder {folder.name}"), n if shared else 0))
+    return found
 
 
 def keys_of(name: str) -> tuple[str, ...]:
@@ -52,7 +77,7 @@ def _key(name: str) -> str:
 
 def _patient_id(folder: Path) -> str:
     try:
-        paths = scan_files(folder)
+        paths = [path for path in list_files(folder) if not known_by_name(path)]
     except OSError:
         return ""
     for path in filter(is_dicom, paths):

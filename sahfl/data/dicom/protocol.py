@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sahfl.data.dicom.header import is_dicom, private, read_elements
-from sahfl.data.manifest import scan_files
-from sahfl.errors import ScanProblem
+from sahfl.data.dicom.header import private, read_elements
 
 NO_AGENT = frozenset({"", "0", "-", "N", "NA", "NO", "NON", "NONE", "NIL", "NATIV", "NATIVE", "PLAIN", "WO", "WITHOUT"})
 """Entries of ContrastBolusAgent that mean "none": all of its letters and digits, or its first word."""
@@ -21,22 +19,15 @@ SHARP_CODE = re.compile(r"FC(?:3[01]|5\d|8\d)", re.IGNORECASE)
 """Canon (Toshiba): FC30, FC31 and FC80s for bone, FC50s for lung."""
 
 
-def judge_protocol(folder: Path) -> Iterator[tuple[str, str]]:
-    """Rule and text for each problem in a readable series' header; the text never quotes the header."""
-    for path in filter(is_dicom, scan_files(folder)):
-        try:
-            with private():
-                header = read_elements(path, ("Modality", "ImageType", "ContrastBolusAgent", "ConvolutionKernel"))
-                if header.get("Modality") != "CT" or "LOCALIZER" in (header.get("ImageType") or ()):
-                    continue
-                agent, kernel = (_first(header.get(name)) for name in ("ContrastBolusAgent", "ConvolutionKernel"))
-        except ScanProblem:
-            continue  # the series itself was read; this is another file
-        if names_agent(agent):
-            yield "contrast_agent", "the header names a contrast agent"
-        if is_sharp(kernel):
-            yield "sharp_kernel", "the header names a kernel for bone or lung"
-        return
+def judge_protocol(path: Path) -> Iterator[tuple[str, str]]:
+    """Rule and text for each problem in the header of a series' slice; the text never quotes the header."""
+    with private():
+        header = read_elements(path, ("ContrastBolusAgent", "ConvolutionKernel"))
+        agent, kernel = (_first(header.get(name)) for name in ("ContrastBolusAgent", "ConvolutionKernel"))
+    if names_agent(agent):
+        yield "contrast_agent", "the header names a contrast agent"
+    if is_sharp(kernel):
+        yield "sharp_kernel", "the header names a kernel for bone or lung"
 
 
 def names_agent(text: str) -> bool:

@@ -30,7 +30,7 @@ OFF_SLICE = 0.25
 """Largest distance of a contour from the middle of its slice, in slices; programs round to 0.01 mm and more."""
 MOST_POINTS = 1 << 22
 """Points of all contours of a file; the contours of a head have some ten thousands."""
-_ELEMENTS = (
+CONTOUR_ELEMENTS = (
     *("SOPClassUID", "StructureSetROISequence", "ROIContourSequence", "FrameOfReferenceUID"),
     "ReferencedFrameOfReferenceSequence",
 )
@@ -68,7 +68,7 @@ def read_structures(
         ScanProblem: they belong to another series, none is named as blood, or a contour lies on no slice.
     """
     with private():
-        dataset = read_elements(path, _ELEMENTS)
+        dataset = read_elements(path, CONTOUR_ELEMENTS)
         _check_frame(dataset, series)
         structures = {int(item.ROINumber): str(item.get("ROIName", "")) for item in dataset.StructureSetROISequence}
         drawn = [item for item in dataset.get("ROIContourSequence") or () if item.get("ContourSequence")]

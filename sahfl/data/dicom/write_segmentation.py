@@ -64,7 +64,8 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
     from highdicom import seg
 
     with private():
-        sources = [read_whole(file) for file in series.files]
+        sources = [read_whole(file) for file in dict.fromkeys(series.files)]
+        planes = _in_order(label, series, int(sources[0].get("NumberOfFrames") or 1))
         notes = complete(sources, spacing_mm=float(np.linalg.norm(series.image.affine[:3, 2])))
     stream = io.BytesIO()
     try:
@@ -72,7 +73,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
             warnings.simplefilter("ignore")  # pydicom's warnings quote header values
             made = seg.Segmentation(
                 source_images=sources,
-                pixel_array=np.ascontiguousarray(label.transpose(2, 1, 0)).astype(np.uint8),
+                pixel_array=planes,
                 segmentation_type=seg.SegmentationTypeValues.BINARY,
                 segment_descriptions=[_describe(algorithm)],
                 series_instance_uid=generate_uid(),
@@ -108,3 +109,13 @@ def _describe(algorithm: str) -> Any:
             name=algorithm[:64], version=__version__, family=codes.DCM.ArtificialIntelligence
         ),
     )
+
+
+def _in_order(label: NDArray[np.bool_], series: Series, n_frames: int) -> NDArray[np.uint8]:
+    """The mask as (slices, rows, columns); of an enhanced CT in the order of its frames."""
+    slices = np.ascontiguousarray(series.on_slices(label).transpose(2, 1, 0)).astype(np.uint8)
+    if max(series.frames) < 0:
+        return slices
+    frames = np.zeros((n_frames, *slices.shape[1:]), np.uint8)
+    frames[list(series.frames)] = slices
+    return frames

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sahfl.data.manifest import Case, scan_files
+from sahfl.data.series_choice import SeriesChoice
 from sahfl.data.sources.recognised import read_cases, recognise
 from sahfl.data.sources.scans import BloodLabels, SiteScans, StudyScans
 from sahfl.errors import DataError
@@ -24,13 +26,18 @@ class SiteScansFolder(SiteScans):
     path: PathInFile
     """A folder or file with scans, recognised by what is there: a folder of DICOM series (one folder per patient), an
     nnU-Net raw folder, a folder of images and masks, a disc, a datalist (JSON), a table (CSV) or a zip."""
+    series: SeriesChoice | None = None
+    """Which series to use where a patient's DICOM folder holds several; null: the one that the annotation fits, else by
+    the rule of docs/data.md."""
     blood: BloodLabels = None
-    """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
+    """Labels that are blood, by name or value, if the annotations have others too; all labels without it, and of
+    segments those whose names mean blood."""
 
     def list_cases(self, site: str, folder: Path, on_case: Callable[[int, int], None]) -> tuple[Case, ...]:
         """The cases at the path."""
         with about_setting("data", "path"):
-            return read_cases(self.path, site, folder, self.blood)
+            cases = read_cases(self.path, site, folder, self.blood)
+            return tuple(replace(case, series=self.series) for case in cases)
 
     def glance(self, site: str, folder: Path) -> tuple[Case, ...]:
         """The cases; for a DICOM export only its folders, because patient ids are inside its files."""
@@ -51,6 +58,8 @@ class StudyScansFolders(StudyScans):
     """Which kind of data section this is."""
     sites: Annotated[dict[Name, PathInFile], Field(min_length=1)]
     """Per site a folder or file with scans, recognised by what is there; see ``path`` of a site file."""
+    series: SeriesChoice | None = None
+    """Which series to use where a patient's DICOM folder holds several, at every site."""
     blood: BloodLabels = None
     """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
 
@@ -77,9 +86,9 @@ class StudyScansFolders(StudyScans):
             failed = DataError("\n".join(problems.values()))
             failed.settings = problems
             raise failed
-        return {site: SiteScansFolder(path=self.sites[site], blood=self.blood) for site in sites}
+        return {site: SiteScansFolder(path=self.sites[site], series=self.series, blood=self.blood) for site in sites}
 
     def identity(self) -> dict[str, Any]:
-        """The names of the sites without their paths."""
-        chosen = {} if self.blood is None else {"blood": list(self.blood)}
-        return {"source": self.source, "sites": sorted(self.sites), **chosen}
+        """The names of the sites without their paths, and what selects series and labels, if the study says it."""
+        given = self.model_dump(mode="json", include={"series", "blood"}, exclude_defaults=True)
+        return {"source": self.source, "sites": sorted(self.sites), **given}
