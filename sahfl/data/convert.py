@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from sahfl.atomic import write_atomic
 from sahfl.data import dicom
 from sahfl.data.ct import Scan, read_image, read_scan
-from sahfl.data.formats.volume import ENDINGS, kind_of
+from sahfl.data.formats.names import ENDINGS
+from sahfl.data.formats.volume import kind_of
 from sahfl.data.manifest import Case
 from sahfl.data.sources.recognised import read_cases
 from sahfl.errors import DataError, ScanProblem

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sahfl.data.formats.volume import files_of, stem
+from sahfl.data.formats.names import stem
 from sahfl.data.json_lists import place_in_json, read_json
 from sahfl.data.labels import choose_blood
 from sahfl.data.series_choice import SeriesChoice
@@ -60,6 +60,8 @@ class Case:
         Raises:
             OSError: a folder cannot be read.
         """
+        from sahfl.data.formats.volume import files_of  # not needed where a site only waits
+
         both = (scan_files(path) if path.is_dir() else files_of(path) for path in (self.image, self.label))
         return tuple(dict.fromkeys(path for paths in both for path in paths))
 

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 
 from harness.dicom_files import write_segmentation, write_series
+from sahfl.data.phantom import LABELS
 
 
 def as_nnunet(scans, folder):
@@ -15,7 +16,7 @@ def as_nnunet(scans, folder):
         (folder / f"{part}Tr").mkdir(parents=True)
         for path in sorted((scans / part).iterdir()):
             shutil.copy(path, folder / f"{part}Tr" / f"{path.name.removesuffix('.nii.gz')}{tail}")
-    settings = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "blood": 1}, "file_ending": ".nii.gz"}
+    settings = {"channel_names": {"0": "CT"}, "labels": {"background": 0, **LABELS}, "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(
         json.dumps(settings | {"numTraining": len(list((scans / "images").iterdir()))})
     )

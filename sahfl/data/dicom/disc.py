@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from sahfl.atomic import make_folder
 from sahfl.data.dicom.header import is_dicom, private, read_elements
 from sahfl.data.dicom.patients import patient_keys
 from sahfl.data.manifest import Case, scan_files
@@ -91,7 +92,7 @@ def _sorted(paths: Sequence[Path], study: Study, into: Path) -> Path:
     target = into / SORTED / hashlib.sha256("\0".join(study).encode("utf-8", "replace")).hexdigest()[:16]
     shutil.rmtree(target, ignore_errors=True)
     try:
-        target.mkdir(parents=True)
+        make_folder(target, new=True)
         for index, path in enumerate(paths):
             try:
                 (target / f"{index:05d}.dcm").hardlink_to(path)

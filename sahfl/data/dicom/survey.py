@@ -19,7 +19,8 @@ from sahfl.data.dicom.foreign import (
     named_alike,
 )
 from sahfl.data.dicom.header import begins_as_dicom, code, private, read_elements
-from sahfl.data.formats.volume import ENDINGS, kind_of
+from sahfl.data.formats.names import ENDINGS
+from sahfl.data.formats.volume import kind_of
 from sahfl.data.series_choice import as_text
 from sahfl.errors import ScanProblem
 from sahfl.regular_files import SCAN_BYTES, open_regular

@@ -11,16 +11,13 @@ import nibabel
 from nibabel.spatialimages import HeaderDataError
 
 from sahfl.data.formats import metaimage, nrrd_file
+from sahfl.data.formats.names import DETACHED
 from sahfl.data.nifti import GZIP_MAGIC, load_nifti, reading
 from sahfl.errors import ScanProblem
 from sahfl.regular_files import SCAN_BYTES, open_regular
 
 Kind = Literal["nifti", "nrrd", "metaimage"]
 NAMES: dict[Kind, str] = {"nifti": "NIfTI", "nrrd": "NRRD", "metaimage": "MetaImage"}
-ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-"""Endings of volumes, for lists of files; what a file is shows its content."""
-DETACHED = (".nhdr", ".mhd")
-"""Endings of headers whose voxels lie in another file."""
 _NIFTI = tuple(n.to_bytes(4, order) for n in (348, 540) for order in ("little", "big"))
 
 
@@ -55,13 +52,6 @@ def open_volume(path: Path, blood: Sequence[str | int] = ()) -> nibabel.Nifti1Im
         except (ValueError, OverflowError, TypeError, HeaderDataError) as error:
             text = str(error) if type(error) is ValueError else "a field of its header has an impossible value"
             raise ScanProblem("unreadable", f"a file is no {NAMES[kind]} that can be read: {text}") from error
-
-
-def stem(path: Path) -> str:
-    """A file's name without the ending of a volume."""
-    name = path.name
-    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
-    return name[: len(name) - len(ending)]
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from sahfl.data.formats.volume import stem
+from sahfl.data.formats.names import stem
 from sahfl.data.manifest import MOST_NAMED, Case, is_text, patient_of
 from sahfl.errors import DataError
 from sahfl.problems import shown

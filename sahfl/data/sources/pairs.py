@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sahfl.data.formats.volume import ENDINGS, stem
+from sahfl.data.formats.names import ENDINGS, stem
 from sahfl.data.manifest import Case, patient_of, scan_files
 from sahfl.errors import DataError
 

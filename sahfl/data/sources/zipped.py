@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from sahfl.atomic import OWNER_ONLY_FOLDER
+from sahfl.atomic import make_folder
 from sahfl.errors import DataError, StorageError
 from sahfl.regular_files import SCAN_BYTES, open_regular, open_to_append
 
@@ -107,7 +107,7 @@ def _key(entries: Sequence[zipfile.ZipInfo]) -> str:
 
 
 def _require_room(path: Path, into: Path, n_bytes: int) -> None:
-    os.makedirs(into, mode=OWNER_ONLY_FOLDER, exist_ok=True)
+    make_folder(into)
     free = shutil.disk_usage(into).free
     if n_bytes > free * 0.9:
         text = f"unpacks to {n_bytes / 1e9:.2f} GB, and {into} has {free / 1e9:.2f} GB left"
@@ -121,14 +121,14 @@ def _write(path: Path, archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipIn
     try:
         for number, entry in enumerate(entries, 1):
             place = part / PurePosixPath(entry.filename)
-            os.makedirs(place.parent, mode=OWNER_ONLY_FOLDER, exist_ok=True)
+            make_folder(place.parent)
             with open_to_append(place) as stream, archive.open(entry) as source:  # a new file: no name is there twice
                 left = entry.file_size
                 while block := source.read(min(_PART_BYTES, left + 1)):
                     if (left := left - len(block)) < 0:
                         raise DataError(f"{path}: file {number} of {len(entries)} in it has more bytes than it claims")
                     stream.write(block)
-        os.makedirs(part, mode=OWNER_ONLY_FOLDER, exist_ok=True)
+        make_folder(part)
         part.replace(target)  # whole or not at all
     except OSError as error:
         raise StorageError(f"{part}: cannot be written ({error.strerror}); make room, then go on") from error
