@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -31,7 +31,8 @@ def load_certificate(path: Path) -> x509.Certificate:
     content = read_file(path)
     try:
         certificate = x509.load_pem_x509_certificate(content)
-    except ValueError as error:
+        certificate.public_key()  # read only when it is asked for; a damaged one raises here
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise TrustError(f"{path}: is damaged, expected a certificate in PEM; put the kit's file back") from error
     _require_only(path, content, pem(certificate), what="certificate")
     return certificate

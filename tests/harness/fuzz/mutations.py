@@ -82,6 +82,8 @@ def changed_values(value: Any, rng: Random) -> Any:
     """A copy of JSON values with one to three parts replaced, removed, renamed, doubled or moved."""
     top = [value]
     for _ in range(rng.choice((1, 1, 2, 3))):
+        if not top:  # an earlier change took the whole value
+            break
         holder, key = rng.choice(
             [place for place in _places(top) if place[0] is not top or rng.random() < 0.05] or [(top, 0)]
         )
