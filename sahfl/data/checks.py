@@ -208,9 +208,10 @@ def voxel_hash(image: NDArray[np.float32]) -> str:
 def _content(case: Case) -> str:
     """Same as ``_digest``, but unpacks a .gz to its end, because nibabel does not compare its checksum."""
     try:
-        for path in _parts(case)[1]:
+        hashes, files = _parts(case)
+        for path in files:
             check_unpacked(path)
-        return _hashed(case)
+        return _hash_of(hashes, files)
     except ScanProblem as problem:
         raise ScanProblem(problem.rule, f"case {case.id}: {problem}") from problem
     except (OSError, EOFError, zlib.error) as error:
@@ -220,14 +221,13 @@ def _content(case: Case) -> str:
 def _digest(case: Case) -> str:
     """SHA-256 over all that a case is read from; empty if a file cannot be read."""
     try:
-        return _hashed(case)
+        return _hash_of(*_parts(case))
     except (OSError, ScanProblem):
         return ""
 
 
-def _hashed(case: Case) -> str:
+def _hash_of(hashes: Iterable[bytes], files: Iterable[Path]) -> str:
     sha = hashlib.sha256()
-    hashes, files = _parts(case)
     for part in hashes:
         sha.update(part)
     for path in files:
