@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from sahfl.data import dicom
+from sahfl.data.dicom.choice import Notes
 from sahfl.data.formats.volume import open_volume
 from sahfl.data.formats.voxels import as_image
 from sahfl.data.labels import LabelClasses
@@ -25,10 +26,6 @@ from sahfl.errors import ScanProblem
 AIR_HU = -1000.0
 HEAD_HU = -300.0
 """Voxels above this value belong to the head or the headrest, not to the surrounding air."""
-
-
-Notes = tuple[tuple[str, str], ...]
-"""Rules and texts of how files were read."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from sahfl.data.sources.csv_list import delimiter_of
 from sahfl.errors import ConfigError
 from sahfl.regular_files import DATALIST_BYTES, read_text
 
@@ -45,8 +46,7 @@ def read_orders(path: Path) -> tuple[Order, ...]:
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "is no text in UTF-8"
         raise ConfigError(f"{path}: {what}") from error
-    first = text.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter_of(text))
     names = set(rows.fieldnames or ())
     if "pseudonym" not in names or not names & {"study", "accession"}:
         raise ConfigError(f"{path}: expected a table with the columns {COLUMNS}")

@@ -15,14 +15,14 @@ from typing import Any
 
 from sahfl.data import dicom
 from sahfl.data.dicom.header import private, read_elements
+from sahfl.data.formats.names import ENDINGS, stem
 from sahfl.data.json_lists import read_json
 from sahfl.data.manifest import is_text, scan_files
+from sahfl.data.sources.csv_list import delimiter_of
 from sahfl.errors import DataError, ScanProblem
 from sahfl.regular_files import DATALIST_BYTES, read_text
 
 MOST_SCANS = 100_000
-VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
-"""Endings of files that hold a whole volume."""
 SPLITS = ("training", "validation", "test", "testing")
 """Lists of scans in a MONAI datalist."""
 IMAGE = ("image", "scan", "path")
@@ -94,7 +94,7 @@ def _of_folder(folder: Path) -> list[Path]:
 
 
 def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith(VOLUMES)
+    return path.name.lower().endswith(ENDINGS)
 
 
 def _are_many(folder: Path, inside: list[Path]) -> bool:
@@ -166,10 +166,10 @@ def _of_table(path: Path) -> Iterator[tuple[str, Path]]:
         raise DataError(f"{path}: line {line} is not UTF-8; save the table as CSV UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-    first = text.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first.count), strict=True)
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter_of(text), strict=True)
     column = next((name for name in IMAGE if name in (rows.fieldnames or ())), None)
     if column is None:
+        first = text.partition("\n")[0]
         raise DataError(
             f"{path}: got the columns {first[:80]!r}, expected one named {', '.join(IMAGE[:-1])} or {IMAGE[-1]}"
         )
@@ -189,7 +189,7 @@ def _named(pairs: list[tuple[str, Path]]) -> tuple[Wish, ...]:
         raise DataError(
             f"{len(twice)} scan(s) are listed more than once, for example {sorted(twice)[0]}; remove a line"
         )
-    names = [_clean(given or _stem(path)) for given, path in pairs]
+    names = [_clean(given or stem(path)) for given, path in pairs]
     names = _apart(names, [_clean(f"{path.parent.name}_{name}") for name, (_, path) in zip(names, pairs, strict=True)])
     digests = [hashlib.sha256(str(path).encode()).hexdigest()[:8] for _, path in pairs]
     names = _apart(names, [f"{name}-{digest}" for name, digest in zip(names, digests, strict=True)])
@@ -208,11 +208,6 @@ def _apart(names: list[str], longer: list[str]) -> list[str]:
     """The names, with a longer one for each that occurs twice; some file systems do not know small letters."""
     n_of = Counter(name.lower() for name in names)
     return [long if n_of[name.lower()] > 1 else name for name, long in zip(names, longer, strict=True)]
-
-
-def _stem(path: Path) -> str:
-    ending = next((end for end in sorted(VOLUMES, key=len, reverse=True) if path.name.lower().endswith(end)), "")
-    return path.name[: len(path.name) - len(ending)]
 
 
 def _clean(name: str) -> str:

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from harness.dicom_files import uid, write_segmentation, write_series
+from harness.dicom_files import write_segmentation, write_segments, write_series
 from harness.one_case import check_case
 from pydicom.sr.codedict import codes
 from scipy import ndimage
@@ -299,35 +299,12 @@ def test_uneven_slices_are_resampled_and_missing_ones_refused(tmp_path, z, expec
 # --- segments -------------------------------------------------------------------------------------------------------
 
 
-def described(number, label, kind):
-    return highdicom.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=label,
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=kind,
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.MANUAL,
-    )
-
-
 def segmented(folder, names, kinds=None):
     """A series with a segmentation whose first segment is the lesion, and whose second lies beside it."""
     case = a_case(folder, tilted(0))
-    kinds = kinds or [codes.SCT.Lesion] * 2
-    masks = np.stack([lesion(), np.roll(lesion(), 12, axis=0)], -1).transpose(2, 1, 0, 3).astype(np.uint8)
-    highdicom.seg.Segmentation(
-        source_images=[pydicom.dcmread(path) for path in sorted(folder.glob("ct-*"))],
-        pixel_array=masks,
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[described(i + 1, *pair) for i, pair in enumerate(zip(names, kinds, strict=True))],
-        series_instance_uid=uid("seg series"),
-        series_number=2,
-        sop_instance_uid=uid("seg"),
-        instance_number=1,
-        manufacturer="sahfl tests",
-        manufacturer_model_name="none",
-        software_versions="0",
-        device_serial_number="0",
-    ).save_as(folder / "seg.dcm")
+    masks = np.stack([lesion(), np.roll(lesion(), 12, axis=0)], -1)
+    named = list(zip(names, kinds or [codes.SCT.Lesion] * 2, strict=True))
+    write_segments(folder / "seg.dcm", sorted(folder.glob("ct-*")), masks, named)
     return case
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 CANARIES = ("Muster", "Hans", "19470312", "4711-0815", "Bahnhofstrasse", "Dr-Who")
@@ -71,18 +72,16 @@ def write_series(
 
 def write_segmentation(path: Path, slices: list[Path], label: np.ndarray, name: str = "Hemorrhage") -> Path:
     """Write a label (columns, rows, slices) as a binary SEG of the slices, as highdicom does it."""
-    described = highdicom.seg.SegmentDescription(
-        segment_number=1,
-        segment_label=name,
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=codes.SCT.Lesion,
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.MANUAL,
-    )
+    return write_segments(path, slices, label[..., None], [(name, codes.SCT.Lesion)])
+
+
+def write_segments(path: Path, slices: list[Path], labels: np.ndarray, kinds: list[tuple[str, Code]]) -> Path:
+    """Write labels (columns, rows, slices, segments) as one binary SEG; ``kinds`` has name and type of each segment."""
     segmentation = highdicom.seg.Segmentation(
         source_images=[pydicom.dcmread(item) for item in slices],
-        pixel_array=np.moveaxis(label, 2, 0).transpose(0, 2, 1).astype(np.uint8),
+        pixel_array=labels.transpose(2, 1, 0, 3).astype(np.uint8),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[described],
+        segment_descriptions=[_described(number, *kind) for number, kind in enumerate(kinds, 1)],
         series_instance_uid=uid("seg series"),
         series_number=2,
         sop_instance_uid=uid("seg"),
@@ -95,3 +94,13 @@ def write_segmentation(path: Path, slices: list[Path], label: np.ndarray, name: 
     )
     segmentation.save_as(path)
     return path
+
+
+def _described(number: int, name: str, kind: Code) -> highdicom.seg.SegmentDescription:
+    return highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name,
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=kind,
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.MANUAL,
+    )

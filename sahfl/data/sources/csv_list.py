@@ -88,8 +88,7 @@ def _read(path: Path) -> tuple[dict[str, int], list[tuple[int, list[str]]]]:
     """Place of each known column, and the rows that are not empty, each with its line."""
     content = read_bytes(path, most=DATALIST_BYTES)
     text = _decoded(content, path)
-    first = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
     try:
         rows = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
     except csv.Error as error:
@@ -99,6 +98,11 @@ def _read(path: Path) -> tuple[dict[str, int], list[tuple[int, list[str]]]]:
     if twice := [meaning for meaning, places in columns.items() if len(places) > 1]:
         raise DataError(f"{path}: its first row has several columns for {', '.join(twice)}, expected one of each")
     return {meaning: places[0] for meaning, places in columns.items() if places}, rows[1:]
+
+
+def delimiter_of(text: str) -> str:
+    """What separates the fields of a table: of the known delimiters, the one that its first line has most often."""
+    return max(DELIMITERS, key=text.partition("\n")[0].count)
 
 
 def _decoded(content: bytes, path: Path) -> str:
