@@ -63,6 +63,7 @@ ORDER = [
     "errors",
     "environment",
     "regular_files",
+    "csv_table",
     "seeds",
     "atomic",
     "process",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from sahfl.data.sources.csv_list import delimiter_of
+from sahfl.csv_table import Row, read_table
 from sahfl.errors import ConfigError
-from sahfl.regular_files import DATALIST_BYTES, read_text
 
 PSEUDONYM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """Names folders, and becomes the patient's id."""
@@ -35,24 +32,17 @@ class Order:
 
 
 def read_orders(path: Path) -> tuple[Order, ...]:
-    """The studies of a CSV file.
+    """The studies of a CSV file (``csv_table``).
 
     Raises:
-        ConfigError: it cannot be read, or lines have problems; the message lists their numbers, and quotes no
-            identifier.
+        DataError: it cannot be read.
+        ConfigError: lines have problems; the message lists their numbers, and quotes no identifier.
     """
-    try:
-        text = read_text(path, most=DATALIST_BYTES).removeprefix("\ufeff")
-    except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else "is no text in UTF-8"
-        raise ConfigError(f"{path}: {what}") from error
-    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter_of(text))
-    names = set(rows.fieldnames or ())
+    table = read_table(path)
+    names = set(table.columns)
     if "pseudonym" not in names or not names & {"study", "accession"}:
         raise ConfigError(f"{path}: expected a table with the columns {COLUMNS}")
-    numbered = [
-        (rows.line_num, _order({key: (value or "").strip() for key, value in row.items() if key})) for row in rows
-    ]
+    numbered = [(row.line, _order(row)) for row in table.rows]
     problems = [f"line {number}: {found}" for number, found in numbered if isinstance(found, str)]
     orders = [found for _, found in numbered if isinstance(found, Order)]
     # Without regard to case, because some file systems have none.
@@ -66,10 +56,10 @@ def read_orders(path: Path) -> tuple[Order, ...]:
     return tuple(orders)
 
 
-def _order(row: dict[str, str]) -> Order | str:
+def _order(row: Row) -> Order | str:
     """A line's study, or what is wrong with it."""
-    study, accession, pseudonym = (row.get(name, "") for name in ("study", "accession", "pseudonym"))
-    patient = row.get("patient", "") or pseudonym
+    study, accession, pseudonym = (row.fields.get(name, "") for name in ("study", "accession", "pseudonym"))
+    patient = row.fields.get("patient", "") or pseudonym
     if not PSEUDONYM.fullmatch(pseudonym) or not PSEUDONYM.fullmatch(patient):
         return "pseudonym and patient must be 1 to 64 letters, digits, _ and -, and begin with a letter or digit"
     if bool(study) == bool(accession):

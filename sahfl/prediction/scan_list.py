@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import re
 from collections import Counter
@@ -13,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sahfl import csv_table
 from sahfl.data import dicom
 from sahfl.data.dicom.header import private, read_elements
 from sahfl.data.formats.names import ENDINGS, stem
 from sahfl.data.json_lists import read_json
 from sahfl.data.manifest import is_text, scan_files
-from sahfl.data.sources.csv_list import delimiter_of
 from sahfl.errors import DataError, ScanProblem
-from sahfl.regular_files import DATALIST_BYTES, read_text
 
 MOST_SCANS = 100_000
 SPLITS = ("training", "validation", "test", "testing")
@@ -63,7 +60,7 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
     kind = path.suffix.lower()
     if path.is_file() and kind == ".json":
         found: Iterable[tuple[str, Path]] = _of_datalist(path)
-    elif path.is_file() and kind in (".csv", ".tsv"):
+    elif path.is_file() and kind in csv_table.ENDINGS:
         found = _of_table(path)
     elif path.is_dir():
         inside = _of_folder(path)
@@ -159,27 +156,16 @@ def _image_of(entry: Any, where: str) -> str:
 
 
 def _of_table(path: Path) -> Iterator[tuple[str, Path]]:
-    try:
-        text = read_text(path, most=DATALIST_BYTES).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}: line {line} is not UTF-8; save the table as CSV UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter_of(text), strict=True)
-    column = next((name for name in IMAGE if name in (rows.fieldnames or ())), None)
+    table = csv_table.read_table(path)
+    column = next((name for name in IMAGE if name in table.columns), None)
     if column is None:
-        first = text.partition("\n")[0]
-        raise DataError(
-            f"{path}: got the columns {first[:80]!r}, expected one named {', '.join(IMAGE[:-1])} or {IMAGE[-1]}"
-        )
-    try:
-        for row in rows:
-            if not is_text(row[column]):
-                raise DataError(f"{path}: line {rows.line_num} has no text under {column}, expected the path of a scan")
-            yield str(row.get("case") or ""), path.parent / row[column].strip()
-    except csv.Error as error:
-        raise DataError(f"{path}: line {rows.line_num} is no CSV ({error})") from error
+        expected = f"one named {', '.join(IMAGE[:-1])} or {IMAGE[-1]}"
+        raise DataError(f"{path}: got the columns {', '.join(table.columns)[:80]!r}, expected {expected}")
+    for row in table.rows:
+        image = row.fields.get(column, "")
+        if not is_text(image):
+            raise DataError(f"{path}: line {row.line} has no text under {column}, expected the path of a scan")
+        yield row.fields.get("case", ""), path.parent / image
 
 
 def _named(pairs: list[tuple[str, Path]]) -> tuple[Wish, ...]:
@@ -197,7 +183,7 @@ def _named(pairs: list[tuple[str, Path]]) -> tuple[Wish, ...]:
 
 
 def _problem(path: Path) -> str:
-    if not path.is_dir() or _study_of(path) or (n := len(_volumes(path))) < 2:
+    if not os.path.isdir(path) or _study_of(path) or (n := len(_volumes(path))) < 2:
         return ""
     return (
         f"got a folder of {n} volumes without DICOM, expected one scan; predict this folder, or list the scans in a CSV"

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from harness.dicom_files import slice_dataset, uid
 from harness.finished_run import phantom_hu
 
-from sahfl.errors import ConfigError, PacsError
+from sahfl.errors import ConfigError, DataError, PacsError
 from sahfl.pacs import archive as archives
 from sahfl.pacs.archive import Archive
 from sahfl.pacs.login import VARIABLE, Login, check_address, read_login
@@ -86,6 +86,15 @@ def test_a_list_names_studies_by_uid_or_accession_number(tmp_path):
     found = orders(tmp_path, "\ufeffpseudonym;study;accession;patient\nA1;1.2.3;;\nA2;;ACC 7;A1\n")
     assert found == (Order("A1", "A1", "1.2.3"), Order("A2", "A1", "", "ACC 7"))
     assert "1.2.3" not in repr(found)
+
+
+def test_a_list_is_read_as_spreadsheets_write_it(tmp_path):
+    text = "Pseudonym;Study;ward\r\nA1;1.2.3;Säle\r\n;;\r\n"
+    for encoding in ("utf-8", "utf-16", "cp1252"):
+        (tmp_path / "studies.csv").write_bytes(text.encode(encoding))
+        assert read_orders(tmp_path / "studies.csv") == (Order("A1", "A1", "1.2.3"),)
+    with pytest.raises(DataError, match="line 2: is no row of a table"):
+        orders(tmp_path, 'pseudonym,study\n"' + "1" * 200_000)
 
 
 LISTS = {

@@ -120,7 +120,8 @@ WRONG = {
     "empty-cell": ("list.csv", "image,x\na.nii,1\n,2\n", "line 3 has no text under image"),
     "twice": ("list.csv", "image\na.nii\na.nii\n", "listed more than once"),
     "no-rows": ("list.csv", "image\n", "got 0 scans"),
-    "latin-1": ("list.csv", "image\na.nii\nMüller.nii\n".encode("latin-1"), "line 3 is not UTF-8"),
+    "binary": ("list.csv", b"\xff\xfe\xff", "is no text in UTF-8, UTF-16 or Windows-1252"),
+    "endless-field": ("list.csv", 'image\n"' + "a" * 200_000, "line 2: is no row of a table"),
     "no-lists": ("list.json", "{}", "got no lists of scans"),
     "no-image": ("list.json", '{"test": [{"label": "a"}]}', "case 0: got no text under image"),
     "no-json": ("list.json", "image", "is not JSON"),
@@ -132,6 +133,11 @@ def test_a_faulty_list_is_one_error_that_names_the_place(tmp_path, name, content
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message):
         list_scans(tmp_path / name)
+
+
+def test_a_name_that_no_disk_takes_is_a_scan_that_cannot_be_read(tmp_path):
+    (tmp_path / "list.csv").write_text(f"image\n{'a' * 300}.nii\nb.nii\n")
+    assert names(tmp_path / "list.csv") == ["a" * 100, "b"]
 
 
 def test_each_needs_a_folder_or_a_list(tmp_path):

@@ -3,23 +3,20 @@
     image,mask,patient,fold
     a.nii.gz,a_mask.nii.gz,P7,0
 
-The first row names the columns, in any order and among others. Fields are separated by commas, semicolons or tabs; the
-text is UTF-8, UTF-16 with its mark, or else Windows-1252. Paths are relative to the table's folder and stay in it.
+``csv_table`` reads it. Paths are relative to the table's folder and stay in it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from sahfl.csv_table import Row, read_table
 from sahfl.data.formats.names import stem
 from sahfl.data.manifest import MOST_NAMED, Case, is_text, patient_of
 from sahfl.errors import DataError
 from sahfl.problems import shown
-from sahfl.regular_files import DATALIST_BYTES, read_bytes
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "images", "img", "scan", "ct", "image_path", "image_file"),
@@ -28,8 +25,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "fold": ("fold",),
 }
 """By the meaning of a column, the names that it can have, in lower case."""
-DELIMITERS = ",;\t"
-ENDINGS = (".csv", ".tsv")
 
 
 def lists_files(path: Path) -> bool:
@@ -39,11 +34,11 @@ def lists_files(path: Path) -> bool:
     """
     try:
         columns, rows = _read(path)
-    except (OSError, DataError):
+    except DataError:
         return False
-    places = [columns[name] for name in ("image", "label") if name in columns]
-    texts = [[row[at].strip() for at in places if at < len(row)] for _, row in rows[:MOST_NAMED]]
-    return len(places) == 2 and any(len(two) == 2 and all(map(_is_there(path.parent), two)) for two in texts)
+    names = [columns[meaning] for meaning in ("image", "label") if meaning in columns]
+    texts = [[row.fields.get(name, "") for name in names] for row in rows[:MOST_NAMED]]
+    return len(names) == 2 and any(all(map(_is_there(path.parent), two)) for two in texts)
 
 
 def _is_there(folder: Path) -> Callable[[str], bool]:
@@ -60,22 +55,18 @@ def read_csv(path: Path, site: str) -> tuple[Case, ...]:
             ``MOST_NAMED`` of them by their line.
     """
     where = f"site {site}: {path}"
-    try:
-        columns, rows = _read(path)
-    except OSError as error:
-        raise DataError(f"{where}: {error.strerror}") from error
+    columns, rows = _read(path)
     if missing := [name for name in ("image", "label") if name not in columns]:
         expected = " and ".join(f"{name!r} (or {', '.join(COLUMNS[name][1:4])})" for name in missing)
         raise DataError(f"{where}: its first row has no column {expected}; name the columns in the first row")
     cases: list[Case] = []
     problems = []
-    for line, row in rows:
+    for row in rows:
         try:
-            cases.append(
-                _case(path, {name: row[at].strip() for name, at in columns.items()}, f"{site}-{len(cases):04d}")
-            )
-        except (ValueError, IndexError) as error:
-            problems.append(f"  line {line}: {error if type(error) is ValueError else 'has too few fields'}")
+            fields = {meaning: row.fields[name] for meaning, name in columns.items()}
+            cases.append(_case(path, fields, f"{site}-{len(cases):04d}"))
+        except (ValueError, KeyError) as error:
+            problems.append(f"  line {row.line}: {error if type(error) is ValueError else 'has too few fields'}")
     if problems:
         more = ["  ..."] if len(problems) > MOST_NAMED else []
         raise DataError("\n".join([f"{where}: {len(problems)} problem(s)", *problems[:MOST_NAMED], *more]))
@@ -84,35 +75,13 @@ def read_csv(path: Path, site: str) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _read(path: Path) -> tuple[dict[str, int], list[tuple[int, list[str]]]]:
-    """Place of each known column, and the rows that are not empty, each with its line."""
-    content = read_bytes(path, most=DATALIST_BYTES)
-    text = _decoded(content, path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
-    try:
-        rows = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: is no row of a table ({error})") from error
-    names = [name.strip().lower().replace(" ", "_") for name in rows[0][1]] if rows else []
-    columns = {meaning: [at for at, name in enumerate(names) if name in known] for meaning, known in COLUMNS.items()}
-    if twice := [meaning for meaning, places in columns.items() if len(places) > 1]:
+def _read(path: Path) -> tuple[dict[str, str], tuple[Row, ...]]:
+    """Name of each column with a known meaning, and the rows."""
+    table = read_table(path)
+    columns = {meaning: [name for name in table.columns if name in known] for meaning, known in COLUMNS.items()}
+    if twice := [meaning for meaning, names in columns.items() if len(names) > 1]:
         raise DataError(f"{path}: its first row has several columns for {', '.join(twice)}, expected one of each")
-    return {meaning: places[0] for meaning, places in columns.items() if places}, rows[1:]
-
-
-def delimiter_of(text: str) -> str:
-    """What separates the fields of a table: of the known delimiters, the one that its first line has most often."""
-    return max(DELIMITERS, key=text.partition("\n")[0].count)
-
-
-def _decoded(content: bytes, path: Path) -> str:
-    encodings = ["utf-16"] if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "cp1252"]
-    for encoding in encodings:
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise DataError(f"{path}: is no text in UTF-8, UTF-16 or Windows-1252; save it as CSV (UTF-8)")
+    return {meaning: names[0] for meaning, names in columns.items() if names}, table.rows
 
 
 def _case(path: Path, row: Mapping[str, str], name: str) -> Case:

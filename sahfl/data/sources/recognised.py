@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from sahfl import csv_table
 from sahfl.data.json_lists import read_json, starts_like_json
 from sahfl.data.manifest import Blood, Case, read_datalist, scan_files
 from sahfl.data.nnunet import read_nnunet
@@ -79,7 +80,7 @@ def _file_format(path: Path, site: str, blood: Blood) -> Format | None:
     if path.suffix.lower() == ".json" or starts_like_json(path):
         read_datalist(path, site, blood)
         return "datalist"
-    if path.suffix.lower() in csv_list.ENDINGS:
+    if path.suffix.lower() in csv_table.ENDINGS:
         csv_list.read_csv(path, site)
         return "CSV"
     if path.name.upper() == "DICOMDIR":
@@ -108,7 +109,7 @@ def _lists(folder: Path) -> list[Path]:
 
 
 def _is_list(path: Path) -> bool:
-    if path.suffix.lower() in csv_list.ENDINGS:
+    if path.suffix.lower() in csv_table.ENDINGS:
         return csv_list.lists_files(path)
     return path.suffix.lower() == ".json" and path.name not in NO_DATALIST and _is_datalist(path)
 

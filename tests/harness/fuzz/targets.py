@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.fuzz import of_masks, of_messages, of_requests, of_runs, of_scans, of_settings, of_sites
+from harness.fuzz import of_formats, of_masks, of_messages, of_requests, of_runs, of_scans, of_settings, of_sites
 from harness.fuzz.outcome import Reader
 
 TARGETS: dict[str, Callable[[Path], Reader]] = {
@@ -18,6 +18,10 @@ TARGETS: dict[str, Callable[[Path], Reader]] = {
     "nifti": of_scans.nifti,
     "dicom": of_scans.dicom,
     "lists": of_scans.lists,
+    "formats": of_formats.formats,
+    "structures": of_formats.structures,
+    "packed": of_formats.packed,
+    "wishes": of_formats.wishes,
     "notes": of_sites.notes,
     "logs": of_sites.logs,
     "kept": of_sites.kept,
