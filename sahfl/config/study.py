@@ -22,7 +22,7 @@ from sahfl.config.stages import (
     PretrainConfig,
     RoundsConfig,
 )
-from sahfl.config.training import POOLED, POOLS
+from sahfl.config.training import ONLY_IN_A_SIMULATION, POOLED, POOLS
 from sahfl.data.sources.table import AnyStudyScans
 from sahfl.data.view_settings import ViewsConfig
 from sahfl.section import Name, Section
@@ -172,15 +172,9 @@ class Study(Section):
     @model_validator(mode="after")
     def _hospitals_do_nothing_that_shows_one_site_s_training(self) -> Self:
         for method in self.finetune.methods if self.data.source == "sites" else ():
-            if method.base_of is not None:
-                why = "one site's network would leave it without an average over sites, so only a simulation has it"
-                raise ValueError(f"{method.id}: base_of with data.source: sites; {why}")
-            if not isinstance(method, ZeroShot) and method.left_out:
-                why = "the difference from the training at all sites is one site's update, so only a simulation has it"
-                raise ValueError(f"{method.id}: left_out with data.source: sites; {why}")
-            if not isinstance(method, ZeroShot) and method.trials:
-                why = "each trial is one more update that leaves a hospital; choose in a simulation and give one rate"
-                raise ValueError(f"{method.id}: several values in learning_rate with data.source: sites; {why}")
+            for name in (name for name in ONLY_IN_A_SIMULATION if getattr(method, name, None)):
+                found = f"{'several values in learning_rate' if name == 'trials' else name} with data.source: sites"
+                raise ValueError(f"{method.id}: {found}; {ONLY_IN_A_SIMULATION[name]}; only a simulation has it")
         return self
 
     @model_validator(mode="after")

@@ -29,6 +29,11 @@ Stay = Literal["norm", "out", "inner"] | Part
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
 
+def _is_none(value: object) -> bool:
+    """Whether a setting is left out of what is written, so that files and draws of before it stay the same."""
+    return value is None
+
+
 def _increasing(rates: tuple[float, ...]) -> tuple[float, ...]:
     if any(low >= high for low, high in pairwise(rates)):
         raise ValueError(f"the rates must increase, got {', '.join(f'{rate:g}' for rate in rates)}")
@@ -44,6 +49,13 @@ POOLED, POOLED_STEPS = "pooled", "pooled_steps"
 """``trained_at`` of a training on all fine-tuning sites' patients together, which only a simulation has: in as many
 steps as all sites take together, or in as many as one site takes."""
 POOLS = (POOLED, POOLED_STEPS)
+ONLY_IN_A_SIMULATION = {
+    "base_of": "one site's network would leave it without an average over sites",
+    "left_out": "the difference from the training at all sites is one site's update",
+    "most_patients": "the difference of two such trainings is that of a few patients",
+    "trials": "each trial is one more update that leaves a hospital; choose in a simulation and give one rate",
+}
+"""By a method's setting, why hospitals cannot have it."""
 MOST_REPEATS = 100
 Repeat = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
 
@@ -78,6 +90,10 @@ class Training(Section):
     the pretraining of all sites together. By default the base of all. Only a simulation has bases of single sites."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Rounds of this training, where they are not ``finetune.rounds``."""
+    most_patients: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(default=None, exclude_if=_is_none)
+    """Largest number of training patients of each site in a fold; the held-out patients stay the same. The patients of
+    a smaller number are among those of a larger one. Only a simulation has it: the difference of two such trainings is
+    that of a few patients."""
     repeat: Repeat = 1
     """Number of this training: from 2 on the same settings with other random numbers (adapter start, sampling)."""
     inner: bool = False
@@ -145,6 +161,7 @@ class Training(Section):
         parts = ["stays", *self.stays] if self.stays else []
         parts += [f"local{self.local_steps}"] if self.local_steps else []
         parts += [f"rounds{self.rounds}"] if self.rounds else []
+        parts += [f"patients{self.most_patients}"] if self.most_patients else []
         return parts + ([f"from-{self.base_of}"] if self.base_of else [])
 
     def _suffix(self) -> str:

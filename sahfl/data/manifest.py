@@ -240,6 +240,11 @@ def assign_folds(volumes_ml: Mapping[str, float], *, n_folds: int, salt: str) ->
     return folds
 
 
+def ordered_by_chance(patients: Iterable[str], *, salt: str) -> list[str]:
+    """Order patients by a salted hash, so that the first ones are a random choice of any number of them."""
+    return sorted(patients, key=lambda patient: pseudonym(patient, f"{salt} most"))
+
+
 def declared_folds(cases: Iterable[Case], *, n_folds: int) -> dict[str, int] | None:
     """The folds that the datalist assigns, or None if it assigns none.
 

@@ -30,9 +30,9 @@ class PooledSite(Site):
         self._owner: dict[str, Site] = {}
 
     def training_cases(
-        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False
+        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False, most: int | None = None
     ) -> tuple[CheckedCase, ...]:
-        """The members' training cases of this fold, in the order of the members.
+        """The members' training cases of this fold, in the order of the members; ``most`` counts at each member.
 
         Guarantees: no patient that a member holds out in this fold is included. As in the federation, a member whose
         data were refused takes no part. A member may have no patient outside the fold.
@@ -44,7 +44,7 @@ class PooledSite(Site):
         chosen: list[CheckedCase] = []
         for member in self._members:
             try:
-                items = member.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn, inner=inner)
+                items = member.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn, inner=inner, most=most)
             except DataRefused:
                 log.warning(LogLine("member_out", site=member.config.name))
                 continue

@@ -161,6 +161,15 @@ def test_a_site_file_cannot_ask_for_pooled_data(tmp_path):
         load_site(tmp_path / "site.yaml")
 
 
+def test_a_grid_varies_the_number_of_training_patients_in_a_simulation():
+    entry = {"method": "cp_lora", "rank": 2, "most_patients": [2, 4], "trained_at": [None, "each"]}
+    found = ids(entry)
+    assert found[:2] == ["cp_lora-r2-patients2", "cp_lora-r2-patients2-at-sah_a"]
+    assert len(found) == 8
+    text = problem(methods=[{"method": "full", "most_patients": 3}], data={"source": "sites"})
+    assert "full-patients3: most_patients with data.source: sites; the difference of two such trainings" in text
+
+
 # --- fingerprint ----------------------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,8 @@ def _only_simulated(task: Task) -> Iterator[str]:
         yield "pretrain_at: got pretraining at one site alone, expected none; no average would hide its network"
     if task.training is not None and task.training.left_out is not None:
         yield "method.left_out: got a training without one site, expected none; its difference is one site's update"
+    if task.training is not None and task.training.most_patients is not None:
+        yield "method.most_patients: got a training on few patients, expected all; two such differ by single patients"
     if task.training is not None and task.training.trained_at in POOLS:
         yield f"method.trained_at: got {task.training.trained_at}, expected a site; no hospital has all patients"
     if task.inner:

@@ -27,7 +27,7 @@ from sahfl.data.checks import (
     write_manifest,
 )
 from sahfl.data.ct import Scan
-from sahfl.data.manifest import assign_folds, declared_folds
+from sahfl.data.manifest import assign_folds, declared_folds, ordered_by_chance
 from sahfl.data.measures import Measures
 from sahfl.data.repeat_scans import warn_of_repeat_scans
 from sahfl.data.views import CaseViews
@@ -150,27 +150,31 @@ class Site:
         )
 
     def training_cases(
-        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False
+        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False, most: int | None = None
     ) -> tuple[CheckedCase, ...]:
         """Cases of all folds but ``fold``, and with ``inner`` the one after it; every case for fold -1 (pretraining).
+
+        ``most`` is the largest number of patients; those of a smaller number are among those of a larger one.
 
         Raises:
             DataError: every patient of the site is held out.
         """
-        chosen = self.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn, inner=inner)
+        chosen = self.cases_outside(fold=fold, n_folds=n_folds, seed=seed, turn=turn, inner=inner, most=most)
         if not chosen:
             raise DataError(f"site {self.config.name}: all patients are in fold {fold}, none is left to train on")
         return chosen
 
     def cases_outside(
-        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False
+        self, *, fold: int, n_folds: int, seed: int, turn: int = 0, inner: bool = False, most: int | None = None
     ) -> tuple[CheckedCase, ...]:
         """As ``training_cases``, but there may be none."""
         usable = self.cases(turn=turn)
         if fold < 0:
             return usable
         folds, left_out = self._folds(usable, n_folds, seed), held_out_folds(fold, n_folds, inner=inner)
-        return tuple(item for item in usable if folds[item.case.patient] not in left_out)
+        patients = [patient for patient in folds if folds[patient] not in left_out]
+        drawn = set(ordered_by_chance(patients, salt=f"{seed} {self.config.name}")[:most])
+        return tuple(item for item in usable if item.case.patient in drawn)
 
     def held_out_cases(self, *, fold: int, n_folds: int, seed: int) -> tuple[CheckedCase, ...]:
         """Cases of fold ``fold``, compared by content; may be empty at a small site."""

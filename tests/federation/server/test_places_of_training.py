@@ -149,6 +149,11 @@ def test_a_pool_trains_on_exactly_the_sites_training_patients_and_on_nobody_held
     assert held_out
     assert not held_out & {item.content for item in chosen}
     assert len(held_out) + len(chosen) == 7
+    fewer = site.training_cases(**folds, most=1)
+    assert [item.case.patient for item in fewer] == [
+        item.case.patient for member in members for item in member.training_cases(**folds, most=1)
+    ]
+    assert len(fewer) == len(members)  # as many at each member
 
 
 def test_a_pool_reads_slices_from_its_members_caches(pool):

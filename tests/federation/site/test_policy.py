@@ -139,6 +139,11 @@ REFUSED = {
         dict(open_policy()),
         "method.left_out: got a training without one site, expected none; its difference is one site's update",
     ),
+    "few patients": (
+        training(method=METHOD.model_copy(update={"most_patients": 5})),
+        dict(open_policy()),
+        "method.most_patients: got a training on few patients, expected all; two such differ by single patients",
+    ),
     "pool": (
         training(method=METHOD.model_copy(update={"trained_at": "pooled"})),
         dict(open_policy()),

@@ -66,6 +66,17 @@ def split(site, fold, n_folds=FOLDS):
     return set(training), set(site.held_out_cases(fold=fold, n_folds=n_folds, seed=SEED))
 
 
+def test_a_smaller_number_of_training_patients_is_among_those_of_a_larger_one(phantom):
+    def trained(most, seed=SEED):
+        return phantom.training_cases(fold=0, n_folds=3, seed=seed, most=most)
+
+    every, one = trained(None), trained(1)
+    assert trained(2) == trained(9) == every  # in the same order
+    assert [len(patients(every)), len(patients(one))] == [2, 1]
+    assert patients(one) < patients(every)
+    assert len({frozenset(patients(trained(1, seed))) for seed in range(9)}) > 1  # drawn anew for each study
+
+
 def patients(cases):
     return {item.case.patient for item in cases}
 

@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 
 def training_cases(site: Site, task: Task) -> tuple[CheckedCase, ...]:
     """The cases that a site trains on: those of the patients whom the task does not hold out."""
-    return site.training_cases(fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round, inner=task.inner)
+    most = None if task.training is None else task.training.most_patients
+    return site.training_cases(
+        fold=task.fold, n_folds=task.folds, seed=task.seed, turn=task.round, inner=task.inner, most=most
+    )
 
 
 def require_patients(site: Site, task: Task, cases: Sequence[CheckedCase]) -> None:
