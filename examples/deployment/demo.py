@@ -54,8 +54,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def accept_base(folder: Path, sha256: str) -> None:
     """Accept the base network at each hospital, as its people would after they compared the hash with its card."""
-    for site in SITES:
-        run(command("sahfl-client"), "accept-base", folder / f"{site}.yaml", sha256)
+    run_all([(command("sahfl-client"), "accept-base", folder / f"{site}.yaml", sha256) for site in SITES])
 
 
 def command(name: str) -> str:
@@ -65,8 +64,18 @@ def command(name: str) -> str:
 
 def run(*arguments: str | Path) -> None:
     """Run a command to its end, and show it."""
-    say(f"$ {Path(arguments[0]).name} {' '.join(map(str, arguments[1:]))}")
-    subprocess.run([*map(str, arguments)], check=True)
+    run_all([arguments])
+
+
+def run_all(commands: Sequence[Sequence[str | Path]]) -> None:
+    """Run commands of several hospitals at a time, each to its end, and show them with what they print."""
+    running = [subprocess.Popen([*map(str, one)], stdout=subprocess.PIPE, text=True) for one in commands]
+    for one, process in zip(commands, running, strict=True):
+        printed, _ = process.communicate()
+        say(f"$ {Path(one[0]).name} {' '.join(map(str, one[1:]))}")
+        print(printed, end="", flush=True)
+        if process.returncode:
+            raise SystemExit(f"it ended with exit code {process.returncode}")
 
 
 def say(text: str) -> None:
@@ -180,8 +189,7 @@ def play(folder: Path) -> Path:
         rounds.committed()
         codes = [site.stop() for site in sites]
     say(f"the server ended with exit code {server.child.returncode}, the sites, on SIGTERM, with {codes}")
-    for site in SITES:
-        run(sahfl, "audit", "verify", folder / f"{site}.yaml")
+    run_all([(sahfl, "audit", "verify", folder / f"{site}.yaml") for site in SITES])
     if any(codes):
         raise SystemExit(1)
     return run_folder / "report.html"
