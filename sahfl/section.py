@@ -48,6 +48,11 @@ class Section(BaseModel):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
+def is_none(value: object) -> bool:
+    """Whether a setting is left out of what is written (``exclude_if``), so that what was written before stays."""
+    return value is None
+
+
 @dataclass(frozen=True)
 class OneOf:
     """Like a ``Literal`` of the names that a table has when the setting is read; a mark inside ``Annotated``."""

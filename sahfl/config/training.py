@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sahfl.section import Name, Section
+from sahfl.section import Name, Section, is_none
 
 Part = Literal[
     "encoder",
@@ -27,11 +27,6 @@ Part = Literal[
 Stay = Literal["norm", "out", "inner"] | Part
 """What stays at a site: the network's norms, the factors on one side of every adapter, or all that trains in a part."""
 LearningRate = Annotated[float, Field(gt=0, le=1)]
-
-
-def _is_none(value: object) -> bool:
-    """Whether a setting is left out of what is written, so that files and draws of before it stay the same."""
-    return value is None
 
 
 def _increasing(rates: tuple[float, ...]) -> tuple[float, ...]:
@@ -90,7 +85,7 @@ class Training(Section):
     the pretraining of all sites together. By default the base of all. Only a simulation has bases of single sites."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Rounds of this training, where they are not ``finetune.rounds``."""
-    most_patients: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(default=None, exclude_if=_is_none)
+    most_patients: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(default=None, exclude_if=is_none)
     """Largest number of training patients of each site in a fold; the held-out patients stay the same. The patients of
     a smaller number are among those of a larger one. Only a simulation has it: the difference of two such trainings is
     that of a few patients."""

@@ -1,5 +1,6 @@
 import gzip
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -278,6 +279,22 @@ def test_two_runs_of_a_spec_are_bit_identical(tmp_path):
     write_cohort(tmp_path / "a", SPEC)
     write_cohort(tmp_path / "b", SPEC)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_rater_of_the_site_s_own_changes_the_annotation_alone(tmp_path):
+    plain, own, generous = (replace(SPEC, rater_shift=shift) for shift in (None, 0.0, -0.1))
+    for name, spec in (("plain", plain), ("own", own), ("generous", generous)):
+        write_cohort(tmp_path / name, spec)
+    found = {name: contents(tmp_path / name) for name in ("plain", "own", "generous")}
+    images, labels = ([path for path in found["plain"] if part in path] for part in ("images/", "labels/"))
+    assert all(found["plain"][path] == found["generous"][path] for path in images)
+    assert all(found["plain"][path] == found["own"][path] for path in images + labels)  # standard's shift is 0
+    n_voxels = {
+        name: sum(int((nib.load(tmp_path / name / path).get_fdata() > 0).sum()) for path in labels)
+        for name in ("plain", "generous")
+    }
+    assert n_voxels["generous"] > n_voxels["plain"] > 0
+    assert "rater_shift" not in json.loads((tmp_path / "plain" / "datalist.json").read_text())["phantom"]
 
 
 def test_an_interrupted_cohort_is_completed_without_touching_finished_cases(tmp_path):

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sahfl.data.nifti import load_nifti
 from sahfl.data.phantom.case import PhantomCase, make_case
 from sahfl.data.phantom.hemorrhage import LABELS
 from sahfl.data.phantom.lesions import PhantomKind
-from sahfl.data.phantom.profiles import PROFILES
+from sahfl.data.phantom.profiles import PROFILES, ScannerProfile
 from sahfl.errors import DataError
 from sahfl.regular_files import DATALIST_BYTES, read_json
 
@@ -43,6 +43,14 @@ class CohortSpec:
     shape: tuple[int, int, int] = (128, 128, 32)
     """Voxels (X, Y, Z)."""
     spacing_mm: tuple[float, float, float] = (1.8, 1.8, 5.0)
+    rater_shift: float | None = None
+    """In place of the profile's; None leaves that one."""
+
+    @property
+    def scanner(self) -> ScannerProfile:
+        """The profile, with this site's rater."""
+        profile = PROFILES[self.profile]
+        return profile if self.rater_shift is None else replace(profile, rater_shift=self.rater_shift)
 
 
 def write_cohort(
@@ -69,8 +77,8 @@ def write_cohort(
         name = f"{index:04d}.nii.gz"
         entry = {"image": f"images/{name}", "label": f"labels/{name}", "patient": f"{spec.site}-{index:04d}"}
         if not all((folder / entry[part]).exists() for part in ("image", "label")):
-            profile, seed = PROFILES[spec.profile], case_seed(spec, index)
-            case = make_case(seed, kind=spec.kind, profile=profile, shape=spec.shape, spacing_mm=spec.spacing_mm)
+            seed, scanner = case_seed(spec, index), spec.scanner
+            case = make_case(seed, kind=spec.kind, profile=scanner, shape=spec.shape, spacing_mm=spec.spacing_mm)
             _write_case(folder, entry, case)
         entries.append(entry)
         on_case(index + 1, spec.n_cases)
@@ -146,8 +154,9 @@ def _write_case(folder: Path, entry: dict[str, str], case: PhantomCase) -> None:
 
 
 def spec_as_json(spec: CohortSpec) -> dict[str, Any]:
-    """The spec as JSON values: tuples become lists."""
-    return json.loads(json.dumps(asdict(spec)))
+    """The spec as JSON values: tuples become lists; a rater of the profile's is left out."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:
