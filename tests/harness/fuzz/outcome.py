@@ -92,7 +92,7 @@ def outcome(reader: Reader, name: str, content: bytes) -> Outcome:
     except Overrun as error:
         found = Outcome(accepted=False, fault=f"more than {MOST_CPU_S:g} s of processor time in {place(error)}")
     except Exception as error:  # the fault that this is about
-        found = Outcome(accepted=False, fault=f"{type(error).__name__} in {place(error)}")
+        found = Outcome(accepted=False, fault=f"{type(error).__name__} in {place(error)}{_checked(error)}")
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     if not found.fault and _memory_kib("VmHWM") - before > MOST_MIB * 1024:
@@ -118,6 +118,11 @@ def place(error: BaseException) -> str:
     ours = [frame for frame in frames if any(Path(frame.filename).is_relative_to(ROOT / name) for name in OURS)]
     chosen = [*ours[-1:], *frames[-1:]] if ours[-1:] != frames[-1:] else frames[-1:]
     return ", ".join(f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno}" for frame in chosen)
+
+
+def _checked(error: Exception) -> str:
+    """What a check of the target found, such as the status of a server; the texts of other errors hold the input."""
+    return f": {str(error)[:200]}" if isinstance(error, AssertionError) else ""
 
 
 def _out_of_memory(error: BaseException | None) -> str:
