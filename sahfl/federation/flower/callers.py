@@ -17,9 +17,9 @@ REQUEST, MEGABYTE, MEGABYTE_SENT, RECORD, HANDSHAKE, REFUSED = 1.0, 1.0, 3.0, 0.
 request, in about 1.5 ms of a core."""
 SIGNED_ON = 100.0
 """Cost of signing on, which is a line of the server's log: a site signs on once after a start or a break."""
-RATE, BURST = 100.0, 1000.0
+RATE, BURST = 60.0, 1000.0
 """Cost that a certificate may cause each second, and at once after a pause."""
-NEW_RATE, NEW_BURST = 20.0, 400.0
+NEW_RATE, NEW_BURST = 10.0, 400.0
 """New connections that an address may open each second, and at once after a pause."""
 REPEAT_S = 60.0
 """Seconds between two log lines on the same matter of the same caller."""

@@ -31,5 +31,6 @@ TARGETS: dict[str, Callable[[Path], Reader]] = {
     "status": of_runs.status,
 }
 """What makes the reader of each target, in an empty folder."""
-SHARES = dict.fromkeys(TARGETS, 4) | {"settings": 1, "dicom": 2, "gate": 3, "results": 1}
+SHARES = dict.fromkeys(TARGETS, 4) | {"settings": 1, "results": 1, "gate": 3, "masks": 3}
+SHARES |= dict.fromkeys(("dicom", "structures", "packed"), 2)
 """Parts of all inputs that each target gets: fewer where one takes longer."""
