@@ -40,6 +40,8 @@ MOST_LOSS = 100.0
 MOST_ATTEMPTS = 1_000_000
 MOST_SIGNATURE = 2 * MOST_BYTES + 8
 MOST_SITES = 10_000
+OWN = "own_round"
+"""The one setting of a task that differs between the sites of a sum."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class Terms:
     """Hash of the tensors that the round starts from."""
 
     def context(self, task: Task, header: Header) -> Context:
-        """The name of the round, of which everything that sites must agree on is a part."""
-        assert task.masking is not None
-        agreed = [self.attempt, sorted(self.volumes.items()), self.start, task.masking.clip, task.masking.threshold]
-        if task.evaluation is not None:
-            agreed.append(task.evaluation.model_dump(mode="json"))
-        digest = hashlib.sha256(json.dumps([header.base, *agreed]).encode()).hexdigest()
+        """The name of the round, of which everything that sites must agree on is a part: all settings of the task too.
+
+        With a learning rate of almost nothing at all sites but one, or other held-out scans at one alone, the sum, or
+        the difference of two, would be that site's.
+        """
+        asked = task.model_dump(mode="json", exclude={OWN})
+        agreed = [header.base, self.attempt, sorted(self.volumes.items()), self.start, asked]
+        digest = hashlib.sha256(json.dumps(agreed).encode()).hexdigest()
         return Context(header.study, header.training, header.round, purpose_of(task), digest)
 
     def lack_of_patients(self, sites: Iterable[str]) -> str | None:
