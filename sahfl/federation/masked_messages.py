@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,18 @@ class Terms:
         if found >= LEAST_SITES:
             return None
         return f"{found} of the sites in the sum have patients in it, expected at least {LEAST_SITES}"
+
+    def lack_of_signers(self, survivors: Collection[str], signers: Collection[str], threshold: int) -> str | None:
+        """Why a sum that some sites signed is not opened: too few of those with patients in it did; None if enough did.
+
+        A site without patients has no reason to refuse a sum. Signatures of such sites alone could open one that each
+        of the others refuses.
+        """
+        having = {site for site in survivors if self.volumes.get(site, 0) > 0}
+        found, needed = len(having & set(signers)), min(threshold, len(having))
+        if found >= needed:
+            return None
+        return f"{found} of the {len(having)} sites with patients in the sum confirmed it, expected at least {needed}"
 
     @property
     def total(self) -> int:

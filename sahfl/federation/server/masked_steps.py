@@ -30,6 +30,7 @@ from sahfl.federation.server.replies import is_held_back, reason_of
 from sahfl.federation.server.schedule import Steps
 from sahfl.federation.tensors import hash_of_tensors
 from sahfl.masking.collector import Collector, Total
+from sahfl.masking.graph import terms_of
 from sahfl.masking.masks import Numbers
 from sahfl.masking.party import Shares
 from sahfl.masking.ring import DTYPES
@@ -199,6 +200,9 @@ class MaskedSteps(ABC):
         named = dict.fromkeys(survivors, messages.survivors_record(terms, survivors))
         yield from self._ask(messages.SURVIVORS, "survivors", named, confirm)
         signed = collector.confirmations()
+        threshold = terms_of(len(self.progress.listed), self._masking.threshold).threshold
+        if reason := terms.lack_of_signers(survivors, signed, threshold):
+            raise MaskingFailed(f"{self._what}: {reason}")
         named = dict.fromkeys(signed, messages.survivors_record(terms, survivors, signed))
         yield from self._ask(messages.REVEAL, "reveal", named, reveal)
         return collector.total()

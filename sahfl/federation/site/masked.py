@@ -15,7 +15,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -178,6 +178,16 @@ class MaskedRound:
         if reason := self.terms.lack_of_patients(sites):
             raise MaskingRefused(f"{self.context}: {reason}; nothing is signed")
 
+    def require_signers(self, party: Party, survivors: Collection[str], signers: Iterable[str]) -> None:
+        """Refuse to open a sum that too few of the sites with patients in it confirmed; this site did.
+
+        Raises:
+            MaskingRefused: says how many did.
+        """
+        confirmed = {*signers, self._config.name}
+        if reason := self.terms.lack_of_signers(survivors, confirmed, party.threshold):
+            raise MaskingRefused(f"{self.context}: {reason}; nothing is revealed")
+
     def require_begun(self, start: str) -> None:
         """Refuse to train in a round that was not begun here, or from another start than all sites were told.
 
@@ -208,7 +218,7 @@ class MaskedRound:
         return np.concatenate([form.encode(flat, weight=weight), last])
 
     def mask(self, content: RecordDict, vector: Numbers) -> Numbers:
-        """Step 3: put the masks on a vector; what it was computed from is noted first, so that it is in no second sum.
+        """Step 3: put the masks on a vector; what it was computed from is noted, so that it is in no second sum.
 
         Raises:
             MaskingRefused: as ``masked_once.note_drawn`` and ``Party.mask``.
@@ -216,10 +226,11 @@ class MaskedRound:
         """
         sharers, received = read_delivery(content)
         with self.step() as party:
+            masked = party.mask(vector, received, sharers)  # first, as shares that a site spoilt mask nothing
             key = batch_key(self._config, self._task, self._header, hash_of_tensors(content))
             what = "batches were" if self._task.evaluation is None else "evaluation was"
             note_drawn(self._config, self.context, self._header, key, mask_key=party.advertise().mask_key, what=what)
-            return party.mask(vector, received, sharers)
+            return masked
 
     def _open(self, *, first: bool) -> _Kept:
         kept, context = self._read_kept(), self.context.encode()
