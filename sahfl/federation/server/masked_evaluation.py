@@ -10,7 +10,7 @@ from flwr.app import RecordDict
 from sahfl.config import EvaluationConfig
 from sahfl.errors import MaskingFailed
 from sahfl.federation import protocol
-from sahfl.federation.masked_messages import purpose_of
+from sahfl.federation.masked_terms import purpose_of
 from sahfl.federation.masked_vectors import read_masked_evaluation_reply
 from sahfl.federation.server.cell import Run
 from sahfl.federation.server.masked_progress import (

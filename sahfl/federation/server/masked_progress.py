@@ -18,7 +18,7 @@ import numpy as np
 from sahfl.atomic import write_atomic
 from sahfl.errors import MaskingFailed, PayloadError
 from sahfl.events import Warned, emit
-from sahfl.federation.masked_messages import Terms
+from sahfl.federation.masked_terms import Terms
 from sahfl.masking.collector import Collector
 from sahfl.masking.context import Context
 from sahfl.masking.encoding import pack, unpack

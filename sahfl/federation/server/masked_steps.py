@@ -21,8 +21,9 @@ from sahfl.errors import MaskingFailed, PayloadError
 from sahfl.events import SiteLeftOut, Warned, emit
 from sahfl.federation import masked_messages as messages
 from sahfl.federation import protocol
-from sahfl.federation.masked_messages import Terms, with_record
+from sahfl.federation.masked_messages import with_record
 from sahfl.federation.masked_signatures import is_consistent
+from sahfl.federation.masked_terms import Terms, purpose_of
 from sahfl.federation.server.cell import Outcome, Run
 from sahfl.federation.server.mailbox import Answers, Ask
 from sahfl.federation.server.masked_progress import Answered, Progress, read_progress, write_progress
@@ -138,7 +139,7 @@ class MaskedSteps(ABC):
     @property
     def _what(self) -> str:
         """The sum in words, for messages."""
-        return f"round {self._header.round}" if self._header.round else messages.purpose_of(self._task)
+        return f"round {self._header.round}" if self._header.round else purpose_of(self._task)
 
     # ------------------------------------------------------------------------------------------------- the steps
 

@@ -29,8 +29,9 @@ from sahfl.adapters import AdapterState
 from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import MaskingRefused, PayloadError, RosterNotAccepted, SiteStateLost, StorageError, TrustError
-from sahfl.federation.masked_messages import MOST_LOSS, MOST_SIGNATURE, Terms, purpose_of, read_delivery, read_terms
+from sahfl.federation.masked_messages import MOST_SIGNATURE, read_delivery
 from sahfl.federation.masked_signatures import key_by_site, signature, stand_in
+from sahfl.federation.masked_terms import MOST_LOSS, Terms, purpose_of, read_terms
 from sahfl.federation.site.answered import MASKED, how_to_release
 from sahfl.federation.site.known_roster import HOW_TO_FOLLOW, require_roster
 from sahfl.federation.site.masked_once import note_drawn
@@ -170,13 +171,13 @@ class MaskedRound:
             )
 
     def require_patients(self, sites: Iterable[str]) -> None:
-        """Refuse a sum in which fewer than three of its sites have patients.
+        """Refuse a sum in which too few of its sites have patients.
 
         Raises:
             MaskingRefused: says how many have.
         """
-        if reason := self.terms.lack_of_patients(sites):
-            raise MaskingRefused(f"{self.context}: {reason}; nothing is signed")
+        if reason := self.terms.lack_of_patients(sites, self._config.policy.least_sites):
+            raise MaskingRefused(f"{self.context}: {reason} (policy.least_sites); nothing is signed")
 
     def require_signers(self, party: Party, survivors: Collection[str], signers: Iterable[str]) -> None:
         """Refuse to open a sum that too few of the sites with patients in it confirmed; this site did.

@@ -8,12 +8,14 @@ import zlib
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
-from harness.masked_training import MASKING, SITES, STEPS
+from harness.masked_training import MASKING, METHOD, SITES, STEPS
 
 from sahfl.aggregation.robust import change_norm
 from sahfl.errors import RunFailed
 from sahfl.federation import protocol
-from sahfl.federation.masked_messages import Terms
+from sahfl.federation.masked_terms import Terms
+from sahfl.federation.server.rounds import run_cell
+from sahfl.federation.server.schedule import run_alone
 from sahfl.federation.signatures import document
 from sahfl.federation.site.answered import MASKED, forget_round
 from sahfl.federation.site.known_roster import FILE as ROSTER
@@ -283,3 +285,27 @@ def test_what_sites_sign_names_all_settings_but_the_one_of_each_site(training):
     others |= {"views": task.views.model_copy(update={"spacing_mm": 9.0}), "method": None, "local": None}
     for name, value in others.items():
         assert terms.context(task.model_copy(update={name: value}), header) != known, name
+
+
+def test_a_site_takes_part_in_no_sum_over_fewer_sites_than_its_policy_wants(training):
+    there = training(policy={"least_sites": 5})
+    there.run()
+    assert {one["site"] for one in there.rounds()[0]["used"]} == set(SITES)
+    few = training(policy={"least_sites": 5}, attempts=1)
+    with pytest.raises(RunFailed):  # a server that lists two sites of its own beside one
+        few.run(sites=SITES[:3])
+    line = few.audit("bern")[-1]
+    assert line["details"]["asked"] == SHARES
+    assert "3 of the sites in the sum have patients in it, expected at least 5" in line["details"]["reason"]
+
+
+@pytest.mark.parametrize("unmasked", [True, False])
+def test_the_loss_of_what_a_site_trains_alone_stays_where_the_site_demands_masks(training, unmasked):
+    there = training(method=METHOD | {"trained_at": "bern"}, masked=False, policy={"unmasked": unmasked})
+    cell, start = there.cell(("bern",))
+    run, mailbox = there.at_work()
+    run_alone(run_cell(cell, start, run), mailbox)
+    (used,) = there.rounds()[0]["used"]
+    assert (used["loss"] is not None) == unmasked
+    line = there.audit("bern")[-1]
+    assert ("the mean loss" in line["words"]) == ("loss" in line["details"]["metrics"]) == unmasked

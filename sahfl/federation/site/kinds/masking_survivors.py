@@ -14,6 +14,7 @@ from flwr.app import RecordDict
 from sahfl.config import SiteConfig, SitePolicy
 from sahfl.errors import PayloadError
 from sahfl.federation import masked_messages
+from sahfl.federation.masked_terms import purpose_of
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
 from sahfl.federation.site.kinds.masked_step import masked_round, plan_step, refuses_step, scans_of
@@ -49,7 +50,7 @@ def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
 
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
-    return WHAT, which_cell(task) | {"sum": masked_messages.purpose_of(task)}
+    return WHAT, which_cell(task) | {"sum": purpose_of(task)}
 
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
