@@ -16,6 +16,7 @@ from sahfl.federation.server.cell import Run
 from sahfl.federation.server.masked_progress import (
     Answered,
     file_of,
+    path_of_fold,
     read_sites_of_fold,
     write_sites_of_fold,
 )
@@ -85,7 +86,9 @@ class MaskedEvaluation(MaskedSteps):
     def _hindrance(self) -> str:
         """Why no sum can be begun or gone on with; empty if one can."""
         if lacking := sorted(set(self._settled or ()) - self._contents.keys()):
-            return f"{', '.join(lacking)} is not there; {ONE_SET}"
+            path = path_of_fold(self._run.folder.path, self._task.evaluated_fold)
+            left = f"each hospital calls sahfl-client forget-sums, and {path} is deleted here"
+            return f"{', '.join(lacking)} is not there; {ONE_SET}. If it left for good, {left}"
         return self.progress.terms.lack_of_patients(self._contents) or ""
 
     def _size_of(self, site: SiteDescription) -> int:

@@ -33,7 +33,7 @@ from sahfl.federation.masked_messages import MOST_SIGNATURE, read_delivery
 from sahfl.federation.masked_signatures import key_by_site, signature, stand_in
 from sahfl.federation.masked_terms import MOST_LOSS, Terms, purpose_of, read_terms
 from sahfl.federation.site.answered import MASKED, how_to_release
-from sahfl.federation.site.known_roster import HOW_TO_FOLLOW, require_roster
+from sahfl.federation.site.known_roster import not_in_force, require_roster
 from sahfl.federation.site.masked_once import note_drawn
 from sahfl.federation.site.secret import batch_key, site_secret
 from sahfl.federation.tensors import hash_of_tensors
@@ -143,12 +143,10 @@ class MaskedRound:
             return False
         key = self._roster.note.sites.get(site)
         if key is None:
-            text = f"{self.context}: {site!r} is not in the roster that was accepted here; nothing was sent"
-            raise RosterNotAccepted(f"{text}. {HOW_TO_FOLLOW}")
+            raise RosterNotAccepted(f"{self.context}: nothing was sent. {not_in_force(self._config, site)}")
         found = key_by_site(self._config.kit, site, document, signed)
         if found not in (None, key):
-            text = f"{self.context}: {site!r} has another key than in the roster that was accepted here"
-            raise RosterNotAccepted(f"{text}; nothing was sent. {HOW_TO_FOLLOW}")
+            raise RosterNotAccepted(f"{self.context}: nothing was sent. {not_in_force(self._config, site, found)}")
         return found == key
 
     @cached_property

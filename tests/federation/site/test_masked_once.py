@@ -1,7 +1,9 @@
 """What a site masks once, and over which sites, whatever another study calls it."""
 
 from collections import namedtuple
+from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 from harness.masked_training import SITES
@@ -166,3 +168,18 @@ def test_a_list_that_was_lost_stops_the_site(evaluating, name):
     (config.folder / MASKED / name).unlink()
     with pytest.raises(SiteStateLost, match=rf"{name}: lacks a masked sum of training"):
         check_folder(config)
+
+
+def test_the_remedy_works_for_a_hospital_that_left_for_good(masked_training, kits):
+    there = masked_training(kits=kits, **QUICK)
+    first = there.cell()[1]
+    later = {name: value + np.float32(0.01) for name, value in first.items()}
+    assert there.evaluate(final=first)["masked"]["sites"] == list(SITES)
+    there.folder.write_evaluation("cp_lora-r2/fold-0", {"sums": {}, "missing": {}})
+    reason = there.evaluate(final=later, sites=SITES[:4])["missing"]["bern"]
+    assert "wels is not there; all masked evaluations of a fold are over the same sites" in reason
+    path = Path(reason.rpartition(" and ")[2].removesuffix(" is deleted here"))
+    for site in SITES[:4]:  # as the message says
+        assert forget_summed(there.configs[site]) > 0
+    path.unlink()
+    assert there.evaluate(final=later, sites=SITES[:4])["masked"]["sites"] == list(SITES[:4])
