@@ -103,7 +103,8 @@ def note_summed(
     summed = _summed(config)
     known = {scan for line in summed.lines() for scan in line.method.split()}
     new = sorted({scan[:SHOWN] for scan in scans} - known)
-    summed.add(replace(Line.of(header, " ".join(sorted(sites))), method=" ".join(new)))
+    named = " ".join(sorted(sites)) if new else ""  # the lines of the other scans have the same sites
+    summed.add(replace(Line.of(header, named), method=" ".join(new)))
 
 
 def forget_summed(config: SiteConfig) -> int:
