@@ -15,8 +15,8 @@ from sahfl.masking.masks import Numbers
 from sahfl.payload import Header, Layout, check_header
 from sahfl.statistics.consortium import Thresholds
 
-MOST_PATIENTS = 1_000_000
-"""Largest threshold of a site's policy that is read."""
+MOST_PATIENTS = 1000
+"""Largest threshold that a site's policy may have (``config.SitePolicy``)."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,17 @@ class MaskedEvaluation(MaskedSteps):
         listed = [one.advert.site for one in self.progress.listed]
         sites = [] if self.found is None else self.found["sites"]
         sent = {"bytes_up": self.n_bytes_up, "bytes_down": self.n_bytes_down}
-        return {"attempt": self.progress.terms.attempt, "listed": listed, "used": sites, "silent": self.silent} | sent
+        known = {"attempt": self.progress.terms.attempt, "listed": listed, "used": sites, "silent": self.silent}
+        return known | sent | {"strictest": self._strictest(sites)}
+
+    def _strictest(self, sites: Collection[str]) -> Record:
+        """By threshold of the sites' policies, the largest, which the total met, and the sites that have it."""
+        found: Record = {}
+        for name in ("smallest_group", "smallest_bootstrap"):
+            asked = {site: getattr(self.progress.answered[site], name) for site in sites}
+            most = max(asked.values(), default=0)
+            found[name] = {"patients": most, "sites": [site for site, n in asked.items() if n == most]}
+        return found
 
     @property
     def seconds(self) -> float:
