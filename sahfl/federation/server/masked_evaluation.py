@@ -48,7 +48,7 @@ class MaskedEvaluation(MaskedSteps):
         MaskingFailed: as ``read_sites_of_fold``.
     """
 
-    KIND, WORK, BITS = protocol.EVALUATE_MASKED, "evaluation", 64
+    KIND, WORK, BITS, AGAIN = protocol.EVALUATE_MASKED, "evaluation", 64, True
 
     def __init__(
         self, cell: str, task: Task, header: Header, contents: Mapping[str, RecordDict], run: Run, *, quorum: int = 0

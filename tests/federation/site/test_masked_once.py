@@ -183,3 +183,17 @@ def test_the_remedy_works_for_a_hospital_that_left_for_good(masked_training, kit
         assert forget_summed(there.configs[site]) > 0
     path.unlink()
     assert there.evaluate(final=later, sites=SITES[:4])["masked"]["sites"] == list(SITES[:4])
+
+
+def test_an_evaluation_that_one_site_spoilt_for_all_others_comes_out_without_it(evaluating):
+    there = evaluating(**QUICK)
+
+    def change(site, request, reply):
+        if (site, request.metadata.message_type) == ("wels", SHARES):
+            reply.content["shares"]["sealed"] = [bytes(len(one)) for one in reply.content["shares"]["sealed"]]
+        return reply
+
+    assert there.evaluate(change)["masked"] is None
+    for site in SITES[:4]:  # the people of each site learn who it was
+        assert "shares of 'wels'" in there.audit(site)[-1]["details"]["reason"]
+    assert there.evaluate(sites=SITES[:4])["masked"]["sites"] == list(SITES[:4])
