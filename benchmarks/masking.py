@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from machine import machine
 
-from sahfl.federation import masked_messages, masked_signatures
+from sahfl.federation import masked_messages, masked_signatures, masked_terms
 from sahfl.masking.collector import Collector
 from sahfl.masking.context import Context
 from sahfl.masking.masks import add_mask
@@ -223,7 +223,7 @@ class Trial:
 def compressed(signatures: Iterable[bytes]) -> int:
     """Bytes of signatures in a message."""
     signed = {f"{index}": signature for index, signature in enumerate(signatures)}
-    record = masked_messages.survivors_record(masked_messages.Terms(1, {}, ""), (), signed)
+    record = masked_messages.survivors_record(masked_terms.Terms(1, {}, ""), (), signed)
     found = record["signatures"]
     assert isinstance(found, bytes)
     return len(found)

@@ -22,7 +22,7 @@ from harness.import_graph import (
     reach,
 )
 
-FEDERATION = ["tensors", "protocol", "confirmations", "masked_messages", "masked_vectors"]
+FEDERATION = ["tensors", "metrics", "protocol", "confirmations", "masked_terms", "masked_messages", "masked_vectors"]
 FEDERATION += ["masked_signatures", "signatures", "turns"]
 FEDERATION += ["site_ranks", "requests", "flower"]
 FEDERATION += [

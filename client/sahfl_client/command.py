@@ -163,6 +163,22 @@ def forget_round(
     print(f"Released: {n} answered rounds of training {training}, from round {round_} on, may be answered anew.")
 
 
+@app.command("forget-sums", cls=Command)
+def forget_sums(site: SiteFile) -> None:
+    """Release the held-out scans for masked evaluations over other sites than before.
+
+    Needed at each hospital when one has joined or left: the difference of the sums before and after can be the results
+    of that hospital alone. Call it only if that hospital agrees.
+
+    Example: sahfl-client forget-sums site.yaml
+    """
+    from sahfl.federation.site.masked_once import forget_summed
+
+    if (n := forget_summed(load_as_owner(site))) == 0:
+        raise ConfigError(f"{site}: no scan of this site is in a masked sum of an evaluation; nothing was changed")
+    print(f"Released: {n} held-out scans, for masked sums over other sites.")
+
+
 @app.command(cls=Command)
 def withdraw(
     site: SiteFile,

@@ -87,7 +87,7 @@ def _problems(study: Study, masking: Masking) -> Iterator[str]:
         yield from _too_few(name, len(sites), masking)
     for method in trained:
         for problem in (*method_problems(method), *_isolating(method)):
-            yield f"{method.id}: {problem}"
+            yield f"rounds.masking with {method.id}: {problem}"
 
 
 def _too_few(name: str, n_sites: int, masking: Masking) -> Iterator[str]:
@@ -104,14 +104,14 @@ def method_problems(method: TrainedMethod) -> Iterator[str]:
         return
     if method.aggregation not in MASKABLE:
         known = " or ".join(MASKABLE)
-        yield f"aggregation: {method.aggregation} needs each site's update, expected {known} with rounds.masking"
+        yield f"aggregation: {method.aggregation} needs each site's update, expected {known}"
     if method.share_private_at_end:
         yield "share_private_at_end shows each site's own part once, and cannot be masked; take it out"
     if isinstance(method, AdapterTuning) and method.site_ranks:
         yield "site_ranks gives sites tensors of other shapes, which cannot be summed; take it out"
     if isinstance(method, AdapterTuning) and method.has_magnitudes:
         plain = method.method.replace("dora", "lora")
-        yield f"{method.method} averages magnitudes with the factors, more than a sum of tensors; take {plain}"
+        yield f"{method.method} averages magnitudes with the factors, which needs more than the sum; take {plain}"
 
 
 def _isolating(method: TrainedMethod) -> Iterator[str]:

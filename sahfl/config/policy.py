@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config.methods import WEIGHTS
 from sahfl.config.training import LearningRate, Part, Rank
+from sahfl.masking.graph import LEAST_SITES, MOST_SITES
 from sahfl.section import OneOf, Section
 
 Stage = Literal["pretrain", "finetune"]
@@ -113,8 +114,11 @@ class SitePolicy(Section):
     """Whether the start of a round may differ from the start before only as far as training can move it."""
     unmasked: bool = True
     """Whether updates of a training at several sites, and sums of an evaluation, may leave in the clear. false: only
-    under masks, so that the server learns the sum over three sites or more (``rounds.masking`` of a study); mL of blood
-    and findings of the data check then stay."""
+    under masks, so that the server learns the sum over three sites or more (``rounds.masking`` of a study); mL of
+    blood, findings of the data check and the loss of what this site trains alone then stay."""
+    least_sites: Annotated[int, Field(ge=LEAST_SITES, le=MOST_SITES)] = LEAST_SITES
+    """Fewest sites with scans in a masked sum. The server chooses who is in it, and sites that work with the server
+    subtract their own part."""
     evaluation: bool = True
     """Whether to segment the held-out patients with the trained network and send sums over them."""
     share_scan_keys: bool = False

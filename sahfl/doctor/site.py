@@ -13,12 +13,14 @@ from sahfl.data.view_settings import pixels_of_scan
 from sahfl.doctor import machine
 from sahfl.doctor.connection import STEPS, examine_connection
 from sahfl.doctor.findings import Finding, skip_all
-from sahfl.errors import NotConnected, SahflError
+from sahfl.errors import NotConnected, RosterNotAccepted, SahflError, StorageError, TrustError
 from sahfl.federation.flower.probe import ask_admission
 from sahfl.federation.site.audit import AuditLog, verify
 from sahfl.federation.site.folder_check import check_folder
+from sahfl.federation.site.known_roster import GET, accepted_roster, waiting_roster
 from sahfl.last_errors import checked_errors, errors_text, read_status
 from sahfl.process import now
+from sahfl.trust.certificates import key_hash, load_certificate
 from sahfl.trust.kit import SiteKit
 
 AXIAL_SLICES = 40
@@ -46,6 +48,7 @@ def examine_site(config: SiteFile, *, clock: Callable[[], datetime] = now) -> li
         data,
         examine_audit(config),
         examine_state(config),
+        examine_roster(config),
         examine_answers(config),
     ]
     return found
@@ -92,6 +95,30 @@ def examine_admission(kit: SiteKit) -> Finding:
         remedy = "have the centre copy its newest server/sites.json and server/revoked.crl to the server"
         return Finding.of_error("admission", error, remedy=remedy)
     return Finding.ok("admission", "the server accepts this site's key and has the same versions")
+
+
+def examine_roster(config: SiteConfig) -> Finding:
+    """Check that the newest roster is in force, and that it has this site with the key of its kit."""
+    if config.kit is None:
+        return skip_all(["roster"], needs="kit")[0]
+    try:
+        waits, known = waiting_roster(config), accepted_roster(config.folder)
+        own = key_hash(load_certificate(config.kit / "client.crt"))
+    except RosterNotAccepted as error:  # needed for masked sums alone
+        return Finding.of_warning("roster", str(error))
+    except (TrustError, StorageError) as error:
+        return Finding.of_error("roster", error, remedy="unpack the kit of the coordinating centre again")
+    roster = waits if known is None else known
+    if waits.note.sites.get(config.name) != own:
+        remedy = f"{GET}, and put both files into the kit's folder"
+        return Finding.fail("roster", "the kit's roster does not have this site with the kit's key", remedy=remedy)
+    if roster.sha256 != waits.sha256:
+        refused = (
+            "" if roster.note.sites.get(config.name) == own else "; without this site's new key all masks are refused"
+        )
+        remedy = f"compare the hash with the centre's, then sahfl-client accept-roster SITE_FILE {waits.sha256}"
+        return Finding.warn("roster", f"the kit's roster waits for a person{refused}", remedy=remedy)
+    return Finding.ok("roster", f"{len(roster.note.sites)} sites, {roster.sha256}")
 
 
 def examine_policy(config: SiteConfig) -> Finding:

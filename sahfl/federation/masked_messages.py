@@ -1,128 +1,38 @@
 """Messages of the steps of a masked round (``sahfl.masking``): what the server asks, what a site answers.
 
 Each request is that of the training or evaluation (task, header) with the record ``masking``. The round's terms in it
-are the same in all five steps: they are part of what the sites sign, so that the masks cancel only between sites that
-were told the same.
+are the same in all five steps (``masked_terms``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
 from sahfl.errors import PayloadError
+from sahfl.federation.masked_terms import RECORD, Terms, read_names
 from sahfl.federation.protocol import expect_records, read_header
 from sahfl.federation.tensors import config_record
-from sahfl.masking.context import Context
 from sahfl.masking.encoding import LENGTH_BYTES, pack, unpack
-from sahfl.masking.graph import LEAST_SITES
 from sahfl.masking.keys import KEY_BYTES
 from sahfl.masking.party import SEALED_BYTES, Shares
-from sahfl.masking.ring import FixedPoint
 from sahfl.masking.sharing import SHARE_BYTES
 from sahfl.masking.site_list import Advert, SignedAdvert
-from sahfl.payload import FINGERPRINT, MOST_VOLUMES, Header, check_header
-from sahfl.task import Task
+from sahfl.payload import Header, check_header
 from sahfl.trust.attestation import MOST_BYTES
 
-RECORD = "masking"
 KEYS, SHARES = "query.masking_keys", "query.masking_shares"
 SURVIVORS, REVEAL = "query.masking_survivors", "query.masking_reveal"
-BITS = 32
-MOST_LOSS = 100.0
-"""A larger mean loss counts as this one in the sum."""
-MOST_ATTEMPTS = 1_000_000
 MOST_SIGNATURE = 2 * MOST_BYTES + 8
-MOST_SITES = 10_000
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What all sites of a masked round are told alike."""
-
-    attempt: int
-    """From 1; each has keys of its own."""
-    volumes: Mapping[str, int]
-    """Volumes that each site of the training registered, whose sum is what a site's weight is a share of; in an
-    evaluation, patients that each site holds out. A site signs only its own right number."""
-    start: str
-    """Hash of the tensors that the round starts from."""
-
-    def context(self, task: Task, header: Header) -> Context:
-        """The name of the round, of which everything that sites must agree on is a part."""
-        assert task.masking is not None
-        agreed = [self.attempt, sorted(self.volumes.items()), self.start, task.masking.clip, task.masking.threshold]
-        if task.evaluation is not None:
-            agreed.append(task.evaluation.model_dump(mode="json"))
-        digest = hashlib.sha256(json.dumps([header.base, *agreed]).encode()).hexdigest()
-        return Context(header.study, header.training, header.round, purpose_of(task), digest)
-
-    def lack_of_patients(self, sites: Iterable[str]) -> str | None:
-        """Why a sum over some sites is refused: fewer than three of them have patients in it; None if it is not."""
-        found = sum(self.volumes.get(site, 0) > 0 for site in sites)
-        if found >= LEAST_SITES:
-            return None
-        return f"{found} of the sites in the sum have patients in it, expected at least {LEAST_SITES}"
-
-    @property
-    def total(self) -> int:
-        """Registered volumes of all sites of the training."""
-        return sum(self.volumes.values())
-
-    def forms(self, clip: float) -> tuple[FixedPoint, FixedPoint]:
-        """How numbers of a change, and a loss, are written."""
-        return FixedPoint(BITS, clip, len(self.volumes)), FixedPoint(BITS, MOST_LOSS, len(self.volumes))
-
-    def record(self, **more: Any) -> ConfigRecord:
-        """The record of a request, with what its step adds."""
-        names = sorted(self.volumes)
-        volumes: list[int] = [self.volumes[name] for name in names]
-        known: dict[str, Any] = {"attempt": self.attempt, "start": self.start, "sites": names, "volumes": volumes}
-        return ConfigRecord({**known, **more})
-
-
-def purpose_of(task: Task) -> str:
-    """What is summed: a round of training, or the evaluation of a method or of a part of it."""
-    if task.evaluation is None:
-        return "training"
-    return "evaluation" if task.part is None else f"evaluation-{task.part}"
 
 
 def with_record(content: RecordDict, record: ConfigRecord, *, tensors: bool = False) -> RecordDict:
     """The request of a step: that of the training, with or without its tensors, and the record of the step."""
     left = {name: content[name] for name in ("task", "header")} if not tensors else dict(content)
     return RecordDict({**left, RECORD: record})
-
-
-def read_terms(content: RecordDict) -> Terms:
-    """Read the terms of a request.
-
-    Raises:
-        PayloadError: they are missing or of a wrong form.
-    """
-    record = config_record(content, RECORD)
-    attempt, start, names, volumes = (record.get(name) for name in ("attempt", "start", "sites", "volumes"))
-    if type(attempt) is not int or not 1 <= attempt <= MOST_ATTEMPTS:
-        raise PayloadError("masking: expected the number of an attempt")
-    if not isinstance(start, str) or (start and not FINGERPRINT.fullmatch(start)):
-        raise PayloadError("masking: expected the hash of the round's start")
-    sites = _texts(names)
-    right = isinstance(volumes, list) and len(volumes) == len(sites) and sites == sorted(set(sites))
-    if not right or not all(type(n) is int and 0 <= n <= MOST_VOLUMES for n in volumes or ()):  # type: ignore[union-attr]
-        raise PayloadError("masking: expected different sites in order, with the volumes of each")
-    return Terms(attempt, dict(zip(sites, volumes, strict=True)), start)  # type: ignore[arg-type]
-
-
-def _texts(value: object) -> list[str]:
-    if not isinstance(value, list) or len(value) > MOST_SITES or not all(isinstance(one, str) for one in value):
-        raise PayloadError("masking: expected a list of names")
-    return [str(one) for one in value]
 
 
 def _bytes(value: object, *, most: int, least: int = 0) -> bytes:
@@ -150,7 +60,7 @@ def _unsqueezed(value: object, n: int) -> list[bytes]:
 
 
 def _by_name(record: ConfigRecord, names: str, values: str, *, most: int, least: int = 0) -> dict[str, bytes]:
-    found, parts = _texts(record.get(names)), record.get(values)
+    found, parts = read_names(record.get(names)), record.get(values)
     if not isinstance(parts, list) or len(parts) != len(found) or len(set(found)) != len(found):
         raise PayloadError("masking: expected different names, with bytes for each")
     return {name: _bytes(part, most=most, least=least) for name, part in zip(found, parts, strict=True)}
@@ -197,7 +107,7 @@ def read_delivery(content: RecordDict) -> tuple[list[str], dict[str, bytes]]:
     """Read who shared, and the sealed shares."""
     record = config_record(content, RECORD)
     sealed = _by_name(record, "senders", "sealed", most=SEALED_BYTES, least=SEALED_BYTES)
-    return _texts(record.get("sharers")), sealed
+    return read_names(record.get("sharers")), sealed
 
 
 def survivors_record(
@@ -212,13 +122,13 @@ def survivors_record(
 
 def read_survivors(content: RecordDict) -> list[str]:
     """Read who survived."""
-    return _texts(config_record(content, RECORD).get("survivors"))
+    return read_names(config_record(content, RECORD).get("survivors"))
 
 
 def read_confirmations(content: RecordDict) -> dict[str, bytes]:
     """Read the survivors' signatures without verifying them."""
     record = config_record(content, RECORD)
-    signers = _texts(record.get("signers"))
+    signers = read_names(record.get("signers"))
     if len(set(signers)) != len(signers):
         raise PayloadError("masking: expected different names")
     return dict(zip(signers, _unsqueezed(record.get("signatures"), len(signers)), strict=True))

@@ -8,14 +8,15 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from sahfl.errors import PayloadError
-from sahfl.federation.protocol import expect_records, n_bytes, read_header, read_metrics, read_seconds
+from sahfl.federation.metrics import read_metrics, read_seconds
+from sahfl.federation.protocol import expect_records, n_bytes, read_header
 from sahfl.federation.tensors import RAW, config_record, flat_array
 from sahfl.masking.masks import Numbers
 from sahfl.payload import Header, Layout, check_header
 from sahfl.statistics.consortium import Thresholds
 
-MOST_PATIENTS = 1_000_000
-"""Largest threshold of a site's policy that is read."""
+MOST_PATIENTS = 1000
+"""Largest threshold that a site's policy may have (``config.SitePolicy``)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_masked_reply(content: RecordDict, *, header: Header, layout: Layout, mo
     wanted = {"names": [name for name, _ in layout], "shapes": [",".join(map(str, shape)) for _, shape in layout]}
     if dict(config_record(content, "layout")) != wanted:
         raise PayloadError("layout: is not that of the tensors of this round")
-    n_volumes, _, seconds = read_metrics(content, most_volumes=most_volumes, masked=True)
+    n_volumes, _, seconds = read_metrics(content, most_volumes=most_volumes, loss="kept")
     vector = np.frombuffer(flat_array(content, "state", dtype="uint32").data, "<u4")
     n_numbers = 1 + sum(int(np.prod(shape)) for _, shape in layout)
     if vector.size != n_numbers:

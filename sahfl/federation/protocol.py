@@ -6,21 +6,21 @@ header and contains a state or sums. A state is sent as one flat array with its 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from sahfl.adapters import AdapterState
 from sahfl.errors import PayloadError
+from sahfl.federation.metrics import Loss, metrics_record, read_metrics
 from sahfl.federation.tensors import RAW, config_record, flat_array, read_state, state_records
-from sahfl.payload import FINGERPRINT, Encoding, Header, check_header, check_training, require_own_version
+from sahfl.payload import FINGERPRINT, Encoding, Header, check_header, require_own_version
 from sahfl.task import SiteDescription, Task
 
 DESCRIBE, INSTALL_BASE, TRAIN, EVALUATE = "query.describe", "query.install_base", "train", "evaluate"
@@ -89,10 +89,16 @@ def read_request(content: RecordDict) -> tuple[Task, Header]:
 
 
 def train_reply(
-    header: Header, state: AdapterState, *, n_volumes: int, loss: float, seconds: float, encoding: Encoding = "float32"
+    header: Header,
+    state: AdapterState,
+    *,
+    n_volumes: int,
+    loss: float | None,
+    seconds: float,
+    encoding: Encoding = "float32",
 ) -> RecordDict:
     """Make the answer to a training request: the state in float32, or its rounded change in another encoding."""
-    metrics = MetricRecord({"n_volumes": n_volumes, "loss": loss, "seconds": seconds})
+    metrics = metrics_record(n_volumes, loss, seconds)
     return RecordDict({"metrics": metrics, **state_records(header, state, encoding)})
 
 
@@ -106,7 +112,7 @@ def read_train_reply(
     """
     expect_records(content, "header", "layout", "metrics", "state")
     check_header(read_header(content), header)
-    n_volumes, loss, seconds = read_metrics(content, most_volumes=most_volumes)
+    n_volumes, loss, seconds = read_metrics(content, most_volumes=most_volumes, loss="told" if like else "either")
     state = read_state(content, like=like, encoding=encoding)
     if encoding != "float32":
         state = {name: value + state[name] for name, value in like.items()}
@@ -114,10 +120,8 @@ def read_train_reply(
 
 
 def local_phase_reply(header: Header, *, n_volumes: int, loss: float | None, seconds: float) -> RecordDict:
-    """Make the answer to a request for the last phase at a site, without tensors; of a masked training no loss."""
-    metrics = MetricRecord({"n_volumes": n_volumes, "seconds": seconds})
-    if loss is not None:
-        metrics["loss"] = loss
+    """Make the answer to a request for the last phase at a site, without tensors; the loss may stay there."""
+    metrics = metrics_record(n_volumes, loss, seconds)
     return RecordDict({"header": ConfigRecord(header.as_dict()), "metrics": metrics})
 
 
@@ -126,37 +130,15 @@ def read_local_phase_reply(
 ) -> TrainReply:
     """Read a site's answer to a request for its last phase, as ``read_train_reply``; its state is empty.
 
-    It has no loss in a ``masked`` training.
+    It has no loss in a ``masked`` training, and in another one if the site keeps it.
 
     Raises:
         PayloadError: names the first value that does not fit the request.
     """
     expect_records(content, "header", "metrics")
     check_header(read_header(content), header)
-    return TrainReply({}, *read_metrics(content, most_volumes=most_volumes, masked=masked), n_bytes(content))
-
-
-def read_metrics(content: RecordDict, *, most_volumes: int, masked: bool = False) -> tuple[int, float | None, float]:
-    """Read and check number of volumes, loss (None of a ``masked`` training, which sends none) and seconds.
-
-    Raises:
-        PayloadError: names the first value that is unknown, or out of its range.
-    """
-    metrics = content.metric_records.get("metrics", MetricRecord({}))
-    if unknown := sorted(metrics.keys() - {"n_volumes", "seconds", *(() if masked else ("loss",))}):
-        raise PayloadError(f"metrics: has unknown value {unknown[0][:40]!r}")
-    n_volumes, loss = check_training(metrics.get("n_volumes"), 0.0 if masked else metrics.get("loss"))
-    if n_volumes > most_volumes:
-        raise PayloadError(f"n_volumes: got {n_volumes}, the site registered {most_volumes}")
-    return n_volumes, None if masked else loss, read_seconds(metrics)
-
-
-def read_seconds(metrics: MetricRecord) -> float:
-    """Read how long a site worked; raises PayloadError if it is no finite number from 0."""
-    seconds = metrics.get("seconds")
-    if type(seconds) is not float or not 0 <= seconds < math.inf:
-        raise PayloadError("seconds: expected a number")
-    return seconds
+    loss: Loss = "kept" if masked else "either"
+    return TrainReply({}, *read_metrics(content, most_volumes=most_volumes, loss=loss), n_bytes(content))
 
 
 def evaluation_reply(header: Header, sums: NDArray[np.float64]) -> RecordDict:

@@ -39,7 +39,8 @@ What is not protected:
   honest programs keep them, and a total beyond what they allow is refused (``FixedPoint.decode``), nothing else is.
 - *What the sum tells.* Membership in the training data can be guessed from a sum as from any network. c colluding
   sites subtract their own vectors from it; of t survivors, t - c remain. Two sums over nearly the same vectors have a
-  difference: never mask the same vector in two rounds.
+  difference: never mask the same vector in two rounds. Over many rounds in which one site is missing now and then, the
+  differences add up to its mean (So et al. 2021, arXiv:2106.03328).
 - *Invented sites.* Whoever holds the key of the consortium's authority can make certificates, and so sites. If they
   count as honest where c was counted, the server sees through everything. Sites must know each other's keys otherwise.
 - *Availability.* A site that seals wrong shares, or a server, can make a round fail. A failed round stays failed.

@@ -65,6 +65,11 @@ class Party:
         party._notes, party._own = notes, own
         return party
 
+    @property
+    def threshold(self) -> int:
+        """How many sites of the list that was answered must stay; MaskingRefused before ``share``."""
+        return self._listed().terms.threshold
+
     def to_bytes(self) -> bytes:
         """The notes of this round; without the secret they tell nothing that the server does not know."""
         return write_notes(self._notes, self._own)

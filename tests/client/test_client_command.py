@@ -22,8 +22,10 @@ from sahfl.federation.site.answered import Answered
 from sahfl.federation.site.audit import FILE, read_lines
 from sahfl.federation.site.known_bases import require_accepted
 from sahfl.federation.site.ledger import Ledger
+from sahfl.federation.site.masked_once import note_summed
 from sahfl.federation.site.secret import commitment, site_secret
 from sahfl.federation.site.site import Site
+from sahfl.masking.context import Context
 from sahfl.payload import Header
 from sahfl.trust.roster import load_roster
 
@@ -189,6 +191,19 @@ def test_a_round_is_released_by_its_name_and_the_audit_log_has_it(monkeypatch, c
     )  # fmt: skip
 
 
+def test_scans_are_released_for_sums_over_other_sites_and_the_audit_log_has_it(monkeypatch, capsys, site_file):
+    config, sum_ = load_site(site_file), Context("a" * 64, "0" * 16, 0, "evaluation")
+    header = Header("a" * 64, stage="finetune", method="zero_shot", fold=0, round=0, base="")
+    assert run(monkeypatch, "forget-sums", site_file) == 2
+    assert "no scan of this site is in a masked sum of an evaluation; nothing was changed" in capsys.readouterr().err
+    note_summed(config, sum_, header, sites=["bern", "graz", "wels"], scans={"e" * 64, "d" * 64})
+    assert run(monkeypatch, "forget-sums", site_file) == 0
+    assert capsys.readouterr().out == "Released: 2 held-out scans, for masked sums over other sites.\n"
+    (*_, line) = read_lines(config.folder / FILE)
+    assert (line["event"], line["details"]) == ("sums_released", {"scans": 2})
+    note_summed(config, sum_, header, sites=["bern", "graz", "thun"], scans={"e" * 64})
+
+
 def test_a_base_network_is_listed_until_it_is_accepted_by_its_hash(monkeypatch, capsys, site_file):
     config = load_site(site_file)
     closed = config.model_copy(update={"policy": config.policy.model_copy(update={"bases": ()})})
@@ -212,7 +227,13 @@ def test_a_base_network_is_listed_until_it_is_accepted_by_its_hash(monkeypatch, 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
 @pytest.mark.parametrize(
     "arguments",
-    [("accept-base", "e" * 64), ("accept-roster", "e" * 64), ("forget-round", "0" * 16, "1"), ("withdraw", "p")],
+    [
+        ("accept-base", "e" * 64),
+        ("accept-roster", "e" * 64),
+        ("forget-round", "0" * 16, "1"),
+        ("forget-sums",),
+        ("withdraw", "p"),
+    ],
 )
 def test_root_writes_nothing_into_the_folder_of_another_user(monkeypatch, capsys, site_file, arguments):
     folder = load_site(site_file).folder

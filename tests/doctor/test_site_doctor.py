@@ -12,17 +12,19 @@ from harness.trust_kits import free_port, make_consortium
 from sahfl.config import ViewsConfig, load_site
 from sahfl.data.phantom import CohortSpec, write_cohort
 from sahfl.doctor import examine_site, healthy
-from sahfl.doctor.site import case_bytes, examine_data, examine_policy
+from sahfl.doctor.site import case_bytes, examine_data, examine_policy, examine_roster
 from sahfl.federation.site.audit import AuditLog
+from sahfl.federation.site.known_roster import accept_roster, require_roster
 from sahfl.federation.site.secret import renew_secret
 from sahfl.federation.site.site import Site
 from sahfl.trust.kit import ServerKit
-from sahfl.trust.provision import revoke
+from sahfl.trust.provision import renew, revoke
+from sahfl.trust.roster import load_roster
 
 LET_IN = (400, {"error": "no instance"})
 ALL = (
     "user versions environment kit certificates dns port tls health clock admission ntp "
-    "policy folder disk memory device data audit state answers"
+    "policy folder disk memory device data audit state roster answers"
 )
 
 
@@ -266,3 +268,39 @@ def test_a_lost_file_of_the_site_s_folder_is_a_failure_with_its_remedy(site):
     assert found.remedy.endswith("or draw from a new one from now on: sahfl-client new-secret SITE_FILE")
     renew_secret(config)
     assert go(config)["state"].remedy == "restore the whole folder from its newest backup (docs/keeping.md)"
+
+
+def test_a_roster_that_waits_is_named_until_it_is_accepted_also_for_this_site_s_own_new_key(paths, site):
+    config = site()
+    config.folder.mkdir(exist_ok=True)
+    assert examine_roster(config).verdict == "ok"
+    require_roster(config)
+    renew(paths.folder, "graz")
+    found = examine_roster(config)
+    assert (found.verdict, "this site's new key" in found.found) == ("warn", False)
+    accept_roster(config, found.remedy.split()[-1])  # as the remedy says
+    assert examine_roster(config).verdict == "ok"
+    before = {name: (config.kit / name).read_bytes() for name in ("roster.json", "roster.sig")}
+    renew(paths.folder, "bern")
+    found = examine_roster(config)
+    assert (found.verdict, "this site's new key" in found.found) == ("warn", True)
+    newest = {name: (config.kit / name).read_bytes() for name in before}
+    for name, content in before.items():  # a kit into which somebody put an old roster
+        (config.kit / name).write_bytes(content)
+    found = examine_roster(config)
+    assert found.verdict == "FAIL"
+    assert "ask the coordinating centre for roster.json and roster.sig" in found.remedy
+    for name, content in newest.items():
+        (config.kit / name).write_bytes(content)
+    accept_roster(config, load_roster(config.kit).sha256)
+    assert examine_roster(config).verdict == "ok"
+
+
+def test_a_kit_without_a_roster_is_a_warning_because_only_masked_sums_need_one(site):
+    config = site()
+    for name in ("roster.json", "roster.sig"):
+        (config.kit / name).unlink()
+    found = examine_roster(config)
+    assert (found.verdict, "its kit has no roster" in found.found) == ("warn", True)
+    assert "roster.json and roster.sig" in found.remedy
+    assert examine_roster(site(kit=None)).verdict == "skip"

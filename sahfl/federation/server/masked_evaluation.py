@@ -10,12 +10,13 @@ from flwr.app import RecordDict
 from sahfl.config import EvaluationConfig
 from sahfl.errors import MaskingFailed
 from sahfl.federation import protocol
-from sahfl.federation.masked_messages import purpose_of
+from sahfl.federation.masked_terms import purpose_of
 from sahfl.federation.masked_vectors import read_masked_evaluation_reply
 from sahfl.federation.server.cell import Run
 from sahfl.federation.server.masked_progress import (
     Answered,
     file_of,
+    path_of_fold,
     read_sites_of_fold,
     write_sites_of_fold,
 )
@@ -47,7 +48,7 @@ class MaskedEvaluation(MaskedSteps):
         MaskingFailed: as ``read_sites_of_fold``.
     """
 
-    KIND, WORK, BITS = protocol.EVALUATE_MASKED, "evaluation", 64
+    KIND, WORK, BITS, AGAIN = protocol.EVALUATE_MASKED, "evaluation", 64, True
 
     def __init__(
         self, cell: str, task: Task, header: Header, contents: Mapping[str, RecordDict], run: Run, *, quorum: int = 0
@@ -68,7 +69,17 @@ class MaskedEvaluation(MaskedSteps):
         listed = [one.advert.site for one in self.progress.listed]
         sites = [] if self.found is None else self.found["sites"]
         sent = {"bytes_up": self.n_bytes_up, "bytes_down": self.n_bytes_down}
-        return {"attempt": self.progress.terms.attempt, "listed": listed, "used": sites, "silent": self.silent} | sent
+        known = {"attempt": self.progress.terms.attempt, "listed": listed, "used": sites, "silent": self.silent}
+        return known | sent | {"strictest": self._strictest(sites)}
+
+    def _strictest(self, sites: Collection[str]) -> Record:
+        """By threshold of the sites' policies, the largest, which the total met, and the sites that have it."""
+        found: Record = {}
+        for name in ("smallest_group", "smallest_bootstrap"):
+            asked = {site: getattr(self.progress.answered[site], name) for site in sites}
+            most = max(asked.values(), default=0)
+            found[name] = {"patients": most, "sites": [site for site, n in asked.items() if n == most]}
+        return found
 
     @property
     def seconds(self) -> float:
@@ -85,7 +96,9 @@ class MaskedEvaluation(MaskedSteps):
     def _hindrance(self) -> str:
         """Why no sum can be begun or gone on with; empty if one can."""
         if lacking := sorted(set(self._settled or ()) - self._contents.keys()):
-            return f"{', '.join(lacking)} is not there; {ONE_SET}"
+            path = path_of_fold(self._run.folder.path, self._task.evaluated_fold)
+            left = f"each hospital calls sahfl-client forget-sums, and {path} is deleted here"
+            return f"{', '.join(lacking)} is not there; {ONE_SET}. If it left for good, {left}"
         return self.progress.terms.lack_of_patients(self._contents) or ""
 
     def _size_of(self, site: SiteDescription) -> int:

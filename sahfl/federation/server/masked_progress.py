@@ -18,7 +18,7 @@ import numpy as np
 from sahfl.atomic import write_atomic
 from sahfl.errors import MaskingFailed, PayloadError
 from sahfl.events import Warned, emit
-from sahfl.federation.masked_messages import Terms
+from sahfl.federation.masked_terms import Terms
 from sahfl.masking.collector import Collector
 from sahfl.masking.context import Context
 from sahfl.masking.encoding import pack, unpack
@@ -98,7 +98,7 @@ def read_sites_of_fold(run: Path, fold: int) -> tuple[str, ...] | None:
     Raises:
         MaskingFailed: the file of the first sum is damaged.
     """
-    path = _file_of_fold(run, fold)
+    path = path_of_fold(run, fold)
     try:
         sites = json.loads(read_bytes(path, most=LIST_BYTES))
         if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
@@ -113,12 +113,13 @@ def read_sites_of_fold(run: Path, fold: int) -> tuple[str, ...] | None:
 
 def write_sites_of_fold(run: Path, fold: int, sites: Iterable[str]) -> None:
     """Note the sites of the first masked sum over a held-out fold, before a site is told; StorageError: as above."""
-    path = _file_of_fold(run, fold)
+    path = path_of_fold(run, fold)
     with storing(path):
         write_atomic(path, json.dumps(sorted(sites)) + "\n")
 
 
-def _file_of_fold(run: Path, fold: int) -> Path:
+def path_of_fold(run: Path, fold: int) -> Path:
+    """The file with the sites in all masked sums over a held-out fold, in the folder of a run."""
     return run / "state" / f"masked-fold-{fold}.json"
 
 
@@ -128,7 +129,10 @@ def file_of(run: Path, cell: str, sum_: str = "round") -> Path:
 
 
 def read_progress(path: Path, terms: Terms, round_: int, *, bits: int = 32) -> Progress:
-    """How far a round is; its beginning if the file is of another round, of another start, missing or damaged."""
+    """How far a round is; its beginning if the file is of another round, of another start, missing or damaged.
+
+    From another start it is a further attempt, because the sites gave their keys for the earlier one.
+    """
     try:
         found = _from_bytes(read_bytes(path, most=TENSORS_BYTES))
     except FileNotFoundError:
@@ -136,8 +140,10 @@ def read_progress(path: Path, terms: Terms, round_: int, *, bits: int = 32) -> P
     except (OSError, PayloadError, ValueError, KeyError, TypeError):
         emit(Warned(f"{path}: is damaged; the masked round begins anew, which sites that went on refuse once or more"))
         return Progress(round_, terms, bits=bits)
-    if (found.round, found.terms.start, found.bits) != (round_, terms.start, bits):
+    if (found.round, found.bits) != (round_, bits):
         return Progress(round_, terms, bits=bits)
+    if found.terms.start != terms.start:
+        return Progress(round_, replace(terms, attempt=found.terms.attempt + 1), bits=bits)
     if found.listed:
         return found
     return Progress(round_, replace(terms, attempt=found.terms.attempt), bits=bits)

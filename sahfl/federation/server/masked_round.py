@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sahfl.adapters import AdapterState
 from sahfl.federation import protocol
-from sahfl.federation.masked_messages import BITS
+from sahfl.federation.masked_terms import BITS
 from sahfl.federation.masked_vectors import read_masked_reply
 from sahfl.federation.protocol import TrainReply
 from sahfl.federation.server.cell import Cell, MaskedSum, Run

@@ -21,15 +21,17 @@ from sahfl.errors import MaskingFailed, PayloadError
 from sahfl.events import SiteLeftOut, Warned, emit
 from sahfl.federation import masked_messages as messages
 from sahfl.federation import protocol
-from sahfl.federation.masked_messages import Terms, with_record
+from sahfl.federation.masked_messages import with_record
 from sahfl.federation.masked_signatures import is_consistent
+from sahfl.federation.masked_terms import Terms, purpose_of
 from sahfl.federation.server.cell import Outcome, Run
 from sahfl.federation.server.mailbox import Answers, Ask
 from sahfl.federation.server.masked_progress import Answered, Progress, read_progress, write_progress
-from sahfl.federation.server.replies import is_held_back, reason_of
+from sahfl.federation.server.replies import is_held_back, reason_of, refuses_mask
 from sahfl.federation.server.schedule import Steps
 from sahfl.federation.tensors import hash_of_tensors
 from sahfl.masking.collector import Collector, Total
+from sahfl.masking.graph import terms_of
 from sahfl.masking.masks import Numbers
 from sahfl.masking.party import Shares
 from sahfl.masking.ring import DTYPES
@@ -60,6 +62,8 @@ class MaskedSteps(ABC):
     """The third step in a word."""
     BITS: ClassVar[int]
     """Of the ring."""
+    AGAIN: ClassVar[bool] = False
+    """Whether a sum for which too many sites refused the work begins anew with other keys; a round is lost instead."""
 
     def __init__(
         self,
@@ -83,6 +87,8 @@ class MaskedSteps(ABC):
         self.outcome = Outcome(oddities={"stale": [], "duplicate": [], "retried": []})
         self.failure = ""
         """Why nothing came out."""
+        self._refusing = set[str]()
+        """Sites that refused the work, for example because another site spoilt its shares for them."""
         self.silent: dict[str, list[str]] = {}
         """Sites in the sum that did not answer a step after it, by step."""
         self.n_bytes_down = dict.fromkeys(contents, 0)
@@ -125,10 +131,19 @@ class MaskedSteps(ABC):
                 raise MaskingFailed(f"{self._what}: {error}") from error
         except MaskingFailed as error:
             self.failure = str(error)
-            self.outcome.spent = bool(self.progress.shares)
+            self.outcome.spent = bool(self.progress.shares) and not self._is_spoilt()
             if not self.outcome.spent:
                 self._save(self.progress.next_attempt())
             emit(Warned(f"{self._cell}: {error}"))
+
+    def _is_spoilt(self) -> bool:
+        """Whether so many sites refuse the work under these keys that no sum can come out; they masked nothing."""
+        left = len(self.progress.shares) - len(self._refusing)
+        return self.AGAIN and not self.progress.answered and left < self._threshold
+
+    @property
+    def _threshold(self) -> int:
+        return terms_of(len(self.progress.listed), self._masking.threshold).threshold
 
     @property
     def _noun(self) -> str:
@@ -137,7 +152,7 @@ class MaskedSteps(ABC):
     @property
     def _what(self) -> str:
         """The sum in words, for messages."""
-        return f"round {self._header.round}" if self._header.round else messages.purpose_of(self._task)
+        return f"round {self._header.round}" if self._header.round else purpose_of(self._task)
 
     # ------------------------------------------------------------------------------------------------- the steps
 
@@ -199,6 +214,8 @@ class MaskedSteps(ABC):
         named = dict.fromkeys(survivors, messages.survivors_record(terms, survivors))
         yield from self._ask(messages.SURVIVORS, "survivors", named, confirm)
         signed = collector.confirmations()
+        if reason := terms.lack_of_signers(survivors, signed, self._threshold):
+            raise MaskingFailed(f"{self._what}: {reason}")
         named = dict.fromkeys(signed, messages.survivors_record(terms, survivors, signed))
         yield from self._ask(messages.REVEAL, "reveal", named, reveal)
         return collector.total()
@@ -227,6 +244,7 @@ class MaskedSteps(ABC):
             if reason := reason_of(reply, deadline_s):
                 reasons[site] = reason
                 self.outcome.held |= {site} if is_held_back(reply) else set()
+                self._refusing |= {site} if works and refuses_mask(reply) else set()
                 continue
             assert reply is not None
             self.n_bytes_up[site] += protocol.n_bytes(reply.content)

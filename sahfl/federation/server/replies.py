@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flwr.app import Message, RecordDict
 
-from sahfl.errors import PayloadError, UpdateHeldBack
+from sahfl.errors import MaskingRefused, PayloadError, UpdateHeldBack
 from sahfl.federation import flower
 
 EXPLAINED = {
@@ -43,6 +43,11 @@ def reason_of(reply: Message | None, deadline_s: float) -> str | None:
 def is_held_back(reply: Message | None) -> bool:
     """Whether a site trained, and held back its update."""
     return reply is not None and reply.has_error() and error_text(reply) == UpdateHeldBack.__name__
+
+
+def refuses_mask(reply: Message | None) -> bool:
+    """Whether a site refused a step of a masked sum."""
+    return reply is not None and reply.has_error() and error_text(reply) == MaskingRefused.__name__
 
 
 def content_of(reply: Message | None, deadline_s: float) -> RecordDict:

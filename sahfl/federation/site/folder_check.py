@@ -122,6 +122,8 @@ class _Seen:
             self.secrets = {details["batches"]}
         elif line["event"] == "roster_accepted":
             self.roster = details["roster"], line["n"]
+        elif line["event"] == "sums_released":
+            self.masked.pop(masked_once.SUMMED, None)
         elif line["event"] == "withdrawn":
             self.withdrawals[details["withdrawal"]] = line["n"]
         elif line["event"] == "round_released":

@@ -20,7 +20,6 @@ from sahfl.trust.attestation import Attestation, key_of, who_attests
 from sahfl.trust.roster import Roster, kit_has_roster, load_roster, read_roster
 
 FILE = "roster.json"
-HOW_TO_FOLLOW = "If a site has joined or has a new key: sahfl-client accept-roster SITE_FILE"
 GET = "ask the coordinating centre for roster.json and roster.sig (`sahfl provision` writes them beside the kits)"
 
 
@@ -66,9 +65,31 @@ def signed_by_rostered(config: SiteConfig, attestation: Attestation, document: b
     assert config.kit is not None
     name = who_attests(attestation, document, kit=config.kit)
     knows_sites = (config.folder / FILE).exists() or kit_has_roster(config.kit)
-    if knows_sites and require_roster(config).note.sites.get(name) != key_of(attestation):
-        raise TrustError(f"attestation: {name} is not in the roster with this key. {HOW_TO_FOLLOW}")
+    if knows_sites and (known := require_roster(config).note.sites.get(name)) != key_of(attestation):
+        raise TrustError(f"attestation: {not_in_force(config, name, known and key_of(attestation))}")
     return name
+
+
+def not_in_force(config: SiteConfig, site: str, key: str | None = None) -> str:
+    """Why a site is not believed, and what to do: whether the kit has the roster with it, or the centre must send it.
+
+    Args:
+        config: of the site that asks.
+        site: the other site, or this one after its own key was renewed.
+        key: hash of the key that it signed with; None if it is not in the roster.
+    """
+    own = f"{site}, this site," if site == config.name else site
+    found = f"{own} has another key than in" if key is not None else f"{own} is not in"
+    try:
+        waits = waiting_roster(config)
+    except (RosterNotAccepted, TrustError):
+        waits = None
+    known = None if waits is None else waits.note.sites.get(site)
+    if waits is not None and known is not None and key in (None, known):
+        remedy = f"The kit has a roster with it, {waits.sha256}: compare this hash with the centre's, and accept it"
+    else:
+        remedy = f"If it joined or has a new key, {GET}, put both files into the kit's folder, and accept the roster"
+    return f"{found} the roster that was accepted here. {remedy}: sahfl-client accept-roster SITE_FILE HASH"
 
 
 def accept_roster(config: SiteConfig, sha256: str) -> Roster:

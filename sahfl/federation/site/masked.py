@@ -15,7 +15,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,10 +29,11 @@ from sahfl.adapters import AdapterState
 from sahfl.atomic import write_atomic, writing
 from sahfl.config import SiteConfig
 from sahfl.errors import MaskingRefused, PayloadError, RosterNotAccepted, SiteStateLost, StorageError, TrustError
-from sahfl.federation.masked_messages import MOST_LOSS, MOST_SIGNATURE, Terms, purpose_of, read_delivery, read_terms
+from sahfl.federation.masked_messages import MOST_SIGNATURE, read_delivery
 from sahfl.federation.masked_signatures import key_by_site, signature, stand_in
+from sahfl.federation.masked_terms import MOST_LOSS, Terms, purpose_of, read_terms
 from sahfl.federation.site.answered import MASKED, how_to_release
-from sahfl.federation.site.known_roster import HOW_TO_FOLLOW, require_roster
+from sahfl.federation.site.known_roster import not_in_force, require_roster
 from sahfl.federation.site.masked_once import note_drawn
 from sahfl.federation.site.secret import batch_key, site_secret
 from sahfl.federation.tensors import hash_of_tensors
@@ -142,12 +143,10 @@ class MaskedRound:
             return False
         key = self._roster.note.sites.get(site)
         if key is None:
-            text = f"{self.context}: {site!r} is not in the roster that was accepted here; nothing was sent"
-            raise RosterNotAccepted(f"{text}. {HOW_TO_FOLLOW}")
+            raise RosterNotAccepted(f"{self.context}: nothing was sent. {not_in_force(self._config, site)}")
         found = key_by_site(self._config.kit, site, document, signed)
         if found not in (None, key):
-            text = f"{self.context}: {site!r} has another key than in the roster that was accepted here"
-            raise RosterNotAccepted(f"{text}; nothing was sent. {HOW_TO_FOLLOW}")
+            raise RosterNotAccepted(f"{self.context}: nothing was sent. {not_in_force(self._config, site, found)}")
         return found == key
 
     @cached_property
@@ -170,13 +169,23 @@ class MaskedRound:
             )
 
     def require_patients(self, sites: Iterable[str]) -> None:
-        """Refuse a sum in which fewer than three of its sites have patients.
+        """Refuse a sum in which too few of its sites have patients.
 
         Raises:
             MaskingRefused: says how many have.
         """
-        if reason := self.terms.lack_of_patients(sites):
-            raise MaskingRefused(f"{self.context}: {reason}; nothing is signed")
+        if reason := self.terms.lack_of_patients(sites, self._config.policy.least_sites):
+            raise MaskingRefused(f"{self.context}: {reason} (policy.least_sites); nothing is signed")
+
+    def require_signers(self, party: Party, survivors: Collection[str], signers: Iterable[str]) -> None:
+        """Refuse to open a sum that too few of the sites with patients in it confirmed; this site did.
+
+        Raises:
+            MaskingRefused: says how many did.
+        """
+        confirmed = {*signers, self._config.name}
+        if reason := self.terms.lack_of_signers(survivors, confirmed, party.threshold):
+            raise MaskingRefused(f"{self.context}: {reason}; nothing is revealed")
 
     def require_begun(self, start: str) -> None:
         """Refuse to train in a round that was not begun here, or from another start than all sites were told.
@@ -208,7 +217,7 @@ class MaskedRound:
         return np.concatenate([form.encode(flat, weight=weight), last])
 
     def mask(self, content: RecordDict, vector: Numbers) -> Numbers:
-        """Step 3: put the masks on a vector; what it was computed from is noted first, so that it is in no second sum.
+        """Step 3: put the masks on a vector; what it was computed from is noted, so that it is in no second sum.
 
         Raises:
             MaskingRefused: as ``masked_once.note_drawn`` and ``Party.mask``.
@@ -216,10 +225,11 @@ class MaskedRound:
         """
         sharers, received = read_delivery(content)
         with self.step() as party:
+            masked = party.mask(vector, received, sharers)  # first, as shares that a site spoilt mask nothing
             key = batch_key(self._config, self._task, self._header, hash_of_tensors(content))
             what = "batches were" if self._task.evaluation is None else "evaluation was"
             note_drawn(self._config, self.context, self._header, key, mask_key=party.advertise().mask_key, what=what)
-            return party.mask(vector, received, sharers)
+            return masked
 
     def _open(self, *, first: bool) -> _Kept:
         kept, context = self._read_kept(), self.context.encode()

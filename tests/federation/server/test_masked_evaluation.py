@@ -267,3 +267,30 @@ def test_a_masked_study_ends_with_a_report_and_goes_on_without_asking_again(fede
     asked = {request.metadata.message_type for _, request, _ in later.seen}
     assert asked <= {protocol.DESCRIBE, protocol.INSTALL_BASE}
     assert (again.path / "results.json").exists()
+
+
+def test_the_journal_names_the_site_for_whose_policy_a_total_is_withheld(training):
+    there = training()
+
+    def stricter(site, request, reply):
+        if site == "graz" and request.metadata.message_type == WORK:
+            reply.content["metrics"]["smallest_bootstrap"] = 1000
+        return reply
+
+    assert there.evaluate(stricter)["masked"]["sites"] == list(SITES)
+    (line,) = [line for line in there.folder.journal() if line["event"] == "masked_evaluation"]
+    assert line["strictest"] == {
+        "smallest_group": {"patients": 1, "sites": list(SITES)},
+        "smallest_bootstrap": {"patients": 1000, "sites": ["graz"]},
+    }
+
+
+def test_a_threshold_that_no_policy_can_have_is_refused(training):
+    def endless(site, request, reply):
+        if site == "graz" and request.metadata.message_type == WORK:
+            reply.content["metrics"]["smallest_group"] = 1001
+        return reply
+
+    found = training(**QUICK).evaluate(endless)
+    assert found["masked"]["sites"] == [site for site in SITES if site != "graz"]
+    assert "expected thresholds from 1 to 1000" in found["missing"]["graz"]

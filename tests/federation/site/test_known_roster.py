@@ -59,7 +59,7 @@ def test_a_later_roster_waits_for_a_person(config, paths):
     second = load_roster(paths.sites["graz"])
     assert require_roster(config) == first
     joined = attest(paths.folder / "sites" / "new", b"document")
-    with pytest.raises(TrustError, match=r"new is not in the roster with this key. .* sahfl-client accept-roster"):
+    with pytest.raises(TrustError, match=rf"new is not in the roster .* The kit has a roster with it, {second.sha256}"):
         signed_by_rostered(config, joined, b"document")
     assert accept_roster(config, second.sha256.upper()) == second
     assert require_roster(config) == second
@@ -72,8 +72,27 @@ def test_a_site_with_another_key_is_not_believed_until_its_roster_is_accepted(co
     shutil.copytree(paths.sites["bern"], tmp_path / "old")
     renew(paths.folder, "bern")
     assert signed_by_rostered(config, attest(tmp_path / "old", b"x"), b"x") == "bern"
-    with pytest.raises(TrustError, match="bern is not in the roster with this key"):
+    waits = load_roster(config.kit)
+    with pytest.raises(TrustError, match=rf"bern has another key than .* The kit has a roster with it, {waits.sha256}"):
         signed_by_rostered(config, attest(paths.sites["bern"], b"x"), b"x")
+    accept_roster(config, waits.sha256)  # as the message says
+    assert signed_by_rostered(config, attest(paths.sites["bern"], b"x"), b"x") == "bern"
+
+
+def test_a_site_whose_kit_lacks_the_newest_roster_gets_it_from_the_centre_also_for_its_own_new_key(config, paths):
+    require_roster(config)
+    old = {name: (paths.sites["graz"] / name).read_bytes() for name in ("roster.json", "roster.sig")}
+    for site, named in (("bern", "bern has another key"), ("graz", "graz, this site, has another key")):
+        renew(paths.folder, site)
+        for name, content in old.items():  # the centre sends these two by hand
+            (paths.sites["graz"] / name).write_bytes(content)
+        with pytest.raises(TrustError, match=rf"{named} .* ask the coordinating centre for roster.json and roster.sig"):
+            signed_by_rostered(config, attest(paths.sites[site], b"x"), b"x")
+        for name in old:  # as the message says
+            shutil.copy(paths.folder / name, paths.sites["graz"] / name)
+        accept_roster(config, load_roster(paths.sites["graz"]).sha256)
+        assert signed_by_rostered(config, attest(paths.sites[site], b"x"), b"x") == site
+        old = {name: (paths.sites["graz"] / name).read_bytes() for name in old}
 
 
 @pytest.mark.parametrize("sha256", ["", "abc", "0" * 63, "0" * 64])

@@ -1,5 +1,6 @@
 """A site in masked rounds: what it refuses a hostile server, what it notes, and what of it never reaches the server."""
 
+import json
 import resource
 import stat
 import zlib
@@ -7,10 +8,14 @@ import zlib
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
-from harness.masked_training import MASKING, SITES, STEPS
+from harness.masked_training import MASKING, METHOD, SITES, STEPS
 
 from sahfl.aggregation.robust import change_norm
+from sahfl.errors import RunFailed
 from sahfl.federation import protocol
+from sahfl.federation.masked_terms import Terms
+from sahfl.federation.server.rounds import run_cell
+from sahfl.federation.server.schedule import run_alone
 from sahfl.federation.signatures import document
 from sahfl.federation.site.answered import MASKED, forget_round
 from sahfl.federation.site.known_roster import FILE as ROSTER
@@ -206,7 +211,7 @@ def test_a_site_believes_no_site_that_is_not_in_its_roster(training):
     assert missing["site"] == "bern"
     assert "RosterNotAccepted (a site's key is not in the roster that was accepted there" in missing["reason"]
     refused = [one for one in there.audit("bern") if one["event"] == "refused"]
-    assert ["'wels' is not in the roster" in one["details"]["reason"] for one in refused] == [True]
+    assert ["wels is not in the roster" in one["details"]["reason"] for one in refused] == [True]
 
 
 # --- what the server receives ---------------------------------------------------------------------------------------
@@ -242,3 +247,65 @@ def test_nothing_that_the_server_receives_tells_a_site_s_update_loss_or_norm(tra
     line = masked.rounds()[0]
     assert {used["loss"] for used in line["used"]} == {None}
     assert line["norms"] == {}
+
+
+# --- all sites are asked the same -------------------------------------------------------------------------------------
+
+
+def still_at_all_but(site_, **settings):
+    """A server that asks one site for the work, and all others for nothing of it."""
+
+    def before(site, message):
+        if site != site_:
+            task = json.loads(message.content["task"]["json"]) | settings
+            message.content["task"] = ConfigRecord({"json": json.dumps(task)})
+
+    return before
+
+
+def test_no_site_shares_seeds_with_sites_that_were_asked_for_another_learning_rate(training, monkeypatch):
+    there = training(attempts=1)
+    monkeypatch.setattr(
+        "sahfl.federation.server.masked_steps.is_consistent", lambda *_: True
+    )  # a server that looks away
+    with pytest.raises(RunFailed):
+        there.run(before=still_at_all_but("wels", learning_rate=1e-12))
+    for site in SITES:
+        line = there.audit(site)[-1]
+        assert line["details"]["asked"] == SHARES
+        assert "did not sign these keys for this round" in line["details"]["reason"]
+
+
+def test_what_sites_sign_names_all_settings_but_the_one_of_each_site(training):
+    task, header = protocol.read_request(protocol.request(training().cell()[0].task, training().cell()[0].header, {}))
+    terms = Terms(1, dict.fromkeys(SITES, 2), "")
+    known = terms.context(task, header)
+    assert terms.context(task.model_copy(update={"own_round": 3}), header) == known
+    others = {"learning_rate": 1e-12, "seed": 99, "folds": 3, "fold": 1, "rounds": 9, "common_random_numbers": True}
+    others |= {"views": task.views.model_copy(update={"spacing_mm": 9.0}), "method": None, "local": None}
+    for name, value in others.items():
+        assert terms.context(task.model_copy(update={name: value}), header) != known, name
+
+
+def test_a_site_takes_part_in_no_sum_over_fewer_sites_than_its_policy_wants(training):
+    there = training(policy={"least_sites": 5})
+    there.run()
+    assert {one["site"] for one in there.rounds()[0]["used"]} == set(SITES)
+    few = training(policy={"least_sites": 5}, attempts=1)
+    with pytest.raises(RunFailed):  # a server that lists two sites of its own beside one
+        few.run(sites=SITES[:3])
+    line = few.audit("bern")[-1]
+    assert line["details"]["asked"] == SHARES
+    assert "3 of the sites in the sum have patients in it, expected at least 5" in line["details"]["reason"]
+
+
+@pytest.mark.parametrize("unmasked", [True, False])
+def test_the_loss_of_what_a_site_trains_alone_stays_where_the_site_demands_masks(training, unmasked):
+    there = training(method=METHOD | {"trained_at": "bern"}, masked=False, policy={"unmasked": unmasked})
+    cell, start = there.cell(("bern",))
+    run, mailbox = there.at_work()
+    run_alone(run_cell(cell, start, run), mailbox)
+    (used,) = there.rounds()[0]["used"]
+    assert (used["loss"] is not None) == unmasked
+    line = there.audit("bern")[-1]
+    assert ("the mean loss" in line["words"]) == ("loss" in line["details"]["metrics"]) == unmasked

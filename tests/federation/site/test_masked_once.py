@@ -1,20 +1,28 @@
 """What a site masks once, and over which sites, whatever another study calls it."""
 
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 from harness.masked_training import SITES
 
 from sahfl import __version__
-from sahfl.errors import SiteStateLost
+from sahfl.errors import MaskingRefused, SiteStateLost
 from sahfl.federation import protocol
 from sahfl.federation.site.answered import MASKED
 from sahfl.federation.site.audit import AuditLog
 from sahfl.federation.site.folder_check import check_folder
 from sahfl.federation.site.masked import MaskedRound
-from sahfl.federation.site.masked_once import DRAWN, SUMMED
+from sahfl.federation.site.masked_once import DRAWN, SUMMED, forget_summed, note_summed, require_same_sites
 from sahfl.federation.site.secret import commitment
+from sahfl.federation.site.site import Site
+from sahfl.masking.context import Context
+from sahfl.payload import Header
 
 KEYS, SHARES = "query.masking_keys", "query.masking_shares"
+SURVIVORS, REVEAL = "query.masking_survivors", "query.masking_reveal"
 QUICK = {"deadline_s": 0.3, "attempts": 1}
 
 
@@ -44,20 +52,85 @@ def test_no_two_evaluations_of_the_same_scans_have_a_difference_that_is_one_site
     found = second.evaluate(without("wels", protocol.EVALUATE_MASKED))
     assert found["masked"] is None
     refused = second.audit("bern")[-1]["details"]["reason"]
-    assert "the same held-out scans are in a sum over other sites" in refused
-    assert "another seed" in refused
+    assert "of the held-out scans are in an earlier sum, and wels in one of the two" in refused
+    assert "sahfl-client forget-sums" in refused
     assert third.evaluate()["masked"]["sites"] == list(SITES)
 
 
-def test_the_remedy_works_another_seed_holds_out_other_scans(evaluating, masked_training, kits):
+def test_a_sum_that_would_be_refused_is_refused_before_the_work_and_may_begin_anew(evaluating):
     first, second = evaluating(), evaluating(**QUICK)
     first.evaluate()
     goes_on_after(first, second)
-    for config in second.configs.values():  # what another seed does to the lines, without its scans
-        path = config.folder / MASKED / SUMMED
-        path.write_text(path.read_text().replace('"method": "', '"method": "0'))
-    found = second.evaluate(without("wels", protocol.EVALUATE_MASKED))
-    assert found["masked"]["sites"] == list(SITES[:4])
+    assert second.evaluate(sites=SITES[:4])["masked"] is None
+    assert {line["details"]["asked"] for line in second.audit("bern")[-1:]} == {SHARES}
+    assert second.evaluate()["masked"]["sites"] == list(SITES)
+
+
+def test_folds_of_another_seed_have_the_same_sites_because_all_of_them_add_up_to_the_same_scans(evaluating):
+    config, sum_ = evaluating().configs["bern"], Context("f" * 64, "0" * 16, 0, "evaluation")
+    header = Header("f" * 64, "finetune", "zero_shot", 0, 0, "")
+    a, b, c, d, new = (letter * 64 for letter in "abcde")
+    for scans in ({a, b}, {c, d}):
+        note_summed(config, sum_, header, sites=SITES, scans=scans)
+    for scans in ({a, c}, {b, d}, {a}, {a, new}):
+        with pytest.raises(MaskingRefused, match="and wels in one of the two"):
+            note_summed(config, sum_, header, sites=SITES[:4], scans=scans)
+    note_summed(config, sum_, header, sites=SITES, scans={a, c})
+    note_summed(config, sum_, header, sites=SITES[:4], scans={new})  # in no sum so far
+    with pytest.raises(MaskingRefused):
+        note_summed(config, sum_, header, sites=SITES, scans={a, new})
+
+
+def test_the_remedies_work_the_same_sites_or_a_release_with_a_line_in_the_audit_log(evaluating):
+    there = evaluating()
+    there.evaluate()
+    config, sum_ = there.configs["bern"], Context("f" * 64, "0" * 16, 0, "evaluation")
+    scans = {item.content for item in Site(config).cases()}
+    held_out = {one for one in scans if one[:16] in (config.folder / MASKED / SUMMED).read_text()}
+    require_same_sites(config, sum_, sites=SITES, scans=scans)
+    with pytest.raises(MaskingRefused):
+        require_same_sites(config, sum_, sites=SITES[:4], scans=scans)
+    assert forget_summed(config) == len(held_out) > 0
+    assert there.audit("bern")[-1]["event"] == "sums_released"
+    require_same_sites(config, sum_, sites=SITES[:4], scans=scans)
+    check_folder(config)
+    assert forget_summed(config) == 0
+
+
+def test_sites_without_patients_do_not_open_a_sum_that_the_others_did_not_confirm(evaluating, monkeypatch):
+    there = evaluating(**QUICK)
+    monkeypatch.setattr(MaskedRound, "require_own", lambda *_: None)
+    monkeypatch.setattr("sahfl.federation.server.masked_steps.is_consistent", lambda *_: True)
+    few = namedtuple("Terms", "threshold")(0)
+    monkeypatch.setattr("sahfl.federation.server.masked_steps.terms_of", lambda *_: few)  # a server that looks away
+
+    def before(site, message):
+        record = ConfigRecord(dict(message.content["masking"]))
+        record["volumes"] = [int(name in ("bern", "graz", "wels")) for name in record["sites"]]
+        message.content["masking"] = record
+
+    def change(site, request, reply):
+        silent = site in ("bern", "graz") and request.metadata.message_type in (SURVIVORS, REVEAL)
+        return None if silent else reply
+
+    assert there.evaluate(change, before=before)["masked"] is None
+    (line,) = [line for line in there.audit("linz") if line["details"].get("asked") == REVEAL]
+    assert "1 of the 3 sites with patients in the sum confirmed it, expected at least 3" in line["details"]["reason"]
+
+
+def test_shares_that_another_site_spoilt_leave_the_evaluation_unmasked(evaluating):
+    there = evaluating(**QUICK)
+
+    def change(site, request, reply):
+        if (site, request.metadata.message_type) == ("wels", SHARES):
+            sealed = list(reply.content["shares"]["sealed"])
+            reply.content["shares"]["sealed"] = [bytes(len(sealed[0])), *sealed[1:]]  # bern's
+        return reply
+
+    assert there.evaluate(change)["masked"]["sites"] == list(SITES[1:])
+    assert "shares of 'wels'" in there.audit("bern")[-1]["details"]["reason"]
+    assert (there.configs["graz"].folder / MASKED / DRAWN).exists()
+    assert not (there.configs["bern"].folder / MASKED / DRAWN).exists()
 
 
 def test_a_sum_to_which_only_two_sites_add_anything_gets_no_shares(evaluating, monkeypatch):
@@ -95,3 +168,32 @@ def test_a_list_that_was_lost_stops_the_site(evaluating, name):
     (config.folder / MASKED / name).unlink()
     with pytest.raises(SiteStateLost, match=rf"{name}: lacks a masked sum of training"):
         check_folder(config)
+
+
+def test_the_remedy_works_for_a_hospital_that_left_for_good(masked_training, kits):
+    there = masked_training(kits=kits, **QUICK)
+    first = there.cell()[1]
+    later = {name: value + np.float32(0.01) for name, value in first.items()}
+    assert there.evaluate(final=first)["masked"]["sites"] == list(SITES)
+    there.folder.write_evaluation("cp_lora-r2/fold-0", {"sums": {}, "missing": {}})
+    reason = there.evaluate(final=later, sites=SITES[:4])["missing"]["bern"]
+    assert "wels is not there; all masked evaluations of a fold are over the same sites" in reason
+    path = Path(reason.rpartition(" and ")[2].removesuffix(" is deleted here"))
+    for site in SITES[:4]:  # as the message says
+        assert forget_summed(there.configs[site]) > 0
+    path.unlink()
+    assert there.evaluate(final=later, sites=SITES[:4])["masked"]["sites"] == list(SITES[:4])
+
+
+def test_an_evaluation_that_one_site_spoilt_for_all_others_comes_out_without_it(evaluating):
+    there = evaluating(**QUICK)
+
+    def change(site, request, reply):
+        if (site, request.metadata.message_type) == ("wels", SHARES):
+            reply.content["shares"]["sealed"] = [bytes(len(one)) for one in reply.content["shares"]["sealed"]]
+        return reply
+
+    assert there.evaluate(change)["masked"] is None
+    for site in SITES[:4]:  # the people of each site learn who it was
+        assert "shares of 'wels'" in there.audit(site)[-1]["details"]["reason"]
+    assert there.evaluate(sites=SITES[:4])["masked"]["sites"] == list(SITES[:4])

@@ -16,7 +16,7 @@ from harness.masked_round import CONTEXT, NAMES, Round, secret_of
 from sahfl.federation import masked_messages as messages
 from sahfl.federation import protocol
 from sahfl.federation.flower.parcels import from_bytes, to_bytes
-from sahfl.federation.masked_messages import Terms
+from sahfl.federation.masked_terms import Terms, read_terms
 from sahfl.federation.masked_vectors import (
     masked_evaluation_reply,
     masked_reply,
@@ -93,7 +93,7 @@ def _requests(whole: Round) -> tuple[dict[str, RecordDict], Readers]:
         "r.reveal": messages.survivors_record(TERMS, whole.survivors, whole.confirmations),
     }
     parts: Readers = {
-        "r.keys": messages.read_terms,
+        "r.keys": read_terms,
         "r.shares": messages.read_listed,
         "r.train": messages.read_delivery,
         "r.survivors": messages.read_survivors,
@@ -101,7 +101,7 @@ def _requests(whole: Round) -> tuple[dict[str, RecordDict], Readers]:
     }
 
     def reader_of(name: str) -> Callable[[RecordDict], object]:
-        return lambda content: (protocol.read_request(content), messages.read_terms(content), parts[name](content))
+        return lambda content: (protocol.read_request(content), read_terms(content), parts[name](content))
 
     made = {name: messages.with_record(asked, record) for name, record in records.items()}
     return made, {name: reader_of(name) for name in made}

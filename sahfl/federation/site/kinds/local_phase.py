@@ -23,7 +23,7 @@ from sahfl.federation.site.kinds.local_training import (
     training_cases,
 )
 from sahfl.federation.site.kinds.received import open_network, task_and_header, which_cell
-from sahfl.federation.site.kinds.train import TRAIN, metric_leaks
+from sahfl.federation.site.kinds.train import TRAIN, metric_leaks, metrics_of
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import hash_of_tensors
 from sahfl.task import Task
@@ -43,7 +43,7 @@ def local_phase(site: Site, content: RecordDict) -> RecordDict:
     drawn = batch_seed(site, task, header, hash_of_tensors(content))
     loss, n_volumes = train_locally(site, task, header, own, cases, drawn=drawn)
     own.part.keep(exchanged.read(own.net), n_volumes=n_volumes)
-    told, seconds = None if task.masking else loss, time.monotonic() - began
+    told, seconds = loss if "loss" in metrics_of(site.config.policy, task) else None, time.monotonic() - began
     return protocol.local_phase_reply(header, n_volumes=n_volumes, loss=told, seconds=seconds)
 
 
@@ -55,12 +55,12 @@ def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
-    yield from metric_leaks(task, answer.metric_records.get("metrics", MetricRecord()))
+    yield from metric_leaks(policy, task, answer.metric_records.get("metrics", MetricRecord()))
 
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
     metrics = sorted(answer.metric_records["metrics"])
-    loss = "" if task.masking else ", the mean loss"
+    loss = ", the mean loss" if "loss" in metrics else ""
     what = f"the number of scans{loss} and the seconds of the last phase at this site, and no tensor"
     return what, which_cell(task) | {"metrics": metrics}
 
@@ -68,7 +68,7 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
     for task in requests.local_phases(config.name) if requests else ():
         assert task.training is not None
-        loss = "" if task.masking else ", loss (mean of the phase)"
+        loss = ", loss (mean of the phase)" if "loss" in metrics_of(config.policy, task) else ""
         lines = [
             f"the last phase of {task.training.id} at this site, each fold ({task.training.local_steps} steps):",
             f"  leaves: metrics n_volumes (scans trained on){loss}, seconds",

@@ -33,6 +33,11 @@ def evaluated(site: Site, task: Task) -> tuple[CheckedCase, ...]:
     return site.cases_of_fold(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
 
 
+def scans_of(site: Site, task: Task) -> set[str]:
+    """Hash of the content of each scan that an evaluation is about."""
+    return {item.content for item in evaluated(site, task)}
+
+
 def refuses_step(policy: SitePolicy, task: Task) -> Iterator[str]:
     """What the work is refused for, so that a site takes part in the steps of a sum only if it will do the work."""
     yield from (TRAIN if task.evaluation is None else EVALUATE_MASKED).refuses(policy, task)

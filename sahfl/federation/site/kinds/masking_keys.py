@@ -1,7 +1,7 @@
 """Step 1 of a masked round: the site makes two keys for this round alone, and signs them with that of its certificate.
 
-What it signs names the round, the attempt, the start, the clip and the volumes of every site (in an evaluation, the
-patients that each holds out), so that masks cancel only between sites that were told the same.
+What it signs names the round, the attempt, the start, all settings of the task and the volumes of every site (in an
+evaluation, the patients that each holds out), so that masks cancel only between sites that were told the same.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def reveal(site: Site, content: RecordDict) -> RecordDict:
     here, _, header = masked_round(site, content)
     survivors, signed = masked_messages.read_survivors(content), masked_messages.read_confirmations(content)
     with here.step() as party:
-        return masked_messages.reveal_reply(header, party.reveal(survivors, signed, here.verify))
+        shares = party.reveal(survivors, signed, here.verify)
+        here.require_signers(party, survivors, signed)
+        return masked_messages.reveal_reply(header, shares)
 
 
 def _refuses(policy: SitePolicy, task: Task) -> Iterator[str]:

@@ -16,8 +16,9 @@ from sahfl.errors import PayloadError
 from sahfl.federation import masked_messages
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
-from sahfl.federation.site.kinds.masked_step import masked_round, plan_step, refuses_step
+from sahfl.federation.site.kinds.masked_step import masked_round, plan_step, refuses_step, scans_of
 from sahfl.federation.site.kinds.received import which_cell
+from sahfl.federation.site.masked_once import require_same_sites
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import config_record
 from sahfl.task import Task
@@ -27,11 +28,14 @@ WHAT = "encrypted shares of the seeds of this site's masks, one for each other s
 
 def give_shares(site: Site, content: RecordDict) -> RecordDict:
     """Answer with the shares, under one list of sites only."""
-    here, _, header = masked_round(site, content)
+    here, task, header = masked_round(site, content)
     listed = masked_messages.read_listed(content)
     with here.step() as party:
         shares = party.share(listed, here.verify)
-        here.require_patients(one.advert.site for one in listed)
+        sites = {one.advert.site for one in listed}
+        here.require_patients(sites)
+        if task.evaluation is not None:  # the work would be for nothing: the sites that stay are among these
+            require_same_sites(site.config, here.context, sites=sites, scans=scans_of(site, task))
         return masked_messages.shares_reply(header, shares)
 
 

@@ -1,7 +1,7 @@
 """Step 4 of a masked round: the site signs whose vectors are in the sum, once.
 
 Nobody reveals anything before enough sites signed the same names, so that the server cannot show each site another sum.
-All sums of evaluations over the same held-out scans must be over the same sites.
+All sums of evaluations that a held-out scan is in must be over the same sites.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from flwr.app import RecordDict
 from sahfl.config import SiteConfig, SitePolicy
 from sahfl.errors import PayloadError
 from sahfl.federation import masked_messages
+from sahfl.federation.masked_terms import purpose_of
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.kinds.kind import Kind, Planned
-from sahfl.federation.site.kinds.masked_step import evaluated, masked_round, plan_step, refuses_step
+from sahfl.federation.site.kinds.masked_step import masked_round, plan_step, refuses_step, scans_of
 from sahfl.federation.site.kinds.received import which_cell
 from sahfl.federation.site.masked_once import note_summed
 from sahfl.federation.site.site import Site
@@ -33,8 +34,7 @@ def sign_survivors(site: Site, content: RecordDict) -> RecordDict:
         document = party.confirm(survivors)
         here.require_patients(survivors)
         if task.evaluation is not None:
-            scans = {item.content for item in evaluated(site, task)}
-            note_summed(site.config, here.context, header, sites=survivors, scans=scans)
+            note_summed(site.config, here.context, header, sites=survivors, scans=scans_of(site, task))
         return masked_messages.survivors_reply(header, here.sign(document))
 
 
@@ -50,7 +50,7 @@ def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
 
 
 def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
-    return WHAT, which_cell(task) | {"sum": masked_messages.purpose_of(task)}
+    return WHAT, which_cell(task) | {"sum": purpose_of(task)}
 
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:

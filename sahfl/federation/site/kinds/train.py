@@ -84,7 +84,8 @@ def train_round(site: Site, content: RecordDict) -> RecordDict:
         sent |= {name: trained[name] - start[name] * (task.payload != "float32") for name in own.staying}
         sent = dict(sorted(sent.items()))
     seconds = time.monotonic() - began
-    return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=loss, seconds=seconds, encoding=task.payload)
+    told = loss if "loss" in metrics_of(site.config.policy, task) else None
+    return protocol.train_reply(header, sent, n_volumes=n_volumes, loss=told, seconds=seconds, encoding=task.payload)
 
 
 # ----------------------------------------------------------------------------------------------------- the policy
@@ -144,13 +145,20 @@ def _tensor_problems(policy: SitePolicy, task: Task) -> Iterator[str]:
 
 
 def _leaks(policy: SitePolicy, task: Task, answer: RecordDict) -> Iterator[str]:
-    yield from metric_leaks(task, answer.metric_records.get("metrics", MetricRecord()))
+    yield from metric_leaks(policy, task, answer.metric_records.get("metrics", MetricRecord()))
     yield from tensor_leaks(task, answer)
 
 
-def metric_leaks(task: Task, metrics: MetricRecord) -> Iterator[str]:
-    """Yield each metric of an answer that is not one of a training's: three numbers, without the loss under masks."""
-    expected = [name for name in METRICS if name != "loss" or task.masking is None]
+def metrics_of(policy: SitePolicy, task: Task) -> tuple[str, ...]:
+    """The metrics of a training that leave: three numbers, without the loss under masks, and where a site demands them
+    also without that of what it trains alone.
+    """
+    return tuple(name for name in METRICS if name != "loss" or (task.masking is None and policy.unmasked))
+
+
+def metric_leaks(policy: SitePolicy, task: Task, metrics: MetricRecord) -> Iterator[str]:
+    """Yield each metric of an answer that is not one of ``metrics_of``."""
+    expected = metrics_of(policy, task)
     for name, value in metrics.items():
         if name not in expected:
             yield f"got metric {name[:40]!r}, expected {', '.join(expected)}"
@@ -180,7 +188,7 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
         details["masked"] = {"clip": task.masking.clip, "threshold": task.masking.threshold}
         what = f"masked, of which the server learns the sum over the sites alone: {what}"
     work = f"after {local.steps} steps of {local.batch_size} slices at the rate {task.learning_rate:g}"
-    rest = "the number of scans" + ("" if task.masking else ", the mean loss") + " and the seconds"
+    rest = "the number of scans" + (", the mean loss" if "loss" in metrics else "") + " and the seconds"
     return f"{what}, {work}; {rest}", which_cell(task) | details
 
 
@@ -188,7 +196,7 @@ def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
     for task in requests.trainings(config.name) if requests else _allowed(config.policy):
         alone = " at this site alone" if task.pretrain_at else ""
         name = f"pretraining{alone}" if task.method is None else f"training {task.method.id}"
-        yield Planned(name, (task,), _lines(name, task))
+        yield Planned(name, (task,), _lines(config.policy, name, task))
 
 
 def _allowed(policy: SitePolicy) -> Iterator[Task]:
@@ -199,7 +207,7 @@ def _allowed(policy: SitePolicy) -> Iterator[Task]:
         yield plain_task("finetune", method_at_defaults(name), 0)
 
 
-def _lines(name: str, task: Task) -> Iterator[str]:
+def _lines(policy: SitePolicy, name: str, task: Task) -> Iterator[str]:
     method = task.training
     trained = trained_tensors(task.views, task.model, method)
     numbers, n_bytes = payload_size(trained.shared.values(), task.payload)
@@ -211,7 +219,7 @@ def _lines(name: str, task: Task) -> Iterator[str]:
         masked = "" if task.masking is None else f"masked, in a sum with the loss (clip {task.masking.clip:g}): "
         yield f"  leaves: {masked}{_what(method)}: {size}"
         yield f"    with their names and shapes ({shown})"
-    loss = "" if task.masking else ", loss (mean of the round)"
+    loss = ", loss (mean of the round)" if "loss" in metrics_of(policy, task) else ""
     yield f"  leaves: metrics n_volumes (scans trained on){loss}, seconds"
     if trained.staying:
         n_stay, _ = payload_size(trained.staying.values(), task.payload)
