@@ -64,7 +64,7 @@ def require_same_sites(config: SiteConfig, sum_: Context, *, sites: Collection[s
         config: of the site; a simulated one refuses nothing.
         sum_: the masked sum.
         sites: whose results are in the sum.
-        scans: hash of the content of each scan of this site that is in it. Without any, nothing is refused.
+        scans: hash of the voxels of each scan of this site that is in it. Without any, nothing is refused.
 
     Raises:
         MaskingRefused: names the sites that are in one of the two sums alone.

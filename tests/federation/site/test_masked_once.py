@@ -81,6 +81,17 @@ def test_folds_of_another_seed_have_the_same_sites_because_all_of_them_add_up_to
         note_summed(config, sum_, header, sites=SITES, scans={a, new})
 
 
+def test_a_scan_with_a_new_annotation_is_the_same_scan(evaluating):
+    first = evaluating()
+    first.evaluate()
+    config = first.configs["bern"]
+    noted = (config.folder / MASKED / SUMMED).read_text()
+    usable = Site(config).cases()
+    held_out = [item for item in usable if item.voxels[:16] in noted]
+    assert 0 < len(held_out) < len(usable)
+    assert not any(item.content[:16] in noted for item in usable)
+
+
 def test_the_remedies_work_the_same_sites_or_a_release_with_a_line_in_the_audit_log(evaluating):
     there = evaluating()
     there.evaluate()

@@ -34,8 +34,8 @@ def evaluated(site: Site, task: Task) -> tuple[CheckedCase, ...]:
 
 
 def scans_of(site: Site, task: Task) -> set[str]:
-    """Hash of the content of each scan that an evaluation is about."""
-    return {item.content for item in evaluated(site, task)}
+    """Hash of each scan that an evaluation is about: of its voxels, so that a new annotation makes no new scan of it."""
+    return {item.voxels or item.content for item in evaluated(site, task)}
 
 
 def refuses_step(policy: SitePolicy, task: Task) -> Iterator[str]:

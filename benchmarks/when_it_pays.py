@@ -1,0 +1,139 @@
+"""When is a federation better than each hospital alone? ``configs/map.yaml``, with one axis varied at a time.
+
+    python benchmarks/when_it_pays.py                        # all points that are missing; a table, JSON, a picture
+    python benchmarks/when_it_pays.py --points base patients-2
+    python benchmarks/when_it_pays.py --table                # of the finished points alone
+
+Each point is a study in a folder of its own (``runs/map/POINT``): an interrupted call goes on where it ended. The
+points change the number of training patients of a site, the rounds, or how unlike the sites are: in nothing, in their
+scanners, in their raters, in both; and one is the corner of few patients and many rounds. A point compares plain
+CP-LoRA, CP-LoRA with private terms, and CP-LoRA whose norms stay at the site with each site alone and with pooled
+training, in five trainings of each arm. The held-out patients of all points with the same scans are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import yaml
+
+from sahfl.config import Study, parse
+from sahfl.local_study import is_finished, open_run, run_study
+from sahfl.report.theme import DPI, EDGE, STYLE, encode, new_figure
+from sahfl.run.folder import RunFolder
+
+HERE = Path(__file__).parents[1]
+STUDY, NUMBERS = HERE / "configs" / "map.yaml", HERE / "docs" / "map.json"
+PICTURE = HERE / "docs" / "pictures" / "map.png"
+RATERS = {"sah_a": -0.04, "sah_b": 0.04, "sah_c": 0.0}
+"""Shift of each site's rater where raters differ."""
+POINTS: Mapping[str, Mapping[str, Any]] = {
+    "base": {},
+    **{f"patients-{n}": {"patients": n} for n in (2, 4, 16, 32)},
+    **{f"rounds-{n}": {"rounds": n} for n in (4, 30, 60)},
+    "unlike-none": {"scanners": False},
+    "unlike-rater": {"scanners": False, "raters": True},
+    "unlike-both": {"raters": True},
+    "corner": {"patients": 4, "rounds": 60},
+}
+"""What each point changes of the base point: 8 patients, 12 rounds, three scanners, one rater."""
+ARMS = {"plain": "", "private terms": "-private4", "norms stay": "-stays-norm"}
+"""Part of an arm's id."""
+AXES = {
+    "training patients of a site": {str(n): "base" if n == 8 else f"patients-{n}" for n in (2, 4, 8, 16, 32)},
+    "rounds": {"4": "rounds-4", "12": "base", "30": "rounds-30", "60": "rounds-60"},
+    "sites differ in": {"nothing": "unlike-none", "scanner": "base", "rater": "unlike-rater", "both": "unlike-both"},
+    "4 patients, 60 rounds": {"corner": "corner"},
+}
+"""The points of each axis, by the tick."""
+
+
+def main() -> None:
+    """Run what is missing, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", nargs="+", choices=list(POINTS), default=list(POINTS), help="points (default all)")
+    parser.add_argument("--table", action="store_true", help="run nothing; table, JSON and picture of what is finished")
+    parser.add_argument("--runs", type=Path, default=Path("runs/map"), help="folder of the runs (default runs/map)")
+    options = parser.parse_args()
+    found: dict[str, Any] = {}
+    for point in options.points:
+        study = study_of(point)
+        if options.table and not is_finished(RunFolder(options.runs / point)):
+            continue
+        folder = open_run(study, options.runs / point)
+        if not is_finished(folder):
+            run_study(folder, workers=None, lanes=None, cells=options.runs / "cells")
+        found[point] = list(rows_of(study, folder.results()))
+        print_point(point, found[point])
+    NUMBERS.write_text(json.dumps({"study": "configs/map.yaml", "points": found}, indent=1) + "\n")
+    PICTURE.write_bytes(picture(found))
+
+
+def study_of(point: str) -> Study:
+    """The study of a point."""
+    settings, changes = yaml.safe_load(STUDY.read_text()), POINTS[point]
+    settings["name"] = f"map-{point}"
+    finetune, sites = settings["finetune"], settings["data"]["sites"]
+    finetune["rounds"] = changes.get("rounds", finetune["rounds"])
+    for entry in finetune["grid"]:
+        entry["most_patients"] = changes.get("patients", entry["most_patients"])
+    for name, site in sites.items():
+        if not changes.get("scanners", True):
+            site["profile"] = "standard"
+        if changes.get("raters", False):
+            site["rater_shift"] = RATERS.get(name, 0.0)
+    return parse(Study, settings, where=f"point {point}")
+
+
+def rows_of(study: Study, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The difference of each arm from each site alone and from pooled training, with its 95 % interval."""
+    by_pair = {(row["method"], row["reference"]): row for row in results["comparisons"]}
+    plain = next(method.id for method in study.finetune.methods)
+    for name, part in ARMS.items():
+        arm = plain.replace("r8", f"r8{part}")
+        for place in ("each", "pooled"):
+            row = by_pair[arm, f"{plain}-{place}"]
+            gap = row["metrics"]["dice"]["overall"]
+            numbers = {key: gap[key] for key in ("difference", "low", "high", "n", "trainings")}
+            yield {"arm": name, "reference": place, "dice": row["dice"][0], "dice_reference": row["dice"][1], **numbers}
+
+
+def print_point(point: str, rows: list[dict[str, Any]]) -> None:
+    """A line for each difference of a point."""
+    for row in rows:
+        gap = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        print(f"| {point} | {row['arm']} | {row['reference']} | {row['dice']:.3f} | {gap} |", flush=True)
+
+
+def picture(found: Mapping[str, list[dict[str, Any]]]) -> bytes:
+    """The gain of each arm over each site alone along each axis, as PNG."""
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(3.6, 9.6)
+        widths = [len(ticks) for ticks in AXES.values()]
+        panels = figure.subplots(1, len(AXES), sharey=True, width_ratios=widths)
+        for axes, (axis, ticks) in zip(panels, AXES.items(), strict=True):
+            axes.axhline(0, color=EDGE, linewidth=1)
+            for place, (arm, colour) in enumerate(zip(ARMS, ("#00578A", "#C8553D", "#4F7F3B"), strict=True)):
+                shown = [
+                    (tick + 0.18 * (place - 1), row)
+                    for tick, point in enumerate(ticks.values())
+                    for row in found.get(point, ())
+                    if (row["arm"], row["reference"]) == (arm, "each")
+                ]
+                gaps = [row["difference"] for _, row in shown]
+                ends = [[abs(row[end] - row["difference"]) for _, row in shown] for end in ("low", "high")]
+                axes.errorbar([x for x, _ in shown], gaps, ends, fmt="o", color=colour, markersize=4, label=arm)
+            axes.set_xticks(range(len(ticks)), list(ticks))
+            axes.set_xlabel(axis)
+        panels[0].set_ylabel("Dice above each site alone")
+        panels[0].legend(frameon=False, fontsize=8.5, loc="best")
+        return encode(figure, dpi=DPI)
+
+
+if __name__ == "__main__":
+    main()
