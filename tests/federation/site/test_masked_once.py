@@ -96,7 +96,7 @@ def test_the_remedies_work_the_same_sites_or_a_release_with_a_line_in_the_audit_
     there = evaluating()
     there.evaluate()
     config, sum_ = there.configs["bern"], Context("f" * 64, "0" * 16, 0, "evaluation")
-    scans = {item.content for item in Site(config).cases()}
+    scans = {item.voxels for item in Site(config).cases()}
     held_out = {one for one in scans if one[:16] in (config.folder / MASKED / SUMMED).read_text()}
     require_same_sites(config, sum_, sites=SITES, scans=scans)
     with pytest.raises(MaskingRefused):

@@ -34,7 +34,7 @@ def evaluated(site: Site, task: Task) -> tuple[CheckedCase, ...]:
 
 
 def scans_of(site: Site, task: Task) -> set[str]:
-    """Hash of each scan that an evaluation is about: of its voxels, so that a new annotation makes no new scan of it."""
+    """Hash of the voxels of each scan that an evaluation is about; a new annotation makes no new scan."""
     return {item.voxels or item.content for item in evaluated(site, task)}
 
 
