@@ -53,6 +53,8 @@ class Case:
     """Which of several DICOM series the site wants, if it says so."""
     n_same_id: int = 0
     """Folders whose files hold the patient id of this one, though each counts as a patient; 0 for a real id."""
+    left_out: tuple[str, ...] = ()
+    """Of a site's first case: what beside its cases was taken for no scan, without names."""
 
     def files(self) -> tuple[Path, ...]:
         """All files that the case is read from, the image first, each once.

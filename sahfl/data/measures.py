@@ -21,6 +21,8 @@ SMALLEST_BRAIN_ML = 2.0
 """Less soft tissue inside closed bone is too little to measure."""
 UNSIGNED_SHIFT_HU = 1024.0
 """What is missing in values that were stored unsigned and lost their rescale intercept."""
+FEW_SLICES = 0.2
+"""With a skull in a smaller share of the slices, it is looked for a second time, behind the noise."""
 LEAST_CT_HU = -50.0
 """Values of which none is lower hold no air in HU."""
 
@@ -101,7 +103,7 @@ def measure(scan: Scan) -> Measures:
         brain_ml=brain_ml,
         brain_hu=float(np.median(tissue)) if known else None,
         noise_hu=_noise(image, _fine(brain, scan)) if known else None,
-        skull_share=skull_share(coarse, _pixel_mm(scan)),
+        skull_share=_skull_share(scan, coarse),
         shifted_skull_share=_shifted_share(scan, coarse, float(image.min())),
         top_share=float(areas[-1] / areas.max()) if areas.max() else 0.0,
         annotation=_annotation(scan, head),
@@ -132,8 +134,22 @@ def _pixel_mm(scan: Scan) -> tuple[float, float]:
     return x * step_x, y * step_y
 
 
+def _skull_share(scan: Scan, coarse: NDArray[np.float32], shift_hu: float = 0.0) -> float | None:
+    """Share of the slices that show a skull on every second or fourth pixel, or on the mean of as many.
+
+    Only single pixels show a thin skull, and only their mean shows the brain behind the noise of a bone kernel.
+    """
+    share = skull_share(coarse - np.float32(shift_hu), _pixel_mm(scan))
+    x, y = _steps(scan)
+    if share is None or share >= FEW_SLICES or x * y == 1:
+        return share
+    n_x, n_y, n_z = (n // step for n, step in zip(scan.image.shape, (x, y, 1), strict=True))
+    means = scan.image[: n_x * x, : n_y * y].reshape(n_x, x, n_y, y, n_z).mean(axis=(1, 3))
+    return max(share, skull_share(means - np.float32(shift_hu), _pixel_mm(scan)) or 0.0)
+
+
 def _shifted_share(scan: Scan, coarse: NDArray[np.float32], lowest: float) -> float | None:
-    return skull_share(coarse - np.float32(UNSIGNED_SHIFT_HU), _pixel_mm(scan)) if lowest >= LEAST_CT_HU else None
+    return _skull_share(scan, coarse, UNSIGNED_SHIFT_HU) if lowest >= LEAST_CT_HU else None
 
 
 def _coarse(scan: Scan) -> NDArray[np.float32]:

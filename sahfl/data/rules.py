@@ -180,6 +180,9 @@ warning label_hu
 warning label_contrast
     The annotated tissue is hardly brighter than the tissue around it (up to 5 HU): flipped, moved, or another scan's.
     Look at the contour; if it misses the blood, swap its axes as the finding says, or pair it with its own image.
+warning label_gaps
+    Three slices or more are annotated, and no two of them are neighbours: mL and Dice come out too small.
+    Annotate the slices between them, or let the program that made the annotation interpolate.
 warning left_right
     The annotation fits the image much better when left and right are swapped.
     Look at the contour; if it lies on the wrong side, convert image and annotation with one program.
@@ -202,6 +205,9 @@ warning repeat_scan
 warning one_id
     Several folders hold the same patient id, such as ANONYMOUS, and each folder counts as a patient.
     Give each patient an id of its own in the headers; put all scans of one patient under one id.
+warning left_out
+    Beside the patients' folders lies a folder, or a study of a disc, without a scan, such as a viewer's.
+    None needed, unless a patient's scan is lost: then export it again.
 # DICOM series that are used
 warning uneven_slices
     The slices are not evenly spaced; they are resampled to even distances (linear), and the annotation too (nearest).
@@ -243,28 +249,24 @@ DICOM_RULES = (
     ("not_ct", "The folder holds no CT series.", "Put the case's axial CT series there, and nothing else."),
     ("localizer", "The folder holds only a localizer (scout).", "Put the axial series there."),
     ("multi_frame", "A multi-frame CT does not describe its frames.", "Export as classic CT, one file per slice."),
-    ("several_series", "Nothing decides between several CT series.", "Name one under `data.series`, or keep one."),
-    ("several_annotations", "The folder holds several annotations.", "Keep one."),
     (
-        "compressed",
-        "The pixels are compressed in a way that cannot be read here.",
-        "Decompress them: `dcmdjpeg IN OUT`.",
+        "several_series",
+        "Nothing decides between several CT series.",
+        "Name one (`data.series`; to `sahfl predict` one of its files), or keep one.",
     ),
+    ("several_annotations", "The folder holds several annotations.", "Keep one."),
+    ("compressed", "The pixels are packed in a way that cannot be read here.", "Decompress them: `dcmdjpeg IN OUT`."),
     ("not_grey", "The pixels are not plain grey values.", "Export the original series, not a screen capture."),
     ("no_rescale", "Rescale slope or intercept is missing or 0.", "Export the original series with its whole header."),
     ("no_geometry", "Position, orientation or pixel size is missing or wrong.", "Export the original series."),
     ("unknown_thickness", "One slice without a thickness: its volume is unknown.", "Export with SliceThickness."),
     ("mixed_frames", "The slices belong to several frames of reference.", "Export one acquisition."),
-    ("mixed_patients", "The slices hold several patient ids.", "Export each patient into a folder of its own."),
+    ("mixed_patients", "The CT images hold several patient ids.", "Export each patient into a folder of its own."),
     ("mixed_orientations", "The slices lean differently.", "Export one acquisition; reformats do not belong to it."),
     ("mixed_sizes", "The slices have different numbers or sizes of pixels.", "Export one acquisition."),
     ("duplicate_positions", "Several slices lie at one place.", "Remove the copy, or the second acquisition."),
     ("missing_slices", "Slices are missing between the first and the last.", "Export the series again, whole."),
-    (
-        "shifted_slices",
-        "A slice is shifted in its own plane.",
-        "Export one acquisition; check the order of the slices.",
-    ),
+    ("shifted_slices", "A slice is shifted in its own plane.", "Export one acquisition; check the slices' order."),
     ("tilt", "The stack is sheared more than a gantry can tilt.", "Check the order and positions of the slices."),
     ("seg_type", "The annotation is not a binary DICOM segmentation.", "Export as binary segmentation, or as NIfTI."),
     ("seg_frame_of_reference", "The segmentation belongs to another acquisition.", "Put the right one there."),

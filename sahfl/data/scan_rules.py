@@ -34,6 +34,8 @@ BLOOD_HU = (25.0, 110.0)
 """Measured on real annotations: medians of 36-93 HU."""
 TOP_SHARE, MOST_SHEAR = 0.85, 0.02
 """Area of the head in the topmost slice relative to the largest; cosine between two axes (0.02 is a degree)."""
+LEAST_APART = 3
+"""As many annotated slices without a neighbour are a habit of the reader, not several small bleedings."""
 
 
 def judge_scan(case: str, scan: Scan, measures: Measures) -> Iterator[Finding]:
@@ -160,6 +162,9 @@ def _annotation(scan: Scan, blood: AnnotationMeasures | None) -> Iterator[tuple[
     ):
         if share > most:
             yield rule, f"{share:.1%} of the annotation lies {place}"
+    slices = np.flatnonzero(scan.label.any(axis=(0, 1)))
+    if len(slices) >= LEAST_APART and np.diff(slices).min() > 1:
+        yield "label_gaps", f"{len(slices)} slices are annotated, and of all between them none"
     if not BLOOD_HU[0] <= blood.median_hu <= BLOOD_HU[1]:
         yield "label_hu", f"the annotation has a median of {blood.median_hu:.0f} HU"
     yield from _contrast(blood)

@@ -45,6 +45,8 @@ def judge_site(traces: Sequence[Trace], cases: Sequence[Case]) -> Iterator[tuple
         if first.patient != case.patient:
             text = f"case {case.id}: its patient id is almost that of case {first.id}"
             yield case, finding("patient_alike", text)
+        for what in case.left_out:
+            yield case, finding("left_out", f"case {case.id}: beside the site's cases, {what}; it is left out")
         if case.n_same_id:
             text = f"case {case.id}: {case.n_same_id} of {len(cases)} folders hold one patient id, each is a patient"
             yield case, finding("one_id", text)

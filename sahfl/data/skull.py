@@ -38,14 +38,14 @@ def skull_share(coarse: NDArray[np.float32], pixel_mm: tuple[float, float]) -> f
     """
     if any(n * mm < LEAST_FIELD_MM for n, mm in zip(coarse.shape, pixel_mm, strict=False)):
         return None
-    smooth = ndimage.uniform_filter(coarse, (3, 3, 1))
+    smooth, tissue = (ndimage.uniform_filter(coarse, (n, n, 1)) for n in (3, 5))  # the second reaches no bone
     bone = ndimage.binary_dilation(coarse > BONE_ABOVE_HU, _BOX)
     air = (smooth < AIR_BELOW_HU) & ~bone
     rays = _rays(bone, air) * (~bone & ~air)
     surrounded, open_to_a_side = (ndimage.binary_erosion(rays >= least, _BOX) for least in LEAST_RAYS)
     found = [
-        _is_head(surrounded[:, :, z], smooth[:, :, z], pixel_mm)
-        or _is_head(open_to_a_side[:, :, z], smooth[:, :, z], pixel_mm, MUSCLE_HU)
+        _is_head(surrounded[:, :, z], tissue[:, :, z], pixel_mm)
+        or _is_head(open_to_a_side[:, :, z], tissue[:, :, z], pixel_mm, MUSCLE_HU)
         for z in range(coarse.shape[2])
     ]
     return float(np.mean(found))

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from sahfl.data.dicom.complete_header import MAY_BE_EMPTY
+from sahfl.data.dicom.complete_header import MAY_BE_EMPTY, in_unicode
 from sahfl.data.dicom.protocol import names_agent
 from sahfl.errors import PacsError
 
@@ -98,6 +98,7 @@ def pseudonymise(found: Dataset, patient: str, secret: bytes, uids: dict[str, st
     made.PatientIdentityRemoved, made.DeidentificationMethod = "YES", METHOD
     if "ContrastBolusAgent" in found:
         made.ContrastBolusAgent = "CONTRAST" if names_agent(str(found.ContrastBolusAgent or "")) else "NONE"
+    in_unicode(made)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = found.file_meta.TransferSyntaxUID
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
@@ -132,6 +133,7 @@ def name_again(made: Dataset, uids: Mapping[str, str], study: Dataset) -> None:
     Raises:
         PacsError: the segmentation refers to an image that is not of this study.
     """
+    in_unicode(made)
     own = {str(made.SOPInstanceUID), str(made.SeriesInstanceUID)}
     for part in _all_parts(made):
         for element in part:

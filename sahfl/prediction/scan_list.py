@@ -13,6 +13,7 @@ from typing import Any
 
 from sahfl import csv_table
 from sahfl.data import dicom
+from sahfl.data.dicom.disc import NAME, is_disc, study_folders
 from sahfl.data.dicom.header import private, read_elements
 from sahfl.data.formats.names import ENDINGS, stem
 from sahfl.data.json_lists import read_json
@@ -62,6 +63,11 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
         found: Iterable[tuple[str, Path]] = _of_datalist(path)
     elif path.is_file() and kind in csv_table.ENDINGS:
         found = _of_table(path)
+    elif not each and (disc := _disc_of(path)) is not None:
+        places = study_folders(disc)
+        if len(places) == 1 and path == disc:
+            return None
+        found = [("", place) for place in places]
     elif path.is_dir():
         inside = _of_folder(path)
         if not each and not _are_many(path, inside):
@@ -75,6 +81,12 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
     if not 0 < len(pairs) <= MOST_SCANS:
         raise DataError(f"{path}: got {len(pairs)} scans, expected 1 to {MOST_SCANS}")
     return _named(pairs)
+
+
+def _disc_of(path: Path) -> Path | None:
+    """The folder of the disc that a path names, by itself or by its file DICOMDIR."""
+    folder = path.parent if path.name.upper() == NAME and path.is_file() else path
+    return folder if is_disc(folder) else None
 
 
 def _of_folder(folder: Path) -> list[Path]:

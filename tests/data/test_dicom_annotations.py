@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from harness.contours import write_structures
 from harness.dicom_files import write_segmentation, write_segments, write_series
 from harness.one_case import check_case
 from pydicom.sr.codedict import codes
@@ -224,6 +225,17 @@ def at(positions, thickness=None):
     return change
 
 
+def edges_of(label, z):
+    """A contour around each run of voxels in a row of a slice."""
+    found = []
+    for index, row in zip(*np.nonzero(label.any(axis=0).T), strict=True):
+        steps = np.diff(np.concatenate([[0], label[:, row, index].astype(int), [0]]))
+        for left, right in zip(np.flatnonzero(steps > 0) - 0.5, np.flatnonzero(steps < 0) - 0.5, strict=True):
+            corners = [(left, row - 0.5), (right, row - 0.5), (right, row + 0.5), (left, row + 0.5)]
+            found.append(("ICH", z[index], corners))
+    return found
+
+
 def two_thicknesses():
     z = np.cumsum([0] + [2.5] * 7 + [5.0] * 6)
     return z, [2.5] * 8 + [5.0] * 6
@@ -245,12 +257,16 @@ def test_a_series_of_two_distances_is_resampled_with_a_record(tmp_path, with_thi
     np.testing.assert_array_equal(written[:, :, 8], np.rint((hu[:, :, 7] + hu[:, :, 8]) / 2))
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "nifti"])
+@pytest.mark.parametrize("kind", ["segmentation", "nifti", "contours"])
 def test_an_annotation_of_uneven_slices_keeps_its_millilitres(tmp_path, kind):
     z, thickness = two_thicknesses()
     case = a_case(tmp_path / "d", tilted(0), change=at(z, thickness))
     if kind == "segmentation":
         write_segmentation(case.image / "seg.dcm", sorted(case.image.glob("ct-*")), lesion())
+    elif kind == "contours":
+        of_slices = tilted(0)
+        of_slices[2] = [0, 0, 1, 0]  # a contour's z in mm
+        write_structures(case.image / "rs.dcm", edges_of(lesion(), z), of_slices)
     else:
         mean = tilted(0)
         mean[2] = [0, 0, z[-1] / 13, 0]
@@ -260,6 +276,8 @@ def test_an_annotation_of_uneven_slices_keeps_its_millilitres(tmp_path, kind):
     expected = float((lesion().sum(axis=(0, 1)) * reach).sum()) * 9 / 1000
     assert scan.volume_ml == pytest.approx(expected, rel=0.1)
     assert "uneven_slices" in dict(scan.notes)
+    of_slices = read_series(case.image).on_slices(scan.label[::-1, ::-1])
+    np.testing.assert_array_equal(of_slices, lesion() > 0)
 
 
 def test_a_result_on_resampled_planes_is_written_on_the_series_own_slices(tmp_path):

@@ -295,6 +295,77 @@ def test_a_series_without_a_frame_of_reference_is_used_with_a_note(tmp_path):
     assert "no common frame of reference" in notes(case)["no_frame"]
 
 
+@pytest.mark.parametrize("annotated", [True, False])
+@pytest.mark.parametrize("place", ["again", "."])
+def test_series_of_two_patients_in_one_folder_are_refused(tmp_path, annotated, place):
+    case = a_case(tmp_path / "d", annotated=annotated)
+    write_series(tmp_path / "d" / place, volume(15), AFFINE, series="of-another", change=with_header(PatientID="8"))
+    with pytest.raises(ScanProblem, match="the CT images hold 2 patient ids, expected one") as caught:
+        read_scan(case) if annotated else read_series(case.image)
+    assert caught.value.rule == "mixed_patients"
+    assert read_series(case.image, of=tmp_path / "d" / "ct-000.dcm").image.shape[2] == 8
+
+
+def test_between_two_studies_of_a_patient_no_rule_decides(tmp_path):
+    case = a_case(tmp_path / "d")
+    other = {"StudyInstanceUID": uid("follow-up"), "FrameOfReferenceUID": uid("its frame")}
+    add(tmp_path / "d", "thin", 15, np.diag([-0.5, -0.5, 2.5, 1.0]), **other)
+    assert read_scan(case).image.shape[2] == 8  # the annotation decides
+    with pytest.raises(ScanProblem, match="of 2 studies, between which nothing decides") as caught:
+        read_series(tmp_path / "d")
+    assert caught.value.rule == "several_series"
+    assert read_series(tmp_path / "d", of=tmp_path / "d" / "ct-000.dcm").image.shape[2] == 8
+    assert read_series(tmp_path / "d", wanted=SeriesChoice(uids=(uid("thin"),))).image.shape[2] == 15
+
+
+def test_an_annotation_that_fits_no_series_is_put_into_no_other_frame_of_reference(tmp_path):
+    case = a_case(tmp_path / "d")
+    add(tmp_path / "d", "thin", 15, np.diag([-0.5, -0.5, 2.5, 1.0]), FrameOfReferenceUID=uid("moved"))
+    fine = np.zeros((12, 16, 8), np.uint8)  # on a finer grid of one of them
+    fine[4:8, 4:10, 2:4] = 1
+    placed = AFFINE @ np.diag([0.5, 0.5, 1, 1])
+    placed[:3, 3] = [0.125, 0.125, 0]
+    nibabel.save(nibabel.Nifti1Image(fine, placed), tmp_path / "d" / "mask.nii.gz")
+    rule, text = refused(case)
+    assert (rule, "in 2 frames of reference, none with the voxels of the annotation" in text) == (
+        "several_series",
+        True,
+    )
+    named = SeriesChoice(uids=(uid("ct"),))
+    assert read_scan(Case("bern-0003", case.image, case.label, "p", series=named)).label.sum() == 12
+
+
+def test_a_file_of_a_series_whose_uids_were_scrambled_names_all_of_it(tmp_path):
+    def scramble(data, index):
+        data.SeriesInstanceUID, data.FrameOfReferenceUID = uid("s", index), uid("f", index)
+
+    files = write_series(tmp_path, volume(), AFFINE, change=scramble)
+    assert read_series(tmp_path, of=files[3]).image.shape[2] == 8
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 2.5])
+def test_two_reconstructions_under_one_series_uid_are_two_series(tmp_path, shift_mm):
+    soft = a_case(tmp_path / "d", annotated=False, ConvolutionKernel="H30s").image
+    alone = read_series(soft).image.get_fdata()
+
+    def sharp(data, index):
+        data.SeriesInstanceUID, data.ConvolutionKernel = uid("ct"), "H60s"
+        data.ImagePositionPatient = [*data.ImagePositionPatient[:2], data.ImagePositionPatient[2] + shift_mm]
+
+    write_series(soft, volume(seed=7), AFFINE, change=sharp, series="bone")
+    found = read_series(soft)
+    np.testing.assert_array_equal(found.image.get_fdata(), alone)
+    assert "left out: 8 image(s) of 5 mm (sharp kernel)" in dict(found.notes)["series_choice"]
+
+
+def test_a_series_that_changes_its_kernel_once_stays_one(tmp_path):
+    def changing(data, index):
+        data.ConvolutionKernel = "H40s" if index < 8 else "H30s"
+
+    write_series(tmp_path, volume(16), AFFINE, change=changing)
+    assert read_series(tmp_path).image.shape[2] == 16
+
+
 # --- patients -------------------------------------------------------------------------------------------------------
 
 
@@ -335,3 +406,36 @@ def test_ids_of_their_own_end_the_warning(tmp_path):
     cases = read_patients(tmp_path / "bern", "bern")
     assert len({case.patient for case in cases}) == 4
     assert not [case for case in cases if case.n_same_id]
+
+
+VIEWER = {"autorun.exe": b"MZ\x90", "INDEX.HTM": b"<html>", "icons/a.jpg": b"\xff\xd8\xff\xe0", "._x": b"\0\5\x16\7"}
+
+
+def test_a_folder_without_a_scan_beside_the_patients_is_left_out_and_named_by_its_place(tmp_path):
+    for name in ("p1", "p2"):
+        a_case(tmp_path / "site" / name, PatientID=name)
+    viewer = tmp_path / "site" / "VIEWER of Muster"
+    for name, content in VIEWER.items():
+        (viewer / name).parent.mkdir(parents=True, exist_ok=True)
+        (viewer / name).write_bytes(content)
+    section = SiteScansFolder(path=tmp_path / "site")
+    cases = section.list_cases("bern", tmp_path, lambda done, total: None)
+    assert [case.image.name for case in cases] == ["p1", "p2"]
+    assert len(section.glance("bern", tmp_path)) == 2
+    told = [item.text for one in check_cases(cases) for item in one.findings if item.rule == "left_out"]
+    kinds = "1 x hidden file, 1 x picture, 1 x program, 1 x text or table"
+    what = f"folder 1 of 3 in the order of names has {kinds}, and no scan"
+    assert told == [f"case bern-0000: beside the site's cases, {what}; it is left out"]
+
+
+NO_VIEWER = {"empty": {}, "lost": {"IM0001": b""}, "volume": {"ct.nii.gz": b"MZ"}, "slice": {"a.dcm": b"<html>"}}
+
+
+@pytest.mark.parametrize("files", NO_VIEWER.values(), ids=NO_VIEWER.keys())
+def test_a_folder_that_may_be_a_patients_is_a_case_that_is_refused(tmp_path, files):
+    a_case(tmp_path / "p1")
+    (tmp_path / "p2").mkdir()
+    for name, content in files.items():
+        (tmp_path / "p2" / name).write_bytes(content)
+    cases = read_patients(tmp_path, "bern")
+    assert [one.usable for one in check_cases(cases)][1:] == [False]

@@ -23,7 +23,7 @@ from sahfl.data.dicom import is_dicom, read_series
 from sahfl.data.dicom.codestream import claimed_size
 from sahfl.data.dicom.write_segmentation import write_segmentation
 from sahfl.data.manifest import Case
-from sahfl.errors import ScanProblem
+from sahfl.errors import DataError, ScanProblem
 
 AFFINE = np.diag([-0.5, -0.75, 5.0, 1.0])
 
@@ -342,6 +342,21 @@ def test_an_annotation_of_enhanced_ct_and_a_segmentation_that_is_written_lie_on_
     write_segmentation(folder / "seg.dcm", label > 0, read_series(folder), algorithm="test")
     (folder / "mask.nii.gz").unlink()
     np.testing.assert_array_equal(read_scan(case).label, expected)
+
+
+def test_a_series_in_two_multi_frame_files_is_one_volume_and_gets_no_segmentation_for_that_reason(tmp_path):
+    for part in range(2):
+        place = AFFINE.copy()
+        place[:3, 3] = AFFINE[:3] @ [0, 0, 5 * part, 1]
+        folder = enhanced(tmp_path / f"half-{part}", volume(), place)
+        data = pydicom.dcmread(folder / "enhanced.dcm")
+        data.SOPInstanceUID = uid("half", part)
+        (tmp_path / "d").mkdir(exist_ok=True)
+        data.save_as(tmp_path / "d" / f"{part}.dcm")
+    series = read_series(tmp_path / "d")
+    assert series.image.shape == (24, 32, 10)
+    with pytest.raises(DataError, match="the series lies in 2 multi-frame files, and a segmentation refers to one"):
+        write_segmentation(tmp_path / "seg.dcm", np.ones((24, 32, 10), bool), series, algorithm="test")
 
 
 def test_a_multi_frame_file_that_does_not_describe_its_frames_is_refused_by_name(tmp_path):

@@ -8,6 +8,7 @@ import zipfile
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from harness.dicom_files import uid, write_series
@@ -299,6 +300,24 @@ def test_the_studies_of_a_disc_are_cases_and_each_patient_is_one(tmp_path):
     assert patients[1] == patients[2] != patients[3]
     assert not (tmp_path / "work").exists()
     assert found(tmp_path / "DICOMDIR", tmp_path / "work") == cases
+
+
+def test_a_study_of_a_disc_without_ct_is_left_out_and_counted(tmp_path):
+    write_study(tmp_path / "a", 1, "A")
+    nibabel.save(nibabel.Nifti1Image(mask(1), AFFINE), tmp_path / "a" / "mask.nii")
+    for path in write_study(tmp_path / "b", 2, "B").iterdir():
+        data = pydicom.dcmread(path)
+        data.Modality = "MR"
+        data.save_as(path)
+    (tmp_path / "DICOMDIR").write_bytes(b"")
+    (case,) = read_cases(tmp_path, "bern", tmp_path / "work")
+    assert case.image == tmp_path / "a"
+    (checked,) = check_cases([case])
+    text = "case bern-0000: beside the site's cases, 1 of 2 studies of the disc hold no CT; it is left out"
+    assert [item.text for item in checked.findings if item.rule == "left_out"] == [text]
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(DataError, match="got 1 studies without CT, expected head CT"):
+        read_cases(tmp_path, "bern", tmp_path / "work")
 
 
 def test_a_mask_may_lie_in_any_folder_that_is_of_its_study_alone(tmp_path):

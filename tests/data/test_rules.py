@@ -146,12 +146,13 @@ SINGLE = {
     "label_undeclared": changed(lambda case: dataclasses.replace(case, declared=(2,))),
     "label_left_out": changed(lambda case: dataclasses.replace(case, blood=(2,))),
     "label_contrast": with_image(label=blood(np.s_[12:16, 12:16, 3:6])),
+    "label_gaps": with_image(label=blood(np.s_[8:12, 8:12, 1:8:3])),
     "left_right": mirrored,
     "file_name": changed(renamed),
     "header_text": changed(packed),
 }
 """One broken case for each rule of a single case."""
-ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan"}
+ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan", "left_out"}
 PROTOCOL = {"contrast_agent", "sharp_kernel"}
 READING = {"one_id", "uneven_slices", "derived_series", "not_axial", "scrambled_uids", "regridded", "annotation_grid"}
 READING |= {"series_choice", "seg_counted", "no_frame", "foreign_files"}

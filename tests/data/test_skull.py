@@ -104,9 +104,35 @@ def test_another_part_of_the_body_is_refused_for_having_no_head(body):
     assert refusals(scan_of(section)) == {"no_head"}
 
 
-@pytest.mark.parametrize("noise", [30, 60])
+@pytest.mark.parametrize("noise", [30, 60, 100])
 def test_a_noisy_head_is_a_head(noise):
     assert not refusals(scan_of(head(60), noise=noise))
+
+
+def fine(section, noise, n_slices=3):
+    """The section with pixels of 0.5 mm and noise of a bone kernel in thin slices."""
+    rng = np.random.default_rng(0)
+    plane = np.repeat(np.repeat(section, 4, 0), 4, 1)[:, :, None]
+    image = np.rint(plane + rng.normal(0, noise, (*plane.shape[:2], n_slices))).astype(np.float32)
+    return Scan(image, np.zeros(image.shape, bool), np.diag([0.5, 0.5, 5.0, 1.0]))
+
+
+@pytest.mark.parametrize("noise", [6, 100, 200])
+def test_a_head_in_thin_slices_of_a_bone_kernel_is_a_head(noise):
+    assert not refusals(fine(head(60), noise)) & {"no_head", "looks_like_mr"}
+
+
+@pytest.mark.parametrize("body", ["abdomen", "chest", "neck", "bone-phantom"])
+def test_noise_makes_no_head_of_another_part_of_the_body(body):
+    section = BODIES[body].copy()
+    section[:4, :4] = 1000
+    assert "no_head" in refusals(fine(section, 100))
+
+
+@pytest.mark.parametrize("thick", [1, 2])
+def test_a_newborns_thin_skull_is_a_skull(thick):
+    section = layers((oval(45, 55), 40), (oval(42, 52), 20), (ring(42, 52, 2 * thick), 600))
+    assert not refusals(scan_of(section)) & {"no_head", "looks_like_mr"}
 
 
 @pytest.mark.parametrize("n_slices", [1, 3, 8])

@@ -1,6 +1,7 @@
 """Contours (RTSTRUCT) as an annotation: known areas and volumes, holes, names, and what is refused."""
 
 import numpy as np
+import pydicom
 import pytest
 from harness.contours import write_structures
 from harness.dicom_files import CANARIES, uid, write_series
@@ -123,3 +124,41 @@ def test_the_header_names_the_series_of_the_contours(tmp_path):
 
 def test_a_contour_that_was_rounded_lies_on_its_slice(tmp_path):
     assert mask_of(case_of(tmp_path, [("ICH", 1.02, box(9.5, 9.5, 19.5, 21.5))])).sum() == 120
+
+
+def typed(path, kind):
+    """The same contours with another geometric type; None: without one."""
+    data = pydicom.dcmread(path)
+    for structure in data.ROIContourSequence:
+        for contour in structure.ContourSequence:
+            contour.ContourGeometricType = kind
+            if kind is None:
+                del contour.ContourGeometricType
+    data.save_as(path)
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR", None])
+def test_every_type_of_closed_contour_encloses_blood(tmp_path, kind):
+    case = case_of(tmp_path, [("ICH", 1, box(9.5, 9.5, 19.5, 21.5)), ("ICH", 1, box(11.5, 11.5, 13.5, 13.5))])
+    typed(tmp_path / "rs.dcm", kind)
+    assert mask_of(case).sum() == 120 - 4
+
+
+@pytest.mark.parametrize("kind", ["POINT", "OPEN_PLANAR", "OPEN_NONPLANAR"])
+def test_a_structure_without_a_closed_contour_is_no_empty_mask(tmp_path, kind):
+    case = case_of(tmp_path, [("ICH", 1, box(9.5, 9.5, 19.5, 21.5))])
+    typed(tmp_path / "rs.dcm", kind)
+    with pytest.raises(ScanProblem, match="points or open lines only, which enclose no area") as caught:
+        read_scan(case)
+    assert caught.value.rule == "seg_geometry"
+
+
+def test_contours_on_a_series_without_a_frame_of_reference_are_placed_by_their_positions(tmp_path):
+    case = case_of(tmp_path, [("ICH", 1, box(9.5, 9.5, 19.5, 21.5))])
+
+    def without(data, index):
+        del data.FrameOfReferenceUID
+
+    write_series(tmp_path, np.full(SHAPE, 40, np.int16), PLACES["axial"], change=without)
+    assert mask_of(case)[:, :, 1].sum() == 120
+    assert "no_frame" in dict(read_scan(case).notes)

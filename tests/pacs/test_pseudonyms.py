@@ -10,6 +10,7 @@ from harness.finished_run import phantom_hu
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import SegmentationStorage
 
 from sahfl.errors import PacsError
 from sahfl.pacs.pseudonyms import EMPTY, KEPT, OF_IMAGES, UIDS, name_again, new_uid, pseudonymise
@@ -130,3 +131,34 @@ def test_a_segmentation_of_another_study_is_refused():
     result.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = uid("foreign")
     with pytest.raises(PacsError, match="ReferencedSOPInstanceUID is of no image that was fetched for this study"):
         name_again(result, uids, found)
+
+
+NAMES = ("Müller^Jörg", "Łukasz^Żak", "Yamada^Tarou=山田^太郎")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_patients_and_segments_survive_the_way_out_and_back_in_any_script(name):
+    uids, image = {}, slice_dataset(IMAGE, AFFINE, 0)
+    found = segmentation(image)
+    found.SpecificCharacterSet, found.SOPClassUID = "ISO_IR 192", SegmentationStorage
+    found.SegmentSequence = Sequence([Dataset()])
+    found.SegmentSequence[0].SegmentLabel = "Hämatom, 血腫"
+    found.file_meta = image.file_meta
+    made(image, uids)
+    out = as_stored(made(found, uids))
+    assert out.SegmentSequence[0].SegmentLabel == "Hämatom, 血腫"
+    study = Dataset.from_json({"00100010": {"vr": "PN", "Value": [parts_of_name(name)]}})
+    name_again(out, uids, study)
+    back = as_stored(out)
+    assert str(back.PatientName) == name
+    assert back.SegmentSequence[0].SegmentLabel == "Hämatom, 血腫"
+
+
+def as_stored(dataset):
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return pydicom.dcmread(io.BytesIO(stream.getvalue()))
+
+
+def parts_of_name(name):
+    return dict(zip(("Alphabetic", "Ideographic"), name.split("="), strict=False))

@@ -7,11 +7,13 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from harness.dicom_files import CANARIES, write_segmentation, write_series
+from harness.dicom_files import CANARIES, uid, write_segmentation, write_series
 from harness.finished_run import phantom_hu, write_scan
 
+from sahfl.data.ct import read_scan
 from sahfl.data.dicom import read_segmentation, read_series
 from sahfl.data.dicom.write_segmentation import write_segmentation as write_seg
+from sahfl.data.manifest import Case
 from sahfl.data.new_scan import read_new_scan
 from sahfl.errors import DataError, DataRefused
 
@@ -174,6 +176,36 @@ def test_a_missing_uid_is_made_and_said(tmp_path, name, how):
     uid = made.ReferencedSeriesSequence[0].SeriesInstanceUID if name == "SeriesInstanceUID" else made[name].value
     assert uid.is_valid
     assert len(made.PerFrameFunctionalGroupsSequence) == LABEL.any(axis=(0, 1)).sum()
+
+
+FRAMES = {"none": lambda index: "", "no-uid": lambda index: "REMOVED", "one-each": lambda index: uid("frame", index)}
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES.keys())
+def test_a_segmentation_of_a_series_without_a_common_frame_is_read_back_as_its_annotation(tmp_path, frame):
+    def scrambled(data, index):
+        spoil(data, "FrameOfReferenceUID", frame(index))
+        if frame(0) != frame(1):
+            data.SeriesInstanceUID = uid("series", index)
+
+    write_series(tmp_path / "patient", IMAGE, AFFINE, change=scrambled)
+    notes = write_seg(tmp_path / "patient" / "seg.dcm", LABEL, read_series(tmp_path / "patient"), algorithm="sahfl")
+    assert any("FrameOfReferenceUID, so a new one was made for the segmentation" in note for note in notes)
+    scan = read_scan(Case("bern-0000", tmp_path / "patient", tmp_path / "patient", "p"))
+    np.testing.assert_array_equal(scan.label[::-1, ::-1] if AFFINE[0, 0] < 0 else scan.label, LABEL)
+
+
+NAMES = {"ISO_IR 100": "Müller^Jörg", "ISO_IR 144": "Иванов^Иван", "\\ISO 2022 IR 87": "Yamada^Tarou=山田^太郎"}
+
+
+@pytest.mark.parametrize(("charset", "name"), NAMES.items())
+def test_a_segmentation_repeats_the_name_in_any_script(tmp_path, charset, name):
+    def named(data, index):
+        data.SpecificCharacterSet, data.PatientName = charset.split("\\"), name
+
+    write_series(tmp_path / "patient", IMAGE, AFFINE, change=named)
+    assert not write_seg(tmp_path / "out.dcm", LABEL, read_series(tmp_path / "patient"), algorithm="sahfl")
+    assert str(pydicom.dcmread(tmp_path / "out.dcm").PatientName) == name
 
 
 EMPTIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")

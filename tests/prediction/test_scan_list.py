@@ -6,6 +6,7 @@ import pytest
 from harness.dicom_files import uid, write_series
 from harness.finished_run import phantom_hu, write_scan
 
+from sahfl.data.convert import find_scans
 from sahfl.errors import DataError
 from sahfl.prediction.scan_list import list_scans
 
@@ -44,6 +45,22 @@ def test_folders_of_several_studies_are_scans_and_those_of_one_are_parts_of_it(t
     assert names(tmp_path) == ["one", "two"]
     assert names(tmp_path / "two") is None
     assert names(tmp_path / "one", each=True) == ["again", "series"]
+
+
+def test_the_studies_of_a_disc_are_scans_and_those_that_share_a_folder_are_converted_first(tmp_path):
+    for name in ("first", "second"):
+        patient(tmp_path / "disc" / "DICOM" / name, name)
+    (tmp_path / "disc" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    for path in (tmp_path / "disc", tmp_path / "disc" / "DICOMDIR"):
+        assert sorted(names(path)) == ["first", "second"]
+    (tmp_path / "disc" / "DICOM" / "second").rename(tmp_path / "away")
+    assert names(tmp_path / "disc") is None
+    assert names(tmp_path / "disc" / "DICOMDIR") == ["disc"]
+    patient(tmp_path / "disc" / "DICOM" / "first", "second")
+    with pytest.raises(DataError, match=r"2 studies share a folder; write each as a scan of its own \(sahfl convert\)"):
+        list_scans(tmp_path / "disc")
+    assert len(find_scans(tmp_path / "disc", tmp_path / "work")) == 2
+    assert len(find_scans(tmp_path / "disc" / "DICOMDIR", tmp_path / "work")) == 2
 
 
 def test_volumes_beside_the_slices_of_a_patient_are_annotations(tmp_path):

@@ -11,24 +11,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from sahfl.data.dicom.foreign import listed
+from sahfl.data.dicom.grouping import FEWEST, MOST_SINGLES, group, normal_of
 from sahfl.data.dicom.protocol import is_sharp, names_agent
 from sahfl.data.dicom.survey import Contents, Found
 from sahfl.data.series_choice import SeriesChoice
 from sahfl.data.volume_size import MOST_VOXELS
 from sahfl.errors import ScanProblem
 
-FEWEST, MOST_SINGLES = 5, 2
-"""Beside a series of at least the first number of slices, one of at most the second is no series of its own."""
-SCRAMBLED = 3
-"""As many single images of one geometry with a series UID each are one series, whose UIDs were scrambled."""
 AXIAL_DEGREES = 50.0
 """Largest lean of an axial slice: a gantry's tilt and a turned head."""
 WHOLE_SHARE = 0.9
 """Least length of a series that counts as whole, relative to the longest."""
+FITTED = "the annotation's geometry"
 Notes = tuple[tuple[str, str], ...]
 Fits = Callable[[Sequence[Found]], bool]
 Length = Callable[[Sequence[Found]], float]
@@ -43,7 +42,12 @@ class Chosen:
 
 
 def choose(
-    contents: Contents, wanted: SeriesChoice | None, *, length_mm: Length, fits: Fits | None = None, of: str = ""
+    contents: Contents,
+    wanted: SeriesChoice | None,
+    *,
+    length_mm: Length,
+    fits: Fits | None = None,
+    of: Path | None = None,
 ) -> Chosen:
     """The series of a folder that is used.
 
@@ -52,20 +56,22 @@ def choose(
         wanted: the site's setting.
         length_mm: how much of the head a series shows along its slices.
         fits: whether the folder's annotation fits a series; None if there is no annotation.
-        of: the UID of the series that a user named; empty if none is named.
+        of: a file of the series that a user named; None if none is named.
 
     Raises:
-        ScanProblem: there is no CT series, or several and nothing decides between them.
+        ScanProblem: there is no CT series, or several and nothing decides between them, or those of several patients.
     """
     images = [item for item in contents.found if item.kind in ("slice", "frames")]
-    if of:
-        images = [item for item in images if item.series == of]
-    if not images:
+    series = group(images)
+    if of is not None:
+        uids = {item.series for item in contents.found if item.path == of}
+        series = [items for items in series if any(item.path == of or item.series in uids for item in items)]
+    if not series:
         raise _nothing(contents)
-    series, scrambled = _series(images)
+    _require_one_patient([item for items in series for item in items])
     real, aside = _real(series)
     notes: Notes = ()
-    if scrambled:
+    if scrambled := sum(len(items) for items in series if len({item.series for item in items}) > 1):
         notes = (("scrambled_uids", f"{scrambled} slices have a series UID each; their geometry puts them together"),)
     if len(real) == 1 and (wanted is None or wanted.annotated or _wants(wanted, real[0])):
         why = ""
@@ -98,45 +104,11 @@ def _nothing(contents: Contents) -> ScanProblem:
     return ScanProblem("not_ct", f"got {text}{f' ({listed(kinds)})' if kinds else ''}, expected a CT series")
 
 
-def _series(images: Iterable[Found]) -> tuple[list[list[Found]], int]:
-    """The images of each series, and the number of slices whose series UIDs were scrambled."""
-    by_uid: dict[str, list[Found]] = {}
-    for item in images:
-        by_uid.setdefault(item.series, []).append(item)
-    singles: dict[object, list[Found]] = {}
-    for items in by_uid.values():
-        if len(items) == 1 and items[0].kind == "slice":
-            singles.setdefault(_geometry(items[0]), []).append(items[0])
-    merged = [items for items in singles.values() if len(items) >= SCRAMBLED]
-    gone = {item.series for items in merged for item in items}
-    kept = [part for uid, items in by_uid.items() if uid not in gone for part in _without_odd(items)]
-    return [*kept, *merged], sum(map(len, merged))
-
-
-def _geometry(item: Found) -> object:
-    orientation = tuple(round(part, 2) + 0.0 for part in item.orientation)
-    return (orientation, item.shape, item.kernel, round(item.thickness_mm, 2), item.derived, item.agent)
-
-
-def _without_odd(items: list[Found]) -> list[list[Found]]:
-    """A series whose UID a screen or another plane shares, in two parts; any other series as it is."""
-    usual = Counter((item.derived, _plane(item)) for item in items).most_common(1)[0][0]
-    odd = [item for item in items if (item.derived, _plane(item)) != usual]
-    few = len(odd) <= MOST_SINGLES and len(items) - len(odd) >= FEWEST
-    return [[item for item in items if item not in odd], odd] if odd and few else [items]
-
-
-def _plane(item: Found) -> int:
-    """The axis of the patient that the slices' normal is nearest to: 2 for axial; -1 if it is not known."""
-    normal = _normal(item)
-    return -1 if normal is None else int(np.abs(normal).argmax())
-
-
-def _normal(item: Found) -> np.ndarray | None:
-    if not item.orientation:
-        return None
-    normal = np.cross(item.orientation[:3], item.orientation[3:])
-    return normal if np.isfinite(normal).all() and np.linalg.norm(normal) > 0 else None
+def _require_one_patient(images: Sequence[Found]) -> None:
+    """Check that no series is another patient's; an id for each image is a program's, and of no person."""
+    ids = {item.patient for item in images if item.patient}
+    if 1 < len(ids) < _n_images(images):
+        raise ScanProblem("mixed_patients", f"the CT images hold {len(ids)} patient ids, expected one")
 
 
 def _real(series: list[list[Found]]) -> tuple[list[list[Found]], list[list[Found]]]:
@@ -163,7 +135,7 @@ def _is_derived(items: Sequence[Found], among: Sequence[Sequence[Found]]) -> boo
 
 
 def _is_turned(items: Sequence[Found], among: Sequence[Sequence[Found]]) -> bool:
-    normal = _normal(items[0])
+    normal = normal_of(items[0])
     return normal is not None and abs(normal[2]) / np.linalg.norm(normal) < np.cos(np.radians(AXIAL_DEGREES))
 
 
@@ -191,10 +163,34 @@ def _best(
             text = f"the annotation fits {len(fitted)} of {len(real)} CT series ({_sizes(real)}), expected one"
             raise ScanProblem("several_series", text)
         if fitted:
-            real, why = fitted, "the annotation's geometry"
+            real, why = fitted, FITTED
     if len(real) == 1:
         return real[0], why
+    _require_one_occasion(real, annotated=fits is not None and why != FITTED)
     return _by_rule(real, length_mm), "the rule: soft kernel, no contrast agent, whole head, thinnest slices"
+
+
+def _require_one_occasion(real: list[list[Found]], *, annotated: bool) -> None:
+    """Check that a rule about kernels and slices may decide.
+
+    It cannot decide between two studies of a patient. Nor can it, if the annotation fits no series, between several
+    frames of reference: the annotation would be put into the coordinates of another one.
+    """
+    studies, frames = _common(real, "study"), _common(real, "frame_of_reference")
+    if len(studies) > 1:
+        what = f"of {len(studies)} studies"
+    elif annotated and len(frames) > 1:
+        what = f"in {len(frames)} frames of reference, none with the voxels of the annotation"
+    else:
+        return
+    text = f"got {len(real)} CT series ({_sizes(real)}) {what}, between which nothing decides, expected one"
+    raise ScanProblem("several_series", f"{text}; name the one to use under data.series, or keep one")
+
+
+def _common(series: Iterable[Sequence[Found]], name: str) -> set[str]:
+    """The UIDs that all images of a series have in common, of each series that has one."""
+    found = [{str(getattr(item, name)) for item in items} for items in series]
+    return {uid for uids in found if len(uids) == 1 for uid in uids if uid}
 
 
 def _by_rule(real: list[list[Found]], length_mm: Length) -> list[Found]:

@@ -37,7 +37,8 @@ def complete(slices: Sequence[Dataset], *, spacing_mm: float) -> tuple[str, ...]
     """Give every slice the elements that a new object repeats, in place. Only within ``private``.
 
     A missing element of type 2 becomes empty, silently. One whose value DICOM does not allow becomes empty too. A
-    missing element of type 1 is made; a missing thickness of the slices is their distance, ``spacing_mm``.
+    missing element of type 1, or one in which the slices differ, is made; a missing thickness of the slices is their
+    distance, ``spacing_mm``.
 
     Returns:
         A sentence for each element that was emptied or made; it names the element, never its value.
@@ -46,11 +47,13 @@ def complete(slices: Sequence[Dataset], *, spacing_mm: float) -> tuple[str, ...]
     """
     found = [note for name in (*MAY_BE_EMPTY, *REMOVABLE) if (note := _without_faults(name, slices))]
     for name, cost in OF_ALL_SLICES.items():
-        if not all(_is_uid(part.get(name)) for part in slices):
-            uid = next((part.get(name) for part in slices if _is_uid(part.get(name))), None) or _made(name, slices)
+        uids = {str(part.get(name)) for part in slices if _is_uid(part.get(name))}
+        if len(uids) != 1 or not all(_is_uid(part.get(name)) for part in slices):
+            uid = next(iter(uids)) if len(uids) == 1 else _made(name, slices)
             for part in slices:
                 setattr(part, name, uid)
-            found.append(f"the series has no {name}, so a new one was made for the segmentation: {cost}")
+            lacks = f"the slices have no common {name}" if uids else f"the series has no {name}"
+            found.append(f"{lacks}, so a new one was made for the segmentation: {cost}")
     if not all(_is_uid(part.get("SOPInstanceUID")) for part in slices):
         for part in slices:
             _name_instance(part)
@@ -64,7 +67,17 @@ def complete(slices: Sequence[Dataset], *, spacing_mm: float) -> tuple[str, ...]
         part.SliceThickness = f"{spacing_mm:.6g}"
     for part in slices:
         part.SOPClassUID = part.get("SOPClassUID") or CTImageStorage
+        in_unicode(part)
     return tuple(found)
+
+
+def in_unicode(dataset: Dataset) -> None:
+    """Let a dataset's texts be written as UTF-8, in place: a name in any script can be read again.
+
+    Source: DICOM PS3.3 2024, C.12.1.1.2 (specific character set).
+    """
+    dataset.decode()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _without_faults(name: str, slices: Sequence[Dataset]) -> str:

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sahfl.data.dicom.foreign import known_by_name, list_files
+from sahfl.data.dicom.foreign import known_by_name, list_files, listed
 from sahfl.data.dicom.header import is_dicom, private, read_elements
+from sahfl.data.dicom.survey import foreign_only
 from sahfl.data.manifest import Case
 from sahfl.errors import DataError, ScanProblem
 
@@ -26,7 +27,7 @@ _PLACEHOLDER = re.compile(
 
 
 def read_patients(folder: Path, site: str) -> tuple[Case, ...]:
-    """One case per folder directly below ``folder``, in the order of their names.
+    """One case per patient's folder directly below ``folder``, in the order of their names.
 
     A patient's id makes several folders one patient, unless it stands in more than half of the site's folders or is a
     word such as ``ANONYMOUS``: then each of these folders is a patient (``Case.n_same_id``). Problems inside a folder
@@ -41,12 +42,31 @@ def read_patients(folder: Path, site: str) -> tuple[Case, ...]:
         raise DataError(f"DICOM folder {folder}: {error.strerror}") from error
     if loose := sum(is_dicom(path) and path.name != "DICOMDIR" for path in entries if path.is_file()):
         raise DataError(f"DICOM folder {folder}: got {loose} DICOM file(s) in it, expected one folder per patient")
-    folders = [path for path in entries if path.is_dir()]
+    folders, left_out = patient_folders(folder)
     keys = patient_keys(folders)
     return tuple(
-        Case(f"{site}-{i:04d}", path, path, key, n_same_id=n)
+        Case(f"{site}-{i:04d}", path, path, key, n_same_id=n, left_out=() if i else left_out)
         for i, (path, (key, n)) in enumerate(zip(folders, keys, strict=True))
     )
+
+
+def patient_folders(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The patients' folders in a site's folder, and a text for each folder that has no scan, such as a viewer's.
+
+    A folder without files stays a patient's: its scan may be lost.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    kept, left_out = [], []
+    for number, path in enumerate(inside, 1):
+        if foreign := foreign_only(path):
+            text = f"folder {number} of {len(inside)} in the order of names has {listed(foreign)}"
+            left_out.append(f"{text}, and no scan")
+        else:
+            kept.append(path)
+    return kept, tuple(left_out)
 
 
 def patient_keys(folders: Sequence[Path]) -> list[tuple[str, int]]:

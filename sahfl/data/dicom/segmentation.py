@@ -148,7 +148,7 @@ def _on_other_grid(
 def _check(dataset: Dataset, series: Series) -> None:
     if dataset.SOPClassUID != SegmentationStorage or dataset.SegmentationType != "BINARY":
         raise ScanProblem("seg_type", "the annotation is not a binary DICOM segmentation")
-    if series.frame_of_reference and dataset.get("FrameOfReferenceUID") != series.frame_of_reference:
+    if not series.shares_frame((str(dataset.get("FrameOfReferenceUID") or ""),)):
         raise ScanProblem("seg_frame_of_reference", "the segmentation belongs to another frame of reference")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import RE_VALID_UID
 from scipy import ndimage
 
 from sahfl.data.dicom.choice import Chosen, Fits, Notes, choose
@@ -35,7 +37,7 @@ class Series:
     image: nibabel.Nifti1Image
     """(columns, rows, planes) in HU, float32, with the affine to RAS mm."""
     frame_of_reference: str
-    """UID of the coordinate system, which a segmentation must share; empty if the header has none."""
+    """UID of the coordinate system, which a segmentation must share; empty if the header has no valid one."""
     files: tuple[Path, ...] = ()
     """The file of each slice, in the order of the volume; the same file for all frames of an enhanced CT."""
     frames: tuple[int, ...] = ()
@@ -44,6 +46,13 @@ class Series:
     """(n slices,): where each lies among the planes of the volume; as ``Stack.places``."""
     notes: Notes = ()
     """Rules and texts of what a site should see of the series."""
+
+    def shares_frame(self, uids: Collection[str]) -> bool:
+        """Test whether an annotation in one of these frames of reference may belong to the series.
+
+        Without a frame of its own, the series has any: only the annotation's geometry decides.
+        """
+        return not self.frame_of_reference or self.frame_of_reference in uids
 
     def on_planes(self, by_slices: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A mask (columns, rows, slices) on the volume's planes; each takes the slice that is nearest."""
@@ -65,10 +74,9 @@ def read_series(folder: Path, *, of: Path | None = None, wanted: SeriesChoice | 
             rule.
     """
     contents = survey(folder, below=of is None)
-    named = "" if of is None else next((item.series for item in contents.found if item.path == of), "")
-    if of is not None and not named:
-        contents = Contents(folder, tuple(item for item in contents.found if item.path == of), {})
-    return load_series(contents, choose(contents, wanted, length_mm=length_mm, of=named))
+    if of is not None and not any(item.path == of for item in contents.found):
+        contents = Contents(folder, (), {})
+    return load_series(contents, choose(contents, wanted, length_mm=length_mm, of=of))
 
 
 def choose_series(contents: Contents, wanted: SeriesChoice | None, fits: Fits | None) -> Chosen:
@@ -107,7 +115,6 @@ def load_series(contents: Contents, chosen: Chosen) -> Series:
     """
     stacked = stack_of(chosen.files)
     slices = stacked.slices
-    _require_one_patient(slices)
     frame_of_reference, notes = _frame_of_reference(slices, chosen)
     rows, columns = slices[0].shape
     require_size((columns, rows, max(len(slices), stacked.n_planes)))
@@ -135,15 +142,9 @@ def load_series(contents: Contents, chosen: Chosen) -> Series:
     )
 
 
-def _require_one_patient(slices: Sequence[Slice]) -> None:
-    """Check that slices belong together; an id for each slice is a program's, and of no person."""
-    ids = {part.patient for part in slices if part.patient}
-    if 1 < len(ids) < len(slices):
-        raise ScanProblem("mixed_patients", f"the slices of the series hold {len(ids)} patient ids, expected one")
-
-
 def _frame_of_reference(slices: Sequence[Slice], chosen: Chosen) -> tuple[str, Notes]:
-    found = {part.frame_of_reference for part in slices}
+    named = (part.frame_of_reference for part in slices)
+    found = {uid if re.fullmatch(RE_VALID_UID, uid) else "" for uid in named}  # a word such as REMOVED names no frame
     scrambled = "scrambled_uids" in dict(chosen.notes) and len(found) == len(slices) > 1
     if len(found) > 1 and not scrambled:
         raise ScanProblem("mixed_frames", "the slices have several frames of reference, their places do not compare")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ PADDING = ("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit")
 _PIXELS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", *PADDING)
 SLICE_ELEMENTS = (
     *("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    *("SliceThickness", "RescaleSlope", "RescaleIntercept", "RescaleType", "PatientID"),
+    *("SliceThickness", "RescaleSlope", "RescaleIntercept", "RescaleType"),
     *_PIXELS,
 )
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-FRAME_ELEMENTS = ("FrameOfReferenceUID", "NumberOfFrames", "PatientID", *_PIXELS, *GROUPS)
+FRAME_ELEMENTS = ("FrameOfReferenceUID", "NumberOfFrames", *_PIXELS, *GROUPS)
 
 
 def read_slice(path: Path) -> Slice:
@@ -108,16 +107,9 @@ def _slice(
         thickness_mm=thickness_mm,
         slope=slope,
         intercept=intercept,
-        patient=_hashed(header.get("PatientID")),
         padding=_padding(header),
         frame=frame,
     )
-
-
-def _hashed(patient_id: Any) -> bytes:
-    """A short hash of a patient id, to compare slices within this process; empty for none."""
-    text = str(patient_id or "").strip()
-    return hashlib.sha256(text.encode()).digest()[:8] if text else b""
 
 
 def _padding(header: Dataset) -> tuple[int, int] | None:

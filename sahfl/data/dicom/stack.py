@@ -17,7 +17,7 @@ Source: DICOM PS3.3 2024, C.7.6.2.1.1 (image plane attributes).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +56,6 @@ class Slice:
     """0 if the header does not contain it."""
     slope: float
     intercept: float
-    patient: bytes = field(default=b"", repr=False)
-    """Hash of the patient id; empty if the header has none."""
     padding: tuple[int, int] | None = None
     """First and last stored value of what is outside the scanner's field of view."""
     frame: int = -1

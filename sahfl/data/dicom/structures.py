@@ -27,7 +27,9 @@ from sahfl.data.formats.segments import choose_blood
 from sahfl.errors import ScanProblem
 
 OFF_SLICE = 0.25
-"""Largest distance of a contour from the middle of its slice, in slices; programs round to 0.01 mm and more."""
+"""Largest distance of a contour from its slice, in distances to the next one; programs round to 0.01 mm and more."""
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "")
+"""Types of contours that enclose an area; all are united by the odd number of contours around a voxel."""
 MOST_POINTS = 1 << 22
 """Points of all contours of a file; the contours of a head have some ten thousands."""
 CONTOUR_ELEMENTS = (
@@ -62,10 +64,10 @@ def series_of(path: Path) -> frozenset[str]:
 def read_structures(
     path: Path, series: Series, blood: Sequence[str | int] = ()
 ) -> tuple[NDArray[np.uint8], tuple[tuple[str, str], ...]]:
-    """The structures that are named as blood, on the voxels of their series: uint8 (columns, rows, slices), and notes.
+    """The structures that are named as blood, on the voxels of their series: uint8 (columns, rows, planes), and notes.
 
     Raises:
-        ScanProblem: they belong to another series, none is named as blood, or a contour lies on no slice.
+        ScanProblem: they belong to another series, none is named as blood, encloses no area, or lies on no slice.
     """
     with private():
         dataset = read_elements(path, CONTOUR_ELEMENTS)
@@ -76,10 +78,10 @@ def read_structures(
         if not drawn:
             raise ScanProblem("seg_segments", "the set of contours (RTSTRUCT) has no structure with contours")
         chosen, text = choose_blood([structures[int(item.ReferencedROINumber)] for item in drawn], blood)
-        label = np.zeros(series.image.shape, np.uint8)
+        label = np.zeros((*series.image.shape[:2], len(series.places)), np.uint8)
         for index in chosen:
             label |= _voxels(_contours(drawn[index]), series).astype(np.uint8)
-    return label, (("seg_counted", text),) if text else ()
+    return series.on_planes(label), (("seg_counted", text),) if text else ()
 
 
 def _check_frame(dataset: Dataset, series: Series) -> None:
@@ -87,30 +89,40 @@ def _check_frame(dataset: Dataset, series: Series) -> None:
         str(item.get("FrameOfReferenceUID", "")) for item in dataset.get("ReferencedFrameOfReferenceSequence") or ()
     }
     named |= {str(item.get("ReferencedFrameOfReferenceUID", "")) for item in dataset.StructureSetROISequence}
-    if not series.frame_of_reference or series.frame_of_reference not in named:
+    if not series.shares_frame(named):
         raise ScanProblem("seg_frame_of_reference", "the contours belong to another frame of reference")
 
 
 def _contours(structure: Dataset) -> Iterator[NDArray[np.float64]]:
     """The closed contours of a structure, (n, 3) in mm, LPS."""
-    n_points = 0
+    n_points, n_closed = 0, 0
     for contour in structure.ContourSequence:
         points = np.asarray(contour.ContourData, np.float64)
         n_points += points.size // 3
         if points.size % 3 or not np.isfinite(points).all() or n_points > MOST_POINTS:
             raise ScanProblem("seg_geometry", "a contour is no list of points, or has too many")
-        if contour.get("ContourGeometricType") == "CLOSED_PLANAR" and points.size >= 9:
+        if str(contour.get("ContourGeometricType") or "") in CLOSED and points.size >= 9:
+            n_closed += 1
             yield points.reshape(-1, 3)
+    if not n_closed:
+        raise ScanProblem("seg_geometry", "a structure has points or open lines only, which enclose no area")
 
 
 def _voxels(contours: Iterator[NDArray[np.float64]], series: Series) -> NDArray[np.bool_]:
-    """Voxels (columns, rows, slices) whose centres lie inside an odd number of contours."""
-    found = np.zeros(series.image.shape, np.bool_)
+    """Voxels (columns, rows, slices) whose centres lie inside an odd number of contours.
+
+    A contour belongs to the slice that it lies on. Where slices have uneven distances, that is none of the volume's
+    planes.
+    """
+    found = np.zeros((*series.image.shape[:2], len(series.places)), np.bool_)
     to_voxels = np.linalg.inv(np.asarray(series.image.affine, np.float64))
+    gaps = np.concatenate([[np.inf], np.diff(series.places), [np.inf]])
     for points in contours:
         places = points @ (to_voxels[:3, :3] @ LPS_TO_RAS).T + to_voxels[:3, 3]
-        index = round(float(places[:, 2].mean()))
-        if not 0 <= index < found.shape[2] or np.abs(places[:, 2] - index).max() > OFF_SLICE:
+        index = int(np.abs(series.places - places[:, 2].mean()).argmin())
+        between = float(min(gaps[index], gaps[index + 1]))
+        off = float(np.abs(places[:, 2] - series.places[index]).max())
+        if not off <= OFF_SLICE * (between if np.isfinite(between) else 1.0):
             raise ScanProblem("seg_geometry", "a contour does not lie on a slice of the series")
         found[:, :, index] ^= inside(places[:, :2], found.shape[:2])
     return found

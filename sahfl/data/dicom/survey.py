@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ Kind = Literal["slice", "localizer", "frames", "segmentation", "nifti", "volume"
 _ELEMENTS = (
     *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "NumberOfFrames"),
     *("SeriesDescription", "ConvolutionKernel", "ContrastBolusAgent", "SliceThickness", "FrameOfReferenceUID"),
-    *("ImageOrientationPatient", "Rows", "Columns"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "PatientID"),
 )
 _START_BYTES = 1024
 
@@ -48,12 +49,15 @@ class Found:
     kernel: str = field(default="", repr=False)
     agent: str = field(default="", repr=False)
     thickness_mm: float = 0.0
+    position_mm: tuple[float, ...] = ()
     orientation: tuple[float, ...] = ()
     shape: tuple[int, int] = (0, 0)
     """Rows, columns."""
     derived: bool = False
     """Whether ImageType begins with DERIVED or goes on with SECONDARY."""
     n_frames: int = 1
+    patient: bytes = field(default=b"", repr=False)
+    """Hash of the patient id; empty if the header has none."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,26 @@ def survey(folder: Path, *, below: bool = True) -> Contents:
     return Contents(folder, tuple(found), dict(+foreign))
 
 
+def foreign_only(folder: Path) -> dict[str, int]:
+    """Number of files of each kind in a folder that holds files, and none that is a scan or may be a lost slice.
+
+    Empty for any other folder: a patient's, one without files, and one that cannot be read, which its check reports.
+    """
+    found: Counter[str] = Counter()
+    try:
+        for path in list_files(folder):
+            kind = None if _is_volume_name(path) else known_by_name(path)
+            if kind is None:
+                item = _classify(path)
+                kind = None if isinstance(item, Found) else item[0]
+            if kind is None:
+                return {}
+            found[kind] += 1
+    except (OSError, ScanProblem):
+        return {}
+    return dict(found)
+
+
 @contextmanager
 def placed(path: Path, paths: Sequence[Path]) -> Iterator[None]:
     """Add a file's position in the folder to a problem's text, because its name may be the patient's."""
@@ -151,6 +175,7 @@ def _of_header(path: Path, header: Dataset) -> Found:
         kind = "frames"
     elif modality == "CT" and storage == CTImageStorage:
         kind = "frames" if int(header.get("NumberOfFrames") or 1) > 1 else "slice"
+    position = header.get("ImagePositionPatient") or ()
     orientation = header.get("ImageOrientationPatient") or ()
     texts = {name: as_text(header.get(name)) for name in ("SeriesDescription", "ConvolutionKernel")}
     return Found(
@@ -164,11 +189,19 @@ def _of_header(path: Path, header: Dataset) -> Found:
         kernel=texts["ConvolutionKernel"],
         agent=as_text(header.get("ContrastBolusAgent")).strip(),
         thickness_mm=_number(header.get("SliceThickness")),
+        position_mm=tuple(map(_number, position)) if len(position) == 3 else (),
         orientation=tuple(map(_number, orientation)) if len(orientation) == 6 else (),
         shape=(int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
         derived=types[:1] == ["DERIVED"] or types[1:2] == ["SECONDARY"],
         n_frames=int(header.get("NumberOfFrames") or 1),
+        patient=_hashed(header.get("PatientID")),
     )
+
+
+def _hashed(patient_id: object) -> bytes:
+    """A short hash of a patient id, to compare files within this process; empty for none."""
+    text = str(patient_id or "").strip()
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8] if text else b""
 
 
 def _number(value: object) -> float:

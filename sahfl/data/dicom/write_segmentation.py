@@ -10,12 +10,14 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
@@ -27,6 +29,7 @@ from sahfl.data.dicom.series import Series
 from sahfl.errors import ConfigError, DataError
 
 LABEL = "Intracranial hemorrhage"
+OTHERWISE = "the mask as NIfTI does not need it"
 
 
 def require_highdicom() -> None:
@@ -55,7 +58,8 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
 
     Raises:
         ConfigError: highdicom is not installed.
-        DataError: the series' headers cannot be repeated; the message names the element, never its value.
+        DataError: the series lies in several multi-frame files, of which a SEG refers to one, or its headers cannot be
+            repeated; the message names the element, never its value.
 
     Source: DICOM PS3.3 2024, A.51 and C.8.20; highdicom (Bridge et al. 2022, doi 10.1007/s10278-022-00683-y).
     """
@@ -65,6 +69,7 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
 
     with private():
         sources = [read_whole(file) for file in dict.fromkeys(series.files)]
+        _require_one_source(sources)
         planes = _in_order(label, series, int(sources[0].get("NumberOfFrames") or 1))
         notes = complete(sources, spacing_mm=float(np.linalg.norm(series.image.affine[:3, 2])))
     stream = io.BytesIO()
@@ -90,9 +95,16 @@ def write_segmentation(path: Path, label: NDArray[np.bool_], series: Series, *, 
             made.save_as(stream)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         text = f"the series' headers lack what a DICOM segmentation has to repeat ({missing_element(error)})"
-        raise DataError(f"no DICOM segmentation: {text}; the mask as NIfTI does not need it") from None
+        raise DataError(f"no DICOM segmentation: {text}; {OTHERWISE}") from None
     write_atomic(path, stream.getvalue())
     return notes
+
+
+def _require_one_source(sources: Sequence[Dataset]) -> None:
+    n_frames = [int(source.get("NumberOfFrames") or 1) for source in sources]
+    if len(sources) > 1 and max(n_frames) > 1:
+        text = f"the series lies in {len(sources)} multi-frame files, and a segmentation refers to one"
+        raise DataError(f"no DICOM segmentation: {text}; {OTHERWISE}")
 
 
 def _describe(algorithm: str) -> Any:

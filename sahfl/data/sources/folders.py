@@ -43,7 +43,9 @@ class SiteScansFolder(SiteScans):
         """The cases; for a DICOM export only its folders, because patient ids are inside its files."""
         if recognise(self.path, site, self.blood) != "DICOM":
             return read_cases(self.path, site, folder, self.blood)
-        folders = sorted(child for child in self.path.iterdir() if child.is_dir() and not child.name.startswith("."))
+        from sahfl.data.dicom.patients import patient_folders
+
+        folders, _ = patient_folders(self.path)
         return tuple(Case(f"{site}-{i:04d}", child, child, "") for i, child in enumerate(folders) if scan_files(child))
 
     def label(self, site: str) -> str:
