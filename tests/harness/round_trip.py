@@ -15,7 +15,7 @@ import pydicom
 import SimpleITK
 from pydicom.uid import RLELossless
 
-from harness.contours import write_structures
+from harness.contours import contours_of, write_structures
 from harness.dicom_files import write_segmentation, write_series
 from sahfl.data import convert, dicom
 from sahfl.data.ct import Scan, read_scan
@@ -148,14 +148,7 @@ def own_seg(place: Path, affine: np.ndarray) -> Case:
 def contours(place: Path, affine: np.ndarray) -> Case:
     """A series with contours around each run of voxels in a row."""
     _series(place, affine)
-    found = []
-    for column, row, index in np.argwhere(mask()):
-        if column == 0 or not mask()[column - 1, row, index]:
-            end = column + int(np.argmin(np.append(mask()[column:, row, index], 0)))
-            left, right, top, bottom = column - 0.5, end - 0.5, row - 0.5, row + 0.5
-            corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-            found.append(("hematoma", float(index), corners))
-    write_structures(place / "rs.dcm", found, affine)
+    write_structures(place / "rs.dcm", contours_of(mask()), affine)
     return Case("a-0000", place, place, "p")
 
 
