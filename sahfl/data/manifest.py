@@ -26,6 +26,8 @@ NO_SCAN = {
 """Endings of files that lie beside scans but are not scans."""
 
 
+PATIENTS_FROM = "PatientID of DICOM files, 'patient' of a list, or the names of files and folders"
+"""What shows which scans are of one patient."""
 Blood = Sequence[int | str] | None
 """The labels that a site names as blood, by name or value; None if it names none."""
 
