@@ -6,17 +6,20 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sahfl import csv_table
 from sahfl.data import dicom
+from sahfl.data.dicom.disc import NAME as DISC
 from sahfl.data.dicom.header import private, read_elements
-from sahfl.data.formats.names import ENDINGS, stem
+from sahfl.data.formats.names import stem
 from sahfl.data.json_lists import read_json
 from sahfl.data.manifest import is_text, scan_files
+from sahfl.data.sources.pairs import find_pairs, volumes_in
+from sahfl.data.sources.zipped import is_zip
 from sahfl.errors import DataError, ScanProblem
 
 MOST_SCANS = 100_000
@@ -48,25 +51,33 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
 
     A JSON file is a datalist, of this project or of MONAI, and a CSV file has a column ``image``. A folder stands for
     many scans if series of several studies lie in its folders, or if there is no DICOM and volumes lie in it. Otherwise
-    it is one scan.
+    it is one scan. A mask beside its image is left out (``masks_in``). A folder that holds one folder and nothing else,
+    or that and a disc's DICOMDIR, stands for the inner one.
 
     Args:
         path: a file or folder.
         each: take every volume and every folder in a folder for a scan, whatever is in them.
 
     Raises:
-        DataError: the list is faulty or empty, or has more than ``MOST_SCANS`` scans.
+        DataError: the list is faulty or empty, or has more than ``MOST_SCANS`` scans, or the path is a zip.
     """
+    path = path.parent if path.name.upper() == DISC and path.is_file() else path
     kind = path.suffix.lower()
     if path.is_file() and kind == ".json":
         found: Iterable[tuple[str, Path]] = _of_datalist(path)
     elif path.is_file() and kind in csv_table.ENDINGS:
         found = _of_table(path)
     elif path.is_dir():
+        path = path if each else _inner(path)
         inside = _of_folder(path)
-        if not each and not _are_many(path, inside):
-            return None
+        if not each:
+            masks = masks_in(path)
+            inside = [item for item in inside if item not in masks and not _are_masks(item, masks)]
+            if not _are_many(path, inside):
+                return None
         found = map(_scan_in, inside)
+    elif is_zip(path):
+        raise DataError(f"{path}: is a zip, expected scans; unpack it, and predict the folder")
     elif each:
         raise DataError(f"{path}: got {'a file' if path.exists() else 'nothing'}, expected a folder of scans or a list")
     else:
@@ -87,11 +98,34 @@ def _of_folder(folder: Path) -> list[Path]:
         return [
             item for name in ("imagesTr", "imagesTs") if (folder / name).is_dir() for item in _of_folder(folder / name)
         ]
-    return [item for item in inside if item.is_dir() or _is_volume(item)]
+    return [item for item in inside if item.is_dir() or volumes_in([item])]
 
 
-def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith(ENDINGS)
+def masks_in(folder: Path) -> frozenset[Path]:
+    """The annotations below a folder: masks that lie beside the image that they belong to, by their names.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return frozenset(mask for _, mask in find_pairs(folder).pairs)
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from error
+
+
+def _are_masks(item: Path, masks: Collection[Path]) -> bool:
+    """Whether a folder holds nothing but annotations of images in other folders."""
+    found = scan_files(item) if masks and item.is_dir() else ()
+    return bool(found) and all(path in masks for path in found)
+
+
+def _inner(folder: Path) -> Path:
+    """The folder, or the only one in it where nothing else than a disc's list lies beside it, and so on."""
+    try:
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".") and path.name.upper() != DISC]
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from error
+    return _inner(inside[0]) if len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink() else folder
 
 
 def _are_many(folder: Path, inside: list[Path]) -> bool:
@@ -99,7 +133,7 @@ def _are_many(folder: Path, inside: list[Path]) -> bool:
 
     Volumes beside the slices or the folder of one study are its annotations.
     """
-    if any(dicom.is_dicom(item) for item in folder.iterdir() if item.is_file()):
+    if any(dicom.is_dicom(item) for item in folder.iterdir() if item.is_file() and item.name.upper() != DISC):
         return False
     folders = [item for item in inside if item.is_dir()]
     studies = {study for item in folders if (study := _study_of(item))}
@@ -115,9 +149,11 @@ def _scan_in(item: Path) -> tuple[str, Path]:
 
 
 def _volumes(folder: Path) -> list[Path]:
+    """The volumes below a folder without the masks of others."""
     try:
-        return list(filter(_is_volume, scan_files(folder)))
-    except OSError:
+        masks = masks_in(folder)
+        return [path for path in volumes_in(scan_files(folder)) if path not in masks]
+    except (OSError, DataError):
         return []
 
 
