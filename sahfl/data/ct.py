@@ -211,7 +211,7 @@ def open_file(case: Case, which: Literal["image", "label"] = "image") -> Any:
     try:
         if which == "image":
             return open_volume(case.image)
-        return open_volume(case.label, case.blood or ())
+        return open_volume(case.label, case.blood or (), by_value=case.by_value)
     except ScanProblem as problem:
         text = str(problem).replace("a file", f"the {which} file", 1)
         raise ScanProblem(problem.rule, f"case {case.id}: {text}") from problem

@@ -51,6 +51,8 @@ class Case:
     """The label values that the site names as blood, or names of segments; None if every value above 0 counts."""
     declared: tuple[int, ...] | None = None
     """The label values that the list of cases declares, if it does."""
+    by_value: bool = False
+    """Whether the values of the annotation count even if its file names its segments, as in nnU-Net."""
     series: SeriesChoice | None = None
     """Which of several DICOM series the site wants, if it says so."""
     n_same_id: int = 0

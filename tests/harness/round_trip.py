@@ -145,6 +145,24 @@ def own_seg(place: Path, affine: np.ndarray) -> Case:
     return Case("a-0000", place, place, "p")
 
 
+def several_series(place: Path, affine: np.ndarray) -> Case:
+    """A thick series with a thin one of the same head, which the rule would prefer: the annotation decides."""
+    thin, thin_mask = (np.repeat(part, 2, axis=2) for part in (head(), mask()))
+    place_of_thin = np.array(affine)
+    place_of_thin[:3, 2] /= 2
+    place_of_thin[:3, 3] -= place_of_thin[:3, 2] / 2
+
+    def change(data: pydicom.Dataset, index: int) -> None:
+        data.SliceThickness = "2.5"
+
+    write_series(
+        place / "thin", np.where(thin_mask, 0, thin).astype(np.int16), place_of_thin, change=change, series="thin"
+    )
+    _series(place / "thick", affine)
+    _nifti(place / "mask.nii.gz", mask(), affine)
+    return Case("a-0000", place, place, "p")
+
+
 def contours(place: Path, affine: np.ndarray) -> Case:
     """A series with contours around each run of voxels in a row."""
     _series(place, affine)
@@ -205,6 +223,7 @@ WAYS: dict[str, Callable[[Path, np.ndarray], Case]] = {
     "DICOM, SEG of highdicom": dicom_seg,
     "DICOM on a tilted gantry, SEG of highdicom": dicom_seg,
     "DICOM, SEG of `sahfl predict`": own_seg,
+    "DICOM, two series, mask on the thick one": several_series,
     "DICOM, RTSTRUCT": contours,
     "DICOM on a tilted gantry, RTSTRUCT": contours,
     "DICOM, cropped .seg.nrrd": slicer,
