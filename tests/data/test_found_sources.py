@@ -225,6 +225,17 @@ def test_a_table_of_diagnoses_beside_images_and_masks_is_no_list_of_them(tmp_pat
     assert recognise(tmp_path, "bern") == "CSV"
 
 
+def test_a_file_of_a_series_in_a_table_is_refused_with_what_to_list_and_its_folder_is_read(tmp_path):
+    write_study(tmp_path / "p1" / "ct", 1, "A")
+    nibabel.save(nibabel.Nifti1Image(mask(1), AFFINE), tmp_path / "p1" / "mask.nii")
+    (tmp_path / "list.csv").write_text("image,mask\np1/ct/ct-1-000.dcm,p1/mask.nii\n")
+    (item,) = check_cases(read_cases(tmp_path / "list.csv", "bern", tmp_path))
+    (error,) = [broken for broken in item.findings if broken.rule == "unreadable"]
+    assert error.text.endswith("the image file is one of a DICOM series; list the folder of the series instead")
+    (tmp_path / "list.csv").write_text("image,mask\np1/ct,p1/mask.nii\n")
+    assert [case[:2] for case in found(tmp_path / "list.csv", tmp_path)] == [(1, 1)]
+
+
 BAD_TABLES = {
     "no-mask-column": ("image,patient\nx.nii,p\n", "its first row has no column 'label' .or mask, seg"),
     "empty": ("", "no column 'image' .* and 'label'"),
