@@ -209,8 +209,13 @@ def _case(entry: Any, path: Path, site: str, index: int, keys: tuple[str | int, 
     if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
         at = place_in_json(path, *keys, "fold")
         raise DataError(f"{where}: fold must be a whole number, got {shown(fold)}{at}")
-    image, label = path.parent / entry["image"], path.parent / entry["label"]
+    image, label = (listed_path(path.parent, entry[key]) for key in ("image", "label"))
     return Case(f"{site}-{index:04d}", image, label, entry["patient"], fold, from_name)
+
+
+def listed_path(folder: Path, text: str) -> Path:
+    """A path that a list in ``folder`` names; of a relative one Windows' separators are read too."""
+    return folder / (text if text.startswith("/") else text.replace("\\", "/"))
 
 
 def is_text(value: Any) -> bool:

@@ -17,7 +17,8 @@ from sahfl.data.dicom.disc import NAME as DISC
 from sahfl.data.dicom.header import private, read_elements
 from sahfl.data.formats.names import stem
 from sahfl.data.json_lists import read_json
-from sahfl.data.manifest import is_text, scan_files
+from sahfl.data.manifest import is_text, listed_path, scan_files
+from sahfl.data.sources.csv_list import COLUMNS
 from sahfl.data.sources.pairs import find_pairs, volumes_in
 from sahfl.data.sources.zipped import is_zip
 from sahfl.errors import DataError, ScanProblem
@@ -25,7 +26,7 @@ from sahfl.errors import DataError, ScanProblem
 MOST_SCANS = 100_000
 SPLITS = ("training", "validation", "test", "testing")
 """Lists of scans in a MONAI datalist."""
-IMAGE = ("image", "scan", "path")
+IMAGE = (*COLUMNS["image"], "path")
 """Names of the column of a CSV that has the scans; the first that is there counts."""
 
 
@@ -179,7 +180,7 @@ def _of_datalist(path: Path) -> Iterator[tuple[str, Path]]:
         expected = f"lists under 'sites', or one of {', '.join(SPLITS)}"
         raise DataError(f"datalist {path}: got no lists of scans, expected {expected}")
     for number, entry in enumerate(entry for part in lists for entry in part):
-        yield "", path.parent / _image_of(entry, f"datalist {path}, case {number}")
+        yield "", listed_path(path.parent, _image_of(entry, f"datalist {path}, case {number}"))
 
 
 def _image_of(entry: Any, where: str) -> str:
@@ -195,13 +196,13 @@ def _of_table(path: Path) -> Iterator[tuple[str, Path]]:
     table = csv_table.read_table(path)
     column = next((name for name in IMAGE if name in table.columns), None)
     if column is None:
-        expected = f"one named {', '.join(IMAGE[:-1])} or {IMAGE[-1]}"
+        expected = "one named image, scan or path"
         raise DataError(f"{path}: got the columns {', '.join(table.columns)[:80]!r}, expected {expected}")
     for row in table.rows:
         image = row.fields.get(column, "")
         if not is_text(image):
             raise DataError(f"{path}: line {row.line} has no text under {column}, expected the path of a scan")
-        yield row.fields.get("case", ""), path.parent / image
+        yield row.fields.get("case", ""), listed_path(path.parent, image)
 
 
 def _named(pairs: list[tuple[str, Path]]) -> tuple[Wish, ...]:

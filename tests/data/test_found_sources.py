@@ -217,6 +217,13 @@ def test_a_table_lists_the_cases_whatever_wrote_it(tmp_path, content):
     assert found(tmp_path, tmp_path) == [(1, 1, "Å1"), (2, 2, "p2")]
 
 
+def test_a_datalist_with_windows_separators_names_the_same_files(tmp_path):
+    write(tmp_path, "scans/x.nii", "m/x.nii", 1)
+    entry = {"image": "scans\\x.nii", "label": "m\\x.nii", "patient": "p"}
+    (tmp_path / "list.json").write_text(json.dumps({"sites": {"bern": [entry]}}))
+    assert found(tmp_path / "list.json", tmp_path) == [(1, 1, "p")]
+
+
 def test_a_table_of_diagnoses_beside_images_and_masks_is_no_list_of_them(tmp_path):
     write(tmp_path, "x.nii.gz", "x_mask.nii.gz")
     (tmp_path / "diagnoses.csv").write_text("image,label\nx.nii.gz,0\n")

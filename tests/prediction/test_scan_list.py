@@ -136,6 +136,14 @@ def test_a_table_names_scans_and_cases(tmp_path, separator):
     assert [(wish.case, wish.path) for wish in found] == [("P_1", tmp_path / "a.nii"), ("b", tmp_path / "b.nii")]
 
 
+@pytest.mark.parametrize("column", ["image", "Images", "ct", "img", "scan", "path"])
+def test_a_table_that_trains_predicts_too_with_its_columns_and_windows_separators(tmp_path, column):
+    (tmp_path / "list.csv").write_text(f"{column};mask\r\nscans\\p1\\ct.nii;scans\\p1\\mask.nii\r\n")
+    assert [wish.path for wish in list_scans(tmp_path / "list.csv")] == [tmp_path / "scans" / "p1" / "ct.nii"]
+    (tmp_path / "list.json").write_text(json.dumps({"test": [{"image": "scans\\p1\\ct.nii"}]}))
+    assert [wish.path for wish in list_scans(tmp_path / "list.json")] == [tmp_path / "scans" / "p1" / "ct.nii"]
+
+
 def test_equal_names_are_told_apart_by_their_folders_and_then_by_a_hash(tmp_path):
     rows = ["image", "p1/ct.nii", "p2/ct.nii", "x/p2/CT.nii", "other.nii"]
     (tmp_path / "list.csv").write_text("\n".join(rows))
