@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sahfl.config import ViewsConfig
+from sahfl.data.manifest import PATIENTS_FROM
 from sahfl.data.survey import SiteSurvey
 from sahfl.errors import DataError
 from sahfl.schemas import schema_of
@@ -52,7 +53,10 @@ def propose(name: str, surveys: Sequence[SiteSurvey]) -> Proposal:
         if not found.sizes:
             problems.append(f"site {found.site}: none of {found.n_unreadable} scans could be opened")
         if found.n_patients < 2:
-            problems.append(f"site {found.site}: has {found.n_patients} patient, expected at least 2, one to test on")
+            text = (
+                f"site {found.site}: its {found.n_scans} scan(s) are of {found.n_patients} patient, expected at least 2"
+            )
+            problems.append(f"{text}, one to test on; add patients, or correct {PATIENTS_FROM} where that is wrong")
     listed = {found.site: found.n_folds for found in surveys if found.n_folds is not None}
     if listed and (len(set(listed.values())) > 1 or len(listed) < len(surveys)):
         each = ", ".join(f"{site} {n}" for site, n in listed.items())

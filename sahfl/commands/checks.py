@@ -83,8 +83,8 @@ def _check_site(file: Path) -> None:
     with counting([config.name], Console(stderr=True)) as show:
         verdict = check_site(config, on_case=lambda done, total: show(config.name, done, total))
     Console().print(verdict_table(verdict.checks))
-    if verdict.warning:
-        print(f"warning: {verdict.warning}")
+    for warning in verdict.warnings:
+        print(f"warning: {warning}")
     print(*policy_lines(config.policy), sep="\n")
     print(verdict.page)
     if not verdict.may_train:

@@ -69,7 +69,7 @@ def predict(
     # torch reads it at its import. Otherwise waiting threads take the processor from those that have work: beside other
     # programs a scan takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from sahfl.prediction.scan_list import list_scans
+    from sahfl.prediction.scan_list import list_scans, masks_in
     from sahfl.prediction.segment import read_predictor
     from sahfl.prediction.workers import Job
     from sahfl.prediction.written import Wanted
@@ -78,6 +78,8 @@ def predict(
     predictor = read_predictor(run, method=method, fold=read_fold(fold), threshold=threshold)
     job = Job(run, method, read_fold(fold), predictor.threshold, out, wanted)
     wishes = list_scans(scan, each=each)
+    if wishes and not each and scan.is_dir() and (n_masks := len(masks_in(scan))):
+        print(f"note: {n_masks} mask(s) beside their images are left out; --each takes every file", file=sys.stderr)
     if predictor.trained.caution:
         print(f"warning: {predictor.trained.caution}", file=sys.stderr)
     whole = _predict_one(scan, job, predictor) if wishes is None else _predict_many(wishes, job, predictor, workers)

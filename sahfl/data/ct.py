@@ -210,8 +210,12 @@ def open_file(case: Case, which: Literal["image", "label"] = "image") -> Any:
     """
     try:
         if which == "image":
+            if dicom.is_dicom(case.image):
+                raise ScanProblem(
+                    "unreadable", "a file is one of a DICOM series; list the folder of the series instead"
+                )
             return open_volume(case.image)
-        return open_volume(case.label, case.blood or ())
+        return open_volume(case.label, case.blood or (), by_value=case.by_value)
     except ScanProblem as problem:
         text = str(problem).replace("a file", f"the {which} file", 1)
         raise ScanProblem(problem.rule, f"case {case.id}: {text}") from problem

@@ -26,6 +26,8 @@ NO_SCAN = {
 """Endings of files that lie beside scans but are not scans."""
 
 
+PATIENTS_FROM = "PatientID of DICOM files, 'patient' of a list, or the names of files and folders"
+"""What shows which scans are of one patient."""
 Blood = Sequence[int | str] | None
 """The labels that a site names as blood, by name or value; None if it names none."""
 
@@ -49,6 +51,8 @@ class Case:
     """The label values that the site names as blood, or names of segments; None if every value above 0 counts."""
     declared: tuple[int, ...] | None = None
     """The label values that the list of cases declares, if it does."""
+    by_value: bool = False
+    """Whether the values of the annotation count even if its file names its segments, as in nnU-Net."""
     series: SeriesChoice | None = None
     """Which of several DICOM series the site wants, if it says so."""
     n_same_id: int = 0
@@ -207,8 +211,13 @@ def _case(entry: Any, path: Path, site: str, index: int, keys: tuple[str | int, 
     if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
         at = place_in_json(path, *keys, "fold")
         raise DataError(f"{where}: fold must be a whole number, got {shown(fold)}{at}")
-    image, label = path.parent / entry["image"], path.parent / entry["label"]
+    image, label = (listed_path(path.parent, entry[key]) for key in ("image", "label"))
     return Case(f"{site}-{index:04d}", image, label, entry["patient"], fold, from_name)
+
+
+def listed_path(folder: Path, text: str) -> Path:
+    """A path that a list in ``folder`` names; of a relative one Windows' separators are read too."""
+    return folder / (text if text.startswith("/") else text.replace("\\", "/"))
 
 
 def is_text(value: Any) -> bool:

@@ -57,14 +57,14 @@ class NewScan:
 
 
 def read_new_scan(path: Path) -> NewScan:
-    """Read a NIfTI file, a folder with one DICOM series, or the DICOM series that a file belongs to.
+    """Read a file with a volume, a folder with one DICOM series, or the DICOM series that a file belongs to.
 
     Raises:
         DataRefused: the scan breaks a rule of severity error: it is no head CT in HU, its geometry is unknown, or it
             cannot be read; the message lists each broken rule with its remedy. Or there is nothing at the path.
     """
     if not path.exists():
-        expected = "a NIfTI file, a folder with one DICOM series, or one of its files"
+        expected = "a NIfTI, NRRD or MetaImage file, a folder with one DICOM series, or one of its files"
         raise DataRefused(f"{path}: got nothing, expected {expected}; correct the path")
     case = Case("scan", path, path, "")
     try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from sahfl.errors import DataError
 from sahfl.problems import MOST_SHOWN, shown
 
 CHANNEL = "_0000"
+FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""What nnU-Net's readers of medical images take and is read here."""
 
 
 def read_nnunet(folder: Path, site: str, blood: Blood = None) -> tuple[Case, ...]:
@@ -40,7 +43,7 @@ def read_nnunet(folder: Path, site: str, blood: Blood = None) -> tuple[Case, ...
     problems = list(_problems(settings))
     values, declared, odd = _labels(settings.get("labels"), blood)
     problems += odd
-    ending = settings.get("file_ending") if settings.get("file_ending") in (".nii.gz", ".nii") else ".nii.gz"
+    ending = settings.get("file_ending") if settings.get("file_ending") in FILE_ENDINGS else ".nii.gz"
     names, odd = _case_names(folder, ending)
     problems += odd
     if settings.get("numTraining") != len(names):
@@ -62,7 +65,8 @@ def read_nnunet(folder: Path, site: str, blood: Blood = None) -> tuple[Case, ...
     for index, name in enumerate(names):
         image, label = folder / "imagesTr" / f"{name}{CHANNEL}{ending}", folder / "labelsTr" / f"{name}{ending}"
         patient, from_name = patients[name]
-        cases.append(Case(f"{site}-{index:04d}", image, label, patient, folds.get(name), from_name, values, declared))
+        case = Case(f"{site}-{index:04d}", image, label, patient, folds.get(name), from_name, values, declared)
+        cases.append(replace(case, by_value=True))
     return tuple(cases)
 
 
@@ -85,8 +89,8 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
         yield "channel_names: missing; is this nnU-Net version 1? (nnUNetv2_convert_old_nnUNet_dataset converts it)"
     elif not isinstance(channels, dict) or [is_text(name) and name.upper() for name in channels.values()] != ["CT"]:
         yield f"channel_names: got {shown(channels)}, expected one channel, CT"
-    if settings.get("file_ending") not in (".nii.gz", ".nii"):
-        yield f"file_ending: got {shown(settings.get('file_ending'))}, expected '.nii.gz' or '.nii'"
+    if settings.get("file_ending") not in FILE_ENDINGS:
+        yield f"file_ending: got {shown(settings.get('file_ending'))}, expected one of {', '.join(FILE_ENDINGS)}"
     if "dataset" in settings:
         yield "dataset: files listed in dataset.json are not read, expected imagesTr and labelsTr"
 

@@ -38,7 +38,7 @@ _RULES = """
 # Files
 error missing
     A file of the case does not exist.
-    Correct the path in the datalist.
+    Put it there (a mask beside its image, named `NAME_mask`, or in its patient's DICOM folder), or correct the list.
 error permission
     A file exists, but may not be read.
     Give the account that runs sahfl read access; the file itself may be fine.

@@ -57,7 +57,7 @@ def _geometry(scan: Scan) -> Iterator[tuple[str, str]]:
     if not all(low - 1e-4 <= size <= high + 1e-4 for size, (low, high) in usual):  # headers hold float32
         coarse = x > pixel[1] or y > pixel[1] or z > slice_[1]
         text = "coarser than usual: downsampled" if coarse else "finer than usual: resampled"
-        yield "spacing", f"voxels of {x:.2f} x {y:.2f} x {z:.2f} mm, {text}, or not in mm?"
+        yield "spacing", f"voxels of {x:.2f} x {y:.2f} x {z:.2f} mm, {text}, or in another unit than mm"
     n_slices = scan.image.shape[2]
     if n_slices == 1:
         yield "one_slice", "1 slice"

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,18 @@ from sahfl import csv_table
 from sahfl.data import dicom
 from sahfl.data.dicom.disc import NAME, is_disc, study_folders
 from sahfl.data.dicom.header import private, read_elements
-from sahfl.data.formats.names import ENDINGS, stem
+from sahfl.data.formats.names import stem
 from sahfl.data.json_lists import read_json
-from sahfl.data.manifest import is_text, scan_files
+from sahfl.data.manifest import is_text, listed_path, scan_files
+from sahfl.data.sources.csv_list import COLUMNS
+from sahfl.data.sources.pairs import find_pairs, volumes_in
+from sahfl.data.sources.zipped import is_zip
 from sahfl.errors import DataError, ScanProblem
 
 MOST_SCANS = 100_000
 SPLITS = ("training", "validation", "test", "testing")
 """Lists of scans in a MONAI datalist."""
-IMAGE = ("image", "scan", "path")
+IMAGE = (*COLUMNS["image"], "path")
 """Names of the column of a CSV that has the scans; the first that is there counts."""
 
 
@@ -49,14 +52,15 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
 
     A JSON file is a datalist, of this project or of MONAI, and a CSV file has a column ``image``. A folder stands for
     many scans if series of several studies lie in its folders, or if there is no DICOM and volumes lie in it. Otherwise
-    it is one scan.
+    it is one scan. A mask beside its image is left out (``masks_in``). A disc stands for its studies, and a folder that
+    holds one folder and nothing else for the inner one.
 
     Args:
         path: a file or folder.
         each: take every volume and every folder in a folder for a scan, whatever is in them.
 
     Raises:
-        DataError: the list is faulty or empty, or has more than ``MOST_SCANS`` scans.
+        DataError: the list is faulty or empty, or has more than ``MOST_SCANS`` scans, or the path is a zip.
     """
     kind = path.suffix.lower()
     if path.is_file() and kind == ".json":
@@ -69,10 +73,16 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
             return None
         found = [("", place) for place in places]
     elif path.is_dir():
+        path = path if each else _inner(path)
         inside = _of_folder(path)
-        if not each and not _are_many(path, inside):
-            return None
+        if not each:
+            masks = masks_in(path)
+            inside = [item for item in inside if item not in masks and not _are_masks(item, masks)]
+            if not _are_many(path, inside):
+                return None
         found = map(_scan_in, inside)
+    elif is_zip(path):
+        raise DataError(f"{path}: is a zip, expected scans; unpack it, and predict the folder")
     elif each:
         raise DataError(f"{path}: got {'a file' if path.exists() else 'nothing'}, expected a folder of scans or a list")
     else:
@@ -99,11 +109,34 @@ def _of_folder(folder: Path) -> list[Path]:
         return [
             item for name in ("imagesTr", "imagesTs") if (folder / name).is_dir() for item in _of_folder(folder / name)
         ]
-    return [item for item in inside if item.is_dir() or _is_volume(item)]
+    return [item for item in inside if item.is_dir() or volumes_in([item])]
 
 
-def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith(ENDINGS)
+def masks_in(folder: Path) -> frozenset[Path]:
+    """The annotations below a folder: masks that lie beside the image that they belong to, by their names.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return frozenset(mask for _, mask in find_pairs(folder).pairs)
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from error
+
+
+def _are_masks(item: Path, masks: Collection[Path]) -> bool:
+    """Whether a folder holds nothing but annotations of images in other folders."""
+    found = scan_files(item) if masks and item.is_dir() else ()
+    return bool(found) and all(path in masks for path in found)
+
+
+def _inner(folder: Path) -> Path:
+    """The folder, or the only one in it where nothing else lies beside it, and so on."""
+    try:
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from error
+    return _inner(inside[0]) if len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink() else folder
 
 
 def _are_many(folder: Path, inside: list[Path]) -> bool:
@@ -127,9 +160,11 @@ def _scan_in(item: Path) -> tuple[str, Path]:
 
 
 def _volumes(folder: Path) -> list[Path]:
+    """The volumes below a folder without the masks of others."""
     try:
-        return list(filter(_is_volume, scan_files(folder)))
-    except OSError:
+        masks = masks_in(folder)
+        return [path for path in volumes_in(scan_files(folder)) if path not in masks]
+    except (OSError, DataError):
         return []
 
 
@@ -155,7 +190,7 @@ def _of_datalist(path: Path) -> Iterator[tuple[str, Path]]:
         expected = f"lists under 'sites', or one of {', '.join(SPLITS)}"
         raise DataError(f"datalist {path}: got no lists of scans, expected {expected}")
     for number, entry in enumerate(entry for part in lists for entry in part):
-        yield "", path.parent / _image_of(entry, f"datalist {path}, case {number}")
+        yield "", listed_path(path.parent, _image_of(entry, f"datalist {path}, case {number}"))
 
 
 def _image_of(entry: Any, where: str) -> str:
@@ -171,13 +206,13 @@ def _of_table(path: Path) -> Iterator[tuple[str, Path]]:
     table = csv_table.read_table(path)
     column = next((name for name in IMAGE if name in table.columns), None)
     if column is None:
-        expected = f"one named {', '.join(IMAGE[:-1])} or {IMAGE[-1]}"
+        expected = "one named image, scan or path"
         raise DataError(f"{path}: got the columns {', '.join(table.columns)[:80]!r}, expected {expected}")
     for row in table.rows:
         image = row.fields.get(column, "")
         if not is_text(image):
             raise DataError(f"{path}: line {row.line} has no text under {column}, expected the path of a scan")
-        yield row.fields.get("case", ""), path.parent / image
+        yield row.fields.get("case", ""), listed_path(path.parent, image)
 
 
 def _named(pairs: list[tuple[str, Path]]) -> tuple[Wish, ...]:

@@ -219,5 +219,7 @@ def test_short_scans_have_the_axial_view_alone():
 
 
 def test_a_site_with_one_patient_or_no_readable_scan_is_named():
-    with pytest.raises(DataError, match=r"(?s)site a: has 1 patient, expected at least 2.*site b: none of 4 scans"):
+    with pytest.raises(
+        DataError, match=r"(?s)site a: its \d+ scan.s. are of 1 patient, expected at least 2.*site b: none of 4 scans"
+    ):
         propose("s", [found(patients=1), found("b", unreadable=4)])

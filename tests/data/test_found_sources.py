@@ -16,6 +16,7 @@ from harness.dicom_files import uid, write_series
 from sahfl.data.checks import check_cases
 from sahfl.data.ct import read_scan
 from sahfl.data.sources import zipped
+from sahfl.data.sources.folders import SiteScansFolder
 from sahfl.data.sources.recognised import read_cases, recognise
 from sahfl.errors import DataError, StorageError
 
@@ -130,6 +131,68 @@ def test_what_fits_no_single_image_is_refused_with_a_remedy_that_works(tmp_path,
     assert found(tmp_path, tmp_path) == [(1, 1, "p"), (2, 2, "q")]
 
 
+# --- DICOM and files in one folder ----------------------------------------------------------------------------------
+
+
+def mixed(folder):
+    """Patient 1 has DICOM, 2 a folder of NRRD, 3 files in the folder itself, 4 an image and a mask in two folders."""
+    nibabel.save(nibabel.Nifti1Image(mask(1), AFFINE), write_study(folder / "p1", 1, "A") / "mask.nii")
+    write(folder, "p2/ct.nrrd", "p2/ct.seg.nrrd", 2)
+    write(folder, "p3.nii.gz", "p3_mask.nii.gz", 3)
+    write(folder, "images/p4.mha", "masks/p4.mha", 4)
+    return folder
+
+
+def test_patients_with_dicom_and_patients_with_files_are_one_site(tmp_path):
+    assert recognise(mixed(tmp_path / "site"), "bern") == "mixed"
+    cases = found(tmp_path / "site", tmp_path)
+    assert [case[:2] for case in cases] == [(4, 4), (1, 1), (2, 2), (3, 3)]
+    assert [case[2] for case in cases if case[0] != 1] == ["p4", "p2", "p3"]
+    assert found(zip_of(tmp_path / "site", tmp_path / "scans.zip"), tmp_path / "work") == cases
+    scans = SiteScansFolder(path=tmp_path / "site", blood=(1,))
+    assert {case.blood for case in scans.list_cases("bern", tmp_path, print)} == {(1,)}
+    assert [case.image for case in scans.glance("bern", tmp_path)] == [
+        case.image for case in read_cases(tmp_path / "site", "bern", tmp_path)
+    ]
+
+
+def test_nothing_in_a_mixed_folder_is_left_out_without_a_word(tmp_path):
+    write(mixed(tmp_path), "p5/ct.nii", None, 5)
+    write(tmp_path, "p6/mask.nii", None)
+    (tmp_path / "p7").mkdir()
+    cases = read_cases(tmp_path, "bern", tmp_path)
+    checked = {item.case.image.parts[len(tmp_path.parts)]: item for item in check_cases(cases)}
+    missing = {name: {broken.rule for broken in item.findings} for name, item in checked.items()}
+    assert "missing" in missing["p5"]
+    assert missing["p6"] == missing["p7"] == {"not_ct"}
+    write(tmp_path, "p8_mask.nii", None)
+    with pytest.raises(DataError, match=r"1 mask\(s\) fit no image, or .* beside 3 that fit"):
+        read_cases(tmp_path, "bern", tmp_path)
+
+
+def test_a_slice_beside_the_folders_of_a_mixed_site_has_no_patient(tmp_path):
+    (mixed(tmp_path) / "p1" / "ct-1-000.dcm").rename(tmp_path / "lost.dcm")
+    with pytest.raises(DataError, match=r"got 1 DICOM file.s. beside the patients' folders, expected them in a folder"):
+        read_cases(tmp_path, "bern", tmp_path)
+
+
+def test_masks_that_lost_their_series_leave_a_folder_of_dicom(tmp_path):
+    write_study(tmp_path / "p1", 1, "A")
+    write(tmp_path, "p2/mask.nii", None)
+    assert recognise(tmp_path, "bern") == "DICOM"
+
+
+def test_a_list_beside_dicom_is_read_and_several_lists_are_refused(tmp_path):
+    mixed(tmp_path)
+    (tmp_path / "list.csv").write_text("image,mask,patient\np1,p1/mask.nii,x\np2/ct.nrrd,p2/ct.seg.nrrd,x\n")
+    assert recognise(tmp_path, "bern") == "CSV"
+    assert found(tmp_path, tmp_path) == [(1, 1, "x"), (2, 2, "x")]
+    (tmp_path / "more.csv").write_text("image,mask\np3.nii.gz,p3_mask.nii.gz\n")
+    with pytest.raises(DataError, match=r"got 2 lists of cases .list.csv, more.csv., expected one; write all cases"):
+        recognise(tmp_path, "bern")
+    assert recognise(tmp_path / "more.csv", "bern") == "CSV"  # as the text says
+
+
 # --- a table --------------------------------------------------------------------------------------------------------
 
 TABLES = {
@@ -155,12 +218,30 @@ def test_a_table_lists_the_cases_whatever_wrote_it(tmp_path, content):
     assert found(tmp_path, tmp_path) == [(1, 1, "Å1"), (2, 2, "p2")]
 
 
+def test_a_datalist_with_windows_separators_names_the_same_files(tmp_path):
+    write(tmp_path, "scans/x.nii", "m/x.nii", 1)
+    entry = {"image": "scans\\x.nii", "label": "m\\x.nii", "patient": "p"}
+    (tmp_path / "list.json").write_text(json.dumps({"sites": {"bern": [entry]}}))
+    assert found(tmp_path / "list.json", tmp_path) == [(1, 1, "p")]
+
+
 def test_a_table_of_diagnoses_beside_images_and_masks_is_no_list_of_them(tmp_path):
     write(tmp_path, "x.nii.gz", "x_mask.nii.gz")
     (tmp_path / "diagnoses.csv").write_text("image,label\nx.nii.gz,0\n")
     assert recognise(tmp_path, "bern") == "pairs"
     (tmp_path / "list.csv").write_text("image,label\nx.nii.gz,x_mask.nii.gz\n")
     assert recognise(tmp_path, "bern") == "CSV"
+
+
+def test_a_file_of_a_series_in_a_table_is_refused_with_what_to_list_and_its_folder_is_read(tmp_path):
+    write_study(tmp_path / "p1" / "ct", 1, "A")
+    nibabel.save(nibabel.Nifti1Image(mask(1), AFFINE), tmp_path / "p1" / "mask.nii")
+    (tmp_path / "list.csv").write_text("image,mask\np1/ct/ct-1-000.dcm,p1/mask.nii\n")
+    (item,) = check_cases(read_cases(tmp_path / "list.csv", "bern", tmp_path))
+    (error,) = [broken for broken in item.findings if broken.rule == "unreadable"]
+    assert error.text.endswith("the image file is one of a DICOM series; list the folder of the series instead")
+    (tmp_path / "list.csv").write_text("image,mask\np1/ct,p1/mask.nii\n")
+    assert [case[:2] for case in found(tmp_path / "list.csv", tmp_path)] == [(1, 1)]
 
 
 BAD_TABLES = {

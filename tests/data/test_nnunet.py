@@ -3,8 +3,10 @@
 import json
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
+import SimpleITK
 
 from sahfl.data.ct import read_scan
 from sahfl.data.labels import is_blood
@@ -52,9 +54,56 @@ def test_cases_come_in_the_order_of_their_names_with_their_files_and_patients(tm
         None,
         patient_from_name=True,
         declared=(1, 2),
+        by_value=True,
     )
     assert [case.patient for case in cases] == ["ICH_001", "ICH_002", "sub-07", "sub-07"]
     assert declared_folds(cases, n_folds=3) is None
+
+
+AFFINE = np.array([[-0.5, 0, 0, 12.0], [0, -0.5, 0, 15.0], [0, 0, 5.0, -40.0], [0, 0, 0, 1]])
+BLOOD = {None: 5, ("IPH",): 2, ("subarachnoid_hemorrhage",): 3, (2,): 3}
+"""Voxels of the annotation by the labels that a site names."""
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize(("blood", "voxels"), BLOOD.items())
+def test_the_same_scan_is_read_from_every_format_of_nnunet(tmp_path, ending, blood, voxels):
+    image = np.random.default_rng(0).integers(-1000, 2000, (8, 10, 4)).astype(np.int16)
+    label = np.zeros(image.shape, np.uint8)
+    label[1, 2:4, 1], label[6, 3:6, 2] = 1, 2
+    folder = raw_folder(tmp_path, names=(), numTraining=1, file_ending=ending)
+    for name, part in ((f"imagesTr/a_0000{ending}", image), (f"labelsTr/a{ending}", label)):
+        if ending.startswith(".nii"):
+            nibabel.save(nibabel.Nifti1Image(part, AFFINE), folder / name)
+        else:
+            write_itk(folder / name, part)
+    (case,) = read_nnunet(folder, "bern", blood)
+    scan = read_scan(case)
+    np.testing.assert_array_equal(scan.image, image[::-1, ::-1])
+    np.testing.assert_allclose(scan.affine[:3, 3], [8.5, 10.5, -40.0])
+    assert int(scan.label.sum()) == voxels
+    assert scan.label[6, 7, 1] == (blood in (None, ("IPH",)))
+
+
+def write_itk(path, voxels):
+    """As SimpleITK, nnU-Net's reader of these formats, writes a volume of ``AFFINE``."""
+    image = SimpleITK.GetImageFromArray(voxels.transpose(2, 1, 0))
+    image.SetSpacing((0.5, 0.5, 5.0))
+    image.SetOrigin((-12.0, -15.0, -40.0))
+    SimpleITK.WriteImage(image, str(path))
+
+
+def test_values_decide_in_nnunet_whatever_a_file_names_its_segments(tmp_path):
+    folder = raw_folder(tmp_path, names=(), numTraining=1, file_ending=".nrrd")
+    label = np.zeros((8, 10, 4), np.uint8)
+    label[1, 2:4, 1], label[6, 3:6, 2] = 1, 2
+    write_itk(folder / "imagesTr" / "a_0000.nrrd", label.astype(np.int16))
+    header = {"space": "left-posterior-superior", "space directions": np.diag([0.5, 0.5, 5.0])}
+    header |= {"space origin": [-12.0, -15.0, -40.0], "Segment0_Name": "ventricle", "Segment0_LabelValue": "2"}
+    nrrd.write(str(folder / "labelsTr" / "a.nrrd"), label, header | {"Segment1_Name": "x", "Segment1_LabelValue": "1"})
+    for blood, voxels in BLOOD.items():
+        (case,) = read_nnunet(folder, "bern", blood)
+        assert int(read_scan(case).label.sum()) == voxels
 
 
 def test_the_splits_name_each_case_s_fold(tmp_path):
@@ -96,7 +145,7 @@ WRONG = {
     "two-channels": ({"channel_names": {"0": "CT", "1": "CT"}}, "channel_names: got .*'1'.*, expected one channel, CT"),
     "magnetic-resonance": ({"channel_names": {"0": "T1"}}, "channel_names: got .*T1.*, expected one channel, CT"),
     "no-channels": ({"channel_names": None, "modality": {"0": "CT"}}, "channel_names: missing; .* version 1"),
-    "pictures": ({"file_ending": ".png"}, "file_ending: got '.png', expected '.nii.gz' or '.nii'"),
+    "pictures": ({"file_ending": ".png"}, "file_ending: got '.png', expected one of .nii.gz, .nii, .nrrd, .mha"),
     "no-labels": ({"labels": None}, "labels: got null, expected {'background': 0, name: value"),
     "background-1": ({"labels": {"background": 1, "sah": 2}}, "labels: got .*expected {'background': 0"),
     "only-background": ({"labels": {"background": 0}}, "labels: got .*expected {'background': 0"),
@@ -127,7 +176,7 @@ def test_what_is_no_ct_hemorrhage_dataset_is_refused_by_key(tmp_path, changes, m
 
 
 def test_all_problems_are_in_one_message(tmp_path):
-    folder = raw_folder(tmp_path / "raw", numTraining=1, file_ending=".mha", channel_names={"0": "PET"})
+    folder = raw_folder(tmp_path / "raw", numTraining=1, file_ending=".mhd", channel_names={"0": "PET"})
     with pytest.raises(DataError, match=r"(?s)3 problem\(s\)\n.*channel_names.*\n.*file_ending.*\n.*numTraining"):
         read_nnunet(folder, "bern")
 

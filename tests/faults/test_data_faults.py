@@ -22,6 +22,7 @@ from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.sources.datalist import SiteScansDatalist
 from sahfl.errors import DataChanged, DataError, DataRefused, DataShared, PayloadError, RunFailed
 from sahfl.federation.protocol import read_scan_keys, scan_keys_reply
+from sahfl.federation.server.roster import require_patients_to_train_on
 from sahfl.federation.site.site import Site
 from sahfl.payload import Header
 from sahfl.report.run_tables import support_sentences
@@ -408,6 +409,24 @@ def test_D04_the_support_is_counted_over_the_sites_that_fine_tune():
     ]
     assert [sites["sah_b"].sits_out(fold) for fold in (0, 1)] == [False, True]
     assert [note["rule"] for note in support_notes(study, sites)] == ["fold_without_blood", "small_site", "sits_out"]
+
+
+LONELY = {
+    "one-patient": {"sah_a": (1, 0)},
+    "all-in-one-fold": {"sah_a": (0, 3), "sah_b": (0, 1)},
+}
+
+
+@pytest.mark.parametrize("sizes", LONELY.values(), ids=LONELY.keys())
+def test_D04_a_study_without_a_patient_to_train_on_in_a_fold_is_refused_before_it_trains(sizes):
+    study = parse(Study, changed(TINY, finetune__sites=list(sizes)), where="test")
+    sites = {site: described(site, folds, folds) for site, folds in sizes.items()}
+    with pytest.raises(DataError, match=r"no site has a patient to train on, expected .* got sah_a \d vol.*PatientID"):
+        require_patients_to_train_on(study, sites)
+    require_patients_to_train_on(study, sites | {"sah_a": described("sah_a", (1, 1), (1, 1))})
+    of_one_place = {"method": "cp_lora", "rank": 2, "trained_at": "sah_a"}  # which is left out where it has nobody
+    alone = changed(TINY, finetune__sites=list(sizes), finetune__methods=[{"method": "zero_shot"}, of_one_place])
+    require_patients_to_train_on(parse(Study, alone, where="test"), sites)
 
 
 @pytest.mark.parametrize("n", [12, None])

@@ -16,6 +16,17 @@ Contour = tuple[str, float, Sequence[tuple[float, float]]]
 """Structure, slice, and corners (column, row) in pixels."""
 
 
+def contours_of(mask: np.ndarray, name: str = "hematoma") -> list[Contour]:
+    """A contour around each run of voxels in a row of a mask (columns, rows, slices)."""
+    found: list[Contour] = []
+    for column, row, index in np.argwhere(mask):
+        if column == 0 or not mask[column - 1, row, index]:
+            end = column + int(np.argmin(np.append(mask[column:, row, index], 0)))
+            left, right, top, bottom = column - 0.5, end - 0.5, row - 0.5, row + 0.5
+            found.append((name, float(index), [(left, top), (right, top), (right, bottom), (left, bottom)]))
+    return found
+
+
 def write_structures(path: Path, contours: Sequence[Contour], affine: np.ndarray, *, frame: str = "") -> Path:
     """Write contours on the slices of a volume with this affine to RAS mm."""
     frame = frame or uid("frame")

@@ -15,7 +15,7 @@ import pydicom
 import SimpleITK
 from pydicom.uid import RLELossless
 
-from harness.contours import write_structures
+from harness.contours import contours_of, write_structures
 from harness.dicom_files import write_segmentation, write_series
 from sahfl.data import convert, dicom
 from sahfl.data.ct import Scan, read_scan
@@ -145,17 +145,28 @@ def own_seg(place: Path, affine: np.ndarray) -> Case:
     return Case("a-0000", place, place, "p")
 
 
+def several_series(place: Path, affine: np.ndarray) -> Case:
+    """A thick series with a thin one of the same head, which the rule would prefer: the annotation decides."""
+    thin, thin_mask = (np.repeat(part, 2, axis=2) for part in (head(), mask()))
+    place_of_thin = np.array(affine)
+    place_of_thin[:3, 2] /= 2
+    place_of_thin[:3, 3] -= place_of_thin[:3, 2] / 2
+
+    def change(data: pydicom.Dataset, index: int) -> None:
+        data.SliceThickness = "2.5"
+
+    write_series(
+        place / "thin", np.where(thin_mask, 0, thin).astype(np.int16), place_of_thin, change=change, series="thin"
+    )
+    _series(place / "thick", affine)
+    _nifti(place / "mask.nii.gz", mask(), affine)
+    return Case("a-0000", place, place, "p")
+
+
 def contours(place: Path, affine: np.ndarray) -> Case:
     """A series with contours around each run of voxels in a row."""
     _series(place, affine)
-    found = []
-    for column, row, index in np.argwhere(mask()):
-        if column == 0 or not mask()[column - 1, row, index]:
-            end = column + int(np.argmin(np.append(mask()[column:, row, index], 0)))
-            left, right, top, bottom = column - 0.5, end - 0.5, row - 0.5, row + 0.5
-            corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-            found.append(("hematoma", float(index), corners))
-    write_structures(place / "rs.dcm", found, affine)
+    write_structures(place / "rs.dcm", contours_of(mask()), affine)
     return Case("a-0000", place, place, "p")
 
 
@@ -212,6 +223,7 @@ WAYS: dict[str, Callable[[Path, np.ndarray], Case]] = {
     "DICOM, SEG of highdicom": dicom_seg,
     "DICOM on a tilted gantry, SEG of highdicom": dicom_seg,
     "DICOM, SEG of `sahfl predict`": own_seg,
+    "DICOM, two series, mask on the thick one": several_series,
     "DICOM, RTSTRUCT": contours,
     "DICOM on a tilted gantry, RTSTRUCT": contours,
     "DICOM, cropped .seg.nrrd": slicer,

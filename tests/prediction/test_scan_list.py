@@ -1,6 +1,7 @@
 """Which scans a folder, a datalist or a table stands for, and the names of their results."""
 
 import json
+import zipfile
 
 import pytest
 from harness.dicom_files import uid, write_series
@@ -85,6 +86,47 @@ def test_folders_with_a_volume_each_are_scans(tmp_path):
     assert names(tmp_path / "p3") == ["a", "b"]  # as the text says
 
 
+ANNOTATED = {
+    "flat": (["a.nii.gz", "a_mask.nii.gz", "b.nrrd", "b.seg.nrrd"], ["a", "b"]),
+    "patients": (["p1/ct.nii", "p1/mask.nii", "p2/ct.mha", "p2/label.mha"], ["p1", "p2"]),
+    "one-patient": (["ct.nii", "mask.nii"], ["ct"]),
+    "folder-of-masks": (["a.nii", "b.nii", "labels/a.nii", "labels/b.nii"], ["a", "b"]),
+    "mask-without-image": (["a.nii", "a_mask.nii", "c_mask.nii"], ["a", "c_mask"]),
+}
+
+
+@pytest.mark.parametrize(("files", "cases"), ANNOTATED.values(), ids=ANNOTATED.keys())
+def test_a_mask_beside_its_image_is_no_scan(tmp_path, files, cases):
+    volumes(tmp_path, *files)
+    assert names(tmp_path) == cases
+    assert not [wish for wish in list_scans(tmp_path) if wish.problem]
+    everything = list_scans(tmp_path, each=True)
+    assert len(everything) == len({path.split("/")[0] for path in files})
+
+
+def test_patients_with_series_and_patients_with_files_are_scans_side_by_side(tmp_path):
+    patient(tmp_path / "p1" / "ct", "first")
+    patient(tmp_path / "p2", "second")
+    volumes(tmp_path, "p1/mask.nii.gz", "p3/ct.nii.gz", "p3/mask.nii.gz", "p4.mha", "p4_mask.mha")
+    assert names(tmp_path) == ["p1", "p2", "p3", "p4"]
+
+
+def test_the_patients_of_a_disc_are_scans(tmp_path):
+    patient(tmp_path / "DICOM" / "PA0" / "ST0", "first")
+    patient(tmp_path / "DICOM" / "PA1" / "ST0", "second")
+    first = next((tmp_path / "DICOM" / "PA0" / "ST0").iterdir())
+    (tmp_path / "DICOMDIR").write_bytes(first.read_bytes())  # as a real one, it begins like any DICOM file
+    assert names(tmp_path) == names(tmp_path / "DICOMDIR") == ["PA0", "PA1"]
+
+
+def test_a_zip_is_refused_with_what_to_do(tmp_path):
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.writestr("a.nii", b"a volume")
+    for each in (True, False):
+        with pytest.raises(DataError, match=r"scans.zip: is a zip, expected scans; unpack it, and predict the folder"):
+            list_scans(tmp_path / "scans.zip", each=each)
+
+
 def test_a_file_is_one_scan(tmp_path):
     assert list_scans(write_scan(tmp_path / "scan.nii.gz", SMALL, AFFINE)) is None
     assert list_scans(tmp_path / "missing.nii") is None  # its reader says that nothing is there
@@ -109,6 +151,14 @@ def test_a_table_names_scans_and_cases(tmp_path, separator):
     (tmp_path / "list.csv").write_text("\ufeff" + "".join(separator.join(row) + "\r\n" for row in rows))
     found = list_scans(tmp_path / "list.csv")
     assert [(wish.case, wish.path) for wish in found] == [("P_1", tmp_path / "a.nii"), ("b", tmp_path / "b.nii")]
+
+
+@pytest.mark.parametrize("column", ["image", "Images", "ct", "img", "scan", "path"])
+def test_a_table_that_trains_predicts_too_with_its_columns_and_windows_separators(tmp_path, column):
+    (tmp_path / "list.csv").write_text(f"{column};mask\r\nscans\\p1\\ct.nii;scans\\p1\\mask.nii\r\n")
+    assert [wish.path for wish in list_scans(tmp_path / "list.csv")] == [tmp_path / "scans" / "p1" / "ct.nii"]
+    (tmp_path / "list.json").write_text(json.dumps({"test": [{"image": "scans\\p1\\ct.nii"}]}))
+    assert [wish.path for wish in list_scans(tmp_path / "list.json")] == [tmp_path / "scans" / "p1" / "ct.nii"]
 
 
 def test_equal_names_are_told_apart_by_their_folders_and_then_by_a_hash(tmp_path):

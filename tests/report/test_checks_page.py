@@ -74,6 +74,14 @@ def test_refused_cases_come_first_and_each_finding_has_its_remedy_escaped():
     assert "12.3 mL · 9 × 8 × 7 voxels · 0.50 × 0.50 × 5.00 mm · brain 34 HU" in page
 
 
+def test_commands_in_a_meaning_or_remedy_are_code_and_the_rest_is_escaped():
+    rule = RULE | {"meaning": "Not `sahfl <x>`.", "remedy": "Write `blood: [1]` <now>."}
+    page = render_checks(checks(case(findings=[finding()]), rules=[rule]), {})
+    assert page.startswith("<!doctype html>")
+    assert "Not <code>sahfl &lt;x&gt;</code>." in page
+    assert page.count("Write <code>blood: [1]</code> &lt;now&gt;.") == 2  # in the table and at the case
+
+
 def test_a_case_that_could_not_be_read_has_neither_picture_nor_numbers():
     page = render_checks(checks(case("bern-0001", [finding()], measures=None)), {})
     assert "No picture." in page

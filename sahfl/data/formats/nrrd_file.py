@@ -52,8 +52,10 @@ UNITS = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "um": 1e-3, 
 _SEGMENT = re.compile(r"Segment(\d+)_(?:ID|Name|Layer|LabelValue)")
 
 
-def load_nrrd(path: Path, blood: Sequence[str | int] = ()) -> OpenVolume:
+def load_nrrd(path: Path, blood: Sequence[str | int] = (), *, by_value: bool = False) -> OpenVolume:
     """Open a NRRD file without reading its voxels; a segmentation of 3D Slicer is 1 where there is blood.
+
+    With ``by_value`` the names of its segments do not count, and its voxels are as they are.
 
     Raises:
         ScanProblem: it is no volume, has no orientation, claims more voxels than a head CT has, or is a segmentation in
@@ -65,7 +67,8 @@ def load_nrrd(path: Path, blood: Sequence[str | int] = ()) -> OpenVolume:
     sizes = tuple(int(n) for n in header["sizes"])
     affine, spatial = _affine(header)
     voxels = _voxels(path, header, length, sizes)
-    if segments := _segments(header, layered=len(sizes) == 4):
+    segments = [] if by_value else _segments(header, layered=len(sizes) == 4)
+    if segments:
         if not 3 <= len(sizes) <= 4:
             raise ScanProblem("not_3d", f"the segmentation has {len(sizes)} axes, expected three and one for layers")
         chosen, text = choose_blood([segment.name for segment in segments], blood)

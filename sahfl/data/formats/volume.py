@@ -37,8 +37,10 @@ def kind_of(path: Path) -> Kind | None:
     return "nifti" if start.startswith(_NIFTI) else None
 
 
-def open_volume(path: Path, blood: Sequence[str | int] = ()) -> nibabel.Nifti1Image:
-    """Open a NIfTI, NRRD or MetaImage file without reading its voxels; ``blood`` is for named segments.
+def open_volume(path: Path, blood: Sequence[str | int] = (), *, by_value: bool = False) -> nibabel.Nifti1Image:
+    """Open a NIfTI, NRRD or MetaImage file without reading its voxels.
+
+    ``blood`` is for named segments; with ``by_value`` a file's voxels count, whatever its segments are named.
 
     Raises:
         ScanProblem: it cannot be read, is no volume, has no orientation, or claims more voxels than a head CT has.
@@ -48,7 +50,9 @@ def open_volume(path: Path, blood: Sequence[str | int] = ()) -> nibabel.Nifti1Im
         return load_nifti(path)
     with reading(f"a file is not readable {NAMES[kind]}"):
         try:
-            return nrrd_file.load_nrrd(path, blood) if kind == "nrrd" else metaimage.load_metaimage(path)
+            if kind == "nrrd":
+                return nrrd_file.load_nrrd(path, blood, by_value=by_value)
+            return metaimage.load_metaimage(path)
         except (ValueError, OverflowError, TypeError, HeaderDataError) as error:
             text = str(error) if type(error) is ValueError else "a field of its header has an impossible value"
             raise ScanProblem("unreadable", f"a file is no {NAMES[kind]} that can be read: {text}") from error

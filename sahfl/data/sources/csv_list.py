@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from sahfl.csv_table import Row, read_table
 from sahfl.data.formats.names import stem
-from sahfl.data.manifest import MOST_NAMED, Case, is_text, patient_of
+from sahfl.data.manifest import MOST_NAMED, Case, is_text, listed_path, patient_of
 from sahfl.errors import DataError
 from sahfl.problems import shown
 
@@ -42,7 +42,7 @@ def lists_files(path: Path) -> bool:
 
 
 def _is_there(folder: Path) -> Callable[[str], bool]:
-    return lambda text: is_text(text) and os.path.exists(folder / text.replace("\\", "/"))
+    return lambda text: is_text(text) and os.path.exists(listed_path(folder, text))
 
 
 def read_csv(path: Path, site: str) -> tuple[Case, ...]:
@@ -98,8 +98,7 @@ def _inside(folder: Path, text: str, which: str) -> Path:
     """A path in the table's folder; Windows' separators are read too."""
     if not is_text(text):
         raise ValueError(f"{which}: is empty, expected a path")
-    text = text.replace("\\", "/") if not PurePosixPath(text).is_absolute() else text
-    path = Path(os.path.normpath(folder / text))
+    path = Path(os.path.normpath(listed_path(folder, text)))
     if PureWindowsPath(text).drive or not path.is_relative_to(os.path.normpath(folder)):
         raise ValueError(
             f"{which}: leads out of the table's folder; put the table above its scans, with paths below it"

@@ -59,14 +59,19 @@ class Pairs:
     """Masks without an image, and masks of an image that has another one."""
 
 
-def find_pairs(folder: Path) -> Pairs:
-    """The images and masks below a folder, in the order of their paths.
+def volumes_in(files: Sequence[Path]) -> list[Path]:
+    """Those of some files that are named as volumes are."""
+    return [path for path in files if path.name.lower().endswith(ENDINGS)]
+
+
+def find_pairs(folder: Path, volumes: Sequence[Path] | None = None) -> Pairs:
+    """The images and masks below a folder, in the order of their paths; of ``volumes`` alone, if they are given.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    files = [_named(path, folder) for path in scan_files(folder) if path.name.lower().endswith(ENDINGS)]
-    files = _with_masks_by_blood(files)
+    volumes = volumes_in(scan_files(folder)) if volumes is None else volumes
+    files = _with_masks_by_blood([_named(path, folder) for path in volumes])
     images, masks = ([file for file in files if file.is_mask is wanted] for wanted in (False, True))
     by_place = {(file.folder, file.name): file for file in images}
     counts = Counter(file.name for file in images)
@@ -85,8 +90,10 @@ def find_pairs(folder: Path) -> Pairs:
     return Pairs(pairs, tuple(file.path for file in images if file.path not in found), tuple(odd))
 
 
-def read_pairs(folder: Path, site: str) -> tuple[Case, ...]:
+def read_pairs(folder: Path, site: str, volumes: Sequence[Path] | None = None) -> tuple[Case, ...]:
     """One case per image, in the order of their paths; the check reports an image without a mask.
+
+    Without ``volumes`` it reads all that are below the folder.
 
     The patient is the BIDS subject, or the folder that holds one image and nothing but words in its name; any other
     image is a patient of its own.
@@ -95,7 +102,7 @@ def read_pairs(folder: Path, site: str) -> tuple[Case, ...]:
         DataError: a mask has no image, or an image has several; the message names no file.
     """
     try:
-        found = find_pairs(folder)
+        found = find_pairs(folder, volumes)
     except OSError as error:
         raise DataError(f"site {site}: {folder}: {error.strerror}") from error
     if found.masks:

@@ -1,7 +1,8 @@
 """Recognising what lies at a path: a list of cases, or scans in one of several arrangements.
 
 a file      datalist (JSON) | CSV | zip, which is unpacked into the site's folder and recognised again
-a folder    nnU-Net (dataset.json) | disc (DICOMDIR) | DICOM (a folder for each patient) | one list in it | pairs
+a folder    nnU-Net (dataset.json) | disc (DICOMDIR) | one list in it | DICOM (a folder for each patient) | pairs
+            | mixed (DICOM in some folders, pairs beside them)
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from typing import Literal
 
 from sahfl import csv_table
 from sahfl.data.json_lists import read_json, starts_like_json
-from sahfl.data.manifest import Blood, Case, read_datalist, scan_files
+from sahfl.data.manifest import Blood, Case, listed, read_datalist, scan_files
 from sahfl.data.nnunet import read_nnunet
 from sahfl.data.sources import csv_list, zipped
+from sahfl.data.sources.mixed import has_images, read_mixed
 from sahfl.data.sources.pairs import find_pairs, read_pairs
 from sahfl.errors import DataError
 
-Format = Literal["datalist", "nnU-Net", "DICOM", "DICOM disc", "pairs", "CSV", "zip"]
+Format = Literal["datalist", "nnU-Net", "DICOM", "DICOM disc", "pairs", "mixed", "CSV", "zip"]
 EXPECTED = (
     "a datalist (.json), a table (.csv), an nnU-Net raw folder (with dataset.json), a folder of DICOM series, a disc "
-    "(with DICOMDIR), a folder of images and masks (NIfTI, NRRD, MetaImage), or a .zip of one of these"
+    "(with DICOMDIR), a folder of images and masks (NIfTI, NRRD, MetaImage), DICOM and such files in one folder, or a "
+    ".zip of one of these"
 )
 NO_DATALIST = frozenset({"dataset.json", "splits_final.json", "patients.json", "dataset_description.json"})
 
@@ -67,7 +70,7 @@ def read_cases(path: Path, site: str, into: Path, blood: Blood = None) -> tuple[
     if format_ in ("datalist", "nnU-Net"):  # which declare their labels
         return (read_datalist if format_ == "datalist" else read_nnunet)(path, site, blood)
     readers: dict[str, Callable[[Path, str], tuple[Case, ...]]] = {
-        **{"CSV": csv_list.read_csv, "DICOM": dicom.read_patients, "pairs": read_pairs}
+        **{"CSV": csv_list.read_csv, "DICOM": dicom.read_patients, "pairs": read_pairs, "mixed": read_mixed}
     }
     return _naming(blood, readers[format_](path, site))
 
@@ -96,16 +99,25 @@ def _folder_format(path: Path) -> Format | None:
         return "nnU-Net"
     if is_disc(path):
         return "DICOM disc"
-    if any(dicom.is_dicom(file) for file in scan_files(path)):
-        return "DICOM"
-    if len(lists := _lists(path)) == 1:
+    if lists := _lists(path):
         return "datalist" if lists[0].suffix.lower() == ".json" else "CSV"
+    files = scan_files(path)
+    if any(map(dicom.is_dicom, files)):
+        return "mixed" if has_images(path, files) else "DICOM"
     return "pairs" if find_pairs(path).pairs else None
 
 
 def _lists(folder: Path) -> list[Path]:
-    """The datalists and tables of cases that lie in a folder itself."""
-    return [path for path in sorted(folder.iterdir()) if _is_list(path)]
+    """The datalist or table of cases that lies in a folder itself, if there is one.
+
+    Raises:
+        DataError: there are several; the patients of one may be in another.
+    """
+    lists = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_list(path)]
+    if len(lists) > 1:
+        text = f"got {len(lists)} lists of cases ({listed([path.name for path in lists])}), expected one"
+        raise DataError(f"{folder}: {text}; write all cases into one, or name the one to use as the path")
+    return lists
 
 
 def _is_list(path: Path) -> bool:

@@ -36,6 +36,7 @@ from sahfl.federation.server.roster import (
     left_out_text,
     needed,
     refuse_shared_scans,
+    require_patients_to_train_on,
     require_quorum,
     what_computes,
 )
@@ -143,6 +144,7 @@ class Coordinator:
             stages = {"pretrain": self._study.pretrain.sites} | stages
         for stage, sites in stages.items():
             require_quorum(self._study.rounds, stage, sites, self._run.roster, out=self._run.out)
+        require_patients_to_train_on(self._study, self._run.descriptions())
         self._warn_of_confirmations()
         known = self._folder.journal()
         for note in support_notes(self._study, self._run.descriptions()):

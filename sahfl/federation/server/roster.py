@@ -12,9 +12,10 @@ from itertools import combinations
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from sahfl.config import POOLED, POOLS, RoundsConfig, Study, TrainedMethod
+from sahfl.config import POOLED, POOLS, RoundsConfig, Study, TrainedMethod, ZeroShot
+from sahfl.data.manifest import PATIENTS_FROM
 from sahfl.data.rules import BY_ID
-from sahfl.errors import DataShared, PayloadError, RunFailed
+from sahfl.errors import DataError, DataShared, PayloadError, RunFailed
 from sahfl.events import SiteLeftOut, emit
 from sahfl.federation import flower, protocol
 from sahfl.federation.server.base import LONGEST_PAUSE_S, waits
@@ -105,6 +106,29 @@ def cell_sites(study: Study, method: TrainedMethod, fold: int, sites: Descriptio
     all_sites = study.training_sites(method)
     chosen = [site for site in all_sites if site not in sites or not sites[site].sits_out(fold, inner=method.inner)]
     return tuple(site for site in chosen if method.trained_at is None or site in sites)
+
+
+def require_patients_to_train_on(study: Study, sites: Descriptions) -> None:
+    """Refuse a study before anything is trained if a fold leaves no patient to train on at any site.
+
+    Raises:
+        DataError: the message has each site's number of volumes and of patients.
+    """
+    for method in study.finetune.methods:
+        if isinstance(method, ZeroShot) or method.trained_at is not None or method.inner:
+            continue
+        for fold in range(study.finetune.folds):
+            if cell_sites(study, method, fold, sites):
+                continue
+            found = ", ".join(
+                f"{site} {sites[site].n_volumes} volume(s) of {sites[site].n_patients} patient(s)"
+                for site in study.training_sites(method)
+            )
+            raise DataError(
+                f"finetune: with fold {fold} of {study.finetune.folds} held out no site has a patient to train on, "
+                f"expected at least 2 patients, in different folds; got {found}. Add patients, or correct "
+                f"{PATIENTS_FROM} where that is wrong"
+            )
 
 
 def contributors(study: Study, method: TrainedMethod, sites: Descriptions) -> tuple[str, ...]:

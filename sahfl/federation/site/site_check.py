@@ -14,6 +14,7 @@ from sahfl.atomic import make_folder, write_atomic
 from sahfl.config import SiteConfig
 from sahfl.data.checks import CheckedCase, count_findings, usable_cases
 from sahfl.data.ct import Scan
+from sahfl.data.manifest import PATIENTS_FROM
 from sahfl.data.measures import Measures
 from sahfl.data.repeat_scans import warn_of_repeat_scans
 from sahfl.data.rules import BY_ID
@@ -36,8 +37,8 @@ class SiteVerdict:
     """The content of ``checks.json``."""
     page: Path
     """Path of ``checks.html``."""
-    warning: str
-    """Warning of likely repeat scans of a patient; empty if there are none."""
+    warnings: tuple[str, ...]
+    """Of likely repeat scans of a patient, and of too few patients to train on."""
 
     @property
     def may_train(self) -> bool:
@@ -71,8 +72,22 @@ def check_site(config: SiteConfig, *, on_case: Callable[[int, int], None] = lamb
     checked = Site(config).check(on_case, look)
     checks = _as_json(config, checked, facts)
     write_atomic(config.folder / "checks.json", json.dumps(checks, indent=1, allow_nan=False) + "\n")
-    warning = warn_of_repeat_scans(item.case for item in checked)
-    return SiteVerdict(checks, write_checks_page(checks, pictures, config.folder), warning)
+    found = warn_of_repeat_scans(item.case for item in checked), _warn_of_few_patients(config, checked)
+    return SiteVerdict(checks, write_checks_page(checks, pictures, config.folder), tuple(filter(None, found)))
+
+
+def _warn_of_few_patients(config: SiteConfig, checked: Sequence[CheckedCase]) -> str:
+    """A warning if the site's own policy, or any study, asks for more patients than it has; empty if not."""
+    usable = [item for item in checked if item.usable]
+    n, least = len({item.case.patient for item in usable}), config.policy.adapters.least_patients
+    if not usable or n >= max(2, least):
+        return ""
+    found = f"the {len(usable)} usable case(s) are scans of {n} patient(s)"
+    if n < 2:
+        found += "; a study needs 2, one to train on and one to test on"
+    if n < least:
+        found += f"; the site trains on {least} or more (policy.adapters.least_patients)"
+    return f"{found}. Add patients, or correct {PATIENTS_FROM} where that is wrong"
 
 
 def _make_folder(config: SiteConfig) -> None:

@@ -101,6 +101,21 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_scan_is_read(site_fi
         check_site(settings.model_copy(update={"folder": site_file.parent / "taken"}), on_case=pytest.fail)
 
 
+@pytest.mark.parametrize(("patient", "n"), [("one", 1), (None, 2)], ids=["one-patient", "fewer-than-the-policy"])
+def test_a_site_with_fewer_patients_than_it_trains_on_is_warned_with_both_numbers(site_file, patient, n):
+    content = json.loads((site_file.parent / "datalist.json").read_text())
+    for entry in content["sites"]["bern"]:
+        entry["patient"] = patient or entry["patient"]
+    (site_file.parent / "datalist.json").write_text(json.dumps(content))
+    (text,) = check_site(load_site(site_file)).warnings
+    assert f"the 2 usable case(s) are scans of {n} patient(s)" in text
+    assert ("a study needs 2" in text) == (n == 1)
+    assert "trains on 5 or more (policy.adapters.least_patients)" in text
+    allowed = "policy: {adapters: {least_patients: 2}}\n"
+    site_file.write_text(site_file.read_text() + allowed)
+    assert len(check_site(load_site(site_file)).warnings) == (n == 1)
+
+
 def test_the_page_has_a_picture_of_every_readable_case(site_file):
     verdict = check_site(load_site(site_file))
     page = verdict.page.read_text()
