@@ -27,7 +27,7 @@ from sahfl.data.measures import Measures, measure, signature
 from sahfl.data.nifti import check_unpacked
 from sahfl.data.rules import BY_ID, Finding, finding
 from sahfl.data.scan_rules import judge_scan
-from sahfl.data.site_rules import Trace, judge_site
+from sahfl.data.site_rules import Trace, judge_site, mask_hash
 from sahfl.errors import DataChanged, DataError, DataRefused, ScanProblem
 from sahfl.regular_files import RESULTS_BYTES, SCAN_BYTES, open_regular, read_bytes
 
@@ -78,7 +78,7 @@ def check_cases(
     for case in cases:
         item, scan, measures = _examine(case)
         if scan is not None and item.usable:  # a copy of a refused case may be the good one
-            traces.append(Trace(case, item.voxels, signature(scan.image)))
+            traces.append(Trace(case, item.voxels, signature(scan.image), mask_hash(scan.label)))
         on_scan(item, scan, measures)
         del scan
         checked.append(item)

@@ -1,8 +1,8 @@
 """A mask on another grid than its image, brought to the image's voxels.
 
-Nothing is resampled if both have the same voxels. If they have equally many voxels of one size at different places, the
-mask is refused: a program may have lost its place, and resampling would move it. Any other grid is a grid of its own,
-such as a cropped or finer one.
+Nothing is resampled if the mask's voxels are voxels of the image: all of them, or some, as 3D Slicer saves it. If they
+have equally many voxels of one size at different places, the mask is refused: a program may have lost its place, and
+resampling would move it. Any other grid is a grid of its own, such as a finer one.
 """
 
 from __future__ import annotations
@@ -49,12 +49,22 @@ def fit(
         raise ScanProblem("affine", text)
     found, dice = regrid(mask, mask_affine, image_shape, image_affine)
     grids = f"{_grid(mask.shape, sizes)} for an image of {_grid(image_shape, wanted)}"
+    if dice == 1 and _is_part(mask_affine, image_affine):
+        return found, ""
     if dice == 0:
         raise ScanProblem("affine", f"no voxel of the label lies in the image (the label has {grids})")
     if dice < LEAST_DICE:
         text = f"the label has {grids}; the Dice of there and back is {dice:.2f}, expected at least {LEAST_DICE}"
         raise ScanProblem("grid_lost", text)
     return found, f"the label has {grids} and was resampled (nearest voxel); the Dice of there and back is {dice:.3f}"
+
+
+def _is_part(mask_affine: NDArray[np.float64], image_affine: NDArray[np.float64]) -> bool:
+    """Whether the voxels of two grids that overlap are the same."""
+    apart = np.linalg.solve(mask_affine[:3, :3], image_affine[:3, 3] - mask_affine[:3, 3])
+    moved = mask_affine.copy()
+    moved[:3, 3] += mask_affine[:3, :3] @ np.round(apart)
+    return bool(np.allclose(moved, image_affine, atol=SAME_MM))
 
 
 def _grid(shape: tuple[int, ...], spacing_mm: NDArray[np.float64]) -> str:

@@ -196,6 +196,9 @@ error corrected_copy
 warning near_duplicate
     The image looks like an earlier case (a resampled or tilt-corrected copy, or the same patient).
     Keep one of the two, or give both the same patient.
+warning same_annotation
+    The annotation has exactly the voxels of that of an earlier case, whose image is another one.
+    Look at both contours; correct the list or the name of the one that belongs to the other scan.
 warning patient_alike
     Two patient ids differ only in case, spaces, punctuation or leading zeros.
     If it is one person, use one id: otherwise two scans of a patient may land in two folds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ ALIKE_HU = 10.0
 """Two small volumes with a smaller mean difference show the same scan. Measured: 0-9 for copies with noise, padding or
 another grid; 21 and more for neighbouring slices of one patient; 23 and more for two phantoms."""
 
+LEAST_VOXELS = 20
+"""Annotated voxels from which on two drawings are not equal by chance."""
 CORRECTED = re.compile(r"(?:_(?:Tilt|Eq)(?:_\d+)?)+$")
 """dcm2niix appends this to the name of a copy whose gantry tilt or uneven slice distances it corrected."""
 
@@ -31,6 +34,8 @@ class Trace:
     """SHA-256 of the image's voxels in RAS+ order; copies in another file format or orientation have the same."""
     signature: NDArray[np.float32]
     """A small volume of mean HU."""
+    mask: str
+    """SHA-256 of the annotation's voxels; empty if they are too few to be of one drawing alone."""
 
 
 def judge_site(traces: Sequence[Trace], cases: Sequence[Case]) -> Iterator[tuple[Case, Finding]]:
@@ -88,10 +93,18 @@ def _dcm2niix_name(image: Path) -> str:
     return name.removesuffix("_0000") if name != image.name else name
 
 
+def mask_hash(label: NDArray[np.bool_]) -> str:
+    """SHA-256 over the voxels of an annotation; empty for fewer than ``LEAST_VOXELS`` of blood."""
+    if int(label.sum()) < LEAST_VOXELS:
+        return ""
+    return hashlib.sha256(repr(label.shape).encode() + np.packbits(label).tobytes()).hexdigest()
+
+
 def _look_alikes(kept: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:
     if len(kept) < 2:
         return
     signatures = np.stack([trace.signature.ravel() for trace in kept])
+    drawn = {kept[0].mask: kept[0]}
     for index in range(1, len(kept)):
         distance = np.abs(signatures[:index] - signatures[index]).mean(axis=1)
         nearest = int(distance.argmin())
@@ -99,6 +112,11 @@ def _look_alikes(kept: Sequence[Trace]) -> Iterator[tuple[Case, Finding]]:
             case, other = kept[index].case, kept[nearest].case
             text = f"case {case.id}: differs from case {other.id} by {distance[nearest]:.1f} HU"
             yield case, finding("near_duplicate", text)
+        elif kept[index].mask in drawn and kept[index].mask:
+            case, other = kept[index].case, drawn[kept[index].mask].case
+            text = f"case {case.id}: its annotation has exactly the voxels of that of case {other.id}, another image"
+            yield case, finding("same_annotation", text)
+        drawn.setdefault(kept[index].mask, kept[index])
 
 
 def _plain(patient: str) -> str:

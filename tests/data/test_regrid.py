@@ -74,8 +74,8 @@ def scan_of(folder, mask, affine):
     return read_scan(Case("bern-0007", folder / "image.nii", folder / "label.nii", "p"))
 
 
-def test_a_mask_on_anregridded_is_used_and_the_finding_has_both_grids_and_the_dice(tmp_path):
-    scan = scan_of(tmp_path, a_mask()[8:25, 12:33, 2:9], moved(IMAGE, (8, 12, 2)))
+def test_a_mask_on_another_grid_is_used_and_the_finding_has_both_grids_and_the_dice(tmp_path):
+    scan = scan_of(tmp_path, a_mask()[8:25, 12:33, 2:9], moved(IMAGE, (8.2, 12, 2)))
     assert np.array_equal(scan.label, a_mask())
     assert scan.notes == (
         (
@@ -86,8 +86,19 @@ def test_a_mask_on_anregridded_is_used_and_the_finding_has_both_grids_and_the_di
     )
 
 
-def test_a_mask_on_the_image_itself_has_no_finding(tmp_path):
-    assert scan_of(tmp_path, a_mask(), IMAGE).notes == ()
+PARTS = {
+    "whole": (a_mask(), IMAGE),
+    "crop": (a_mask()[8:25, 12:33, 2:9], moved(IMAGE, (8, 12, 2))),
+    "larger": (np.pad(a_mask(), 3), moved(IMAGE, (-3, -3, -3))),
+    "other-side": (a_mask()[25:8:-1, 12:33, 2:9], moved(IMAGE, (25, 12, 2)) @ np.diag([-1, 1, 1, 1])),
+}
+
+
+@pytest.mark.parametrize(("mask", "affine"), PARTS.values(), ids=PARTS.keys())
+def test_a_mask_on_voxels_of_the_image_has_no_finding(tmp_path, mask, affine):
+    scan = scan_of(tmp_path, mask, affine)
+    assert np.array_equal(scan.label, a_mask())
+    assert scan.notes == ()
 
 
 REFUSED = {

@@ -105,7 +105,6 @@ SINGLE = {
     "not_3d": with_image(np.zeros((4, 4, 4, 2), np.float32), np.zeros((4, 4, 4, 2), np.uint8)),
     "not_finite": with_image(np.where(np.indices(SHAPE).sum(0) == 20, np.nan, head()).astype(np.float32)),
     "shape": with_image(label=np.stack([blood(), blood()], axis=3)),
-    "regridded": with_image(label=blood()[1:]),
     "grid_lost": other_slices,
     "affine": header(lambda image: image.set_sform(GOOD + 0.01 * np.eye(4)[[3, 3, 3, 3]], 1), which=("label",)),
     "no_orientation": header(lambda image: both_forms(GOOD, GOOD)(image) or _no_forms(image)),
@@ -152,7 +151,15 @@ SINGLE = {
     "header_text": changed(packed),
 }
 """One broken case for each rule of a single case."""
-ACROSS = {"duplicate", "corrected_copy", "near_duplicate", "patient_alike", "repeat_scan", "left_out"}
+ACROSS = {
+    "duplicate",
+    "corrected_copy",
+    "near_duplicate",
+    "same_annotation",
+    "patient_alike",
+    "repeat_scan",
+    "left_out",
+}
 PROTOCOL = {"contrast_agent", "sharp_kernel"}
 READING = {"one_id", "uneven_slices", "derived_series", "not_axial", "scrambled_uids", "regridded", "annotation_grid"}
 READING |= {"series_choice", "seg_counted", "no_frame", "foreign_files"}
@@ -240,6 +247,21 @@ def test_a_resampled_copy_is_a_near_duplicate_and_another_head_is_not(tmp_path):
         made = make_case(seed, shape=shape, spacing_mm=spacing, **settings)
         cases.append(a_case(tmp_path, name, made.image, made.label, spacing=spacing))
     assert {(case, rule) for case, rule in found_across(cases) if rule != "spacing"} == {("bern-b", "near_duplicate")}
+
+
+def test_one_mask_for_two_images_is_found_whatever_its_file_is_called(tmp_path):
+    shape, spacing = (96, 112, 24), (2.0, 2.0, 5.0)
+    made = [
+        make_case(seed, kind="sah", profile=PROFILES["standard"], shape=shape, spacing_mm=spacing) for seed in (4, 5)
+    ]
+    first, second = (
+        a_case(tmp_path, name, one.image, made[0].label, spacing=spacing) for name, one in zip("ab", made, strict=True)
+    )
+    for other in (second, dataclasses.replace(second, label=first.label)):  # a copy of the file, and the file itself
+        assert ("bern-b", "same_annotation") in found_across([first, other])
+    assert "same_annotation" not in {rule for _, rule in found_across([first])}
+    own = a_case(tmp_path, "c", made[1].image, made[1].label, spacing=spacing)
+    assert "same_annotation" not in {rule for _, rule in found_across([first, own])}
 
 
 def copies(folder, first, second):
