@@ -199,6 +199,34 @@ def test_voxels_in_a_file_of_their_own_are_watched_like_the_header(tmp_path, nam
         verify_unchanged([checked])
 
 
+@pytest.mark.parametrize(("name", "field"), [("scan.nhdr", b"data file: "), ("scan.mhd", b"ElementDataFile = ")])
+def test_voxels_may_lie_in_this_folder_as_a_path_says_it(tmp_path, name, field):
+    header = written(tmp_path / name, a_volume())
+    assert header.read_bytes().count(field) == 1
+    header.write_bytes(header.read_bytes().replace(field, field + b"./"))
+    assert np.array_equal(np.asarray(open_volume(header).dataobj), a_volume())
+
+
+def test_directions_that_scale_the_voxels_of_a_metaimage_are_refused(tmp_path):
+    scan = written(tmp_path / "scan.mha", a_volume())
+    scan.write_bytes(scan.read_bytes().replace(b"TransformMatrix = 1 0 0", b"TransformMatrix = 2 0 0"))
+    with pytest.raises(ScanProblem, match="the directions of TransformMatrix are not 1 long") as refused:
+        open_volume(scan)
+    assert refused.value.rule == "unreadable"
+
+
+@pytest.mark.parametrize("place", [0, 3], ids=["first", "last"])
+def test_an_axis_of_length_one_that_is_not_of_space_is_dropped(tmp_path, place):
+    directions = np.insert(np.diag(SPACING), place, np.nan, axis=0)
+    header = {"space": "left-posterior-superior", "space directions": directions, "space origin": (-11.5, 22.25, 7.0)}
+    header["kinds"] = ["domain"] * 3
+    header["kinds"].insert(place, "list")
+    nrrd.write(str(tmp_path / "scan.nrrd"), np.expand_dims(a_volume(), place), header)
+    image = open_volume(tmp_path / "scan.nrrd")
+    assert np.array_equal(np.asarray(image.dataobj), a_volume())
+    assert np.allclose(image.affine, expected_affine(np.eye(3)))
+
+
 # --- segmentations of 3D Slicer -------------------------------------------------------------------------------------
 
 

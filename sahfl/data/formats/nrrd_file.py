@@ -68,6 +68,8 @@ def load_nrrd(path: Path, blood: Sequence[str | int] = (), *, by_value: bool = F
     header, length = _parse(read_header(path))
     sizes = tuple(int(n) for n in header["sizes"])
     affine, spatial = _affine(header)
+    if all(sizes[axis] == 1 for axis in range(len(sizes)) if axis not in spatial):
+        sizes, spatial = tuple(sizes[axis] for axis in spatial), [0, 1, 2]
     voxels = _voxels(path, header, length, sizes)
     segments = [] if by_value else _segments(header, layered=len(sizes) == 4)
     if segments:
