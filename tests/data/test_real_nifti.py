@@ -200,7 +200,8 @@ def test_the_rules_of_a_header_hold_whatever_the_file_is_called(tmp_path):
     case = a_case(tmp_path)
     for path in (case.image, case.label):
         image = nibabel.Nifti1Image.from_bytes(path.read_bytes())
-        image.set_sform(None, 0)
+        # Without forms nibabel centres the image; a label has to have a place of its own.
+        image.set_sform(image.header.get_base_affine(), int(path == case.label))
         image.set_qform(None, 0)
         image.header["descrip"] = b"Muster^Hans"
         nibabel.save(image, path)
