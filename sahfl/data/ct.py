@@ -27,6 +27,9 @@ AIR_HU = -1000.0
 HEAD_HU = -300.0
 """Voxels above this value belong to the head or the headrest, not to the surrounding air."""
 
+ROUNDED = 1e-3
+"""A value of an annotation this close to a whole number is it: headers round the scale of a class."""
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -134,9 +137,11 @@ def _of_blood(case: Case, opened: _Opened) -> NDArray[np.bool_]:
 
 def _classes(case: Case, values: NDArray[np.float32]) -> NDArray[np.uint8]:
     """An annotation's values as whole numbers."""
-    if not np.array_equal(values, np.rint(values)) or values.min() < 0 or values.max() > 255:
-        raise ScanProblem("label_values", f"case {case.id}: label values are not whole numbers from 0 to 255")
-    return values.astype(np.uint8)
+    whole = np.rint(values)
+    if (odd := ~np.isclose(values, whole, rtol=0, atol=ROUNDED) | (whole < 0) | (whole > 255)).any():
+        text = f"the label holds {values[odd][0]:.4g}, expected whole numbers from 0 to 255"
+        raise ScanProblem("label_values", f"case {case.id}: {text}")
+    return whole.astype(np.uint8)
 
 
 def _kinds(case: Case, classes: NDArray[np.uint8], voxel_ml: float) -> LabelClasses:
@@ -211,9 +216,8 @@ def open_file(case: Case, which: Literal["image", "label"] = "image") -> Any:
     try:
         if which == "image":
             if dicom.is_dicom(case.image):
-                raise ScanProblem(
-                    "unreadable", "a file is one of a DICOM series; list the folder of the series instead"
-                )
+                text = "a file is one of a DICOM series; list the folder of the series instead"
+                raise ScanProblem("unreadable", text)
             return open_volume(case.image)
         return open_volume(case.label, case.blood or (), by_value=case.by_value)
     except ScanProblem as problem:

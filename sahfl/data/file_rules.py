@@ -55,8 +55,7 @@ def judge_files(case: Case) -> Iterator[Finding]:
         if not is_nifti(path):
             continue
         header = _header(case, path, which)
-        if which == "image":
-            yield from _forms(case, header)
+        yield from _forms(case, header, which)
         if fields := [name for name, text in _texts(path, header) if looks_personal(text)]:
             text = f"{', '.join(fields)} of the {which} file looks like a name or a date"
             yield finding("header_text", f"case {case.id}: {text}")
@@ -89,21 +88,23 @@ def looks_personal(text: str) -> bool:
     return len(named) >= 2 and bool(re.search(rf"{re.escape(named[0])}[ _.-]+{re.escape(named[1])}", text))
 
 
-def _forms(case: Case, header: Any) -> Iterator[Finding]:
+def _forms(case: Case, header: Any, which: str) -> Iterator[Finding]:
+    start = f"case {case.id}: {'' if which == 'image' else 'of the label, '}"
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if not sform and not qform:
-        yield finding("no_orientation", f"case {case.id}: sform and qform codes are both 0")
+    if not sform and not qform:  # such a label is not read at all
+        yield finding("no_orientation", f"{start}sform and qform codes are both 0")
     if not sform or not qform:
         return
     by_sform, by_qform = header.get_sform(), header.get_qform()
-    if np.linalg.det(by_sform[:3, :3]) * np.linalg.det(by_qform[:3, :3]) < 0:
-        yield finding("handedness", f"case {case.id}: one of sform and qform is left-handed, the other right-handed")
+    # A label is compared with its image; its qform does not matter where its sform fits.
+    if which == "image" and np.linalg.det(by_sform[:3, :3]) * np.linalg.det(by_qform[:3, :3]) < 0:
+        yield finding("handedness", f"{start}one of sform and qform is left-handed, the other right-handed")
         return
     corners = np.stack(np.meshgrid(*([0, n - 1] for n in header.get_data_shape()[:3])), -1).reshape(-1, 3)
     off = (by_sform - by_qform) * unit_of(header)[1]
     apart = np.linalg.norm(corners @ off[:3, :3].T + off[:3, 3], axis=1).max()
     if apart > FORMS_APART_MM:
-        yield finding("forms_differ", f"case {case.id}: sform and qform lie up to {apart:.1f} mm apart")
+        yield finding("forms_differ", f"{start}sform and qform lie up to {apart:.1f} mm apart")
 
 
 def _texts(path: Path, header: Any) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,11 @@ _OTHER = re.compile(
     r"o?edem|odem|\bperi|hygrom|higrom|igrom|effusion|vessel|gefass|vaisseau|\bvas[io]s?\b|infar[ck]t|infart"
     r"|\b(no|non|not|without|kein|keine|ohne|nicht|sans|pas|aucune?|sin|ningun|ninguna|senza|nessuna?)\b"
 )
+_THING = re.compile(
+    r"\w*(arach?noid|dural|ventri[ck]ul|cerebral|parench[iy]m)\w*?( \w+)? ?"
+    r"(empyem|absc|abszess|ascess|[ck]athet|drain|shunt|ele[ck]trod|tumou?r|[ck]yst|zyste|(space|raum|csf|liquor)\b)\w*"
+)
+"""Something else in a place where blood lies too, such as a subdural empyema or an intraventricular catheter."""
 
 
 def is_blood(name: str) -> bool:
@@ -26,7 +31,7 @@ def is_blood(name: str) -> bool:
     Names may be English, German, French, Spanish or Italian, such as ``Blutung``, ``SAB`` or ``hématome sous-dural``.
     """
     words = re.sub(r"[^a-z]+", " ", _plain(name))
-    return bool(_BLOOD.search(words)) and not _OTHER.search(words)
+    return bool(_BLOOD.search(_THING.sub(" ", words))) and not _OTHER.search(words)
 
 
 def _plain(name: str) -> str:

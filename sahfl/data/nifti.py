@@ -111,6 +111,7 @@ def load_nifti(path: Path) -> nibabel.Nifti1Image:
         header, image_of = _header(path)
         for _ in _extensions(path, header):  # a chain of impossible lengths is a damaged file
             pass
+        _require_sizes(path, header)
         affine = header.get_best_affine()
         if not np.isfinite(affine).all():
             raise ScanProblem("affine", "the affine of a file holds NaN or infinite numbers")
@@ -158,6 +159,17 @@ def _header(path: Path) -> tuple[nibabel.Nifti1Header, Any]:
     header_of, image_of, _, _ = _FORMS[length]
     require_size(header_of(start[:length], check=False).get_data_shape())
     return header_of(start[:length]), image_of
+
+
+def _require_sizes(path: Path, header: nibabel.Nifti1Header) -> None:
+    """Refuse a qform on its own whose voxels have no size: nibabel would take 1 mm for 0, and drop a sign."""
+    if int(header["sform_code"]) or not int(header["qform_code"]):
+        return
+    stored = type(header)(_unpacked_start(path, len(header.binaryblock)), check=False)
+    sizes = [float(size) for size in stored["pixdim"][1:4]]
+    if not all(size > 0 for size in sizes):
+        found = " x ".join(f"{size:g}" for size in sizes)
+        raise ScanProblem("affine", f"the voxels of a file have no size: pixdim is {found}, and there is no sform")
 
 
 def _form(start: bytes) -> int | None:

@@ -33,7 +33,8 @@ def in_ras(image: Any, which: str) -> nibabel.Nifti1Image:
     Further axes of length 1 are dropped. The unit of length is that of the header, if a head has that size in it.
 
     Raises:
-        ScanProblem: it is no volume of numbers, its voxels have no volume or an impossible size, or it is damaged.
+        ScanProblem: it is no volume of numbers, its voxels have no volume or an impossible size, it is damaged, or it
+            is an annotation without an orientation.
     """
     if (kind := image.get_data_dtype()).kind not in "iuf":
         raise ScanProblem("unreadable", f"the {which} holds {kind} voxels, expected whole or real numbers")
@@ -41,6 +42,10 @@ def in_ras(image: Any, which: str) -> nibabel.Nifti1Image:
     if len(shape) < 3 or 0 in shape or any(n != 1 for n in shape[3:]):
         rule = "not_3d" if which == "image" else "shape"
         raise ScanProblem(rule, f"{which} has shape {shape}, expected three dimensions")
+    # An image without an orientation is a finding of its own; an annotation would be moved to a place that no one gave.
+    if which == "label" and not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
+        text = "the label has no orientation (sform and qform codes are both 0)"
+        raise ScanProblem("no_orientation", f"{text}; give it the image's only if you know that their voxels match")
     affine = _in_mm(image, which, shape[:3])
     try:
         with reading(f"the {which} file is truncated or damaged"):  # a truncated .nii.gz opens, and fails only here

@@ -145,8 +145,8 @@ error label_values
     The annotation holds values that are not whole numbers from 0 to 255.
     Save classes, not probabilities; resample annotations with nearest neighbour.
 error label_undeclared
-    The annotation holds a value that `labels` of `dataset.json` or of the datalist does not declare.
-    Declare it under `labels`, or name the values that are blood in the data section (`blood: [1]`).
+    The annotation holds a value that neither `labels` of `dataset.json` or of the datalist nor its segments declare.
+    Declare it under `labels`, or name the values that are blood in the data section (`blood: [1]`); or add a segment.
 warning label_kinds
     The annotation holds several values, nothing says which are blood, and all of them are counted.
     Name the values that are blood in the data section (`blood: [1, 2]`), or all under `labels` of the datalist.
@@ -274,7 +274,11 @@ DICOM_RULES = (
     ("seg_type", "The annotation is not a binary DICOM segmentation.", "Export as binary segmentation, or as NIfTI."),
     ("seg_frame_of_reference", "The segmentation belongs to another acquisition.", "Put the right one there."),
     ("seg_geometry", "The segmentation's frames do not lie on the slices.", "Annotate on this very series."),
-    ("seg_segments", "No segment is named as blood.", "Name it, or list it under `data.blood` of the site file."),
+    (
+        "seg_segments",
+        "No segment is named as blood, or the blood cannot be told from another segment.",
+        "Name it, or list its name under `data.blood` of the site file; give each segment of a layer its own value.",
+    ),
 )
 """Why a folder of DICOM files cannot be a case: rule, meaning and remedy; each is an error."""
 

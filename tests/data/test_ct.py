@@ -278,7 +278,10 @@ def test_label_values_must_be_whole_numbers(tmp_path, value):
     label = np.zeros((6, 8, 5), np.float32)
     label[0, 0, 0] = value
     rule, text = broken(a_case(tmp_path, label=label))
-    assert (rule, text) == ("label_values", "case bern-0007: label values are not whole numbers from 0 to 255")
+    assert (rule, text) == (
+        "label_values",
+        f"case bern-0007: the label holds {value:g}, expected whole numbers from 0 to 255",
+    )
 
 
 # --- the grid -------------------------------------------------------------------------------------------------------

@@ -199,6 +199,34 @@ def test_voxels_in_a_file_of_their_own_are_watched_like_the_header(tmp_path, nam
         verify_unchanged([checked])
 
 
+@pytest.mark.parametrize(("name", "field"), [("scan.nhdr", b"data file: "), ("scan.mhd", b"ElementDataFile = ")])
+def test_voxels_may_lie_in_this_folder_as_a_path_says_it(tmp_path, name, field):
+    header = written(tmp_path / name, a_volume())
+    assert header.read_bytes().count(field) == 1
+    header.write_bytes(header.read_bytes().replace(field, field + b"./"))
+    assert np.array_equal(np.asarray(open_volume(header).dataobj), a_volume())
+
+
+def test_directions_that_scale_the_voxels_of_a_metaimage_are_refused(tmp_path):
+    scan = written(tmp_path / "scan.mha", a_volume())
+    scan.write_bytes(scan.read_bytes().replace(b"TransformMatrix = 1 0 0", b"TransformMatrix = 2 0 0"))
+    with pytest.raises(ScanProblem, match="the directions of TransformMatrix are not 1 long") as refused:
+        open_volume(scan)
+    assert refused.value.rule == "unreadable"
+
+
+@pytest.mark.parametrize("place", [0, 3], ids=["first", "last"])
+def test_an_axis_of_length_one_that_is_not_of_space_is_dropped(tmp_path, place):
+    directions = np.insert(np.diag(SPACING), place, np.nan, axis=0)
+    header = {"space": "left-posterior-superior", "space directions": directions, "space origin": (-11.5, 22.25, 7.0)}
+    header["kinds"] = ["domain"] * 3
+    header["kinds"].insert(place, "list")
+    nrrd.write(str(tmp_path / "scan.nrrd"), np.expand_dims(a_volume(), place), header)
+    image = open_volume(tmp_path / "scan.nrrd")
+    assert np.array_equal(np.asarray(image.dataobj), a_volume())
+    assert np.allclose(image.affine, expected_affine(np.eye(3)))
+
+
 # --- segmentations of 3D Slicer -------------------------------------------------------------------------------------
 
 
@@ -275,13 +303,48 @@ def test_a_single_segment_that_slicer_named_by_itself_counts(tmp_path):
     assert np.array_equal(blood_of(tmp_path, label)[0], one)
 
 
-def test_a_site_may_name_the_segments_that_are_blood_by_name_or_number(tmp_path):
+def test_a_site_may_name_the_segments_that_are_blood_by_name_or_value(tmp_path):
+    one, two = masks()
+    label = slicer_segmentation(tmp_path / "a.seg.nrrd", [one, 5 * two], [("SAH", 1, 5), ("Zone A", 0, 1)])
+    for wanted, expected in ((["zone a"], one), ([1], one), (["Zone A", "5"], one | two), ([], two)):
+        assert np.array_equal(np.asarray(open_volume(label, wanted).dataobj), expected)
+    for wanted in ("zone c", 2):
+        with pytest.raises(ScanProblem, match="none of 2 segment"):
+            open_volume(label, [wanted])
+
+
+def test_a_value_that_several_layers_have_names_no_segment(tmp_path):
     one, two = masks()
     label = slicer_segmentation(tmp_path / "a.seg.nrrd", [one, two], [("Zone A", 0, 1), ("SAH", 1, 1)])
-    for wanted, expected in ((["zone a"], one), ([1], one), (["Zone A", "2"], one | two), ([], two)):
-        assert np.array_equal(np.asarray(open_volume(label, wanted).dataobj), expected)
-    with pytest.raises(ScanProblem, match="none of 2 segment"):
-        open_volume(label, ["zone c"])
+    with pytest.raises(ScanProblem, match="number 1 stands for 2 of 2 segments; name those that are blood"):
+        open_volume(label, [1])
+    assert np.array_equal(np.asarray(open_volume(label, ["Zone A"]).dataobj), one)
+
+
+def test_blood_with_the_value_of_another_segment_of_its_layer_is_refused(tmp_path):
+    one, two = masks()
+    label = slicer_segmentation(tmp_path / "a.seg.nrrd", [one | two], [("ICH", 0, 1), ("oedema", 0, 1)])
+    item = check_case(Case("bern-0003", a_scan(tmp_path), label, "p"))
+    text = (
+        "a segment that is blood and another one have the same value in one layer; give each segment a value of its own"
+    )
+    assert [(found.rule, found.text) for found in item.findings] == [("seg_segments", f"case bern-0003: {text}")]
+    both = slicer_segmentation(tmp_path / "b.seg.nrrd", [one | two], [("ICH", 0, 1), ("SAH", 0, 1)])
+    assert np.array_equal(blood_of(tmp_path, both)[0], one | two)
+
+
+@pytest.mark.parametrize("values", [(255,), (1, 2)], ids=["all-voxels", "some-voxels"])
+def test_a_value_of_no_segment_is_refused_and_a_segment_for_it_is_the_remedy(tmp_path, values):
+    one, _ = masks()
+    layer = one * np.uint8(values[0])
+    layer[20:22, 15:18, 5] = values[-1]
+    item = check_case(
+        Case("bern-0003", a_scan(tmp_path), slicer_segmentation(tmp_path / "a.seg.nrrd", [layer], [("ICH", 0, 1)]), "p")
+    )
+    text = f"case bern-0003: the label holds value {values[-1]}, and its segments have 1"
+    assert [(found.rule, found.text) for found in item.findings] == [("label_undeclared", text)]
+    named = slicer_segmentation(tmp_path / "b.seg.nrrd", [layer], [("ICH", 0, 1), ("SAH", 0, values[-1])])
+    assert np.array_equal(blood_of(tmp_path, named)[0], layer > 0)
 
 
 NO_BLOOD = {

@@ -255,11 +255,14 @@ def test_a_wrong_patients_json_is_refused_without_names(tmp_path, patients, mess
                                "Subduralhämatom", "HÄMORRHAGIE", "hémorragie", "hématome sous-dural", "saignement",
                                "contusion hémorragique", "hemorragia", "hemorragia superior", "hematoma", "sangrado",
                                "hemorragia subaracnoidea", "emorragia", "ematoma", "ematoma extradurale", "Blut",
-                               "emorragia intraparenchimale", "intrazerebrale Blutung", "He\u0301morragie")]
+                               "emorragia intraparenchimale", "intrazerebrale Blutung", "He\u0301morragie",
+                               "subarachnoid space hemorrhage", "blood at an intraventricular drain")]
     + [(name, False) for name in ("", "edema", "perihematomal edema", "ventricle", "brain", "ignore", "lesion", "tumor",
                                   "subdural hygroma", "blood vessel", "no hemorrhage", "which", "Segment_1", "rich",
                                   "Ödem", "Oedem", "Perihämatomödem", "œdème périhématome", "Blutgefäß",
-                                  "keine Blutung",
+                                  "keine Blutung", "subdural empyema", "Epiduralabszess", "epidural abscess",
+                                  "intraventricular catheter", "Intraventrikuläre Drainage", "subarachnoid space",
+                                  "subdural strip electrode", "intracerebral tumor", "intraventricular CSF",
                                   "sans hémorragie", "sin sangrado", "senza emorragia", "edema perilesional", "vaso",
                                   "infarto", "Infarkt", "Hygrom", "ventricolo", "cerveau", "Schädel", "Liquor")],
 )  # fmt: skip

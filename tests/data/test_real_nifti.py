@@ -200,7 +200,8 @@ def test_the_rules_of_a_header_hold_whatever_the_file_is_called(tmp_path):
     case = a_case(tmp_path)
     for path in (case.image, case.label):
         image = nibabel.Nifti1Image.from_bytes(path.read_bytes())
-        image.set_sform(None, 0)
+        # Without forms nibabel centres the image; a label has to have a place of its own.
+        image.set_sform(image.header.get_base_affine(), int(path == case.label))
         image.set_qform(None, 0)
         image.header["descrip"] = b"Muster^Hans"
         nibabel.save(image, path)
@@ -298,3 +299,87 @@ def test_a_header_of_random_bytes_never_ends_a_check(tmp_path, seed):
         case.image.write_bytes(content)
         (checked,) = check_cases([case])
         assert checked.case is case
+
+
+# --- forms and sizes of voxels --------------------------------------------------------------------------------------
+
+
+def patch(path, **fields):
+    """Change fields of a header as they stand in the file."""
+    content = path.read_bytes()
+    header = nibabel.Nifti1Header(content[:348], check=False)
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(header.binaryblock + content[348:])
+
+
+def cropped(path, start, end, moved_mm=0.0):
+    """Keep a part of a volume; its sform may be moved up against its qform."""
+    image = nibabel.Nifti1Image.from_bytes(path.read_bytes())
+    part = nibabel.Nifti1Image(np.asarray(image.slicer[start:end, start:end].dataobj), image.affine)
+    affine = image.slicer[start:end, start:end].affine
+    part.set_qform(affine, 1)
+    affine[2, 3] += moved_mm
+    part.set_sform(affine, 1)
+    nibabel.save(part, path)
+
+
+def test_a_cropped_annotation_without_an_orientation_is_refused(tmp_path):
+    case = a_case(tmp_path)
+    cropped(case.label, 4, 28)
+    assert check_case(case).usable
+    patch(case.label, sform_code=0, qform_code=0)
+    (finding,) = check_case(case).findings
+    text = "the label has no orientation (sform and qform codes are both 0)"
+    remedy = "give it the image's only if you know that their voxels match"
+    assert (finding.rule, finding.text) == ("no_orientation", f"case bern-a: {text}; {remedy}")
+
+
+def test_a_cropped_annotation_at_two_places_is_a_warning(tmp_path):
+    case = a_case(tmp_path)
+    cropped(case.label, 4, 28, moved_mm=5.0)
+    texts = {finding.rule: finding.text for finding in check_case(case).findings}
+    assert texts["forms_differ"] == "case bern-a: of the label, sform and qform lie up to 5.0 mm apart"
+
+
+@pytest.mark.parametrize("size", [0.0, -5.0, np.nan])
+def test_a_qform_whose_voxels_have_no_size_is_refused_and_an_sform_gives_it(tmp_path, size):
+    case = a_case(tmp_path)
+    affine = np.diag([1.0, 1, 5, 1])
+    for path in (case.image, case.label):
+        image = nibabel.Nifti1Image.from_bytes(path.read_bytes())
+        image.set_sform(affine, 0)
+        image.set_qform(affine, 1)
+        nibabel.save(image, path)
+    assert check_case(case).volume_ml == pytest.approx(0.06)
+    patch(case.image, pixdim=[1, 1, 1, size, 0, 0, 0, 0])
+    (finding,) = check_case(case).findings
+    text = f"the voxels of the image file have no size: pixdim is 1 x 1 x {size:g}, and there is no sform"
+    assert (finding.rule, finding.text) == ("affine", f"case bern-a: {text}")
+    patch(case.image, sform_code=1, pixdim=[1, 1, 1, 5, 0, 0, 0, 0])
+    assert check_case(case).volume_ml == pytest.approx(0.06)
+
+
+# --- values of annotations ------------------------------------------------------------------------------------------
+
+
+def test_a_scale_that_is_rounded_in_the_header_leaves_classes(tmp_path):
+    case = a_case(tmp_path, label=blood() * np.uint8(255))
+    patch(case.label, scl_slope=0.003922, scl_inter=0)
+    item = check_case(case)
+    assert (item.volume_ml, item.findings) == (pytest.approx(0.06), ())
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        (blood() * np.float32(0.5), "0.5"),
+        (np.where(blood() > 0, np.float32(1), np.float32(np.nan)), "nan"),
+        (blood() * np.int16(2) - 1, "-1"),
+        (blood() * np.int16(256), "256"),
+    ],
+)
+def test_a_value_that_is_no_class_is_shown(tmp_path, label, text):
+    (finding,) = check_case(a_case(tmp_path, label=label)).findings
+    expected = f"case bern-a: the label holds {text}, expected whole numbers from 0 to 255"
+    assert (finding.rule, finding.text) == ("label_values", expected)

@@ -77,7 +77,8 @@ def read_structures(
         drawn = [item for item in drawn if int(item.ReferencedROINumber) in structures]
         if not drawn:
             raise ScanProblem("seg_segments", "the set of contours (RTSTRUCT) has no structure with contours")
-        chosen, text = choose_blood([structures[int(item.ReferencedROINumber)] for item in drawn], blood)
+        numbers = [int(item.ReferencedROINumber) for item in drawn]
+        chosen, text = choose_blood([structures[number] for number in numbers], numbers, blood)
         label = np.zeros((*series.image.shape[:2], len(series.places)), np.uint8)
         for index in chosen:
             label |= _voxels(_contours(drawn[index]), series).astype(np.uint8)

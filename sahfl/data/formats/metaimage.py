@@ -109,6 +109,10 @@ def _affine(header: Mapping[str, str]) -> NDArray[np.float64]:
     if not header.keys() & set(matrix):
         raise ScanProblem("no_orientation", "the header has no TransformMatrix")
     directions = np.array(_numbers(header, matrix, 9)).reshape(3, 3).T
+    if not np.allclose(np.linalg.norm(directions, axis=0), 1, atol=1e-3):
+        raise ValueError(
+            "the directions of TransformMatrix are not 1 long, so that the size of the voxels is not known"
+        )
     spacing = _numbers(header, ("ElementSpacing", "ElementSize"), 3)
     affine = np.eye(4)
     affine[:3, :3] = _LPS_TO_RAS @ directions @ np.diag(spacing)

@@ -49,6 +49,8 @@ SPACES = {
 """By the name of a space, the factors to RAS."""
 UNITS = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "um": 1e-3, "cm": 10.0, "m": 1000.0}
 """By the name of a unit, its millimetres; without a unit they are mm."""
+MOST_NAMED = 20
+"""Values that a message lists."""
 _SEGMENT = re.compile(r"Segment(\d+)_(?:ID|Name|Layer|LabelValue)")
 
 
@@ -59,20 +61,27 @@ def load_nrrd(path: Path, blood: Sequence[str | int] = (), *, by_value: bool = F
 
     Raises:
         ScanProblem: it is no volume, has no orientation, claims more voxels than a head CT has, or is a segmentation in
-            which no segment is named as blood.
+            which no segment is named as blood, or in which blood cannot be told from another segment.
         ValueError: its header is faulty.
         OSError: it cannot be opened.
     """
     header, length = _parse(read_header(path))
     sizes = tuple(int(n) for n in header["sizes"])
     affine, spatial = _affine(header)
+    if all(sizes[axis] == 1 for axis in range(len(sizes)) if axis not in spatial):
+        sizes, spatial = tuple(sizes[axis] for axis in spatial), [0, 1, 2]
     voxels = _voxels(path, header, length, sizes)
     segments = [] if by_value else _segments(header, layered=len(sizes) == 4)
     if segments:
         if not 3 <= len(sizes) <= 4:
             raise ScanProblem("not_3d", f"the segmentation has {len(sizes)} axes, expected three and one for layers")
-        chosen, text = choose_blood([segment.name for segment in segments], blood)
-        return as_image(_Blood(voxels, spatial, tuple(segments[index] for index in chosen)), affine, text, named=True)
+        numbers = [segment.value for segment in segments]
+        chosen, text = choose_blood([segment.name for segment in segments], numbers, blood)
+        places = {segments[index].place for index in chosen}
+        if any(segment.place in places for index, segment in enumerate(segments) if index not in chosen):
+            text = "a segment that is blood and another one have the same value in one layer"
+            raise ScanProblem("seg_segments", f"{text}; give each segment a value of its own")
+        return as_image(_Blood(voxels, spatial, tuple(segments), tuple(chosen)), affine, text, named=True)
     if len(sizes) != 3:
         raise ScanProblem("not_3d", f"it has {len(sizes)} axes, expected three")
     return as_image(voxels, affine)
@@ -152,6 +161,11 @@ class _Segment:
     layer: int
     value: int
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """What tells its voxels from those of others."""
+        return self.layer, self.value
+
 
 def _segments(header: Mapping[str, Any], *, layered: bool) -> list[_Segment]:
     """All segments; files of Slicer before 4.11 have no layers and values: each segment is 1 in a layer of its own."""
@@ -174,6 +188,9 @@ class _Blood:
     spatial: list[int]
     """The axes of space among those of ``voxels``; the other one, if any, counts the layers."""
     segments: tuple[_Segment, ...]
+    """All segments of the file."""
+    chosen: tuple[int, ...]
+    """Which of them are united."""
     dtype = np.dtype(np.uint8)
     ndim = 3
 
@@ -186,9 +203,19 @@ class _Blood:
         found = np.asarray(self.voxels)
         layers = [axis for axis in range(found.ndim) if axis not in self.spatial]
         parts = np.moveaxis(found, layers[0], 0) if layers else found[None]
+        if not all(0 <= segment.layer < len(parts) for segment in self.segments):
+            raise ValueError("a segment lies in a layer that the file does not have")
         blood = np.zeros(self.shape, np.uint8)
-        for segment in self.segments:
-            if not 0 <= segment.layer < len(parts):
-                raise ValueError("a segment lies in a layer that the file does not have")
-            blood |= (parts[segment.layer] == segment.value).astype(np.uint8)
+        for layer, part in enumerate(parts):
+            self._require_declared(layer, part)
+            values = [self.segments[index].value for index in self.chosen if self.segments[index].layer == layer]
+            blood |= np.isin(part, values).astype(np.uint8)
         return blood if dtype is None else blood.astype(dtype, copy=False)
+
+    def _require_declared(self, layer: int, part: NDArray[Any]) -> None:
+        """Refuse values of no segment: they may be the blood."""
+        declared = [segment.value for segment in self.segments if segment.layer == layer]
+        if odd := sorted({*np.unique(part).tolist()} - {0, *declared})[:MOST_NAMED]:
+            found, known = (", ".join(f"{value:g}" for value in values) or "none" for values in (odd, declared))
+            text = f"the label holds value {found}, and its segments have {known}"
+            raise ScanProblem("label_undeclared", text)

@@ -115,6 +115,7 @@ def beside(path: Path, name: str) -> Path:
     Raises:
         ValueError: it could lie elsewhere, or is a list or a pattern of files.
     """
+    name = name.removeprefix("./")
     odd = name in ("", ".", "..", "LIST") or set(name) & set("/\\%\0:*")
     if odd or name.split()[0] in ("LIST", "SKIPLIST"):
         raise ValueError("the voxels lie in several files, or in another folder")
