@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sahfl.data.misplaced import misplaced
 from sahfl.report.choice import FULL, Choice, choose, first_adapter
 from sahfl.report.compared import (
     BETTER,
@@ -281,6 +282,8 @@ def _worse(results: Results, method: Results) -> Iterator[str]:
 def _unknown(results: Results, shown: Sequence[Results]) -> Iterator[str]:
     if any(site["source"].startswith("phantom") for site in results["sites"]):
         yield "accuracy in patients (the scans are simulated)"
+    if doubtful := [site["site"] for site in results["sites"] if misplaced(site["findings"], site["n_volumes"])]:
+        yield f"whether all annotations of {' and '.join(doubtful)} belong to their scans (see the hospitals' data)"
     once = [method for method in shown if method["failed"] is None and dice_of(method)["trainings"] == 1]
     if once:
         yield f"how another training of {' or '.join(map(method_name, once))} would differ (it {_once(once)})"

@@ -16,6 +16,7 @@ from sahfl.data.ct import Scan
 from sahfl.data.file_rules import judge_files, looks_personal
 from sahfl.data.manifest import Case, read_datalist
 from sahfl.data.measures import measure
+from sahfl.data.misplaced import misplaced
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.repeat_scans import repeat_scans, warn_of_repeat_scans
 from sahfl.data.rules import BY_ID, DICOM_RULES, RULES, rules_table
@@ -209,6 +210,21 @@ def test_each_rule_is_told_once_in_one_sentence_with_a_remedy():
 
 def test_the_document_holds_the_table_as_it_is():
     assert rules_table() in (ROOT / "docs" / "data-checks.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("findings", "n_cases", "rules"),
+    [
+        ({"left_right": 5}, 5, ("left_right",)),
+        ({"left_right": 1, "label_contrast": 1}, 5, ()),  # each may be old blood
+        ({"label_contrast": 3}, 16, ()),
+        ({"label_contrast": 4, "left_right": None}, 16, ("label_contrast",)),
+        ({"same_annotation": None}, 16, ("same_annotation",)),
+        ({"spacing": 16}, 16, ()),
+    ],
+)
+def test_annotations_of_another_scan_or_side_are_announced_where_they_are_no_accident(findings, n_cases, rules):
+    assert misplaced(findings, n_cases) == rules
 
 
 # --- across cases ---------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def hospital_files(deployment, root):
     shutil.copytree(deployment.consortium.server, root / "etc/sahfl-server/kit")
     more = {"kit": "/etc/sahfl-server/kit", "folder": "/var/lib/sahfl-server"}
     put(root / "etc/sahfl-server/server.yaml", settings, **more)
-    put(root / "lib/sahfl-server/queue/study.yaml", STUDY, data={"source": "sites"}, rounds__unmasked=True)
+    put(root / "lib/sahfl-server/queue/study.yaml", changed(STUDY, data={"source": "sites"}, rounds__unmasked=True))
     install(root, "sahfl-server")
     (root / "lib/sahfl").mkdir()
     for folder, user in (("sahfl", "sahfl"), ("sahfl-server", "sahfl-server")):

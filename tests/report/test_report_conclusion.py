@@ -149,6 +149,14 @@ def test_what_is_not_known_is_named():
     )
 
 
+def test_annotations_that_may_belong_to_another_side_are_named_at_the_top():
+    results = against_full(-0.004, "not worse")
+    site = results["sites"][-1]
+    site["findings"] = {"left_right": site["n_volumes"]}
+    found = points(results)["Not known"]
+    assert f"whether all annotations of {site['site']} belong to their scans (see the hospitals' data)" in found
+
+
 def test_the_choice_after_the_results_is_said_with_its_rule():
     assert points(grid())["How chosen"] == (
         "After the results, by a rule that was fixed before. Of 20 methods that all sites trained together, 20 are "

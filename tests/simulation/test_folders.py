@@ -42,4 +42,4 @@ def test_a_missing_mask_is_warned_of_with_its_site_before_anything_trains(federa
     with listening(seen.append):
         federate(changed(settings, data={"source": "folder", "sites": paths}), name="without-a-mask")
     (warned,) = [event.text for event in seen if isinstance(event, Warned) and "left out" in event.text]
-    assert warned == "sah_a: 1 case is left out (missing); sahfl check of a site file lists all of them"
+    assert warned.startswith("sah_a: 1 case is left out (missing); sahfl check SITE_FILE lists them, with pictures")

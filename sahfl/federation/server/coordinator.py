@@ -32,6 +32,7 @@ from sahfl.federation.server.roster import (
     Member,
     check_description,
     did_not_answer,
+    doubt_text,
     draws_from_another_secret,
     left_out_text,
     needed,
@@ -176,6 +177,8 @@ class Coordinator:
         self._folder.note({"event": "described", "site": site} | what_computes(description))
         if description.n_refused:
             emit(Warned(f"{site}: {left_out_text(description)}"))
+        if doubt := doubt_text(description):
+            emit(Warned(f"{site}: {doubt}"))
 
     def _invite(self, sites: tuple[str, ...]) -> None:
         """Admit sites of a cell that came late, without waiting for others."""

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from sahfl.config import POOLED, POOLS, RoundsConfig, Study, TrainedMethod, ZeroShot
 from sahfl.data.manifest import PATIENTS_FROM
+from sahfl.data.misplaced import misplaced
 from sahfl.data.rules import BY_ID
 from sahfl.errors import DataError, DataShared, PayloadError, RunFailed
 from sahfl.events import SiteLeftOut, emit
@@ -239,9 +240,19 @@ class Latecomers:
             ready[site] = description
 
 
+SEE = "sahfl check SITE_FILE lists them, with pictures (sahfl init writes a site file: --site-file)"
+
+
 def left_out_text(description: SiteDescription) -> str:
     """How many cases a site cannot use, and which rules of the data checks they break."""
     n = description.n_refused
     broken = [name for name in description.findings if name in BY_ID and BY_ID[name].severity == "error"]
     why = f" ({', '.join(sorted(broken))})" if broken else ""
-    return f"{n} case{'s are' if n > 1 else ' is'} left out{why}; sahfl check of a site file lists all of them"
+    return f"{n} case{'s are' if n > 1 else ' is'} left out{why}; {SEE}"
+
+
+def doubt_text(description: SiteDescription) -> str:
+    """How many annotations may belong to another scan or side; empty if they are few."""
+    rules = misplaced(description.findings, description.n_volumes)
+    found = [f"{rule} {description.findings[rule] or 'in a few cases'}" for rule in rules]
+    return f"annotations may belong to another scan or side ({', '.join(found)}); {SEE}" if found else ""
