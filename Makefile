@@ -2,7 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo deploy-demo test test-all soak check round-trip docs format clean
+.PHONY: install demo deploy-demo test test-all soak check round-trip docs format clean
+
+install: .venv/installed  ## .venv with all that the other targets need
 
 demo: .venv/installed  ## simulated federation on a phantom cohort, to a report
 	$(BIN)/sahfl simulate configs/demo.yaml

@@ -45,7 +45,7 @@ def run_main(monkeypatch, outcomes):
 def test_the_size_is_printed_first_and_a_failed_source_of_cpu_builds_leaves_pypi(monkeypatch, capsys):
     assert run_main(monkeypatch, [False, True]) == [CPU, []]
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "first words"
+    assert first == "first words; with all other libraries it takes some minutes"
     assert second.startswith("that failed; PyTorch is downloaded with CUDA from PyPI, about 3 GB")
 
 

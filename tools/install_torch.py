@@ -58,7 +58,7 @@ def main() -> None:
     )
     has_gpu = bool(shutil.which("nvidia-smi")) or Path("/proc/driver/nvidia/version").exists()
     options, text = choose(platform.system(), has_gpu=has_gpu, settings=settings.stdout, environment=os.environ)
-    print(text, flush=True)
+    print(f"{text}; with all other libraries it takes some minutes", flush=True)
     if not install(options):
         if not options:
             sys.exit("error: pip could not install PyTorch; its messages are above")

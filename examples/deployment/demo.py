@@ -42,7 +42,7 @@ def settings(folder: Path, port: int) -> None:
     kit = {"kit": "consortium/server", "folder": "server", "host": "127.0.0.1", "port": port, "resume_wait_s": 20}
     _write(folder / "server.yaml", kit)
     for site, profile in SITES.items():
-        patients = {"kind": "sah", "n_cases": 12, "profile": profile}
+        patients = {"kind": "sah", "n_cases": 14, "profile": profile}
         scans = {"source": "phantom", "seed": 11, "shape": [64, 72, 16], "spacing_mm": [3.0, 3.0, 7.0]}
         site_file = {"name": site, "kit": f"consortium/sites/{site}", "folder": f"hospitals/{site}", "threads": 1}
         _write(folder / f"{site}.yaml", site_file | {"data": scans | {"patients": patients}})
@@ -69,7 +69,8 @@ def run(*arguments: str | Path) -> None:
 
 def run_all(commands: Sequence[Sequence[str | Path]]) -> None:
     """Run commands of several hospitals at a time, each to its end, and show them with what they print."""
-    running = [subprocess.Popen([*map(str, one)], stdout=subprocess.PIPE, text=True) for one in commands]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    running = [subprocess.Popen([*map(str, one)], text=True, **pipes) for one in commands]  # type: ignore[call-overload]
     for one, process in zip(commands, running, strict=True):
         printed, _ = process.communicate()
         say(f"$ {Path(one[0]).name} {' '.join(map(str, one[1:]))}")
@@ -176,7 +177,7 @@ def play(folder: Path) -> Path:
         server = start(*serve)
         sites = [start(folder / f"{site}.log", sahfl_client, folder / f"{site}.yaml") for site in SITES]
         wait_for("the base network", lambda: bool(rounds.base_that_waits()), [server, *sites])
-        say("the hospitals compare the hash of the base network with the one on its card, and accept it")
+        say("the hospitals compare the hash of the base network with the one on its card (sahfl/bases/phantom.md)")
         accept_base(folder, rounds.base_that_waits())
         wait_for("the first rounds", lambda: rounds.reached(*KILL_AFTER), [server, *sites])
         server.kill()
@@ -192,6 +193,8 @@ def play(folder: Path) -> Path:
     run_all([(sahfl, "audit", "verify", folder / f"{site}.yaml") for site in SITES])
     if any(codes):
         raise SystemExit(1)
+    n = len(rounds.committed())
+    say(f"it worked: {n} rounds were committed, the server was killed once, and nothing was lost. The report:")
     return run_folder / "report.html"
 
 

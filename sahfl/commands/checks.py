@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,6 +72,8 @@ def _check_study(study: Study) -> None:
             if study.base:
                 read_base(study)
     print(study.model_dump_json(indent=2))
+    unread = "" if study.data.source == "phantom" else "; no scan was read, which sahfl check SITE_FILE does"
+    print(f"the settings are right{unread}", file=sys.stderr)
 
 
 def _check_site(file: Path) -> None:
@@ -86,6 +89,7 @@ def _check_site(file: Path) -> None:
     for warning in verdict.warnings:
         print(f"warning: {warning}")
     print(*policy_lines(config.policy), sep="\n")
+    print("cases, pictures and remedies:", file=sys.stderr)
     print(verdict.page)
     if not verdict.may_train:
         raise typer.Exit(2)

@@ -65,7 +65,7 @@ def test_a_wrong_call_is_a_user_error(sahfl, arguments):
 
 def test_check_prints_the_study_with_every_default(sahfl, study_file):
     code, out, err = sahfl("check", study_file)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "the settings are right\n")
     assert json.loads(out) == load_study(study_file).model_dump(mode="json")
     assert parse(Study, json.loads(out), where="stdout") == load_study(study_file)
 
