@@ -18,8 +18,10 @@ _OTHER = re.compile(
     r"o?edem|odem|\bperi|hygrom|higrom|igrom|effusion|vessel|gefass|vaisseau|\bvas[io]s?\b|infar[ck]t|infart"
     r"|\b(no|non|not|without|kein|keine|ohne|nicht|sans|pas|aucune?|sin|ningun|ninguna|senza|nessuna?)\b"
 )
+MOST_LETTERS = 200
+"""Letters of a name that are read; the expressions take a time that grows with the square of their number."""
 _THING = re.compile(
-    r"\w*(arach?noid|dural|ventri[ck]ul|cerebral|parench[iy]m)\w*?( \w+)? ?"
+    r"\b\w*(arach?noid|dural|ventri[ck]ul|cerebral|parench[iy]m)\w*?( \w+)? ?"
     r"(empyem|absc|abszess|ascess|[ck]athet|drain|shunt|ele[ck]trod|tumou?r|[ck]yst|zyste|(space|raum|csf|liquor)\b)\w*"
 )
 """Something else in a place where blood lies too, such as a subdural empyema or an intraventricular catheter."""
@@ -29,8 +31,9 @@ def is_blood(name: str) -> bool:
     """Test whether a label's name is a word for blood or one of IPH, IVH, SAH, SDH, EDH; False for unknown names.
 
     Names may be English, German, French, Spanish or Italian, such as ``Blutung``, ``SAB`` or ``hématome sous-dural``.
+    Of a longer one, the first ``MOST_LETTERS`` count.
     """
-    words = re.sub(r"[^a-z]+", " ", _plain(name))
+    words = re.sub(r"[^a-z]+", " ", _plain(name[:MOST_LETTERS]))
     return bool(_BLOOD.search(_THING.sub(" ", words))) and not _OTHER.search(words)
 
 
