@@ -42,8 +42,6 @@ def check(
     from sahfl.config import kind_of, load_consortium, load_server, load_study
 
     if rules:
-        from sahfl.data.rules import rules_table
-
         print(rules_table(), end="")
     elif file is None:
         raise ConfigError("check: expected a study file or a site file; see sahfl check -h")
@@ -60,6 +58,14 @@ def check(
     else:
         with naming_paths(file):
             _check_site(file)
+
+
+def rules_table() -> str:
+    """The table as Markdown, for the documents."""
+    from sahfl.data.rules import RULES
+
+    head = ["| rule | severity | meaning | remedy |", "|---|---|---|---|"]
+    return "\n".join(head + [f"| `{r.id}` | {r.severity} | {r.meaning} | {r.remedy} |" for r in RULES]) + "\n"
 
 
 def _check_study(study: Study) -> None:

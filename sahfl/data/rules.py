@@ -292,16 +292,9 @@ def _read_rules() -> Iterator[Rule]:
 
 RULES = (*_read_rules(), *(Rule(rule, "error", meaning, remedy) for rule, meaning, remedy in DICOM_RULES))
 """Every rule, in the order of the documents."""
-
 BY_ID = MappingProxyType({rule.id: rule for rule in RULES})
 
 
 def finding(rule: str, text: str) -> Finding:
     """Make a finding of a rule, with the rule's severity from the table."""
     return Finding(rule, BY_ID[rule].severity, text)
-
-
-def rules_table() -> str:
-    """The table as Markdown, for the documents."""
-    head = ["| rule | severity | meaning | remedy |", "|---|---|---|---|"]
-    return "\n".join(head + [f"| `{r.id}` | {r.severity} | {r.meaning} | {r.remedy} |" for r in RULES]) + "\n"

@@ -140,7 +140,8 @@ class GroupSums:
         if bare:
             return sums
         # Weights further from 1 than an honest site's would outweigh the other sites.
-        whole = bool(((np.abs(weights - n) <= FURTHEST * n) & (weights / GRAIN == np.floor(weights / GRAIN))).all())
+        with np.errstate(over="ignore"):  # a number beyond all others is no multiple either
+            whole = bool(((np.abs(weights - n) <= FURTHEST * n) & (weights / GRAIN == np.floor(weights / GRAIN))).all())
         check(whole, f"{name}, weights", "another number", f"multiples of {GRAIN:g} within {FURTHEST:g} n of n = {n}")
         # Values are positive, so sums of (weight - 1) * value are at most the furthest weight times the total.
         gaps = np.abs(sums.weighted - totals[:, None]) - 2 * STEPS[:, None]

@@ -11,6 +11,7 @@ import pytest
 from harness.one_case import check_case
 from test_checks import SHAPE, a_case, blood, head
 
+from sahfl.commands.checks import rules_table
 from sahfl.data.checks import check_cases
 from sahfl.data.ct import Scan
 from sahfl.data.file_rules import judge_files, looks_personal
@@ -19,7 +20,7 @@ from sahfl.data.measures import measure
 from sahfl.data.misplaced import misplaced
 from sahfl.data.phantom import PROFILES, make_case
 from sahfl.data.repeat_scans import repeat_scans, warn_of_repeat_scans
-from sahfl.data.rules import BY_ID, DICOM_RULES, RULES, rules_table
+from sahfl.data.rules import BY_ID, DICOM_RULES, RULES
 from sahfl.data.scan_rules import judge_scan
 
 ROOT = Path(__file__).parents[2]

@@ -240,7 +240,7 @@ class Latecomers:
             ready[site] = description
 
 
-SEE = "sahfl check SITE_FILE lists them, with pictures (sahfl init writes a site file: --site-file)"
+SEE = "sahfl check SITE_FILE lists them, with pictures (sahfl init can write a site file)"
 
 
 def left_out_text(description: SiteDescription) -> str:

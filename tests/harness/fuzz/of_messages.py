@@ -11,7 +11,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from harness.asking import STUDY, evaluating, header_of, training
-from harness.fuzz.mutations import changed_values, damaged, mutated
+from harness.fuzz.mutations import MOST_BYTES, changed_values, damaged, mutated
 from harness.fuzz.of_sites import HEADER, STATE, site_of
 from harness.fuzz.outcome import Reader
 from harness.trust_kits import make_consortium
@@ -115,7 +115,8 @@ def changed_records(name: str, content: bytes, rng: Random, others: tuple[bytes,
         return mutated(name, content, rng, others)
     values = changed_values(MessageToDict(RecordDictProto.FromString(content)), rng)
     try:
-        return bytes(ParseDict(values, RecordDictProto(), ignore_unknown_fields=True).SerializeToString())
+        changed = bytes(ParseDict(values, RecordDictProto(), ignore_unknown_fields=True).SerializeToString())
+        return changed[:MOST_BYTES]
     except Exception:  # values that the format cannot hold
         return damaged(content, rng, others)
 
