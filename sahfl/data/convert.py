@@ -24,7 +24,7 @@ from sahfl.atomic import write_atomic
 from sahfl.data import dicom
 from sahfl.data.ct import Scan, read_image, read_scan
 from sahfl.data.dicom.disc import NAME, is_disc
-from sahfl.data.formats.names import ENDINGS
+from sahfl.data.formats.names import is_volume
 from sahfl.data.formats.volume import kind_of
 from sahfl.data.manifest import Case
 from sahfl.data.sources.recognised import read_cases
@@ -59,7 +59,7 @@ def find_scans(path: Path, into: Path) -> tuple[Case, ...]:
     """
     if is_disc(path if path.is_dir() else path.parent) and (path.is_dir() or path.name.upper() == NAME):
         return read_cases(path, SITE, into)
-    if path.is_file() and (dicom.is_dicom(path) or path.name.lower().endswith(ENDINGS) or kind_of(path) is not None):
+    if path.is_file() and (dicom.is_dicom(path) or is_volume(path) or kind_of(path) is not None):
         return (Case(f"{SITE}-0000", path, path, f"{SITE}-0000"),)
     if path.is_dir() and any(dicom.is_dicom(file) for file in path.iterdir() if file.is_file()):
         return (Case(f"{SITE}-0000", path, path, f"{SITE}-0000"),)

@@ -15,11 +15,11 @@ from sahfl import csv_table
 from sahfl.data import dicom
 from sahfl.data.dicom.disc import NAME, is_disc, study_folders
 from sahfl.data.dicom.header import private, read_elements
-from sahfl.data.formats.names import stem
+from sahfl.data.formats.names import is_volume, stem
 from sahfl.data.json_lists import read_json
 from sahfl.data.manifest import is_text, listed_path, scan_files
 from sahfl.data.sources.csv_list import COLUMNS
-from sahfl.data.sources.pairs import find_pairs, volumes_in
+from sahfl.data.sources.pairs import find_pairs
 from sahfl.data.sources.zipped import is_zip
 from sahfl.errors import DataError, ScanProblem
 
@@ -109,7 +109,7 @@ def _of_folder(folder: Path) -> list[Path]:
         return [
             item for name in ("imagesTr", "imagesTs") if (folder / name).is_dir() for item in _of_folder(folder / name)
         ]
-    return [item for item in inside if item.is_dir() or volumes_in([item])]
+    return [item for item in inside if item.is_dir() or is_volume(item)]
 
 
 def masks_in(folder: Path) -> frozenset[Path]:
@@ -163,7 +163,7 @@ def _volumes(folder: Path) -> list[Path]:
     """The volumes below a folder without the masks of others."""
     try:
         masks = masks_in(folder)
-        return [path for path in volumes_in(scan_files(folder)) if path not in masks]
+        return [path for path in scan_files(folder) if is_volume(path) and path not in masks]
     except (OSError, DataError):
         return []
 

@@ -20,7 +20,7 @@ from sahfl.data.dicom.foreign import (
     named_alike,
 )
 from sahfl.data.dicom.header import begins_as_dicom, code, private, read_elements
-from sahfl.data.formats.names import ENDINGS
+from sahfl.data.formats.names import is_volume
 from sahfl.data.formats.volume import kind_of
 from sahfl.data.series_choice import as_text
 from sahfl.errors import ScanProblem
@@ -87,7 +87,7 @@ def survey(folder: Path, *, below: bool = True) -> Contents:
     foreign: Counter[str] = Counter()
     strange: list[tuple[Path, str | None]] = []
     for path in paths:
-        if (kind := known_by_name(path)) and not _is_volume_name(path):
+        if (kind := known_by_name(path)) and not is_volume(path):
             foreign[kind] += 1
             continue
         with placed(path, paths):
@@ -117,7 +117,7 @@ def foreign_only(folder: Path) -> dict[str, int]:
     found: Counter[str] = Counter()
     try:
         for path in list_files(folder):
-            kind = None if _is_volume_name(path) else known_by_name(path)
+            kind = None if is_volume(path) else known_by_name(path)
             if kind is None:
                 item = _classify(path)
                 kind = None if isinstance(item, Found) else item[0]
@@ -141,17 +141,13 @@ def placed(path: Path, paths: Sequence[Path]) -> Iterator[None]:
         raise ScanProblem(problem.rule, f"{problem}{place}") from None
 
 
-def _is_volume_name(path: Path) -> bool:
-    return path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")
-
-
 def _is_nifti_name(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def _classify(path: Path) -> Found | tuple[str | None]:
     """What a file is; of a file that is neither DICOM nor a volume the kind, or None if it may be a lost slice."""
-    if _is_volume_name(path):
+    if is_volume(path):
         return Found(path, "nifti" if _is_nifti_name(path) else "volume")
     with private():
         with open_regular(path, most=SCAN_BYTES) as stream:

@@ -10,6 +10,11 @@ DETACHED = (".nhdr", ".mhd")
 """Endings of headers whose voxels lie in another file."""
 
 
+def is_volume(path: Path) -> bool:
+    """Whether a file is named as volumes are, and is not hidden."""
+    return path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")
+
+
 def stem(path: Path) -> str:
     """A file's name without the ending of a volume."""
     name = path.name

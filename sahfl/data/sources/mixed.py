@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sahfl.data.formats.names import is_volume
 from sahfl.data.manifest import Case, scan_files
-from sahfl.data.sources.pairs import find_pairs, read_pairs, volumes_in
+from sahfl.data.sources.pairs import find_pairs, read_pairs
 from sahfl.errors import DataError
 
 
@@ -64,7 +65,7 @@ def _volumes(folder: Path, files: Sequence[Path]) -> list[Path]:
     return [
         volume
         for top, inside in by_top.items()
-        if (volumes := volumes_in(inside)) and (top in volumes or not any(map(dicom.is_dicom, inside)))
+        if (volumes := list(filter(is_volume, inside))) and (top in volumes or not any(map(dicom.is_dicom, inside)))
         for volume in volumes
     ]
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sahfl.data.formats.names import ENDINGS, stem
+from sahfl.data.formats.names import is_volume, stem
 from sahfl.data.manifest import Case, patient_of, scan_files
 from sahfl.errors import DataError
 
@@ -59,18 +59,13 @@ class Pairs:
     """Masks without an image, and masks of an image that has another one."""
 
 
-def volumes_in(files: Sequence[Path]) -> list[Path]:
-    """Those of some files that are named as volumes are."""
-    return [path for path in files if path.name.lower().endswith(ENDINGS)]
-
-
 def find_pairs(folder: Path, volumes: Sequence[Path] | None = None) -> Pairs:
     """The images and masks below a folder, in the order of their paths; of ``volumes`` alone, if they are given.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    volumes = volumes_in(scan_files(folder)) if volumes is None else volumes
+    volumes = list(filter(is_volume, scan_files(folder))) if volumes is None else volumes
     files = _with_masks_by_blood([_named(path, folder) for path in volumes])
     images, masks = ([file for file in files if file.is_mask is wanted] for wanted in (False, True))
     by_place = {(file.folder, file.name): file for file in images}
