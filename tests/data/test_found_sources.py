@@ -170,6 +170,20 @@ def test_nothing_in_a_mixed_folder_is_left_out_without_a_word(tmp_path):
         read_cases(tmp_path, "bern", tmp_path)
 
 
+def test_a_viewer_beside_the_patients_of_a_mixed_folder_is_left_out_and_named_as_beside_dicom_alone(tmp_path):
+    cases = read_cases(mixed(tmp_path / "site"), "bern", tmp_path)
+    viewer = tmp_path / "site" / "VIEWER of Muster"
+    viewer.mkdir()
+    (viewer / "autorun.exe").write_bytes(b"MZ\x90")
+    (viewer / "INDEX.HTM").write_bytes(b"<html>")
+    first, *others = read_cases(tmp_path / "site", "bern", tmp_path)
+    assert [case.image for case in (first, *others)] == [case.image for case in cases]
+    (left_out,) = first.left_out
+    assert "and no scan" in left_out
+    assert "Muster" not in left_out
+    assert not any(case.left_out for case in others)
+
+
 def test_a_slice_beside_the_folders_of_a_mixed_site_has_no_patient(tmp_path):
     (mixed(tmp_path) / "p1" / "ct-1-000.dcm").rename(tmp_path / "lost.dcm")
     with pytest.raises(DataError, match=r"got 1 DICOM file.s. beside the patients' folders, expected them in a folder"):

@@ -31,11 +31,11 @@ def read_mixed(folder: Path, site: str) -> tuple[Case, ...]:
         DataError: the folder cannot be read, a mask fits no image, or DICOM files lie in no patient's folder.
     """
     from sahfl.data import dicom
-    from sahfl.data.dicom.patients import patient_keys
+    from sahfl.data.dicom.patients import patient_folders, patient_keys
 
     try:
         files = scan_files(folder)
-        folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders, left_out = patient_folders(folder)
     except OSError as error:
         raise DataError(f"site {site}: {folder}: {error.strerror}") from error
     if loose := sum(dicom.is_dicom(path) for path in files if path.parent == folder):
@@ -52,7 +52,9 @@ def read_mixed(folder: Path, site: str) -> tuple[Case, ...]:
         *(Case("", place, place, key, n_same_id=n) for place, (key, n) in zip(of_dicom, keys, strict=True)),
     ]
     cases.sort(key=lambda case: case.image)
-    return tuple(replace(case, id=f"{site}-{index:04d}") for index, case in enumerate(cases))
+    return tuple(
+        replace(case, id=f"{site}-{index:04d}", left_out=() if index else left_out) for index, case in enumerate(cases)
+    )
 
 
 def _volumes(folder: Path, files: Sequence[Path]) -> list[Path]:
