@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
@@ -81,6 +81,8 @@ SYNONYMS = {
     "windows": "windows_hu",
 }
 """Names that other programs give to a setting."""
+METHODS = "finetune.methods or finetune.grid"
+"""Where the settings of a method stand."""
 NOTES = {
     "epochs": "a site trains local.steps steps in each of the rounds",
     "epoch": "a site trains local.steps steps in each of the rounds",
@@ -99,6 +101,14 @@ FOLDERS = frozenset(_FOLDERS.split())
 """Words in the place of a source of scans that mean ``folder``, which recognises what is there."""
 
 
+class PlacedProblems(ValueError):
+    """What a section's own check found, each problem with its place below the section."""
+
+    def __init__(self, problems: Sequence[tuple[Place, str]]) -> None:
+        super().__init__("; ".join(".".join(map(str, place)) + f": {text}" * bool(text) for place, text in problems))
+        self.problems = problems
+
+
 def describe(
     error: ValidationError, model: type[Section], settings: Any, lines: Mapping[Place, int] | None = None
 ) -> list[str]:
@@ -110,16 +120,30 @@ def describe(
         settings: the content of the file.
         lines: the line of each setting, if it is known.
     """
-    found = [(_place(item, settings), item) for item in error.errors(include_url=False)[:MOST_PROBLEMS]]
-    found = [(place, item) for place, item in found if not _is_explained(place, item, found)]
-    found.sort(key=lambda one: (_line(one[0], lines or {}), tuple(map(str, one[0]))))
     texts = []
-    for place, group in groupby(found, key=lambda one: one[0]):
-        items = [item for _, item in group]
+    for place, text in sorted(placed(error, model, settings), key=lambda one: _line(one[0], lines or {})):
         where = where_text(place, lines)
-        texts.append((f"{where}: " if where else "") + _text(items, place, model, settings))
+        texts.append((f"{where}: " if where else "") + text)
     more = error.error_count() - MOST_PROBLEMS
     return texts + [f"and {more} more"] * (more > 0)
+
+
+def placed(error: ValidationError, model: type[Section], settings: Any) -> Iterator[tuple[Place, str]]:
+    """The place of each problem in the settings, and a text without it; arguments as of ``describe``."""
+    found = [(_place(item, settings), item) for item in error.errors(include_url=False)[:MOST_PROBLEMS]]
+    found = [(place, item) for place, item in found if not _is_explained(place, item, found)]
+    found.sort(key=lambda one: tuple(map(str, one[0])))
+    for place, group in groupby(found, key=lambda one: one[0]):
+        items = [item for _, item in group]
+        for item in items:
+            yield from ((place + below, text) for below, text in _placed_below(item))
+        if rest := [item for item in items if not _placed_below(item)]:
+            yield place, _text(rest, place, model, settings)
+
+
+def _placed_below(item: Any) -> Sequence[tuple[Place, str]]:
+    check = item.get("ctx", {}).get("error")
+    return check.problems if isinstance(check, PlacedProblems) else ()
 
 
 def _place(item: Any, settings: Any) -> Place:
@@ -265,4 +289,5 @@ def _section_text(place: Place) -> str:
     if not place:
         return "at the top of the file"
     names = ".".join(str(part) for part in place if part != "*")
+    names = METHODS if place == ("finetune", "methods", "*") else names
     return f"in an entry of {names}" if place[-1] == "*" else f"under {names}"

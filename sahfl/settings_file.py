@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from sahfl import regular_files
 from sahfl.errors import ConfigError, SahflError
 from sahfl.problems import describe, where_text
 from sahfl.regular_files import SETTINGS_BYTES
-from sahfl.section import Place, SectionT
+from sahfl.section import Place, Section, SectionT
 
 MOST_LEVELS = 32
 """Most levels of settings within settings; the deepest setting of a study has six."""
@@ -106,6 +106,25 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML that ``_Loader`` reads back as it was; an entry of a list stands on one line if it fits."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write each value in full."""
+        return True
+
+    def represent_list(self, data: Iterable[Any]) -> yaml.SequenceNode:
+        node = super().represent_list(data)
+        for entry in node.value:
+            if isinstance(entry, yaml.CollectionNode):
+                entry.flow_style = True
+        return node
+
+
+_Dumper.add_representer(list, _Dumper.represent_list)
+
 _REMEDIES = {
     "'\\t'": "; indent with spaces, not with tabs",
     "mapping values are not allowed": "; put a text that contains ': ' between quotes",
@@ -147,6 +166,12 @@ def read_text(text: str, path: Path) -> SettingsFile:
         found = "nothing" if content is None else type(content).__name__
         raise ConfigError(f"{path}: got {found}, expected a mapping of settings (lines like name: value)")
     return SettingsFile(path, content, dict(_lines(top)))
+
+
+def as_yaml(section: Section) -> str:
+    """Text of a settings file that gives every setting of a section."""
+    content = section.model_dump(mode="json")
+    return yaml.dump(content, Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _lines(top: yaml.Node) -> Iterator[tuple[Place, int]]:

@@ -15,6 +15,7 @@ from sahfl.errors import ConfigError
 
 if TYPE_CHECKING:
     from sahfl.config import Study
+    from sahfl.section import Section
 
 OF_A_SITE = {"kit": ("kit",), "data": ("data", "path"), "folder": ("folder",), "device": ("device",)}
 """The setting of a site file that a check of the doctor is about."""
@@ -31,9 +32,9 @@ def check(
 ) -> None:
     """Check a study, server or consortium file, or the data of a site.
 
-    A study, server or consortium file is printed with every default filled in; a study's scans must be where it names
-    them, and its base network must fit. For a site file, every scan is checked against the data rules, and checks.json
-    and checks.html are written into the site's folder; the exit code is 2 if the site may not train.
+    A study, server or consortium file is printed as YAML with every default filled in; a study's scans must be where
+    it names them, and its base network must fit. For a site file, every scan is checked against the data rules, and
+    checks.json and checks.html are written into its folder; the exit code is 2 if the site may not train.
 
     Example: sahfl check configs/demo.yaml
 
@@ -50,11 +51,11 @@ def check(
         with naming_paths(file, datalist):
             _check_study(study)
     elif kind_of(file) == "server":
-        print(load_server(file).model_dump_json(indent=2))
+        _print_whole(load_server(file))
     elif datalist is not None:
         raise ConfigError(f"{file}: --datalist is for study files; a site file names its own under data.path")
     elif kind_of(file) == "consortium":
-        print(load_consortium(file).model_dump_json(indent=2))
+        _print_whole(load_consortium(file))
     else:
         with naming_paths(file):
             _check_site(file)
@@ -77,9 +78,15 @@ def _check_study(study: Study) -> None:
         with about_setting("base"):
             if study.base:
                 read_base(study)
-    print(study.model_dump_json(indent=2))
+    _print_whole(study)
     unread = "" if study.data.source == "phantom" else "; no scan was read, which sahfl check SITE_FILE does"
     print(f"the settings are right{unread}", file=sys.stderr)
+
+
+def _print_whole(settings: Section) -> None:
+    from sahfl.settings_file import as_yaml
+
+    print(as_yaml(settings), end="")
 
 
 def _check_site(file: Path) -> None:

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.config.methods import WEIGHTS, AdapterTuning, Method, WeightTuning, ZeroShot
 from sahfl.config.training import MOST_REPEATS, POOLS
-from sahfl.problems import describe
+from sahfl.problems import placed, shown
+from sahfl.section import Place, Section
 
 MOST_METHODS = 2000
 """Most methods of one entry; more is taken for a typing error."""
@@ -30,39 +31,43 @@ LISTS = {"layers", "also_train", "stays"}
 _method = TypeAdapter[Method](Method)
 
 
-def expand(grid: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> tuple[tuple[Method, ...], list[str]]:
-    """The methods of a grid in the order of the entries, each once, and a text for each wrong combination.
+def expand(
+    grid: Sequence[Mapping[str, Any]], sites: Sequence[str]
+) -> tuple[list[tuple[int, Method]], list[tuple[Place, str]]]:
+    """The methods of a grid, each once with the number of its entry, and the place and text of each problem.
 
     Each entry gives a value or a list of values for settings of a method; every combination is a method. ``repeats`` is
     how often each is trained; ``each`` in ``trained_at`` and ``left_out`` is every site of ``sites``.
     """
-    methods: dict[str, Method] = {}
-    problems: list[str] = []
+    methods: dict[str, tuple[int, Method]] = {}
+    problems: dict[tuple[Place, str], str] = {}
     for number, entry in enumerate(grid):
         for settings in _combinations(entry, sites, number, problems):
             try:
                 method = _method.validate_json(json.dumps(settings, default=str))
             except ValidationError as error:
-                problems.append(_problem(number, settings, error))
+                chosen = _chosen(entry, settings)
+                for place, text in placed(error, _kind(settings), settings):
+                    problems.setdefault(((number, *place), text), chosen)
             else:
-                methods.setdefault(method.model_dump_json(), method)
-    return tuple(methods.values()), list(dict.fromkeys(problems))
+                methods.setdefault(method.model_dump_json(), (number, method))
+    return list(methods.values()), [(place, text + chosen) for (place, text), chosen in problems.items()]
 
 
 def _combinations(
-    entry: Mapping[str, Any], sites: Sequence[str], number: int, problems: list[str]
+    entry: Mapping[str, Any], sites: Sequence[str], number: int, problems: dict[tuple[Place, str], str]
 ) -> Iterator[dict[str, Any]]:
     settings = dict(entry)
     repeats = settings.pop("repeats", 1)
     if "repeat" in settings or type(repeats) is not int or not 1 <= repeats <= MOST_REPEATS:
         expected = f"repeats, a number from 1 to {MOST_REPEATS}, and no repeat"
-        problems.append(f"grid.{number}: got repeats {repeats!r}, expected {expected}")
+        problems[(number,), f"got repeats {shown(repeats)}, expected {expected}"] = ""
         return
     values = {name: _values(name, value, sites) for name, value in settings.items()}
     if repeats > 1:
         values["repeat"] = list(range(1, repeats + 1))
     if not 0 < (n_methods := prod(map(len, values.values()))) <= MOST_METHODS:
-        problems.append(f"grid.{number}: stands for {n_methods} methods, expected 1 to {MOST_METHODS}")
+        problems[(number,), f"stands for {n_methods} methods, expected 1 to {MOST_METHODS}"] = ""
         return
     yield from (dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
 
@@ -75,9 +80,14 @@ def _values(name: str, value: Any, sites: Sequence[str]) -> list[Any]:
     return [place for part in values for place in (sites if part == EACH else [part])]
 
 
-def _problem(number: int, settings: Mapping[str, Any], error: ValidationError) -> str:
+def _chosen(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Which combination of an entry's values it is; empty if it is the entry itself."""
+    given = {name: value for name, value in settings.items() if name in entry}
+    if all(entry[name] == value for name, value in given.items()):
+        return ""
+    return f" ({', '.join(f'{name}: {shown(value)}' for name, value in given.items())})"
+
+
+def _kind(settings: Mapping[str, Any]) -> type[Section]:
     name = settings.get("method")
-    kind = WeightTuning if name in WEIGHTS else AdapterTuning if name in ADAPTERS else ZeroShot
-    texts = "; ".join(describe(error, kind, settings))
-    named = ", ".join(f"{name}: {'null' if value is None else value}" for name, value in settings.items())
-    return f"grid.{number} ({named}): {texts}"
+    return WeightTuning if name in WEIGHTS else AdapterTuning if name in ADAPTERS else ZeroShot

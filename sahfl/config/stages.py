@@ -11,7 +11,8 @@ from sahfl.config.grid import EACH, OTHERS, expand
 from sahfl.config.masking import Masking
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, ZeroShot
 from sahfl.config.training import POOLED, POOLS
-from sahfl.section import Name, PathInFile, Section
+from sahfl.problems import PlacedProblems
+from sahfl.section import Name, PathInFile, Place, Section
 
 MOST_STEPS = 100_000
 SCRATCH_RATE = 2e-3
@@ -78,29 +79,23 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _methods_are_distinct_and_name_sites(self) -> Self:
-        expanded, problems = expand(self.grid, self.sites)
-        problems += [
-            f"{method.id}: base_of: {EACH} stands for one method per pretraining site, and so only in finetune.grid"
-            for method in self.methods
-            if method.base_of == EACH
-        ]
-        methods = (*self.methods, *(method for method in expanded if method not in self.methods))
+        expanded, wrong = expand(self.grid, self.sites)
+        problems: list[tuple[Place, str]] = [(("grid", *place), text) for place, text in wrong]
+        each = f"base_of: {EACH} stands for one method per pretraining site, and so only in finetune.grid"
+        placed: list[tuple[Place, Method]] = []
+        for number, method in enumerate(self.methods):
+            placed.append((("methods", number), method))
+            if method.base_of == EACH:
+                problems.append((("methods", number), f"{method.id}: {each}"))
+        placed += [(("grid", number), method) for number, method in expanded if method not in self.methods]
+        methods = tuple(method for _, method in placed)
         if not methods and not problems:
-            problems.append("methods and grid are empty, expected at least one method")
-        problems += [problem for method in methods for problem in self._wrong_trials(method)]
-        ids = [method.id for method in methods]
-        if twice := sorted({name for name in ids if ids.count(name) > 1}):
-            problems.append(
-                f"methods must be distinct, got twice: {', '.join(twice)}; label one of them{_hint(self.grid)}"
-            )
-        rows = {row for method in methods for row in _further_rows(method)}
-        if taken := sorted(rows & set(ids)):
-            problems.append(
-                f"{', '.join(taken)}: the results have a row of this name for another method; change the label"
-            )
-        problems += _unequal_repeats(methods)
-        if problems := problems + [problem for method in methods for problem in self._unknown_sites(method)]:
-            raise ValueError("; ".join(problems))
+            problems.append(((), "methods and grid are empty, expected at least one method"))
+        problems += [(place, text) for place, method in placed for text in self._wrong_trials(method)]
+        problems += [((), text) for text in (*_same_names(methods, self.grid), *_unequal_repeats(methods))]
+        problems += [(place, text) for place, method in placed for text in self._unknown_sites(method)]
+        if problems:
+            raise PlacedProblems(problems)
         return self.model_copy(update={"methods": methods, "grid": ()}) if self.grid else self
 
     def _wrong_trials(self, method: Method) -> Iterator[str]:
@@ -156,6 +151,16 @@ def _hint(grid: Sequence[Mapping[str, Any]]) -> str:
         if isinstance(rates, list) and not any(isinstance(rate, list) for rate in rates):
             return f"; a choice of rates is a list in a list, learning_rate: [{rates}]"
     return ""
+
+
+def _same_names(methods: Sequence[Method], grid: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A text for methods that have one name, and for those whose name is that of another row of the results."""
+    ids = [method.id for method in methods]
+    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        yield f"methods must be distinct, got twice: {', '.join(twice)}; label one of them{_hint(grid)}"
+    rows = {row for method in methods for row in _further_rows(method)}
+    if taken := sorted(rows & set(ids)):
+        yield f"{', '.join(taken)}: the results have a row of this name for another method; change the label"
 
 
 def _unequal_repeats(methods: Sequence[Method]) -> Iterator[str]:

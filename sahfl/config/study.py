@@ -25,6 +25,7 @@ from sahfl.config.stages import (
 from sahfl.config.training import ONLY_IN_A_SIMULATION, POOLED, POOLS
 from sahfl.data.sources.table import AnyStudyScans
 from sahfl.data.view_settings import ViewsConfig
+from sahfl.problems import PlacedProblems
 from sahfl.section import Name, Section
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
@@ -137,8 +138,11 @@ class Study(Section):
         if reserved := sorted(NO_SITES & set(wanted)):
             raise ValueError(f"no site can have the name {', '.join(reserved)}, which means something else in results")
         named = self.data.site_names()
-        if named is not None and (unknown := sorted(set(wanted) - set(named))):
-            raise ValueError(f"unknown site(s) {', '.join(unknown)}; data.sites has {', '.join(sorted(named))}")
+        stages = {"pretrain": self.pretrain.sites if self.pretrain else (), "finetune": self.finetune.sites}
+        placed = [((stage, "sites", i), site) for stage, sites in stages.items() for i, site in enumerate(sites)]
+        if named is not None and (unknown := [(place, site) for place, site in placed if site not in named]):
+            known = ", ".join(sorted(named))
+            raise PlacedProblems([(place, f"unknown site {site}; data.sites has {known}") for place, site in unknown])
         return self
 
     @model_validator(mode="after")

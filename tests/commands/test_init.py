@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import yaml
 from harness.site_folders import as_dicom, as_nnunet
 
 from sahfl.config import load_consortium, load_site, load_study
@@ -56,7 +57,7 @@ def test_the_written_study_passes_the_check_with_its_scans_and_its_base(sahfl, s
     assert code == 0, err
     code, out, err = sahfl("check", tmp_path / "a.yaml")
     assert code == 0, err
-    assert json.loads(out)["finetune"]["sites"] == ["bern"]
+    assert yaml.safe_load(out)["finetune"]["sites"] == ["bern"]
 
 
 def test_init_and_the_plan_print_the_same_work_and_time(sahfl, scans, tmp_path, monkeypatch):

@@ -94,10 +94,13 @@ def test_a_wrong_place_or_repeat_is_refused(settings, message):
     [
         (
             "oslo",
-            "finetune: .*full-at-oslo: trained_at names oslo, expected pooled, pooled_steps or .*, sah_a, sah_b",
+            "methods.0: full-at-oslo: trained_at names oslo, expected pooled, pooled_steps or .*, sah_a, sah_b",
         ),
-        ("tbi_a", "finetune: .*full-at-tbi_a: trained_at names tbi_a"),
-        ("each", "finetune: .*full-at-each: trained_at: each stands for one method per site, .* only in finetune.grid"),
+        ("tbi_a", "finetune.methods.0: full-at-tbi_a: trained_at names tbi_a"),
+        (
+            "each",
+            "methods.0: full-at-each: trained_at: each stands for one method per site, .* only in finetune.grid",
+        ),
     ],
 )
 def test_a_place_that_is_no_site_of_fine_tuning_is_named(place, message):
@@ -241,14 +244,14 @@ def test_a_run_keeps_the_methods_and_forgets_the_grid():
 IMPOSSIBLE = {
     "rank-of-full": (
         [{"method": "cp_lora"}, {"method": ["cp_lora", "full"], "rank": [1, 2]}],
-        "grid.1 (method: full, rank: 1): rank: is not a setting of full, which has learning_rate, ",
+        "finetune.grid.1.rank: is not a setting of full, which has learning_rate, ",
     ),
     "option": (
         [{"method": ["cp_lora", "lora_c"], "joint_kernel": True}],
-        "grid.0 (method: lora_c, joint_kernel: True)",
+        "joint_kernel is an option of cp_lora and cp_dora, not of lora_c (method: 'lora_c', joint_kernel: true)",
     ),
-    "no-method": ([{"rank": [1]}], "grid.0 (rank: 1): method: is missing"),
-    "unknown": ([{"method": "cp_lorra"}], "grid.0 (method: cp_lorra): method: expected 'zero_shot'"),
+    "no-method": ([{"rank": [1]}], "finetune.grid.0.method: is missing (rank: 1)"),
+    "unknown": ([{"method": "cp_lorra"}], "finetune.grid.0.method: expected 'zero_shot'"),
     "place": ([{"method": "full", "trained_at": ["oslo", None]}], "full-at-oslo: trained_at names oslo"),
     "repeats": ([{"method": "full", "repeats": 0}], "grid.0: got repeats 0, expected repeats, a number from 1 to 100"),
     "repeats-list": ([{"method": "full", "repeats": [1, 2]}], "grid.0: got repeats [1, 2]"),
@@ -271,8 +274,21 @@ def test_an_impossible_combination_is_an_error_that_names_the_entry(grid, messag
 
 def test_all_problems_of_a_grid_are_told_in_one_message():
     text = problem({"method": "full", "rank": 2}, {"method": "full", "trained_at": "oslo"}, {"repeats": -1})
-    assert text.count("grid.") == 2
-    assert "full-at-oslo" in text
+    assert text.startswith("test: 3 problems\n")
+    assert "finetune.grid.0.rank: is not a setting of full" in text
+    assert "finetune.grid.1: full-at-oslo: trained_at names oslo" in text
+    assert "finetune.grid.2: got repeats -1" in text
+
+
+def test_a_problem_of_many_combinations_is_said_once_with_the_line_of_its_entry(tmp_path):
+    settings = changed(TINY, finetune__methods=[{"method": "zero_shot"}])
+    settings["finetune"]["grid"] = [{"method": ["cp_lora", "full"], "lr": [0.1, 0.2], "repeats": 3}]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    line = (tmp_path / "study.yaml").read_text().splitlines().index("  - lr:") + 1
+    with pytest.raises(ConfigError) as caught:
+        load_study(tmp_path / "study.yaml")
+    where = f"{tmp_path / 'study.yaml'}: 1 problem\n  line {line}, finetune.grid.0.lr: "
+    assert str(caught.value) == where + "is called learning_rate here (lr: 0.1, method: 'cp_lora')"
 
 
 def test_a_study_without_any_method_is_refused():

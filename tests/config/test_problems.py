@@ -90,7 +90,7 @@ MEANT = {
     "lr": (
         "  rounds: 1\n",
         "  rounds: 1\n  lr: 0.1\n",
-        "line 11, finetune.lr: is called learning_rate, and belongs in an entry of finetune.methods",
+        "line 11, finetune.lr: is called learning_rate, and belongs in an entry of finetune.methods or finetune.grid",
     ),
     "wrong-section": ("name: taught\n", "name: taught\nmethods: []\n", "line 2, methods: belongs under finetune"),
     "wrong-depth": (
@@ -107,7 +107,7 @@ MEANT = {
         "name: taught\n",
         "name: taught\nepochs: 3\n",
         "line 2, epochs: is called rounds, and belongs under pretrain or under finetune or in an entry of "
-        "finetune.methods (a site trains local.steps steps in each of the rounds)",
+        "finetune.methods or finetune.grid (a site trains local.steps steps in each of the rounds)",
     ),
     "device": (
         "name: taught\n",

@@ -176,7 +176,7 @@ def test_the_fingerprint_depends_on_the_sites_and_not_on_their_paths(scans, tmp_
     ("old", "new", "message"),
     [
         ("bern: scans/raw", "bern: scans/../scans/dicom", "each site needs scans of .* one path for bern, linz"),
-        ("linz: scans/dicom", "oslo: scans/dicom", r"unknown site\(s\) linz; data.sites has bern, graz, oslo"),
+        ("linz: scans/dicom", "oslo: scans/dicom", r"e.sites.1: unknown site linz; data.sites has bern, graz, oslo"),
         ("bern: scans/raw", "bern: 7", "data.sites.bern: expected text, got 7"),
         ("{graz: scans/list.json, bern: scans/raw, linz: scans/dicom}", "{}", "data.sites: expected at least 1 entry"),
         ("source: folder", "source: folders", "data.source: expected .*, got 'folders'; did you mean folder"),

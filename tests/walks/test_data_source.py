@@ -56,7 +56,7 @@ def test_a_source_that_the_table_does_not_name_is_refused_with_those_that_it_nam
 
 def test_the_commands_read_files_of_a_new_source(arrays, folder, sahfl):
     code, out, _ = sahfl("check", folder / "study.yaml")
-    assert (code, json.loads(out)["data"]["sites"]["tbi_a"]) == (0, str(folder / "arrays" / "tbi_a"))
+    assert (code, yaml.safe_load(out)["data"]["sites"]["tbi_a"]) == (0, str(folder / "arrays" / "tbi_a"))
     code, out, _ = sahfl("check", folder / "site.yaml")
     assert (code, json.loads((folder / "work" / "checks.json").read_text())["may_train"]) == (0, True)
     finding, n_cases, _ = examine_data(load_site(folder / "site.yaml"))
