@@ -183,7 +183,7 @@ class Run:
         height, width).
 
         Args:
-            method: id of the method; by default the study's first adapter.
+            method: id of the method; by default the one that the report recommends, or else the first adapter.
             fold: the fold whose patients the network was not trained on; by default the first.
             view: axial, coronal or sagittal, if each view has a network of its own.
 
@@ -192,9 +192,9 @@ class Run:
             AdapterError: a file is damaged.
         """
         from sahfl.model import Network
-        from sahfl.prediction.networks import choose_method, read_trained
+        from sahfl.prediction.networks import choose_method, read_trained, usual_method
 
-        chosen = choose_method(self.study, method, self.folder)
+        chosen = choose_method(self.study, method or usual_method(self.study, self.folder), self.folder)
         own, known = self.study.model.planes == "per_view", tuple(self.study.views.weights)
         if (view is None and own) or (view is not None and view not in known):
             found = "each view has a network of its own" if view is None else f"has no view {view!r}"
@@ -220,7 +220,7 @@ class Run:
 
         Args:
             scan: a NIfTI file, a folder with one DICOM series, or one of its files.
-            method: id of the method; by default the study's first adapter.
+            method: id of the method; by default the one that the report recommends, or else the first adapter.
             fold: one fold's network; by default the mean of all.
             threshold: probability from which a voxel is blood; by default the study's.
             out: folder for the mask, a picture and a note; by default nothing is written.

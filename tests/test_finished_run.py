@@ -13,6 +13,7 @@ from harness.finished_run import phantom_hu, write_run, write_scan
 from harness.import_graph import ROOT
 from harness.made_run import around, make_run, results_of
 from harness.tiny_study import TINY, changed
+from report.test_report_sample import gain
 
 import sahfl as package
 from sahfl.adapters.attach import merge
@@ -135,7 +136,8 @@ def test_a_folder_without_a_finished_run_is_refused(measured, tmp_path):
 
 def trained_run(folder, **changes):
     write_run(folder, changed(TINY, **changes))
-    (folder / "results.json").write_text('{"methods": []}')
+    results = gain() | {"methods": gain()["methods"][:1], "comparisons": []}  # they recommend no method
+    (folder / "results.json").write_text(json.dumps(results))
     return load(folder)
 
 
@@ -154,7 +156,9 @@ def test_a_network_is_plain_and_computes_what_the_run_trained(trained):
     slices = torch.rand(2, n_channels(trained.study.views), 64, 48, generator=torch.Generator().manual_seed(0))
     for fold, given in ((0, None), (1, 1)):
         net = trained.network("cp_lora-r2", fold=given)
-        expected, _ = adapted_network(trained.folder, trained.study, choose_method(trained.study, None, "run"), fold)
+        expected, _ = adapted_network(
+            trained.folder, trained.study, choose_method(trained.study, "cp_lora-r2", "run"), fold
+        )
         merge(expected)
         assert torch.equal(net(slices), expected.eval()(slices))
         assert net(slices).shape == (2, 1, 64, 48)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -81,13 +82,18 @@ def run(app: typer.Typer, *, no_place: int = ConfigError.exit_code) -> None:
     except KeyboardInterrupt:  # before typer is at work, which makes the same of it
         sys.exit(INTERRUPTED)
     except SahflError as error:
-        _end(str(error), error.exit_code)
+        _end(_with_options(str(error)), error.exit_code)
     except OSError as error:
         if error.errno in NO_PLACE and error.filename is not None:
             _end(f"{error.filename}: {error.strerror}; name another path", no_place)
         if error.errno not in NO_ROOM:
             raise
         _end(f"{error.strerror}; make room, then go on", RunFailed.exit_code)
+
+
+def _with_options(message: str) -> str:
+    """A message whose settings in parentheses, which functions have too, are named as options."""
+    return re.sub(r"\((out|replace)\)", r"(--\1)", message)
 
 
 def naming_paths(file: Path, datalist: Path | None = None) -> AbstractContextManager[None]:

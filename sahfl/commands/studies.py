@@ -18,7 +18,10 @@ from sahfl.errors import RunError, UnfitFile
 from sahfl.regular_files import LIST_BYTES, read_json, read_text
 
 app = new_app(
-    "study", "Run a study, list, cancel and archive studies, or find what a site had a part in.", cls=WithDefault
+    "study",
+    "Run a study (sahfl study FILE; its options: sahfl study run -h), list, cancel and archive studies, or find what a "
+    "site had a part in.",
+    cls=WithDefault,
 )
 app.command("run", cls=Command)(study)
 Server = Annotated[Path | None, typer.Option(help="Server file (YAML): the studies of that server.")]

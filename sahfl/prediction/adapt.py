@@ -24,7 +24,7 @@ from sahfl.federation.site.private import PrivatePart
 from sahfl.federation.site.site import Site
 from sahfl.model import Network
 from sahfl.payload import Header
-from sahfl.prediction.networks import adapter_folder, choose_folds, choose_method, read_base, read_study
+from sahfl.prediction.networks import adapter_folder, choose_folds, choose_method, first_adapter, read_base, read_study
 from sahfl.run.folder import RunFolder
 from sahfl.statistics.cases import CaseResult
 from sahfl.task import Task
@@ -71,7 +71,7 @@ def adapt(
         AdapterError: a file of the run is damaged.
     """
     study = read_study(run)
-    found = choose_method(study, method, run)
+    found = choose_method(study, method or first_adapter(study).id, run)
     folds, chosen = choose_folds(run, study, found, fold), _method(found, private_rank, run)
     base, rates = read_base(run), RunFolder(run).rates(found.id)
     site.prepare(on_case)

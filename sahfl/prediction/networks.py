@@ -17,6 +17,8 @@ from sahfl.config import AdapterTuning, Method, Study, ViewsConfig, ZeroShot
 from sahfl.errors import AdapterError, RunError
 from sahfl.model import Network
 from sahfl.networks import base_network
+from sahfl.report.choice import choose
+from sahfl.report.form import check_results
 from sahfl.run.folder import RunFolder, base_file
 
 NetworkPart = Literal["whole", "shared", "mean", "site"]
@@ -51,15 +53,16 @@ class Trained:
 
 
 def read_trained(run: Path, *, method: str | None = None, fold: int | None = None) -> Trained:
-    """The networks of a run: of the method as ``choose_method`` chooses it, in one fold or by default in all.
+    """The networks of a run: of a method, by default the ``usual_method``, in one fold or by default in all.
 
     Raises:
         RunError: the folder is no run, it has no such method or fold, or that fold is not finished; the message lists
             what exists.
+        DataError: no method is named, and the run's results have not the form of results.
         AdapterError: a file is damaged, or belongs to another network.
     """
     study = read_study(run)
-    chosen = choose_method(study, method, run)
+    chosen = choose_method(study, method or usual_method(study, run), run)
     folds = choose_folds(run, study, chosen, fold)
     nets, hashes = zip(*(adapted_network(run, study, chosen, number) for number in folds or (-1,)), strict=True)
     for net in nets:
@@ -124,16 +127,35 @@ def adapter_folder(run: Path, method: Method, fold: int) -> Path:
     return RunFolder(run).adapter(cell_of(method, fold))
 
 
-def choose_method(study: Study, wanted: str | None, run: Path) -> Method:
-    """A study's method by its id; without an id, the first adapter, or the first method if there is no adapter.
+def usual_method(study: Study, run: Path) -> str:
+    """Id of the method to use if none was named: the one that the run's report recommends, or the first adapter.
+
+    Raises:
+        RunError: the run's results are damaged.
+        DataError: they have not the form of results.
+    """
+    folder = RunFolder(run)
+    if (found := folder.read_json("results.json")) is not None:
+        check_results(found)
+        if (recommended := choose(found).method) is not None:
+            return str(recommended["id"])
+    return first_adapter(study).id
+
+
+def first_adapter(study: Study) -> Method:
+    """The first adapter that the sites train together, or the first method if there is none."""
+    methods = study.finetune.methods
+    shared = (one for one in methods if isinstance(one, AdapterTuning) and not one.is_alone)
+    return next(shared, methods[0])
+
+
+def choose_method(study: Study, wanted: str, run: Path) -> Method:
+    """A study's method by its id.
 
     Raises:
         RunError: there is no method with this id; the message lists all ids.
     """
     methods = study.finetune.methods
-    if wanted is None:
-        shared = (one for one in methods if isinstance(one, AdapterTuning) and not one.is_alone)
-        return next(shared, methods[0])
     for method in methods:
         if method.id == wanted:
             return method

@@ -92,7 +92,7 @@ def test_results_of_other_networks_are_not_mixed_and_not_written_over(sahfl, run
     before = (out / "results.csv").read_text()
     code, _, err = sahfl("predict", run, scans, "--out", out, "--fold", "0", "--threshold", "0.3")
     assert code == 2
-    assert "other networks or another threshold; name another folder (out), or replace its results (replace)" in err
+    assert "other networks or another threshold; name another folder (--out), or replace its results (--replace)" in err
     assert (out / "results.csv").read_text() == before
     code, _, _ = sahfl("predict", run, scans, "--out", out, "--fold", "0", "--threshold", "0.3", "--replace")
     assert code == 3

@@ -81,7 +81,7 @@ def test_earlier_results_are_not_written_over(sahfl, run, scan, tmp_path):
     (tmp_path / "out" / "mask.nii.gz").write_text("precious")
     code, out, err = sahfl("predict", run, scan, "--out", tmp_path / "out", "--fold", "0")
     assert (code, out) == (2, "")
-    assert "holds mask.nii.gz already; name another folder (out), or replace these files (replace)" in err
+    assert "holds mask.nii.gz already; name another folder (--out), or replace these files (--replace)" in err
     assert (tmp_path / "out" / "mask.nii.gz").read_text() == "precious"
     code, _, err = sahfl("predict", run, scan, "--out", tmp_path / "out", "--fold", "0", "--replace")
     assert code == 0, err

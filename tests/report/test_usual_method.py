@@ -1,0 +1,33 @@
+"""Which method ``sahfl predict`` and Python take if none is named."""
+
+import json
+
+import pytest
+from harness.tiny_study import TINY, changed
+from test_report_choice import CASES, CP, FULL, LORA, results_of
+
+from sahfl.config import Study, parse
+from sahfl.errors import DataError
+from sahfl.prediction.networks import usual_method
+
+METHODS = [{"method": "zero_shot"}, {"method": "lora_c"}, {"method": "cp_lora"}, {"method": "full"}]
+
+
+def usual(folder, results=None):
+    if results is not None:
+        (folder / "results.json").write_text(json.dumps(results))
+    return usual_method(parse(Study, changed(TINY, finetune__methods=METHODS), where="test"), folder)
+
+
+@pytest.mark.parametrize(("verdicts", "recommended"), CASES.values(), ids=CASES.keys())
+def test_it_is_the_one_that_the_report_recommends_or_else_the_first_adapter(tmp_path, verdicts, recommended):
+    assert usual(tmp_path, results_of(FULL, LORA, CP, **verdicts)) == (recommended[0] or "lora_c-r8")
+
+
+def test_a_run_without_results_takes_the_first_adapter(tmp_path):
+    assert usual(tmp_path) == "lora_c-r8"
+
+
+def test_damaged_results_are_no_reason_to_take_another_method(tmp_path):
+    with pytest.raises(DataError, match="results"):
+        usual(tmp_path, {"schema": 3})
