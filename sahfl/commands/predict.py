@@ -37,10 +37,7 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("prediction"),
     method: Annotated[
-        str | None,
-        typer.Option(
-            help="Id of the method; by default the one that the report recommends, or else the first adapter."
-        ),
+        str | None, typer.Option(help="Id of the method; by default the report's choice, or the first adapter.")
     ] = None,
     fold: Annotated[str, typer.Option(help="One fold's network, or the mean of all.", metavar="K|all")] = "all",
     threshold: Annotated[
