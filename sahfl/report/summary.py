@@ -176,7 +176,8 @@ def _rule(results: Results, choice: Choice) -> str:
     return (
         f"After the results, by a rule that was fixed before. Of {count(n_all, 'method')} that all sites trained "
         f"together, {n_better} {'is' if n_better == 1 else 'are'} better than zero-shot. {last} The verdicts are "
-        f"corrected over all {results['correction']['n']['dice']} differences of the study; a mean decides nothing."
+        f"corrected over all {results['correction']['n']['dice']} differences of the study; a mean decides nothing. "
+        f"Not worse means no more than {results['correction']['margin']} of Dice below."
     )
 
 
@@ -261,7 +262,8 @@ def _limit_points(results: Results, shown: Sequence[Results]) -> Iterator[Point]
     if shown:
         worse = list(_worse(results, shown[0]))
         yield Point("Where it is worse", f"{'; '.join(worse)}." if worse else "In no comparison of this study.")
-    yield Point("Not known", f"{'; '.join(_unknown(results, shown))}.")
+    unknown = "; ".join(_unknown(results, shown))
+    yield Point("Not known", f"{unknown[0].upper()}{unknown[1:]}.")
 
 
 def _worse(results: Results, method: Results) -> Iterator[str]:

@@ -64,6 +64,10 @@ class Table:
     rows: tuple[Row, ...]
     n_text: int = 1
 
+    def has(self, mark: str) -> bool:
+        """Whether a cell has a mark, which a footnote then explains."""
+        return any(mark in cell for row in self.rows for cell in row.cells)
+
 
 def with_headings(rows: Sequence[Row], headings: Iterable[str]) -> tuple[Row, ...]:
     """Rows with a heading wherever the heading changes, if there are many rows."""

@@ -139,7 +139,7 @@ def test_what_lies_below_without_a_verdict_is_not_hidden():
 
 def test_what_is_not_known_is_named():
     assert points(against_full(-0.004, "not worse"))["Not known"] == (
-        "accuracy in patients (the scans are simulated); what another base network would change (there is one); "
+        "Accuracy in patients (the scans are simulated); what another base network would change (there is one); "
         "accuracy at a hospital that took no part; whether a hospital does as well alone; cases too rare to be "
         "among 30 patients."
     )
@@ -161,7 +161,8 @@ def test_the_choice_after_the_results_is_said_with_its_rule():
     assert points(grid())["How chosen"] == (
         "After the results, by a rule that was fixed before. Of 20 methods that all sites trained together, 20 are "
         "better than zero-shot. No other one is shown to be as good as full fine-tuning, so this was taken. The "
-        "verdicts are corrected over all 2 differences of the study; a mean decides nothing."
+        "verdicts are corrected over all 2 differences of the study; a mean decides nothing. Not worse means no more "
+        "than 0.02 of Dice below."
     )
     text = points(against_full(-0.004, "not worse"))["How chosen"]
     assert "Of these, 1 is not worse than full fine-tuning; the one that sends least was taken." in text

@@ -140,6 +140,13 @@ def test_numbers_in_the_method_table_are_those_of_the_results(written):
         assert [row[1] for row in cost] == ["0.527"]
 
 
+def test_a_footnote_stands_on_the_page_exactly_if_its_mark_does(written):
+    _, _, page = written
+    for mark, footnote in (("‡", "‡ over patients only"), ("†", "† without the patients of hospitals")):
+        marked = any(mark in cell for row in page.rows for cell in row)
+        assert (footnote in page.text) == marked, mark
+
+
 def test_other_tables_hold_the_numbers_of_the_results(tmp_path):
     page = without_figures(unclear(), tmp_path)
     assert row_of(page, "CP-LoRA (rank 8)", 8) == [
