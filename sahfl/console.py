@@ -39,6 +39,8 @@ def verdict_table(checks: Mapping[str, Any]) -> Table:
     """The verdict on a site's data: a row per rule that found something."""
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
     verdict = Text("may train", "bold green") if checks["may_train"] else Text("may NOT train", "bold red")
+    if checks["may_train"] and checks["too_few_patients"]:
+        verdict = Text("data usable, too few patients to train", "bold yellow")
     used = f"{checks['n_usable']} of {checks['n_cases']} cases usable, up to {checks['max_refused_share']:.0%} may fail"
     title = Text.assemble(f"site {checks['site']}: ", verdict, f" ({used})")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="")

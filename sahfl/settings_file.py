@@ -163,8 +163,8 @@ def read_text(text: str, path: Path) -> SettingsFile:
     except (LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is not YAML: a value does not fit its tag (!!...); leave the tag out") from error
     if top is None or not isinstance(content, dict):
-        found = "nothing" if content is None else type(content).__name__
-        raise ConfigError(f"{path}: got {found}, expected a mapping of settings (lines like name: value)")
+        found = "is empty" if content is None else f"got {type(content).__name__}"
+        raise ConfigError(f"{path}: {found}, expected a mapping of settings (lines like name: value)")
     return SettingsFile(path, content, dict(_lines(top)))
 
 

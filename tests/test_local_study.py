@@ -165,7 +165,7 @@ REFUSED = {
         changed(QUICK, data={"source": "folder", "sites": {name: f"{name}/scans" for name in TINY["data"]["sites"]}}),
         {},
         DataError,
-        "tbi_b/scans: got nothing, expected a datalist",
+        r"tbi_b/scans: got nothing \(no such file or folder\), expected a datalist",
     ),
 }
 

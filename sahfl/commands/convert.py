@@ -37,7 +37,7 @@ def convert(
     from sahfl.data.convert import convert as write
 
     if not path.exists():
-        raise ConfigError(f"{path}: got nothing, expected scans; correct the path")
+        raise ConfigError(f"{path}: got nothing (no such file or folder), expected scans; correct the path")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there already; name another folder, or empty it")
     with TemporaryDirectory() as unpacked, counting([SITE], Console(stderr=True), unit="scans") as show:

@@ -65,7 +65,7 @@ def read_new_scan(path: Path) -> NewScan:
     """
     if not path.exists():
         expected = "a NIfTI, NRRD or MetaImage file, a folder with one DICOM series, or one of its files"
-        raise DataRefused(f"{path}: got nothing, expected {expected}; correct the path")
+        raise DataRefused(f"{path}: got nothing (no such file or folder), expected {expected}; correct the path")
     case = Case("scan", path, path, "")
     try:
         series = None

@@ -47,7 +47,8 @@ def read_nnunet(folder: Path, site: str, blood: Blood = None) -> tuple[Case, ...
     names, odd = _case_names(folder, ending)
     problems += odd
     if settings.get("numTraining") != len(names):
-        problems.append(f"numTraining: got {shown(settings.get('numTraining'))}, found {len(names)} case(s)")
+        found = f"numTraining: got {shown(settings.get('numTraining'))}, found {len(names)} case(s)"
+        problems.append(f"{found}; correct it in dataset.json")
     folds: dict[str, int] = {}
     if _is_there(folder / "splits_final.json"):
         folds, odd = _folds(_read_json(folder / "splits_final.json", list), names)

@@ -135,7 +135,8 @@ def usual_method(study: Study, run: Path) -> str:
         DataError: they have not the form of results.
     """
     folder = RunFolder(run)
-    if (found := folder.read_json("results.json")) is not None:
+    if (run / "results.json").is_file():
+        found = folder.results()
         check_results(found)
         if (recommended := choose(found).method) is not None:
             return str(recommended["id"])

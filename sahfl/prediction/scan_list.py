@@ -84,7 +84,8 @@ def list_scans(path: Path, *, each: bool = False) -> tuple[Wish, ...] | None:
     elif is_zip(path):
         raise DataError(f"{path}: is a zip, expected scans; unpack it, and predict the folder")
     elif each:
-        raise DataError(f"{path}: got {'a file' if path.exists() else 'nothing'}, expected a folder of scans or a list")
+        got = "a file" if path.exists() else "nothing (no such file or folder)"
+        raise DataError(f"{path}: got {got}, expected a folder of scans or a list")
     else:
         return None
     pairs = list(found)

@@ -63,7 +63,10 @@ def verdict_sentence(checks: Results) -> str:
     if not checks["may_train"]:
         return f"This site may not train: {share}."
     whole = "its only case" if n == 1 else f"all {n} cases"
-    return f"This site may train: {share if refused else f'{whole} can be used'}."
+    used = share if refused else f"{whole} can be used"
+    if few := checks["too_few_patients"]:
+        return f"This site has too few patients to train; {used}. {few[0].upper()}{few[1:]}."
+    return f"This site may train: {used}."
 
 
 def _tiles(checks: Results) -> list[tuple[str, str, str]]:

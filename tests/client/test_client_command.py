@@ -107,7 +107,7 @@ def test_a_wrong_path_is_named_with_its_file_line_and_setting_by_every_command(
     site_file.write_text(yaml.safe_dump(yaml.safe_load(site_file.read_text()) | settings, sort_keys=True))
     at = line_of(site_file, "data") + 1
     assert run(monkeypatch, "withdraw", site_file, "sah_a-0001") == 2
-    place = f"error: {site_file}, line {at}, data.path: site sah_a: {tmp_path / 'scans'}: got nothing"
+    place = f"error: {site_file}, line {at}, data.path: site sah_a: {tmp_path / 'scans'}: got nothing (no such"
     assert place in capsys.readouterr().err
     (tmp_path / "file").touch()
     folder = {"folder": str(tmp_path / "file" / "site")}

@@ -94,7 +94,9 @@ def test_nothing_is_written_over(sahfl, patients, tmp_path):
 
 
 def test_no_scan_at_all_is_an_error(sahfl, tmp_path):
-    assert sahfl("convert", tmp_path / "no", tmp_path / "out")[2].startswith(f"error: {tmp_path / 'no'}: got nothing")
+    assert sahfl("convert", tmp_path / "no", tmp_path / "out")[2].startswith(
+        f"error: {tmp_path / 'no'}: got nothing (no such"
+    )
     (tmp_path / "scan.nii").write_bytes(b"no scan")
     code, _, err = sahfl("convert", tmp_path / "scan.nii", tmp_path / "out")
     assert code == 2

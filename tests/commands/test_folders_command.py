@@ -81,7 +81,9 @@ def test_a_folder_without_scans_stops_the_study_before_it_starts_naming_every_su
     write(folders / "wrong.yaml", changed(STUDY, data={"source": "folder", "sites": sites}))
     result = sahfl(folders, "simulate", "wrong.yaml", "--out", "wrong")
     assert (result.returncode, result.stdout) == (2, "")
-    assert re.search(r"site tbi_a: \S+absent: got nothing, expected a datalist", result.stderr)
+    assert re.search(
+        r"site tbi_a: \S+absent: got nothing \(no such file or folder\), expected a datalist", result.stderr
+    )
     assert re.search(r"site sah_a: \S+images: got a folder of \d+ volume\(s\), none with a mask", result.stderr)
     assert "sah_b" not in result.stderr
     assert "Traceback" not in result.stderr

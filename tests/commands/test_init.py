@@ -155,7 +155,7 @@ def test_every_path_without_scans_is_named_in_one_message(sahfl, tmp_path):
     sites = ("--site", f"bern={tmp_path / 'none'}", "--site", f"graz={tmp_path / 'empty'}")
     code, _, err = sahfl("init", tmp_path / "study.yaml", *sites)
     assert code == 2
-    assert f"site bern: {tmp_path / 'none'}: got nothing, expected a datalist (.json), a table (.csv)" in err
+    assert f"site bern: {tmp_path / 'none'}: got nothing (no such" in err
     assert f"site graz: {tmp_path / 'empty'}: got a folder" in err
     assert not (tmp_path / "study.yaml").exists()
 

@@ -33,7 +33,7 @@ def test_every_missing_folder_of_a_study_is_named_with_its_line_and_nothing_is_w
     assert (code, out) == (2, "")
     for site in SITES:
         place = f"{path}, line {line_of(path, f'{site}: ')}, data.sites.{site}: site {site}: "
-        assert f"{place}{tmp_path / site / 'scans'}: got nothing, expected a datalist" in err
+        assert f"{place}{tmp_path / site / 'scans'}: got nothing (no such" in err
     assert [child.name for child in tmp_path.iterdir() if child.name != "cwd"] == ["study.yaml"]
     assert not list((tmp_path / "cwd").iterdir())
 
@@ -53,7 +53,7 @@ def test_a_missing_path_of_a_site_file_is_named_with_its_line(sahfl, tmp_path):
     (tmp_path / "site.yaml").write_text("name: bern\nfolder: work\ndata:\n  source: folder\n  path: none\n")
     code, _, err = sahfl("check", tmp_path / "site.yaml")
     assert code == 2
-    assert f"site.yaml, line 5, data.path: site bern: {tmp_path / 'none'}: got nothing, expected" in err
+    assert f"site.yaml, line 5, data.path: site bern: {tmp_path / 'none'}: got nothing (no such" in err
 
 
 def test_a_base_of_another_network_is_named_with_its_line(sahfl, tmp_path):
@@ -71,7 +71,9 @@ def test_python_names_file_and_line_or_the_setting_of_a_mapping(tmp_path, monkey
     path = written(tmp_path, settings)
     with pytest.raises(DataError, match=rf"study.yaml, line {line_of(path, 'sah_a: ')}, data.sites.sah_a: site sah_a"):
         simulate(str(path))
-    with pytest.raises(DataError, match=r"^study, data.sites.tbi_a: site tbi_a: \S+ got nothing"):
+    with pytest.raises(
+        DataError, match=r"^study, data.sites.tbi_a: site tbi_a: \S+ got nothing \(no such file or folder\)"
+    ):
         simulate(settings)
     settings = changed(TINY, base={"path": "none.safetensors"})
     del settings["pretrain"]

@@ -223,7 +223,7 @@ UNREADABLE = {
     "control-character": ("name: \0", "study.yaml: is not YAML: .*special characters are not allowed"),
     "python-object": ("name: !!python/object/apply:os.getcwd []", "line 1: is not YAML: could not determine a constr"),
     "list": ("- a", "study.yaml: got list, expected a mapping of settings"),
-    "empty": ("", "study.yaml: got nothing, expected a mapping of settings"),
+    "empty": ("", "study.yaml: is empty, expected a mapping of settings"),
     "date-as-key": ("2020-01-01: a", "line 1, 2020-01-01: is not a setting"),
     "contains-itself": ("a: &a {b: *a}", r"study.yaml, line 1: got the alias \*a"),
     "deep": ("[" * 5000, "study.yaml, line 1: got more than 32 levels"),

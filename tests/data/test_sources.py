@@ -105,7 +105,7 @@ def test_a_run_warns_of_likely_repeat_scans_of_an_nnunet_folder_without_their_na
 
 
 WRONG = {
-    "nothing": ("no", "site bern: .*no: got nothing, expected a datalist"),
+    "nothing": ("no", r"site bern: .*no: got nothing \(no such file or folder\), expected a datalist"),
     "empty-folder": ("empty", "site bern: .*empty: got a folder, expected a datalist .*, an nnU-Net raw folder"),
     "images-alone": ("raw/imagesTr", r"got a folder of 3 volume\(s\), none with a mask \(name each .*, expected"),
     "a-scan": ("0.nii.gz", "0.nii.gz: got a file, expected"),
@@ -159,7 +159,9 @@ def test_each_site_of_a_study_gets_its_own_path_relative_to_the_study_file(scans
 
 def test_all_paths_without_scans_are_named_before_anything_starts(scans, tmp_path):
     study = study_of(tmp_path, STUDY.replace("scans/raw", "raw").replace("scans/dicom", "scans/0.nii.gz"))
-    with pytest.raises(DataError, match=r"(?s)site bern: .*got nothing, .*\n.*site linz: .*got a file, "):
+    with pytest.raises(
+        DataError, match=r"(?s)site bern: .*got nothing \(no such file or folder\), .*\n.*site linz: .*got a file, "
+    ):
         site_configs(study, tmp_path / "run")
 
 

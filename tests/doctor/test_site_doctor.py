@@ -198,7 +198,7 @@ def test_scans_that_may_not_be_read_are_found(site, monkeypatch):
 def test_a_path_without_scans_is_found(site, tmp_path):
     found, n_cases, _ = examine_data(site(data={"source": "folder", "path": str(tmp_path / "absent")}))
     assert (found.verdict, n_cases) == ("FAIL", 0)
-    assert "got nothing, expected a datalist (.json), a table" in found.found
+    assert "got nothing (no such" in found.found
     assert found.remedy == "set data.path in the site file, or correct what it names"
 
 

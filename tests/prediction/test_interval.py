@@ -106,13 +106,13 @@ def results(volume):
 
 def calibrated(run, content):
     (run / "results.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    return read_calibration(run, read_trained(run))
+    return read_calibration(run, read_trained(run, method="cp_lora-r2"))
 
 
 def test_a_run_s_histogram_is_read(run):
     counts = count_volumes([(25, 25)] * 40).tolist()
     found = calibrated(run, results({"n": 40, "histogram": {"edges_ml": VOLUME_EDGES_ML, "counts": counts, "n": 40}}))
-    assert found.interval(25, read_trained(run).threshold) == Interval(20, 30, 40)
+    assert found.interval(25, read_trained(run, method="cp_lora-r2").threshold) == Interval(20, 30, 40)
 
 
 def test_a_run_says_why_it_has_no_histogram(run):

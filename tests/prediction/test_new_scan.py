@@ -94,7 +94,8 @@ def test_what_is_no_head_ct_in_hu_is_refused_by_the_name_of_the_rule(tmp_path, i
 def test_missing_and_unknown_files_are_refused(tmp_path):
     (tmp_path / "note.txt").write_text("no scan")
     with pytest.raises(
-        DataRefused, match=r"none.nii: got nothing, expected a NIfTI, NRRD or MetaImage file, .*; correct the path$"
+        DataRefused,
+        match=r"none.nii: got nothing \(no such file or folder\), expected a NIfTI, .*; correct the path$",
     ):
         read_new_scan(tmp_path / "none.nii")
     with pytest.raises(DataRefused, match="unreadable"):

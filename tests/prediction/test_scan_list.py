@@ -208,5 +208,5 @@ def test_a_name_that_no_disk_takes_is_a_scan_that_cannot_be_read(tmp_path):
 
 
 def test_each_needs_a_folder_or_a_list(tmp_path):
-    with pytest.raises(DataError, match="got nothing, expected a folder of scans or a list"):
+    with pytest.raises(DataError, match=r"no such file or folder\), expected a folder of scans or a list"):
         list_scans(tmp_path / "none", each=True)

@@ -36,7 +36,7 @@ def checks(*cases, share=0.0, rules=(RULE,)):
     usable = len(cases) - refused
     return {
         "schema": 1, "sahfl": "0.1.0", "site": "bern", "checked": "2026-11-22T15:00:00+00:00",
-        "may_train": bool(usable) and refused <= share * len(cases), "max_refused_share": share,
+        "may_train": bool(usable) and refused <= share * len(cases), "max_refused_share": share, "too_few_patients": "",
         "n_cases": len(cases), "n_usable": usable, "n_refused": refused, "n_patients": len(cases),
         "rules": list(rules), "cases": list(cases),
     }  # fmt: skip
@@ -51,6 +51,10 @@ SENTENCES = {
     "some": (
         checks(case(), BAD, share=0.5),
         "This site may train: 1 of 2 cases cannot be used (50 %; its policy allows 50 %).",
+    ),
+    "too-few-patients": (
+        checks(case()) | {"too_few_patients": "one patient; a study needs 2"},
+        "This site has too few patients to train; its only case can be used. One patient; a study needs 2.",
     ),
     "too-many": (
         checks(case(), BAD),

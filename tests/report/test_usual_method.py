@@ -7,7 +7,7 @@ from harness.tiny_study import TINY, changed
 from test_report_choice import CASES, CP, FULL, LORA, results_of
 
 from sahfl.config import Study, parse
-from sahfl.errors import DataError
+from sahfl.errors import DataError, RunError
 from sahfl.prediction.networks import usual_method
 
 METHODS = [{"method": "zero_shot"}, {"method": "lora_c"}, {"method": "cp_lora"}, {"method": "full"}]
@@ -31,3 +31,5 @@ def test_a_run_without_results_takes_the_first_adapter(tmp_path):
 def test_damaged_results_are_no_reason_to_take_another_method(tmp_path):
     with pytest.raises(DataError, match="results"):
         usual(tmp_path, {"schema": 3})
+    with pytest.raises(RunError, match=r"results\.json is not a mapping"):
+        usual(tmp_path, [])

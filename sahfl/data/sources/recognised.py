@@ -137,7 +137,7 @@ def _is_datalist(path: Path) -> bool:
 def _found(path: Path) -> str:
     """What lies at a path of no known format, in words."""
     if not path.exists():
-        return "nothing"
+        return "nothing (no such file or folder)"
     if not path.is_dir():
         return "a file"
     if images := len(find_pairs(path).images):

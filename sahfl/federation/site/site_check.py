@@ -72,12 +72,12 @@ def check_site(config: SiteConfig, *, on_case: Callable[[int, int], None] = lamb
     checked = Site(config).check(on_case, look)
     checks = _as_json(config, checked, facts)
     write_atomic(config.folder / "checks.json", json.dumps(checks, indent=1, allow_nan=False) + "\n")
-    found = warn_of_repeat_scans(item.case for item in checked), _warn_of_few_patients(config, checked)
+    found = warn_of_repeat_scans(item.case for item in checked), checks["too_few_patients"]
     return SiteVerdict(checks, write_checks_page(checks, pictures, config.folder), tuple(filter(None, found)))
 
 
-def _warn_of_few_patients(config: SiteConfig, checked: Sequence[CheckedCase]) -> str:
-    """A warning if the site's own policy, or any study, asks for more patients than it has; empty if not."""
+def _too_few_patients(config: SiteConfig, checked: Sequence[CheckedCase]) -> str:
+    """A text if the site's own policy, or any study, asks for more patients than it has; empty if not."""
     usable = [item for item in checked if item.usable]
     n, least = len({item.case.patient for item in usable}), config.policy.adapters.least_patients
     if not usable or n >= max(2, least):
@@ -109,6 +109,7 @@ def _as_json(config: SiteConfig, checked: Sequence[CheckedCase], facts: dict[str
         "site": config.name,
         "checked": now_text(),
         "may_train": _may_train(config, checked),
+        "too_few_patients": _too_few_patients(config, checked),
         "max_refused_share": config.max_refused_share,
         "n_cases": len(checked),
         "n_usable": n_usable,

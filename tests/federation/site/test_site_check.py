@@ -111,6 +111,10 @@ def test_a_site_with_fewer_patients_than_it_trains_on_is_warned_with_both_number
     assert f"the 2 usable case(s) are scans of {n} patient(s)" in text
     assert ("a study needs 2" in text) == (n == 1)
     assert "trains on 5 or more (policy.adapters.least_patients)" in text
+    site_file.write_text(site_file.read_text() + "max_refused_share: 0.5\n")
+    assert run(site_file).stdout.startswith("site bern: data usable, too few patients to train (2 of 3 cases usable")
+    page = (site_file.parent / "work" / "checks.html").read_text()
+    assert "This site has too few patients to train; 1 of 3 cases cannot be used" in page
     allowed = "policy: {adapters: {least_patients: 2}}\n"
     site_file.write_text(site_file.read_text() + allowed)
     assert len(check_site(load_site(site_file)).warnings) == (n == 1)
