@@ -232,7 +232,7 @@ def _doing(name: str, server: Path) -> str:
 
 def _show_plan(settings: Study, rows: list[Planned]) -> None:
     right = {"justify": "right"}
-    columns = [Column(name, **right) for name in ("cells", "parameters", "kB a round", "sites' time")]  # type: ignore[arg-type]
+    columns = [Column(name, **right) for name in ("cells", "parameters", "kB a round", "work")]  # type: ignore[arg-type]
     table = Table("training", "at", *columns, box=None, pad_edge=False, header_style="dim")
     for row in rows:
         size = (f"{row.parameters:,}", f"{row.bytes_per_round / 1000:,.1f}") if row.parameters else ("", "")
@@ -249,7 +249,7 @@ def work_text(settings: Study, rows: list[Planned]) -> str:
     source = "from cells of this kind that were run here"
     if any(row.guessed for row in rows):
         source = "a rough guess from this machine's speed in a few steps"
-    time_text = f"about {_clock(sum(known) / at_once)} on {at_once} {what}, {source}"
+    time_text = f"{_clock(sum(known))} of work, so about {_clock(sum(known) / at_once)} on {at_once} {what}, {source}"
     if not known:
         time_text = "no cell of this kind was run here yet, so the time is unknown"
     elif len(known) < len(rows):

@@ -67,7 +67,7 @@ def test_init_and_the_plan_print_the_same_work_and_time(sahfl, scans, tmp_path, 
     code, out, _ = sahfl("study", tmp_path / "a.yaml", "--plan")
     assert code == 0
     last = out.splitlines()[-1]
-    assert re.fullmatch(r"10 cells; about \d+ min on \d+ core\(s\), a rough guess from .*", last)
+    assert re.fullmatch(r"10 cells; \d+ min of work, so about \d+ min on \d+ core\(s\), a rough guess from .*", last)
     assert last in err.splitlines()
 
 
