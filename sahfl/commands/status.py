@@ -88,15 +88,15 @@ def _show(found: dict[str, Any]) -> None:
     else:
         print(printable(f"study {study['name']}: {study['stage']}"))
         for cell, at in study["cells"].items():
-            print(printable(f"  {'; '.join(filter(None, (cell_text(cell, at), _waiting(at))))}"))
+            print(printable(f"  {'; '.join(filter(None, (cell_text(cell, at), _waiting(at, found['at']))))}"))
         if study["cells"]:
             print(printable(f"quorum {study['quorum']:.0%}; last commit: {study['committed'] or 'none'}"))
-        if waiting := _waiting(study):
+        if waiting := _waiting(study, found["at"]):
             print(printable(waiting))
     if found["last"]:
         last = found["last"]
         print(printable(f"last study: {last['study']}, {last['ended']}{last['reason'] and ': ' + last['reason']}"))
-    Console().print(_table(found["sites"]))
+    Console().print(_table(found["sites"], found["at"]))
     for warning in found["warnings"]:
         print(printable(f"warning: {warning}"))
 
@@ -111,32 +111,39 @@ def cell_text(cell: str, at: dict[str, Any]) -> str:
     return f"{named}: round {at['round']} of {at['rounds']}{again}"
 
 
-def _waiting(at: dict[str, Any]) -> str:
+def _moment(stamp: str, now: str) -> str:
+    """The time of a moment in UTC; with its date if that is not the one of ``now``."""
+    day, _, time = stamp.partition("T")
+    return time.removesuffix("+00:00") if day == now.partition("T")[0] else f"{day} {time[:5]}"
+
+
+def _waiting(at: dict[str, Any], now: str) -> str:
     working = f"working: {', '.join(at['working'])}" if at["working"] else ""
-    until = at["deadline"] or "they connect"
+    until = _moment(at["deadline"], now) if at["deadline"] else "they connect"
     waiting = f"waiting for {', '.join(at['waiting_for'])}, until {until}" if at["waiting_for"] else ""
     return "; ".join(filter(None, (working, waiting)))
 
 
-def _doing(of: dict[str, Any]) -> str:
+def _doing(of: dict[str, Any], now: str) -> str:
     """What a site does: works on what since when, is waited for, or has nothing to do."""
     doing = of["doing"]
     if doing is None:
         return "idle" if of["state"] == "connected" else ""
-    if doing["state"] == "working":
-        return f"{doing['what']} since {doing['since']}"
-    return f"waited for: {doing['what']}, asked {doing['since']}"
+    what, since = doing["what"].removeprefix("query.").replace("_", " "), _moment(doing["since"], now)
+    return f"{what} since {since}" if doing["state"] == "working" else f"waited for: {what}, asked {since}"
 
 
-def _table(sites: dict[str, dict[str, Any]]) -> Table:
+def _table(sites: dict[str, dict[str, Any]], now: str) -> Table:
     from sahfl.console import printable
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("site", "state", "last seen", "version", "doing", "what is missing"):
+    missing = {site: errors_text(of["errors"]) or of["missing_reason"] for site, of in sites.items()}
+    names = ("site", "state", "seen (UTC)", "version", "doing", "what is missing")
+    for name in names if any(missing.values()) else names[:-1]:
         table.add_column(name, overflow="fold")
     for site, of in sites.items():
-        missing = errors_text(of["errors"]) or of["missing_reason"]
-        cells = [text or "" for text in (of["last_seen"], of["version"], _doing(of), missing)]
+        seen = _moment(of["last_seen"], now) if of["last_seen"] else ""
+        cells = [text or "" for text in (seen, of["version"], _doing(of, now), missing[site])][: len(table.columns) - 2]
         state = Text(of["state"], COLOURS.get(of["state"], ""))
         table.add_row(Text(printable(site)), state, *(Text(printable(cell)) for cell in cells))
     return table
