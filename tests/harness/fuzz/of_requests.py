@@ -67,6 +67,7 @@ class Visit:
             "send-node-heartbeat": heartbeat_pb2.SendNodeHeartbeatRequest(node=node, heartbeat_interval=30),
             "get-run": run_pb2.GetRunRequest(node=node, run_id=self.link.run_id),
         }
+        self.fleet.leave(self.fleet.of_key(key))  # a changed request may have connected another process of the site
         self.must("activate-node")
         content = protocol.request(training(), HEADER, STATE)
         (id_,) = self.grid.push_messages([self.grid.create_message(content, protocol.TRAIN, self.node_id, "")])
