@@ -162,7 +162,6 @@ def play(folder: Path) -> Path:
         settings(folder, free.getsockname()[1])
     sahfl, sahfl_server, sahfl_client = map(command, ("sahfl", "sahfl-server", "sahfl-client"))
     run(sahfl, "provision", folder / "consortium.yaml", "--out", folder / "consortium")
-    run(sahfl_client, folder / "sah_a.yaml", "--dry-run", "--study", HERE / "study.yaml")
     run(sahfl_server, folder / "server.yaml", "--submit", HERE / "study.yaml")
     run_folder = folder / "server" / "runs" / "deploy-demo"
     rounds = Rounds(run_folder / "journal.jsonl")
@@ -175,6 +174,7 @@ def play(folder: Path) -> Path:
             return process
 
         server = start(*serve)
+        run(sahfl_client, folder / "sah_a.yaml", "--dry-run", "--study", HERE / "study.yaml")
         sites = [start(folder / f"{site}.log", sahfl_client, folder / f"{site}.yaml") for site in SITES]
         wait_for("the base network", lambda: bool(rounds.base_that_waits()), [server, *sites])
         say("the hospitals compare the hash of the base network with the one on its card (sahfl/bases/phantom.md)")
@@ -184,7 +184,8 @@ def play(folder: Path) -> Path:
         say("the server was killed (SIGKILL); it is started again, the sites are told nothing")
         before, server = len(rounds.committed()), start(*serve)
         seconds = wait_for("the next round", lambda: len(rounds.committed()) > before, [server, *sites])
-        say(f"{seconds:.1f} s after its start the server had committed the next round")
+        kept = "what the sites had sent before was kept"
+        say(f"{seconds:.1f} s after its start the server had committed the next round; {kept}")
         subprocess.run([sahfl, "status", str(folder / "server.yaml")], check=False)
         wait_for("the end", lambda: server.child.poll() is not None, [server, *sites])
         rounds.committed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _BLOOD = re.compile(
@@ -60,13 +60,25 @@ class LabelClasses:
         return tuple(value for value in self.voxels if value not in self.counted)
 
 
+def _other_parts(
+    region: str, values: Sequence[int], labels: Mapping[str, Sequence[int]], blood: Sequence[int | str]
+) -> Iterator[str]:
+    """A problem for each label inside a region that has no name of blood and was not chosen, such as oedema."""
+    chosen = {_plain(name) for name in blood if isinstance(name, str)}
+    for name, part in labels.items():
+        if set(part) < set(values) and not is_blood(name) and _plain(name) not in chosen:
+            found = f"holds {', '.join(map(str, part))}, which is {name[:40]!r}"
+            rest = [value for value in values if value not in part]
+            yield f"blood: {region[:40]!r} {found}; give the values that are blood, such as blood: {rest}"
+
+
 def choose_blood(
-    labels: Mapping[str, int], blood: Sequence[int | str] | None, source: str
+    labels: Mapping[str, Sequence[int]], blood: Sequence[int | str] | None, source: str
 ) -> tuple[tuple[int, ...] | None, list[str]]:
     """The values that are blood of those that a list of cases declares, and all problems.
 
     Args:
-        labels: value by name, without the background.
+        labels: values by name, without the background; a region of nnU-Net has several.
         blood: the site's choice, by names or values; without it every label has to be named as blood, and the values
             are None, which means all.
         source: the file that declares them, for messages.
@@ -76,13 +88,16 @@ def choose_blood(
         example = ", ".join(named) or "NAME"
         remedy = f"name those that are in the data section of the site or study (blood: [{example}])"
         return None, [f"labels.{name[:80]}: is not named as blood; {remedy}" for name in labels if not is_blood(name)]
-    by_name = {_plain(name): value for name, value in labels.items()}
-    values, problems = [], []
+    by_name = {_plain(name): found for name, found in labels.items()}
+    declared = {value for found in labels.values() for value in found}
+    values: list[int] = []
+    problems = []
     for wanted in blood:
-        value = wanted if isinstance(wanted, int) else by_name.get(_plain(wanted))
-        if value is None or value not in labels.values():
-            known = ", ".join(f"{name[:40]}: {value}" for name, value in list(labels.items())[:20])
-            problems.append(f"blood: {wanted!r} is no label of {source}, which has {known}")
-        else:
-            values.append(value)
+        found = [wanted] if isinstance(wanted, int) else by_name.get(_plain(wanted), [])
+        if not found or not declared.issuperset(found):
+            each = [f"{name[:40]}: {', '.join(map(str, values))}" for name, values in list(labels.items())[:20]]
+            problems.append(f"blood: {wanted!r} is no label of {source}, which has {'; '.join(each)}")
+        elif isinstance(wanted, str):
+            problems += _other_parts(wanted, found, labels, blood)
+        values += found
     return tuple(dict.fromkeys(values)), problems

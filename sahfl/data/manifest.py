@@ -143,7 +143,7 @@ def _labels(content: Any, blood: Blood, path: Path) -> tuple[tuple[int | str, ..
         where = place_in_json(path, "labels")
         raise DataError(f"datalist {path}: labels: got {shown(found)}, expected {{name: value}}{where}")
     labels = {name: value for name, value in found.items() if value != 0}
-    chosen, problems = choose_blood(labels, blood, "the datalist")
+    chosen, problems = choose_blood({name: [value] for name, value in labels.items()}, blood, "the datalist")
     if problems:
         raise DataError(f"datalist {path}: " + "; ".join(problems[:MOST_NAMED]) + place_in_json(path, "labels"))
     return chosen, tuple(labels.values())

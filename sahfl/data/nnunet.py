@@ -1,6 +1,7 @@
 """Scans in nnU-Net's raw folder.
 
     dataset.json              channel_names {"0": "CT"}, labels {"background": 0, name: value}, numTraining, file_ending
+                              (a label with a list of values is a region, and a value may lie in several)
     imagesTr/CASE_0000.nii.gz one CT channel
     labelsTr/CASE.nii.gz
     splits_final.json         optional: [{"train": [CASE, ...], "val": [CASE, ...]}, ...]; a case's fold is the split
@@ -101,9 +102,14 @@ def _labels(labels: Any, blood: Blood) -> tuple[tuple[int, ...] | None, tuple[in
     problems = list(_label_problems(labels))
     if problems:
         return None, (), problems
-    others = {name: value for name, value in labels.items() if name != "background"}
+    others = {name: _values(value) for name, value in labels.items() if name != "background"}
     values, problems = choose_blood(others, blood, "dataset.json")
-    return values, tuple(others.values()), problems
+    return values, tuple(dict.fromkeys(value for found in others.values() for value in found)), problems
+
+
+def _values(label: Any) -> list[Any]:
+    """The values of a label, or of a region, which is a list of values."""
+    return label if isinstance(label, list) else [label]
 
 
 def _label_problems(labels: Any) -> Iterator[str]:
@@ -113,8 +119,8 @@ def _label_problems(labels: Any) -> Iterator[str]:
     blood = {name: value for name, value in labels.items() if name != "background"}
     for name, value in blood.items():
         where = f"labels.{name[:MOST_SHOWN]}"
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 255:
-            yield f"{where}: got {shown(value)}, expected a whole number from 1 to 255 (regions are not read)"
+        if not _values(value) or not all(type(one) is int and 1 <= one <= 255 for one in _values(value)):
+            yield f"{where}: got {shown(value)}, expected a whole number from 1 to 255, or a list of some (a region)"
     if twice := [value for value, n in Counter(map(shown, blood.values())).items() if n > 1]:
         yield f"labels: value {listed(twice)} is given twice"
 

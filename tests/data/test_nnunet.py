@@ -1,6 +1,7 @@
 """nnU-Net raw folders and MONAI datalists: cases, patients, folds, and what is refused."""
 
 import json
+import re
 
 import nibabel
 import nrrd
@@ -141,6 +142,32 @@ def test_D01_an_image_without_its_label_is_a_case_that_says_so(tmp_path):
         read_scan(cases[1])
 
 
+REGIONS = {"background": 0, "whole": [1, 2, 3], "hemorrhage": [1, 3], "edema": 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "blood", "expected"),
+    [
+        ({"background": 0, "blood": [1, 2]}, None, (None, (1, 2))),
+        ({"background": 0, "blood": [1, 2], "sah": 1}, None, (None, (1, 2))),
+        (REGIONS, ("hemorrhage",), ((1, 3), (1, 2, 3))),
+        (REGIONS, (3,), ((3,), (1, 2, 3))),
+        (REGIONS, ("hemorrhage", "edema"), ((1, 3, 2), (1, 2, 3))),
+    ],
+)
+def test_a_region_stands_for_all_its_values(tmp_path, labels, blood, expected):
+    case = read_nnunet(raw_folder(tmp_path / "raw", labels=labels), "bern", blood)[0]
+    assert (case.blood, case.declared) == expected
+
+
+def test_a_region_with_a_part_that_is_no_blood_is_refused_with_a_remedy_that_works(tmp_path):
+    folder = raw_folder(tmp_path / "raw", labels={"background": 0, "hemorrhage": [1, 2], "edema": 2})
+    text = "blood: 'hemorrhage' holds 2, which is 'edema'; give the values that are blood, such as blood: [1]"
+    with pytest.raises(DataError, match=re.escape(text)):
+        read_nnunet(folder, "bern", ("hemorrhage",))
+    assert read_nnunet(folder, "bern", (1,))[0].blood == (1,)
+
+
 WRONG = {
     "two-channels": ({"channel_names": {"0": "CT", "1": "CT"}}, "channel_names: got .*'1'.*, expected one channel, CT"),
     "magnetic-resonance": ({"channel_names": {"0": "T1"}}, "channel_names: got .*T1.*, expected one channel, CT"),
@@ -149,7 +176,10 @@ WRONG = {
     "no-labels": ({"labels": None}, "labels: got null, expected {'background': 0, name: value"),
     "background-1": ({"labels": {"background": 1, "sah": 2}}, "labels: got .*expected {'background': 0"),
     "only-background": ({"labels": {"background": 0}}, "labels: got .*expected {'background': 0"),
-    "regions": ({"labels": {"background": 0, "blood": [1, 2]}}, r"labels.blood: got \[1, 2\], .*regions are not read"),
+    "region-of-nothing": ({"labels": {"background": 0, "blood": []}}, r"labels.blood: got \[\], .*or a list of some"),
+    "region-of-0": ({"labels": {"background": 0, "blood": [0, 1]}}, r"labels.blood: got \[0, 1\], expected a whole"),
+    "region-twice": ({"labels": {"background": 0, "sah": [1, 2], "sdh": [1, 2]}}, r"value \[1, 2\] is given twice"),
+    "region-and-oedema": ({"labels": {"background": 0, "sah": [1, 2], "edema": 2}}, "labels.edema: is not named as"),
     "version-1-labels": ({"labels": {"background": 0, "blood": "1"}}, "labels.blood: got '1', expected a whole number"),
     "true": ({"labels": {"background": 0, "blood": True}}, "labels.blood: got true, expected a whole number"),
     "twice": ({"labels": {"background": 0, "sah": 1, "sdh": 1}}, "labels: value 1 is given twice"),
