@@ -12,14 +12,13 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sahfl import process
 from sahfl.errors import TrustError
-from sahfl.trust.certificates import PURPOSES, holder, key_hash, load_certificate
+from sahfl.trust.certificates import DAMAGED, PURPOSES, holder, key_hash, load_certificate, read_der
 from sahfl.trust.keys import load_ec_key
 
 MOST_BYTES = 4000
@@ -64,7 +63,7 @@ def who_attests(attestation: Attestation, document: bytes, *, kit: Path, now: da
         raise TrustError(f"attestation: has more than {MOST_BYTES} bytes")
     authority, moment = load_certificate(kit / "ca.crt"), now or process.now()
     try:
-        certificate = x509.load_der_x509_certificate(attestation.certificate)
+        certificate = read_der(attestation.certificate)
         certificate.verify_directly_issued_by(authority)
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         key = certificate.public_key()
@@ -73,9 +72,9 @@ def who_attests(attestation: Attestation, document: bytes, *, kit: Path, now: da
         if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
             raise TrustError(f"attestation: the certificate of {holder(certificate)} is not valid now")
         key.verify(attestation.signature, document, ec.ECDSA(hashes.SHA384()))
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        return holder(certificate)
+    except DAMAGED as error:
         raise TrustError("attestation: is not a signature of this document by a site of this consortium") from error
-    return holder(certificate)
 
 
 def key_of(attestation: Attestation) -> str:
@@ -87,8 +86,8 @@ def key_of(attestation: Attestation) -> str:
     if len(attestation.certificate) > MOST_BYTES:
         raise TrustError(f"attestation: has more than {MOST_BYTES} bytes")
     try:
-        return key_hash(x509.load_der_x509_certificate(attestation.certificate))
-    except (ValueError, TypeError) as error:
+        return key_hash(read_der(attestation.certificate))
+    except DAMAGED as error:
         raise TrustError("attestation: its certificate is damaged") from error
 
 
@@ -102,11 +101,11 @@ def who_signed(attestation: Attestation, document: bytes) -> str:
         TrustError: the signature is not that of the certificate's key, or one of them is damaged.
     """
     try:
-        certificate = x509.load_der_x509_certificate(attestation.certificate)
+        certificate = read_der(attestation.certificate)
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise TrustError("attestation: is not by a site")
         key.verify(attestation.signature, document, ec.ECDSA(hashes.SHA384()))
-    except (ValueError, TypeError, InvalidSignature) as error:
+        return holder(certificate)
+    except DAMAGED as error:
         raise TrustError("attestation: is not a signature of this document") from error
-    return holder(certificate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sahfl.errors import TrustError
@@ -19,6 +21,11 @@ from sahfl.trust.keys import read_file
 
 WARN_BEFORE = timedelta(days=30)
 """Users of a certificate are warned from this long before it expires."""
+DAMAGED = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
+)
+"""What ``cryptography`` raises for a certificate, a list or a signature that is damaged, or of a kind unknown to it."""
 PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "site": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
@@ -32,9 +39,23 @@ def load_certificate(path: Path) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(content)
         certificate.public_key()  # read only when it is asked for; a damaged one raises here
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except DAMAGED as error:
         raise TrustError(f"{path}: is damaged, expected a certificate in PEM; put the kit's file back") from error
     _require_only(path, content, pem(certificate), what="certificate")
+    return certificate
+
+
+def read_der(content: bytes) -> x509.Certificate:
+    """Read a certificate that anybody may have sent.
+
+    Raises:
+        one of ``DAMAGED``: it is none, or one that RFC 5280, 4.1.2.2, does not allow: with a serial number below 1.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        certificate = x509.load_der_x509_certificate(content)
+        if certificate.serial_number < 1:
+            raise ValueError("serial number")
     return certificate
 
 
@@ -102,9 +123,9 @@ def check_issued(
     """
     try:
         certificate.verify_directly_issued_by(by)
-    except (ValueError, TypeError, InvalidSignature) as error:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except DAMAGED as error:
         raise TrustError(f"{where}: was not issued by the authority in ca.crt; use all files of one kit") from error
-    usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     if PURPOSES[purpose] not in usages:
         raise TrustError(f"{where}: is not a certificate of a {purpose}; use all files of one kit")
     if certificate.public_key() != key:
@@ -146,7 +167,7 @@ def load_revoked(path: Path, *, authority: x509.Certificate, now: datetime) -> R
     content = read_file(path)
     try:
         listed = x509.load_pem_x509_crl(content)
-    except ValueError as error:
+    except DAMAGED as error:
         raise TrustError(f"{path}: is damaged, expected a revocation list in PEM; copy it again") from error
     _require_only(path, content, listed.public_bytes(Encoding.PEM), what="revocation list")
     key = authority.public_key()

@@ -1,5 +1,6 @@
 """A site's signature on a document: who made it, and what is none."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from harness.trust_kits import make_consortium
 
 from sahfl.errors import TrustError
-from sahfl.trust.attestation import MOST_BYTES, Attestation, attest, who_attests
+from sahfl.trust.attestation import MOST_BYTES, Attestation, attest, key_of, who_attests, who_signed
 
 DOCUMENT = b"the start of round 2"
 
@@ -55,6 +56,20 @@ FORGED = {
         certificate=x509.load_pem_x509_certificate((own.server / "ca.crt").read_bytes()).public_bytes(Encoding.DER),
     ),
 }
+
+
+@pytest.mark.parametrize("change", [0x01, 0x04, 0x80], ids=hex)
+def test_a_certificate_with_any_changed_byte_is_refused_and_never_a_bug(consortium, change):
+    made, kit = attest(consortium.sites["graz"], DOCUMENT), consortium.sites["bern"]
+    for place in range(len(made.certificate)):
+        changed = bytearray(made.certificate)
+        changed[place] ^= change
+        damaged = replace(made, certificate=bytes(changed))
+        with pytest.raises(TrustError):
+            who_attests(damaged, DOCUMENT, kit=kit)
+        for read in (lambda: who_signed(damaged, DOCUMENT), lambda: key_of(damaged)):  # noqa: B023  # read at once
+            with suppress(TrustError):  # neither looks at the issuer
+                read()
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())

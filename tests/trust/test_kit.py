@@ -125,6 +125,12 @@ def test_a_file_of_another_site_is_refused(paths, name):
         load_site(paths)
 
 
+def test_the_authority_s_own_certificate_is_no_site_s(paths):
+    shutil.copy(paths.sites["a"] / "ca.crt", paths.sites["a"] / "client.crt")
+    with pytest.raises(TrustError, match=r"client.crt: .*use all files of one kit"):
+        load_site(paths)
+
+
 def test_the_whole_certificate_of_another_site_is_refused(paths):
     for name in ("client.crt", "client.key"):
         shutil.copy(paths.sites["b"] / name, paths.sites["a"] / name)
