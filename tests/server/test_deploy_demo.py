@@ -36,7 +36,7 @@ def test_the_deployment_demo_survives_the_end_of_its_server_and_runs_to_its_repo
 
 
 def numbers_of(hospital):
-    """Every odd number of a hospital's cases, and its totals of each evaluation."""
+    """Every number of a hospital's cases, and its totals of each evaluation, but round ones, which may come twice."""
     cases = [json.loads(line) for line in (hospital / "cases.jsonl").read_text().splitlines()]
     measured = [{name: value for name, value in case.items() if type(value) is float} for case in cases]
     totals = {}
@@ -44,7 +44,12 @@ def numbers_of(hospital):
         sums = totals.setdefault((case["method"], case["fold"]), {})
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
-    return {value for values in (*measured, *totals.values()) for value in values.values() if value != round(value, 2)}
+    return {
+        value
+        for values in (*measured, *totals.values())
+        for value in values.values()
+        if value * 64 % 1 and value != round(value, 2)
+    }
 
 
 @pytest.mark.slow
@@ -52,8 +57,9 @@ def test_no_result_of_a_hospital_is_in_any_file_page_or_log_of_the_server(demo):
     out, _ = demo
     files = [path for path in (*(out / "server").rglob("*"), *out.glob("server*.log")) if path.is_file()]
     everything = b"\0".join(path.read_bytes() for path in files)
+    written = set(re.findall(rb"\d+\.\d+(?:e-?\d+)?", everything))
     assert b"masked_evaluation" in everything
     for hospital in (out / "hospitals").iterdir():
         numbers = numbers_of(hospital)
         assert len(numbers) > 50
-        assert not [n for n in numbers if repr(n).encode() in everything or struct.pack("<d", n) in everything]
+        assert not [n for n in numbers if repr(n).encode() in written or struct.pack("<d", n) in everything]
