@@ -116,6 +116,14 @@ class StockFlower:
         wait_until(has_ended, timeout_s=timeout_s, what=f"run {run_id}", every_s=1)
         return statuses[-1]
 
+    def printed(self, run_id: int) -> str:
+        """What the server's app of a run printed."""
+        command = [BIN / "flwr", "log", str(run_id), CONNECTION, "--show"]
+        done = subprocess.run(
+            command, env=self._environment("coordinator"), capture_output=True, text=True, check=False
+        )
+        return done.stdout + done.stderr
+
     def stop_run(self, run_id: int) -> None:
         """Stop a run, as a coordinator does."""
         self.flwr("stop", run_id, CONNECTION)

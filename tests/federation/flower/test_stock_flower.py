@@ -86,8 +86,8 @@ def test_a_run_below_its_quorum_has_failed_for_flower_too_and_each_site_s_reason
     wrong = {"tbi_a": nodes["stray"], "sah_a": 12345, "sah_b": 12346}
     run = flower.run(settings(flower, "wrong", wrong))
     folder = flower.folder / "wrong"
-    wait_until(lambda: "failed" in events(folder), timeout_s=WAIT_S, what="the run")
-    assert flower.outcome(run) == "finished:failed"
+    assert flower.outcome(run, timeout_s=WAIT_S) == "finished:failed"
+    assert "failed" in events(folder), flower.printed(run)
     reasons = {line["site"]: line["reason"] for line in journal(folder, "site_out")}
     assert reasons["tbi_a"] == "error at the site: ConfigError (details in the site's log)"
     assert reasons["sah_a"] == reasons["sah_b"] == NOT_ACCEPTED
