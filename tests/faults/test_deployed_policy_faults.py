@@ -126,7 +126,7 @@ def test_C04_sites_refuse_a_server_that_signs_with_another_key(tmp_path):
 @pytest.mark.slow
 def test_A08_A10_a_site_that_is_frozen_is_late_and_below_the_quorum_the_study_fails_by_name(tmp_path):
     settings = changed(
-        STUDY, rounds={"quorum": 1.0, "deadline_s": 6.0, "attempts": 2, "pause_s": 1.0}, finetune__rounds=50
+        STUDY, rounds={"quorum": 1.0, "deadline_s": 30.0, "attempts": 2, "pause_s": 1.0}, finetune__rounds=50
     )
     with Deployment(tmp_path / "deployed", sites=SITES, study=settings) as deployment:
         run = deployment.submit()
@@ -134,11 +134,11 @@ def test_A08_A10_a_site_that_is_frozen_is_late_and_below_the_quorum_the_study_fa
         sites = {site: deployment.site(site) for site in SITES}
         wait_for(lambda: (run / "state" / "cp_lora-r2" / "fold-0").exists(), 240, lambda: server.log)
         os.killpg(sites["sah_c"].process.pid, signal.SIGSTOP)
-        assert server.process.wait(120) == 3, server.log
+        assert server.process.wait(240) == 3, server.log
         last = journal(run, "paused")[-1]  # a slow machine can miss the short deadline elsewhere, earlier
         assert [site["site"] for site in last["sites"]] == ["sah_c"]
         (failed,) = journal(run, "failed")
         assert "got 2 usable replies of 3 sites, expected at least 3" in failed["reason"]
-        assert "sah_c: no reply within 6 s" in failed["reason"]
+        assert "sah_c: no reply within 30 s" in failed["reason"]
         os.killpg(sites["sah_c"].process.pid, signal.SIGCONT)
         assert sites["sah_c"].stop() == 0
