@@ -30,7 +30,7 @@ FIVE = changed(
     finetune__methods=[{"method": "full"}],
     finetune__folds=2,
     finetune__local={"steps": 1, "batch_size": 2},
-    rounds={"quorum": 0.6, "deadline_s": 15.0, "attempts": 2, "pause_s": 0.0},
+    rounds={"quorum": 0.6, "deadline_s": 120.0, "attempts": 2, "pause_s": 0.0},
     common_random_numbers=False,
 ) | {"base": "none", "pretrain": None}
 MASKING = {"clip": 50.0, "threshold": 3}
@@ -75,22 +75,23 @@ def test_two_of_five_processes_may_leave_at_any_step_and_a_round_with_two_left_i
     (tmp_path / "sitecustomize.py").write_text(LEAVING)
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     asked = {site: tmp_path / f"asked-{site}" for site in SITES}
-    with Deployment(tmp_path / "five", sites=SITES, study=masked(finetune__rounds=90), lanes=1) as deployment:
+    study = masked(finetune__rounds=90, rounds__deadline_s=30.0)  # what each of the steps waits for the sites that left
+    with Deployment(tmp_path / "five", sites=SITES, study=study, lanes=1) as deployment:
         run = deployment.submit(agreed=False)
         server = deployment.server()
         sites = {site: deployment.site(site, PYTHONPATH=path, LEAVES=str(asked[site])) for site in SITES}
         rounds = []
         for kind, leaving in [*((kind, ("graz", "wels")) for kind in KINDS), ("train", ("graz", "thun", "wels"))]:
-            wait_for(lambda: {site["state"] for site in deployment.status()["sites"].values()} == {"connected"}, 90)
+            wait_for(lambda: {site["state"] for site in deployment.status()["sites"].values()} == {"connected"}, 180)
             n = n_rounds(run)
-            wait_for(lambda n=n: n_rounds(run) > n + 1, 90)  # a round of all five has begun
+            wait_for(lambda n=n: n_rounds(run) > n + 1, 180)  # a round of all five has begun
             for site in leaving:
                 asked[site].write_text(kind)
             for site in leaving:
                 assert sites[site].process.wait(90) != 0
                 asked[site].unlink()
             rounds.append(n_rounds(run))
-            wait_for(lambda: n_rounds(run) > rounds[-1], 120, lambda: server.log)
+            wait_for(lambda: n_rounds(run) > rounds[-1], 240, lambda: server.log)
             for site in leaving:
                 sites[site] = deployment.site(site, PYTHONPATH=path, LEAVES=str(asked[site]))
         wait_for(lambda: len(journal(run, "round")[-1]["used"]) == 5, 120, lambda: server.log)  # the training goes on
@@ -108,7 +109,7 @@ def test_two_masked_cells_at_once_at_processes_end_in_the_numbers_of_a_simulatio
         run = deployment.submit(agreed=False)
         server = deployment.server("--until-done")
         sites = [deployment.site(site) for site in SITES]
-        assert server.process.wait(300) == 0, server.log
+        assert server.process.wait(500) == 0, server.log
         assert [site.stop() for site in sites] == [0] * 5
     assert numbers(run) == numbers(simulated.path)
     assert without_bytes(results(run)) == without_bytes(results(simulated.path))
@@ -125,7 +126,7 @@ def test_a_site_that_comes_late_is_in_the_masked_sums_from_then_on(tmp_path):
             deployment.site(site)
         server.wait_for_line("event=committed cell=full-scratch/fold-0 round=1 ", timeout_s=240)
         deployment.site("wels")
-        assert server.process.wait(400) == 0, server.log
+        assert server.process.wait(500) == 0, server.log
     sums = [line["used"] for line in journal(run, "masked_evaluation")]
     assert len(used_in(run, 1)[0]) == 4
     assert len(used_in(run, 4)[1]) == 5
