@@ -157,13 +157,13 @@ def test_a_folder_that_is_not_empty_is_refused_with_what_to_do(sahfl, study_file
     (run / holds).touch()
     code, out, err = sahfl("simulate", study_file, "--out", run)
     assert (code, out) == (2, "")
-    assert err == f"error: {run}: is not empty; name another folder (out){hint.format(run)}\n"
+    assert err == f"error: {run}: is not empty; name another folder (--out){hint.format(run)}\n"
 
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(sahfl, study_file):
     code, out, err = sahfl("simulate", study_file, "--out", study_file / "run")
     assert (code, out) == (2, "")
-    assert "cannot be written (Not a directory); name another folder (out)" in err
+    assert "cannot be written (Not a directory); name another folder (--out)" in err
 
 
 def test_a_datalist_that_lacks_a_site_of_the_study_is_a_user_error(sahfl, tmp_path):
