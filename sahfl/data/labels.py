@@ -95,8 +95,9 @@ def choose_blood(
     for wanted in blood:
         found = [wanted] if isinstance(wanted, int) else by_name.get(_plain(wanted), [])
         if not found or not declared.issuperset(found):
-            each = [f"{name[:40]}: {', '.join(map(str, values))}" for name, values in list(labels.items())[:20]]
-            problems.append(f"blood: {wanted!r} is no label of {source}, which has {'; '.join(each)}")
+            listed = list(labels.items())[:20]
+            known = ", ".join(f"{name[:40]}: {part[0] if len(part) == 1 else list(part)}" for name, part in listed)
+            problems.append(f"blood: {wanted!r} is no label of {source}, which has {known}")
         elif isinstance(wanted, str):
             problems += _other_parts(wanted, found, labels, blood)
         values += found
