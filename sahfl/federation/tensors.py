@@ -82,7 +82,7 @@ def flat_array(content: RecordDict, name: str, *, dtype: str) -> Array:
     array = record["flat"]
     if (array.dtype, array.stype) != (dtype, RAW):
         raise PayloadError(f"arrays: got {str(array.dtype)[:20]} as {str(array.stype)[:20]}, expected {dtype} as {RAW}")
-    if array.shape != (len(array.data) // np.dtype(dtype).itemsize,):
+    if len(array.shape) != 1 or array.shape[0] * np.dtype(dtype).itemsize != len(array.data):
         raise PayloadError(f"arrays: got {len(array.data)} bytes, expected as many as the declared shape needs")
     return array
 

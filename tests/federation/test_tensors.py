@@ -4,10 +4,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from sahfl.errors import PayloadError
-from sahfl.federation.tensors import LONGEST_SHAPE, read_state, state_records
+from sahfl.federation.tensors import LONGEST_SHAPE, RAW, flat_array, read_state, state_records
 from sahfl.payload import Header
 
 STATE = {"a.up": np.array([[0.5, -0.25], [1.0, 0.0]], np.float32), "b": np.array(2.0, np.float32)}
@@ -81,3 +81,11 @@ def test_B06_a_layout_of_absurd_length_is_refused_in_bounded_memory(changed, tex
 def test_B06_a_million_steps_are_refused_by_their_number():
     with pytest.raises(PayloadError, match=r"^steps: got 1000000, expected one for each of 2 tensors$"):
         read_state(message("int8", steps=[1.0] * MILLION), like=STATE, encoding="int8")
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("uint32", 4), ("uint64", 8), ("float64", 8)])
+@pytest.mark.parametrize("more", [-1, 1, 3])
+def test_bytes_that_are_no_whole_number_of_elements_are_refused(dtype, size, more):
+    content = RecordDict({"sums": ArrayRecord({"flat": Array(dtype, (5,), RAW, bytes(5 * size + more))})})
+    with pytest.raises(PayloadError, match="expected as many as the declared shape needs"):
+        flat_array(content, "sums", dtype=dtype)
