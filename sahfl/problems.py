@@ -121,10 +121,11 @@ def describe(
         lines: the line of each setting, if it is known.
     """
     texts = []
-    for place, text in sorted(placed(error, model, settings), key=lambda one: _line(one[0], lines or {})):
+    found = sorted(placed(error, model, settings), key=lambda one: _line(one[0], lines or {}))
+    for place, text in found[:MOST_PROBLEMS]:
         where = where_text(place, lines)
         texts.append((f"{where}: " if where else "") + text)
-    more = error.error_count() - MOST_PROBLEMS
+    more = max(error.error_count(), len(found)) - MOST_PROBLEMS
     return texts + [f"and {more} more"] * (more > 0)
 
 

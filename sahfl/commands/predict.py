@@ -76,7 +76,7 @@ def predict(
 
     wanted = Wanted(probability=probability, dicom_seg=dicom_seg, replace=replace)
     predictor = read_predictor(run, method=method, fold=read_fold(fold), threshold=threshold)
-    job = Job(run, method, read_fold(fold), predictor.threshold, out, wanted)
+    job = Job(run, predictor.trained.method, read_fold(fold), predictor.threshold, out, wanted)
     wishes = list_scans(scan, each=each)
     if wishes and not each and scan.is_dir() and (n_masks := len(masks_in(scan))):
         print(f"note: {n_masks} mask(s) beside their images are left out; --each takes every file", file=sys.stderr)

@@ -57,6 +57,7 @@ def read_predictor(
 
     Raises:
         RunError: as ``read_networks``, or the run's results are damaged.
+        DataError: as ``read_networks``.
         AdapterError: a file is damaged.
     """
     trained = read_networks(run, method=method, fold=fold)
@@ -69,6 +70,7 @@ def read_networks(run: Path, *, method: str | None = None, fold: int | None = No
 
     Raises:
         RunError: it is none of them, or has no such method or fold.
+        DataError: no method is named, and the run's results have not the form of results.
         AdapterError: a file is damaged.
     """
     if (run / "study.json").is_file():

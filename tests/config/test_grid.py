@@ -291,6 +291,12 @@ def test_a_problem_of_many_combinations_is_said_once_with_the_line_of_its_entry(
     assert str(caught.value) == where + "is called learning_rate here (lr: 0.1, method: 'cp_lora')"
 
 
+def test_a_grid_of_many_problems_shows_a_hundred_and_counts_the_others():
+    text = problem({"method": "cp_lora", "rank": list(range(-150, 0))})
+    assert text.startswith("test: 101 problems\n")
+    assert text.endswith("\n  and 50 more")
+
+
 def test_a_study_without_any_method_is_refused():
     assert "methods and grid are empty, expected at least one method" in problem(methods=[])
 
