@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -128,13 +129,20 @@ class MultiViewUNet(Network):
         return self.get_submodule("net" if self._shared else str(view))
 
 
+_FOR_INFERENCE: WeakSet[nn.Module] = WeakSet()
+"""What ``for_inference`` made, so that it is not made twice."""
+
+
 def for_inference(net: nn.Module) -> nn.Module:
     """A network that computes the same, within rounding, in less time on a processor; ``net`` is unchanged.
 
     Every 2-D instance norm becomes a group norm of one channel per group, which is the same formula, and the weights
     get the memory format ``channels_last``; torch has faster kernels for both (``benchmarks/prediction.py``). On
-    another device the copy has no such changes. The copy is in evaluation mode.
+    another device the copy has no such changes. The copy is in evaluation mode. A network that this function made is
+    returned itself.
     """
+    if net in _FOR_INFERENCE:
+        return net
     found = copy.deepcopy(net).eval()
     if device_of(net).type != "cpu":
         return found
@@ -143,7 +151,9 @@ def for_inference(net: nn.Module) -> nn.Module:
             norm = nn.GroupNorm(module.num_features, module.num_features, eps=module.eps, affine=module.affine)
             norm.weight, norm.bias = module.weight, module.bias
             found.set_submodule(path, norm)
-    return found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _FOR_INFERENCE.add(found)
+    return found
 
 
 def device_of(net: nn.Module) -> torch.device:

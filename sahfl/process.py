@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -20,6 +20,9 @@ from sahfl.regular_files import LOG_BYTES, OWNER_ONLY, open_regular
 RAISE_AGAIN_S = 0.1
 """Time after which an interrupt that Python dropped is raised once more."""
 
+_OWN = threading.Event()
+"""Set where a command of sahfl began this process."""
+
 _MAIN = threading.Lock()
 """Held while another module stands in the place of the main file."""
 
@@ -28,12 +31,15 @@ _MAIN = threading.Lock()
 def stoppable() -> Iterator[None]:
     """Let SIGINT (Ctrl-C) and SIGTERM end the block cleanly, and the second of them end the process at once.
 
+    Each command of sahfl runs in such a block, which makes the process its own (``is_own``).
+
     The first signal raises KeyboardInterrupt, with the signal's name, in the main thread, which must run the block.
 
     Guarantees: no signal is lost. SIGINT counts even if a shell started the program in the background, to ignore it.
     During an import one signal ends the process at once, because a library may catch KeyboardInterrupt or turn it into
     an error of its own. An interrupt that Python drops (raised in ``__del__``, for example) comes again.
     """
+    _OWN.set()
     asked: int | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -66,6 +72,11 @@ def _imports(frame: FrameType | None) -> bool:
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None
+
+
+def is_own() -> bool:
+    """Whether no user's code runs in this process: a command of sahfl, or a process that another one spawned."""
+    return _OWN.is_set() or parent_process() is not None
 
 
 @contextmanager

@@ -151,6 +151,7 @@ def test_the_form_for_a_processor_computes_the_same_within_rounding():
     assert expected.std() > 0.01
     assert not any(isinstance(module, nn.InstanceNorm2d) for module in fast.modules())
     assert any(isinstance(module, nn.InstanceNorm2d) for module in net.modules())
+    assert for_inference(fast) is fast
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 

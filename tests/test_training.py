@@ -341,7 +341,7 @@ def test_monai_is_imported_without_transformers_which_works_afterwards():
 IN_A_CHILD = """
 import sys
 from sahfl import training
-found = sorted({"transformers", "matplotlib", "pandas", "scipy.signal"} & set(sys.modules))
+found = sorted({"transformers", "matplotlib", "mlflow", "pandas", "scipy.signal"} & set(sys.modules))
 from matplotlib import pyplot
 from scipy import signal
 queue.put(found)
@@ -355,3 +355,10 @@ def test_a_child_process_also_spares_what_monai_plots_with():
     child.start()
     assert queue.get(timeout=120) == []
     child.join()
+
+
+def test_so_does_a_command_of_sahfl():
+    begin = "from sahfl.process import stoppable\nmain = stoppable()\nmain.__enter__()\n"
+    program = begin + IN_A_CHILD.replace("queue.put(found)", "print(found)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,7 +1,6 @@
 """The command ``sahfl-client``: where its process begins."""
 
 from sahfl.environment import ignore_redirections
-from sahfl.federation import start_quickly
 from sahfl.process import stoppable
 
 
@@ -9,7 +8,6 @@ from sahfl.process import stoppable
 def main() -> None:
     """Entry point; if a path cannot be used, the exit code lets systemd try again."""
     ignore_redirections()
-    start_quickly()
     from sahfl.commands.program import run
     from sahfl.errors import RunFailed
     from sahfl_client.command import app

@@ -18,7 +18,7 @@ from flwr.app import Context, Message, RecordDict
 
 from sahfl.config import SiteConfig
 from sahfl.events import listening
-from sahfl.federation import flower, start_quickly
+from sahfl.federation import flower
 from sahfl.log_lines import TextLines
 from sahfl.regular_files import open_to_append
 
@@ -43,7 +43,6 @@ AppOf = Callable[[SiteConfig], Any]
 def work(requests: Connection, replies: Connection, logs: str, threads: int, app_of: AppOf) -> None:
     """Answer messages until the connection ``requests`` ends. Imports come late, so that an early stop takes effect."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    start_quickly()
     import torch
 
     import sahfl.federation.site.app  # noqa: F401  (the longest of the imports, done before "ready")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flwr.app import RecordDict
+from torch import nn
 
 from sahfl.adapters import exchanged
 from sahfl.adapters.attach import merge, staying
@@ -29,7 +30,7 @@ from sahfl.federation.site.kinds.received import network_of, open_network, task_
 from sahfl.federation.site.masked import forget_masked
 from sahfl.federation.site.site import Site
 from sahfl.federation.tensors import read_state
-from sahfl.model import Network
+from sahfl.model import for_inference
 from sahfl.payload import Header
 from sahfl.statistics.cases import CaseResult, n_groups
 from sahfl.statistics.disclosure import describe_withheld, withhold
@@ -69,7 +70,7 @@ def evaluated_cases(site: Site, content: RecordDict, kind: str) -> list[CaseResu
     return [result for _, _, result in results]
 
 
-def _evaluated_network(site: Site, task: Task, header: Header, content: RecordDict) -> Network:
+def _evaluated_network(site: Site, task: Task, header: Header, content: RecordDict) -> nn.Module:
     """The network with the received state and, where each site is evaluated with its own part, that of this site."""
     if task.training is None:
         return network_of(site, task, header)
@@ -91,10 +92,10 @@ def held_out_cases(site: Site, task: Task) -> tuple[CheckedCase, ...]:
     return site.held_out_cases(fold=task.evaluated_fold, n_folds=task.folds, seed=task.seed)
 
 
-def score_cases(site: Site, task: Task, net: Network, cases: Sequence[CheckedCase]) -> list[Scored]:
+def score_cases(site: Site, task: Task, net: nn.Module, cases: Sequence[CheckedCase]) -> list[Scored]:
     """Segment and score cases with a merged network."""
     assert task.evaluation is not None
-    keys = site.patient_keys(task.seed)
+    keys, net = site.patient_keys(task.seed), for_inference(net)  # once, not for each case
     results = []
     for done, item in enumerate(cases, start=1):
         (views,) = site.load_views([item], task.views)
