@@ -2,9 +2,10 @@
 
     python benchmarks/when_it_pays.py                        # all points that are missing; a table, JSON, a picture
     python benchmarks/when_it_pays.py --points base patients-2
-    python benchmarks/when_it_pays.py --table                # of the finished points alone
+    python benchmarks/when_it_pays.py --table                # of the points in docs/map.json; runs nothing
 
-Each point is a study in a folder of its own (``runs/map/POINT``): an interrupted call goes on where it ended. The
+Each point is a study in a folder of its own (``runs/map/POINT``): an interrupted call goes on where it ended. A point
+that is finished stands in ``docs/map.json`` with the commit that ran it; only a change of its settings voids it. The
 points change the number of training patients of a site, the rounds, or how unlike the sites are: in nothing, in their
 scanners, in their raters, in both; and one is the corner of few patients and many rounds. A point compares plain
 CP-LoRA, CP-LoRA with private terms, and CP-LoRA whose norms stay at the site with each site alone and with pooled
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,9 @@ from typing import Any
 import matplotlib
 import yaml
 
-from sahfl.config import Study, parse
+from sahfl.config import SitePolicy, Study, parse
 from sahfl.local_study import is_finished, open_run, run_study
 from sahfl.report.theme import DPI, EDGE, STYLE, encode, new_figure
-from sahfl.run.folder import RunFolder
 
 HERE = Path(__file__).parents[1]
 STUDY, NUMBERS = HERE / "configs" / "map.yaml", HERE / "docs" / "map.json"
@@ -42,13 +43,15 @@ POINTS: Mapping[str, Mapping[str, Any]] = {
     "corner": {"patients": 4, "rounds": 60},
 }
 """What each point changes of the base point: 8 patients, 12 rounds, three scanners, one rater."""
+LEAST_PATIENTS = SitePolicy().adapters.least_patients
+"""Training patients below which a site's default policy lets no update of an adapter leave; grey in the picture."""
 ARMS = {"plain": "", "private terms": "-private4", "norms stay": "-stays-norm"}
 """Part of an arm's id."""
 AXES = {
     "training patients of a site": {str(n): "base" if n == 8 else f"patients-{n}" for n in (2, 4, 8, 16, 32)},
     "rounds": {"4": "rounds-4", "12": "base", "30": "rounds-30", "60": "rounds-60"},
     "sites differ in": {"nothing": "unlike-none", "scanner": "base", "rater": "unlike-rater", "both": "unlike-both"},
-    "4 patients, 60 rounds": {"corner": "corner"},
+    "corner": {"4 patients,\n60 rounds": "corner"},
 }
 """The points of each axis, by the tick."""
 
@@ -57,21 +60,36 @@ def main() -> None:
     """Run what is missing, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", nargs="+", choices=list(POINTS), default=list(POINTS), help="points (default all)")
-    parser.add_argument("--table", action="store_true", help="run nothing; table, JSON and picture of what is finished")
+    parser.add_argument("--table", action="store_true", help="run nothing; table and picture of docs/map.json")
     parser.add_argument("--runs", type=Path, default=Path("runs/map"), help="folder of the runs (default runs/map)")
     options = parser.parse_args()
-    found: dict[str, Any] = {}
+    found = finished_points()
     for point in options.points:
-        study = study_of(point)
-        if options.table and not is_finished(RunFolder(options.runs / point)):
-            continue
-        folder = open_run(study, options.runs / point)
-        if not is_finished(folder):
-            run_study(folder, workers=None, lanes=None, cells=options.runs / "cells")
-        found[point] = list(rows_of(study, folder.results()))
-        print_point(point, found[point])
-    NUMBERS.write_text(json.dumps({"study": "configs/map.yaml", "points": found}, indent=1) + "\n")
-    PICTURE.write_bytes(picture(found))
+        if point not in found and not options.table:
+            found[point] = run_point(point, options.runs)
+            ordered = {name: found[name] for name in POINTS if name in found}
+            NUMBERS.write_text(json.dumps({"study": "configs/map.yaml", "points": ordered}, indent=1) + "\n")
+        if point in found:
+            print_point(point, found[point]["rows"])
+    PICTURE.write_bytes(picture({point: entry["rows"] for point, entry in found.items()}))
+
+
+def finished_points() -> dict[str, Any]:
+    """The points of ``docs/map.json`` whose settings are still those of ``configs/map.yaml``."""
+    points = json.loads(NUMBERS.read_text())["points"] if NUMBERS.exists() else {}
+    return {point: entry for point, entry in points.items() if entry["study"] == study_of(point).fingerprint()}
+
+
+def run_point(point: str, runs: Path) -> dict[str, Any]:
+    """Run what is missing of a point, and give what ``docs/map.json`` keeps of it."""
+    study = study_of(point)
+    folder = open_run(study, runs / point)
+    if not is_finished(folder):
+        run_study(folder, workers=None, lanes=None, cells=runs / "cells")
+    changed = subprocess.run(["git", "status", "--porcelain", "sahfl"], capture_output=True, text=True, check=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    commit += " with changes" if changed.stdout else ""
+    return {"study": study.fingerprint(), "commit": commit, "rows": list(rows_of(study, folder.results()))}
 
 
 def study_of(point: str) -> Study:
@@ -118,6 +136,9 @@ def picture(found: Mapping[str, list[dict[str, Any]]]) -> bytes:
         panels = figure.subplots(1, len(AXES), sharey=True, width_ratios=widths)
         for axes, (axis, ticks) in zip(panels, AXES.items(), strict=True):
             axes.axhline(0, color=EDGE, linewidth=1)
+            for tick, point in enumerate(ticks.values()):
+                if POINTS[point].get("patients", LEAST_PATIENTS) < LEAST_PATIENTS:
+                    axes.axvspan(tick - 0.45, tick + 0.45, color=EDGE, alpha=0.18, linewidth=0)
             for place, (arm, colour) in enumerate(zip(ARMS, ("#00578A", "#C8553D", "#4F7F3B"), strict=True)):
                 shown = [
                     (tick + 0.18 * (place - 1), row)
@@ -131,7 +152,7 @@ def picture(found: Mapping[str, list[dict[str, Any]]]) -> bytes:
             axes.set_xticks(range(len(ticks)), list(ticks))
             axes.set_xlabel(axis)
         panels[0].set_ylabel("Dice above each site alone")
-        panels[0].legend(frameon=False, fontsize=8.5, loc="best")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(ARMS), frameon=False)
         return encode(figure, dpi=DPI)
 
 
