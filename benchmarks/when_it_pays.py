@@ -86,10 +86,16 @@ def run_point(point: str, runs: Path) -> dict[str, Any]:
     folder = open_run(study, runs / point)
     if not is_finished(folder):
         run_study(folder, workers=None, lanes=None, cells=runs / "cells")
-    changed = subprocess.run(["git", "status", "--porcelain", "sahfl"], capture_output=True, text=True, check=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    commit += " with changes" if changed.stdout else ""
-    return {"study": study.fingerprint(), "commit": commit, "rows": list(rows_of(study, folder.results()))}
+    return {"study": study.fingerprint(), "commit": commit(), "rows": list(rows_of(study, folder.results()))}
+
+
+def commit() -> str:
+    """The commit of this working tree, and whether the package differs from it."""
+    changed, head = (
+        subprocess.run(["git", *command], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+        for command in (["status", "--porcelain", "sahfl"], ["rev-parse", "HEAD"])
+    )
+    return head + (" with changes" if changed else "")
 
 
 def study_of(point: str) -> Study:

@@ -33,6 +33,7 @@ _BLOOD = "bleed blood clot haematoma haemorrhage hematoma hemorrhage ich lesion"
 MASK_WORDS, IMAGE_WORDS, BLOOD_WORDS = (frozenset(text.split()) for text in (_MASK, _IMAGE, _BLOOD))
 """Words in the names of masks, of images, and of masks beside an image of the same name without the word."""
 _PART = re.compile(r"[^A-Za-z0-9]+")
+_TRUTH = re.compile(r"ground[^a-z0-9]*truths?")
 _ENTITY = re.compile(r"(?:^|_)(?:label|desc|space|res|dseg|mod)-[A-Za-z0-9]+")
 """Parts of a BIDS name that a mask has beside those of its image."""
 
@@ -142,7 +143,7 @@ def _with_masks_by_blood(files: Sequence[_Named]) -> list[_Named]:
 
 
 def _words(text: str) -> list[str]:
-    return [part for part in _PART.split(text.lower()) if part]
+    return [part for part in _PART.split(_TRUTH.sub("groundtruth", text.lower())) if part]
 
 
 def _without(words: Sequence[str]) -> list[str]:
