@@ -218,8 +218,8 @@ def parse(
     try:
         return model.model_validate_json(text, context={"folder": folder})
     except ValidationError as error:
-        problems = describe(error, model, json.loads(text), lines)
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        n_problems, problems = describe(error, model, json.loads(text), lines)
+    count = f"{n_problems} problem{'s' if n_problems > 1 else ''}"
     raise ConfigError("\n  ".join([f"{where}: {count}", *problems]))
 
 
