@@ -112,7 +112,9 @@ def test_labels_of_a_datalist_may_stand_as_in_nnunet_or_as_in_the_decathlon(tmp_
     assert checked(datalist(tmp_path / "a", labels)).volume_ml == pytest.approx(16 * VOXEL_ML)
 
 
-@pytest.mark.parametrize("labels", [["background", "ICH"], {"ICH": "1"}, {"ICH": True}, {}, 3])
+@pytest.mark.parametrize(
+    "labels", [["background", "ICH"], {"ICH": "1"}, {"ICH": True}, {"1": "ICH", "3": "ICH"}, {}, 3]
+)
 def test_labels_of_a_datalist_that_are_none_are_refused_with_their_line(tmp_path, labels):
     with pytest.raises(DataError, match=r"labels: got .*, expected \{name: value\} \(line 1, column \d+\)"):
         read_datalist(datalist(tmp_path / "a", labels), "bern")
