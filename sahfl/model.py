@@ -139,11 +139,12 @@ def for_inference(net: nn.Module) -> nn.Module:
     Every 2-D instance norm becomes a group norm of one channel per group, which is the same formula, and the weights
     get the memory format ``channels_last``; torch has faster kernels for both (``benchmarks/prediction.py``). On
     another device the copy has no such changes. The copy is in evaluation mode. A network that this function made is
-    returned itself.
+    returned itself, unless it was put in training mode since.
     """
-    if net in _FOR_INFERENCE:
+    if net in _FOR_INFERENCE and not net.training:
         return net
     found = copy.deepcopy(net).eval()
+    _FOR_INFERENCE.add(found)
     if device_of(net).type != "cpu":
         return found
     for path, module in list(found.named_modules()):
@@ -151,9 +152,7 @@ def for_inference(net: nn.Module) -> nn.Module:
             norm = nn.GroupNorm(module.num_features, module.num_features, eps=module.eps, affine=module.affine)
             norm.weight, norm.bias = module.weight, module.bias
             found.set_submodule(path, norm)
-    found = found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _FOR_INFERENCE.add(found)
-    return found
+    return found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def device_of(net: nn.Module) -> torch.device:

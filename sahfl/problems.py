@@ -111,8 +111,8 @@ class PlacedProblems(ValueError):
 
 def describe(
     error: ValidationError, model: type[Section], settings: Any, lines: Mapping[Place, int] | None = None
-) -> list[str]:
-    """A text for each problem, in the order of the file.
+) -> tuple[int, list[str]]:
+    """The number of problems, and a text for each, in the order of the file; the last text counts those beyond many.
 
     Args:
         error: what pydantic found.
@@ -125,8 +125,8 @@ def describe(
     for place, text in found[:MOST_PROBLEMS]:
         where = where_text(place, lines)
         texts.append((f"{where}: " if where else "") + text)
-    more = max(error.error_count(), len(found)) - MOST_PROBLEMS
-    return texts + [f"and {more} more"] * (more > 0)
+    more = max(error.error_count() - MOST_PROBLEMS, len(found) - MOST_PROBLEMS, 0)
+    return len(texts) + more, texts + [f"and {more} more"] * (more > 0)
 
 
 def placed(error: ValidationError, model: type[Section], settings: Any) -> Iterator[tuple[Place, str]]:

@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from multiprocessing import parent_process, resource_tracker
+from multiprocessing import current_process, get_context, resource_tracker
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import Any
 
 from sahfl.atomic import make_folder
 from sahfl.regular_files import LOG_BYTES, OWNER_ONLY, open_regular
@@ -22,6 +24,9 @@ RAISE_AGAIN_S = 0.1
 
 _OWN = threading.Event()
 """Set where a command of sahfl began this process."""
+
+_WORKER = "sahfl-worker"
+"""Name of the processes of ``own_process``, which multiprocessing gives a process before it imports anything else."""
 
 _MAIN = threading.Lock()
 """Held while another module stands in the place of the main file."""
@@ -75,8 +80,13 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def is_own() -> bool:
-    """Whether no user's code runs in this process: a command of sahfl, or a process that another one spawned."""
-    return _OWN.is_set() or parent_process() is not None
+    """Whether no user's code runs in this process: a command of sahfl, or what ``own_process`` made."""
+    return _OWN.is_set() or current_process().name == _WORKER
+
+
+def own_process(target: Callable[..., None], arguments: tuple[Any, ...]) -> SpawnProcess:
+    """A new process, not started yet, that runs a function of sahfl; start it ``main_left_out``."""
+    return get_context("spawn").Process(target=target, args=arguments, daemon=True, name=_WORKER)
 
 
 @contextmanager

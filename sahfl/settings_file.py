@@ -76,6 +76,10 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {twice[-1].value!r} is given twice", twice[-1].start_mark
             )
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):  # a name is text: 01 is another name than 1
+                key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -122,8 +126,14 @@ class _Dumper(yaml.SafeDumper):
                 entry.flow_style = True
         return node
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Write a text with escapes if it does not print as it is: PyYAML loses a next-line character elsewhere."""
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
 
 _Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 _REMEDIES = {
     "'\\t'": "; indent with spaces, not with tabs",
@@ -218,8 +228,8 @@ def parse(
     try:
         return model.model_validate_json(text, context={"folder": folder})
     except ValidationError as error:
-        problems = describe(error, model, json.loads(text), lines)
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        n_problems, problems = describe(error, model, json.loads(text), lines)
+    count = f"{n_problems} problem{'s' if n_problems > 1 else ''}"
     raise ConfigError("\n  ".join([f"{where}: {count}", *problems]))
 
 

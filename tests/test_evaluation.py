@@ -155,6 +155,14 @@ def test_the_form_for_a_processor_computes_the_same_within_rounding():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_was_made_for_inference_is_used_again_on_every_device_unless_it_trains(device):
+    fast = for_inference(MultiViewUNet(n_channels(AXIAL), size="tiny", seed=0).to(device))
+    assert for_inference(fast) is fast
+    again = for_inference(fast.train())
+    assert (again is fast, again.training) == (False, False)
+
+
 def test_predicting_leaves_no_gradients():
     net = MultiViewUNet(n_channels(AXIAL), size="tiny", seed=0)
     predict(net, make_views(a_scan(), AXIAL), AXIAL)

@@ -16,6 +16,7 @@ from sahfl.data.sampler import SliceSampler
 from sahfl.data.views import CaseViews, SliceStack, n_channels
 from sahfl.errors import RunFailed
 from sahfl.model import MultiViewUNet
+from sahfl.process import own_process
 from sahfl.training import Schedule, pull_back, supervised_loss, train
 
 VIEWS = ViewsConfig(weights={"axial": 1.0}, size=(32, 32, 32))
@@ -348,12 +349,27 @@ queue.put(found)
 """
 
 
-def test_a_child_process_also_spares_what_monai_plots_with():
-    context = get_context("spawn")
-    queue = context.Queue()
-    child = context.Process(target=exec, args=(IN_A_CHILD, {"queue": queue}))
+def test_a_worker_of_sahfl_also_spares_what_monai_plots_with():
+    queue = get_context("spawn").Queue()
+    child = own_process(exec, (IN_A_CHILD, {"queue": queue}))
     child.start()
     assert queue.get(timeout=120) == []
+    child.join()
+
+
+IN_A_USER_S_WORKER = """
+import sahfl.training, pandas
+from monai.data import CSVDataset
+queue.put(len(CSVDataset(src=pandas.DataFrame({"a": [1, 2]}))))
+"""
+
+
+def test_a_worker_of_a_user_s_own_program_keeps_all_of_monai():
+    context = get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=exec, args=(IN_A_USER_S_WORKER, {"queue": queue}))
+    child.start()
+    assert queue.get(timeout=120) == 2
     child.join()
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sahfl.atomic import make_folder
 from sahfl.commands.program import Command, WithDefault, new_app
@@ -49,8 +50,9 @@ def list_studies(
 
     table = Table("run", "study", "state", "last change", "report", box=None, pad_edge=False, header_style="dim")
     for row in rows:
-        table.add_row(*(printable(str(row[key] or "")) for key in ("run", "study", "state", "changed", "report")))
-    Console().print(table if rows else f"no study in {server or runs}")
+        cells = (str(row[key] or "") for key in ("run", "study", "state", "changed", "report"))
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # a text with [brackets] is no markup
+    Console().print(table if rows else Text(f"no study in {server or runs}"))
 
 
 @app.command(cls=Command)
@@ -90,7 +92,7 @@ def archive(
         print(Studies(load_server(server).folder).archive(name))
         return
     run = runs / name
-    if run.parent != runs or not (run / "study.json").is_file():
+    if run.parent != runs or name == "archive" or not (run / "study.json").is_file():
         listed = ", ".join(row["run"] for row in _here(runs)) or "none"
         raise RunError(f"{run}: is no run (in {runs}: {listed})")
     if is_locked(run / "run.lock"):

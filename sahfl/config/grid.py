@@ -90,4 +90,6 @@ def _chosen(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 def _kind(settings: Mapping[str, Any]) -> type[Section]:
     name = settings.get("method")
+    if not isinstance(name, str):
+        return ZeroShot
     return WeightTuning if name in WEIGHTS else AdapterTuning if name in ADAPTERS else ZeroShot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +12,7 @@ from sahfl.config.grid import EACH, OTHERS, expand
 from sahfl.config.masking import Masking
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, ZeroShot
 from sahfl.config.training import POOLED, POOLS
-from sahfl.problems import PlacedProblems
+from sahfl.problems import PlacedProblems, shown
 from sahfl.section import Name, PathInFile, Place, Section
 
 MOST_STEPS = 100_000
@@ -149,17 +150,17 @@ def _hint(grid: Sequence[Mapping[str, Any]]) -> str:
     for entry in grid:
         rates = entry.get("learning_rate")
         if isinstance(rates, list) and not any(isinstance(rate, list) for rate in rates):
-            return f"; a choice of rates is a list in a list, learning_rate: [{rates}]"
+            return f"; a choice of rates is a list in a list, learning_rate: {shown([rates])}"
     return ""
 
 
 def _same_names(methods: Sequence[Method], grid: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A text for methods that have one name, and for those whose name is that of another row of the results."""
-    ids = [method.id for method in methods]
-    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+    ids = Counter(method.id for method in methods)
+    if twice := sorted(name for name, n in ids.items() if n > 1):
         yield f"methods must be distinct, got twice: {', '.join(twice)}; label one of them{_hint(grid)}"
     rows = {row for method in methods for row in _further_rows(method)}
-    if taken := sorted(rows & set(ids)):
+    if taken := sorted(rows & ids.keys()):
         yield f"{', '.join(taken)}: the results have a row of this name for another method; change the label"
 
 

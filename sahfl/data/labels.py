@@ -61,15 +61,23 @@ class LabelClasses:
 
 
 def _other_parts(
-    region: str, values: Sequence[int], labels: Mapping[str, Sequence[int]], blood: Sequence[int | str]
+    region: str, labels: Mapping[str, Sequence[int]], chosen: Sequence[str], numbers: Sequence[int]
 ) -> Iterator[str]:
-    """A problem for each label inside a region that has no name of blood and was not chosen, such as oedema."""
-    chosen = {_plain(name) for name in blood if isinstance(name, str)}
-    for name, part in labels.items():
-        if set(part) < set(values) and not is_blood(name) and _plain(name) not in chosen:
-            found = f"holds {', '.join(map(str, part))}, which is {name[:40]!r}"
-            rest = [value for value in values if value not in part]
-            yield f"blood: {region[:40]!r} {found}; give the values that are blood, such as blood: {rest}"
+    """A problem for each label with values of a chosen one that has no name of blood, such as oedema.
+
+    No problem is a label that holds all of the chosen one and more, or that the site chose too, by name or values.
+    """
+    values = set(labels[region])
+    others = {
+        name: sorted(values & set(part))
+        for name, part in labels.items()
+        if values & set(part) and not (set(part) > values or set(part) <= set(numbers))
+        if name not in chosen and not is_blood(name)
+    }
+    rest = sorted(values.difference(*others.values()))
+    remedy = f"give the values that are blood, such as blood: {rest}" if rest else "give each value one meaning"
+    for name, both in others.items():
+        yield f"blood: {region[:40]!r} holds {', '.join(map(str, both))}, which is {name[:40]!r}; {remedy}"
 
 
 def choose_blood(
@@ -88,17 +96,27 @@ def choose_blood(
         example = ", ".join(named) or "NAME"
         remedy = f"name those that are in the data section of the site or study (blood: [{example}])"
         return None, [f"labels.{name[:80]}: is not named as blood; {remedy}" for name in labels if not is_blood(name)]
-    by_name = {_plain(name): found for name, found in labels.items()}
+    by_name: dict[str, list[str]] = {}
+    for name in labels:
+        by_name.setdefault(_plain(name), []).append(name)
+    # Names that differ in their case or accents are several labels; one of the very letters is meant before them.
+    names = {one: [one] if one in labels else by_name.get(_plain(one), []) for one in blood if isinstance(one, str)}
+    numbers = [wanted for wanted in blood if isinstance(wanted, int)]
+    chosen = [name for found in names.values() for name in found]
     declared = {value for found in labels.values() for value in found}
     values: list[int] = []
     problems = []
     for wanted in blood:
-        found = [wanted] if isinstance(wanted, int) else by_name.get(_plain(wanted), [])
+        same = names[wanted] if isinstance(wanted, str) else []
+        found = [value for name in same for value in labels[name]] if isinstance(wanted, str) else [wanted]
         if not found or not declared.issuperset(found):
             listed = list(labels.items())[:20]
             known = ", ".join(f"{name[:40]}: {part[0] if len(part) == 1 else list(part)}" for name, part in listed)
             problems.append(f"blood: {wanted!r} is no label of {source}, which has {known}")
-        elif isinstance(wanted, str):
-            problems += _other_parts(wanted, found, labels, blood)
+        elif len(same) > 1:
+            listed_names = ", ".join(name[:40] for name in same[:20])
+            problems.append(f"blood: {wanted!r} is the name of several labels, {listed_names}; give their values")
+        else:
+            problems += [text for name in same for text in _other_parts(name, labels, chosen, numbers)]
         values += found
     return tuple(dict.fromkeys(values)), problems

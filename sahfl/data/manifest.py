@@ -137,7 +137,8 @@ def _labels(content: Any, blood: Blood, path: Path) -> tuple[tuple[int | str, ..
             raise DataError(f"datalist {path}: {text}; give the values")
         return (tuple(blood) if blood is not None else None), None
     if isinstance(found, dict) and all(re.fullmatch(r"\d{1,3}", key) for key in found):  # {"1": "ICH"}, as in MSD
-        found = {name: int(value) for value, name in found.items() if isinstance(name, str)}
+        by_name = {name: int(value) for value, name in found.items() if isinstance(name, str)}
+        found = by_name if len(by_name) == len(found) else found  # a name of two values would lose one of them
     values = found.values() if isinstance(found, dict) else ()
     if not values or any(isinstance(value, bool) or not isinstance(value, int) for value in values):
         where = place_in_json(path, "labels")

@@ -117,11 +117,14 @@ def _label_problems(labels: Any) -> Iterator[str]:
         yield f"labels: got {shown(labels)}, expected {{'background': 0, name: value, ...}}"
         return
     blood = {name: value for name, value in labels.items() if name != "background"}
+    known: Counter[tuple[int, ...]] = Counter()
     for name, value in blood.items():
         where = f"labels.{name[:MOST_SHOWN]}"
         if not _values(value) or not all(type(one) is int and 1 <= one <= 255 for one in _values(value)):
             yield f"{where}: got {shown(value)}, expected a whole number from 1 to 255, or a list of some (a region)"
-    if twice := [value for value, n in Counter(map(shown, blood.values())).items() if n > 1]:
+        else:
+            known[tuple(sorted({*_values(value)}))] += 1
+    if twice := [shown(list(one) if len(one) > 1 else one[0]) for one, n in known.items() if n > 1]:
         yield f"labels: value {listed(twice)} is given twice"
 
 

@@ -17,7 +17,7 @@ from sahfl.prediction.many import Outcome, Run, predict_case, refused
 from sahfl.prediction.scan_list import Wish
 from sahfl.prediction.segment import Predictor, read_predictor
 from sahfl.prediction.written import Wanted
-from sahfl.process import interrupts_blocked, main_left_out
+from sahfl.process import interrupts_blocked, main_left_out, own_process
 
 ENDS_S = 5.0
 """Time that an idle worker gets to end by itself."""
@@ -102,7 +102,7 @@ def _staff(job: Job, n: int) -> Iterator[tuple[list[_Worker], Callable[[], _Work
 
         def hire() -> _Worker:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, job, n), daemon=True)
+            process = own_process(_work, (theirs, job, n))
             with interrupts_blocked(), main_left_out():
                 process.start()
             theirs.close()

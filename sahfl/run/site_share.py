@@ -10,7 +10,7 @@ from typing import Any
 from sahfl.adapters.files import load_tensors
 from sahfl.cell_names import PRETRAIN, Pretraining, is_pretraining
 from sahfl.config import POOLED
-from sahfl.errors import AdapterError, SahflError
+from sahfl.errors import AdapterError, RunError, SahflError
 from sahfl.regular_files import LIST_BYTES, read_json
 from sahfl.run.cell_store import CellStore
 from sahfl.run.folder import RunFolder, base_file
@@ -33,7 +33,11 @@ class SiteShare:
 
 
 def runs_with(site: str, runs: Iterable[Path]) -> tuple[SiteShare, ...]:
-    """The runs that have something of a site, in their order; other folders are left out."""
+    """The runs that have something of a site, in their order; other folders are left out.
+
+    Raises:
+        RunError: the settings of a run are damaged.
+    """
     folders = [RunFolder(run) for run in runs if (run / "study.json").is_file()]
     trained = {folder.path: tuple(dict.fromkeys(_trained(folder, site))) for folder in folders}
     bases = frozenset(base for folder in folders for base in _bases(folder, site, trained[folder.path]))
@@ -41,8 +45,8 @@ def runs_with(site: str, runs: Iterable[Path]) -> tuple[SiteShare, ...]:
     for folder in folders:
         evaluated, own = tuple(_evaluated(folder, site)), bases & set(_bases(folder, site, [PRETRAIN]))
         if trained[folder.path] or evaluated or own:
-            name, fingerprint = str(_settings(folder)["name"]), _fingerprint(folder)
-            shares.append(SiteShare(folder.path, name, fingerprint, trained[folder.path], evaluated, own))
+            name = _settings(folder)[0]
+            shares.append(SiteShare(folder.path, name, _fingerprint(folder), trained[folder.path], evaluated, own))
     return tuple(shares)
 
 
@@ -56,7 +60,7 @@ def delete_cells(folder: Path, site: str, shares: Iterable[SiteShare]) -> int:
 
 
 def _trained(folder: RunFolder, site: str) -> Iterator[str]:
-    names = {site, POOLED} if site in _settings(folder)["finetune"]["sites"] else {site}
+    names = {site, POOLED} if site in _settings(folder)[1] else {site}
     for line in folder.journal():
         rounds = line["event"] in ("round", "local_phase") and line["committed"]
         if rounds and not names.isdisjoint(used["site"] for used in line["used"]):
@@ -82,10 +86,15 @@ def _evaluated(folder: RunFolder, site: str) -> Iterator[str]:
             yield path.relative_to(place).with_suffix("").as_posix()
 
 
-def _settings(folder: RunFolder) -> dict[str, Any]:
-    """The settings of a run of whatever version."""
-    settings: dict[str, Any] = read_json(folder.path / "study.json", most=LIST_BYTES)
-    return settings
+def _settings(folder: RunFolder) -> tuple[str, list[str]]:
+    """Name and fine-tuning sites of a run of whatever version."""
+    path = folder.path / "study.json"
+    try:
+        settings: Any = read_json(path, most=LIST_BYTES)
+        return str(settings["name"]), list(settings["finetune"]["sites"])
+    except (ValueError, LookupError, TypeError) as error:
+        remedy = "put back the file, or take the folder away and look into it yourself"
+        raise RunError(f"{path}: is damaged, so that what the run has of a site is not known; {remedy}") from error
 
 
 def _fingerprint(folder: RunFolder) -> str:

@@ -61,11 +61,34 @@ def test_a_run_is_archived_unless_a_process_works_on_it(sahfl, runs):
     assert "stopped" in err
 
 
-@pytest.mark.parametrize("name", ["../runs/stopped", "archive/done", "."])
+def test_names_with_brackets_are_listed_as_they_are(sahfl, runs):
+    (runs / "done").rename(runs / "[red]")
+    settings = json.loads((runs / "stopped" / "study.json").read_text())
+    (runs / "stopped" / "study.json").write_text(json.dumps(settings | {"name": "a [/] b"}))
+    code, out, err = sahfl("study", "list")
+    assert code == 0, err
+    assert "[red]" in out
+    assert "a [/] b" in out
+    assert sahfl("study", "list", "--runs", "[/]") == (0, "no study in [/]\n", "")
+
+
+@pytest.mark.parametrize("name", ["../runs/stopped", "archive/done", ".", "archive"])
 def test_a_name_that_leads_out_of_the_folder_of_runs_is_no_run(sahfl, runs, name):
+    (runs / "archive").mkdir()
+    (runs / "archive" / "study.json").write_text("{}")
     code, _, err = sahfl("study", "archive", name)
     assert code == 2
     assert "is no run" in err
+
+
+@pytest.mark.parametrize("settings", ["[]", "{", '{"name": "a"}'])
+def test_a_withdrawal_names_the_run_whose_settings_are_damaged(sahfl, runs, settings):
+    (runs / "stopped" / "study.json").write_text(settings)
+    code, out, err = sahfl("study", "withdraw", "sah_a")
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "error: runs/stopped/study.json: is damaged, so that what the run has of a site is not known;"
+    )
 
 
 def test_the_studies_of_a_server_are_listed_cancelled_and_archived(sahfl, tmp_path):

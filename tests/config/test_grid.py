@@ -293,8 +293,19 @@ def test_a_problem_of_many_combinations_is_said_once_with_the_line_of_its_entry(
 
 def test_a_grid_of_many_problems_shows_a_hundred_and_counts_the_others():
     text = problem({"method": "cp_lora", "rank": list(range(-150, 0))})
-    assert text.startswith("test: 101 problems\n")
+    assert text.startswith("test: 150 problems\n")
     assert text.endswith("\n  and 50 more")
+
+
+@pytest.mark.parametrize("method", [{"full": 8}, [["full"]]])
+def test_a_method_that_is_no_name_is_refused_like_any_wrong_name(method):
+    assert "test: 1 problem\n  finetune.grid.0.method: expected 'zero_shot', 'full'," in problem({"method": method})
+
+
+def test_a_long_list_of_rates_is_cut_in_the_message():
+    text = problem({"method": "full", "learning_rate": [number / 1e5 for number in range(1, 100)]}, methods=[])
+    assert "learning_rate: [[1e-05, 2e-05, 3e-05" in text
+    assert max(map(len, text.splitlines())) < 500
 
 
 def test_a_study_without_any_method_is_refused():

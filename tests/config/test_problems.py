@@ -6,8 +6,9 @@ from harness.tiny_study import TINY, changed
 from sahfl.config import Study, kind_of, load_site, load_study, parse
 from sahfl.errors import ConfigError
 from sahfl.problems import NOTES, SYNONYMS
+from sahfl.section import Section
 from sahfl.section_tree import all_sections
-from sahfl.settings_file import read_settings
+from sahfl.settings_file import as_yaml, load, read_settings
 
 STUDY = """name: taught
 data:
@@ -52,6 +53,27 @@ def test_a_study_takes_a_rate_with_an_exponent_and_a_site_named_no(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY)
     study = load_study(tmp_path / "study.yaml")
     assert (study.finetune.sites, study.finetune.methods[1].learning_rate) == (("no",), 0.001)
+
+
+def test_a_name_is_the_text_that_stands_there_so_that_none_is_lost(tmp_path):
+    (tmp_path / "a.yaml").write_text("{01: 1, 1: 2, 0x1: 3, true: 4, 1.0: 5, <<: {1e0: 6}}")
+    file = read_settings(tmp_path / "a.yaml")
+    assert file.content == {"01": 1, "1": 2, "0x1": 3, "true": 4, "1.0": 5, "1e0": 6}
+    assert file.lines.keys() == {(name,) for name in file.content}
+
+
+TEXTS = ["a\u0085b", "\u2028", "\n", "\ufeff", "\u200b", "012", "1e-3", "null", "", "~", "yes", "2026-12-01", "<<"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_text_that_is_printed_is_read_back_as_it_was(tmp_path, text):
+    class Texts(Section):
+        texts: tuple[tuple[str, ...], ...]
+        by_name: dict[str, str]
+
+    section = Texts(texts=((text, f"a {text}"),), by_name={text: text})
+    (tmp_path / "a.yaml").write_text(as_yaml(section), encoding="utf-8")
+    assert load(Texts, tmp_path / "a.yaml") == section
 
 
 def test_every_setting_has_its_line(tmp_path):

@@ -82,6 +82,13 @@ def test_a_site_names_the_labels_that_are_blood_by_name_or_value(tmp_path, make,
     assert item.usable
 
 
+def test_a_value_that_is_blood_and_something_else_is_refused(tmp_path):
+    path = datalist(tmp_path / "a", BACKGROUND | {"ICH": 1, "oedema": 1, "SDH": 3})
+    with pytest.raises(DataError, match="blood: 'ICH' holds 1, which is 'oedema'; give each value one meaning"):
+        read_cases(path, "bern", path.parent / "site", ["ICH", "SDH"])
+    assert checked(path, [1]).volume_ml == pytest.approx(12 * VOXEL_ML)
+
+
 @pytest.mark.parametrize("make", [nnunet, datalist])
 def test_a_name_or_value_that_is_no_label_is_refused_naming_those_that_are(tmp_path, make):
     path = make(tmp_path / "a", BACKGROUND | {"ICH": 1, "oedema": 3})
@@ -105,7 +112,9 @@ def test_labels_of_a_datalist_may_stand_as_in_nnunet_or_as_in_the_decathlon(tmp_
     assert checked(datalist(tmp_path / "a", labels)).volume_ml == pytest.approx(16 * VOXEL_ML)
 
 
-@pytest.mark.parametrize("labels", [["background", "ICH"], {"ICH": "1"}, {"ICH": True}, {}, 3])
+@pytest.mark.parametrize(
+    "labels", [["background", "ICH"], {"ICH": "1"}, {"ICH": True}, {"1": "ICH", "3": "ICH"}, {}, 3]
+)
 def test_labels_of_a_datalist_that_are_none_are_refused_with_their_line(tmp_path, labels):
     with pytest.raises(DataError, match=r"labels: got .*, expected \{name: value\} \(line 1, column \d+\)"):
         read_datalist(datalist(tmp_path / "a", labels), "bern")

@@ -153,6 +153,8 @@ REGIONS = {"background": 0, "whole": [1, 2, 3], "hemorrhage": [1, 3], "edema": 2
         (REGIONS, ("hemorrhage",), ((1, 3), (1, 2, 3))),
         (REGIONS, (3,), ((3,), (1, 2, 3))),
         (REGIONS, ("hemorrhage", "edema"), ((1, 3, 2), (1, 2, 3))),
+        (REGIONS, ("whole", 2), ((1, 2, 3), (1, 2, 3))),
+        ({"background": 0, "SAH": 1, "sah": 2}, ("sah",), ((2,), (1, 2))),
     ],
 )
 def test_a_region_stands_for_all_its_values(tmp_path, labels, blood, expected):
@@ -168,6 +170,24 @@ def test_a_region_with_a_part_that_is_no_blood_is_refused_with_a_remedy_that_wor
     assert read_nnunet(folder, "bern", (1,))[0].blood == (1,)
 
 
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ({"sah": [1, 2], "edema": [2, 3]}, "'sah' holds 2, which is 'edema'; give .* such as blood: \\[1\\]"),
+        ({"sah": [1, 2], "edema": 1, "tumor": 2}, "'sah' holds 2, which is 'tumor'; give each value one meaning"),
+        (
+            {"sah": [1, 2, 3], "edema": 2, "tumor": 3},
+            r"(?s)holds 2, which is 'edema'; give .* blood: \[1\]\n.*holds 3, which is 'tumor'; give .* blood: \[1\]$",
+        ),
+        ({"SAH": 1, "Sah": 2}, "blood: 'sah' is the name of several labels, SAH, Sah; give their values"),
+    ],
+)
+def test_no_value_with_two_meanings_counts_as_blood_and_no_label_is_lost(tmp_path, labels, text):
+    folder = raw_folder(tmp_path / "raw", labels={"background": 0} | labels)
+    with pytest.raises(DataError, match=text):
+        read_nnunet(folder, "bern", ("sah",))
+
+
 WRONG = {
     "two-channels": ({"channel_names": {"0": "CT", "1": "CT"}}, "channel_names: got .*'1'.*, expected one channel, CT"),
     "magnetic-resonance": ({"channel_names": {"0": "T1"}}, "channel_names: got .*T1.*, expected one channel, CT"),
@@ -181,6 +201,11 @@ WRONG = {
     "region-twice": ({"labels": {"background": 0, "sah": [1, 2], "sdh": [1, 2]}}, r"value \[1, 2\] is given twice"),
     "region-and-oedema": ({"labels": {"background": 0, "sah": [1, 2], "edema": 2}}, "labels.edema: is not named as"),
     "version-1-labels": ({"labels": {"background": 0, "blood": "1"}}, "labels.blood: got '1', expected a whole number"),
+    "region-of-the-same-values": (
+        {"labels": {"background": 0, "sah": [1, 2], "sdh": [2, 1]}},
+        r"value \[1, 2\] is given twice",
+    ),
+    "region-of-one-label": ({"labels": {"background": 0, "sah": 1, "sdh": [1, 1]}}, "value 1 is given twice"),
     "true": ({"labels": {"background": 0, "blood": True}}, "labels.blood: got true, expected a whole number"),
     "twice": ({"labels": {"background": 0, "sah": 1, "sdh": 1}}, "labels: value 1 is given twice"),
     "oedema": (

@@ -101,7 +101,7 @@ class Studies:
             RunError: no study of this name waits or runs.
         """
         file = self.folder / "queue" / f"{name}.yaml"
-        if not file.exists():
+        if not _is_name(name) or not file.exists():
             raise RunError(f"study {name}: is not in the queue (in it: {self._listed([self.folder / 'queue'])})")
         self.end(file, "cancelled; submit it again to go on")
         return self.folder / "failed" / file.name
@@ -112,11 +112,11 @@ class Studies:
         Raises:
             RunError: the study waits or runs, or there is none of this name.
         """
-        if (self.folder / "queue" / f"{name}.yaml").exists():
+        if _is_name(name) and (self.folder / "queue" / f"{name}.yaml").exists():
             raise RunError(f"study {name}: waits or runs; cancel it first")
         ended = [self.folder / state / f"{name}.{ending}" for state in ("done", "failed") for ending in ("yaml", "txt")]
         parts = [path for path in (self.run_of(name), *ended) if path.exists()]
-        if not parts:
+        if not parts or not _is_name(name):
             known = self._listed([self.folder / state for state in ("runs", "done", "failed")])
             raise RunError(f"study {name}: there is none (ended: {known})")
         target = self.folder / "archive" / f"{name}-{now():%Y%m%d-%H%M%S}"
@@ -139,6 +139,11 @@ class Studies:
             file.replace(target)
         except FileNotFoundError:  # the file was taken out of the queue meanwhile
             self._unusable.add(file)
+
+
+def _is_name(name: str) -> bool:
+    """Whether it is the name of one file: ``.`` and ``../x`` would lead to the folders of all studies."""
+    return name not in ("", "..") and Path(name).name == name
 
 
 def check_registered(study: Study, registered: Collection[str]) -> None:

@@ -18,7 +18,7 @@ from flwr.app import Message
 
 from sahfl.config import SiteConfig
 from sahfl.federation.workers.worker import AppOf, cause_of_death, hospital_app, work
-from sahfl.process import interrupts_blocked, main_left_out
+from sahfl.process import interrupts_blocked, main_left_out, own_process
 
 LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
 """Error classes after which a process gets no further task: memory ran out, or the GPU failed."""
@@ -58,7 +58,7 @@ class Worker:
             os.environ.setdefault(name, value)
         with interrupts_blocked(), main_left_out():
             arguments = (their_requests, their_replies, str(logs), threads, app_of)
-            self.process = spawning.Process(target=work, args=arguments, daemon=True)
+            self.process = own_process(work, arguments)
             self.process.start()
             self.reader = threading.Thread(target=self._listen, args=(replies, outputs), daemon=True)
             self.reader.start()

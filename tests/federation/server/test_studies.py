@@ -179,6 +179,20 @@ def test_a_cancelled_study_leaves_the_queue_with_the_reason_and_can_be_submitted
     assert not (tmp_path / "state" / "failed" / "a.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../runs", "../done/b", "a/"])
+def test_a_name_that_leads_to_the_folders_of_all_studies_is_none(tmp_path, name):
+    studies = Studies(tmp_path / "state")
+    for path in ("runs/a", "done", "queue"):
+        (tmp_path / "state" / path).mkdir(parents=True)
+    (tmp_path / "state" / "done" / "b.yaml").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match=r"there is none \(ended: a, b\)"):
+        studies.archive(name)
+    with pytest.raises(RunError, match="is not in the queue"):
+        studies.cancel(name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_archived_study_is_kept_whole_and_its_name_is_free(tmp_path):
     studies = Studies(tmp_path / "state")
     file = studies.submit(write(tmp_path / "a.yaml"))
