@@ -89,6 +89,8 @@ def study_text(proposal: Proposal, beside: Path) -> str:
         f"    {_quoted(found.site)}: {_path_text(found.path, beside)} # {_scans_text(found)}"
         for found in proposal.surveys
     )
+    blood = ", ".join(f"{_quoted(found.site)}: {_labels_text(found)}" for found in proposal.surveys if found.blood)
+    blood = f"\n  blood: {{{blood}}} # the labels that are blood; all others count as none" if blood else ""
     return f"""\
 # yaml-language-server: $schema={schema_of("study")}
 # A first study on your own scans, proposed by sahfl init. Every setting that is not here has a default: sahfl check
@@ -99,7 +101,7 @@ seed: 1 # every random number follows from it
 data:
   source: folder
   sites: # what lies at a path is recognised: DICOM, nnU-Net, images and masks, a list (JSON, CSV) or a zip
-{scans}
+{scans}{blood}
 
 views: # each scan is cut into slices of these views
   weights: {{{weights}}}{why}
@@ -125,6 +127,7 @@ finetune:
 
 def site_text(found: SiteSurvey, beside: Path) -> str:
     """A hospital's site file (YAML); paths below the folder ``beside`` are relative to it."""
+    blood = f"\n  blood: {_labels_text(found)} # the labels that are blood" if found.blood else ""
     return f"""\
 # yaml-language-server: $schema={schema_of("site")}
 # A hospital's own file, written by sahfl init. It never leaves the hospital. What studies may ask, and what may leave,
@@ -135,7 +138,7 @@ folder: {_quoted(found.site + "-site")} # the site's working folder, beside this
 
 data:
   source: folder
-  path: {_path_text(found.path, beside)} # {_scans_text(found)}
+  path: {_path_text(found.path, beside)} # {_scans_text(found)}{blood}
 
 kit: null # the folder that the coordinating centre makes for this site with sahfl provision
 """
@@ -158,6 +161,11 @@ sites: [{", ".join(map(_quoted, sites))}] # their names in studies
 
 def _scans_text(found: SiteSurvey) -> str:
     return f"{found.format}, {found.n_scans} scans of {found.n_patients} patients"
+
+
+def _labels_text(found: SiteSurvey) -> str:
+    labels = (str(label) if isinstance(label, int) else _quoted(label) for label in found.blood or ())
+    return f"[{', '.join(labels)}]"
 
 
 def _path_text(path: Path, beside: Path) -> str:

@@ -49,6 +49,13 @@ def init(
     consortium: Annotated[
         bool, typer.Option("--consortium", help="Write the file from which sahfl provision makes keys.")
     ] = False,
+    blood: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A site's labels that are blood, by name or value, if its masks have others too; once for each site.",
+            metavar="NAME=LABEL,...",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="With --consortium: name or address of the server, as the sites reach it.")
     ] = "localhost",
@@ -57,7 +64,7 @@ def init(
 
     Example: sahfl init study.yaml --site bern=/data/bern --site graz=/data/graz
 
-    Example: sahfl init site.yaml --site-file --site bern=/data/bern
+    Example: sahfl init site.yaml --site-file --site bern=/data/bern --blood bern=hematoma,2
 
     Example: sahfl init consortium.yaml --consortium --host fl.example.org --site bern --site graz
     """
@@ -78,7 +85,8 @@ def init(
     if consortium:
         text = consortium_text(_name_of(file), host, [_checked(name) for name in site])
     else:
-        surveys = _surveys(_paths(site, one=site_file))
+        paths = _paths(site, one=site_file)
+        surveys = _surveys(paths, _labels(blood or (), paths))
         study = None if site_file else propose(_name_of(file), surveys)
         text = site_text(surveys[0], file.parent) if study is None else study_text(study, file.parent)
     written = read_text(text, file)
@@ -111,6 +119,22 @@ def _pair(text: str) -> tuple[str, Path]:
     return _checked(name), Path(path).expanduser()
 
 
+def _labels(given: Sequence[str], sites: dict[str, Path]) -> dict[str, tuple[int | str, ...]]:
+    """The labels that are blood at each site that has a choice of them."""
+    found: dict[str, tuple[int | str, ...]] = {}
+    for text in given:
+        name, _, labels = text.partition("=")
+        parts = [part.strip() for part in labels.split(",")]
+        if not all(parts):
+            raise ConfigError(f"--blood: got {text!r}, expected NAME=LABEL,LABEL, such as bern=hematoma or bern=1,2")
+        if name not in sites:
+            raise ConfigError(f"--blood: names {name!r}, which no --site names; they name {', '.join(sites)}")
+        if name in found:
+            raise ConfigError(f"--blood: names {name} twice; list its labels once, with commas")
+        found[name] = tuple(int(part) if part.isdecimal() else part for part in parts)
+    return found
+
+
 def _checked(name: str) -> str:
     from sahfl.config.grid import NO_SITES
     from sahfl.problems import FORMS
@@ -129,7 +153,7 @@ def _name_of(file: Path) -> str:
     return name if name not in ("", "study") else "first-study"
 
 
-def _surveys(sites: dict[str, Path]) -> list[SiteSurvey]:
+def _surveys(sites: dict[str, Path], blood: dict[str, tuple[int | str, ...]]) -> list[SiteSurvey]:
     """Look at all sites' scans; one error names every site whose scans are not usable."""
     from sahfl.console import counting
     from sahfl.data.survey import survey
@@ -138,9 +162,10 @@ def _surveys(sites: dict[str, Path]) -> list[SiteSurvey]:
     with counting(list(sites), console, unit="scans") as show:
         for name, path in sites.items():
             try:
-                found.append(survey(path, name, partial(show, name)))
+                found.append(survey(path, name, partial(show, name), blood=blood.get(name)))
             except SahflError as error:
-                problems.append(str(error))
+                choose = "blood: [" in str(error) and name not in blood
+                problems.append(f"{error}; here: --blood {name}=LABEL,..." if choose else str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     console.print(_table(found))

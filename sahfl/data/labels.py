@@ -75,7 +75,8 @@ def _other_parts(
         if name not in chosen and not is_blood(name)
     }
     rest = sorted(values.difference(*others.values()))
-    remedy = f"give the values that are blood, such as blood: {rest}" if rest else "give each value one meaning"
+    named = ", ".join(name[:40] for name in (region, *others))
+    remedy = f"if it is blood too: blood: [{named}]" + (f"; if not, the values that are: blood: {rest}" if rest else "")
     for name, both in others.items():
         yield f"blood: {region[:40]!r} holds {', '.join(map(str, both))}, which is {name[:40]!r}; {remedy}"
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 FEWEST = 2
 SHARES = {"left_right": 0.2, "label_contrast": 0.5}
-"""Rules, and the share of a site's cases from which they are announced. Old blood, as dark as the brain around it, causes
-``label_contrast`` by itself: in a third of the patients of one trauma site of the demo."""
+"""Rules, and the share of a site's cases from which they are announced. Old blood, as dark as the brain around it,
+causes ``label_contrast`` by itself: in a third of the patients of one trauma site of the demo."""
 
 
 def misplaced(findings: Mapping[str, int | None], n_cases: int) -> tuple[str, ...]:

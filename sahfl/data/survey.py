@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,23 +50,32 @@ class SiteSurvey:
     """Sizes of some of the scans, evenly chosen from the list."""
     n_unreadable: int
     """Scans among those that could not be opened."""
+    blood: tuple[int | str, ...] | None = None
+    """The labels that are blood, as they were given."""
 
 
-def survey(path: Path, site: str, on_scan: Callable[[int, int], None] = lambda done, total: None) -> SiteSurvey:
+def survey(
+    path: Path,
+    site: str,
+    on_scan: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    blood: tuple[int | str, ...] | None = None,
+) -> SiteSurvey:
     """Look at the scans at a path.
 
     Args:
         path: of scans in a format that ``recognise`` knows.
         site: the site's name.
         on_scan: called after each scan with (scans opened, scans to open).
+        blood: labels that are blood, by name or value; without them every label has to be named as blood.
 
     Raises:
         DataError: the path has none of these, or its list of scans is faulty.
     """
-    format_ = recognise(path, site)
+    format_ = recognise(path, site, blood)
     with TemporaryDirectory() as folder:  # for a zip, which is unpacked again into the site's folder
-        cases = read_cases(path, site, Path(folder))
-        return _survey(site, path, format_, cases, on_scan)
+        cases = read_cases(path, site, Path(folder), blood)
+        return replace(_survey(site, path, format_, cases, on_scan), blood=blood)
 
 
 def _survey(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -224,3 +225,52 @@ def test_a_site_with_one_patient_or_no_readable_scan_is_named():
         DataError, match=r"(?s)site a: its \d+ scan.s. are of 1 patient, expected at least 2.*site b: none of 4 scans"
     ):
         propose("s", [found(patients=1), found("b", unreadable=4)])
+
+
+def with_regions(scans, folder):
+    """A copy of a site's nnU-Net folder, whose labels are regions without a name for blood."""
+    shutil.copytree(scans, folder)
+    settings = json.loads((folder / "dataset.json").read_text())
+    settings |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    (folder / "dataset.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("labels", ["whole,core", "1,2", " whole , 2"])
+def test_labels_without_a_name_for_blood_are_chosen_at_one_site_alone(sahfl, scans, tmp_path, labels):
+    with_regions(scans / "bern", tmp_path / "wien")
+    sites = ("--site", f"graz={scans / 'graz'}", "--site", f"wien={tmp_path / 'wien'}")
+    code, _, err = sahfl("init", tmp_path / "a.yaml", *sites)
+    assert code == 2
+    assert "labels.whole: is not named as blood" in err
+    assert "here: --blood wien=LABEL,..." in err
+    assert not (tmp_path / "a.yaml").exists()
+    code, _, err = sahfl("init", tmp_path / "a.yaml", *sites, "--blood", f"wien={labels}")
+    assert code == 0, err
+    found = load_study(tmp_path / "a.yaml").data.for_sites(("graz", "wien"), study="a", seed=1)
+    assert found["graz"].blood is None
+    assert {case.blood for case in found["wien"].glance("wien", tmp_path)} == {(1, 2)}
+
+
+def test_a_site_file_has_the_labels_that_were_chosen(sahfl, scans, tmp_path):
+    with_regions(scans / "bern", tmp_path / "wien")
+    options = ("--site", f"wien={tmp_path / 'wien'}", "--blood", "wien=core")
+    code, _, err = sahfl("init", tmp_path / "site.yaml", "--site-file", *options)
+    assert code == 0, err
+    assert load_site(tmp_path / "site.yaml").data.blood == ("core",)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (["bern"], "--blood: got 'bern', expected NAME=LABEL,LABEL, such as bern=hematoma or bern=1,2"),
+        (["bern=1,"], "--blood: got 'bern=1,', expected NAME=LABEL,LABEL"),
+        (["wien=1"], "--blood: names 'wien', which no --site names; they name bern"),
+        (["bern=1", "bern=2"], "--blood: names bern twice; list its labels once, with commas"),
+        (["bern=nothing"], "blood: 'nothing' is no label of dataset.json, which has"),
+    ],
+)
+def test_a_choice_of_labels_that_cannot_be_is_refused(sahfl, scans, tmp_path, given, text):
+    options = [option for each in given for option in ("--blood", each)]
+    code, _, err = sahfl("init", tmp_path / "a.yaml", "--site", f"bern={scans / 'bern'}", *options)
+    assert code == 2
+    assert text in err

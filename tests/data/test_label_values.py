@@ -84,7 +84,7 @@ def test_a_site_names_the_labels_that_are_blood_by_name_or_value(tmp_path, make,
 
 def test_a_value_that_is_blood_and_something_else_is_refused(tmp_path):
     path = datalist(tmp_path / "a", BACKGROUND | {"ICH": 1, "oedema": 1, "SDH": 3})
-    with pytest.raises(DataError, match="blood: 'ICH' holds 1, which is 'oedema'; give each value one meaning"):
+    with pytest.raises(DataError, match="blood: 'ICH' holds 1, which is 'oedema'; if it is blood too"):
         read_cases(path, "bern", path.parent / "site", ["ICH", "SDH"])
     assert checked(path, [1]).volume_ml == pytest.approx(12 * VOXEL_ML)
 

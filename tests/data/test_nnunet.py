@@ -164,20 +164,28 @@ def test_a_region_stands_for_all_its_values(tmp_path, labels, blood, expected):
 
 def test_a_region_with_a_part_that_is_no_blood_is_refused_with_a_remedy_that_works(tmp_path):
     folder = raw_folder(tmp_path / "raw", labels={"background": 0, "hemorrhage": [1, 2], "edema": 2})
-    text = "blood: 'hemorrhage' holds 2, which is 'edema'; give the values that are blood, such as blood: [1]"
+    remedy = "if it is blood too: blood: [hemorrhage, edema]; if not, the values that are: blood: [1]"
+    text = f"blood: 'hemorrhage' holds 2, which is 'edema'; {remedy}"
     with pytest.raises(DataError, match=re.escape(text)):
         read_nnunet(folder, "bern", ("hemorrhage",))
     assert read_nnunet(folder, "bern", (1,))[0].blood == (1,)
+    assert read_nnunet(folder, "bern", ("hemorrhage", "edema"))[0].blood == (1, 2)
 
 
 @pytest.mark.parametrize(
     ("labels", "text"),
     [
-        ({"sah": [1, 2], "edema": [2, 3]}, "'sah' holds 2, which is 'edema'; give .* such as blood: \\[1\\]"),
-        ({"sah": [1, 2], "edema": 1, "tumor": 2}, "'sah' holds 2, which is 'tumor'; give each value one meaning"),
+        (
+            {"sah": [1, 2], "edema": [2, 3]},
+            "'sah' holds 2, which is 'edema'; if .* if not, the values that are: blood: \\[1\\]",
+        ),
+        (
+            {"sah": [1, 2], "edema": 1, "tumor": 2},
+            r"'sah' holds 2, which is 'tumor'; if it is blood too: blood: \[sah, edema, tumor\]$",
+        ),
         (
             {"sah": [1, 2, 3], "edema": 2, "tumor": 3},
-            r"(?s)holds 2, which is 'edema'; give .* blood: \[1\]\n.*holds 3, which is 'tumor'; give .* blood: \[1\]$",
+            r"(?s)holds 2, which is 'edema'; if .* blood: \[1\]\n.*holds 3, which is 'tumor'; if .* blood: \[1\]$",
         ),
         ({"SAH": 1, "Sah": 2}, "blood: 'sah' is the name of several labels, SAH, Sah; give their values"),
     ],

@@ -218,8 +218,9 @@ def test_the_document_holds_the_table_as_it_is():
     [
         ({"left_right": 5}, 5, ("left_right",)),
         ({"left_right": 1, "label_contrast": 1}, 5, ()),  # each may be old blood
-        ({"label_contrast": 3}, 16, ()),
-        ({"label_contrast": 4, "left_right": None}, 16, ("label_contrast",)),
+        ({"label_contrast": 4}, 12, ()),  # as at tbi_b of the demo
+        ({"label_contrast": 8, "left_right": None}, 16, ("label_contrast",)),
+        ({"label_contrast": 3, "left_right": 3}, 15, ("left_right",)),
         ({"same_annotation": None}, 16, ("same_annotation",)),
         ({"spacing": 16}, 16, ()),
     ],

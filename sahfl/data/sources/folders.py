@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from sahfl.data.manifest import Case, scan_files
 from sahfl.data.series_choice import SeriesChoice
 from sahfl.data.sources.recognised import read_cases, recognise
-from sahfl.data.sources.scans import BloodLabels, SiteScans, StudyScans
+from sahfl.data.sources.scans import BloodLabels, BloodList, SiteScans, StudyScans
 from sahfl.errors import DataError
 from sahfl.section import Name, PathInFile
 from sahfl.settings_file import about_setting
@@ -62,11 +62,14 @@ class StudyScansFolders(StudyScans):
     """Per site a folder or file with scans, recognised by what is there; see ``path`` of a site file."""
     series: SeriesChoice | None = None
     """Which series to use where a patient's DICOM folder holds several, at every site."""
-    blood: BloodLabels = None
-    """Labels that are blood, by name or value, if the annotations have others too; all labels without it."""
+    blood: BloodList | dict[Name, BloodList] | None = None
+    """Labels that are blood, by name or value, if the annotations have others too; all labels without it. A list is for
+    every site; ``{graz: [hematoma]}`` gives those of one site."""
 
     @model_validator(mode="after")
     def _paths_are_distinct(self) -> Self:
+        if isinstance(self.blood, dict) and (unknown := sorted(self.blood.keys() - self.sites.keys())):
+            raise ValueError(f"blood names {', '.join(unknown)}; data.sites has {', '.join(sorted(self.sites))}")
         paths = list(self.sites.values())
         if twice := sorted(site for site, path in self.sites.items() if paths.count(path) > 1):
             raise ValueError(f"each site needs scans of its own, got one path for {', '.join(twice)}")
@@ -81,14 +84,20 @@ class StudyScansFolders(StudyScans):
         problems: dict[tuple[str | int, ...], str] = {}
         for site in sites:
             try:
-                recognise(self.sites[site], site, self.blood)
+                recognise(self.sites[site], site, self._blood_of(site))
             except DataError as error:
                 problems["data", "sites", site] = str(error)
         if problems:
             failed = DataError("\n".join(problems.values()))
             failed.settings = problems
             raise failed
-        return {site: SiteScansFolder(path=self.sites[site], series=self.series, blood=self.blood) for site in sites}
+        return {
+            site: SiteScansFolder(path=self.sites[site], series=self.series, blood=self._blood_of(site))
+            for site in sites
+        }
+
+    def _blood_of(self, site: str) -> BloodLabels:
+        return self.blood.get(site) if isinstance(self.blood, dict) else self.blood
 
     def identity(self) -> dict[str, Any]:
         """The names of the sites without their paths, and what selects series and labels, if the study says it."""

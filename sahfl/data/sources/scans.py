@@ -15,7 +15,8 @@ from sahfl.section import Section
 
 LabelValue = Annotated[int, Field(ge=1, le=255)]
 LabelName = Annotated[str, Field(min_length=1, max_length=80)]
-BloodLabels = Annotated[tuple[LabelValue | LabelName, ...], Field(min_length=1, max_length=255)] | None
+BloodList = Annotated[tuple[LabelValue | LabelName, ...], Field(min_length=1, max_length=255)]
+BloodLabels = BloodList | None
 
 
 class SiteScans(Section):

@@ -15,7 +15,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from sahfl.config import SiteConfig, load_site
-from sahfl.errors import ConfigError
+from sahfl.errors import ConfigError, SahflError
+from sahfl.events import Warned, emit
 from sahfl.federation import protocol
 from sahfl.federation.site.guard import guarded
 from sahfl.federation.site.kinds.kind import Answer
@@ -45,13 +46,16 @@ def answering(answer: Answer, open_site: Callable[[SiteConfig], Site]) -> Callab
     """Turn an ``Answer`` into a Flower handler, which logs each request and keeps error texts at the site."""
 
     def handler(message: Message, context: Context) -> Message:
-        began = time.monotonic()
+        began, config = time.monotonic(), None
         try:
-            site = open_site(_config(context))
+            config = _config(context)
+            site = open_site(config)
             kind = message.metadata.message_type
             content = guarded(site.config, kind, message.content, lambda: answer(site, message.content))
         except Exception as error:
             log.exception(LogLine("failed", what=answer.__name__, error=type(error).__name__))
+            if config is not None and config.simulated and isinstance(error, SahflError):
+                emit(Warned(f"{config.name}: {error}"))  # to whom the simulation belongs, as all its scans do
             raise SiteFailure(type(error).__name__) from None
         n_bytes, seconds = protocol.n_bytes(content), round(time.monotonic() - began, 2)
         log.info(LogLine("answered", what=answer.__name__, bytes_out=n_bytes, seconds=seconds))

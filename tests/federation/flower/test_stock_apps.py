@@ -15,8 +15,10 @@ from harness.in_process import InProcessGrid
 from harness.stock_flower import PROJECT
 from harness.tiny_study import TINY, changed
 
-from sahfl.config import Study, parse
+from sahfl.config import SiteConfig, SitePolicy, Study, parse
+from sahfl.data.sources.datalist import SiteScansDatalist
 from sahfl.errors import ConfigError, RunError, RunFailed
+from sahfl.events import Warned, listening
 from sahfl.federation import flower, protocol
 from sahfl.federation.server.app import app, session
 from sahfl.federation.server.mailbox import NOT_ACCEPTED, Ask, Mailbox
@@ -196,6 +198,23 @@ def test_a_wrong_site_file_is_told_in_the_log_alone(tmp_path, caplog):
     with pytest.raises(SiteFailure, match=r"^ConfigError$"):
         ask({"site-file": site_file(tmp_path, max_refused_share=2.0)})
     assert "max_refused_share" in caplog.text
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_the_text_of_an_error_is_shown_in_a_simulation_alone(tmp_path, simulated):
+    scans = SiteScansDatalist(source="datalist", path=tmp_path / "nothing.json")
+    config = SiteConfig(
+        name="bern",
+        folder=tmp_path / "work",
+        data=scans,
+        simulated=simulated,
+        policy=SitePolicy(require_signature=False),
+    )
+    heard = []
+    with pytest.raises(SiteFailure, match=r"^DataError$"), listening(heard.append):
+        ask({"site": config.model_dump_json()})
+    shown = [event.text for event in heard if isinstance(event, Warned)]
+    assert [text.startswith("bern: ") and "nothing.json" in text for text in shown] == [True] * simulated
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------
