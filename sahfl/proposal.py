@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from sahfl.config import ViewsConfig
 from sahfl.data.manifest import PATIENTS_FROM
@@ -168,5 +169,5 @@ def _path_text(path: Path, beside: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text between quotes, so that YAML reads ``null``, ``1e3`` or a colon as text."""
-    return json.dumps(text, ensure_ascii=False)
+    """A text between quotes, so that YAML reads ``null``, ``1e3``, a colon or a control character as text."""
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).rstrip("\n")
