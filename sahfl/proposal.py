@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from sahfl.config import ViewsConfig
 from sahfl.data.manifest import PATIENTS_FROM
 from sahfl.data.survey import SiteSurvey
 from sahfl.errors import DataError
 from sahfl.schemas import schema_of
+from sahfl.settings_file import quoted
 
 USUAL = ViewsConfig()
 """The views of the shipped base network's training; their field holds a head."""
@@ -82,19 +81,19 @@ def _sixteens(mm: float) -> int:
 
 def study_text(proposal: Proposal, beside: Path) -> str:
     """The study file (YAML); paths below the folder ``beside`` are relative to it."""
-    views, names = proposal.views, ", ".join(map(_quoted, proposal.sites))
+    views, names = proposal.views, ", ".join(map(quoted, proposal.sites))
     size = ", ".join(map(str, views.size))
     weights = ", ".join(f"{view}: {weight}" for view, weight in views.weights.items())
     why = " # the scans are too short for coronal and sagittal views" if len(views.weights) == 1 else ""
     scans = "\n".join(
-        f"    {_quoted(found.site)}: {_path_text(found.path, beside)} # {_scans_text(found)}"
+        f"    {quoted(found.site)}: {_path_text(found.path, beside)} # {_scans_text(found)}"
         for found in proposal.surveys
     )
     return f"""\
 # yaml-language-server: $schema={schema_of("study")}
 # A first study on your own scans, proposed by sahfl init. Every setting that is not here has a default: sahfl check
 # prints all of them, and docs/reference.md explains them.
-name: {_quoted(proposal.name)} # of the run's folder and the report
+name: {quoted(proposal.name)} # of the run's folder and the report
 seed: 1 # every random number follows from it
 
 data:
@@ -130,9 +129,9 @@ def site_text(found: SiteSurvey, beside: Path) -> str:
 # yaml-language-server: $schema={schema_of("site")}
 # A hospital's own file, written by sahfl init. It never leaves the hospital. What studies may ask, and what may leave,
 # stands under policy; every default allows the least, and docs/policy.md explains each setting.
-name: {_quoted(found.site)} # the site's name in studies
+name: {quoted(found.site)} # the site's name in studies
 
-folder: {_quoted(found.site + "-site")} # the site's working folder, beside this file
+folder: {quoted(found.site + "-site")} # the site's working folder, beside this file
 
 data:
   source: folder
@@ -147,13 +146,13 @@ def consortium_text(name: str, host: str, sites: Sequence[str]) -> str:
     return f"""\
 # yaml-language-server: $schema={schema_of("consortium")}
 # The hospitals that train together, and their server, written by sahfl init.
-name: {_quoted(name)} # in every certificate
+name: {quoted(name)} # in every certificate
 
 server:
-  host: {_quoted(host)} # as the sites reach it
+  host: {quoted(host)} # as the sites reach it
   port: 8443
 
-sites: [{", ".join(map(_quoted, sites))}] # their names in studies
+sites: [{", ".join(map(quoted, sites))}] # their names in studies
 """
 
 
@@ -165,9 +164,4 @@ def _path_text(path: Path, beside: Path) -> str:
     """A path for a YAML file in the folder ``beside``, relative to it if it lies below."""
     absolute, folder = Path(os.path.realpath(path)), Path(os.path.realpath(beside))
     shown = absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
-    return _quoted(str(shown))
-
-
-def _quoted(text: str) -> str:
-    """A text between quotes, so that YAML reads ``null``, ``1e3``, a colon or a control character as text."""
-    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).rstrip("\n")
+    return quoted(str(shown))
