@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sahfl.data.manifest import PATIENTS_FROM
 from sahfl.data.survey import SiteSurvey
 from sahfl.errors import DataError
 from sahfl.schemas import schema_of
+from sahfl.settings_file import quoted
 
 USUAL = ViewsConfig()
 """The views of the shipped base network's training; their field holds a head."""
@@ -81,21 +81,21 @@ def _sixteens(mm: float) -> int:
 
 def study_text(proposal: Proposal, beside: Path) -> str:
     """The study file (YAML); paths below the folder ``beside`` are relative to it."""
-    views, names = proposal.views, ", ".join(map(_quoted, proposal.sites))
+    views, names = proposal.views, ", ".join(map(quoted, proposal.sites))
     size = ", ".join(map(str, views.size))
     weights = ", ".join(f"{view}: {weight}" for view, weight in views.weights.items())
     why = " # the scans are too short for coronal and sagittal views" if len(views.weights) == 1 else ""
     scans = "\n".join(
-        f"    {_quoted(found.site)}: {_path_text(found.path, beside)} # {_scans_text(found)}"
+        f"    {quoted(found.site)}: {_path_text(found.path, beside)} # {_scans_text(found)}"
         for found in proposal.surveys
     )
-    blood = ", ".join(f"{_quoted(found.site)}: {_labels_text(found)}" for found in proposal.surveys if found.blood)
+    blood = ", ".join(f"{quoted(found.site)}: {_labels_text(found)}" for found in proposal.surveys if found.blood)
     blood = f"\n  blood: {{{blood}}} # the labels that are blood; all others count as none" if blood else ""
     return f"""\
 # yaml-language-server: $schema={schema_of("study")}
 # A first study on your own scans, proposed by sahfl init. Every setting that is not here has a default: sahfl check
 # prints all of them, and docs/reference.md explains them.
-name: {_quoted(proposal.name)} # of the run's folder and the report
+name: {quoted(proposal.name)} # of the run's folder and the report
 seed: 1 # every random number follows from it
 
 data:
@@ -132,9 +132,9 @@ def site_text(found: SiteSurvey, beside: Path) -> str:
 # yaml-language-server: $schema={schema_of("site")}
 # A hospital's own file, written by sahfl init. It never leaves the hospital. What studies may ask, and what may leave,
 # stands under policy; every default allows the least, and docs/policy.md explains each setting.
-name: {_quoted(found.site)} # the site's name in studies
+name: {quoted(found.site)} # the site's name in studies
 
-folder: {_quoted(found.site + "-site")} # the site's working folder, beside this file
+folder: {quoted(found.site + "-site")} # the site's working folder, beside this file
 
 data:
   source: folder
@@ -149,13 +149,13 @@ def consortium_text(name: str, host: str, sites: Sequence[str]) -> str:
     return f"""\
 # yaml-language-server: $schema={schema_of("consortium")}
 # The hospitals that train together, and their server, written by sahfl init.
-name: {_quoted(name)} # in every certificate
+name: {quoted(name)} # in every certificate
 
 server:
-  host: {_quoted(host)} # as the sites reach it
+  host: {quoted(host)} # as the sites reach it
   port: 8443
 
-sites: [{", ".join(map(_quoted, sites))}] # their names in studies
+sites: [{", ".join(map(quoted, sites))}] # their names in studies
 """
 
 
@@ -164,7 +164,7 @@ def _scans_text(found: SiteSurvey) -> str:
 
 
 def _labels_text(found: SiteSurvey) -> str:
-    labels = (str(label) if isinstance(label, int) else _quoted(label) for label in found.blood or ())
+    labels = (str(label) if isinstance(label, int) else quoted(label) for label in found.blood or ())
     return f"[{', '.join(labels)}]"
 
 
@@ -172,9 +172,4 @@ def _path_text(path: Path, beside: Path) -> str:
     """A path for a YAML file in the folder ``beside``, relative to it if it lies below."""
     absolute, folder = Path(os.path.realpath(path)), Path(os.path.realpath(beside))
     shown = absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
-    return _quoted(str(shown))
-
-
-def _quoted(text: str) -> str:
-    """A text between quotes, so that YAML reads ``null``, ``1e3`` or a colon as text."""
-    return json.dumps(text, ensure_ascii=False)
+    return quoted(str(shown))

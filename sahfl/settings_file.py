@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -182,6 +183,11 @@ def as_yaml(section: Section) -> str:
     """Text of a settings file that gives every setting of a section."""
     content = section.model_dump(mode="json")
     return yaml.dump(content, Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=110)
+
+
+def quoted(text: str) -> str:
+    """A text between quotes, so that YAML reads ``null``, ``1e3``, a colon or a control character as text."""
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).rstrip("\n")
 
 
 def _lines(top: yaml.Node) -> Iterator[tuple[Place, int]]:

@@ -139,15 +139,25 @@ def usual_method(study: Study, run: Path) -> str:
         found = folder.results()
         check_results(found)
         if (recommended := choose(found).method) is not None:
-            return str(recommended["id"])
+            ids = {_first_training(method): method.id for method in reversed(study.finetune.methods)}
+            return ids.get(recommended["id"], str(recommended["id"]))
     return first_adapter(study).id
 
 
+def _first_training(method: Method) -> str:
+    """Id of a method's first training, which its row of the results has, also if the study has only later repeats."""
+    return method.id if isinstance(method, ZeroShot) else method.model_copy(update={"repeat": 1}).id
+
+
 def first_adapter(study: Study) -> Method:
-    """The first adapter that the sites train together, or the first method if there is none."""
+    """The first adapter that all sites train together from the common base.
+
+    Without one it is the first adapter that is not trained at one site alone, or else the first method.
+    """
     methods = study.finetune.methods
-    shared = (one for one in methods if isinstance(one, AdapterTuning) and not one.is_alone)
-    return next(shared, methods[0])
+    shared = [one for one in methods if isinstance(one, AdapterTuning) and not one.is_alone]
+    of_all = (one for one in shared if (one.trained_at, one.left_out, one.base_of) == (None, None, None))
+    return next(of_all, next(iter(shared), methods[0]))
 
 
 def choose_method(study: Study, wanted: str, run: Path) -> Method:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -17,7 +18,7 @@ from sahfl.data.phantom import CohortSpec, write_cohort
 from sahfl.data.survey import ScanSize, SiteSurvey, survey
 from sahfl.errors import DataError
 from sahfl.federation.server.plan import Speed
-from sahfl.proposal import propose
+from sahfl.proposal import propose, study_text
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,14 @@ def test_a_path_below_the_files_folder_is_relative_so_that_both_can_move(sahfl, 
     code, _, err = sahfl("init", scans / "inside.yaml", "--site", f"bern={scans / 'bern'}")
     assert code == 0, err
     assert '"bern": "bern" #' in (scans / "inside.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["a\u0085b", "a\u2028b", "a\x7fb", "a: #'\"", "\U0001f600 \u00e9"])
+def test_a_folder_of_any_name_is_found_again(tmp_path, name):
+    (tmp_path / "study.yaml").write_text(
+        study_text(propose("s", [replace(found("b"), path=tmp_path / name)]), tmp_path)
+    )
+    assert load_study(tmp_path / "study.yaml").data.sites == {"b": tmp_path / name}
 
 
 def test_a_site_file_and_a_consortium_file_load(sahfl, scans, tmp_path):

@@ -457,3 +457,13 @@ def test_a_disc_of_which_only_the_list_was_copied_is_refused(tmp_path):
     (tmp_path / "DICOMDIR").write_bytes(b"list")
     with pytest.raises(DataError, match="its files name no study; copy the whole disc, not only its DICOMDIR"):
         read_cases(tmp_path, "bern", tmp_path / "work")
+
+
+@pytest.mark.parametrize("places", [("M\udcfcller.nii", "M\udcfcller_mask.nii"), ("\udcff/a.nii", "\udcff/a_mask.nii")])
+def test_names_that_are_not_in_utf_8_are_refused_before_anything_is_written(tmp_path, places):
+    (tmp_path / "scans").mkdir()
+    for name in (*places, "b.nii", "b_mask.nii"):
+        (tmp_path / "scans" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "scans" / name).touch()
+    with pytest.raises(DataError, match=r"site bern: got 2 path\(s\) that are not in UTF-8, .*; rename them, .*\\udcf"):
+        read_cases(tmp_path / "scans", "bern", tmp_path / "site")

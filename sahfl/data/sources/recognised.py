@@ -14,7 +14,7 @@ from typing import Literal
 
 from sahfl import csv_table
 from sahfl.data.json_lists import read_json, starts_like_json
-from sahfl.data.manifest import Blood, Case, listed, read_datalist, scan_files
+from sahfl.data.manifest import Blood, Case, is_text, listed, read_datalist, scan_files
 from sahfl.data.nnunet import read_nnunet
 from sahfl.data.sources import csv_list, zipped
 from sahfl.data.sources.mixed import has_images, read_mixed
@@ -54,15 +54,24 @@ def read_cases(path: Path, site: str, into: Path, blood: Blood = None) -> tuple[
     What has to be unpacked or sorted is written into ``into``, the site's folder.
 
     Raises:
-        DataError: the source is not recognised, or its list of cases is faulty.
+        DataError: the source is not recognised, its list of cases is faulty, or the path of a scan is no text.
         StorageError: there is no room to unpack.
     """
+    cases = _read_cases(path, site, into, blood)
+    paths = (path for case in cases for path in (case.image, case.label))
+    if odd := sorted({ascii(str(path)) for path in paths if not is_text(str(path))}):
+        text = f"{len(odd)} path(s) that are not in UTF-8, expected names that a list of scans can hold"
+        raise DataError(f"site {site}: got {text}; rename them, such as with convmv: {listed(odd)}")
+    return cases
+
+
+def _read_cases(path: Path, site: str, into: Path, blood: Blood) -> tuple[Case, ...]:
     from sahfl.data import dicom
     from sahfl.data.dicom.disc import read_disc
 
     format_ = recognise(path, site, blood)
     if format_ == "zip":
-        return read_cases(zipped.unpack(path, into), site, into, blood)
+        return _read_cases(zipped.unpack(path, into), site, into, blood)
     if format_ == "DICOM disc":
         return _naming(blood, read_disc(path if path.is_dir() else path.parent, site, into))
     if path.is_dir() and format_ in ("datalist", "CSV"):
