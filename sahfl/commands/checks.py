@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from sahfl.commands.program import Datalist, naming_paths
-from sahfl.errors import ConfigError
+from sahfl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from sahfl.config import Study
@@ -74,13 +75,40 @@ def _check_study(study: Study) -> None:
         from sahfl.networks import read_base
         from sahfl.settings_file import about_setting
 
-        study.data.for_sites(study.sites, study=study.name, seed=study.seed)
         with about_setting("base"):
             if study.base:
                 read_base(study)
+    few = {} if study.data.source == "sites" else _sites_with_few_patients(study)
     _print_whole(study)
+    for site, n in few.items():
+        text = f"{n} patients in finetune.folds: {study.finetune.folds}, so that some folds test nobody there"
+        print(f"warning: {site}: {text}; choose fewer", file=sys.stderr)
     unread = "" if study.data.source == "phantom" else "; no scan was read, which sahfl check SITE_FILE does"
     print(f"the settings are right{unread}", file=sys.stderr)
+
+
+def _sites_with_few_patients(study: Study) -> dict[str, int]:
+    """Patients of the fine-tuning sites that have fewer than folds; every site's list of scans is read, and no scan.
+
+    Raises:
+        DataError: a site has no scans, or its list of them is faulty; the message has the problems of all.
+    """
+    problems, few = list[str](), dict[str, int]()
+    sections = study.data.for_sites(study.sites, study=study.name, seed=study.seed)
+    with TemporaryDirectory() as folder:  # for a zip
+        for site, section in sections.items():
+            try:
+                cases = () if section.n_made else section.glance(site, Path(folder) / site)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            patients = {case.patient for case in cases}
+            known = section.n_made or (len(patients) if "" not in patients else None)
+            if known and known < study.finetune.folds and site in study.finetune.sites:
+                few[site] = known
+    if problems:
+        raise DataError("\n".join(problems))
+    return few
 
 
 def _print_whole(settings: Section) -> None:

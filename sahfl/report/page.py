@@ -188,6 +188,7 @@ def _tables(results: Results) -> dict[str, tables.Table]:
         "ledger": run_tables.ledger_table(results),
         "traffic": run_tables.traffic_table(results),
         "aggregation": run_tables.aggregation_table(results),
+        "refused": run_tables.refused_table(results),
         "sites": run_tables.site_table(results),
         "failures": run_tables.failure_table(results),
         "settings": run_tables.settings_table(results),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import add
 from typing import Any
 
+from sahfl.data.rules import BY_ID
 from sahfl.report.compared import n_folds, short_verdict
 from sahfl.report.names import POOLED, method_name, name_methods, names, row_of_training
 from sahfl.report.tables import Row, Table, shown_difference, with_headings
@@ -125,6 +126,8 @@ def run_sentence(results: Results) -> str:
     rounds, folds, patients = results["rounds"], n_folds(results), sum(site["n_patients"] for site in tuned)
     asked = {(r["stage"], r["method"], r["fold"], r["round"]) for r in rounds}
     parts = [f"{count(patients, 'patient')} for fine-tuning at {count(len(tuned), 'site')}"]
+    refused = sum(site["n_refused"] for site in results["sites"])
+    parts += [f"{count(refused, 'scan')} refused by the data check"] if refused else []
     parts += [count(folds, "fold")] if folds else []
     done = sum(entry["committed"] for entry in rounds)
     cells = results.get("cells")
@@ -147,6 +150,20 @@ def support_sentences(results: Results) -> tuple[str, ...]:
 
 def _findings(findings: Mapping[str, int | None]) -> str:
     return ", ".join(f"{rule}: {'few' if n is None else n}" for rule, n in findings.items()) or "none"
+
+
+def _errors(findings: Mapping[str, int | None]) -> dict[str, int | None]:
+    return {rule: n for rule, n in findings.items() if rule in BY_ID and BY_ID[rule].severity == "error"}
+
+
+def refused_table(results: Results) -> Table:
+    """Hospitals whose data check refused scans, with the rules that did."""
+    rows = tuple(
+        Row((site["site"], _findings(_errors(site["findings"])), str(site["n_refused"])))
+        for site in results["sites"]
+        if site["n_refused"]
+    )
+    return Table("Scans that the data check refused", ("Hospital", "Rules", "Refused scans"), rows, n_text=2)
 
 
 def failure_table(results: Results) -> Table:

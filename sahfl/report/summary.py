@@ -80,7 +80,7 @@ def _notices(results: Results) -> Iterator[str]:
         which = "All scans are" if made == len(sources) else f"The scans of {made} of {len(sources)} sites are"
         yield f"SIMULATED{some}. {which} made by a program. No number here says how accurate a method is in patients."
     elif _source(results) not in (None, "sites"):
-        yield "SIMULATED FEDERATION. The scans are real, but one machine computed for all sites."
+        yield "SIMULATED FEDERATION. The scans are from files, and one machine computed for all sites."
     if _source(results) == "sites" and not is_masked(results):
         yield "NOT MASKED. The server saw the updates and results of each site."
     hostile = results.get("hostile", {})

@@ -92,6 +92,47 @@ def test_another_datalist_needs_a_study_of_a_datalist(sahfl, study_file):
     assert err == f"error: {study_file}: a datalist was named; it needs a study whose data.source is 'datalist'\n"
 
 
+def listed(folder, *patients):
+    """A study whose sites have a datalist with these patients each."""
+    entries = [{"image": f"{name}.nii.gz", "label": f"{name}-mask.nii.gz", "patient": name} for name in patients]
+    (folder / "list.json").write_text(json.dumps({"sites": dict.fromkeys(TINY["data"]["sites"], entries)}))
+    return changed(TINY, data={"source": "datalist", "path": "list.json"})
+
+
+def test_check_warns_of_folds_in_which_a_site_tests_nobody(sahfl, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(changed(listed(tmp_path, "a", "b", "c"), finetune__folds=4)))
+    code, _, err = sahfl("check", path)
+    text = "3 patients in finetune.folds: 4, so that some folds test nobody there; choose fewer"
+    assert (code, err.splitlines()[:-1]) == (0, [f"warning: {site}: {text}" for site in TINY["finetune"]["sites"]])
+    path.write_text(yaml.safe_dump(changed(listed(tmp_path, "a", "b", "c"), finetune__folds=3)))
+    assert "warning" not in sahfl("check", path)[2]
+
+
+def test_check_reads_each_site_s_list_of_scans_and_names_the_problems_of_all(sahfl, tmp_path):
+    for site in ("sah_a", "sah_b"):
+        for part in ("imagesTr", "labelsTr"):
+            (tmp_path / site / part).mkdir(parents=True)
+        (tmp_path / site / "imagesTr" / "x_0000.nii.gz").touch()
+        (tmp_path / site / "labelsTr" / "x.nii.gz").touch()
+        labels = {"background": 0, "lesion": 1}
+        settings = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": 1}
+        (tmp_path / site / "dataset.json").write_text(json.dumps(settings))
+    study = changed(TINY, data={"source": "folder", "sites": {"sah_a": "sah_a", "sah_b": "sah_b"}}, base="phantom")
+    study |= {"views": {}, "finetune": study["finetune"] | {"sites": ["sah_a", "sah_b"]}}
+    for name in ("pretrain", "model"):
+        study.pop(name, None)
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    code, out, err = sahfl("check", path)
+    assert (code, out) == (2, "")
+    assert err.count("labels.lesion: is not named as blood") == 2
+    study["data"]["blood"] = {"sah_a": ["lesion"], "sah_b": [1]}
+    path.write_text(yaml.safe_dump(study))
+    code, _, err = sahfl("check", path)
+    assert code == 0, err
+
+
 @pytest.mark.parametrize("command", ["check", "simulate"])
 def test_a_bad_study_tells_all_its_problems_and_leaves_no_folder(sahfl, tmp_path, command):
     code, out, err = sahfl(command, bad_study(tmp_path))

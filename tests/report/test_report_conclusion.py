@@ -182,7 +182,7 @@ def test_simulated_scans_are_called_so_before_everything_else():
         site["source"] = "datalist"
     real["study"]["data"] = {"source": "datalist"}
     assert conclude(real).notices == (
-        "SIMULATED FEDERATION. The scans are real, but one machine computed for all sites.",
+        "SIMULATED FEDERATION. The scans are from files, and one machine computed for all sites.",
     )
     real["study"]["data"] = {"source": "sites"}
     assert conclude(real).notices == ("NOT MASKED. The server saw the updates and results of each site.",)

@@ -206,8 +206,11 @@ def test_failures_of_rounds_are_listed_or_none(tmp_path):
     second = ["CP-LoRA (rank 8)", died, "not committed, state unchanged", "1", "2", "1"]
     assert [row for row in page.rows if len(row) == 6][-2:] == [first, second]
     assert "Interruptions of the run: 2" in page.text
+    assert "1 scan refused by the data check" in page.text
+    assert "Nothing was trained or tested on these scans." in page.text
     clean = without_figures(gain(), tmp_path / "b")
     assert "None: every site's reply was used in every round." in clean.text.replace("&#39;", "'")
+    assert "no scan was refused, and no group was suppressed" in clean.text
 
 
 def test_bounds_and_aggregation_error_are_shown_where_the_rounds_say_them(tmp_path):

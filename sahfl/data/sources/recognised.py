@@ -59,9 +59,9 @@ def read_cases(path: Path, site: str, into: Path, blood: Blood = None) -> tuple[
     """
     cases = _read_cases(path, site, into, blood)
     paths = (path for case in cases for path in (case.image, case.label))
-    if odd := sorted({ascii(str(path)) for path in paths if not is_text(str(path))}):
+    if odd := {path for path in paths if not is_text(str(path))}:
         text = f"{len(odd)} path(s) that are not in UTF-8, expected names that a list of scans can hold"
-        raise DataError(f"site {site}: got {text}; rename them, such as with convmv: {listed(odd)}")
+        raise DataError(f"site {site}: got {text}; rename them, such as with convmv, which lists them too")
     return cases
 
 

@@ -39,6 +39,7 @@ from sahfl.federation.server.roster import (
     refuse_shared_scans,
     require_patients_to_train_on,
     require_quorum,
+    untested_text,
     what_computes,
 )
 from sahfl.federation.server.rounds import run_cell
@@ -177,8 +178,9 @@ class Coordinator:
         self._folder.note({"event": "described", "site": site} | what_computes(description))
         if description.n_refused:
             emit(Warned(f"{site}: {left_out_text(description)}"))
-        if doubt := doubt_text(description):
-            emit(Warned(f"{site}: {doubt}"))
+        untested = untested_text(description) if site in self._study.finetune.sites else ""
+        for text in filter(None, (untested, doubt_text(description))):
+            emit(Warned(f"{site}: {text}"))
 
     def _invite(self, sites: tuple[str, ...]) -> None:
         """Admit sites of a cell that came late, without waiting for others."""

@@ -251,6 +251,13 @@ def left_out_text(description: SiteDescription) -> str:
     return f"{n} case{'s are' if n > 1 else ' is'} left out{why}; {SEE}"
 
 
+def untested_text(description: SiteDescription) -> str:
+    """In how many folds no patient of a site is tested; empty if in none."""
+    n = description.fold_sizes.count(0)
+    folds = f"{len(description.fold_sizes)} folds for {description.n_patients} patient(s)"
+    return f"nobody is tested there in {n} of {folds}; choose fewer (finetune.folds)" if n else ""
+
+
 def doubt_text(description: SiteDescription) -> str:
     """How many annotations may belong to another scan or side; empty if they are few."""
     rules = misplaced(description.findings, description.n_volumes)

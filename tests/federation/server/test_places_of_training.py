@@ -10,7 +10,7 @@ from harness.tiny_study import TINY, changed
 from sahfl.config import POOLED, Study, parse
 from sahfl.errors import DataError
 from sahfl.federation import protocol
-from sahfl.federation.server.roster import cell_sites, contributors, describe_pool
+from sahfl.federation.server.roster import cell_sites, contributors, describe_pool, untested_text
 from sahfl.federation.site.dry_run import dry_run
 from sahfl.federation.site.site import Site
 from sahfl.simulation.pooled import PooledSite
@@ -214,3 +214,9 @@ def test_a_dry_run_names_only_a_site_s_own_trainings_and_what_stays_of_a_trainin
     assert "stays:" not in federated
     assert "no tensor leaves: this site trains alone" in alone
     assert "stays: all that the method trains:" in alone
+
+
+def test_folds_in_which_a_site_tests_nobody_are_counted():
+    text = "nobody is tested there in 1 of 2 folds for 2 patient(s); choose fewer (finetune.folds)"
+    assert untested_text(FOUND["sah_b"]) == text
+    assert untested_text(FOUND["sah_a"]) == ""
