@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import groupby
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sahfl.meant import meant
 from sahfl.section import NAME, Place, Section
 from sahfl.section_tree import all_sections, is_section, sections_at
 
@@ -96,9 +96,6 @@ NOTES = {
     "loss": "the loss is always Dice with cross-entropy",
 }
 """What a message adds about an unknown name."""
-_FOLDERS = "bids csv dicom dicomdir dir directory disc files images mha mhd nifti nii nnunet nrrd pairs path scans zip"
-FOLDERS = frozenset(_FOLDERS.split())
-"""Words in the place of a source of scans that mean ``folder``, which recognises what is there."""
 
 
 class PlacedProblems(ValueError):
@@ -189,8 +186,8 @@ def _text(items: Sequence[Any], place: Place, model: type[Section], settings: An
         joined = "expected " + " or ".join(text.removeprefix("expected ") for text in texts)
     if first["type"] in ("missing", "union_tag_not_found") or isinstance(first["input"], dict | list):
         value = first["ctx"].get("tag") if first["type"] == "union_tag_invalid" else None
-        return joined + (f", got {shown(value)}{_meant(first)}" if value is not None else "")
-    return f"{joined}, got {shown(first['input'])}{_meant(first)}"
+        return joined + (f", got {shown(value)}" if value is not None else "") + meant(first, place)
+    return f"{joined}, got {shown(first['input'])}{meant(first, place)}"
 
 
 def _expected(item: Any, place: Place, model: type[Section], settings: Any) -> str:
@@ -232,19 +229,6 @@ def shown(value: Any) -> str:
     except (RecursionError, ValueError):  # nested as deeply as JSON could be read, or a number of thousands of digits
         return f"{type(value).__name__} that is too long to show"
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
-
-
-def _meant(item: Any) -> str:
-    context = item.get("ctx", {})
-    value, expected = context.get("tag", item["input"]), context.get("expected_tags", context.get("expected"))
-    if not isinstance(value, str) or not isinstance(expected, str):
-        return ""
-    names = [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
-    words = {*re.split("[^a-z]+", value.lower()), re.sub("[^a-z]", "", value.lower())}
-    if "folder" in names and words & FOLDERS:
-        return "; did you mean folder? It recognises what lies at its path"
-    close = get_close_matches(value.lower().replace("-", "_"), names, 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _unknown(name: str, section: Place, model: type[Section], settings: Any) -> str:

@@ -153,7 +153,8 @@ def read_settings(path: Path) -> SettingsFile:
         return read_text(regular_files.read_text(path, most=SETTINGS_BYTES), path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"{path}: cannot be read ({reason})") from error
+        text = "is a folder, expected a settings file (YAML); sahfl init writes one for a folder of scans"
+        raise ConfigError(f"{path}: {text if path.is_dir() else f'cannot be read ({reason})'}") from error
 
 
 def read_text(text: str, path: Path) -> SettingsFile:

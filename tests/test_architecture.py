@@ -85,6 +85,7 @@ ORDER += [
     "model",
     "section",
     "section_tree",
+    "meant",
     "problems",
     "settings_file",
     "data",

@@ -68,11 +68,7 @@ def init(
 
     Example: sahfl init consortium.yaml --consortium --host fl.example.org --site bern --site graz
     """
-    from sahfl.atomic import write_atomic
-    from sahfl.config import Study, parse
-    from sahfl.config.files import KINDS
     from sahfl.proposal import consortium_text, propose, site_text, study_text
-    from sahfl.settings_file import read_text
 
     if site_file and consortium:
         raise ConfigError("init: --site-file and --consortium write two kinds of file; name one of them")
@@ -89,6 +85,19 @@ def init(
         surveys = _surveys(paths, _labels(blood or (), paths))
         study = None if site_file else propose(_name_of(file), surveys)
         text = site_text(surveys[0], file.parent) if study is None else study_text(study, file.parent)
+    _write(file, kind, text)
+    print(file)
+    for line in NEXT[kind]:
+        print(line.format(file=shlex.quote(str(file))), file=sys.stderr)
+
+
+def _write(file: Path, kind: Kind, text: str) -> None:
+    """Write a settings file that loads; of a study, show how long it would run."""
+    from sahfl.atomic import write_atomic
+    from sahfl.config import Study, parse
+    from sahfl.config.files import KINDS
+    from sahfl.settings_file import read_text
+
     written = read_text(text, file)
     where = f"the text for {file}"
     settings = parse(KINDS[kind], written.content, where=where, folder=file.parent, lines=written.lines)
@@ -97,9 +106,6 @@ def init(
 
         print(work_text(settings, plan(settings, CELLS)), file=sys.stderr)
     write_atomic(file, text)
-    print(file)
-    for line in NEXT[kind]:
-        print(line.format(file=shlex.quote(str(file))), file=sys.stderr)
 
 
 def _paths(given: Sequence[str], *, one: bool) -> dict[str, Path]:

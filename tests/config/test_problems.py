@@ -36,6 +36,31 @@ def problems(tmp_path, text):
     return [line.strip() for line in rest]
 
 
+MEANT = {
+    "sites: [no]": ("sites: no", "expected a list, got 'no'; did you mean [no]?"),
+    "rounds: 1\n  local": ("rounds: '1'\n  local", "expected a whole number, got '1'; take the quotes off"),
+    "learning_rate: 1e-3": ("learning_rate: '1e-3'", "expected a number or a list, got '1e-3'; take the quotes off"),
+    "cp_lora, ": ("cp_lora, rank: [2, 4], ", "whole number; a list of values stands in an entry of finetune.grid"),
+    "cp_lora, l": ("cp_lora, aggregation: FedAvg, l", "got 'FedAvg'; did you mean mean?"),
+    "pretrain: {sites: [graz], rounds: 1, local: {steps: 2}}": (
+        "base: runs/a/base/base.safetensors",
+        "got 'runs/a/base/base.safetensors'; did you mean {path: runs/a/base/base.safetensors}?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "text"), [(old, *wrong) for old, wrong in MEANT.items()])
+def test_what_was_probably_meant_by_a_value_is_said(tmp_path, old, new, text):
+    assert STUDY.count(old) == 1
+    (found,) = problems(tmp_path, STUDY.replace(old, new))
+    assert found.endswith(text)
+
+
+def test_a_folder_in_the_place_of_a_settings_file_is_named_with_what_writes_one(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder, expected a settings file"):
+        load_study(tmp_path)
+
+
 # --- YAML 1.2 -------------------------------------------------------------------------------------------------------
 
 

@@ -105,9 +105,15 @@ def test_a_run_warns_of_likely_repeat_scans_of_an_nnunet_folder_without_their_na
 
 
 WRONG = {
-    "nothing": ("no", r"site bern: .*no: got nothing \(no such file or folder\), expected a datalist"),
+    "nothing": (
+        "no",
+        r"site bern: .*no: got nothing \(no such file or folder\), expected a datalist.*; correct the path$",
+    ),
     "empty-folder": ("empty", "site bern: .*empty: got a folder, expected a datalist .*, an nnU-Net raw folder"),
-    "images-alone": ("raw/imagesTr", r"got a folder of 3 volume\(s\), none with a mask \(name each .*, expected"),
+    "images-alone": (
+        "raw/imagesTr",
+        r"got a folder of 3 volume\(s\), none with a mask .*; it is a part of an nnU-Net raw .* above$",
+    ),
     "a-scan": ("0.nii.gz", "0.nii.gz: got a file, expected"),
     "other-sites": ("list.json", r"has no site 'bern' \(it has: graz\)"),
     "no-datalist": ("raw/dataset.json", r"raw/dataset.json: has no site 'bern' \(it has: no 'sites' mapping\)"),

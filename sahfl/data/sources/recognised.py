@@ -45,7 +45,10 @@ def recognise(path: Path, site: str, blood: Blood = None) -> Format:
         got = _found(path)
     except OSError as error:
         raise DataError(f"site {site}: {path}: {error.strerror}") from error
-    raise DataError(f"site {site}: {path}: got {got}, expected {EXPECTED}")
+    remedy = "" if path.exists() else "; correct the path"
+    if path.is_dir() and (path.parent / "dataset.json").is_file():
+        remedy = "; it is a part of an nnU-Net raw folder: name the folder above"
+    raise DataError(f"site {site}: {path}: got {got}, expected {EXPECTED}{remedy}")
 
 
 def read_cases(path: Path, site: str, into: Path, blood: Blood = None) -> tuple[Case, ...]:
