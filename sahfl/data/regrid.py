@@ -115,11 +115,12 @@ def _sampled(
         return found
     to_source = np.linalg.inv(source_affine) @ affine
     x, y = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
-    in_plane = [to_source[axis, 0] * x + to_source[axis, 1] * y for axis in range(3)]
-    for z in range(shape[2]):
-        # Rounded first: an index of 0.49999999 and one of 0.50000001 are the same place.
-        places = [np.round(in_plane[a] + to_source[a, 2] * z + to_source[a, 3], 6) for a in range(3)]
-        nearest = [np.floor(place + 0.5).astype(np.int64) for place in places]
-        inside = np.all([(n >= 0) & (n < size) for n, size in zip(nearest, source.shape, strict=True)], axis=0)
-        found[:, :, z][inside] = source[tuple(n[inside] for n in nearest)]
+    with np.errstate(over="ignore", invalid="ignore"):  # of places far outside, where one of the grids has no thickness
+        in_plane = [to_source[axis, 0] * x + to_source[axis, 1] * y for axis in range(3)]
+        for z in range(shape[2]):
+            # Rounded first: an index of 0.49999999 and one of 0.50000001 are the same place.
+            places = [np.round(in_plane[a] + to_source[a, 2] * z + to_source[a, 3], 6) for a in range(3)]
+            nearest = [np.floor(place + 0.5) for place in places]
+            inside = np.all([(n >= 0) & (n < size) for n, size in zip(nearest, source.shape, strict=True)], axis=0)
+            found[:, :, z][inside] = source[tuple(n[inside].astype(np.int64) for n in nearest)]
     return found

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,16 @@ def read_calibration(run: Path, trained: Trained) -> Calibration:
         return Calibration(reason="the run is not finished, so its results of held-out patients are not there")
     if trained.part != "whole":
         return Calibration(reason="the held-out patients were segmented with a part of the method that stays at a site")
-    try:
+    with reading_results(run):
         return _calibration(RunFolder(run).results(), trained)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+
+
+@contextmanager
+def reading_results(run: Path) -> Iterator[None]:
+    """Turn what the content of a ``results.json`` of another form causes in the block into a RunError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise RunError(f"{run}: results.json is not one of sahfl; run sahfl report on the run to see more") from error
 
 

@@ -18,6 +18,7 @@ from sahfl.config import ViewsConfig
 from sahfl.data.ct import HEAD_HU
 from sahfl.data.new_scan import NewScan
 from sahfl.data.views import MIN_SLICES
+from sahfl.prediction.interval import reading_results
 from sahfl.run.folder import RunFolder
 
 COARSE = 1.5
@@ -54,9 +55,10 @@ def read_known(run: Path) -> Known:
     """
     if not (run / "study.json").is_file() or not (run / "results.json").is_file():
         return Known()
-    sites = [site for site in RunFolder(run).results().get("sites", []) if isinstance(site, Mapping)]
-    n_scans = sum(int(site.get("n_volumes") or 0) for site in sites)
-    each = [_rules(site) for site in sites if site.get("n_volumes")]
+    with reading_results(run):
+        sites = [site for site in RunFolder(run).results().get("sites", []) if isinstance(site, Mapping)]
+        n_scans = sum(int(site.get("n_volumes") or 0) for site in sites)
+        each = [_rules(site) for site in sites if site.get("n_volumes")]
     if not each or None in each:
         return Known(n_scans)
     return Known(n_scans, frozenset().union(*filter(None, each)))

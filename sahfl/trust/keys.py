@@ -25,6 +25,8 @@ from sahfl.errors import TrustError, UnfitFile
 from sahfl.regular_files import LIST_BYTES, OWNER_ONLY, check_writers, read_bytes
 
 PrivateKey = ec.EllipticCurvePrivateKey | Ed25519PrivateKey
+DAMAGED_KEY = (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError)
+"""What ``cryptography`` raises for a key that is damaged, or of a kind unknown to it."""
 NodeKey = ec.EllipticCurvePrivateKey
 """A site's key for Flower: on a NIST curve, as Flower's node authentication requires."""
 
@@ -133,7 +135,7 @@ def _read_key(path: Path, read: Callable[[bytes, None], object]) -> object:
     content = read_private(path)
     try:
         return read(content, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except DAMAGED_KEY:
         return None
 
 
@@ -145,7 +147,7 @@ def public_pem(line: str, *, where: str) -> bytes:
     """
     try:
         key = load_ssh_public_key(line.encode())
-    except (ValueError, UnsupportedAlgorithm):
+    except DAMAGED_KEY:
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise TrustError(f"{where}: node_key is not an EC public key in OpenSSH's form")

@@ -144,7 +144,12 @@ class ServerKit:
         """
         path = self.folder / "revoked.crl"
         load_revoked(path, authority=self.authority, now=process.now())
-        context.load_verify_locations(cafile=str(path))
+        try:
+            context.load_verify_locations(cafile=str(path))
+        except ssl.SSLError as error:
+            raise TrustError(
+                f"{path}: is damaged, expected a revocation list in PEM; put the kit's file back"
+            ) from error
 
     def entries(self) -> dict[str, SiteEntry]:
         """All sites by name, revoked ones included, as currently listed in ``sites.json``.
@@ -210,7 +215,10 @@ def _context(protocol: int, authority: x509.Certificate) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.load_verify_locations(cadata=authority.public_bytes(Encoding.DER))
+    try:
+        context.load_verify_locations(cadata=authority.public_bytes(Encoding.DER))
+    except ssl.SSLError as error:  # cryptography reads more than OpenSSL
+        raise TrustError("ca.crt: is damaged, expected a certificate in PEM; put the kit's file back") from error
     return context
 
 

@@ -128,7 +128,7 @@ class Record(_Note):
 
     settings: Consortium
     """The consortium file as it was last provisioned."""
-    holders: dict[str, Holder] = Field(default_factory=dict)
+    holders: dict[Name, Holder] = Field(default_factory=dict)
     """``server`` and the sites by name."""
 
     def put(self, name: str, holder: Holder) -> Record:

@@ -341,6 +341,7 @@ HOSTILE = {
     "deep-out": (hostile("a/../../x.nii"), "could lead out"),
     "absolute": (hostile("/tmp/x.nii"), "could lead out"),
     "windows": (hostile("..\\x.nii"), "could lead out"),
+    "nameless": (hostile(""), "file 1 of 1 in it has a name that could lead out"),
     "link": (hostile("x.nii", b"/etc/passwd", stat.S_IFLNK | 0o777), "is a link or a device"),
     "encrypted": (hostile("x.nii", bytes_at={8: b"\1\0"}), "is encrypted; pack it again without a password"),
     "huge": (hostile("x.nii", bytes_at={24: b"\xff\xff\xff\xfe"}), "claims 4278190079 bytes, expected at most"),

@@ -119,3 +119,11 @@ def test_a_mask_that_does_not_fit_is_refused_with_numbers(tmp_path, mask, affine
     with pytest.raises(ScanProblem, match=f"case bern-0007: .*{message}") as caught:
         scan_of(tmp_path, mask, affine)
     assert caught.value.rule == rule
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_mask_without_thickness_lies_nowhere_on_the_image():
+    thin = np.diag([1e-300, 4.0, 5.0, 1.0])
+    there, _ = regrid(np.ones((6, 8, 4), bool), thin, (6, 8, 4), np.diag([4.0, 4.0, 5.0, 1.0]))
+    assert there[0].any()
+    assert not there[1:].any()

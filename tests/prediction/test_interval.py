@@ -134,3 +134,5 @@ def test_damaged_results_are_an_error(run, content):
 def test_counts_of_another_shape_are_an_error(run):
     with pytest.raises(RunError, match=r"results\.json"):
         calibrated(run, results({"n": 40, "histogram": {"edges_ml": [0, 1], "counts": [[1, 2]], "n": 3}}))
+    with pytest.raises(RunError, match=r"results\.json is not one of sahfl"):
+        calibrated(run, results({"n": 40, "histogram": {"edges_ml": [0, 1], "counts": [[10**400]], "n": 3}}))

@@ -9,6 +9,7 @@ from harness.finished_run import phantom_hu, write_scan
 
 from sahfl.config import ViewsConfig
 from sahfl.data.new_scan import read_new_scan
+from sahfl.errors import RunError
 from sahfl.prediction.unlike import Known, differences, read_known
 
 IMAGE, LABEL, AFFINE = phantom_hu()
@@ -82,6 +83,11 @@ SILENT = {
 def test_nothing_is_said_of_training_scans_that_a_run_does_not_describe(tmp_path, sites):
     path = write_scan(tmp_path / "a.nii", IMAGE, AFFINE)
     assert ids(path, known=known(tmp_path / "run", *sites)) == []
+
+
+def test_damaged_counts_are_an_error(tmp_path):
+    with pytest.raises(RunError, match=r"results\.json is not one of sahfl"):
+        known(tmp_path / "run", site(n_volumes="many"))
 
 
 def test_an_export_has_no_sites_to_compare_with(tmp_path):

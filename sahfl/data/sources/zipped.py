@@ -73,7 +73,7 @@ def inner(folder: Path) -> Path:
 
 def _checked_entries(path: Path, listed: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     """The files in a zip, after a check of its whole list."""
-    files = [entry for entry in listed if not entry.is_dir() and not entry.filename.startswith(_IGNORED)]
+    files = [entry for entry in listed if not entry.filename.endswith("/") and not entry.filename.startswith(_IGNORED)]
     if len(listed) > MOST_ENTRIES:
         raise DataError(f"{path}: has {len(listed)} entries, expected at most {MOST_ENTRIES}")
     for number, entry in enumerate(files, 1):
