@@ -75,7 +75,7 @@ def measure(folder: Path, windows: int) -> dict[str, Any]:
     settings["finetune"]["local"] = {"steps": 8, "batch_size": 8}
     sites = (*settings["data"]["sites"], "spare")
     settings["data"]["sites"]["spare"] = {"kind": "sah", "n_cases": 1}
-    samples: list[tuple[float, bool, float, float]] = []
+    samples: list[tuple[float, bool, float, float, float, float]] = []
     with Deployment(folder, sites=sites, study=settings, lanes=1) as deployment, ExitStack() as stack:
         del settings["data"]["sites"]["spare"]
         run = RunFolder(deployment.submit())
@@ -102,7 +102,10 @@ def measure(folder: Path, windows: int) -> dict[str, Any]:
             while (spent := time.monotonic() - began) < WINDOW_S:
                 peak = max(peak, rss_mb(pid))
                 time.sleep(0.2)
-            samples.append((len(rounds_of(run)) - before, hostile, (cpu_s(pid) - cpu) / spent, peak))
+            rounds = rounds_of(run)[before:]
+            work = statistics.median(max(site["seconds"] for site in line["used"]) for line in rounds)
+            rest = spent / len(rounds) - work
+            samples.append((len(rounds), hostile, (cpu_s(pid) - cpu) / spent, peak, work, rest))
             process.terminate()
             if hostile:
                 for name, n in json.loads(process.communicate(timeout=60)[0] or "{}").items():
@@ -115,6 +118,8 @@ def measure(folder: Path, windows: int) -> dict[str, Any]:
         for name, index, by in (
             ("rounds in 40 s, median", 0, statistics.median),
             ("rounds in 40 s, fewest", 0, min),
+            ("seconds of a round: the sites' work", 4, statistics.median),
+            ("seconds of a round: all else", 5, statistics.median),
             ("server: processor, share of a core", 2, statistics.median),
             ("server: memory in MB, largest", 3, max),
         )

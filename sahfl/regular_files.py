@@ -229,6 +229,8 @@ def _checked(path: Path, flags: int, most: int, *, or_device: bool = False) -> B
         if error.errno == errno.ENXIO:  # a socket cannot be opened at all
             raise UnfitFile(path, "is a socket or a device, expected a regular file") from error
         raise
+    except ValueError as error:  # a null byte, or characters of which no file system has names
+        raise UnfitFile(Path(ascii(str(path))), "is no path that a file can have") from error
     try:
         found = os.fstat(descriptor)
         if stat.S_ISDIR(found.st_mode):

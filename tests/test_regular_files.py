@@ -179,3 +179,9 @@ def test_files_are_opened_by_one_module(path):
 def test_each_exception_is_needed():
     needed = {(str(path.relative_to(ROOT)), found) for path in FILES for found in openings(path)}
     assert EXCEPTIONS.keys() - needed == set()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_a_path_that_no_file_can_have_is_refused_as_an_unreadable_file(tmp_path, name):
+    with pytest.raises(UnfitFile, match="is no path that a file can have"):
+        read_bytes(tmp_path / name, most=10)

@@ -268,6 +268,6 @@ def _same(case: Case, stamp: tuple[int, ...], content: str) -> bool:
 def _stamp(case: Case) -> tuple[int, ...]:
     try:
         stats = [path.stat() for path in case.files()]
-    except OSError:
+    except (OSError, ValueError):  # gone, or in a damaged manifest no path at all
         return ()
     return tuple(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))

@@ -112,7 +112,8 @@ def load_nifti(path: Path) -> nibabel.Nifti1Image:
         for _ in _extensions(path, header):  # a chain of impossible lengths is a damaged file
             pass
         _require_sizes(path, header)
-        affine = header.get_best_affine()
+        with np.errstate(all="ignore"):  # what is beyond every float is refused in the next line
+            affine = header.get_best_affine()
         if not np.isfinite(affine).all():
             raise ScanProblem("affine", "the affine of a file holds NaN or infinite numbers")
         # Not mapped: a file that is cut while a scan of it is in memory would end the process.

@@ -36,6 +36,8 @@ from sahfl.run.folder import RunFolder
 
 LEVEL = 0.9
 """The least chance of the interval."""
+MOST_SCANS = 1e12
+"""More scans than a bin of a histogram that is not damaged has."""
 LEAST_SCANS = 19
 """With fewer scans even the smallest and the largest error are not far enough apart: 2 / (1 - 0.9) - 1."""
 NEAR_SCANS = 39
@@ -152,6 +154,7 @@ def _calibration(results: Mapping[str, Any], trained: Trained) -> Calibration:
         return Calibration(reason=why or "every site withheld its histogram of volumes")
     counts = np.asarray(found["counts"], np.float64)
     edges = tuple(map(float, found["edges_ml"]))
-    if counts.shape != (len(edges) - 1, len(edges) - 1) or not (counts >= 0).all() or list(edges) != sorted(edges):
+    countable = ((counts >= 0) & (counts <= MOST_SCANS)).all()
+    if counts.shape != (len(edges) - 1, len(edges) - 1) or not countable or list(edges) != sorted(edges):
         raise ValueError("no histogram")
     return Calibration(edges, counts, trained.threshold)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sahfl.adapters.methods import ADAPTERS
 from sahfl.errors import DataError
-from sahfl.report.names import STANDARD, ZERO_SHOT
+from sahfl.report.names import PARTS, STANDARD, ZERO_SHOT
 from sahfl.report.tables import METRICS, WITHHELD
 
 SCHEMA = 3
@@ -23,6 +23,10 @@ TEXT_OR_NONE, FLAG_OR_NONE, WHOLE_OR_NONE, NUMBER_OR_NONE = (
     (*kinds, type(None)) for kinds in (TEXT, FLAG, WHOLE, NUMBER)
 )
 MAPPING = (dict,)
+EACH = "*"
+"""In the place of a key: each value of the mapping has this form."""
+LARGEST = 1e18
+"""Numbers beyond it are damage: no count, time or size comes near."""
 HISTOGRAM = object()
 """Edges in mL and a square matrix of counts, or None."""
 MOMENT = datetime
@@ -84,7 +88,8 @@ _ROUND = {
     **{"committed": FLAG, "used": [_USED], "refused": [_LOST], "missing": [_LOST]},
 }
 _SITE = {
-    **{"site": TEXT, "role": TEXT, "source": TEXT, "out": TEXT_OR_NONE, "findings": MAPPING, "fold_sizes": [WHOLE]},
+    **{"site": TEXT, "role": TEXT, "source": TEXT, "out": TEXT_OR_NONE, "fold_sizes": [WHOLE]},
+    "findings": {EACH: WHOLE_OR_NONE},
     **dict.fromkeys(("n_volumes", "n_patients", "n_positive", "n_refused"), WHOLE),
     "volume_ml": NUMBER_OR_NONE,
 }
@@ -103,8 +108,12 @@ FORM: dict[str, Any] = {
 }
 """A mapping has at least these keys, a list has items of this form, any other value has one of these types."""
 
-OPTIONAL: dict[str, Any] = {"cells": {"total": WHOLE, "reused": WHOLE}, "overlays": [_OVERLAY]}
-"""Keys of some runs only: cells that can be reused, cases whose pictures may be released."""
+OPTIONAL: dict[str, Any] = {
+    **{"cells": {"total": WHOLE, "reused": WHOLE}, "overlays": [_OVERLAY]},
+    **{"support": {"notes": [{"policy": TEXT, EACH: (*TEXT, *WHOLE_OR_NONE)}]}, "hostile": {EACH: TEXT}},
+}
+"""Keys of some runs only: cells that can be reused, cases whose pictures may be released, folds with few patients,
+hostile sites."""
 
 
 def check_results(results: Mapping[str, Any]) -> None:
@@ -133,6 +142,8 @@ def form_problems(results: Mapping[str, Any]) -> Iterator[str]:
                 yield from _problems(method, _MEASURED, f"methods.{index}")
             if (name := method.get("method")) not in (*STANDARD, ZERO_SHOT, *ADAPTERS):
                 yield f"methods.{index}.method: got {name!r}, expected a method of this version of sahfl"
+            if (part := method["part"]) not in PARTS and method["trained_at"] is None:
+                yield f"methods.{index}.part: got {part!r}, expected null or {', '.join(filter(None, PARTS))}"
 
 
 def _problems(value: Any, form: Any, path: str) -> Iterator[str]:
@@ -148,8 +159,12 @@ def _problems(value: Any, form: Any, path: str) -> Iterator[str]:
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         yield f"{path}: got {type(value).__name__}, expected {expected}"
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
+        yield f"{path}: got a number that is not finite, or beyond {LARGEST:g}"
     elif isinstance(form, dict):
-        for key, part in form.items():
+        required = {key: part for key, part in form.items() if key != EACH}
+        others = dict(value).keys() - required.keys() if EACH in form else ()
+        for key, part in (required | dict.fromkeys(others, form.get(EACH))).items():
             below = f"{path}.{key}" if path else key
             if key in value:
                 yield from _problems(value[key], part, below)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,7 +38,7 @@ def load_certificate(path: Path) -> x509.Certificate:
     """
     content = read_file(path)
     try:
-        certificate = x509.load_pem_x509_certificate(content)
+        certificate = _read(x509.load_pem_x509_certificate, content)
         certificate.public_key()  # read only when it is asked for; a damaged one raises here
     except DAMAGED as error:
         raise TrustError(f"{path}: is damaged, expected a certificate in PEM; put the kit's file back") from error
@@ -51,9 +52,13 @@ def read_der(content: bytes) -> x509.Certificate:
     Raises:
         one of ``DAMAGED``: it is none, or one that RFC 5280, 4.1.2.2, does not allow: with a serial number below 1.
     """
+    return _read(x509.load_der_x509_certificate, content)
+
+
+def _read(load: Callable[[bytes], x509.Certificate], content: bytes) -> x509.Certificate:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        certificate = x509.load_der_x509_certificate(content)
+        certificate = load(content)
         if certificate.serial_number < 1:
             raise ValueError("serial number")
     return certificate

@@ -144,6 +144,13 @@ def test_a_file_that_vanished_after_the_check_is_noticed(tmp_path):
         verify_unchanged([checked])
 
 
+def test_a_damaged_path_is_a_change_and_no_fault_of_the_program(tmp_path):
+    checked = check_case(a_case(tmp_path))
+    case = dataclasses.replace(checked.case, image=Path(f"{checked.case.image}\0"))
+    with pytest.raises(DataChanged, match="its files changed"):
+        verify_unchanged([dataclasses.replace(checked, case=case)])
+
+
 def test_a_damaged_list_of_sizes_is_a_change_and_no_fault_of_the_program(tmp_path):
     checked = check_case(a_case(tmp_path))
     huge = (10**400, *checked.stamp[1:])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -299,6 +300,28 @@ def test_results_that_lack_keys_are_refused_with_all_of_them_before_anything_is_
         "  methods.0.rank: got bool, expected int or NoneType",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+DAMAGE = {
+    "seconds": ({"seconds": 10**400}, "seconds: got a number that is not finite, or beyond 1e+18"),
+    "base": ({"base": gain()["base"] | {"bytes": math.inf}}, "base.bytes: got a number that is not finite"),
+    "support": ({"support": {"notes": [{"policy": "x", "n": []}]}}, "support.notes.0.n: got list, expected str or int"),
+    "hostile": ({"hostile": {"sah_a": 1}}, "hostile.sah_a: got int, expected str"),
+    "findings": (
+        {"sites": [gain()["sites"][0] | {"findings": {"spacing": "3"}}]},
+        "sites.0.findings.spacing: got str, expected int or NoneType",
+    ),
+    "part": (
+        {"methods": [gain()["methods"][1] | {"part": "half", "trained_at": None}]},
+        "methods.0.part: got 'half', expected null or personal, shared, mean",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "problem"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_damage_in_a_part_that_the_page_shows_is_named(changes, problem):
+    (found,) = form_problems(gain() | changes)
+    assert found.startswith(problem)
 
 
 def test_very_many_problems_are_counted(tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from sahfl.errors import ScanProblem
 
 _KINDS = {
     "program": ".exe .dll .jar .bat .cmd .com .msi .app .sh .so .dylib .ocx .class",
@@ -42,11 +45,12 @@ _LIKE_NUMBER = re.compile(r"\.?[0-9a-f.]*", re.IGNORECASE)
 NAMED = {"dicomdir": "DICOMDIR", "lockfile": "system file", "version": "text or table"}
 
 
-def list_files(folder: Path, *, below: bool = True) -> tuple[Path, ...]:
+def list_files(folder: Path, *, below: bool = True, most: float = math.inf) -> tuple[Path, ...]:
     """All files in a folder and, with ``below``, in the folders below it, in the order of their paths.
 
     Raises:
         OSError: a folder cannot be read.
+        ScanProblem: there are more than ``most``.
     """
 
     def refuse(error: OSError) -> None:  # by default os.walk skips an unreadable folder silently
@@ -55,6 +59,8 @@ def list_files(folder: Path, *, below: bool = True) -> tuple[Path, ...]:
     found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         found += (Path(parent, name) for name in names)
+        if len(found) > most:
+            raise ScanProblem("unreadable", f"the folder has more than {most} files, expected those of one patient")
         if not below:
             folders.clear()
     return tuple(sorted(found))

@@ -79,5 +79,7 @@ def normal_of(item: Found) -> np.ndarray | None:
     """A vector along the normal of an image, in LPS; None if it is not known."""
     if not item.orientation:
         return None
-    normal = np.cross(item.orientation[:3], item.orientation[3:])
-    return normal if np.isfinite(normal).all() and np.linalg.norm(normal) > 0 else None
+    with np.errstate(all="ignore"):  # of numbers beyond every float, which give none
+        normal = np.cross(item.orientation[:3], item.orientation[3:])
+        length = np.linalg.norm(normal)
+    return normal if np.isfinite(length) and length > 0 else None

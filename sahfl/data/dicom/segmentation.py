@@ -4,6 +4,7 @@ of contours (RTSTRUCT, ``structures``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,10 @@ def _on_other_grid(
 ) -> tuple[NDArray[np.uint8], Notes]:
     """Frames that are an even stack of their own, resampled on the series; else the problem that was found first."""
     normal = np.cross(frames[0][1][:, 0], frames[0][1][:, 1]) if frames else np.zeros(3)
-    along = np.array([affine[:, 2] @ normal / np.linalg.norm(normal) for _, affine in frames])
+    length = float(np.linalg.norm(normal))
+    if not 0 < length < math.inf:
+        raise problem
+    along = np.array([affine[:, 2] @ normal / length for _, affine in frames])
     order = np.argsort(along, kind="stable")
     depths = np.unique(np.round(along[order], 2))
     if len(depths) < 2 or len({frame.shape for frame, _ in frames}) > 1:

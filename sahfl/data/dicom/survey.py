@@ -33,6 +33,8 @@ _ELEMENTS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "PatientID"),
 )
 _START_BYTES = 1024
+MOST_FILES = 20_000
+"""Files in the folder of one patient: a perfusion scan has some thousands."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def survey(folder: Path, *, below: bool = True) -> Contents:
         ScanProblem: the folder or a file cannot be read, or a file may be a slice whose content is lost.
     """
     try:
-        paths = list_files(folder, below=below)
+        paths = list_files(folder, below=below, most=MOST_FILES)
     except PermissionError as error:
         raise ScanProblem("permission", "no permission to read the case's folder") from error
     except OSError as error:
