@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 OF_A_SITE = {"kit": ("kit",), "data": ("data", "path"), "folder": ("folder",), "device": ("device",)}
 """The setting of a site file that a check of the doctor is about."""
+MOST_REFUSED = 20
+"""Refused cases that the terminal names; the page has all."""
 OF_A_SERVER = {"kit": ("kit",), "folder": ("folder",)}
 """The same for a server file."""
 
@@ -126,14 +129,29 @@ def _check_site(file: Path) -> None:
     config = load_site(file)
     with counting([config.name], Console(stderr=True)) as show:
         verdict = check_site(config, on_case=lambda done, total: show(config.name, done, total))
+    print(*policy_lines(config.policy), sep="\n")
     Console().print(verdict_table(verdict.checks))
     for warning in verdict.warnings:
         print(f"warning: {warning}")
-    print(*policy_lines(config.policy), sep="\n")
+    print(*_refused_lines(verdict.checks, config.folder), sep="\n", end="")
     print("cases, pictures and remedies:", file=sys.stderr)
     print(verdict.page)
     if not verdict.may_train:
         raise typer.Exit(2)
+
+
+def _refused_lines(checks: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """A line for each refused case with the rules that refused it, and where the files of a case are named."""
+    errors = {rule["rule"]: rule for rule in checks["rules"] if rule["severity"] == "error"}
+    refused = [case for case in checks["cases"] if not case["usable"]]
+    for case in refused[:MOST_REFUSED]:
+        rules = dict.fromkeys(found["rule"] for found in case["findings"] if found["rule"] in errors)
+        yield f"refused: {case['case']}: {', '.join(rules)}"
+    if len(refused) > MOST_REFUSED:
+        yield f"refused: {len(refused) - MOST_REFUSED} more"
+    if refused:
+        yield f"the files of each case stand in {folder / 'manifest.json'}"
+        yield ""
 
 
 def doctor(

@@ -57,7 +57,11 @@ def test_a_site_above_its_threshold_has_exit_code_2_a_table_and_both_files(refus
     assert done.returncode == 2, done.stderr
     assert "site bern: may NOT train (2 of 3 cases usable, up to 0% may fail)" in done.stdout
     assert re.search(r"^unreadable +error +1 ", done.stdout, re.MULTILINE)
-    assert done.stdout.splitlines()[-1] == str(work / "checks.html")
+    assert re.search(r"^refused: bern-[0-9]{4}: unreadable$", done.stdout, re.MULTILINE)
+    *_, manifest, page = done.stdout.splitlines()
+    assert manifest == f"the files of each case stand in {work / 'manifest.json'}"
+    assert (work / "manifest.json").is_file()
+    assert page == str(work / "checks.html")
     checks = json.loads((work / "checks.json").read_text())
     assert (checks["may_train"], checks["n_refused"], checks["n_patients"]) == (False, 1, 3)
     assert [case["usable"] for case in checks["cases"]] == [True, False, True]
