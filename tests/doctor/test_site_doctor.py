@@ -199,7 +199,7 @@ def test_a_path_without_scans_is_found(site, tmp_path):
     found, n_cases, _ = examine_data(site(data={"source": "folder", "path": str(tmp_path / "absent")}))
     assert (found.verdict, n_cases) == ("FAIL", 0)
     assert "got nothing (no such" in found.found
-    assert found.remedy == "set data.path in the site file, or correct what it names"
+    assert found.remedy == "correct the path"
 
 
 def test_patients_of_a_dicom_export_are_counted_without_reading_whose_they_are(site, tmp_path):

@@ -116,7 +116,7 @@ def test_a_site_with_fewer_patients_than_it_trains_on_is_warned_with_both_number
     assert ("a study needs 2" in text) == (n == 1)
     assert "trains on 5 or more (policy.adapters.least_patients)" in text
     site_file.write_text(site_file.read_text() + "max_refused_share: 0.5\n")
-    assert run(site_file).stdout.startswith("site bern: data usable, too few patients to train (2 of 3 cases usable")
+    assert "\nsite bern: data usable, too few patients to train (2 of 3 cases usable" in run(site_file).stdout
     page = (site_file.parent / "work" / "checks.html").read_text()
     assert "This site has too few patients to train; 1 of 3 cases cannot be used" in page
     allowed = "policy: {adapters: {least_patients: 2}}\n"
