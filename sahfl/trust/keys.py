@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -25,7 +25,7 @@ from sahfl.errors import TrustError, UnfitFile
 from sahfl.regular_files import LIST_BYTES, OWNER_ONLY, check_writers, read_bytes
 
 PrivateKey = ec.EllipticCurvePrivateKey | Ed25519PrivateKey
-DAMAGED_KEY = (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError)
+DAMAGED_KEY = (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError, InternalError)
 """What ``cryptography`` raises for a key that is damaged, or of a kind unknown to it."""
 NodeKey = ec.EllipticCurvePrivateKey
 """A site's key for Flower: on a NIST curve, as Flower's node authentication requires."""

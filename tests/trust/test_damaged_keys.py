@@ -4,12 +4,13 @@ import ssl
 from base64 import b64decode, b64encode, encodebytes
 
 import pytest
+from cryptography.exceptions import InternalError
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from harness.trust_kits import make_consortium
 
 from sahfl.errors import TrustError
 from sahfl.trust.certificates import load_certificate
-from sahfl.trust.keys import new_node_key, public_pem
+from sahfl.trust.keys import _ec_key, new_node_key, public_pem
 from sahfl.trust.kit import ServerKit, _context
 from sahfl.trust.records import Record, read_note
 
@@ -59,3 +60,13 @@ def test_a_record_whose_holder_has_no_name_of_a_site_is_refused(tmp_path):
     path.write_text(path.read_text().replace('"a":', '"__class__":'))
     with pytest.raises(TrustError, match=r"holders\.__class__: expected 1 to 40 lower-case letters"):
         read_note(Record, path)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), InternalError("Unknown OpenSSL error", [])])
+def test_a_key_on_which_the_library_fails_is_refused(tmp_path, error):
+    def read(content, password):
+        raise error
+
+    (tmp_path / "node.key").touch(mode=0o600)
+    with pytest.raises(TrustError, match=r"node\.key: is damaged, or not an EC private key"):
+        _ec_key(tmp_path / "node.key", read)
