@@ -176,6 +176,10 @@ def _surveys(sites: dict[str, Path], blood: dict[str, tuple[int | str, ...]]) ->
         raise ConfigError("\n".join(problems))
     console.print(_table(found))
     for one in found:
+        if one.no_blood:
+            values = ", ".join(map(str, one.no_blood))
+            text = f"voxels of value {values} count as no blood; name their labels in --blood too if they are"
+            print(f"note: {one.site}: {text}", file=sys.stderr)
         if one.n_unmasked:
             print(f"warning: {one.site}: {one.n_unmasked} scans have no mask and are left out", file=sys.stderr)
         if one.n_unreadable:

@@ -52,6 +52,8 @@ class SiteSurvey:
     """Scans among those that could not be opened."""
     blood: tuple[int | str, ...] | None = None
     """The labels that are blood, as they were given."""
+    no_blood: tuple[int, ...] = ()
+    """Values of labels that the list of cases declares and that do not count as blood."""
 
 
 def survey(
@@ -75,7 +77,9 @@ def survey(
     format_ = recognise(path, site, blood)
     with TemporaryDirectory() as folder:  # for a zip, which is unpacked again into the site's folder
         cases = read_cases(path, site, Path(folder), blood)
-        return replace(_survey(site, path, format_, cases, on_scan), blood=blood)
+        chosen = {value for case in cases for value in case.blood or ()}
+        left = {value for case in cases for value in case.declared or ()} - chosen if chosen else set()
+        return replace(_survey(site, path, format_, cases, on_scan), blood=blood, no_blood=tuple(sorted(left)))
 
 
 def _survey(

@@ -255,6 +255,7 @@ def test_labels_without_a_name_for_blood_are_chosen_at_one_site_alone(sahfl, sca
     assert not (tmp_path / "a.yaml").exists()
     code, _, err = sahfl("init", tmp_path / "a.yaml", *sites, "--blood", f"wien={labels}")
     assert code == 0, err
+    assert "count as no blood" not in err
     found = load_study(tmp_path / "a.yaml").data.for_sites(("graz", "wien"), study="a", seed=1)
     assert found["graz"].blood is None
     assert {case.blood for case in found["wien"].glance("wien", tmp_path)} == {(1, 2)}
@@ -266,6 +267,7 @@ def test_a_site_file_has_the_labels_that_were_chosen(sahfl, scans, tmp_path):
     code, _, err = sahfl("init", tmp_path / "site.yaml", "--site-file", *options)
     assert code == 0, err
     assert load_site(tmp_path / "site.yaml").data.blood == ("core",)
+    assert "note: wien: voxels of value 1 count as no blood; name their labels in --blood too if they are" in err
 
 
 @pytest.mark.parametrize(
