@@ -1,0 +1,145 @@
+"""The evidence: ``configs/evidence.yaml`` run to its end, with its claims and rows as tables.
+
+    python benchmarks/evidence.py            # what is missing of the study; docs/evidence.json; the tables
+    python benchmarks/evidence.py --table    # runs nothing: the tables of docs/evidence.json and docs/map.json
+
+Two methods are also trained on axial slices alone, on the same patients. An interrupted call goes on where it ended
+(``runs/evidence``). The JSON keeps each claim with its verdict, each row of the results, the commit and the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from machine import machine
+from when_it_pays import NUMBERS as MAP
+from when_it_pays import commit
+
+from sahfl.config import Study, parse
+from sahfl.local_study import is_finished, open_run, run_study
+from sahfl.report.names import method_name
+from sahfl.results.between_runs import compare_runs
+from sahfl.run.folder import RunFolder
+
+HERE = Path(__file__).parents[1]
+STUDY, NUMBERS = HERE / "configs" / "evidence.yaml", HERE / "docs" / "evidence.json"
+FINDING = ("id", "claim", "paper", "wanted", "verdict", "supported", "text")
+GAP = ("difference", "low", "high", "n", "trainings")
+
+
+def main() -> None:
+    """Run what is missing, write the JSON, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="run nothing; only print the tables")
+    parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="folder of the runs")
+    options = parser.parse_args()
+    if not options.table:
+        found = {name: finished(study, options.runs / name) for name, study in studies().items()}
+        NUMBERS.write_text(json.dumps(numbers(found["three-views"], found["one-view"]), indent=1) + "\n")
+    for rows in (conditions, claims, methods, views, *((map_,) if MAP.exists() else ())):
+        print("\n".join(rows()), end="\n\n")
+
+
+def studies() -> dict[str, Study]:
+    """The study, and the same on axial slices alone with two of its methods."""
+    settings = yaml.safe_load(STUDY.read_text())
+    whole = parse(Study, settings, where=str(STUDY))
+    settings["views"]["weights"] = {"axial": 1.0}
+    settings["name"] = "evidence-one-view"
+    grid = [{"method": "full", "repeats": 5}, {"method": "cp_lora", "rank": 8, "repeats": 5}]
+    settings["finetune"] |= {"methods": [], "grid": grid}
+    return {"three-views": whole, "one-view": parse(Study, settings, where=f"{STUDY}, one view")}
+
+
+def finished(study: Study, path: Path) -> RunFolder:
+    """The finished run of a study, run now as far as it is missing."""
+    folder = open_run(study, path)
+    if not is_finished(folder):
+        run_study(folder, workers=None, lanes=None, cells=path.parent / "cells")
+    return folder
+
+
+def numbers(run: RunFolder, one_view: RunFolder) -> dict[str, Any]:
+    """What the JSON keeps."""
+    results = run.results()
+    views = compare_runs(run, one_view)["comparisons"]
+    return {
+        "study": "configs/evidence.yaml",
+        "fingerprint": results["fingerprint"],
+        "commit": commit(),
+        "machine": machine(),
+        "minutes": round(results["seconds"] / 60),
+        "findings": [{key: finding[key] for key in FINDING} for finding in results["findings"]],
+        "views": [
+            {"method": row["id"]} | {key: row["metrics"]["dice"]["overall"][key] for key in GAP} for row in views
+        ],
+        "methods": [row_of(method) for method in results["methods"]],
+    }
+
+
+def row_of(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the results: numbers that train, bytes, Dice with its interval, and the spread between trainings."""
+    dice = method["metrics"]["dice"]["overall"]
+    kept = {key: method[key] for key in ("id", "trainable", "bytes_up_per_round", "repeats", "sd_repeats")}
+    return kept | {"name": method_name(method)} | {key: dice[key] for key in ("mean", "low", "high", "n")}
+
+
+def claims() -> Iterator[str]:
+    """A row for each claim that the study tests."""
+    yield "| claim | in the paper | outcome | comparisons |\n|---|---|---|---|"
+    for finding in read(NUMBERS)["findings"]:
+        if finding["verdict"] != "not tested":
+            outcome = {True: "supported", False: "contradicted", None: "not decided"}[finding["supported"]]
+            yield f"| {finding['claim']} | {finding['paper'] or '–'} | {outcome} | {finding['text']} |"
+
+
+def methods() -> Iterator[str]:
+    """A row for each row of the results."""
+    yield "| method | trains | sends a round | Dice | trainings |\n|---|---|---|---|---|"
+    for row in read(NUMBERS)["methods"]:
+        dice = f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        size = f"{row['bytes_up_per_round'] / 1000:.1f} kB" if row["bytes_up_per_round"] else "nothing"
+        yield f"| {row['name']} | {row['trainable']:,} | {size} | {dice} | {row['repeats']} |"
+
+
+def views() -> Iterator[str]:
+    """A row for each method that was trained on three views and on one."""
+    yield "| method | Dice of three views above one |\n|---|---|"
+    for row in read(NUMBERS)["views"]:
+        yield f"| `{row['method']}` | {signed(row)} |"
+
+
+def conditions() -> Iterator[str]:
+    """What was run."""
+    found = read(NUMBERS)
+    yield f"Commit {found['commit'][:12]}, {found['minutes']} minutes; {found['machine']}."
+
+
+def map_() -> Iterator[str]:
+    """A row for each point of the map, with the gain of each arm over each site alone and over pooled training."""
+    points = read(MAP)["points"]
+    arms = [row["arm"] for row in next(iter(points.values()))["rows"] if row["reference"] == "each"]
+    yield f"| point | against | {' | '.join(arms)} |\n|---|---|{'---|' * len(arms)}"
+    for point, entry in points.items():
+        for reference, name in (("each", "each site alone"), ("pooled", "pooled")):
+            gaps = [signed(row) for row in entry["rows"] if row["reference"] == reference]
+            yield f"| {point} | {name} | {' | '.join(gaps)} |"
+
+
+def signed(row: Mapping[str, Any]) -> str:
+    """A difference with its interval."""
+    return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def read(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text())
+
+
+if __name__ == "__main__":
+    main()
