@@ -18,10 +18,9 @@ from typing import Any
 import yaml
 from machine import machine
 from when_it_pays import NUMBERS as MAP
-from when_it_pays import commit
+from when_it_pays import commit, finished
 
 from sahfl.config import Study, parse
-from sahfl.local_study import is_finished, open_run, run_study
 from sahfl.report.names import method_name
 from sahfl.results.between_runs import compare_runs
 from sahfl.run.folder import RunFolder
@@ -56,14 +55,6 @@ def studies() -> dict[str, Study]:
     return {"three-views": whole, "one-view": parse(Study, settings, where=f"{STUDY}, one view")}
 
 
-def finished(study: Study, path: Path) -> RunFolder:
-    """The finished run of a study, run now as far as it is missing."""
-    folder = open_run(study, path)
-    if not is_finished(folder):
-        run_study(folder, workers=None, lanes=None, cells=path.parent / "cells")
-    return folder
-
-
 def numbers(run: RunFolder, one_view: RunFolder) -> dict[str, Any]:
     """What the JSON keeps."""
     results = run.results()
@@ -78,15 +69,15 @@ def numbers(run: RunFolder, one_view: RunFolder) -> dict[str, Any]:
         "views": [
             {"method": row["id"]} | {key: row["metrics"]["dice"]["overall"][key] for key in GAP} for row in views
         ],
-        "methods": [row_of(method) for method in results["methods"]],
+        "methods": [row_of(method) for method in results["methods"] if method["failed"] is None],
     }
 
 
 def row_of(method: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the results: numbers that train, bytes, Dice with its interval, and the spread between trainings."""
     dice = method["metrics"]["dice"]["overall"]
-    kept = {key: method[key] for key in ("id", "trainable", "bytes_up_per_round", "repeats", "sd_repeats")}
-    return kept | {"name": method_name(method)} | {key: dice[key] for key in ("mean", "low", "high", "n")}
+    kept = {key: method[key] for key in ("id", "trainable", "bytes_up_per_round", "sd_repeats")}
+    return kept | {"name": method_name(method)} | {key: dice[key] for key in ("mean", "low", "high", "n", "trainings")}
 
 
 def claims() -> Iterator[str]:
@@ -104,7 +95,7 @@ def methods() -> Iterator[str]:
     for row in read(NUMBERS)["methods"]:
         dice = f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
         size = f"{row['bytes_up_per_round'] / 1000:.1f} kB" if row["bytes_up_per_round"] else "nothing"
-        yield f"| {row['name']} | {row['trainable']:,} | {size} | {dice} | {row['repeats']} |"
+        yield f"| {row['name']} | {row['trainable']:,} | {size} | {dice} | {row['trainings']} |"
 
 
 def views() -> Iterator[str]:

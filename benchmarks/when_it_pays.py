@@ -27,6 +27,7 @@ import yaml
 from sahfl.config import SitePolicy, Study, parse
 from sahfl.local_study import is_finished, open_run, run_study
 from sahfl.report.theme import DPI, EDGE, STYLE, encode, new_figure
+from sahfl.run.folder import RunFolder
 
 HERE = Path(__file__).parents[1]
 STUDY, NUMBERS = HERE / "configs" / "map.yaml", HERE / "docs" / "map.json"
@@ -83,10 +84,16 @@ def finished_points() -> dict[str, Any]:
 def run_point(point: str, runs: Path) -> dict[str, Any]:
     """Run what is missing of a point, and give what ``docs/map.json`` keeps of it."""
     study = study_of(point)
-    folder = open_run(study, runs / point)
+    results = finished(study, runs / point).results()
+    return {"study": study.fingerprint(), "commit": commit(), "rows": list(rows_of(study, results))}
+
+
+def finished(study: Study, path: Path) -> RunFolder:
+    """The finished run of a study, run now as far as it is missing."""
+    folder = open_run(study, path)
     if not is_finished(folder):
-        run_study(folder, workers=None, lanes=None, cells=runs / "cells")
-    return {"study": study.fingerprint(), "commit": commit(), "rows": list(rows_of(study, folder.results()))}
+        run_study(folder, workers=None, lanes=None, cells=path.parent / "cells")
+    return folder
 
 
 def commit() -> str:

@@ -122,7 +122,7 @@ def describe(
     for place, text in found[:MOST_PROBLEMS]:
         where = where_text(place, lines)
         texts.append((f"{where}: " if where else "") + text)
-    more = max(error.error_count() - MOST_PROBLEMS, len(found) - MOST_PROBLEMS, 0)
+    more = max(error.error_count(), len(found), MOST_PROBLEMS) - MOST_PROBLEMS
     return len(texts) + more, texts + [f"and {more} more"] * (more > 0)
 
 

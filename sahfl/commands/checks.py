@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 OF_A_SITE = {"kit": ("kit",), "data": ("data", "path"), "folder": ("folder",), "device": ("device",)}
 """The setting of a site file that a check of the doctor is about."""
-MOST_REFUSED = 20
-"""Refused cases that the terminal names; the page has all."""
 OF_A_SERVER = {"kit": ("kit",), "folder": ("folder",)}
 """The same for a server file."""
+MOST_REFUSED = 20
+"""Refused cases that the terminal names; the page has all."""
 
 
 def check(
@@ -74,6 +74,7 @@ def rules_table() -> str:
 
 
 def _check_study(study: Study) -> None:
+    few: dict[str, int] = {}
     if study.data.source != "sites":
         from sahfl.networks import read_base
         from sahfl.settings_file import about_setting
@@ -81,7 +82,7 @@ def _check_study(study: Study) -> None:
         with about_setting("base"):
             if study.base:
                 read_base(study)
-    few = {} if study.data.source == "sites" else _sites_with_few_patients(study)
+        few = _sites_with_few_patients(study)
     _print_whole(study)
     for site, n in few.items():
         text = f"{n} patients in finetune.folds: {study.finetune.folds}, so that some folds test nobody there"
@@ -142,7 +143,7 @@ def _check_site(file: Path) -> None:
 
 def _refused_lines(checks: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """A line for each refused case with the rules that refused it, and where the files of a case are named."""
-    errors = {rule["rule"]: rule for rule in checks["rules"] if rule["severity"] == "error"}
+    errors = {rule["rule"] for rule in checks["rules"] if rule["severity"] == "error"}
     refused = [case for case in checks["cases"] if not case["usable"]]
     for case in refused[:MOST_REFUSED]:
         rules = dict.fromkeys(found["rule"] for found in case["findings"] if found["rule"] in errors)

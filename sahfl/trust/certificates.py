@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -18,12 +18,12 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sahfl.errors import TrustError
-from sahfl.trust.keys import read_file
+from sahfl.trust.keys import DAMAGED_KEY, read_file
 
 WARN_BEFORE = timedelta(days=30)
 """Users of a certificate are warned from this long before it expires."""
 DAMAGED = (
-    *(ValueError, TypeError, NotImplementedError, InvalidSignature, UnsupportedAlgorithm, InternalError),
+    *(*DAMAGED_KEY, InvalidSignature),
     *(x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
 )
 """What ``cryptography`` raises for a certificate, a list or a signature that is damaged, or of a kind unknown to it."""

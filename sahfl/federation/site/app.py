@@ -55,7 +55,7 @@ def answering(answer: Answer, open_site: Callable[[SiteConfig], Site]) -> Callab
         except Exception as error:
             log.exception(LogLine("failed", what=answer.__name__, error=type(error).__name__))
             if config is not None and config.simulated and isinstance(error, SahflError):
-                emit(Warned(f"{config.name}: {error}"))  # to whom the simulation belongs, as all its scans do
+                emit(Warned(f"{config.name}: {error}"))  # all its scans are the reader's own
             raise SiteFailure(type(error).__name__) from None
         n_bytes, seconds = protocol.n_bytes(content), round(time.monotonic() - began, 2)
         log.info(LogLine("answered", what=answer.__name__, bytes_out=n_bytes, seconds=seconds))
