@@ -41,12 +41,14 @@ format: .venv/installed
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis site *.egg-info
 
+# pip compiles what it copies, but not an editable package, and not all environments keep what Python compiles.
 # torch first: as a dependency of something else, pip would take PyPI's build, with gigabytes of CUDA on Linux.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sahfl needs Python 3.11 or newer; make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python tools/install_torch.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -q sahfl client server
 	touch $@
 
 .venv/docs: .venv/installed

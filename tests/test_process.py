@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sahfl.errors import RunError
-from sahfl.process import is_locked, locked, now, now_text
+from sahfl.process import environment, is_locked, locked, now, now_text
 
 PROGRAMS = ["sahfl.cli", "sahfl_server.main", "sahfl_client.main"]
 BEGIN = "import os, signal, sys, time\nfrom sahfl.process import stoppable\n"
@@ -134,6 +134,18 @@ def test_ctrl_c_reaches_no_process_that_is_spawned_with_interrupts_blocked():
         """)
     out, err = start(code).communicate(timeout=60)
     assert out.split() == [str(1 << signal.SIGINT - 1)] * 2, err
+
+
+def test_processes_that_start_in_the_block_have_its_variables_and_this_one_keeps_its_own(monkeypatch):
+    monkeypatch.setenv("SAHFL_TEST_A", "own")
+    monkeypatch.delenv("SAHFL_TEST_B", raising=False)
+    read = "import os; print(os.environ['SAHFL_TEST_A'], os.environ['SAHFL_TEST_B'])"
+    with environment({"SAHFL_TEST_A": "x", "SAHFL_TEST_B": "y"}):
+        assert subprocess.run([sys.executable, "-c", read], capture_output=True, text=True).stdout == "x y\n"
+    assert ("SAHFL_TEST_B" in os.environ, os.environ["SAHFL_TEST_A"]) == (False, "own")
+    with pytest.raises(KeyError), environment({"SAHFL_TEST_A": "x", "SAHFL_TEST_B": "y"}):
+        os.environ["SAHFL_TEST_C"]
+    assert (os.environ["SAHFL_TEST_A"], os.environ.get("SAHFL_TEST_B")) == ("own", None)
 
 
 # ----------------------------------------------------------------------------------------------------------- locks

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 
 FIRST_S, FACTOR = 0.5, 1.6
-EARLY_CAP_S, LATE_CAP_S = 5.0, 20.0
+EARLY_CAP_S, LATE_CAP_S = 2.5, 20.0
 EARLY_S = 60.0
 
 
 class Backoff:
     """Pauses drawn between nothing and a ceiling, which grows by ``FACTOR`` up to a cap.
 
-    The cap is 5 s in the first minute of failures and 20 s after it; for a lasting cause it is 20 s at once. So a site
-    finds a repaired link within 20 s, and many sites that lost one server do not return all at the same moment.
+    The cap is 2.5 s in the first minute of failures and 20 s after it; for a lasting cause it is 20 s at once. So a
+    site finds a repaired link within 20 s, and many sites that lost one server do not return all at the same moment.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def settings(folder: Path, port: int) -> None:
     _write(folder / "server.yaml", kit)
     for site, profile in SITES.items():
         patients = {"kind": "sah", "n_cases": 14, "profile": profile}
-        scans = {"source": "phantom", "seed": 11, "shape": [64, 72, 16], "spacing_mm": [3.0, 3.0, 7.0]}
+        scans = {"source": "phantom", "seed": 11, "shape": [64, 72, 13], "spacing_mm": [3.0, 3.0, 9.0]}
         site_file = {"name": site, "kit": f"consortium/sites/{site}", "folder": f"hospitals/{site}", "threads": 1}
         _write(folder / f"{site}.yaml", site_file | {"data": scans | {"patients": patients}})
 

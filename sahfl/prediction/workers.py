@@ -17,7 +17,7 @@ from sahfl.prediction.many import Outcome, Run, predict_case, refused
 from sahfl.prediction.scan_list import Wish
 from sahfl.prediction.segment import Predictor, read_predictor
 from sahfl.prediction.written import Wanted
-from sahfl.process import interrupts_blocked, main_left_out, own_process
+from sahfl.process import environment, interrupts_blocked, main_left_out, n_threads, own_process
 
 ENDS_S = 5.0
 """Time that an idle worker gets to end by itself."""
@@ -97,13 +97,16 @@ def _beside(job: Job, n_workers: int, wishes: Sequence[Wish]) -> Iterator[Outcom
 @contextmanager
 def _staff(job: Job, n: int) -> Iterator[tuple[list[_Worker], Callable[[], _Worker]]]:
     """Workers, and what makes one more; each sends ``ready`` when it has read its networks."""
+    import torch
+
     context = multiprocessing.get_context("spawn")
+    threads = n_threads(max(1, torch.get_num_threads() // n))
     with ExitStack() as stack:
 
         def hire() -> _Worker:
             ours, theirs = context.Pipe()
-            process = own_process(_work, (theirs, job, n))
-            with interrupts_blocked(), main_left_out():
+            process = own_process(_work, (theirs, job))
+            with interrupts_blocked(), main_left_out(), environment(threads):
                 process.start()
             theirs.close()
             stack.callback(_dismiss, process, ours)
@@ -122,11 +125,8 @@ def _dismiss(process: SpawnProcess, pipe: Connection) -> None:
         process.kill()
 
 
-def _work(pipe: Connection, job: Job, n_workers: int) -> None:
+def _work(pipe: Connection, job: Job) -> None:
     """Segment scans until the other end of the pipe is closed, also by the death of the process there."""
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // n_workers))
     predictor = job.read()
     pipe.send("ready")
     while True:

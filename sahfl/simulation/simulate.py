@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -96,20 +94,6 @@ def site_configs(study: Study, folder: Path) -> tuple[SiteConfig, ...]:
     )
 
 
-@contextmanager
-def _one_thread_for_workers() -> Iterator[None]:
-    """Processes that start in the block compute with one thread; afterwards this process's environment is as before."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
 def simulate(
     folder: RunFolder, *, workers: int | None = None, lanes: int | None = None, cells: Path | None = None
 ) -> Path:
@@ -140,7 +124,7 @@ def simulate(
     workers = workers or min(at_once, 2 * (os.cpu_count() or 1))
     logs = folder.path / "logs"
     grid = LocalGrid(sites, workers=workers, logs=logs, hostile=study.hostile)
-    with session(folder), _one_thread_for_workers(), grid:
+    with session(folder), grid:
         if study.hostile:
             named = ", ".join(f"{site} ({act})" for site, act in sorted(study.hostile.items()))
             emit(Warned(f"hostile sites, by the study's settings: {named}"))

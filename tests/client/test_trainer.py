@@ -5,7 +5,7 @@ import signal
 import threading
 
 import pytest
-from harness.dying_worker import die, die_the_second_time
+from harness.dying_worker import die, die_the_second_time, note_threads
 from harness.live_site import describe_request, wait_until
 from harness.tiny_study import TINY
 from sahfl_client import backoff
@@ -21,8 +21,8 @@ from sahfl.simulation.simulate import site_configs
 class Supervised:
     """A trainer in this process, and what it answered."""
 
-    def __init__(self, folder):
-        site, *_ = site_configs(parse(Study, TINY, where="test"), folder)
+    def __init__(self, folder, **settings):
+        site = site_configs(parse(Study, TINY, where="test"), folder)[0].model_copy(update=settings)
         self.replies = []
         self.trainer = Trainer(site, on_reply=lambda *pair: self.replies.append(pair), on_step=lambda event: None)
         self.logs = site.folder / "logs"
@@ -44,14 +44,23 @@ def supervise(tmp_path, monkeypatch):
     monkeypatch.setattr(backoff, "FIRST_S", 0.05)
     made = []
 
-    def start(work):
+    def start(work, **settings):
         monkeypatch.setattr(worker_process, "work", work)
-        made.append(Supervised(tmp_path))
+        made.append(Supervised(tmp_path, **settings))
         return made[-1]
 
     yield start
     for supervised in made:
         supervised.trainer.close()
+
+
+def test_a_child_computes_with_as_many_threads_as_the_site_file_gives_in_all_its_libraries(supervise, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    supervised = supervise(note_threads, threads=2)
+    with pytest.raises(RunFailed):
+        supervised.trainer.wait_until_ready()
+    assert (supervised.logs / "threads").read_text() == "2 2"
+    assert os.environ["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_child_that_cannot_start_at_all_ends_the_service_with_its_cause(supervise):

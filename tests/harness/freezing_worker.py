@@ -9,7 +9,7 @@ from pathlib import Path
 from sahfl.federation.workers.worker import work
 
 
-def work_until_frozen(requests, replies, logs, threads, app_of):
+def work_until_frozen(requests, replies, logs, app_of):
     """The real worker; where a file ``freeze`` lies in its logs, the one that takes it stops with half a reply sent."""
     send = replies.send
 
@@ -22,4 +22,4 @@ def work_until_frozen(requests, replies, logs, threads, app_of):
         send(content)
 
     replies.send = send_or_freeze
-    work(requests, replies, logs, threads, app_of)
+    work(requests, replies, logs, app_of)

@@ -79,7 +79,8 @@ def test_a_worker_starts_with_memory_that_stays_with_it(small_grid):
     small_grid.push_messages(messages(small_grid))
     pid = next(iter(wait_until(small_grid.busy, small_grid).values()))
     started_with = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    assert {f"{name}={value}" for name, value in worker_process.KEEP_MEMORY.items()} <= set(started_with)
+    expected = worker_process.KEEP_MEMORY | {"OMP_NUM_THREADS": "1"}
+    assert {f"{name}={value}" for name, value in expected.items()} <= set(started_with)
 
 
 def test_a_killed_worker_is_an_error_reply_of_its_site_and_is_replaced(small_grid):

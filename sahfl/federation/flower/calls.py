@@ -7,7 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flwr.supercore.error import FlowerError
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from google.protobuf.message import DecodeError
+
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.batches import Batch
 from sahfl.federation.flower.callers import CALLER, MEGABYTE_SENT, Caller
 from sahfl.federation.flower.fleet import Seat
 
@@ -15,6 +20,10 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+OVER = ""
+"""Word of a refusal because the run has ended, which is normal; Flower's own has none either."""
 
 
 class Refusal(Exception):
@@ -100,6 +109,37 @@ async def read_body(call: Call, limit: int) -> bytes:
         if len(body) > limit:
             raise Refusal(413, "too large", limit=limit)
     return bytes(body)
+
+
+async def answer_each(call: Call, kind: type[Any], answer: Callable[[Any], Any]) -> None:
+    """Answer a batch of a site's requests with the batch of their answers.
+
+    Args:
+        call: its body is read already.
+        kind: protobuf class of the requests; each names its node.
+        answer: returns the answer to one request.
+
+    Raises:
+        Refusal: the body is no such batch, names another node, or what ``answer`` raises.
+    """
+    batch = Batch(kind)
+    try:
+        batch.ParseFromString(call.body)
+    except DecodeError as error:
+        raise Refusal(400, "not objects") from error
+    if any(request.node.node_id != call.seat.node_id for request in batch.messages):
+        raise Refusal(403, "not of this site")
+    try:
+        answers = Batch(kind, map(answer, batch.messages)).SerializeToString()
+    except Refusal:
+        raise
+    except FlowerError as error:
+        raise Refusal(403, OVER) from error
+    except Exception as error:  # whatever a peer's request makes Flower raise
+        raise Refusal(400, "not understood") from error
+    headers = [(b"content-type", PROTOBUF_MEDIA_TYPE.encode()), (b"content-length", str(len(answers)).encode())]
+    await call.answer({"type": "http.response.start", "status": 200, "headers": headers})
+    await call.answer({"type": "http.response.body", "body": answers})
 
 
 async def disconnected(receive: Receive) -> None:

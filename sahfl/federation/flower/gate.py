@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from base64 import b64decode
 from collections.abc import MutableMapping
-from datetime import datetime
 from typing import Any
 
-from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import PushObjectRequest
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
-from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
 from google.protobuf.message import DecodeError
 
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.batches import MOST_BYTES
 from sahfl.federation.flower.callers import REFUSED, SIGNED_ON
 from sahfl.federation.flower.calls import (
+    OVER,
     App,
     Call,
     Gone,
@@ -26,16 +23,17 @@ from sahfl.federation.flower.calls import (
     Refusal,
     Scope,
     Send,
+    answer_each,
     disconnected,
     read_body,
     reply_json,
 )
 from sahfl.federation.flower.doorway import network_of
 from sahfl.federation.flower.fleet import Fleet
+from sahfl.federation.flower.identity import identify
 from sahfl.federation.flower.link import Link
 from sahfl.federation.flower.uploads import CHUNK
 from sahfl.log_lines import LogLine
-from sahfl.process import now
 
 log = logging.getLogger(__name__)
 HOLD_S = 10.0
@@ -46,6 +44,8 @@ OVERHEAD = 64 * 1024
 """Most bytes in an object's request besides the object."""
 AT_ONCE = 4
 """Objects of one site that are transferred at the same time; further ones wait, and their bodies are not read."""
+RINGS = ("push-messages", "push-object", "push-objects", "confirm-message-received")
+"""Routes after which a reply may be complete, or a message delivered."""
 FLEET = "/v1/fleet/"
 ROUTES = {
     FLEET + name
@@ -57,6 +57,8 @@ ROUTES = {
         "push-messages",
         "push-object",
         "pull-object",
+        "push-objects",
+        "pull-objects",
         "get-run",
         "confirm-message-received",
     )
@@ -121,11 +123,11 @@ class Gate:
             return
         if call.path not in ROUTES or call.scope["method"] != "POST":
             raise Refusal(404, "no such route")
-        self._identify(call)
+        identify(call, self._fleet)
         name = call.path.removeprefix(FLEET)
         if name != "activate-node":
             self._expect_instance(call)
-        if name.endswith("-object"):
+        if name.endswith(("-object", "-objects")):
             async with self._transfers.setdefault(call.seat.node_id, asyncio.Semaphore(AT_ONCE)):
                 await self._route(call, name)
         else:
@@ -135,32 +137,10 @@ class Gate:
         call.body = await read_body(call, self._limit(call.path))
         route = {"activate-node": self._activate, "deactivate-node": self._deactivate, "pull-messages": self._poll}
         route |= {"push-messages": self._push, "push-object": self._push_object}
+        route |= {"pull-objects": self._pull_objects, "push-objects": self._push_objects}
         await route.get(name, self._forward)(call)
-        if name in ("push-messages", "push-object", "confirm-message-received"):
+        if name in RINGS:
             self._fleet.bell.ring()
-
-    def _identify(self, call: Call) -> None:
-        """Find the seat whose key signed the request. Flower verifies the signature again, but gives no reasons."""
-        headers = call.headers
-        try:
-            key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
-            signature = b64decode(headers[FLEET_HTTP_SIGNATURE_HEADER], validate=True)
-            stamp = headers[TIMESTAMP_HEADER]
-            signed_at = datetime.fromisoformat(stamp)
-            signed = verify_signature(bytes_to_public_key(key), stamp.encode("ascii"), signature)
-        except Exception as error:  # whatever a peer's key and signature make the libraries raise
-            raise Refusal(401, "signature") from error
-        seat = self._fleet.of_key(key)
-        if seat is None or not signed:
-            raise Refusal(401, "unknown key" if signed else "signature")
-        if call.caller is not None and call.caller.site not in (None, seat.site):
-            raise Refusal(401, "certificate")
-        call.seat = seat
-        if not seat.active:
-            raise Refusal(401, "revoked")
-        at = now()
-        if signed_at.tzinfo is None or not _in_time((at - signed_at).total_seconds()):
-            raise Refusal(401, "clock", server=at.isoformat(timespec="seconds"), client=stamp[:40])
 
     def _expect_instance(self, call: Call) -> None:
         seat = call.seat
@@ -172,6 +152,8 @@ class Gate:
             raise Refusal(401, "activate")
 
     def _limit(self, path: str) -> int:
+        if path.endswith("push-objects"):
+            return MOST_BYTES + OVERHEAD
         if path.endswith("push-object"):
             return min(CHUNK, self.payload_bytes) + OVERHEAD
         return SMALL
@@ -184,6 +166,8 @@ class Gate:
         if (error := str(refusal.body["error"])) == "activate":
             return
         call.charge(REFUSED)
+        if error == OVER:
+            return
         client = call.scope.get("client") or ("unknown", 0)
         site, peer = call.seat.site or (call.caller and call.caller.site) or "unknown", str(client[0])
         if call.due(site, network_of(peer), error):
@@ -260,6 +244,12 @@ class Gate:
         self._link.expect_object(request.session_id, request.object_id, len(request.object_content))
         await self._forward(call)
 
+    async def _pull_objects(self, call: Call) -> None:
+        await answer_each(call, PullObjectRequest, self._link.pull_small)
+
+    async def _push_objects(self, call: Call) -> None:
+        await answer_each(call, PushObjectRequest, self._link.push_small)
+
     async def _forward(self, call: Call) -> None:
         """Let Flower answer a request; what makes Flower fail is refused, and logged as any other refusal.
 
@@ -293,7 +283,3 @@ class Gate:
 
     def _event(self, node_id: int) -> asyncio.Event:
         return self._events.setdefault(node_id, asyncio.Event())
-
-
-def _in_time(age_s: float) -> bool:
-    return -SYSTEM_TIME_TOLERANCE < age_s < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE

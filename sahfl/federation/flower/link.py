@@ -7,8 +7,9 @@ from typing import Any
 
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
-from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TRANSPORT_TYPE_GRPC_RERE
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.corestate import in_memory_corestate
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -18,34 +19,18 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
-from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
-from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
-from flwr.superlink.config_loader import SuperLinkLifespanConfig
-from flwr.superlink.main import create_app
-from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
-from starlette.middleware.base import BaseHTTPMiddleware
+from flwr.superlink.servicer.fleet import fleet_handlers
 
 from sahfl.errors import PayloadError
 from sahfl.federation.flower import Run, enter_run, silence
+from sahfl.federation.flower.batches import SMALL_BYTES
 from sahfl.federation.flower.calls import Refusal
 from sahfl.federation.flower.parcels import put_together
+from sahfl.federation.flower.superlink_app import fleet_app
 from sahfl.federation.flower.uploads import Uploads
 
 TTL_S = 7 * 86400.0
 """Seconds for which Flower keeps a message; rounds have their own, shorter deadlines."""
-
-
-class Idle:
-    """Replaces Flower's lifespan object, which would start gRPC servers and the SuperExec process."""
-
-    def __init__(self, config: SuperLinkLifespanConfig, state_factory: Any) -> None:
-        self.config = config
-
-    def startup(self) -> None:
-        """Start nothing."""
-
-    def shutdown(self) -> None:
-        """Stop nothing."""
 
 
 class Objects(InMemoryObjectStore):
@@ -72,9 +57,7 @@ class Link:
         silence()
         # An upload continues after an interruption of any length; Flower would end an idle one after three minutes.
         in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = int(TTL_S)
-        self.app = create_app(_settings(), Idle)  # type: ignore[arg-type] # it only calls startup and shutdown
-        # The gate blocks the control and runtime APIs, so their layers are removed: they slow every request down.
-        self.app.user_middleware[:] = [layer for layer in self.app.user_middleware if _is_of_fleet(layer)]
+        self.app = fleet_app()
         self._state: Any = self.app.state.linkstate_factory.state()
         self._state._object_store = Objects()
         self._lost: set[str] = set()
@@ -197,6 +180,30 @@ class Link:
                 if id_ == session_id and (reply := state.message_res_store.get(root)) is not None:
                     self._uploads.take(reply.metadata.reply_to_message_id, n_bytes)
 
+    def pull_small(self, request: PullObjectRequest) -> PullObjectResponse:
+        """Answer a site's request for an object; one that is not small is found and not available.
+
+        Raises:
+            FlowerError: the run has ended.
+        """
+        found: PullObjectResponse = fleet_handlers.pull_object(request, self._state)
+        if len(found.object_content) > SMALL_BYTES:
+            return PullObjectResponse(object_found=True, object_available=False)
+        return found
+
+    def push_small(self, request: PushObjectRequest) -> PushObjectResponse:
+        """Store an object of a reply.
+
+        Raises:
+            Refusal: the object belongs to no upload, or the reply would be larger than it may be.
+            FlowerError: the run has ended.
+        """
+        if not request.session_id:  # Flower would look for any upload that misses the object
+            raise Refusal(403, "not of an upload")
+        self.expect_object(request.session_id, request.object_id, len(request.object_content))
+        stored: PushObjectResponse = fleet_handlers.push_object(request, self._state)
+        return stored
+
     def _uploading(self, root: str) -> bool:
         """Whether a site still uploads objects of a reply; another site may have sent the same objects before."""
         session = self._state._object_push_sessions.get(self._state._object_push_session_by_root.get(root, ""))
@@ -265,35 +272,3 @@ def without_content(message: Message) -> Message:
     """A message without its records; its metadata identify it, and suffice for an error reply."""
     bare: Message = remove_content_from_message(message)
     return bare
-
-
-def _is_of_fleet(layer: Any) -> bool:
-    return layer.cls in (NodeAuthMiddleware, ProtobufTranslationMiddleware, BaseHTTPMiddleware)
-
-
-def _settings() -> SuperLinkLifespanConfig:
-    """Settings of Flower's app: node keys are required, and no address or process in the settings is ever used."""
-    return SuperLinkLifespanConfig(
-        control_address="",
-        health_server_address=None,
-        host="",
-        port=0,
-        insecure=True,
-        certificates=None,
-        superexec_auth_secret=None,
-        authn_plugin=NoOpControlAuthnPlugin(),
-        event_log_plugin=None,
-        fleet_event_log_plugin=None,
-        enable_event_log=False,
-        artifact_provider=None,
-        enable_supernode_auth=True,
-        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
-        fleet_api_address=None,
-        simulation=False,
-        ssl_ca_certfile=None,
-        ssl_certfile=None,
-        ssl_keyfile=None,
-        database=FLWR_IN_MEMORY_DB_NAME,
-        isolation="process",
-        runtime_dependency_install=False,
-    )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -25,7 +26,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from sahfl.errors import NotConnected, PayloadError
-from sahfl.federation.flower import reasons
+from sahfl.federation.flower import batches, reasons
 from sahfl.federation.flower.parcels import Offer, Upload, put_together
 from sahfl.federation.flower.transport import LIMIT, OBJECT_BYTES, BoundedTransport
 
@@ -137,12 +138,10 @@ class FleetLink:
             raise PayloadError(f"message: got {len(ids)} parts, expected at most {MOST_OBJECTS}")
         contents: dict[str, bytes] = {}
         size = 0
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for id_, content in zip(ids, pool.map(lambda id_: self._pull_object(offer, id_), ids), strict=True):
-                contents[id_], size = content, size + len(content)
-                if size > MOST_BYTES:
-                    pool.shutdown(cancel_futures=True)
-                    raise PayloadError(f"message: got at least {size} bytes, expected at most {MOST_BYTES}")
+        for id_, content in self._parts(offer, ids):
+            contents[id_], size = content, size + len(content)
+            if size > MOST_BYTES:
+                raise PayloadError(f"message: got at least {size} bytes, expected at most {MOST_BYTES}")
         message = put_together(offer.tree.object_id, contents, most=MOST_BYTES)
         if not isinstance(message, Message):
             raise PayloadError(f"message: got {type(message).__name__}, expected a message")
@@ -170,8 +169,9 @@ class FleetLink:
         )
         answer = self._call(self._client.PushMessages, request)
         missing = [id_ for id_ in answer.objects_to_push if id_ in upload.objects]
+        sizes = {id_: len(upload.objects[id_]) for id_ in missing}
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda id_: self._push_object(upload, answer.session_id, id_), missing))
+            list(pool.map(lambda group: self._push_group(upload, answer.session_id, group), batches.groups(sizes)))
 
     def deactivate(self) -> None:
         """Sign off at the server; failures are ignored."""
@@ -185,6 +185,28 @@ class FleetLink:
 
     # ------------------------------------------------------------------------------------------- calls
 
+    def _parts(self, offer: Offer, ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Objects with their ids: small ones many at a time, then the others."""
+        large: list[str] = []
+        for start in range(0, len(ids), batches.MOST_OBJECTS):
+            group = ids[start : start + batches.MOST_OBJECTS]
+            found = self._pull_small(offer, group)
+            yield from found.items()
+            large += [id_ for id_ in group if id_ not in found]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            try:
+                yield from zip(large, pool.map(lambda id_: self._pull_object(offer, id_), large), strict=True)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _pull_small(self, offer: Offer, ids: Sequence[str]) -> dict[str, bytes]:
+        """The small ones of some objects, by id."""
+        requests = [message_pb2.PullObjectRequest(node=self._node(), run_id=offer.run_id, object_id=id_) for id_ in ids]
+        found = self._call(self._client.pull_objects, requests)
+        if len(found) != len(ids):
+            raise PayloadError(f"message: got {len(found)} parts, expected {len(ids)}")
+        return {id_: bytes(one.object_content) for id_, one in zip(ids, found, strict=True) if one.object_available}
+
     def _pull_object(self, offer: Offer, id_: str) -> bytes:
         request = message_pb2.PullObjectRequest(node=self._node(), run_id=offer.run_id, object_id=id_)
         found = self._call(self._client.PullObject, request)
@@ -192,15 +214,20 @@ class FleetLink:
             raise RunOver  # the server offers whole messages and deletes whole messages
         return bytes(found.object_content)
 
-    def _push_object(self, upload: Upload, session_id: str, id_: str) -> None:
-        request = message_pb2.PushObjectRequest(
-            node=self._node(),
-            run_id=upload.run_id,
-            object_id=id_,
-            object_content=upload.objects[id_],
-            session_id=session_id,
-        )
-        if not self._call(self._client.PushObject, request).stored:
+    def _push_group(self, upload: Upload, session_id: str, ids: Sequence[str]) -> None:
+        """Send one object of any size, or several small ones."""
+        node, run_id = self._node(), upload.run_id
+        requests = [
+            message_pb2.PushObjectRequest(
+                node=node, run_id=run_id, object_id=id_, object_content=upload.objects[id_], session_id=session_id
+            )
+            for id_ in ids
+        ]
+        if len(requests) == 1:
+            stored = [self._call(self._client.PushObject, requests[0])]
+        else:
+            stored = self._call(self._client.push_objects, requests)
+        if len(stored) != len(ids) or not all(one.stored for one in stored):
             raise NotConnected("the upload was interrupted")
 
     def _node(self) -> Any:
@@ -236,6 +263,23 @@ class _OwnClient(FleetHttpClient):
         self._base_url, self._client, self._interceptors = base_url, client, interceptors
         self._retry_invoker = None
 
+    def pull_objects(self, requests: Sequence[message_pb2.PullObjectRequest]) -> list[message_pb2.PullObjectResponse]:
+        """Pull several objects; one that is not small is found and not available."""
+        return self._several("PullObjects", requests, message_pb2.PullObjectResponse)
+
+    def push_objects(self, requests: Sequence[message_pb2.PushObjectRequest]) -> list[message_pb2.PushObjectResponse]:
+        """Push several small objects."""
+        return self._several("PushObjects", requests, message_pb2.PushObjectResponse)
+
+    def _several(self, name: str, requests: Sequence[Any], kind: type[Any]) -> list[Any]:
+        answers: batches.Batch = self._unary_unary(
+            path=f"/v1/fleet/{name.lower().replace('objects', '-objects')}",
+            rpc_method=f"/sahfl/{name}",
+            request=batches.Batch(type(requests[0]), requests),
+            response_type=partial(batches.Batch, kind),  # type: ignore[arg-type] # it is called like a type
+        )
+        return answers.messages
+
 
 class _Extras:
     """Adds our headers to every request, and sets other limits for transfers of objects and for signing off."""
@@ -245,9 +289,9 @@ class _Extras:
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         context.request.headers.update(self._headers)
-        if context.rpc_method.endswith("Object"):
+        if context.rpc_method.endswith(("Object", "Objects")):
             context.request.extensions["timeout"]["read"] = TRANSFER_S
-        if context.rpc_method.endswith("/PullObject"):
+        if context.rpc_method.endswith(("/PullObject", "/PullObjects")):
             context.request.extensions[LIMIT] = OBJECT_BYTES
         if context.rpc_method.endswith("/DeactivateNode"):
             context.request.extensions["timeout"] |= dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_S)

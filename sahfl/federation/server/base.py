@@ -15,7 +15,7 @@ from sahfl.federation.server.replies import error_text
 from sahfl.federation.server.schedule import Pause, Steps
 from sahfl.run.folder import RunFolder
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0
 """Pauses between two questions to a site that has not accepted yet; each is twice the one before."""
 
 

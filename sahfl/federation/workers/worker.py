@@ -40,14 +40,13 @@ AppOf = Callable[[SiteConfig], Any]
 """Returns the Flower app for a site."""
 
 
-def work(requests: Connection, replies: Connection, logs: str, threads: int, app_of: AppOf) -> None:
+def work(requests: Connection, replies: Connection, logs: str, app_of: AppOf) -> None:
     """Answer messages until the connection ``requests`` ends. Imports come late, so that an early stop takes effect."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     import sahfl.federation.site.app  # noqa: F401  (the longest of the imports, done before "ready")
 
-    torch.set_num_threads(threads)
     handler = logging.StreamHandler()
     handler.setFormatter(TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -18,7 +18,7 @@ from flwr.app import Message
 
 from sahfl.config import SiteConfig
 from sahfl.federation.workers.worker import AppOf, cause_of_death, hospital_app, work
-from sahfl.process import interrupts_blocked, main_left_out, own_process
+from sahfl.process import environment, interrupts_blocked, main_left_out, n_threads, own_process
 
 LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
 """Error classes after which a process gets no further task: memory ran out, or the GPU failed."""
@@ -43,7 +43,7 @@ class Worker:
     Args:
         outputs: receives ("ready", number of GPUs), ("event", Event), ("reply", Message) or ("error", text).
         logs: folder for one log file per site.
-        threads: number of PyTorch's threads; with one, a result depends on the message alone.
+        threads: number of threads of its computations; with one, a result depends on the message alone.
         app_of: returns the app for a site.
     """
 
@@ -54,10 +54,9 @@ class Worker:
         replies, their_replies = spawning.Pipe(duplex=False)
         self.ready = False
         self.message: Message | None = None
-        for name, value in KEEP_MEMORY.items():
-            os.environ.setdefault(name, value)
-        with interrupts_blocked(), main_left_out():
-            arguments = (their_requests, their_replies, str(logs), threads, app_of)
+        memory = {name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()}
+        with interrupts_blocked(), main_left_out(), environment(memory | n_threads(threads)):
+            arguments = (their_requests, their_replies, str(logs), app_of)
             self.process = own_process(work, arguments)
             self.process.start()
             self.reader = threading.Thread(target=self._listen, args=(replies, outputs), daemon=True)

@@ -30,13 +30,19 @@ from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.batches import MOST_BYTES, MOST_OBJECTS, SMALL_BYTES
 from sahfl.federation.flower.callers import MEGABYTE_SENT, REFUSED, SIGNED_ON, Caller
+from sahfl.federation.flower.gate import OVERHEAD
 from sahfl.federation.flower.parcels import prepare
 from sahfl.federation.flower.supernode import FleetLink
+from sahfl.federation.flower.transport import BoundedTransport
 from sahfl.federation.flower.uploads import BESIDES
 from sahfl.log_lines import JsonLines, TextLines
 from sahfl.trust.kit import SiteKit
 from sahfl.trust.provision import renew, revoke
+
+LARGE = bytes(range(256)) * (SMALL_BYTES // 256 + 1)
+LARGE_ARRAY = Array("uint8", (len(LARGE),), "raw", LARGE)
 
 
 def https(side, site="bern"):
@@ -466,7 +472,14 @@ def test_a_site_cannot_answer_for_another_one(side):
     assert error.value.response.json()["error"] == "not a reply of this site"
 
 
-def test_an_object_belongs_to_an_upload(side):
+ALONE_OR_NOT = {
+    "alone": lambda client, push: client._client.PushObject(push).stored,
+    "in a batch": lambda client, push: client._client.push_objects([push])[0].stored,
+}
+
+
+@pytest.mark.parametrize("way", ALONE_OR_NOT)
+def test_an_object_belongs_to_an_upload(side, way):
     client = side.connect("bern")
     side.ask("bern")
     upload, request = announced(client, client.pull())
@@ -476,7 +489,104 @@ def test_an_object_belongs_to_an_upload(side):
         node=client._node(), run_id=upload.run_id, object_id=id_, object_content=content, session_id=""
     )
     with pytest.raises(httpx.HTTPStatusError) as error:
-        client._client.PushObject(push)
+        ALONE_OR_NOT[way](client, push)
     assert error.value.response.json()["error"] == "not of an upload"
     push.session_id = session
-    assert client._client.PushObject(push).stored
+    assert ALONE_OR_NOT[way](client, push)
+
+
+# ------------------------------------------------------------------------------------------------- many objects at once
+
+
+def sent(monkeypatch):
+    """The routes of all requests of all clients, as they are sent."""
+    routes, send = [], BoundedTransport.handle_request
+
+    def noting(transport, request):
+        routes.append(request.url.path.removeprefix("/v1/fleet/"))
+        return send(transport, request)
+
+    monkeypatch.setattr(BoundedTransport, "handle_request", noting)
+    return routes
+
+
+def test_a_message_and_its_reply_take_one_request_each_for_all_their_small_objects(side, monkeypatch):
+    client = side.connect("bern")
+    id_ = side.ask("bern", "hello")
+    routes = sent(monkeypatch)
+    assert answer(client, client.pull(), "world").content["task"]["text"] == "hello"
+    wanted = ["pull-messages", "pull-objects", "confirm-message-received", "push-messages", "push-objects"]
+    assert routes == wanted
+    assert replies(side, id_)[0].content["answer"]["text"] == "world"
+
+
+def test_an_object_that_is_not_small_travels_alone_beside_the_small_ones(side, monkeypatch):
+    side.gate.payload_bytes = len(LARGE)
+    client = side.connect("bern")
+    content = RecordDict({"task": ConfigRecord({"text": "x"}), "state": ArrayRecord({"flat": LARGE_ARRAY})})
+    (id_,) = side.grid.push_messages([side.grid.create_message(content, "train", side.node("bern"), "")])
+    routes = sent(monkeypatch)
+    offer = client.pull()
+    message = client.fetch(offer)
+    assert message.content["state"]["flat"].data == LARGE
+    other = ArrayRecord({"flat": Array("uint8", LARGE_ARRAY.shape, "raw", LARGE[::-1])})
+    client.push(prepare(Message(RecordDict({"state": other}), reply_to=message), client.node_id))
+    assert sorted(routes) == sorted(
+        ["pull-messages", "pull-objects", "pull-object", "push-messages", "push-objects", "push-object"]
+    )
+    assert replies(side, id_)[0].content["state"]["flat"].data == LARGE[::-1]
+
+
+def pull_request(client, offer, **other):
+    values = {"node": client._node(), "run_id": offer.run_id, "object_id": offer.tree.object_id}
+    return message_pb2.PullObjectRequest(**values | other)
+
+
+def refusal(client, requests):
+    with pytest.raises(httpx.HTTPStatusError) as error:
+        client._client.pull_objects(requests)
+    return error.value.response.status_code, error.value.response.json()["error"]
+
+
+def test_what_is_not_a_batch_of_this_site_s_requests_is_refused(side, caplog):
+    client, graz = side.connect("bern"), side.connect("graz")
+    side.ask("bern")
+    offer = client.pull()
+    one = pull_request(client, offer)
+    assert refusal(client, [one, pull_request(graz, offer)]) == (403, "not of this site")
+    assert refusal(client, [one] * (MOST_OBJECTS + 1)) == (400, "not objects")
+    assert refusal(client, [pull_request(client, offer, run_id=7)]) == (400, "not understood")
+    with https(side) as raw:
+        for body in (b"\xff" * 30, b"\x05\x0a", b"\x80" * 12):
+            refused = raw.post("/v1/fleet/pull-objects", content=body, headers=signed_headers(side))
+            assert (refused.status_code, refused.json()["error"]) == (400, "not objects")
+        assert raw.post("/v1/fleet/pull-objects", content=b"", headers=signed_headers(side)).content == b""
+    assert client._client.pull_objects([one])[0].object_available
+    assert len([line for line in caplog.messages if "event=refused" in line]) == 3  # one line for each reason
+
+
+def test_a_batch_of_a_run_that_has_ended_is_refused_without_a_line_in_the_log(side, caplog):
+    client = side.connect("bern")
+    side.ask("bern")
+    request = pull_request(client, client.pull())
+    side.link.end_run()
+    assert refusal(client, [request]) == (403, "")
+    assert not [line for line in caplog.messages if "event=refused" in line]
+
+
+def test_the_objects_of_a_batch_count_in_the_budget_of_their_reply(side):
+    client = side.connect("bern")
+    side.ask("bern")
+    upload, request = announced(client, client.pull())
+    session = client._client.PushMessages(request).session_id
+    side.link._uploads._by_request[upload.head.metadata.reply_to_message_id].left = 10
+    with pytest.raises(PayloadError, match="too large"):
+        client._push_group(upload, session, list(upload.objects))
+
+
+def test_a_batch_brings_at_most_a_megabyte_and_no_more_is_read(side):
+    side.connect("bern")
+    with https(side) as raw:
+        body = b"x" * (MOST_BYTES + OVERHEAD + 1)
+        refused = raw.post("/v1/fleet/push-objects", content=body, headers=signed_headers(side))
+    assert (refused.status_code, refused.json()["error"]) == (413, "too large")

@@ -21,13 +21,16 @@ from sahfl.trust.kit import SiteKit
 
 ON_THE_WAY = 24 << 20
 """More bytes than the buffers of a loopback connection hold at both ends."""
+UPLOAD = SimpleNamespace(run_id=1, objects={"1": b"one", "2": b"two"})
 OFFER = SimpleNamespace(run_id=1, id="1", tree=ObjectTree(object_id="1"))
 CALLS = {
     "activate-node": lambda link: link.activate(),
     "send-node-heartbeat": lambda link: link.heartbeat(),
     "pull-messages": lambda link: link.pull(),
     "get-run": lambda link: link.code_of(1),
-    "pull-object": lambda link: link.fetch(OFFER),
+    "pull-objects": lambda link: link.fetch(OFFER),
+    "pull-object": lambda link: link._pull_object(OFFER, "1"),
+    "push-objects": lambda link: link._push_group(UPLOAD, "session", ["1", "2"]),
     "confirm-message-received": lambda link: link.confirm(OFFER),
 }
 
@@ -59,7 +62,7 @@ def link_to(paths):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_no_call_of_a_site_reads_an_endless_reply(link_to, tls, name):
-    most = OBJECT_BYTES if name == "pull-object" else REPLY_BYTES
+    most = OBJECT_BYTES if name.startswith("pull-object") else REPLY_BYTES
     with endless_server(ENDLESS["chunks"], tls) as (port, taken), pytest.raises(NotConnected) as caught:
         CALLS[name](link_to(port))
     about = f"the server's reply to /v1/fleet/{name} has more than {most} bytes, the most that is read"

@@ -27,6 +27,7 @@ from harness.trust_kits import make_consortium
 from sahfl.errors import PayloadError
 from sahfl.federation import protocol
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower.batches import Batch
 from sahfl.federation.flower.fleet import Fleet
 from sahfl.federation.flower.gate import FLEET, ROUTES, Gate
 from sahfl.federation.flower.link import Link
@@ -85,10 +86,16 @@ class Visit:
             node=node, messages_list=[upload.head], message_object_trees=[upload.tree]
         )
         session = fleet_pb2.PushMessagesResponse.FromString(self.must("push-messages")).session_id
-        for object_id, part in upload.objects.items():
-            self.requests["push-object"] = message_pb2.PushObjectRequest(
+        pulls = [self.requests["pull-object"]] * 2
+        self.requests["pull-objects"] = Batch(message_pb2.PullObjectRequest, pulls)
+        pushes = [
+            message_pb2.PushObjectRequest(
                 node=node, run_id=run_id, object_id=object_id, object_content=part, session_id=session
             )
+            for object_id, part in upload.objects.items()
+        ]
+        self.requests["push-object"] = pushes[-1]
+        self.requests["push-objects"] = Batch(message_pb2.PushObjectRequest, pushes)
         self.requests["deactivate-node"] = fleet_pb2.DeactivateNodeRequest(node_id=self.node_id)
         self.ids = [id_]
         self.raw = {f"{name}.http": self.head(name) + body.SerializeToString() for name, body in self.requests.items()}
