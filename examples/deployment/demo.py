@@ -184,8 +184,7 @@ def play(folder: Path) -> Path:
         say("the server was killed (SIGKILL); it is started again, the sites are told nothing")
         before, server = len(rounds.committed()), start(*serve)
         seconds = wait_for("the next round", lambda: len(rounds.committed()) > before, [server, *sites])
-        kept = "what the sites had sent before was kept, so that this round sent little"
-        say(f"{seconds:.1f} s after its start the server had committed the next round; {kept}")
+        say(f"{seconds:.1f} s after its start the server had committed the next round; no round was trained again")
         subprocess.run([sahfl, "status", str(folder / "server.yaml")], check=False)
         wait_for("the end", lambda: server.child.poll() is not None, [server, *sites])
         rounds.committed()
