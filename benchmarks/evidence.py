@@ -1,10 +1,11 @@
 """The evidence: ``configs/evidence.yaml`` run to its end, with its claims and rows as tables.
 
-    python benchmarks/evidence.py            # what is missing of the study; docs/evidence.json; the tables
-    python benchmarks/evidence.py --table    # runs nothing: the tables of docs/evidence.json and docs/map.json
+    python benchmarks/evidence.py            # what is missing of the study; docs/evidence.json; the page
+    python benchmarks/evidence.py --table    # runs nothing: the page of docs/evidence.json and docs/map.json
 
 Two methods are also trained on axial slices alone, on the same patients. An interrupted call goes on where it ended
 (``runs/evidence``). The JSON keeps each claim with its verdict, each row of the results, the commit and the machine.
+From it come the tables of ``docs/evidence.md``, between its marks, and the picture.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import yaml
 from machine import machine
 from when_it_pays import NUMBERS as MAP
@@ -22,26 +24,34 @@ from when_it_pays import commit, finished
 
 from sahfl.config import Study, parse
 from sahfl.report.names import method_name
+from sahfl.report.theme import DPI, STYLE, encode, new_figure
 from sahfl.results.between_runs import compare_runs
 from sahfl.run.folder import RunFolder
 
 HERE = Path(__file__).parents[1]
 STUDY, NUMBERS = HERE / "configs" / "evidence.yaml", HERE / "docs" / "evidence.json"
+PAGE, PICTURE = HERE / "docs" / "evidence.md", HERE / "docs" / "pictures" / "evidence.png"
 FINDING = ("id", "claim", "paper", "wanted", "verdict", "supported", "text")
 GAP = ("difference", "low", "high", "n", "trainings")
 
 
 def main() -> None:
-    """Run what is missing, write the JSON, and print the tables."""
+    """Run what is missing, and write the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="run nothing; only print the tables")
+    parser.add_argument("--table", action="store_true", help="run nothing; only write the page")
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="folder of the runs")
     options = parser.parse_args()
     if not options.table:
         found = {name: finished(study, options.runs / name) for name, study in studies().items()}
         NUMBERS.write_text(json.dumps(numbers(found["three-views"], found["one-view"]), indent=1) + "\n")
-    for rows in (conditions, claims, methods, views, *((map_,) if MAP.exists() else ())):
-        print("\n".join(rows()), end="\n\n")
+    text = PAGE.read_text()
+    for table in (conditions, claims, methods, views, *([when_it_pays] if MAP.exists() else [])):
+        begin, end = f"<!-- table: {table.__name__} -->", "<!-- end -->"
+        before, _, after = text.partition(begin)
+        text = "\n".join([before + begin, *table(), end + after.partition(end)[2]])
+    PAGE.write_text(text)
+    PICTURE.write_bytes(picture())
+    print(f"{PAGE}\n{PICTURE}")
 
 
 def studies() -> dict[str, Study]:
@@ -93,7 +103,7 @@ def methods() -> Iterator[str]:
     """A row for each row of the results."""
     yield "| method | trains | sends a round | Dice | trainings |\n|---|---|---|---|---|"
     for row in read(NUMBERS)["methods"]:
-        dice = f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        dice = "none" if row["low"] is None else f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
         size = f"{row['bytes_up_per_round'] / 1000:.1f} kB" if row["bytes_up_per_round"] else "nothing"
         yield f"| {row['name']} | {row['trainable']:,} | {size} | {dice} | {row['trainings']} |"
 
@@ -111,7 +121,7 @@ def conditions() -> Iterator[str]:
     yield f"Commit {found['commit'][:12]}, {found['minutes']} minutes; {found['machine']}."
 
 
-def map_() -> Iterator[str]:
+def when_it_pays() -> Iterator[str]:
     """A row for each point of the map, with the gain of each arm over each site alone and over pooled training."""
     points = read(MAP)["points"]
     arms = [row["arm"] for row in next(iter(points.values()))["rows"] if row["reference"] == "each"]
@@ -122,9 +132,26 @@ def map_() -> Iterator[str]:
             yield f"| {point} | {name} | {' | '.join(gaps)} |"
 
 
+def picture() -> bytes:
+    """The Dice of each row with its interval against the bytes that a site sends in a round, as PNG."""
+    rows = [row for row in read(NUMBERS)["methods"] if row["id"].rpartition("-")[2] not in ("each", "pooled", "local")]
+    rows.sort(key=lambda row: row["mean"])
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(0.3 * len(rows) + 0.8, 7.2)
+        axes = figure.subplots()
+        means = [row["mean"] for row in rows]
+        ends = [[abs(row[end] - row["mean"]) for row in rows] for end in ("low", "high")]
+        axes.errorbar(means, range(len(rows)), xerr=ends, fmt="o", color="#00578A", markersize=5)
+        names = [f"{row['name']}  ({row['bytes_up_per_round'] / 1000:,.0f} kB)" for row in rows]
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_xlabel("Dice, with the interval of 95 % over patients and trainings")
+        return encode(figure, dpi=DPI)
+
+
 def signed(row: Mapping[str, Any]) -> str:
-    """A difference with its interval."""
-    return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    """A difference with its interval, if it has one."""
+    interval = "no interval" if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}"
+    return f"{row['difference']:+.3f} ({interval})"
 
 
 def read(path: Path) -> Any:
