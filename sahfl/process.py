@@ -118,7 +118,10 @@ def main_left_out() -> Iterator[None]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Give processes that start in the block these variables; afterwards this process has its own again."""
+    """Give processes that start in the block these variables; afterwards this process has its own again.
+
+    Only one thread at a time may be in such a block (``main_left_out`` has a lock).
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -126,18 +129,18 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
 
 def n_threads(n: int) -> dict[str, str]:
-    """The variables of a process that computes with ``n`` threads.
+    """The variables of a process that computes with ``n`` threads, whichever of them a user has set.
 
-    numpy's linear algebra reads them when it is imported. PyTorch's own setting does not reach it: beside two other
-    processes on two cores its idle threads took two thirds of the processor from those that had work.
+    Libraries read them when they are imported. PyTorch's own setting does not reach numpy's linear algebra: beside two
+    other processes on two cores its idle threads took two thirds of the processor from those that had work.
     """
-    return {"OMP_NUM_THREADS": str(n)}
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(n))
 
 
 @contextmanager

@@ -56,6 +56,7 @@ def supervise(tmp_path, monkeypatch):
 
 def test_a_child_computes_with_as_many_threads_as_the_site_file_gives_in_all_its_libraries(supervise, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")  # counts more than the other for PyTorch
     supervised = supervise(note_threads, threads=2)
     with pytest.raises(RunFailed):
         supervised.trainer.wait_until_ready()

@@ -18,6 +18,7 @@ from sahfl.federation import flower, protocol
 from sahfl.federation.server.mailbox import Ask, Mailbox
 from sahfl.federation.workers import worker_process
 from sahfl.payload import Header
+from sahfl.process import n_threads
 from sahfl.simulation.local_grid import FIRST_NODE_ID, LocalGrid
 from sahfl.simulation.simulate import site_configs
 from sahfl.task import Task
@@ -79,7 +80,7 @@ def test_a_worker_starts_with_memory_that_stays_with_it(small_grid):
     small_grid.push_messages(messages(small_grid))
     pid = next(iter(wait_until(small_grid.busy, small_grid).values()))
     started_with = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    expected = worker_process.KEEP_MEMORY | {"OMP_NUM_THREADS": "1"}
+    expected = worker_process.KEEP_MEMORY | n_threads(1)
     assert {f"{name}={value}" for name, value in expected.items()} <= set(started_with)
 
 

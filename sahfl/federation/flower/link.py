@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from flwr.app import Message
@@ -14,10 +15,8 @@ from flwr.supercore.corestate import in_memory_corestate
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.superlink.servicer.fleet import fleet_handlers
 
@@ -28,7 +27,10 @@ from sahfl.federation.flower.calls import Refusal
 from sahfl.federation.flower.parcels import put_together
 from sahfl.federation.flower.superlink_app import fleet_app
 from sahfl.federation.flower.uploads import Uploads
+from sahfl.process import now
 
+UNUSED_S = 60.0
+"""Seconds after which an upload's session without a reply is forgotten."""
 TTL_S = 7 * 86400.0
 """Seconds for which Flower keeps a message; rounds have their own, shorter deadlines."""
 
@@ -162,6 +164,7 @@ class Link:
         Raises:
             Refusal: the request is another node's, or ``Uploads.begin`` refuses.
         """
+        self._drop_sessions()
         if (request := self._state.message_ins_store.get(request_id)) is not None:
             if request.metadata.dst_node_id != node_id:
                 raise Refusal(403, "not a reply of this site")
@@ -181,14 +184,16 @@ class Link:
                     self._uploads.take(reply.metadata.reply_to_message_id, n_bytes)
 
     def pull_small(self, request: PullObjectRequest) -> PullObjectResponse:
-        """Answer a site's request for an object; one that is not small is found and not available.
+        """Answer a site's request for an object; one that is absent, not sent yet, or not small is not available.
 
         Raises:
             FlowerError: the run has ended.
         """
+        # A look before Flower's handler, which copies a large object, and searches all sessions for one not sent yet.
+        content = self._state.object_store.get(request.object_id)
+        if not content or len(content) > SMALL_BYTES:
+            return PullObjectResponse(object_found=content is not None, object_available=False)
         found: PullObjectResponse = fleet_handlers.pull_object(request, self._state)
-        if len(found.object_content) > SMALL_BYTES:
-            return PullObjectResponse(object_found=True, object_available=False)
         return found
 
     def push_small(self, request: PushObjectRequest) -> PushObjectResponse:
@@ -204,19 +209,37 @@ class Link:
         stored: PushObjectResponse = fleet_handlers.push_object(request, self._state)
         return stored
 
+    def _drop_sessions(self) -> None:
+        """Forget uploads' sessions without a reply: Flower ignored the reply, or a later attempt took its place.
+
+        One that began a moment ago may get its reply yet.
+        """
+        state = self._state
+        with state._lock_object_push_sessions:
+            used = set(state._object_push_session_by_root.values())
+            latest = now() + timedelta(seconds=TTL_S - UNUSED_S)
+            for id_, session in list(state._object_push_sessions.items()):
+                if id_ not in used and session.expires_at < latest:
+                    del state._object_push_sessions[id_]
+
     def _uploading(self, root: str) -> bool:
         """Whether a site still uploads objects of a reply; another site may have sent the same objects before."""
         session = self._state._object_push_sessions.get(self._state._object_push_session_by_root.get(root, ""))
         return session is not None and bool(session.pending_object_ids)
 
     def _contents(self, root: str) -> dict[str, bytes] | None:
+        """The objects of a message by id, each once: a tree that names some of them often has no bound of its size."""
         store = self._state.object_store
-        try:
-            tree = store.get_object_tree(root)
-        except NoObjectInStoreError:
-            return None
-        contents = {node.object_id: store.get(node.object_id) for node in iterate_object_tree(tree)}
-        return contents if all(contents.values()) else None
+        contents: dict[str, bytes] = {}
+        with store.lock_store:
+            left = [root]
+            while left:
+                if (id_ := left.pop()) not in contents:
+                    if (entry := store.store.get(id_)) is None or not entry.content:
+                        return None
+                    contents[id_] = entry.content
+                    left += entry.child_object_ids
+        return contents
 
     def forget(self, id_: str) -> None:
         """Delete a message, its reply, and all objects of both."""

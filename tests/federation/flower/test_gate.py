@@ -1,5 +1,6 @@
 """What passes the gate, over real TLS, and what does not."""
 
+import hashlib
 import json
 import logging
 import os
@@ -24,17 +25,19 @@ from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto import fleet_pb2, message_pb2
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from harness.fleet_server import answer, replies, serving
 from harness.trust_kits import copy_of, make_consortium
 
 from sahfl.errors import NotConnected, PayloadError
 from sahfl.federation.flower import handshake
+from sahfl.federation.flower import link as link_module
 from sahfl.federation.flower.batches import MOST_BYTES, MOST_OBJECTS, SMALL_BYTES
 from sahfl.federation.flower.callers import MEGABYTE_SENT, REFUSED, SIGNED_ON, Caller
 from sahfl.federation.flower.gate import OVERHEAD
 from sahfl.federation.flower.parcels import prepare
-from sahfl.federation.flower.supernode import FleetLink
+from sahfl.federation.flower.supernode import FleetLink, RunOver
 from sahfl.federation.flower.transport import BoundedTransport
 from sahfl.federation.flower.uploads import BESIDES
 from sahfl.log_lines import JsonLines, TextLines
@@ -556,6 +559,7 @@ def test_what_is_not_a_batch_of_this_site_s_requests_is_refused(side, caplog):
     assert refusal(client, [one, pull_request(graz, offer)]) == (403, "not of this site")
     assert refusal(client, [one] * (MOST_OBJECTS + 1)) == (400, "not objects")
     assert refusal(client, [pull_request(client, offer, run_id=7)]) == (400, "not understood")
+    assert not client._client.pull_objects([pull_request(client, offer, object_id="ab" * 32)])[0].object_found
     with https(side) as raw:
         for body in (b"\xff" * 30, b"\x05\x0a", b"\x80" * 12):
             refused = raw.post("/v1/fleet/pull-objects", content=body, headers=signed_headers(side))
@@ -565,13 +569,70 @@ def test_what_is_not_a_batch_of_this_site_s_requests_is_refused(side, caplog):
     assert len([line for line in caplog.messages if "event=refused" in line]) == 3  # one line for each reason
 
 
-def test_a_batch_of_a_run_that_has_ended_is_refused_without_a_line_in_the_log(side, caplog):
+def test_objects_of_a_run_that_has_ended_are_over_without_a_line_in_the_log(side, caplog):
     client = side.connect("bern")
     side.ask("bern")
-    request = pull_request(client, client.pull())
+    offer = client.pull()
+    upload, request = announced(client, offer)
+    session = client._client.PushMessages(request).session_id
     side.link.end_run()
-    assert refusal(client, [request]) == (403, "")
+    with pytest.raises(RunOver):
+        client.fetch(offer)
+    with pytest.raises(RunOver):
+        client._push_group(upload, session, list(upload.objects))
     assert not [line for line in caplog.messages if "event=refused" in line]
+
+
+def test_a_large_object_in_a_batch_is_not_even_copied(side, monkeypatch):
+    client = side.connect("bern")
+    content = RecordDict({"state": ArrayRecord({"flat": LARGE_ARRAY})})
+    side.grid.push_messages([side.grid.create_message(content, "train", side.node("bern"), "")])
+    offer = client.pull()
+    copied, pull = [], link_module.fleet_handlers.pull_object
+
+    def noting(request, state):
+        copied.append(len(state.object_store.get(request.object_id)))
+        return pull(request, state)
+
+    monkeypatch.setattr(link_module.fleet_handlers, "pull_object", noting)
+    ids = {node.object_id for node in iterate_object_tree(offer.tree)}
+    found = client._client.pull_objects([pull_request(client, offer, object_id=id_) for id_ in ids])
+    assert sorted(one.object_available for one in found) == [False, *[True] * (len(ids) - 1)]
+    assert all(one.object_found for one in found)
+    assert max(copied) <= SMALL_BYTES
+
+
+def test_replies_that_nobody_waits_for_leave_no_session(side, monkeypatch):
+    monkeypatch.setattr(link_module, "UNUSED_S", -1.0)
+    client = side.connect("bern")
+    id_ = side.ask("bern")
+    upload, request = announced(client, client.pull())
+    upload.head.metadata.reply_to_message_id = "ab" * 32
+    for _ in range(5):
+        client._client.PushMessages(request)
+    assert side.link.counts()["sessions"] <= 1
+    upload.head.metadata.reply_to_message_id = id_
+    for _ in range(5):  # attempts for one reply, of which the last one counts
+        client._client.PushMessages(request)
+    client.push(upload)
+    assert replies(side, id_)[0].content["answer"]["text"] == "done"
+    assert side.link.counts()["sessions"] <= 1
+
+
+def test_a_tree_that_names_an_object_again_and_again_is_read_once_for_each_object(side):
+    store, run = side.link._state.object_store, side.link.run_id
+    contents, below = {}, None
+    for level in range(40):
+        body = str(level).encode()
+        id_ = hashlib.sha256(body).hexdigest()
+        bare = [ObjectTree(object_id=below.object_id)] * 2 if below else []
+        tree = ObjectTree(object_id=id_, children=[below, *bare] if below else [])
+        contents[id_], below = body, tree
+    store.verify = False
+    store.preregister(run, below)
+    for id_, body in contents.items():
+        store.put(id_, body)
+    assert side.link._contents(below.object_id) == contents
 
 
 def test_the_objects_of_a_batch_count_in_the_budget_of_their_reply(side):
