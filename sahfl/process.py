@@ -85,7 +85,7 @@ def is_own() -> bool:
 
 
 def own_process(target: Callable[..., None], arguments: tuple[Any, ...]) -> SpawnProcess:
-    """A new process, not started yet, that runs a function of sahfl; start it ``main_left_out``."""
+    """A new process, not started yet, that runs a function of sahfl; start it in ``spawning``."""
     return get_context("spawn").Process(target=target, args=arguments, daemon=True, name=_WORKER)
 
 
@@ -120,7 +120,7 @@ def main_left_out() -> Iterator[None]:
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Give processes that start in the block these variables; afterwards this process has its own again.
 
-    Only one thread at a time may be in such a block (``main_left_out`` has a lock).
+    Only one thread at a time may be in such a block, as in that of ``spawning``.
     """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -132,6 +132,13 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def spawning(variables: Mapping[str, str]) -> Iterator[None]:
+    """Start processes of ``own_process`` in the block, which Ctrl-C does not reach, with these variables."""
+    with interrupts_blocked(), main_left_out(), environment(variables):
+        yield
 
 
 def n_threads(n: int) -> dict[str, str]:

@@ -17,7 +17,7 @@ from sahfl.prediction.many import Outcome, Run, predict_case, refused
 from sahfl.prediction.scan_list import Wish
 from sahfl.prediction.segment import Predictor, read_predictor
 from sahfl.prediction.written import Wanted
-from sahfl.process import environment, interrupts_blocked, main_left_out, n_threads, own_process
+from sahfl.process import n_threads, own_process, spawning
 
 ENDS_S = 5.0
 """Time that an idle worker gets to end by itself."""
@@ -106,7 +106,7 @@ def _staff(job: Job, n: int) -> Iterator[tuple[list[_Worker], Callable[[], _Work
         def hire() -> _Worker:
             ours, theirs = context.Pipe()
             process = own_process(_work, (theirs, job))
-            with interrupts_blocked(), main_left_out(), environment(threads):
+            with spawning(threads):
                 process.start()
             theirs.close()
             stack.callback(_dismiss, process, ours)

@@ -34,10 +34,7 @@ class Batch:
 
     def SerializeToString(self, *, deterministic: bool = True) -> bytes:
         """All messages as bytes."""
-        out = BytesIO()
-        for message in self.messages:
-            proto.serialize_length_prefixed(message, out)
-        return out.getvalue()
+        return written(self.messages)
 
     def ParseFromString(self, content: bytes) -> None:
         """Read messages.
@@ -55,6 +52,14 @@ class Batch:
             raise
         except Exception as error:  # whatever a peer's bytes make protobuf raise
             raise DecodeError(f"not messages ({type(error).__name__})") from error
+
+
+def written(messages: Iterable[Any]) -> bytes:
+    """Protobuf messages, each behind its length."""
+    out = BytesIO()
+    for message in messages:
+        proto.serialize_length_prefixed(message, out)
+    return out.getvalue()
 
 
 def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from google.protobuf.message import DecodeError
 
 from sahfl.federation.flower import handshake
-from sahfl.federation.flower.batches import Batch
+from sahfl.federation.flower.batches import Batch, written
 from sahfl.federation.flower.callers import CALLER, MEGABYTE_SENT, Caller
 from sahfl.federation.flower.fleet import Seat
 
@@ -130,7 +130,7 @@ async def answer_each(call: Call, kind: type[Any], answer: Callable[[Any], Any])
     if any(request.node.node_id != call.seat.node_id for request in batch.messages):
         raise Refusal(403, "not of this site")
     try:
-        answers = Batch(kind, map(answer, batch.messages)).SerializeToString()
+        answers = written(map(answer, batch.messages))
     except Refusal:
         raise
     except FlowerError as error:

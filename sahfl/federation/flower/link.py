@@ -174,8 +174,10 @@ class Link:
         """Take an object that is not stored yet out of its reply's budget.
 
         Raises:
-            Refusal: the reply would be larger than it may be.
+            Refusal: no upload is named, or the reply would be larger than it may be.
         """
+        if not session_id:  # Flower would look for any upload that misses the object
+            raise Refusal(403, "not of an upload")
         state = self._state
         session = state._object_push_sessions.get(session_id)
         if session is not None and object_id in session.pending_object_ids:
@@ -200,11 +202,9 @@ class Link:
         """Store an object of a reply.
 
         Raises:
-            Refusal: the object belongs to no upload, or the reply would be larger than it may be.
+            Refusal: as ``expect_object``.
             FlowerError: the run has ended.
         """
-        if not request.session_id:  # Flower would look for any upload that misses the object
-            raise Refusal(403, "not of an upload")
         self.expect_object(request.session_id, request.object_id, len(request.object_content))
         stored: PushObjectResponse = fleet_handlers.push_object(request, self._state)
         return stored

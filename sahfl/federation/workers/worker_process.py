@@ -18,7 +18,7 @@ from flwr.app import Message
 
 from sahfl.config import SiteConfig
 from sahfl.federation.workers.worker import AppOf, cause_of_death, hospital_app, work
-from sahfl.process import environment, interrupts_blocked, main_left_out, n_threads, own_process
+from sahfl.process import n_threads, own_process, spawning
 
 LOST = {"MemoryError", "_ArrayMemoryError", "OutOfMemoryError", "AcceleratorError"}
 """Error classes after which a process gets no further task: memory ran out, or the GPU failed."""
@@ -48,14 +48,14 @@ class Worker:
     """
 
     def __init__(self, outputs: WorkerOutputs, *, logs: Path, threads: int, app_of: AppOf = hospital_app) -> None:
-        spawning = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")
         # Two pipes: if a thread reads from a pipe, closing it here does not end it for the other side.
-        their_requests, self._requests = spawning.Pipe(duplex=False)
-        replies, their_replies = spawning.Pipe(duplex=False)
+        their_requests, self._requests = context.Pipe(duplex=False)
+        replies, their_replies = context.Pipe(duplex=False)
         self.ready = False
         self.message: Message | None = None
         memory = {name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()}
-        with interrupts_blocked(), main_left_out(), environment(memory | n_threads(threads)):
+        with spawning(memory | n_threads(threads)):
             arguments = (their_requests, their_replies, str(logs), app_of)
             self.process = own_process(work, arguments)
             self.process.start()
