@@ -126,12 +126,15 @@ def conditions() -> Iterator[str]:
 def when_it_pays() -> Iterator[str]:
     """A row for each point of the map, with the gain of each arm over each site alone and over pooled training."""
     points = read(MAP)["points"]
-    arms = [row["arm"] for row in next(iter(points.values()))["rows"] if row["reference"] == "each"]
+    arms = list(dict.fromkeys(row["arm"] for row in next(iter(points.values()))["rows"]))
     yield f"| point | against | {' | '.join(arms)} |\n|---|---|{'---|' * len(arms)}"
     for point, entry in points.items():
-        for reference, name in (("each", "each site alone"), ("pooled", "pooled")):
-            gaps = [signed(row) for row in entry["rows"] if row["reference"] == reference]
-            yield f"| {point} | {name} | {' | '.join(gaps)} |"
+        for round_ in dict.fromkeys(row["round"] for row in entry["rows"]):
+            rows = [row for row in entry["rows"] if row["round"] == round_]
+            where = point if round_ is None else f"{point}, after round {round_}"
+            for reference, name in (("each", "each site alone"), ("pooled", "pooled")):
+                gaps = [signed(row) for row in rows if row["reference"] == reference]
+                yield f"| {where} | {name} | {' | '.join(gaps)} |"
 
 
 def picture() -> bytes:

@@ -7,9 +7,10 @@
 Each point is a study in a folder of its own (``runs/map/POINT``): an interrupted call goes on where it ended. A point
 that is finished stands in ``docs/map.json`` with the commit that ran it; only a change of its settings voids it. The
 points change the number of training patients of a site, the rounds, or how unlike the sites are: in nothing, in their
-scanners, in their raters, in both; and one is the corner of few patients and many rounds. A point compares plain
-CP-LoRA, CP-LoRA with private terms, and CP-LoRA whose norms stay at the site with each site alone and with pooled
-training, in five trainings of each arm. The held-out patients of all points with the same scans are the same.
+scanners, in their raters, in both; and one is the corner of few patients and many rounds. The two of 60 rounds are also
+evaluated after 4, 12 and 30 rounds. A point compares plain CP-LoRA, CP-LoRA with private terms, and CP-LoRA whose norms
+stay at the site with each site alone and with pooled training, in five trainings of each arm. The held-out patients of
+all points with the same scans are the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,32 @@ RATERS = {"sah_a": -0.04, "sah_b": 0.04, "sah_c": 0.0}
 POINTS: Mapping[str, Mapping[str, Any]] = {
     "base": {},
     **{f"patients-{n}": {"patients": n} for n in (2, 4, 16, 32)},
-    **{f"rounds-{n}": {"rounds": n} for n in (4, 30, 60)},
     "unlike-none": {"scanners": False},
     "unlike-rater": {"scanners": False, "raters": True},
     "unlike-both": {"raters": True},
+    "rounds-60": {"rounds": 60},
     "corner": {"patients": 4, "rounds": 60},
 }
 """What each point changes of the base point: 8 patients, 12 rounds, three scanners, one rater."""
+EVALUATED_ROUNDS = (4, 12, 30)
+"""Rounds after which the trainings of 60 rounds are evaluated, beside the last."""
 LEAST_PATIENTS = SitePolicy().adapters.least_patients
 """Training patients below which a site's default policy lets no update of an adapter leave; grey in the picture."""
 ARMS = {"plain": "", "private terms": "-private4", "norms stay": "-stays-norm"}
 """Part of an arm's id."""
-AXES = {
-    "training patients of a site": {str(n): "base" if n == 8 else f"patients-{n}" for n in (2, 4, 8, 16, 32)},
-    "rounds": {"4": "rounds-4", "12": "base", "30": "rounds-30", "60": "rounds-60"},
-    "sites differ in": {"nothing": "unlike-none", "scanner": "base", "rater": "unlike-rater", "both": "unlike-both"},
-    "corner": {"4 patients,\n60 rounds": "corner"},
+Tick = tuple[str, int | None]
+"""A point, and the round after which it was evaluated; None after the last."""
+_ROUNDS = {**{str(n): n for n in EVALUATED_ROUNDS}, "60": None}
+AXES: Mapping[str, Mapping[str, Tick]] = {
+    "training patients of a site": {str(n): ("base" if n == 8 else f"patients-{n}", None) for n in (2, 4, 8, 16, 32)},
+    "sites differ in": {
+        "nothing": ("unlike-none", None),
+        "scanner": ("base", None),
+        "rater": ("unlike-rater", None),
+        "both": ("unlike-both", None),
+    },
+    "after so many of 60 rounds": {tick: ("rounds-60", round_) for tick, round_ in _ROUNDS.items()},
+    "the same, 4 patients a site": {tick: ("corner", round_) for tick, round_ in _ROUNDS.items()},
 }
 """The points of each axis, by the tick."""
 
@@ -110,7 +121,8 @@ def study_of(point: str) -> Study:
     settings, changes = yaml.safe_load(STUDY.read_text()), POINTS[point]
     settings["name"] = f"map-{point}"
     finetune, sites = settings["finetune"], settings["data"]["sites"]
-    finetune["rounds"] = changes.get("rounds", finetune["rounds"])
+    if "rounds" in changes:
+        finetune |= {"rounds": changes["rounds"], "evaluated_rounds": list(EVALUATED_ROUNDS)}
     for entry in finetune["grid"]:
         entry["most_patients"] = changes.get("patients", entry["most_patients"])
     for name, site in sites.items():
@@ -122,23 +134,39 @@ def study_of(point: str) -> Study:
 
 
 def rows_of(study: Study, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The difference of each arm from each site alone and from pooled training, with its 95 % interval."""
-    by_pair = {(row["method"], row["reference"]): row for row in results["comparisons"]}
+    """The difference of each arm from each site alone and from pooled training, with its 95 % interval, by round.
+
+    A row without a round is of the end of the training.
+    """
+    last = {row["id"]: row["metrics"]["dice"]["overall"] for row in results["methods"]}
+    overall = [row | row["metrics"]["dice"]["overall"] for row in results["comparisons"]]
+    yield from _differences(study, None, last, overall)
+    for entry in results["by_round"]:
+        yield from _differences(
+            study, entry["round"], {row["id"]: row for row in entry["methods"]}, entry["comparisons"]
+        )
+
+
+def _differences(
+    study: Study, round_: int | None, dice: Mapping[str, Any], comparisons: Iterable[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    by_pair = {(row["method"], row["reference"]): row for row in comparisons}
     plain = next(method.id for method in study.finetune.methods)
     for name, part in ARMS.items():
         arm = plain.replace("r8", f"r8{part}")
         for place in ("each", "pooled"):
-            row = by_pair[arm, f"{plain}-{place}"]
-            gap = row["metrics"]["dice"]["overall"]
-            numbers = {key: gap[key] for key in ("difference", "low", "high", "n", "trainings")}
-            yield {"arm": name, "reference": place, "dice": row["dice"][0], "dice_reference": row["dice"][1], **numbers}
+            reference = f"{plain}-{place}"
+            numbers = {key: by_pair[arm, reference][key] for key in ("difference", "low", "high", "n", "trainings")}
+            means = {"dice": dice[arm]["mean"], "dice_reference": dice[reference]["mean"]}
+            yield {"arm": name, "reference": place, "round": round_, **means, **numbers}
 
 
 def print_point(point: str, rows: list[dict[str, Any]]) -> None:
     """A line for each difference of a point."""
     for row in rows:
         gap = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-        print(f"| {point} | {row['arm']} | {row['reference']} | {row['dice']:.3f} | {gap} |", flush=True)
+        where = point if row["round"] is None else f"{point}, round {row['round']}"
+        print(f"| {where} | {row['arm']} | {row['reference']} | {row['dice']:.3f} | {gap} |", flush=True)
 
 
 def picture(found: Mapping[str, list[dict[str, Any]]]) -> bytes:
@@ -149,15 +177,15 @@ def picture(found: Mapping[str, list[dict[str, Any]]]) -> bytes:
         panels = figure.subplots(1, len(AXES), sharey=True, width_ratios=widths)
         for axes, (axis, ticks) in zip(panels, AXES.items(), strict=True):
             axes.axhline(0, color=EDGE, linewidth=1)
-            for tick, point in enumerate(ticks.values()):
+            for tick, (point, _) in enumerate(ticks.values()):
                 if POINTS[point].get("patients", LEAST_PATIENTS) < LEAST_PATIENTS:
                     axes.axvspan(tick - 0.45, tick + 0.45, color=EDGE, alpha=0.18, linewidth=0)
             for place, (arm, colour) in enumerate(zip(ARMS, ("#00578A", "#C8553D", "#4F7F3B"), strict=True)):
                 shown = [
                     (tick + 0.18 * (place - 1), row)
-                    for tick, point in enumerate(ticks.values())
+                    for tick, (point, round_) in enumerate(ticks.values())
                     for row in found.get(point, ())
-                    if (row["arm"], row["reference"]) == (arm, "each")
+                    if (row["arm"], row["reference"], row["round"]) == (arm, "each", round_)
                 ]
                 gaps = [row["difference"] for _, row in shown]
                 ends = [[abs(row[end] - row["difference"]) for _, row in shown] for end in ("low", "high")]

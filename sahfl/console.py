@@ -146,6 +146,8 @@ def _line(event: Event, progress: RunProgress) -> str:
             return f"{event.cell}: resumed after round {event.round} of {event.rounds}"
         case events.CellEvaluated():
             return f"{event.cell} done; {progress.count()}; {progress.time_left()}"
+        case events.RoundEvaluated():
+            return f"{event.cell}, round {event.round} evaluated; {progress.time_left()}"
         case events.CellReused():
             return f"{event.cell}: taken from an earlier run"
         case events.SiteStep():

@@ -117,6 +117,18 @@ class RoundCommitted:
 
 
 @dataclass(frozen=True)
+class RoundEvaluated:
+    """A cell is evaluated after a round, as ``finetune.evaluated_rounds`` asks, and goes on."""
+
+    cell: str
+    round: int
+    asked: int = 0
+    """Sites that were asked to evaluate it now; 0 if an earlier session did so."""
+    sites: int = 0
+    """All sites that evaluate it, if some were asked."""
+
+
+@dataclass(frozen=True)
 class RoundFailed:
     """An attempt at a round got too few usable replies."""
 
@@ -204,7 +216,7 @@ class SiteLeftOut:
     reason: str
 
 
-CellEvent = RoundBegun | RoundCommitted | CellResumed | CellReused | CellEvaluated
+CellEvent = RoundBegun | RoundCommitted | RoundEvaluated | CellResumed | CellReused | CellEvaluated
 SiteEvent = SiteStarted | SiteStep | SiteFinished | SiteFailed | SiteLeftOut
 Event = StageBegun | Waiting | Warned | CellStageBegun | CellEvent | RoundFailed | Paused | UpdateBounded | SiteEvent
 

@@ -158,6 +158,8 @@ def run_line(event: Event) -> LogLine:
             return LogLine("resumed", cell=event.cell, round=event.round, rounds=event.rounds)
         case events.CellEvaluated():
             return LogLine("evaluated", cell=event.cell, asked=event.asked, sites=event.sites)
+        case events.RoundEvaluated():
+            return LogLine("round_evaluated", cell=event.cell, round=event.round, asked=event.asked, sites=event.sites)
         case events.CellReused():
             return LogLine("reused", cell=event.cell, rounds=event.rounds)
         case events.RoundFailed():

@@ -63,13 +63,18 @@ class RunProgress:
         finetune = self.study.finetune
         self.sites = {name: SiteProgress() for name in self.study.sites}
         cells = [(method, fold) for method in self.study.trainings for fold in range(finetune.folds)]
+        self._evaluated = {cell_of(method, fold): self.study.evaluated_rounds(method) for method, fold in cells}
+        """Rounds of each cell after which it is evaluated, beside the last."""
         self._steps = {cell_of(method, fold): self._steps_of(method) for method, fold in cells}
         """Training steps of each cell of fine-tuning in a round, at all its sites."""
         self._all_steps = sum(self._steps_of(method) * self.study.rounds_of(method) for method, _ in cells)
         """Training steps of all cells of fine-tuning in all rounds."""
         one = EVALUATE_STEPS * len(finetune.sites)
-        self._evaluation = {cell_of(method, fold): one * len(parts_of(method)) for method, fold in cells}
-        """Work of evaluating each cell that is left, all parts of what its method trains counted."""
+        self._evaluation = {
+            cell_of(method, fold): one * (len(parts_of(method)) + len(self.study.evaluated_rounds(method)))
+            for method, fold in cells
+        }
+        """Work of evaluating each cell that is left, all parts of what its method trains counted, and after rounds."""
         self._all_evaluations = sum(self._evaluation.values())
 
     @property
@@ -139,14 +144,16 @@ class RunProgress:
             case events.CellResumed():
                 self._end_round(event)
                 self.skipped += self._round_steps(cell) * event.round
-            case events.CellEvaluated():  # an earlier session asked the other sites, or they are out
+                for _ in [round_ for round_ in self._evaluated.get(cell, ()) if round_ < event.round]:
+                    self._count_evaluation(cell, asked=0)
+            case events.RoundEvaluated():
+                self._count_evaluation(cell, asked=event.asked)
+            case events.CellEvaluated():
                 self._end_cell(cell)
-                one = EVALUATE_STEPS * len(self.study.finetune.sites)
-                left = self._evaluation.get(cell, 0)
-                work = min(left, one) if event.asked else left
-                self._evaluation[cell] = left - work
-                self.done += min(work, EVALUATE_STEPS * event.asked)
-                self.skipped += max(0, work - EVALUATE_STEPS * event.asked)
+                if event.asked:
+                    self._count_evaluation(cell, asked=event.asked)
+                else:
+                    self.skipped += self._evaluation.pop(cell, 0)
             case events.CellReused():
                 self._end_cell(cell)
                 self.reused.add(cell)
@@ -178,6 +185,13 @@ class RunProgress:
                 self.warning = f"{event.site}: {event.reason}"
             case _:
                 assert_never(event)
+
+    def _count_evaluation(self, cell: str, *, asked: int) -> None:
+        """Count one evaluation of a cell; an earlier session asked the other sites, or they are out."""
+        work = min(self._evaluation.get(cell, 0), EVALUATE_STEPS * len(self.study.finetune.sites))
+        self._evaluation[cell] = self._evaluation.get(cell, 0) - work
+        self.done += min(work, EVALUATE_STEPS * asked)
+        self.skipped += max(0, work - EVALUATE_STEPS * asked)
 
     def _end_round(self, event: events.RoundCommitted | events.CellResumed) -> None:
         if event.round >= event.rounds:

@@ -53,6 +53,11 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def is_empty(value: object) -> bool:
+    """The same for a setting that is a list."""
+    return not value
+
+
 @dataclass(frozen=True)
 class OneOf:
     """Like a ``Literal`` of the names that a table has when the setting is read; a mark inside ``Annotated``."""

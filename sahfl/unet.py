@@ -71,7 +71,8 @@ class UpStep(nn.Module):
 
 
 def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
-    act, norm = ("leakyrelu", {"negative_slope": 0.1, "inplace": True}), ("instance", {"affine": True})
+    """Instance norm is group norm with a group for each channel, which torch computes in less time on a processor."""
+    act, norm = ("leakyrelu", {"negative_slope": 0.1, "inplace": True}), ("group", {"num_groups": out_channels})
     return nn.Sequential(
         Convolution(2, in_channels, out_channels, act=act, norm=norm, bias=False),
         Convolution(2, out_channels, out_channels, act=act, norm=norm, bias=False),

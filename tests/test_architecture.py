@@ -54,7 +54,9 @@ FEDERATION += [
 FEDERATION += [f"site.{name}" for name in ("case_results", "gain", "site", "withdrawal", "site_check", "kinds")]
 FEDERATION += [f"site.{name}" for name in ("policy", "guard", "dry_run", "app")]
 FEDERATION += ["workers"]
-FEDERATION += [f"server.{name}" for name in ("aggregate", "replies", "mailbox", "schedule", "reuse", "plan")]
+FEDERATION += [
+    f"server.{name}" for name in ("used_rounds", "aggregate", "replies", "mailbox", "schedule", "reuse", "plan")
+]
 FEDERATION += [f"server.{name}" for name in ("studies", "base", "roster", "cell", "confirm", "masked_progress")]
 FEDERATION += [f"server.{name}" for name in ("masked_steps", "masked_round", "masked_evaluation", "rounds")]
 FEDERATION += ["server.evaluation", "server.cells"]

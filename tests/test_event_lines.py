@@ -24,6 +24,7 @@ LINES = {
     events.CellResumed(CELL, 3, 5): f"event=resumed cell={CELL} round=3 rounds=5",
     events.CellReused(CELL, 5): f"event=reused cell={CELL} rounds=5",
     events.CellEvaluated(CELL, 2, 3): f"event=evaluated cell={CELL} asked=2 sites=3",
+    events.RoundEvaluated(CELL, 4, 2, 3): f"event=round_evaluated cell={CELL} round=4 asked=2 sites=3",
     events.CellEvaluated(CELL): f"event=evaluated cell={CELL} asked=0 sites=0",
     events.Waiting(("bern", "graz"), ("chur",), 10.25, 60.0, CELL): (
         f"event=awaiting_answers cell={CELL} sites=bern,graz working=chur waited_s=10 deadline_s=60"

@@ -17,6 +17,8 @@ from sahfl.adapters.updates.update import Update
 Path = Literal["dense", "fused"]
 TRANSPOSED = 2.5
 """How much more the fused way costs in a transposed convolution, whose output is larger than its input."""
+LEAST_SAVED = 8e7
+"""Multiplications of a step that the fused way must save to be the faster one, because it has more operations."""
 
 
 class AdaptedConv(nn.Module):
@@ -120,9 +122,9 @@ def choose_path(base: Convolution, update: Update, x: Tensor) -> Path:
     """The faster of two equal ways to compute an adapted convolution of x, (batch, in, *space), by a fixed rule.
 
     ``dense`` makes the adapted kernel and lets autograd compute its dense gradient; ``fused`` is ``FusedConvolution``.
-    Both the rule and the updates' costs come from ``benchmarks/adapters.py --layers`` on one core of an AMD EPYC with
-    AVX-512; a GPU is not measured and takes ``dense``. Where only ``up`` trains, ``fused`` keeps a map of few channels
-    instead of the input.
+    The rule and the updates' costs come from ``benchmarks/adapters.py --layers`` on one core with AVX-512, of an AMD
+    EPYC and of an Intel Xeon; a GPU is not measured and takes ``dense``. Where only ``up`` trains, ``fused`` keeps a
+    map of few channels instead of the input.
     """
     if not torch.is_grad_enabled():
         return "dense"
@@ -131,4 +133,6 @@ def choose_path(base: Convolution, update: Update, x: Tensor) -> Path:
     if x.device.type != "cpu" or base.out_channels < FEW:
         return "dense"
     cost = update.cost * (TRANSPOSED if base.transposed else 1)
-    return "fused" if cost < math.prod(base.kernel_size) * base.in_channels * base.out_channels else "dense"
+    n_pixels = x.shape[0] * math.prod(x.shape[2:])
+    saved = (math.prod(base.kernel_size) * base.in_channels * base.out_channels - cost) * n_pixels
+    return "fused" if saved > LEAST_SAVED else "dense"

@@ -4,6 +4,7 @@ One ``ConfigError`` names all problems of a file: the key, the value found and t
 """
 
 from sahfl.config.consortium import Consortium, load_consortium
+from sahfl.config.evaluation import EvaluationConfig
 from sahfl.config.files import kind_of, load_study, with_base_hash
 from sahfl.config.masking import Masking, masking_of
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, WeightTuning, ZeroShot
@@ -18,7 +19,7 @@ from sahfl.config.stages import (
     PretrainConfig,
     RoundsConfig,
 )
-from sahfl.config.study import EvaluationConfig, HostileAct, Study
+from sahfl.config.study import HostileAct, Study
 from sahfl.config.training import POOLED, POOLED_STEPS, POOLS
 from sahfl.data.view_settings import View, ViewsConfig
 from sahfl.section import Name, Section

@@ -77,6 +77,9 @@ def _problems(study: Study, masking: Masking) -> Iterator[str]:
     if study.common_random_numbers:
         why = "two methods on one batch are two sums over it"
         yield f"common_random_numbers: true with rounds.masking; {why}, take the setting out"
+    if study.finetune.evaluated_rounds:
+        why = "a site answers one masked evaluation of a training, the last"
+        yield f"finetune.evaluated_rounds with rounds.masking; {why}, take the setting out"
     if study.hostile:
         yield "hostile with rounds.masking: a hostile act changes an update in the clear; take one of the two out"
     stages = [("pretrain.sites", study.pretrain.sites)] if study.pretrain else []

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.config.grid import EACH, OTHERS, expand
 from sahfl.config.masking import Masking
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, ZeroShot
 from sahfl.config.training import POOLED, POOLS
 from sahfl.problems import PlacedProblems, shown
-from sahfl.section import Name, PathInFile, Place, Section
+from sahfl.section import Name, PathInFile, Place, Section, is_empty
 
 MOST_STEPS = 100_000
+MOST_EVALUATED = 20
+"""Rounds that are evaluated beside the last one."""
 SCRATCH_RATE = 2e-3
 """Peak learning rate of a network that begins with random weights."""
 
@@ -77,6 +80,21 @@ class FinetuneConfig(Section):
     every pretraining site."""
     local: LocalTraining
     """What each site does in a round."""
+    evaluated_rounds: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=MOST_EVALUATED)] = Field(
+        default=(), exclude_if=is_empty
+    )
+    """Rounds after which every training is evaluated too, beside the last one, so that the report shows Dice by round.
+    Each is one more evaluation of every held-out patient, which a hospital's ledger counts."""
+
+    @field_validator("evaluated_rounds")
+    @classmethod
+    def _evaluated_rounds_increase(cls, rounds: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        last = info.data.get("rounds")
+        if any(first >= second for first, second in pairwise(rounds)):
+            raise ValueError(f"expected each round once and in order, got {shown(list(rounds))}")
+        if last is not None and rounds and rounds[-1] >= last:
+            raise ValueError(f"the last round, {last}, is always evaluated; expected earlier ones, got {rounds[-1]}")
+        return rounds
 
     @model_validator(mode="after")
     def _methods_are_distinct_and_name_sites(self) -> Self:

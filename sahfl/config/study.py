@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sahfl.bases import PHANTOM, PHANTOM_SHA256
+from sahfl.config.evaluation import EvaluationConfig
 from sahfl.config.grid import EACH, NO_SITES
 from sahfl.config.masking import check_masked
 from sahfl.config.methods import Method, TrainedMethod, WeightTuning, ZeroShot
@@ -30,29 +30,6 @@ from sahfl.section import Name, Section
 
 HostileAct = Literal["nan", "times_1000", "sign_flip", "random", "label_flip", "free_rider", "noisy_free_rider"]
 """What a hostile site of a simulation does; ``simulation.hostile`` defines each."""
-Edges = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=5)]
-
-
-class EvaluationConfig(Section):
-    """How the held-out patients are scored."""
-
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Fused probability above which a voxel is called blood."""
-    tolerance_mm: Annotated[float, Field(gt=0, le=20)] = 2.0
-    """Distance in mm within which surface Dice counts two surfaces as the same."""
-    volume_edges_ml: Edges = (10.0, 30.0)
-    """Edges in mL between the strata of annotated hemorrhage volume, at most 5."""
-    extent_edges_mm: Edges = (30.0, 60.0)
-    """Edges in mm between the groups of craniocaudal extent of the annotated hemorrhage, at most 5."""
-    replicates: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    """Bootstrap replicates for every interval."""
-
-    @model_validator(mode="after")
-    def _edges_increase(self) -> Self:
-        for name, edges in (("volume_edges_ml", self.volume_edges_ml), ("extent_edges_mm", self.extent_edges_mm)):
-            if any(low >= high for low, high in pairwise(edges)):
-                raise ValueError(f"{name} must increase")
-        return self
 
 
 class Study(Section):
@@ -259,6 +236,12 @@ class Study(Section):
     def rounds_of(self, method: Method) -> int:
         """Rounds of a method's training; 0 for ``zero_shot``."""
         return 0 if isinstance(method, ZeroShot) else method.rounds or self.finetune.rounds
+
+    def evaluated_rounds(self, method: Method) -> tuple[int, ...]:
+        """Rounds of a method's training after which it is evaluated, beside the last; none of a trial of a rate."""
+        if not isinstance(method, ZeroShot) and method.inner:
+            return ()
+        return tuple(round_ for round_ in self.finetune.evaluated_rounds if round_ < self.rounds_of(method))
 
     def local_training(self, method: TrainedMethod) -> LocalTraining:
         """The local training of a method; one that is ``pooled`` takes as many steps as all sites together."""

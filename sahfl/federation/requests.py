@@ -6,7 +6,7 @@ The server sends these tasks, and a site's dry run lists them; both call the sam
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sahfl.config import AdapterTuning, Method, ModelConfig, Study, TrainedMethod, ViewsConfig, ZeroShot, masking_of
@@ -61,17 +61,23 @@ class Requests:
         task = self.fine_tuning(method, fold)
         return in_round(task, task.rounds + 1, own_round=task.rounds)
 
-    def evaluation(self, method: Method, fold: int, part: Part | None = None) -> Task:
+    def evaluation(self, method: Method, fold: int, part: Part | None = None, after_round: int = 0) -> Task:
         """The task of evaluating a method, or a part of it, on a held-out fold.
 
         The server replaces ``own_round``, which is here that of a site whose answers were all used.
+
+        Args:
+            method: the method.
+            fold: the held-out fold.
+            part: what is evaluated of a method with a part at each site.
+            after_round: one of the study's ``evaluated_rounds``; 0 after the training.
         """
         rounds = self.study.rounds_of(method)
         more: dict[str, Any] = {"evaluation": self.study.evaluation, "part": part, "rounds": rounds}
-        more["masking"] = self.study.rounds.masking
+        more |= {"masking": self.study.rounds.masking, "round": after_round}
         if part == "personal":
             assert not isinstance(method, ZeroShot)
-            more["own_round"] = rounds + (method.local_steps > 0)
+            more["own_round"] = after_round or rounds + (method.local_steps > 0)
         return self.task("finetune", method, fold).model_copy(update=more)
 
     def trainings(self, site: str) -> Iterator[Task]:
@@ -93,7 +99,12 @@ class Requests:
     def evaluations(self, site: str) -> tuple[Task, ...]:
         """The tasks of a site's evaluations of each method on the first fold."""
         methods = [method for method in self.study.finetune.methods if site in self.study.evaluating_sites(method)]
-        return tuple(self.evaluation(method, 0, part) for method in methods for part in parts_of(method))
+        return tuple(
+            self.evaluation(method, 0, part, after_round)
+            for method in methods
+            for after_round in (*self.study.evaluated_rounds(method), 0)
+            for part in (parts_of(method)[:1] if after_round else parts_of(method))
+        )
 
     def private_parts(self, site: str) -> Iterator[Task]:
         """Yield the task for each method of which a part stays at a site, for the first fold."""
@@ -112,9 +123,9 @@ class Requests:
         base = self.base_hash if base_of is None else self.own_bases[base_of]
         return Header(self.fingerprint, stage=stage, method=method, fold=fold, round=0, base=base)
 
-    def header_of(self, method: Method, fold: int) -> Header:
-        """The header of a request about a method on a fold, without the round."""
-        return self.header("finetune", method.id, fold, base_of=method.base_of)
+    def header_of(self, method: Method, fold: int, round_: int = 0) -> Header:
+        """The header of a request about a method on a fold, without the round unless it is about one."""
+        return replace(self.header("finetune", method.id, fold, base_of=method.base_of), round=round_)
 
 
 def in_round(task: Task, round_: int, rank: int | None = None, *, own_round: int = 0) -> Task:

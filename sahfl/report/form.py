@@ -93,6 +93,8 @@ _SITE = {
     **dict.fromkeys(("n_volumes", "n_patients", "n_positive", "n_refused"), WHOLE),
     "volume_ml": NUMBER_OR_NONE,
 }
+_DICE_OF_ROUND = {"id": TEXT, **_INTERVAL, "trainings": WHOLE, "mean": NUMBER_OR_NONE}
+_BY_ROUND = {"round": WHOLE, "methods": [_DICE_OF_ROUND]}
 FORM: dict[str, Any] = {
     **{"sahfl": TEXT, "name": TEXT, "fingerprint": TEXT, "study": MAPPING, "environment": MAPPING},
     **{"started": MOMENT, "finished": MOMENT, "seconds": NUMBER, "interruptions": WHOLE},
@@ -111,9 +113,10 @@ FORM: dict[str, Any] = {
 OPTIONAL: dict[str, Any] = {
     **{"cells": {"total": WHOLE, "reused": WHOLE}, "overlays": [_OVERLAY]},
     **{"support": {"notes": [{"policy": TEXT, EACH: (*TEXT, *WHOLE_OR_NONE)}]}, "hostile": {EACH: TEXT}},
+    "by_round": [_BY_ROUND],
 }
 """Keys of some runs only: cells that can be reused, cases whose pictures may be released, folds with few patients,
-hostile sites."""
+hostile sites, Dice after earlier rounds."""
 
 
 def check_results(results: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from sahfl.report.paper_files import write_paper_files
 from sahfl.report.summary import conclude, is_masked
 from sahfl.report.text import DASH, Results, moment
 from sahfl.report.theme import STYLE, Drawing
-from sahfl.report.training_figures import draw_losses
+from sahfl.report.training_figures import draw_dice_by_round, draw_losses
 from sahfl.report.volume_figures import draw_bland_altman, draw_histograms
 
 CONTENTS = (
@@ -58,6 +58,7 @@ DRAWINGS: tuple[Callable[[Results], Drawing | None], ...] = (
     draw_bland_altman,
     draw_bytes,
     draw_losses,
+    draw_dice_by_round,
 )
 """All figures, in the order of the page."""
 

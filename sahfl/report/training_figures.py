@@ -1,4 +1,4 @@
-"""Learning curves: pretraining per site, fine-tuning per family."""
+"""Learning curves: the loss of pretraining per site and of fine-tuning per family, and Dice by round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sahfl.report.names import PRETRAINING, REPEAT, Look, families, family_of, looks, names, row_of_training
+from sahfl.report.names import (
+    PRETRAINING,
+    REPEAT,
+    Look,
+    dice_of,
+    families,
+    family_of,
+    looks,
+    names,
+    row_of_training,
+    with_dice,
+)
 from sahfl.report.text import Results, number
 from sahfl.report.theme import FACE, WIDE_IN, WIDTH_IN, Drawing, new_figure
 
@@ -47,6 +58,44 @@ def draw_losses(results: Results) -> Drawing | None:
         "Repeats have lines of their own. The panels of fine-tuning have the same axis of losses; no axis starts at 0."
     )
     return Drawing("losses", "Training loss by round", caption, f"Training loss. {' '.join(texts)}", figure)
+
+
+def draw_dice_by_round(results: Results) -> Drawing | None:
+    """Dice on the held-out patients after the rounds that the study names, and after the last; a line per method."""
+    curves: dict[str, dict[int, Results]] = defaultdict(dict)
+    for entry in results.get("by_round", ()):
+        for row in entry["methods"]:
+            curves[row["id"]][entry["round"]] = row
+    rows = {method["id"]: method for method in with_dice(results) if method["id"] in curves}
+    if not rows:
+        return None
+    titles, look = names(results), looks(results["methods"])
+    figure, texts = new_figure(4.0, WIDTH_IN), []
+    axes = figure.subplots()
+    for place, (id_, method) in enumerate(rows.items()):
+        last = method["rounds"] or results["study"]["finetune"]["rounds"]
+        points = curves[id_] | {last: dice_of(method)}
+        rounds, style = sorted(points), look[id_]
+        means = [points[round_]["mean"] for round_ in rounds]
+        ends = [[abs(points[r]["mean"] - points[r][end]) for r in rounds] for end in ("low", "high")]
+        at = [round_ + 0.012 * last * (place - (len(rows) - 1) / 2) for round_ in rounds]  # intervals side by side
+        bars = axes.errorbar(
+            at, means, ends, fmt=style.line, color=style.family.colour, elinewidth=0.8, label=titles[id_]
+        )
+        bars.lines[0].set(marker=style.marker, markersize=4.5)
+        bars.lines[0].set_markerfacecolor(style.family.colour if style.filled else FACE)
+        steps = "; ".join(f"{number(mean)} after round {round_}" for round_, mean in zip(rounds, means, strict=True))
+        texts.append(f"{titles[id_]}: {steps}.")
+    axes.grid(axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="Round", ylabel="Dice")
+    if len(rows) <= MOST_LABELS:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
+    caption = (
+        "Mean over the held-out patients with its 95 % interval. The learning rate still falls after the earlier "
+        "rounds, so a training that ended there could have another Dice. The axis of Dice does not start at 0."
+    )
+    return Drawing("dice-by-round", "Dice by round", caption, " ".join(texts), figure)
 
 
 def _site_losses(entries: list[Results]) -> dict[str, Curve]:

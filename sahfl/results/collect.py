@@ -11,6 +11,7 @@ from typing import Any
 from sahfl import __version__
 from sahfl.adapters import AdapterState, digest
 from sahfl.config import Method, Study
+from sahfl.results.by_round import by_round
 from sahfl.results.findings import judge
 from sahfl.results.gains import site_gains
 from sahfl.results.method_results import by_fold, read_fold
@@ -58,6 +59,7 @@ def collect(
         "methods": methods,
         "comparisons": comparisons,
         "correction": correction,
+        "by_round": by_round(folder, study),
         "gains": site_gains(study, rows),
         "findings": judge(methods, comparisons),
         "cells": {"total": n_cells, "reused": len(folder.reused())},

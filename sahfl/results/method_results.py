@@ -64,16 +64,17 @@ class Evaluated:
 
 
 def read_fold(
-    folder: RunFolder, study: Study, method: Method, fold: int, part: Part | None = None
+    folder: RunFolder, study: Study, method: Method, fold: int, part: Part | None = None, after_round: int = 0
 ) -> tuple[dict[Key, EvaluationSums], list[Record]]:
     """The sums that every site sent for one method and fold; and the sites not evaluated, each with the reason.
 
-    ``part`` is what was evaluated of a method with a part at each site.
+    ``part`` is what was evaluated of a method with a part at each site, and ``after_round`` one of the study's
+    ``evaluated_rounds``.
 
     Raises:
         RunError: the file of the evaluation is damaged.
     """
-    known = folder.evaluation(cell_of(method, fold), part)
+    known = folder.evaluation(cell_of(method, fold), part, after_round)
     try:
         sums = {
             (fold, site): EvaluationSums.from_array(np.asarray(values), study.evaluation)

@@ -63,14 +63,15 @@ class MethodRow:
         return Evaluated(self.sums, {MOST_REPEATS + number: sums for number, sums in self.repeats.items()})
 
 
-def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
+def find_rows(folder: RunFolder, study: Study, after_round: int = 0) -> list[MethodRow]:
     """The rows of a study, in the order of its methods.
 
     Repeats share one row. A method with a part at each site has a row for each of ``task.Part``. A method that was
     trained at every site alone gets an additional row before those of the sites: each site's patients, segmented by the
     network that was trained at that site. So does one that was trained without each site in turn: each site's patients,
     segmented by the network of all other sites. A method from each pretraining site's own base gets the mean over
-    these bases, each of which counts as a training.
+    these bases, each of which counts as a training. With ``after_round``, the sums are those after this round, which
+    zero-shot does not have.
     """
     groups: dict[str, list[Method]] = {}
     for method in study.finetune.methods:
@@ -84,15 +85,16 @@ def find_rows(folder: RunFolder, study: Study) -> list[MethodRow]:
             }
             if all(by_site.values()):
                 name = f"{federated}-{place}"
-                rows.setdefault(name, _make_row(folder, study, name, place, by_site, part))
+                rows.setdefault(name, _make_row(folder, study, name, place, by_site, part, after_round))
         if methods[0].base_of is not None and study.pretrain is not None:
             own = [plain_method(methods[0]).model_copy(update={"base_of": site}).id for site in study.pretrain.sites]
             if all(id_ in groups for id_ in own):
                 name = plain_method(methods[0]).model_copy(update={"base_of": EACH}).id
-                rows.setdefault(name, _make_row_of_bases(folder, study, name, [groups[id_] for id_ in own]))
+                bases = [groups[id_] for id_ in own]
+                rows.setdefault(name, _make_row_of_bases(folder, study, name, bases, after_round))
         for part in parts_of(methods[0]):
             name = id_ if part in (None, "personal") else f"{id_}-{part}"
-            rows[name] = _make_row(folder, study, name, _place(methods[0]), {None: methods}, part)
+            rows[name] = _make_row(folder, study, name, _place(methods[0]), {None: methods}, part, after_round)
     return list(rows.values())
 
 
@@ -131,6 +133,7 @@ def _make_row(
     place: str | None,
     wanted: Mapping[str | None, Sequence[Method]],
     part: Part | None,
+    after_round: int,
 ) -> MethodRow:
     """A row from trainings, each with the site whose patients it covers; None for those of all sites.
 
@@ -143,7 +146,7 @@ def _make_row(
             number = 1 if isinstance(method, ZeroShot) else method.repeat
             known = repeats.setdefault(number, {})
             for fold in range(study.finetune.folds):
-                found, lines = read_fold(folder, study, method, fold, part)
+                found, lines = read_fold(folder, study, method, fold, part, after_round)
                 known |= {key: sums for key, sums in found.items() if site in (None, key[1])}
                 missing += [line | {"repeat": number} for line in lines if site in (None, line["site"])]
     trainings = tuple(method for methods in wanted.values() for method in methods)
@@ -151,9 +154,11 @@ def _make_row(
     return MethodRow(id_, trainings[0], place, part, trainings, repeats, together, tuple(missing))
 
 
-def _make_row_of_bases(folder: RunFolder, study: Study, id_: str, bases: Sequence[Sequence[Method]]) -> MethodRow:
+def _make_row_of_bases(
+    folder: RunFolder, study: Study, id_: str, bases: Sequence[Sequence[Method]], after_round: int
+) -> MethodRow:
     """A row from the trainings of several bases; the average over a base's repeats counts as one training."""
-    rows = [_make_row(folder, study, id_, FROM_EACH, {None: methods}, None) for methods in bases]
+    rows = [_make_row(folder, study, id_, FROM_EACH, {None: methods}, None, after_round) for methods in bases]
     trainings = tuple(method for row in rows for method in row.trainings)
     averages = {number: row.sums for number, row in enumerate(rows, start=1)}
     missing = tuple(line for row in rows for line in row.missing)

@@ -215,24 +215,25 @@ class RunFolder:
         """Folder of a cell's adapter."""
         return self.path / "adapters" / cell
 
-    def evaluation(self, cell: str, part: str | None = None) -> Record:
+    def evaluation(self, cell: str, part: str | None = None, after_round: int = 0) -> Record:
         """Results of a cell's evaluation: ``sums`` and ``missing``, each by site; both empty before the evaluation.
 
-        ``part`` names what was evaluated of a method with a part at each site (``task.Part``).
+        ``part`` names what was evaluated of a method with a part at each site (``task.Part``), ``after_round`` one of
+        the study's ``evaluated_rounds``; 0 is the evaluation after the training.
         """
-        name = _evaluation(cell, part)
+        name = _evaluation(cell, part, after_round)
         found = self.read_json(name) or {"sums": {}, "missing": {}}
         if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("sums", "missing")):
             raise RunError(f"{self.path / name}: is no evaluation; delete it to have it made again")
         return found
 
-    def write_evaluation(self, cell: str, evaluation: Record, part: str | None = None) -> None:
+    def write_evaluation(self, cell: str, evaluation: Record, part: str | None = None, after_round: int = 0) -> None:
         """Write the results of a cell's evaluation on one line, because it has tens of thousands of numbers a site.
 
         Errors as of ``write_json``.
         """
         text = json.dumps(evaluation, sort_keys=True, allow_nan=False, separators=(",", ":"))
-        self._write(_evaluation(cell, part), text)
+        self._write(_evaluation(cell, part, after_round), text)
 
     def rates(self, method: str) -> dict[int, float]:
         """The learning rate that was chosen for a method, by its id, in each fold."""
@@ -287,8 +288,9 @@ def base_file(site: str | None = None) -> Path:
     return BASE_FILE if site is None else BASE_FILE.with_name(f"base-of-{site}.safetensors")
 
 
-def _evaluation(cell: str, part: str | None = None) -> str:
-    return f"evaluation/{cell}.json" if part is None else f"evaluation/{cell}-{part}.json"
+def _evaluation(cell: str, part: str | None = None, after_round: int = 0) -> str:
+    endings = (f"-{part}" if part else "", f"-round-{after_round}" if after_round else "")
+    return f"evaluation/{cell}{''.join(endings)}.json"
 
 
 def _seal(cell: str, record: Record) -> str:

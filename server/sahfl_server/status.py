@@ -114,6 +114,7 @@ class Status:
                 self._reasons[event.site] = event.reason
             case (
                 events.CellReused()
+                | events.RoundEvaluated()
                 | events.UpdateBounded()
                 | events.SiteStarted()
                 | events.SiteStep()

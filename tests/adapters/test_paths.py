@@ -17,8 +17,9 @@ def adapted_conv(method="cp_lora", rank=4, *, kind=nn.Conv2d, channels=(128, 128
     return net[0]
 
 
-def path_of(layer, device="cpu"):
-    return choose_path(layer.base, layer.update, torch.zeros(1, layer.base.in_channels, 4, 4, device=device))
+def path_of(layer, device="cpu", *, batch=8, edge=64):
+    x = torch.zeros(1, 1, 1, 1, device=device).expand(batch, layer.base.in_channels, edge, edge)
+    return choose_path(layer.base, layer.update, x)
 
 
 @pytest.mark.parametrize("method", ["lora_c", "conv_lora", "cp_lora"])
@@ -30,6 +31,14 @@ def test_a_wide_layer_with_few_terms_is_fused(method):
 def test_a_layer_whose_terms_cost_more_than_its_kernel_is_dense(method):
     assert path_of(adapted_conv(method, rank=200)) == "dense"
     assert path_of(adapted_conv(method, rank=512)) == "dense"
+
+
+@pytest.mark.parametrize("method", ["lora_c", "conv_lora", "cp_lora"])
+def test_a_small_picture_is_dense_because_the_fused_way_has_more_operations(method):
+    layer = adapted_conv(method)
+    assert path_of(layer, batch=8, edge=4) == "dense"
+    assert path_of(layer, batch=1, edge=8) == "dense"
+    assert path_of(layer, batch=64, edge=8) == "fused"
 
 
 @pytest.mark.parametrize("shape", [{"channels": (9, 32)}, {"channels": (32, 1), "size": 1}])

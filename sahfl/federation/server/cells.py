@@ -184,10 +184,16 @@ class StudyCells:
             private_layers=private_layers(net, method),
             ranks=site_ranks(study, self._base_of(method.base_of), method, sites),
         )
-        final = yield from run_cell(cell, without(start, away), self._run)
+        after = partial(self._evaluate_round, method, fold)
+        final = yield from run_cell(cell, without(start, away), self._run, after)
         if method.local_steps:
             yield from run_local_phase(cell, final, self._run)
         return final
+
+    def _evaluate_round(self, method: TrainedMethod, fold: int, round_: int, state: AdapterState) -> Steps[None]:
+        """Evaluate a method after a round, if the study asks for it."""
+        if round_ in self._study.evaluated_rounds(method):
+            yield from self._evaluations.evaluate(method, fold, state, parts_of(method)[0], round_)
 
     def _trainers(self, method: TrainedMethod, fold: int) -> tuple[str, ...]:
         self._run.invite(self._study.training_sites(method))

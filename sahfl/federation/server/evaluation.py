@@ -11,15 +11,15 @@ from sahfl.adapters.attach import staying
 from sahfl.cell_names import cell_of
 from sahfl.config import Method, ZeroShot
 from sahfl.errors import PayloadError
-from sahfl.events import CellEvaluated, CellStageBegun, SiteLeftOut, emit
+from sahfl.events import CellEvaluated, CellStageBegun, RoundEvaluated, SiteLeftOut, emit
 from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.server.cell import Run
 from sahfl.federation.server.mailbox import Answers, Ask
 from sahfl.federation.server.masked_evaluation import ONE_SET, MaskedEvaluation
 from sahfl.federation.server.replies import content_of
-from sahfl.federation.server.rounds import last_used
 from sahfl.federation.server.schedule import Pause, Steps
+from sahfl.federation.server.used_rounds import last_used
 from sahfl.networks import fine_tuned_network
 from sahfl.payload import Header
 from sahfl.run.folder import Record
@@ -42,22 +42,29 @@ class Evaluations:
         self._run, self._requests, self._base_of = run, requests, base_of
         self._folder, self._roster, self._study = run.folder, run.roster, requests.study
 
-    def is_done(self, method: Method, fold: int, part: Part | None) -> bool:
+    def is_done(self, method: Method, fold: int, part: Part | None, after_round: int = 0) -> bool:
         """Whether an earlier session evaluated a method on a fold at all its sites, or has its masked sum."""
-        known = self._folder.evaluation(cell_of(method, fold), part)
+        known = self._folder.evaluation(cell_of(method, fold), part, after_round)
         return known.get("masked") is not None or _done(known) >= set(self._study.evaluating_sites(method))
 
-    def evaluate(self, method: Method, fold: int, final: AdapterState, part: Part | None) -> Steps[float]:
-        """Ask the sites that have not evaluated a fold to do so; returns the seconds that they took together."""
+    def evaluate(
+        self, method: Method, fold: int, state: AdapterState, part: Part | None, after_round: int = 0
+    ) -> Steps[float]:
+        """Ask the sites that have not evaluated a fold to do so; returns the seconds that they took together.
+
+        ``state`` is what the sites share after the training, or after the round ``after_round`` of it.
+        """
         cell, all_sites = cell_of(method, fold), self._study.evaluating_sites(method)
-        if self.is_done(method, fold, part):
-            emit(CellEvaluated(cell))
+        if self.is_done(method, fold, part, after_round):
+            emit(RoundEvaluated(cell, after_round) if after_round else CellEvaluated(cell))
             return 0.0
-        task, header = self._requests.evaluation(method, fold, part), self._requests.header_of(method, fold)
-        known = self._folder.evaluation(cell, part)
+        task = self._requests.evaluation(method, fold, part, after_round)
+        header = self._requests.header_of(method, fold, after_round)
+        known = self._folder.evaluation(cell, part, after_round)
         sites = [site for site in all_sites if site in self._roster and site not in _done(known)]
-        emit(CellStageBegun("evaluating", cell, method.id, fold, self._study.finetune.folds))
-        contents = self._contents(method, task, header, final, sites)
+        if not after_round:
+            emit(CellStageBegun("evaluating", cell, method.id, fold, self._study.finetune.folds))
+        contents = self._contents(method, task, header, state, sites)
         if task.masking is not None and not task.sums_stay:
             found, seconds = yield from self._ask_masked(cell, task, header, contents, all_sites)
         else:
@@ -65,9 +72,11 @@ class Evaluations:
         for site, reason in found["missing"].items():
             if site not in found.get("stays", ()):
                 lacking = {"method": method.id, "fold": fold, "part": part, "site": site, "reason": reason}
+                lacking |= {"after_round": after_round} if after_round else {}
                 self._folder.note({"event": "not_evaluated"} | lacking)
-        self._folder.write_evaluation(cell, found, part)
-        emit(CellEvaluated(cell, len(sites), len(all_sites)))
+        self._folder.write_evaluation(cell, found, part, after_round)
+        asked = len(sites), len(all_sites)
+        emit(RoundEvaluated(cell, after_round, *asked) if after_round else CellEvaluated(cell, *asked))
         return seconds
 
     def _ask(
@@ -124,15 +133,16 @@ class Evaluations:
         return {"sums": {}, "missing": missing, "masked": sum_.found}, sum_.seconds
 
     def _contents(
-        self, method: Method, task: Task, header: Header, final: AdapterState, sites: Sequence[str]
+        self, method: Method, task: Task, header: Header, state: AdapterState, sites: Sequence[str]
     ) -> dict[str, RecordDict]:
         """The request to each site; what stays at the sites is sent only as its mean."""
         study = self._study
         if task.part is None or isinstance(method, ZeroShot):
-            return dict.fromkeys(sites, protocol.request(task, header, final))
+            return dict.fromkeys(sites, protocol.request(task, header, state))
         net = fine_tuned_network(study.views, study.model, self._base_of(method.base_of), method, study.seed)
-        state = final if task.part == "mean" else without(final, staying(net, method, net.parts))
-        own = last_used(self._folder.journal(), header, before=study.rounds_of(method) + 2)
+        state = state if task.part == "mean" else without(state, staying(net, method, net.parts))
+        last = task.round or study.rounds_of(method) + 1
+        own = last_used(self._folder.journal(), header, before=last + 1)
         tasks = {site: task.model_copy(update={"own_round": own.get(site, 0)}) for site in sites}
         return {site: protocol.request(tasks[site], header, state) for site in sites}
 

@@ -70,8 +70,9 @@ class Reuse:
         identity, key = self._identity(method, fold, sites), _key(method, fold)
         assert identity is not None
         self._folder.note({"event": "reused", "cell": key, "entry": identity.key})
-        for part, evaluation in entry.evaluations.items():
-            self._folder.write_evaluation(key, evaluation, part or None)
+        for name, evaluation in entry.evaluations.items():
+            part, _, after_round = name.partition(" ")
+            self._folder.write_evaluation(key, evaluation, part or None, int(after_round or 0))
         for line in entry.rounds[:-1]:
             self._folder.note(line | {"reused": True})
         if entry.rounds:
@@ -108,8 +109,12 @@ class Reuse:
             return
         journal = self._folder.journal()
         rounds = _rounds(journal, method, fold)
-        parts = () if isinstance(method, Pretraining) else parts_of(method)
-        evaluations = {str(part or ""): self._folder.evaluation(key, part) for part in parts}
+        evaluations = {}
+        if not isinstance(method, Pretraining):
+            parts = parts_of(method)
+            evaluations = {str(part or ""): self._folder.evaluation(key, part) for part in parts}
+            for round_ in self._study.evaluated_rounds(method):
+                evaluations[f"{parts[0] or ''} {round_}"] = self._folder.evaluation(key, parts[0], round_)
         if not _is_of_one_kind(journal) or not self._is_whole(method, fold, sites, rounds, evaluations, marks):
             return
         work = sum(site["seconds"] for line in rounds for site in line["used"])
@@ -181,6 +186,8 @@ def work_of(study: Study, method: Method | Pretraining) -> Record:
     if isinstance(method, ZeroShot):
         masking = study.rounds.masking
         return found if masking is None else found | {"masking": masking.model_dump(mode="json")}
+    if evaluated := study.evaluated_rounds(method):
+        found["evaluated_rounds"] = list(evaluated)
     training = {"rounds": study.rounds_of(method), "local": study.local_training(method).model_dump(mode="json")}
     return found | training | {"rules": rules, "shares_batches": study.shares_batches}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flwr.app import RecordDict
@@ -26,18 +26,22 @@ from sahfl.federation.server.masked_round import MaskedRound
 from sahfl.federation.server.replies import is_held_back, reason_of
 from sahfl.federation.server.roster import Member, needed
 from sahfl.federation.server.schedule import Pause, Steps
+from sahfl.federation.server.used_rounds import is_of, last_used
 from sahfl.payload import Header
-from sahfl.run.folder import Checkpoint, Record
+from sahfl.run.folder import Checkpoint
 
 LINEAR = ("mean", "project", "alternate")
 """Rules whose aim is the mean of the sites' updates."""
 
 
-def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
+def run_cell(
+    cell: Cell, start: AdapterState, run: Run, after: Callable[[int, AdapterState], Steps[None]] | None = None
+) -> Steps[AdapterState]:
     """Run the rounds of a cell from its last committed one, and return the final state.
 
     The state before the first round is ``start``, without what stays at the sites. Before each attempt at a round,
-    sites that came late are invited. The final state has the mean of ``cell.private`` too, if there is any.
+    sites that came late are invited. The final state has the mean of ``cell.private`` too, if there is any. ``after``
+    follows each committed round, and that from which a later session goes on, with its number and state.
 
     Guarantees: a round is committed or leaves only a journal line; the result does not depend on interruptions.
 
@@ -48,6 +52,8 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
     state, done = (checkpoint.state, checkpoint.round) if checkpoint else (start, 0)
     if done:
         emit(CellResumed(cell.key, done, cell.task.rounds))
+        if after is not None:
+            yield from after(done, state)
     own_rounds = last_used(run.folder.journal(), cell.header, before=done + 1)
     for round_ in range(done + 1, cell.task.rounds + 1):
         emit(RoundBegun(cell.key, round_, cell.task.rounds))
@@ -64,6 +70,8 @@ def run_cell(cell: Cell, start: AdapterState, run: Run) -> Steps[AdapterState]:
             emit(UpdateBounded(cell.key, round_, site, factor))
         run.folder.commit(cell.key, Checkpoint(round_, state, record))
         emit(RoundCommitted(cell.key, round_, cell.task.rounds, _loss(outcome)))
+        if after is not None:
+            yield from after(round_, state)
     return state
 
 
@@ -72,7 +80,7 @@ def run_local_phase(cell: Cell, state: AdapterState, run: Run) -> Steps[None]:
 
     A site that does not do it is noted, and is evaluated with what it trained in the rounds.
     """
-    lines = [line for line in run.folder.journal() if _is_of(line, cell.header)]
+    lines = [line for line in run.folder.journal() if is_of(line, cell.header)]
     if lines and lines[-1]["event"] == "local_phase":
         return
     own_rounds, round_ = last_used(lines, cell.header, before=cell.task.rounds + 1), cell.task.rounds + 1
@@ -106,25 +114,6 @@ def run_local_phase(cell: Cell, state: AdapterState, run: Run) -> Steps[None]:
     n_bytes_down = {site: protocol.n_bytes(content) for site, content in contents.items()}
     record = _record(cell, round_, 1, outcome, n_bytes_down, time.monotonic() - began)
     run.folder.note(record | {"event": "local_phase", "committed": True})
-
-
-def last_used(journal: Iterable[Record], header: Header, *, before: int) -> dict[str, int]:
-    """The last round of a training, below ``before``, in which the answer of each site was used."""
-    used: dict[int, list[str]] = {}
-    for line in journal:
-        if _is_of(line, header) and line["round"] < before:  # a repeated round takes the place of all from it on
-            used = {round_: sites for round_, sites in used.items() if round_ < line["round"]}
-            used[line["round"]] = [item["site"] for item in line["used"]]
-    return {site: round_ for round_ in sorted(used) for site in used[round_]}
-
-
-def _is_of(line: Record, header: Header) -> bool:
-    """Whether a line of the journal is a committed round, or the last phase, of a training."""
-    if line["event"] not in ("round", "local_phase") or not line["committed"] or line["stage"] != header.stage:
-        return False
-    if header.stage == "pretrain":
-        return (line["method"] or PRETRAIN) == header.method
-    return (line["method"], line["fold"]) == (header.method, header.fold)
 
 
 def _loss(outcome: Outcome) -> float | None:

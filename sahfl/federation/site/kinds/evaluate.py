@@ -5,6 +5,7 @@ In a study with masks, ``evaluate_masked`` and ``evaluate_own`` take its place.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -57,11 +58,16 @@ def evaluated_cases(site: Site, content: RecordDict, kind: str) -> list[CaseResu
     task, header = task_and_header(content)
     if task.evaluation is None or task.fold < 0:
         raise PayloadError(f"task: got fold {task.fold}, expected a held-out fold and settings for evaluation")
+    if task.round and (task.masking is not None or task.round >= task.rounds):
+        expected = f"an earlier round than the last, {task.rounds}, and no masks"
+        raise PayloadError(f"task: got an evaluation after round {task.round}, expected {expected}")
     held_out = held_out_cases(site, task)
     reserve(site, "evaluation", kind, content, header, held_out)
     net = _evaluated_network(site, task, header, content)
     merge(net)
     results = score_cases(site, task, net, held_out)
+    if task.round:
+        return [result for _, _, result in results]  # the training goes on
     rounds = Answered(site.config, header.study)
     rounds.close(header.training)
     forget_masked(site.config.folder, header.training)
@@ -76,8 +82,9 @@ def _evaluated_network(site: Site, task: Task, header: Header, content: RecordDi
         return network_of(site, task, header)
     if task.part == "personal":
         own = open_network(site, task, header)
-        own.load(content, after_round=task.rounds + 1)
-        own.part.keep_network(exchanged.read(own.net), base=header.base)
+        own.load(content, after_round=task.round or task.rounds + 1)
+        if not task.round:
+            own.part.keep_network(exchanged.read(own.net), base=header.base)
         return own.net
     net = network_of(site, task, header)
     whole = exchanged.read(net)
@@ -166,9 +173,10 @@ def _audit(task: Task, answer: RecordDict) -> tuple[str, dict[str, Any]]:
 
 
 def what_of(task: Task) -> str:
-    """The method, the part of it and the fold of an evaluation, in words."""
+    """The method, the part of it, the fold and the round of an evaluation, in words."""
     which = {"personal": ", with this site's own part", "shared": ", shared part", "mean": ", mean of all parts"}
-    return f"{task.cell}{which.get(task.part or '', '')}, fold {task.fold}"
+    after = f", after round {task.round}" if task.round else ""
+    return f"{task.cell}{which.get(task.part or '', '')}, fold {task.fold}{after}"
 
 
 def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
@@ -179,8 +187,10 @@ def _plan(config: SiteConfig, requests: Requests | None) -> Iterator[Planned]:
 
 
 def named(tasks: Sequence[Task]) -> str:
-    """The methods of some evaluations, in words."""
-    return f" of {', '.join(task.method.id for task in tasks if task.method)}"
+    """The methods of some evaluations, in words; those after rounds with the number of these rounds."""
+    counts = Counter(task.cell for task in tasks if task.round)
+    after = {name: f" (and after {n} earlier round{'s' * (n > 1)})" for name, n in counts.items()}
+    return f" of {', '.join(task.cell + after.pop(task.cell, '') for task in tasks if not task.round)}"
 
 
 def _allowed(policy: SitePolicy) -> Task:
