@@ -3,9 +3,9 @@
     python benchmarks/evidence.py            # what is missing of the study; docs/evidence.json; the page
     python benchmarks/evidence.py --table    # runs nothing: the page of docs/evidence.json and docs/map.json
 
-Two methods are also trained on axial slices alone, on the same patients. An interrupted call goes on where it ended
-(``runs/evidence``). The JSON keeps each claim with its verdict, each row of the results, the commit and the machine.
-From it come the tables of ``docs/evidence.md``, between its marks, and the picture.
+On the same patients, some methods are also trained on axial slices alone, and in three rounds alone. An interrupted
+call goes on where it ended (``runs/evidence``). The JSON keeps each claim with its verdict, each row of the results,
+the commit and the machine. From it come the tables of ``docs/evidence.md``, between its marks, and the picture.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ HERE = Path(__file__).parents[1]
 STUDY, NUMBERS = HERE / "configs" / "evidence.yaml", HERE / "docs" / "evidence.json"
 PAGE, PICTURE = HERE / "docs" / "evidence.md", HERE / "docs" / "pictures" / "evidence.png"
 FINDING = ("id", "claim", "paper", "wanted", "verdict", "supported", "text")
+FEW_ROUNDS = 3
 GAP = ("difference", "low", "high", "n", "trainings")
 
 
@@ -47,7 +48,7 @@ def main() -> None:
             found.append(finished(study, options.runs / name))
             NUMBERS.write_text(json.dumps(numbers(*found), indent=1) + "\n")
     text = PAGE.read_text()
-    for table in (conditions, claims, methods, views, *([when_it_pays] if MAP.exists() else [])):
+    for table in (conditions, claims, methods, few_rounds, views, *([when_it_pays] if MAP.exists() else [])):
         begin, end = f"<!-- table: {table.__name__} -->", "<!-- end -->"
         before, _, after = text.partition(begin)
         text = "\n".join([before + begin, *table(), end + after.partition(end)[2]])
@@ -57,20 +58,31 @@ def main() -> None:
 
 
 def studies() -> dict[str, Study]:
-    """The study, and the same on axial slices alone with two of its methods."""
+    """The study, and with some of its methods the same in three rounds, and the same on axial slices alone."""
     settings = yaml.safe_load(STUDY.read_text())
-    whole = parse(Study, settings, where=str(STUDY))
-    settings["views"]["weights"] = {"axial": 1.0}
-    settings["name"] = "evidence-one-view"
-    grid = [{"method": "full", "repeats": 5}, {"method": "cp_lora", "rank": 8, "repeats": 5}]
-    settings["finetune"] |= {"methods": [], "grid": grid}
-    return {"three-views": whole, "one-view": parse(Study, settings, where=f"{STUDY}, one view")}
+    found = {"three-views": parse(Study, settings, where=str(STUDY))}
+    finetune, views = settings["finetune"], settings["views"]
+    whole = [entry for entry in finetune["grid"] if entry["method"] == "full"]
+    from_base = [entry for entry in whole if "start" not in entry] + [{"method": "cp_lora", "rank": 8, "repeats": 5}]
+    scratch = [entry for entry in whole if "start" in entry]
+    changes = {
+        "few-rounds": {"finetune": finetune | {"methods": [], "grid": from_base + scratch, "rounds": FEW_ROUNDS}},
+        "one-view": {
+            "finetune": finetune | {"methods": [], "grid": from_base},
+            "views": views | {"weights": {"axial": 1.0}},
+        },
+    }
+    for name, change in changes.items():
+        found[name] = parse(Study, settings | {"name": f"evidence-{name}"} | change, where=f"{STUDY}, {name}")
+    return found
 
 
-def numbers(run: RunFolder, one_view: RunFolder | None = None) -> dict[str, Any]:
-    """What the JSON keeps; the first run's numbers do not wait for the second one."""
+def numbers(run: RunFolder, few_rounds: RunFolder | None = None, one_view: RunFolder | None = None) -> dict[str, Any]:
+    """What the JSON keeps; the first run's numbers do not wait for the others."""
     results = run.results()
     views = compare_runs(run, one_view)["comparisons"] if one_view else []
+    few = few_rounds.results() if few_rounds else {"methods": [], "comparisons": []}
+    from_base = [row for row in few["comparisons"] if row["reference"] == "full-scratch"]
     return {
         "study": "configs/evidence.yaml",
         "fingerprint": results["fingerprint"],
@@ -81,6 +93,13 @@ def numbers(run: RunFolder, one_view: RunFolder | None = None) -> dict[str, Any]
         "views": [
             {"method": row["id"]} | {key: row["metrics"]["dice"]["overall"][key] for key in GAP} for row in views
         ],
+        "few_rounds": {
+            "methods": [row_of(method) for method in few["methods"]],
+            "comparisons": [
+                {"method": row["method"]} | {key: row["metrics"]["dice"]["overall"][key] for key in GAP}
+                for row in from_base
+            ],
+        },
         "methods": [row_of(method) for method in results["methods"] if method["failed"] is None],
     }
 
@@ -115,6 +134,16 @@ def views() -> Iterator[str]:
     yield "| method | Dice of three views above one |\n|---|---|"
     for row in read(NUMBERS)["views"]:
         yield f"| `{row['method']}` | {signed(row)} |"
+
+
+def few_rounds() -> Iterator[str]:
+    """A row for each method that starts from the base, and what it is above training from scratch in three rounds."""
+    yield f"| method, {FEW_ROUNDS} rounds | Dice | above training from scratch |\n|---|---|---|"
+    found = read(NUMBERS)["few_rounds"]
+    gaps = {row["method"]: signed(row) for row in found["comparisons"]}
+    for row in found["methods"]:
+        dice = f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        yield f"| {row['name']} | {dice} | {gaps.get(row['id'], '–')} |"
 
 
 def conditions() -> Iterator[str]:
