@@ -2,6 +2,7 @@
 
     python benchmarks/intervals.py                      # tables; about five minutes on one core
     python benchmarks/intervals.py --cohorts 200 --json # fewer cohorts, for machines
+    python benchmarks/intervals.py --run RUN            # cohorts drawn from the patients of a finished simulation
 
 *Trainings*: a method is compared with another one on the same patients. The difference of patient i in training r is
 ``a_i + b_r + e_ir``, normal, with mean 0 and the standard deviations of the row. Each cohort has new patients and new
@@ -14,18 +15,30 @@ misses or finds a share of the patients (``flips``) that the first one finds or 
 
 *Distances*: means of log-normal values in mm.
 
+*Run*: a cohort is drawn, with replacement, from the patients of a run and from the trainings of each two compared
+methods, so that the difference over all of them is the truth. Of the verdicts by one comparison's own p values, "wrong"
+is the share that calls a method better or worse on the wrong side of the truth, or not worse where it is worse by the
+margin or more.
+
 The randomness of a coverage from 2000 cohorts is half a percentage point (standard deviation).
 """
 
 import argparse
 import json
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from machine import machine
 from scipy import stats
 
+from sahfl.errors import SahflError
+from sahfl.federation.site.case_results import read_results
+from sahfl.results.verdicts import BETTER, MARGIN, NOT_WORSE, UNDECIDED, WORSE, verdict_of
+from sahfl.run.folder import RunFolder
 from sahfl.statistics.cases import CaseResult
 from sahfl.statistics.estimates import difference, estimate
 from sahfl.statistics.groups import GroupSums
@@ -70,11 +83,37 @@ class Covered:
     width: float
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Coverage of one comparison of a run, in cohorts drawn from it."""
+
+    comparison: str
+    patients: int
+    trainings: int
+    truth: float
+    patients_only: float
+    patients_and_trainings: float
+    decided: float
+    """Share of cohorts with a verdict other than *undecided*."""
+    wrong: float
+
+
+Tables = dict[str, list[Trainings] | list[Covered] | list[Drawn]]
+
+
 def main() -> None:
     """Measure and print."""
     options = parse()
     n = options.cohorts
-    found: dict[str, list[Trainings] | list[Covered]] = {
+    if options.run:
+        try:
+            rows = list(of_run(RunFolder(options.run), cohorts=n))
+        except SahflError as error:
+            sys.exit(f"error: {error}")
+        if not rows:
+            sys.exit(f"error: {options.run} compares no two methods that were each trained twice or more")
+        return show({"run": rows}, options)
+    found: Tables = {
         "trainings": [
             trainings(patients, number, spread, cohorts=n)
             for patients in (15, 30)
@@ -85,6 +124,12 @@ def main() -> None:
         "differences": [differences(kind, patients, cohorts=n) for kind in FLIPS for patients in PATIENTS],
         "distances": [distances(sd, patients, cohorts=n) for sd in LOG_SD for patients in PATIENTS],
     }
+    show(found, options)
+
+
+def show(found: Tables, options: argparse.Namespace) -> None:
+    """Print tables of rows."""
+    n = options.cohorts
     if options.json:
         tables = {name: [asdict(row) for row in rows] for name, rows in found.items()}
         print(json.dumps({"machine": machine(), "cohorts": n, **tables}))
@@ -102,6 +147,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohorts", type=int, default=2000, help="cohorts for each row")
+    parser.add_argument("--run", type=Path, help="folder of a finished simulation, instead of made-up cohorts")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
@@ -208,6 +254,69 @@ def _covered(name: str, patients: int, truth: float, rows: list[tuple[float, flo
     inside = [np.mean((ends[:, i] <= truth) & (truth <= ends[:, i + 1])) for i in (0, 2)]
     widths = [np.median(ends[:, i + 1] - ends[:, i]) for i in (0, 2)]
     return Covered(name, patients, *map(float, (*inside, *widths)))
+
+
+# ---------------------------------------------------------------------------------------------------------------- run
+
+
+def of_run(run: RunFolder, *, cohorts: int) -> Iterator[Drawn]:
+    """The coverage of each comparison of a run of which each method was trained more than once."""
+    known = dice_of_run(run)
+    for row in run.results()["comparisons"]:
+        ours, theirs = known.get(row["method"]), known.get(row["reference"])
+        if ours is not None and theirs is not None and min(ours.shape[1], theirs.shape[1]) > 1:
+            for patients in (30, len(ours)):
+                name = f"{row['method']} against {row['reference']}"
+                yield drawn(name, ours, theirs, patients, cohorts=cohorts)
+
+
+def dice_of_run(run: RunFolder) -> dict[str, np.ndarray]:
+    """Dice of the patients with blood, (patients, trainings), by the id of a row; each patient's own part at a site."""
+    study = run.study()
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for site in study.finetune.sites:
+        for line in read_results(run.path / "sites" / site):
+            if line.result.volume_ml > 0 and line.part in (None, "personal"):
+                row = re.sub(r"-repeat\d+", "", line.method).replace(f"-at-{site}", "-each")
+                found.setdefault(row, {}).setdefault(line.repeat, {})[f"{site} {line.case}"] = line.result.dice or 0.0
+    patients = sorted({case for row in found.values() for training in row.values() for case in training})
+    return {
+        row: np.array([[training[case] for training in trainings.values()] for case in patients])
+        for row, trainings in found.items()
+        if all(len(training) == len(patients) for training in trainings.values())
+    }
+
+
+def drawn(name: str, ours: np.ndarray, theirs: np.ndarray, patients: int, *, cohorts: int) -> Drawn:
+    """Coverage of a difference in cohorts of patients and trainings, drawn with replacement; (all patients, trainings).
+
+    Trainings of one number are drawn together, because they train on the same batches.
+    """
+    truth = float(ours.mean() - theirs.mean())
+    n = min(ours.shape[1], theirs.shape[1])
+    ours, theirs = ours[:, :n], theirs[:, :n]
+    only = both = decided = wrong = 0
+    for seed in range(cohorts):
+        random = np.random.default_rng(seed)
+        rows, columns = random.integers(len(ours), size=patients), random.integers(n, size=n)
+        samples = [_sample(dice[rows][:, columns], seed=seed) for dice in (ours, theirs)]
+        once = difference(*(Sample(sample.sums) for sample in samples), "dice")
+        gap = difference(*samples, "dice", margin=MARGIN)
+        only += once.low <= truth <= once.high
+        both += gap.low <= truth <= gap.high
+        row = {"difference": gap.value, "high": gap.high, "p_holm": gap.p, "trainings": n}
+        verdict = verdict_of(row, gap.p_margin)
+        decided += verdict != UNDECIDED
+        wrong += (verdict == BETTER and truth <= 0) or (verdict == WORSE and truth >= 0)
+        wrong += verdict == NOT_WORSE and truth <= -MARGIN
+    shares = [float(count) / cohorts for count in (only, both, decided, wrong)]
+    return Drawn(name, patients, n, truth, *shares)
+
+
+def _sample(dice: np.ndarray, *, seed: int) -> Sample:
+    """A method's sample from Dice (patients, trainings)."""
+    each = {number: sums_of(column, seed=seed) for number, column in enumerate(dice.T, start=1)}
+    return Sample(sums_of(dice.mean(1), seed=seed), each)
 
 
 if __name__ == "__main__":
