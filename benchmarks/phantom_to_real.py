@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel
 import numpy as np
@@ -38,6 +38,7 @@ from sahfl.data.ct import AIR_HU, Scan, read_scan
 from sahfl.data.manifest import Case, datalist_sites, read_datalist
 from sahfl.data.phantom import LABELS, PROFILES, PhantomKind, make_case
 from sahfl.data.sampler import SliceSampler
+from sahfl.data.view_settings import Strength
 from sahfl.data.views import CaseViews, make_views, n_channels
 from sahfl.errors import SahflError
 from sahfl.evaluation import predict
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--phantoms-only", action="store_true", help="measure on held-out phantoms alone")
     parser.add_argument("--seeds", type=int, default=3, help="networks to train")
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps of each")
+    parser.add_argument("--augmentation", choices=get_args(Strength), default="usual", help="(default usual)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     if options.seeds < 1 or options.steps < 1:
@@ -125,17 +127,24 @@ def main() -> None:
         if options.datalist:
             datalist_sites(options.datalist)  # report a wrong path before the training, not after it
             sets["real scans"] = partial(real_scans, options.datalist)
-        result = {"steps": options.steps} | measure(sets, seeds=options.seeds, steps=options.steps)
+        train = partial(train_on_phantoms, steps=options.steps, augmentation=options.augmentation)
+        result = {"steps": options.steps, "augmentation": options.augmentation}
+        result |= measure(sets, train, seeds=options.seeds)
     except SahflError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(result, indent=2) if options.json else as_text(result))
 
 
-def measure(sets: Mapping[str, Callable[[], list[Annotated]]], *, seeds: int, steps: int) -> dict[str, Any]:
+def measure(
+    sets: Mapping[str, Callable[[], list[Annotated]]],
+    train: Callable[[int], tuple[MultiViewUNet, float]],
+    *,
+    seeds: int,
+) -> dict[str, Any]:
     """Train a network for each seed, and only then open each set of scans and segment it."""
     began, scores = time.perf_counter(), dict[str, list[Score]]()
     for seed in range(seeds):
-        net, loss = train_on_phantoms(seed, steps)
+        net, loss = train(seed)
         for name, scans in sets.items():
             score = evaluate(net, loss, scans(), seed)
             scores.setdefault(name, []).append(score)
@@ -168,10 +177,12 @@ def held_out_phantoms() -> list[Annotated]:
     return made
 
 
-def train_on_phantoms(seed: int, steps: int) -> tuple[MultiViewUNet, float]:
+def train_on_phantoms(seed: int, *, steps: int, augmentation: Strength) -> tuple[MultiViewUNet, float]:
     """Train one network on phantoms only, and return it with its mean loss; every seed has its own patients."""
     cases = [view for view in make_phantoms(seed)]
-    sampler = SliceSampler(cases, VIEWS, batch_size=BATCH_SIZE, foreground_share=FOREGROUND_SHARE, seed=seed)
+    sampler = SliceSampler(
+        cases, VIEWS, batch_size=BATCH_SIZE, foreground_share=FOREGROUND_SHARE, seed=seed, augmentation=augmentation
+    )
     net = MultiViewUNet(n_channels(VIEWS), size="tiny", seed=seed)
     schedule = Schedule(LEARNING_RATE, WEIGHT_DECAY, steps=steps, round=1, rounds=1)
 
@@ -272,8 +283,8 @@ def as_text(result: dict[str, Any]) -> str:
         return f"{spread['mean']:.3f} ({spread['low']:.3f} to {spread['high']:.3f})"
 
     lines = [
-        f"{result['steps']} steps on {result['phantoms_per_seed']} phantoms of each seed; "
-        f"mean (lowest to highest seed); threshold {result['threshold']}"
+        f"{result['steps']} steps on {result['phantoms_per_seed']} phantoms of each seed, {result['augmentation']} "
+        f"augmentation; mean (lowest to highest seed); threshold {result['threshold']}"
     ]
     for name, found in result["sets"].items():
         lines += [

@@ -19,31 +19,10 @@ hidden = [] if "monai" in sys.modules else [name for name in SPARED if name not 
 for name in hidden:
     sys.modules[name] = cast("ModuleType", None)  # Python's sign for a module that cannot be imported
 try:
-    from monai.data.meta_obj import set_track_meta
     from monai.losses import DiceCELoss
     from monai.metrics.utils import get_surface_distance
-    from monai.transforms import (
-        Compose,
-        RandAffined,
-        RandFlipd,
-        RandGaussianNoised,
-        RandGaussianSmoothd,
-        RandScaleIntensityd,
-        RandShiftIntensityd,
-    )
 finally:
     for name in hidden:
         del sys.modules[name]
 
-__all__ = [
-    "Compose",
-    "DiceCELoss",
-    "RandAffined",
-    "RandFlipd",
-    "RandGaussianNoised",
-    "RandGaussianSmoothd",
-    "RandScaleIntensityd",
-    "RandShiftIntensityd",
-    "get_surface_distance",
-    "set_track_meta",
-]
+__all__ = ["DiceCELoss", "get_surface_distance"]

@@ -13,6 +13,7 @@ from sahfl.config.grid import EACH, OTHERS, expand
 from sahfl.config.masking import Masking
 from sahfl.config.methods import AdapterTuning, Method, TrainedMethod, ZeroShot
 from sahfl.config.training import POOLED, POOLS
+from sahfl.data.view_settings import Strength
 from sahfl.problems import PlacedProblems, shown
 from sahfl.section import Name, PathInFile, Place, Section, is_empty
 
@@ -36,6 +37,9 @@ class LocalTraining(Section):
     """Share of the slices of a batch that are drawn among those with blood."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format of the network's computation; ``bfloat16`` (autocast) is faster and needs half the memory."""
+    augmentation: Strength = Field(default="usual", exclude_if=lambda strength: strength == "usual")
+    """Random changes of the slices: ``usual`` is mild; ``strong`` also randomises contrast of tissue, density of blood,
+    sharpness and shape, for trainings of a thousand steps and more."""
     proximal: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """FedProx: the loss gets mu / 2 times the squared distance from the round's start; this is mu (unitless)."""
 

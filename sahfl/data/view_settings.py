@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 from sahfl.section import Section
 
 View = Literal["axial", "coronal", "sagittal"]
+Strength = Literal["usual", "strong"]
+"""How much ``data.augmentation`` changes the slices of a batch."""
 
 
 def pixels_of_scan(views: Iterable[View], size: Sequence[float], n_slices: float) -> float:

@@ -81,7 +81,14 @@ def test_dice_is_pooled_over_scans_and_the_spread_is_over_seeds(benchmark):
     assert result["precision"]["mean"] == pytest.approx(0.6)
     assert result["kinds"]["SAH"] == {"voxels": 20, "scans": 2, "sensitivity": {"mean": 0.5, "low": 0.5, "high": 0.5}}
     assert result["scans"] == 2
-    made = {"steps": 5, "phantoms_per_seed": 98, "threshold": 0.5, "machine": "", "minutes": 1.0}
+    made = {
+        "steps": 5,
+        "augmentation": "usual",
+        "phantoms_per_seed": 98,
+        "threshold": 0.5,
+        "machine": "",
+        "minutes": 1.0,
+    }
     text = benchmark.as_text(made | {"sets": {"real scans": result}})
     assert "2 real scans, 100 annotated voxels, 2 seeds" in text
     assert "pooled Dice, all blood    0.500 (0.400 to 0.600)" in text

@@ -100,6 +100,7 @@ def train_locally(
         batch_size=local.batch_size,
         foreground_share=local.foreground_share,
         seed=drawn,
+        augmentation=local.augmentation,
     )
     schedule = schedule_of(task, local, task.round)
     rates, private = rate_of(own.net), _private_rates(task, own.net)
