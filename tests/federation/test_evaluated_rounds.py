@@ -12,6 +12,7 @@ from sahfl.federation import protocol
 from sahfl.federation.requests import Requests
 from sahfl.federation.site.case_results import read_results
 from sahfl.federation.site.kinds.evaluate import named
+from sahfl.federation.site.ledger import Ledger
 from sahfl.report.training_figures import draw_dice_by_round
 
 PRIVATE = {"method": "cp_lora", "rank": 2, "private_rank": 1}
@@ -206,3 +207,16 @@ def test_the_figure_has_a_line_per_method_from_the_first_named_round_to_the_last
     ]
     assert "after round 1" in figure.alt
     assert draw_dice_by_round(results_of(without[0])) is None
+
+
+def test_hospitals_do_it_too_and_their_ledgers_count_each(federate):
+    one = changed(SETTINGS, finetune__methods=METHODS[2:], finetune__evaluated_rounds=[2])
+    folder, grid = federate(one, site={"simulated": False})
+    (entry,) = results_of(folder)["by_round"]
+    assert [(row["id"], row["n"]) for row in entry["methods"]] == [("cp_lora-r2-private1", 7)]
+    assert not [line for line in folder.journal() if line["event"] == "not_evaluated"]
+    for site in grid.nodes.values():
+        if site.name in SITES:
+            used = Ledger(site).usage().values()
+            assert {use.evaluations for use in used} == {3}  # after round 2, with its own part at the end, without it
+            assert len(list(read_results(site.folder))) == 2 * len(used)
