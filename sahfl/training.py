@@ -115,10 +115,12 @@ def _train(
 ) -> float:
     net.train()
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    groups = _groups(net, rate_of)
-    optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=BETAS, weight_decay=schedule.weight_decay)
+    groups, device = _groups(net, rate_of), device_of(net)
+    fused = device.type in ("cpu", "cuda")  # one operation for all parameters
+    optimiser = torch.optim.AdamW(
+        groups, lr=schedule.learning_rate, betas=BETAS, weight_decay=schedule.weight_decay, fused=fused
+    )
     received = [parameter.detach().clone() for parameter in trainable] if schedule.proximal else []
-    device = device_of(net)
     total = 0.0
     for step in range(schedule.n_steps):
         for group in optimiser.param_groups:
