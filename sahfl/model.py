@@ -136,23 +136,16 @@ _FOR_INFERENCE: WeakSet[nn.Module] = WeakSet()
 def for_inference(net: nn.Module) -> nn.Module:
     """A network that computes the same, within rounding, in less time on a processor; ``net`` is unchanged.
 
-    Every 2-D instance norm becomes a group norm of one channel per group, which is the same formula, and the weights
-    get the memory format ``channels_last``; torch has faster kernels for both (``benchmarks/prediction.py``). On
-    another device the copy has no such changes. The copy is in evaluation mode. A network that this function made is
-    returned itself, unless it was put in training mode since.
+    The weights get the memory format ``channels_last``, for which torch has faster kernels on a processor
+    (``benchmarks/prediction.py``). The copy is in evaluation mode. A network that this function made is returned
+    itself, unless it was put in training mode since.
     """
     if net in _FOR_INFERENCE and not net.training:
         return net
     found = copy.deepcopy(net).eval()
     _FOR_INFERENCE.add(found)
-    if device_of(net).type != "cpu":
-        return found
-    for path, module in list(found.named_modules()):
-        if isinstance(module, nn.InstanceNorm2d) and not module.track_running_stats:
-            norm = nn.GroupNorm(module.num_features, module.num_features, eps=module.eps, affine=module.affine)
-            norm.weight, norm.bias = module.weight, module.bias
-            found.set_submodule(path, norm)
-    return found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    on_processor = device_of(net).type == "cpu"
+    return found.to(memory_format=torch.channels_last) if on_processor else found  # type: ignore[call-overload]
 
 
 def device_of(net: nn.Module) -> torch.device:

@@ -149,8 +149,6 @@ def test_the_form_for_a_processor_computes_the_same_within_rounding():
         expected = net.eval()(slices, "axial")
         torch.testing.assert_close(fast(slices, "axial"), expected, atol=1e-4, rtol=1e-4)
     assert expected.std() > 0.01
-    assert not any(isinstance(module, nn.InstanceNorm2d) for module in fast.modules())
-    assert any(isinstance(module, nn.InstanceNorm2d) for module in net.modules())
     assert for_inference(fast) is fast
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 

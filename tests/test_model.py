@@ -76,6 +76,19 @@ def test_a_slice_does_not_depend_on_the_others_in_its_batch():
         torch.testing.assert_close(net(slices)[:1], net(slices[:1]), rtol=0, atol=1e-5)
 
 
+def test_the_norms_are_instance_norms():
+    net = MultiViewUNet(9, size="tiny", seed=0)
+    slices = torch.rand(2, 9, 32, 48, generator=torch.Generator().manual_seed(0))
+    found = net(slices)
+    norms = [(path, module) for path, module in net.named_modules() if isinstance(module, nn.GroupNorm)]
+    assert len(norms) == 18
+    for path, module in norms:
+        instance = nn.InstanceNorm2d(module.num_channels, eps=module.eps, affine=True)
+        instance.load_state_dict(module.state_dict())
+        net.set_submodule(path, instance)
+    torch.testing.assert_close(net(slices), found, atol=1e-5, rtol=1e-5)
+
+
 def test_blood_is_rare_at_the_start():
     with torch.no_grad():
         probability = torch.sigmoid(small_net()(torch.rand(1, 3, 32, 32))).mean().item()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sahfl.data.augmentation import Augmentation
 from sahfl.data.view_settings import Strength, View, ViewsConfig
-from sahfl.data.views import CaseViews, slab, windows
+from sahfl.data.views import CaseViews, SliceStack, slab, windows
 
 
 class SliceSampler:
@@ -57,10 +57,13 @@ class SliceSampler:
 
     def _draw(self, view: View, *, foreground: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A slice with its neighbours (slices, height, width) in HU, and its blood (1, height, width)."""
+        stack, index = self._choose(view, foreground=foreground)
+        return slab(stack, index, self._config.neighbours), stack.label[index : index + 1].astype(np.float32)
+
+    def _choose(self, view: View, *, foreground: bool) -> tuple[SliceStack, int]:
+        """The slices of a volume, and the number of one of them."""
         cases = self._by_view[view]
         stack = cases[self._random.integers(len(cases))].stacks[view]
         if foreground and len(stack.with_blood):
-            index = int(self._random.choice(stack.with_blood))
-        else:
-            index = int(self._random.integers(stack.image.shape[0]))
-        return slab(stack, index, self._config.neighbours), stack.label[index : index + 1].astype(np.float32)
+            return stack, int(self._random.choice(stack.with_blood))
+        return stack, int(self._random.integers(stack.image.shape[0]))

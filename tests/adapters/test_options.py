@@ -50,7 +50,7 @@ def all_names(net):
 
 
 def norm_names(net):
-    norms = [path for path, module in net.named_modules() if isinstance(module, nn.InstanceNorm2d)]
+    norms = [path for path, module in net.named_modules() if isinstance(module, nn.GroupNorm)]
     return {f"{path}.{name}" for path in norms for name in ("weight", "bias")}
 
 
